@@ -1,0 +1,339 @@
+mod backoff;
+mod lanes;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use autometrics::autometrics;
+use domain::{MessageId, PhoneNumber, SmsTemplate};
+use rand_core::Rng;
+use tokio::{
+    sync::mpsc,
+    task::{self, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
+
+use self::{
+    backoff::backoff,
+    lanes::{Lanes, Waiting},
+};
+use crate::ports::{
+    Accepted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Fetched, Incoming,
+    Lease, LedgerError, Recorded, SendError, Sms, SmsGateway, Verdict,
+};
+
+/// Brings the messages of one partition to the gateway, each once, each phone's in their order.
+///
+/// A message passes three commits: `admit` makes it the ledger's and moves the offset on, `start`
+/// records the intent to call, `finish` records the outcome. After a crash before `start` it is
+/// still to be sent; after one between `start` and `finish` the call may have been made, and it
+/// is repeated only if the gateway would know it again.
+#[derive(Debug)]
+pub struct DeliverMessages<L, G, R> {
+    ledger: Arc<L>,
+    gateway: Arc<G>,
+    rng: R,
+    settings: DeliverSettings,
+    lease: Lease,
+    inbox: mpsc::Receiver<Fetched>,
+    arrived: Option<Fetched>,
+    lanes: Lanes,
+    calls: JoinSet<Result<Accepted, SendError>>,
+    called: HashMap<task::Id, Called>,
+    ended: Vec<(PhoneNumber, CallOutcome)>,
+    /// When to look for parked messages whose time has come.
+    next_look: Instant,
+    /// When to hold the lanes against the ledger.
+    next_sync: Instant,
+    delivered: Delivered,
+}
+
+#[derive(Debug, Clone)]
+pub struct DeliverSettings {
+    pub template: SmsTemplate,
+    /// How long a message may be sent whose record says nothing of time.
+    pub default_ttl: Duration,
+    /// Calls at a time, for one partition.
+    pub concurrency: usize,
+    /// Messages in memory, for one partition; beyond that, reading pauses.
+    pub in_hand: usize,
+    /// A call without an outcome after that is ambiguous.
+    pub call_limit: Duration,
+}
+
+/// What happened since it was last asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    pub admitted: usize,
+    /// Records of messages that the ledger had already, or that had expired.
+    pub passed_over: usize,
+    pub unreadable: usize,
+    pub calls: usize,
+    pub retries: usize,
+    pub ended: Vec<Recorded>,
+    pub lag: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Called {
+    id: MessageId,
+    phone: PhoneNumber,
+    attempt: u32,
+}
+
+const LOOK: Duration = Duration::from_millis(250);
+const SYNC: Duration = Duration::from_secs(5);
+
+impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<L, G, R> {
+    /// Delivers what `inbox` brings of the partition that `lease` is for.
+    pub fn new(
+        ledger: Arc<L>,
+        gateway: Arc<G>,
+        rng: R,
+        settings: DeliverSettings,
+        lease: Lease,
+        inbox: mpsc::Receiver<Fetched>,
+    ) -> Self {
+        Self {
+            ledger,
+            gateway,
+            rng,
+            settings,
+            lease,
+            inbox,
+            arrived: None,
+            lanes: Lanes::default(),
+            calls: JoinSet::new(),
+            called: HashMap::new(),
+            ended: Vec::new(),
+            next_look: Instant::now(),
+            next_sync: Instant::now(),
+            delivered: Delivered::default(),
+        }
+    }
+
+    /// Waits until there is something to do. May be dropped and called again.
+    pub async fn wait(&mut self) {
+        let room = self.arrived.is_none() && self.lanes.in_hand() < self.settings.in_hand;
+        let look = if self.lanes.any_parked() { self.next_look } else { self.next_sync };
+        tokio::select! {
+            Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
+            Some(call) = self.calls.join_next_with_id() => self.end_call(call),
+            () = sleep_until(look) => {}
+        }
+    }
+
+    /// Does what is to be done: records outcomes, takes new messages over, starts calls.
+    ///
+    /// After an error everything is as before, and it may be called again; after
+    /// [`LedgerError::Fenced`] there is no use in that. Must not be dropped half-way.
+    #[autometrics(struct_name = "DeliverMessages")]
+    pub async fn act(&mut self) -> Result<Delivered, LedgerError> {
+        while let Some(call) = self.calls.try_join_next_with_id() {
+            self.end_call(call);
+        }
+        self.finish().await?;
+        // Before anything is admitted: what the partition's last owner left comes first.
+        self.resume().await?;
+        self.admit().await?;
+        self.start().await?;
+        Ok(std::mem::take(&mut self.delivered))
+    }
+
+    /// Lets the calls that are under way end, and records their outcomes; starts nothing.
+    ///
+    /// Outcomes count also when the partition has another owner by now.
+    pub async fn drain(&mut self) -> Result<Delivered, LedgerError> {
+        while let Some(call) = self.calls.join_next_with_id().await {
+            self.end_call(call);
+        }
+        self.finish().await?;
+        Ok(std::mem::take(&mut self.delivered))
+    }
+
+    /// Calls under way, or ended and not recorded.
+    pub fn in_flight(&self) -> usize {
+        self.calls.len() + self.ended.len()
+    }
+
+    async fn finish(&mut self) -> Result<(), LedgerError> {
+        if self.ended.is_empty() {
+            return Ok(());
+        }
+        let outcomes: Vec<CallOutcome> =
+            self.ended.iter().map(|(_, outcome)| outcome.clone()).collect();
+        let recorded = self.ledger.finish(&outcomes).await?;
+
+        let state: HashMap<MessageId, DeliveryState> =
+            recorded.iter().map(|recorded| (recorded.id, recorded.state)).collect();
+        for (phone, outcome) in self.ended.drain(..) {
+            // An outcome that was passed over belongs to an entry that somebody else works on.
+            match state.get(&outcome.id) {
+                Some(DeliveryState::Pending | DeliveryState::Calling) | None => {
+                    self.lanes.park(&phone);
+                }
+                Some(_) => self.lanes.done(&phone),
+            }
+        }
+        for recorded in recorded {
+            match recorded.state {
+                DeliveryState::Pending | DeliveryState::Calling => self.delivered.retries += 1,
+                _ => self.delivered.ended.push(recorded),
+            }
+        }
+        Ok(())
+    }
+
+    async fn admit(&mut self) -> Result<(), LedgerError> {
+        let Some(fetched) = &self.arrived else { return Ok(()) };
+
+        let mut batch = Batch {
+            next_offset: fetched.next_offset,
+            default_ttl: self.settings.default_ttl,
+            ..Batch::default()
+        };
+        for record in &fetched.records {
+            match &record.content {
+                Ok(incoming) => batch.messages.push(incoming.clone()),
+                Err(reason) => batch.unreadable.push((record.offset, reason.clone())),
+            }
+        }
+        let mut fresh: std::collections::HashSet<MessageId> =
+            self.ledger.admit(&self.lease, &batch).await?.into_iter().collect();
+
+        self.delivered.lag = Some(fetched.lag);
+        self.delivered.unreadable += batch.unreadable.len();
+        self.delivered.admitted += fresh.len();
+        self.delivered.passed_over += batch.messages.len() - fresh.len();
+        self.arrived = None;
+        for Incoming { message, trace, .. } in batch.messages {
+            // Removed, since a batch may hold a message twice.
+            if fresh.remove(&message.id) {
+                self.lanes.push(Waiting { message, trace });
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back parked messages whose time has come.
+    async fn resume(&mut self) -> Result<(), LedgerError> {
+        let now = Instant::now();
+        if now >= self.next_sync {
+            self.lanes.sync(self.ledger.open(&self.lease).await?);
+            self.next_sync = now + SYNC;
+            self.next_look = now;
+        }
+        if now < self.next_look || !self.lanes.any_parked() {
+            return Ok(());
+        }
+        let due = self.ledger.due(&self.lease, self.settings.in_hand).await?;
+        for Due { message, trace, interrupted, attempt } in due {
+            if !self.lanes.is_idle(&message.phone) {
+                continue;
+            }
+            if interrupted && !self.gateway.deduplicates() {
+                let detail = "interrupted: the call may have been made".to_owned();
+                let outcome =
+                    CallOutcome { id: message.id, attempt, verdict: Verdict::Unknown, detail };
+                self.ended.push((message.phone, outcome));
+            } else {
+                self.lanes.resume(Waiting { message, trace });
+            }
+        }
+        self.next_look = now + LOOK;
+        Ok(())
+    }
+
+    async fn start(&mut self) -> Result<(), LedgerError> {
+        let free = self.settings.concurrency.saturating_sub(self.calls.len());
+        let taken = self.lanes.take(free);
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let ids: Vec<MessageId> = taken.iter().map(|waiting| waiting.message.id).collect();
+        let calls = match self.ledger.start(&self.lease, &ids, self.settings.call_limit).await {
+            Ok(calls) => calls,
+            Err(error) => {
+                self.lanes.put_back(taken);
+                return Err(error);
+            }
+        };
+        let calls: HashMap<MessageId, Call> =
+            calls.into_iter().map(|call| (call.id, call)).collect();
+        let deadline = begun + self.settings.call_limit;
+        for Waiting { message, trace } in taken {
+            match calls.get(&message.id) {
+                Some(call) => self.call(*call, message, trace, deadline),
+                None => self.lanes.done(&message.phone),
+            }
+        }
+        Ok(())
+    }
+
+    fn call(
+        &mut self,
+        call: Call,
+        message: domain::Message,
+        trace: Option<crate::TraceParent>,
+        deadline: Instant,
+    ) {
+        self.delivered.calls += 1;
+        let called = Called { id: message.id, phone: message.phone.clone(), attempt: call.attempt };
+        let sms = Sms::new(message, &self.settings.template, call.expires_at, trace);
+        let gateway = Arc::clone(&self.gateway);
+        let handle = self.calls.spawn(async move {
+            // Whoever was stopped for so long after `start` must not call: somebody else may have
+            // taken the message for interrupted.
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return Err(SendError::Unavailable {
+                    detail: "not called: too late".to_owned(),
+                    retry_after: None,
+                });
+            };
+            timeout(left, gateway.send(&sms))
+                .await
+                .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))
+        });
+        self.called.insert(handle.id(), called);
+    }
+
+    fn end_call(&mut self, call: Result<(task::Id, Result<Accepted, SendError>), task::JoinError>) {
+        let (task, result) = match call {
+            Ok(ended) => ended,
+            Err(error) => {
+                (error.id(), Err(SendError::Ambiguous("the gateway adapter panicked".to_owned())))
+            }
+        };
+        let Called { id, phone, attempt } =
+            self.called.remove(&task).expect("every call is noted when it is spawned");
+        let detail = match &result {
+            Ok(_) => "accepted".to_owned(),
+            Err(error) => {
+                tracing::warn!(message.id = %id, attempt, %error, "message not accepted by the gateway");
+                error.to_string()
+            }
+        };
+        let verdict = self.judge(result, attempt);
+        self.ended.push((phone, CallOutcome { id, attempt, verdict, detail }));
+    }
+
+    fn judge(&mut self, result: Result<Accepted, SendError>, attempt: u32) -> Verdict {
+        match result {
+            Ok(Accepted { reference }) => Verdict::Sent { reference },
+            Err(SendError::Rejected(_) | SendError::Misconfigured(_)) => Verdict::Failed,
+            Err(
+                SendError::Throttled { retry_after, .. }
+                | SendError::Unavailable { retry_after, .. },
+            ) => Verdict::Retry {
+                after: retry_after.unwrap_or_else(|| backoff(attempt, &mut self.rng)),
+            },
+            Err(SendError::Ambiguous(_)) if self.gateway.deduplicates() => {
+                Verdict::Retry { after: backoff(attempt, &mut self.rng) }
+            }
+            Err(SendError::Ambiguous(_)) => Verdict::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+use std::collections::{HashMap, VecDeque};
+
+use domain::{Message, PhoneNumber};
+
+use crate::TraceParent;
+
+/// Messages in hand, a lane for each phone: one call at a time in a lane, lanes independent.
+///
+/// A lane that must wait for its first message's next try is *parked*: its messages leave memory
+/// and come back from the ledger, oldest first, when that time has come. What arrives meanwhile
+/// is parked behind them, so that a phone's messages keep their order.
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    by_phone: HashMap<PhoneNumber, Lane>,
+    /// Phones whose first message may be sent now.
+    ready: VecDeque<PhoneNumber>,
+    waiting: usize,
+    calling: usize,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    queue: VecDeque<Waiting>,
+    calling: bool,
+    /// Open entries of this phone that are in the ledger only.
+    parked: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) message: Message,
+    pub(super) trace: Option<TraceParent>,
+}
+
+impl Lane {
+    fn in_hand(&self) -> usize {
+        self.queue.len() + usize::from(self.calling)
+    }
+}
+
+impl Lanes {
+    /// Messages that take memory.
+    pub(super) fn in_hand(&self) -> usize {
+        self.waiting + self.calling
+    }
+
+    /// Whether the ledger has entries that will have to be looked for.
+    pub(super) fn any_parked(&self) -> bool {
+        self.by_phone.values().any(|lane| lane.parked > 0)
+    }
+
+    /// Takes the ledger's word for how many open entries each phone has.
+    ///
+    /// What is not in memory is parked. Needed at the start, when the entries are another
+    /// consumer's work, and now and then, since that consumer may still end some of them.
+    pub(super) fn sync(&mut self, open: Vec<(PhoneNumber, usize)>) {
+        for lane in self.by_phone.values_mut() {
+            lane.parked = 0;
+        }
+        for (phone, entries) in open {
+            let lane = self.by_phone.entry(phone).or_default();
+            lane.parked = entries.saturating_sub(lane.in_hand());
+        }
+        self.by_phone.retain(|_, lane| lane.in_hand() + lane.parked > 0);
+    }
+
+    /// Whether nothing of this phone is in memory.
+    pub(super) fn is_idle(&self, phone: &PhoneNumber) -> bool {
+        self.by_phone.get(phone).is_none_or(|lane| lane.in_hand() == 0)
+    }
+
+    /// Adds a message that has just come.
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        let phone = waiting.message.phone.clone();
+        let lane = self.by_phone.entry(phone.clone()).or_default();
+        if lane.parked > 0 {
+            lane.parked += 1;
+            return;
+        }
+        if lane.queue.is_empty() && !lane.calling {
+            self.ready.push_back(phone);
+        }
+        lane.queue.push_back(waiting);
+        self.waiting += 1;
+    }
+
+    /// Brings a parked message back: the oldest of its phone, which must be idle.
+    pub(super) fn resume(&mut self, waiting: Waiting) {
+        let phone = waiting.message.phone.clone();
+        let lane = self.by_phone.entry(phone.clone()).or_default();
+        lane.parked = lane.parked.saturating_sub(1);
+        lane.queue.push_back(waiting);
+        self.ready.push_back(phone);
+        self.waiting += 1;
+    }
+
+    /// Takes up to `limit` messages whose turn it is. Their lanes are calling from now on.
+    pub(super) fn take(&mut self, limit: usize) -> Vec<Waiting> {
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(phone) = self.ready.pop_front()
+        {
+            let lane = self.by_phone.get_mut(&phone).expect("a ready phone has a lane");
+            taken.push(lane.queue.pop_front().expect("a ready lane has a message"));
+            lane.calling = true;
+            self.waiting -= 1;
+            self.calling += 1;
+        }
+        taken
+    }
+
+    /// Puts back what was taken and not started, as if it had not been taken.
+    pub(super) fn put_back(&mut self, taken: Vec<Waiting>) {
+        for waiting in taken.into_iter().rev() {
+            let phone = waiting.message.phone.clone();
+            let lane = self.by_phone.get_mut(&phone).expect("a calling phone has a lane");
+            lane.calling = false;
+            lane.queue.push_front(waiting);
+            self.ready.push_front(phone);
+            self.waiting += 1;
+            self.calling -= 1;
+        }
+    }
+
+    /// The call for a phone has ended, and so has its message: the next may go.
+    pub(super) fn done(&mut self, phone: &PhoneNumber) {
+        let Some(lane) = self.end_call(phone) else { return };
+        if !lane.queue.is_empty() {
+            self.ready.push_back(phone.clone());
+        } else if lane.parked == 0 {
+            self.by_phone.remove(phone);
+        }
+    }
+
+    /// The call for a phone has ended and its message must wait: so must those behind it.
+    pub(super) fn park(&mut self, phone: &PhoneNumber) {
+        let Some(lane) = self.end_call(phone) else { return };
+        let behind = lane.queue.len();
+        lane.queue.clear();
+        lane.parked += 1 + behind;
+        self.waiting -= behind;
+    }
+
+    fn end_call(&mut self, phone: &PhoneNumber) -> Option<&mut Lane> {
+        let lane = self.by_phone.get_mut(phone).filter(|lane| lane.calling)?;
+        lane.calling = false;
+        self.calling -= 1;
+        Some(lane)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use domain::MessageId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn waiting(phone: u8, number: i64) -> Waiting {
+        Waiting {
+            message: Message {
+                id: MessageId::of_record("t", 0, number, 0),
+                phone: format!("799900000{phone:02}").parse().unwrap(),
+                code: "123456".parse().unwrap(),
+            },
+            trace: None,
+        }
+    }
+
+    #[test]
+    fn one_phone_has_one_call_at_a_time_and_others_do_not_wait() {
+        let mut lanes = Lanes::default();
+        for (phone, number) in [(1, 1), (1, 2), (2, 3)] {
+            lanes.push(waiting(phone, number));
+        }
+
+        assert_eq!(lanes.take(10), [waiting(1, 1), waiting(2, 3)]);
+        assert_eq!(lanes.take(10), []);
+
+        lanes.done(&waiting(1, 1).message.phone);
+        assert_eq!(lanes.take(10), [waiting(1, 2)]);
+    }
+
+    #[test]
+    fn what_comes_behind_a_parked_message_waits_for_it() {
+        let mut lanes = Lanes::default();
+        lanes.push(waiting(1, 1));
+        lanes.push(waiting(1, 2));
+        lanes.take(1);
+
+        lanes.park(&waiting(1, 1).message.phone);
+        lanes.push(waiting(1, 3));
+
+        assert_eq!(lanes.take(10), []);
+        assert_eq!(lanes.in_hand(), 0);
+        assert!(lanes.any_parked());
+
+        lanes.resume(waiting(1, 1));
+        assert_eq!(lanes.take(10), [waiting(1, 1)]);
+    }
+
+    #[test]
+    fn what_could_not_be_started_is_first_again() {
+        let mut lanes = Lanes::default();
+        for number in 1..=3 {
+            lanes.push(waiting(u8::try_from(number).unwrap(), number));
+        }
+
+        let taken = lanes.take(2);
+        lanes.put_back(taken);
+
+        assert_eq!(lanes.take(10), [waiting(1, 1), waiting(2, 2), waiting(3, 3)]);
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(u8),
+        Take(usize),
+        Done(usize),
+        Park(usize),
+        Resume(u8),
+        Sync,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0_u8..4).prop_map(Step::Push),
+            (1_usize..4).prop_map(Step::Take),
+            (0_usize..4).prop_map(Step::Done),
+            (0_usize..4).prop_map(Step::Park),
+            (0_u8..4).prop_map(Step::Resume),
+            Just(Step::Sync),
+        ]
+    }
+
+    proptest! {
+        /// Against a ledger that is a plain list of open entries per phone.
+        #[test]
+        fn every_phone_keeps_its_order(steps in prop::collection::vec(step(), 1..120)) {
+            let mut lanes = Lanes::default();
+            let mut open: HashMap<u8, VecDeque<i64>> = HashMap::new();
+            let mut calls: Vec<(u8, i64)> = Vec::new();
+            let mut number = 0;
+
+            for step in steps {
+                match step {
+                    Step::Push(phone) => {
+                        number += 1;
+                        open.entry(phone).or_default().push_back(number);
+                        lanes.push(waiting(phone, number));
+                    }
+                    Step::Take(limit) => {
+                        for taken in lanes.take(limit) {
+                            let phone = (0..4).find(|p| waiting(*p, 0).message.phone == taken.message.phone).unwrap();
+                            let oldest = open[&phone][0];
+                            prop_assert_eq!(&taken, &waiting(phone, oldest), "not the oldest");
+                            prop_assert!(calls.iter().all(|(p, _)| *p != phone), "two calls");
+                            calls.push((phone, oldest));
+                        }
+                    }
+                    Step::Done(at) if at < calls.len() => {
+                        let (phone, _) = calls.swap_remove(at);
+                        open.get_mut(&phone).unwrap().pop_front();
+                        lanes.done(&waiting(phone, 0).message.phone);
+                    }
+                    Step::Park(at) if at < calls.len() => {
+                        let (phone, _) = calls.swap_remove(at);
+                        lanes.park(&waiting(phone, 0).message.phone);
+                    }
+                    Step::Resume(phone) => {
+                        let oldest = open.get(&phone).and_then(|open| open.front());
+                        if let Some(oldest) = oldest
+                            && lanes.is_idle(&waiting(phone, 0).message.phone)
+                        {
+                            lanes.resume(waiting(phone, *oldest));
+                        }
+                    }
+                    Step::Sync => lanes.sync(
+                        open.iter()
+                            .filter(|(_, open)| !open.is_empty())
+                            .map(|(phone, open)| (waiting(*phone, 0).message.phone, open.len()))
+                            .collect(),
+                    ),
+                    Step::Done(_) | Step::Park(_) => {}
+                }
+                prop_assert_eq!(lanes.calling, calls.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+use std::{num::NonZeroU32, time::Duration};
+
+use domain::{Message, Validity};
+
+use crate::{BoxError, TraceParent};
+
+/// The outbox as a relay sees it: messages that still have to reach a consumer.
+///
+/// A message is *waiting* until a relay settles it, then *in transit* until a consumer's ledger
+/// takes it over, which removes it here. One that is in transit for too long waits again.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[trait_variant::make(Send)]
+pub trait Backlog: Sync + 'static {
+    /// Leases up to `limit` waiting messages for `lease`, in the order of their acceptance.
+    ///
+    /// A leased message is invisible to other callers; when the lease runs out without a
+    /// `settle`, it may be claimed again. A message is not claimed while an older one to the same
+    /// phone, never published yet, is left behind or leased by somebody else. One that has
+    /// expired is never claimed.
+    async fn claim(&self, limit: NonZeroU32, lease: Duration)
+    -> Result<Vec<Claimed>, BacklogError>;
+
+    /// Renews the lease of those claims that are still ours.
+    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), BacklogError>;
+
+    /// Records messages as published: they are in transit now.
+    ///
+    /// One that no consumer takes over within `confirm_within` (twice that after its second
+    /// publication, and so on) waits again. A claim that is no longer ours, or whose message a
+    /// consumer has taken over already, is passed over. Settling twice is not an error.
+    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), BacklogError>;
+
+    /// Lets messages wait again that were in transit for too long, and removes expired ones.
+    async fn sweep(&self) -> Result<Swept, BacklogError>;
+
+    /// How many messages are waiting and how many are in transit.
+    async fn size(&self) -> Result<BacklogSize, BacklogError>;
+}
+
+/// A right to publish and settle one message. `attempt` fences it: the next claim has another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    pub sequence: i64,
+    pub attempt: i32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    pub claim: Claim,
+    pub message: Message,
+    pub validity: Validity,
+    pub trace: TraceParent,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    pub waiting_again: u64,
+    pub expired: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BacklogSize {
+    pub waiting: u64,
+    pub in_transit: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BacklogError {
+    #[error("the outbox is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// A stored row is not what was written: somebody else wrote to the table.
+    #[error("row {sequence} of the outbox makes no sense")]
+    Inconsistent {
+        sequence: i64,
+        #[source]
+        cause: BoxError,
+    },
+}

@@ -1,0 +1,139 @@
+use std::time::{Duration, SystemTime};
+
+use domain::{Message, MessageId, PhoneNumber};
+
+use crate::{
+    BoxError, TraceParent,
+    ports::{Incoming, Lease, Unreadable},
+};
+
+/// What a group knows of the delivery of each message: once it stands here, it is the ledger's,
+/// and the ledger sees to it that it ends as exactly one of sent, failed, expired, unknown.
+///
+/// Each group has its own. Entries are *open* (pending, or calling while the gateway is called)
+/// until they end; a code is wiped when its entry ends.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[trait_variant::make(Send)]
+pub trait DeliveryLedger: Sync + 'static {
+    /// Takes a fetched batch over, in one commit: an entry for each message that has none yet,
+    /// a dead letter for each unreadable record, and the offset to go on from.
+    ///
+    /// Takes the messages out of the outbox. Returns the ids that are new and not expired, in
+    /// any order.
+    async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Vec<MessageId>, LedgerError>;
+
+    /// Records the intent to call the gateway, before the call, for at most `call_limit`.
+    ///
+    /// Returns the calls that may now be made. An entry that has ended, that another consumer
+    /// is calling for, or that has expired (and so ends here) is not among them.
+    async fn start(
+        &self,
+        lease: &Lease,
+        ids: &[MessageId],
+        call_limit: Duration,
+    ) -> Result<Vec<Call>, LedgerError>;
+
+    /// Records the outcomes of calls, also after the partition went to another consumer.
+    ///
+    /// An outcome whose call is no longer the latest of its entry is passed over. A retry that
+    /// would come after the message expires ends it as expired.
+    async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError>;
+
+    /// How many open entries each phone has in a partition that was just taken over.
+    async fn open(&self, lease: &Lease) -> Result<Vec<(PhoneNumber, usize)>, LedgerError>;
+
+    /// Open entries that wait for a call now: for each phone its oldest, and only if its time
+    /// has come.
+    async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError>;
+}
+
+/// What one fetch brought.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub messages: Vec<Incoming>,
+    pub unreadable: Vec<(i64, Unreadable)>,
+    pub next_offset: i64,
+    /// How long a message may be sent whose record says nothing of time.
+    pub default_ttl: Duration,
+}
+
+/// A message in the ledger, still to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    pub message: Message,
+    pub trace: Option<TraceParent>,
+    /// A call was begun of which no outcome was recorded in its time.
+    pub interrupted: bool,
+    /// Calls begun so far.
+    pub attempt: u32,
+}
+
+/// A right to call the gateway once. `attempt` fences its outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    pub id: MessageId,
+    pub attempt: u32,
+    pub expires_at: SystemTime,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallOutcome {
+    pub id: MessageId,
+    pub attempt: u32,
+    pub verdict: Verdict,
+    /// What the gateway said, in our words: a class of outcome and what an operator needs.
+    pub detail: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The gateway has accepted it, under a name of its own if it gave one.
+    Sent { reference: Option<String> },
+    /// The gateway will never accept it.
+    Failed,
+    /// The gateway may have accepted it, and a repeat could send it twice.
+    Unknown,
+    /// It was not accepted, or a repeat is safe: call again after a while.
+    Retry { after: Duration },
+}
+
+/// What became of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    pub id: MessageId,
+    pub state: DeliveryState,
+    /// Since the message was accepted.
+    pub age: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DeliveryState {
+    Pending,
+    Calling,
+    Sent,
+    Failed,
+    Expired,
+    Unknown,
+}
+
+impl DeliveryState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Calling => "calling",
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    #[error("the delivery ledger is unavailable")]
+    Unavailable(#[source] BoxError),
+    /// The partition has another owner now. Nothing was written.
+    #[error("partition {partition} has another owner")]
+    Fenced { partition: i32 },
+}

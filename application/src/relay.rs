@@ -1,0 +1,207 @@
+use std::{num::NonZeroU32, time::Duration};
+
+use autometrics::autometrics;
+use tokio::time::{Instant, interval_at};
+
+use crate::{
+    BoxError, Chain,
+    ports::{Backlog, BacklogError, BrokerError, Claim, Claimed, MessageBroker},
+};
+
+/// Moves messages from the outbox to the broker.
+#[derive(Debug)]
+pub struct RelayBatch<B, M> {
+    backlog: B,
+    broker: M,
+    settings: RelaySettings,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct RelaySettings {
+    /// Messages a batch has at most.
+    pub batch: NonZeroU32,
+    /// How long a batch stays hidden from other relays if we crash; renewed while we publish.
+    pub lease: Duration,
+    /// How long a consumer has to take a published message over before it is published again.
+    pub confirm_within: Duration,
+}
+
+/// What one round did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Relayed {
+    pub claimed: usize,
+    pub published: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    #[error("nothing was claimed")]
+    Broker(#[from] BrokerError),
+    #[error("the batch could not be claimed or settled")]
+    Backlog(#[from] BacklogError),
+}
+
+impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
+    pub fn new(backlog: B, broker: M, settings: RelaySettings) -> Self {
+        Self { backlog, broker, settings }
+    }
+
+    /// Publishes one batch and settles what the broker took.
+    ///
+    /// A message is settled only after it was published: a crash in between repeats it and never
+    /// loses it. Nothing is claimed while the broker is out of reach.
+    #[autometrics(struct_name = "RelayBatch")]
+    pub async fn execute(&self) -> Result<Relayed, RelayError> {
+        self.broker.ready().await?;
+        let batch = self.backlog.claim(self.settings.batch, self.settings.lease).await?;
+        if batch.is_empty() {
+            return Ok(Relayed::default());
+        }
+
+        let answers = self.publish(&batch).await;
+
+        let mut published = Vec::with_capacity(batch.len());
+        let mut failure = None;
+        for (claimed, answer) in batch.iter().zip(answers) {
+            match answer {
+                Ok(()) => published.push(claimed.claim),
+                Err(BrokerError::Held) => {}
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            let left = batch.len() - published.len();
+            tracing::warn!(left, error = %Chain(&error), "messages left for a later batch");
+        }
+        self.backlog.settle(&published, self.settings.confirm_within).await?;
+        Ok(Relayed { claimed: batch.len(), published: published.len() })
+    }
+
+    /// Publishes, and keeps the lease alive meanwhile: a slow broker must not make another relay
+    /// publish the same messages.
+    async fn publish(&self, batch: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+        let claims: Vec<Claim> = batch.iter().map(|claimed| claimed.claim).collect();
+        let pause = self.settings.lease / 3;
+        let mut renewals = interval_at(Instant::now() + pause, pause);
+        let mut publication = std::pin::pin!(self.broker.publish(batch));
+        loop {
+            tokio::select! {
+                answers = &mut publication => return answers,
+                _ = renewals.tick() => {
+                    if let Err(error) = self.backlog.extend(&claims, self.settings.lease).await {
+                        let error = BoxError::from(error);
+                        tracing::warn!(error = %Chain(&*error), "lease on a batch not renewed");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{Message, Validity};
+
+    use super::*;
+    use crate::ports::{MockBacklog, MockMessageBroker};
+
+    fn claimed(sequence: i64) -> Claimed {
+        let accepted_at = std::time::SystemTime::UNIX_EPOCH;
+        Claimed {
+            claim: Claim { sequence, attempt: 1 },
+            message: Message {
+                id: domain::MessageId::of_record("t", 0, sequence, 0),
+                phone: "79991234567".parse().unwrap(),
+                code: "123456".parse().unwrap(),
+            },
+            validity: Validity::starting_at(accepted_at, Duration::from_secs(600)),
+            trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap(),
+        }
+    }
+
+    fn settings() -> RelaySettings {
+        RelaySettings {
+            batch: NonZeroU32::new(1000).unwrap(),
+            lease: Duration::from_secs(1),
+            confirm_within: Duration::from_secs(30),
+        }
+    }
+
+    fn ready_broker() -> MockMessageBroker {
+        let mut broker = MockMessageBroker::new();
+        broker.expect_ready().returning(|| Ok(()));
+        broker
+    }
+
+    #[tokio::test]
+    async fn settles_only_what_the_broker_took() {
+        let mut backlog = MockBacklog::new();
+        backlog
+            .expect_claim()
+            .once()
+            .returning(|_, _| Ok(vec![claimed(1), claimed(2), claimed(3)]));
+        backlog
+            .expect_settle()
+            .withf(|claims, _| claims == [Claim { sequence: 2, attempt: 1 }])
+            .once()
+            .returning(|_, _| Ok(()));
+        let mut broker = ready_broker();
+        broker.expect_publish().once().returning(|_| {
+            vec![Err(BrokerError::Unavailable("gone".into())), Ok(()), Err(BrokerError::Held)]
+        });
+
+        let relayed = RelayBatch::new(backlog, broker, settings()).execute().await.unwrap();
+
+        assert_eq!(relayed, Relayed { claimed: 3, published: 1 });
+    }
+
+    #[tokio::test]
+    async fn claims_nothing_while_the_broker_is_out_of_reach() {
+        let mut backlog = MockBacklog::new();
+        backlog.expect_claim().never();
+        let mut broker = MockMessageBroker::new();
+        broker.expect_ready().returning(|| Err(BrokerError::Unavailable("refused".into())));
+
+        let answer = RelayBatch::new(backlog, broker, settings()).execute().await;
+
+        assert!(matches!(answer, Err(RelayError::Broker(_))));
+    }
+
+    #[tokio::test]
+    async fn publishes_nothing_when_nothing_waits() {
+        let mut backlog = MockBacklog::new();
+        backlog.expect_claim().once().returning(|_, _| Ok(Vec::new()));
+        let mut broker = ready_broker();
+        broker.expect_publish().never();
+
+        let relayed = RelayBatch::new(backlog, broker, settings()).execute().await.unwrap();
+
+        assert_eq!(relayed, Relayed::default());
+    }
+
+    /// Takes five times the lease to publish.
+    struct SlowBroker;
+
+    impl MessageBroker for SlowBroker {
+        async fn ready(&self) -> Result<(), BrokerError> {
+            Ok(())
+        }
+
+        async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            messages.iter().map(|_| Ok(())).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keeps_the_lease_while_a_slow_broker_publishes() {
+        let mut backlog = MockBacklog::new();
+        backlog.expect_claim().returning(|_, _| Ok(vec![claimed(1)]));
+        backlog.expect_extend().times(14..=15).returning(|_, _| Ok(()));
+        backlog.expect_settle().once().returning(|_, _| Ok(()));
+
+        let relayed = RelayBatch::new(backlog, SlowBroker, settings()).execute().await.unwrap();
+
+        assert_eq!(relayed.published, 1);
+    }
+}

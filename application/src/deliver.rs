@@ -251,15 +251,16 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         }
         let begun = Instant::now();
         let ids: Vec<MessageId> = taken.iter().map(|waiting| waiting.message.id).collect();
-        let calls = match self.ledger.start(&self.lease, &ids, self.settings.call_limit).await {
-            Ok(calls) => calls,
+        let started = match self.ledger.start(&self.lease, &ids, self.settings.call_limit).await {
+            Ok(started) => started,
             Err(error) => {
                 self.lanes.put_back(taken);
                 return Err(error);
             }
         };
+        self.delivered.ended.extend(started.expired);
         let calls: HashMap<MessageId, Call> =
-            calls.into_iter().map(|call| (call.id, call)).collect();
+            started.calls.into_iter().map(|call| (call.id, call)).collect();
         let deadline = begun + self.settings.call_limit;
         for Waiting { message, trace } in taken {
             match calls.get(&message.id) {

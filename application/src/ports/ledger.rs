@@ -24,14 +24,14 @@ pub trait DeliveryLedger: Sync + 'static {
 
     /// Records the intent to call the gateway, before the call, for at most `call_limit`.
     ///
-    /// Returns the calls that may now be made. An entry that has ended, that another consumer
-    /// is calling for, or that has expired (and so ends here) is not among them.
+    /// Only those calls that it returns may be made. Entries that have expired end here; one that
+    /// has ended, or that another consumer is calling for, is left alone.
     async fn start(
         &self,
         lease: &Lease,
         ids: &[MessageId],
         call_limit: Duration,
-    ) -> Result<Vec<Call>, LedgerError>;
+    ) -> Result<Started, LedgerError>;
 
     /// Records the outcomes of calls, also after the partition went to another consumer.
     ///
@@ -66,6 +66,12 @@ pub struct Due {
     pub interrupted: bool,
     /// Calls begun so far.
     pub attempt: u32,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Started {
+    pub calls: Vec<Call>,
+    pub expired: Vec<Recorded>,
 }
 
 /// A right to call the gateway once. `attempt` fences its outcome.

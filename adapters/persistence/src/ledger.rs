@@ -1,0 +1,351 @@
+use std::time::{Duration, UNIX_EPOCH};
+
+use application::{
+    BoxError, Chain,
+    ports::{
+        Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Incoming, Lease, LedgerError,
+        Recorded, Started, Verdict,
+    },
+};
+use autometrics::autometrics;
+use domain::{Message, MessageId, PhoneNumber};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::database::{Database, Sql, millis, time};
+
+mod sql;
+
+/// What one consumer group knows of the delivery of each message of one topic.
+#[derive(Debug, Clone)]
+pub struct SqlDeliveryLedger {
+    database: Database,
+    group: String,
+    topic: String,
+    member: String,
+}
+
+impl SqlDeliveryLedger {
+    /// `member` is the name under which the partition leases are held.
+    pub fn new(database: Database, group: String, topic: String, member: String) -> Self {
+        Self { database, group, topic, member }
+    }
+
+    /// The parameters that name a lease; most statements begin with them.
+    fn lease<const N: usize>(&self, lease: &Lease, more: [Value; N]) -> Vec<Value> {
+        [
+            Value::from(self.group.clone()),
+            self.topic.clone().into(),
+            lease.partition.into(),
+            self.member.clone().into(),
+            lease.epoch.into(),
+        ]
+        .into_iter()
+        .chain(more)
+        .collect()
+    }
+
+    async fn run(
+        &self,
+        transaction: &DatabaseTransaction,
+        sql: Sql,
+        values: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, LedgerError> {
+        transaction.query_all_raw(self.database.statement(sql, values)).await.map_err(unavailable)
+    }
+
+    /// `admit` for PostgreSQL: one statement, one round trip, one commit.
+    async fn admit_postgres(
+        &self,
+        lease: &Lease,
+        batch: &Batch,
+    ) -> Result<Vec<QueryResult>, LedgerError> {
+        let messages = || batch.messages.iter();
+        let text = |read: fn(&Incoming) -> String| messages().map(read).collect::<Vec<_>>().into();
+        let number = |read: fn(&Incoming) -> i64| messages().map(read).collect::<Vec<_>>().into();
+        let dead = || batch.unreadable.iter();
+        let values = self.lease(
+            lease,
+            [
+                batch.next_offset.into(),
+                millis(batch.default_ttl).into(),
+                messages().map(|m| m.message.id.as_uuid()).collect::<Vec<Uuid>>().into(),
+                text(|m| m.message.phone.as_str().to_owned()),
+                text(|m| m.message.code.as_str().to_owned()),
+                text(trace),
+                number(accepted_at),
+                number(expires_at),
+                number(sequence),
+                dead().map(|(offset, _)| *offset).collect::<Vec<i64>>().into(),
+                dead().map(|(_, reason)| reason.0.to_owned()).collect::<Vec<_>>().into(),
+            ],
+        );
+        self.database.rows(sql::ADMIT, values).await.map_err(unavailable)
+    }
+
+    /// `admit` for SQLite, where a statement writes to one table.
+    async fn admit_sqlite(
+        &self,
+        lease: &Lease,
+        batch: &Batch,
+    ) -> Result<Vec<QueryResult>, LedgerError> {
+        let messages: serde_json::Value = batch
+            .messages
+            .iter()
+            .map(|incoming| {
+                json!([
+                    incoming.message.id.to_string(),
+                    incoming.message.phone.as_str(),
+                    incoming.message.code.as_str(),
+                    trace(incoming),
+                    accepted_at(incoming),
+                    expires_at(incoming),
+                    sequence(incoming),
+                ])
+            })
+            .collect();
+        let dead: serde_json::Value =
+            batch.unreadable.iter().map(|(offset, reason)| json!([offset, reason.0])).collect();
+        let messages = || Value::from(messages.to_string());
+
+        let transaction = self.database.begin().await.map_err(unavailable)?;
+        let held = self
+            .run(&transaction, sql::MOVE_ON, self.lease(lease, [batch.next_offset.into()]))
+            .await?;
+        if held.is_empty() {
+            return Ok(held);
+        }
+        let key =
+            [Value::from(self.group.clone()), self.topic.clone().into(), lease.partition.into()];
+        let with = |more: Value| key.iter().cloned().chain([more]).collect::<Vec<_>>();
+        self.run(&transaction, sql::BURY, with(dead.to_string().into())).await?;
+        for sql in [sql::LEAVE_OUTBOX, sql::LEAVE_TRANSIT] {
+            self.run(&transaction, sql, vec![messages()]).await?;
+        }
+        let mut values = with(messages());
+        values.push(millis(batch.default_ttl).into());
+        let mut rows = self.run(&transaction, sql::TAKE, values).await?;
+        transaction.commit().await.map_err(unavailable)?;
+        rows.extend(held);
+        Ok(rows)
+    }
+}
+
+impl DeliveryLedger for SqlDeliveryLedger {
+    #[autometrics(struct_name = "SqlDeliveryLedger")]
+    async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Vec<MessageId>, LedgerError> {
+        let rows = if self.database.is_postgres() {
+            self.admit_postgres(lease, batch).await?
+        } else {
+            self.admit_sqlite(lease, batch).await?
+        };
+        let mut fresh = Vec::with_capacity(rows.len());
+        for row in fenced(lease, &rows)? {
+            if row.try_get::<String>("", "state").map_err(unavailable)? == "pending" {
+                fresh.push(id(row)?);
+            }
+        }
+        Ok(fresh)
+    }
+
+    #[autometrics(struct_name = "SqlDeliveryLedger")]
+    async fn start(
+        &self,
+        lease: &Lease,
+        ids: &[MessageId],
+        call_limit: Duration,
+    ) -> Result<Started, LedgerError> {
+        let limit = Value::from(millis(call_limit));
+        let rows = if self.database.is_postgres() {
+            let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
+            let values = self.lease(lease, [ids.into(), limit]);
+            self.database.rows(sql::START, values).await.map_err(unavailable)?
+        } else {
+            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+            let transaction = self.database.begin().await.map_err(unavailable)?;
+            let mut rows = self.run(&transaction, sql::HELD, self.lease(lease, [])).await?;
+            if !rows.is_empty() {
+                let values = vec![self.group.clone().into(), json!(ids).to_string().into(), limit];
+                rows.extend(self.run(&transaction, sql::START, values).await?);
+            }
+            transaction.commit().await.map_err(unavailable)?;
+            rows
+        };
+
+        let mut started = Started::default();
+        for row in fenced(lease, &rows)? {
+            let recorded = read_recorded(row)?;
+            if recorded.state == DeliveryState::Calling {
+                started.calls.push(Call {
+                    id: recorded.id,
+                    attempt: attempt(row).map_err(unavailable)?,
+                    expires_at: time(row.try_get("", "expires_at").map_err(unavailable)?),
+                });
+            } else {
+                started.expired.push(recorded);
+            }
+        }
+        Ok(started)
+    }
+
+    #[autometrics(struct_name = "SqlDeliveryLedger")]
+    async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
+        let fields = outcomes.iter().map(|outcome| {
+            let (verdict, after, reference) = match &outcome.verdict {
+                Verdict::Sent { reference } => ("sent", 0, reference.clone()),
+                Verdict::Failed => ("failed", 0, None),
+                Verdict::Unknown => ("unknown", 0, None),
+                Verdict::Retry { after } => ("pending", millis(*after), None),
+            };
+            (outcome, verdict, after, reference.unwrap_or_default())
+        });
+        let mut values = vec![Value::from(self.group.clone())];
+        if self.database.is_postgres() {
+            let ids: Vec<Uuid> = outcomes.iter().map(|outcome| outcome.id.as_uuid()).collect();
+            let attempts: Vec<i32> =
+                outcomes.iter().map(|outcome| outcome.attempt.cast_signed()).collect();
+            let details: Vec<String> =
+                outcomes.iter().map(|outcome| outcome.detail.clone()).collect();
+            let verdicts: Vec<String> = fields.clone().map(|(_, v, ..)| v.to_owned()).collect();
+            let waits: Vec<i64> = fields.clone().map(|(_, _, after, _)| after).collect();
+            let references: Vec<String> = fields.map(|(.., reference)| reference).collect();
+            values.extend([
+                ids.into(),
+                attempts.into(),
+                verdicts.into(),
+                waits.into(),
+                references.into(),
+                details.into(),
+            ]);
+        } else {
+            let rows: serde_json::Value = fields
+                .map(|(outcome, verdict, after, reference)| {
+                    let id = outcome.id.to_string();
+                    json!([id, outcome.attempt, verdict, after, reference, outcome.detail])
+                })
+                .collect();
+            values.push(rows.to_string().into());
+        }
+        let rows = self.database.rows(sql::FINISH, values).await.map_err(unavailable)?;
+        rows.iter().map(read_recorded).collect()
+    }
+
+    #[autometrics(struct_name = "SqlDeliveryLedger")]
+    async fn open(&self, lease: &Lease) -> Result<Vec<(PhoneNumber, usize)>, LedgerError> {
+        let values =
+            vec![self.group.clone().into(), self.topic.clone().into(), lease.partition.into()];
+        let rows = self.database.rows(sql::OPEN, values).await.map_err(unavailable)?;
+        let read = |row: &QueryResult| -> Result<(PhoneNumber, usize), BoxError> {
+            let phone = row.try_get::<String>("", "phone")?.parse()?;
+            Ok((phone, usize::try_from(row.try_get::<i64>("", "entries")?)?))
+        };
+        Ok(readable(rows.iter().map(read)))
+    }
+
+    #[autometrics(struct_name = "SqlDeliveryLedger")]
+    async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError> {
+        let values = vec![
+            self.group.clone().into(),
+            self.topic.clone().into(),
+            lease.partition.into(),
+            i64::try_from(limit).unwrap_or(i64::MAX).into(),
+        ];
+        let rows = self.database.rows(sql::DUE, values).await.map_err(unavailable)?;
+        let read = |row: &QueryResult| -> Result<Due, BoxError> {
+            let text = |column| row.try_get::<String>("", column);
+            Ok(Due {
+                message: Message {
+                    id: text("id")?.parse()?,
+                    phone: text("phone")?.parse()?,
+                    code: text("code")?.parse()?,
+                },
+                trace: row
+                    .try_get::<Option<String>>("", "trace")?
+                    .and_then(|trace| trace.parse().ok()),
+                interrupted: text("state")? == "calling",
+                attempt: attempt(row)?,
+            })
+        };
+        Ok(readable(rows.iter().map(read)))
+    }
+}
+
+// What a record does not say goes to the database as an empty text or as -1: an array of a
+// statement cannot hold nulls.
+const ABSENT: i64 = -1;
+
+fn trace(incoming: &Incoming) -> String {
+    incoming.trace.as_ref().map(|trace| trace.as_str().to_owned()).unwrap_or_default()
+}
+
+fn accepted_at(incoming: &Incoming) -> i64 {
+    incoming.validity.map_or(ABSENT, |validity| since_1970(validity.accepted_at))
+}
+
+fn expires_at(incoming: &Incoming) -> i64 {
+    incoming.validity.map_or(ABSENT, |validity| since_1970(validity.expires_at))
+}
+
+fn sequence(incoming: &Incoming) -> i64 {
+    incoming.sequence.unwrap_or(ABSENT)
+}
+
+fn since_1970(time: std::time::SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+/// The rows of a fenced statement but the first kind, which says that the lease is ours.
+fn fenced<'a>(
+    lease: &Lease,
+    rows: &'a [QueryResult],
+) -> Result<impl Iterator<Item = &'a QueryResult> + use<'a>, LedgerError> {
+    let is_mark = |row: &QueryResult| row.try_get::<String>("", "state").is_ok_and(|s| s == "held");
+    if !rows.iter().any(is_mark) {
+        return Err(LedgerError::Fenced { partition: lease.partition });
+    }
+    Ok(rows.iter().filter(move |row| !is_mark(row)))
+}
+
+/// Rows that make no sense were written by somebody else; they must not hold up the others.
+fn readable<T>(rows: impl Iterator<Item = Result<T, BoxError>>) -> Vec<T> {
+    rows.filter_map(|row| {
+        row.inspect_err(|error| {
+            tracing::error!(error = %Chain(&**error), "unreadable row in the delivery ledger");
+        })
+        .ok()
+    })
+    .collect()
+}
+
+fn read_recorded(row: &QueryResult) -> Result<Recorded, LedgerError> {
+    let age: i64 = row.try_get("", "age").map_err(unavailable)?;
+    let state: String = row.try_get("", "state").map_err(unavailable)?;
+    let state = match &*state {
+        "pending" => DeliveryState::Pending,
+        "calling" => DeliveryState::Calling,
+        "sent" => DeliveryState::Sent,
+        "failed" => DeliveryState::Failed,
+        "expired" => DeliveryState::Expired,
+        "unknown" => DeliveryState::Unknown,
+        _ => return Err(LedgerError::Unavailable("a state that is none".into())),
+    };
+    Ok(Recorded {
+        id: id(row)?,
+        state,
+        age: Duration::from_millis(u64::try_from(age).unwrap_or(0)),
+    })
+}
+
+fn id(row: &QueryResult) -> Result<MessageId, LedgerError> {
+    let text: String = row.try_get("", "id").map_err(unavailable)?;
+    text.parse().map_err(|error: uuid::Error| LedgerError::Unavailable(error.into()))
+}
+
+fn attempt(row: &QueryResult) -> Result<u32, DbErr> {
+    Ok(row.try_get::<i32>("", "attempt")?.cast_unsigned())
+}
+
+fn unavailable(error: DbErr) -> LedgerError {
+    LedgerError::Unavailable(error.into())
+}

@@ -1,0 +1,245 @@
+//! The statements of the delivery ledger.
+//!
+//! `$1` to `$5` of a fenced statement name the lease: group, topic, partition, owner, epoch. It
+//! returns a row in state `held` if the lease is ours, and has done nothing otherwise.
+
+use crate::database::Sql;
+
+pub(super) const ADMIT: Sql = Sql {
+    postgres: "
+WITH lease AS (
+    UPDATE partition_lease
+    SET next_offset = $6
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
+    RETURNING 1
+), incoming AS (
+    SELECT new.id, new.phone, new.code, nullif(new.trace, '') AS trace, new.sequence, new.place,
+        CASE WHEN new.accepted_at < 0 THEN now()
+             ELSE to_timestamp(new.accepted_at / 1000.0) END AS accepted_at,
+        CASE WHEN new.expires_at < 0 THEN now() + $7 * interval '1 millisecond'
+             ELSE to_timestamp(new.expires_at / 1000.0) END AS expires_at
+    FROM lease,
+        unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[],
+            $14::bigint[])
+        WITH ORDINALITY
+        AS new (id, phone, code, trace, accepted_at, expires_at, sequence, place)
+), taken AS (
+    INSERT INTO delivery
+        (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at,
+         expires_at, ended_at)
+    SELECT $1, $2, $3, id, phone,
+        CASE WHEN expires_at > now() THEN code END,
+        trace,
+        CASE WHEN expires_at > now() THEN 'pending' ELSE 'expired' END,
+        accepted_at, expires_at,
+        CASE WHEN expires_at > now() THEN NULL ELSE now() END
+    FROM incoming
+    ORDER BY place
+    ON CONFLICT DO NOTHING
+    RETURNING message_id, state
+), left_outbox AS (
+    DELETE FROM outbox USING incoming
+    WHERE outbox.sequence = incoming.sequence AND outbox.id = incoming.id
+), left_transit AS (
+    DELETE FROM in_transit USING incoming
+    WHERE in_transit.sequence = incoming.sequence AND in_transit.id = incoming.id
+), buried AS (
+    INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
+    SELECT $1, $2, $3, dead.record_offset, dead.reason
+    FROM lease, unnest($15::bigint[], $16::text[]) AS dead (record_offset, reason)
+)
+SELECT message_id::text AS id, state FROM taken
+UNION ALL
+SELECT NULL, 'held' FROM lease",
+    sqlite: "",
+};
+
+/// The parts of `ADMIT`, for SQLite.
+pub(super) const MOVE_ON: Sql = Sql {
+    postgres: "",
+    sqlite: "
+UPDATE partition_lease
+SET next_offset = $6
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
+RETURNING NULL AS id, 'held' AS state",
+};
+
+pub(super) const TAKE: Sql = Sql {
+    postgres: "",
+    sqlite: "
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
+     due_at, ended_at)
+SELECT $1, $2, $3, id, phone,
+    CASE WHEN expires_at > now THEN code END,
+    nullif(trace, ''),
+    CASE WHEN expires_at > now THEN 'pending' ELSE 'expired' END,
+    accepted_at, expires_at, now,
+    CASE WHEN expires_at > now THEN NULL ELSE now END
+FROM (
+    SELECT value ->> 0 AS id, value ->> 1 AS phone, value ->> 2 AS code, value ->> 3 AS trace,
+        CASE WHEN value ->> 4 < 0 THEN clock.now ELSE value ->> 4 END AS accepted_at,
+        CASE WHEN value ->> 5 < 0 THEN clock.now + $5 ELSE value ->> 5 END AS expires_at,
+        clock.now, key
+    FROM json_each($4),
+        (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+)
+WHERE true
+ORDER BY key
+ON CONFLICT DO NOTHING
+RETURNING message_id AS id, state",
+};
+
+pub(super) const LEAVE_OUTBOX: Sql = Sql {
+    postgres: "",
+    sqlite: "
+DELETE FROM outbox
+WHERE (sequence, id) IN (SELECT value ->> 6, value ->> 0 FROM json_each($1))",
+};
+
+pub(super) const LEAVE_TRANSIT: Sql = Sql {
+    postgres: "",
+    sqlite: "
+DELETE FROM in_transit
+WHERE (sequence, id) IN (SELECT value ->> 6, value ->> 0 FROM json_each($1))",
+};
+
+pub(super) const BURY: Sql = Sql {
+    postgres: "",
+    sqlite: "
+INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason, recorded_at)
+SELECT $1, $2, $3, value ->> 0, value ->> 1,
+    CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+FROM json_each($4)",
+};
+
+pub(super) const HELD: Sql = Sql {
+    postgres: "",
+    sqlite: "
+SELECT NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS age
+FROM partition_lease
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5",
+};
+
+// A call that was interrupted is over when its time is.
+pub(super) const START: Sql = Sql {
+    postgres: "
+WITH lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
+    FOR SHARE
+), begun AS (
+    UPDATE delivery
+    SET state = CASE WHEN expires_at > now() THEN 'calling' ELSE 'expired' END,
+        code = CASE WHEN expires_at > now() THEN code END,
+        attempt = attempt + CASE WHEN expires_at > now() THEN 1 ELSE 0 END,
+        due_at = now() + $7 * interval '1 millisecond',
+        called_at = CASE WHEN expires_at > now() THEN now() ELSE called_at END,
+        ended_at = CASE WHEN expires_at > now() THEN NULL ELSE now() END
+    FROM lease
+    WHERE group_id = $1 AND message_id = ANY ($6::uuid[])
+      AND (state = 'pending' OR (state = 'calling' AND due_at <= now()))
+    RETURNING message_id, state, attempt, expires_at, accepted_at
+)
+SELECT message_id::text AS id, state, attempt,
+    (extract(epoch FROM expires_at) * 1000)::bigint AS expires_at,
+    (extract(epoch FROM now() - accepted_at) * 1000)::bigint AS age
+FROM begun
+UNION ALL
+SELECT NULL, 'held', 0, 0, 0 FROM lease",
+    sqlite: "
+UPDATE delivery
+SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
+    code = CASE WHEN expires_at > clock.now THEN code END,
+    attempt = attempt + (expires_at > clock.now),
+    due_at = clock.now + $3,
+    called_at = CASE WHEN expires_at > clock.now THEN clock.now ELSE called_at END,
+    ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END
+FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+WHERE group_id = $1 AND message_id IN (SELECT value FROM json_each($2))
+  AND (state = 'pending' OR (state = 'calling' AND due_at <= clock.now))
+RETURNING message_id AS id, state, attempt, expires_at,
+    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
+};
+
+// Not fenced by the lease: the outcome of a call counts also when the partition has gone to
+// another consumer, as long as no later call was begun. A retry that would come too late ends
+// the entry.
+pub(super) const FINISH: Sql = Sql {
+    postgres: "
+UPDATE delivery
+SET state = outcome.state,
+    code = CASE WHEN outcome.state = 'pending' THEN code END,
+    due_at = now() + outcome.wait * interval '1 millisecond',
+    ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE now() END,
+    reference = nullif(outcome.reference, ''),
+    detail = outcome.detail
+FROM (
+    SELECT said.id, said.attempt, said.wait, said.reference, said.detail,
+        CASE WHEN said.verdict = 'pending'
+              AND now() + said.wait * interval '1 millisecond' >= entry.expires_at
+             THEN 'expired' ELSE said.verdict END AS state
+    FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::text[], $7::text[])
+            AS said (id, attempt, verdict, wait, reference, detail)
+        JOIN delivery AS entry ON entry.group_id = $1 AND entry.message_id = said.id
+) AS outcome
+WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
+  AND delivery.state = 'calling' AND delivery.attempt = outcome.attempt
+RETURNING delivery.message_id::text AS id, delivery.state,
+    (extract(epoch FROM now() - delivery.accepted_at) * 1000)::bigint AS age",
+    sqlite: "
+UPDATE delivery
+SET state = outcome.state,
+    code = CASE WHEN outcome.state = 'pending' THEN delivery.code END,
+    due_at = outcome.due_at,
+    ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE outcome.now END,
+    reference = nullif(outcome.reference, ''),
+    detail = outcome.detail
+FROM (
+    SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 4 AS reference,
+        value ->> 5 AS detail, clock.now, clock.now + (value ->> 3) AS due_at,
+        CASE WHEN value ->> 2 = 'pending' AND clock.now + (value ->> 3) >= entry.expires_at
+             THEN 'expired' ELSE value ->> 2 END AS state
+    FROM json_each($2)
+        JOIN delivery AS entry ON entry.group_id = $1 AND entry.message_id = value ->> 0,
+        (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+) AS outcome
+WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
+  AND delivery.state = 'calling' AND delivery.attempt = outcome.attempt
+RETURNING message_id AS id, state,
+    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
+};
+
+const OPEN_SQL: &str = "
+SELECT phone, count(*) AS entries
+FROM delivery
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
+GROUP BY phone";
+pub(super) const OPEN: Sql = Sql { postgres: OPEN_SQL, sqlite: OPEN_SQL };
+
+pub(super) const DUE: Sql = Sql {
+    postgres: "
+SELECT id, phone, code, trace, state, attempt
+FROM (
+    SELECT DISTINCT ON (phone)
+        message_id::text AS id, phone, code, trace, state, attempt, due_at, place
+    FROM delivery
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
+    ORDER BY phone, place
+) AS oldest
+WHERE due_at <= now()
+ORDER BY place
+LIMIT $4",
+    sqlite: "
+SELECT id, phone, code, trace, state, attempt
+FROM (
+    SELECT message_id AS id, phone, code, trace, state, attempt, due_at, min(place) AS place
+    FROM delivery
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
+    GROUP BY phone
+) AS oldest
+WHERE due_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+ORDER BY place
+LIMIT $4",
+};

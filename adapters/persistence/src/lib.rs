@@ -1,0 +1,22 @@
+//! The ports that keep things, on PostgreSQL and on SQLite.
+//!
+//! Each step is one statement where PostgreSQL can say it in one, and one short transaction
+//! otherwise. Statements are written twice, side by side, where the two databases differ; one
+//! conformance suite holds both to the ports' contracts.
+
+mod backlog;
+mod database;
+mod leases;
+mod ledger;
+mod outbox;
+mod schema;
+
+pub use backlog::SqlBacklog;
+pub use database::{Database, DatabaseSettings, PostgresSettings, SslMode};
+pub use leases::SqlPartitionLeases;
+pub use ledger::SqlDeliveryLedger;
+pub use outbox::{CoalescingOutbox, OutboxSettings};
+pub use schema::{SchemaError, check_schema};
+
+#[cfg(test)]
+mod tests;

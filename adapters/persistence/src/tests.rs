@@ -1,0 +1,30 @@
+//! One suite for both databases: what the ports promise.
+
+mod deliveries;
+mod messages;
+mod partitions;
+mod schemas;
+mod support;
+
+/// Runs each test of a module on PostgreSQL and on SQLite, each on a database of its own.
+macro_rules! on_both_databases {
+    ($($test:ident),* $(,)?) => {
+        mod postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(database) = crate::tests::support::postgres().await {
+                    super::$test(database).await;
+                }
+            })*
+        }
+
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $test() {
+                let (database, _folder) = crate::tests::support::sqlite().await;
+                super::$test(database).await;
+            })*
+        }
+    };
+}
+use on_both_databases;

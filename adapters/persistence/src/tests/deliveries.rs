@@ -1,0 +1,333 @@
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use application::ports::{
+    Backlog, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, LedgerError,
+    Outbox, PartitionLeases, Started, Unreadable, Verdict,
+};
+use domain::{MessageId, Validity};
+
+use super::{
+    on_both_databases,
+    support::{count, incoming, new_message, phone},
+};
+use crate::{
+    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases,
+};
+
+on_both_databases!(
+    a_message_is_admitted_once,
+    the_offset_moves_with_the_messages,
+    admission_takes_the_message_out_of_the_outbox,
+    each_group_has_its_own_ledger,
+    a_fenced_owner_writes_nothing,
+    a_call_is_begun_once,
+    a_finished_message_has_no_code,
+    an_outcome_of_an_earlier_call_is_passed_over,
+    an_outcome_counts_after_the_partition_has_gone,
+    a_retry_waits_for_its_time,
+    a_retry_that_would_come_too_late_expires_the_message,
+    an_expired_message_is_never_called_for,
+    a_record_that_says_nothing_of_time_gets_the_default,
+    unreadable_records_are_buried_with_their_place,
+    of_each_phone_the_oldest_is_due,
+    an_interrupted_call_is_due_when_its_time_is_over,
+);
+
+const LONG: Duration = Duration::from_secs(60);
+const NONE: Duration = Duration::ZERO;
+
+struct Consumer {
+    ledger: SqlDeliveryLedger,
+    leases: SqlPartitionLeases,
+    lease: Lease,
+}
+
+/// A consumer that holds partition 0.
+async fn consumer(database: &Database, group: &str, member: &str, ttl: Duration) -> Consumer {
+    let leases =
+        SqlPartitionLeases::new(database.clone(), group.into(), "message".into(), member.into());
+    leases.register(&[0]).await.unwrap();
+    let lease = leases.acquire(1, ttl).await.unwrap().remove(0);
+    let ledger =
+        SqlDeliveryLedger::new(database.clone(), group.into(), "message".into(), member.into());
+    Consumer { ledger, leases, lease }
+}
+
+impl Consumer {
+    async fn admit(&self, messages: &[Incoming]) -> Vec<MessageId> {
+        self.ledger.admit(&self.lease, &batch(messages, 1)).await.unwrap()
+    }
+
+    async fn start(&self, id: MessageId, limit: Duration) -> Started {
+        self.ledger.start(&self.lease, &[id], limit).await.unwrap()
+    }
+
+    /// Begins a call and returns its attempt.
+    async fn call(&self, id: MessageId, limit: Duration) -> u32 {
+        self.start(id, limit).await.calls[0].attempt
+    }
+
+    async fn finish(&self, id: MessageId, attempt: u32, verdict: Verdict) -> Option<DeliveryState> {
+        let outcome = CallOutcome { id, attempt, verdict, detail: "said".into() };
+        let recorded = self.ledger.finish(&[outcome]).await.unwrap();
+        recorded.first().map(|recorded| recorded.state)
+    }
+
+    async fn due(&self) -> Vec<MessageId> {
+        let due = self.ledger.due(&self.lease, 100).await.unwrap();
+        due.into_iter().map(|due| due.message.id).collect()
+    }
+}
+
+fn batch(messages: &[Incoming], next_offset: i64) -> Batch {
+    Batch {
+        messages: messages.to_vec(),
+        unreadable: Vec::new(),
+        next_offset,
+        default_ttl: Duration::from_secs(600),
+    }
+}
+
+fn sent() -> Verdict {
+    Verdict::Sent { reference: Some("gw-1".into()) }
+}
+
+async fn a_message_is_admitted_once(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let (one, two) = (incoming(&phone(1)), incoming(&phone(2)));
+
+    let first = consumer.admit(&[one.clone(), one.clone()]).await;
+    let second = consumer.admit(&[one.clone(), two.clone()]).await;
+
+    assert_eq!(first, [one.message.id]);
+    assert_eq!(second, [two.message.id]);
+    assert_eq!(count(&database, "delivery").await, 2);
+}
+
+async fn the_offset_moves_with_the_messages(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    assert_eq!(consumer.lease.next_offset, None);
+
+    consumer.ledger.admit(&consumer.lease, &batch(&[incoming(&phone(1))], 41)).await.unwrap();
+    consumer.ledger.admit(&consumer.lease, &batch(&[], 42)).await.unwrap();
+
+    consumer.leases.release(&consumer.lease).await.unwrap();
+    let again = consumer.leases.acquire(1, LONG).await.unwrap();
+    assert_eq!(again[0].next_offset, Some(42));
+}
+
+async fn admission_takes_the_message_out_of_the_outbox(database: Database) {
+    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
+    for number in 0..3 {
+        outbox.enqueue(new_message(&phone(number))).await.unwrap();
+    }
+    let backlog = SqlBacklog::new(database.clone());
+    let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
+    backlog.settle(&[claimed[0].claim], LONG).await.unwrap();
+    let record = |number: usize| Incoming {
+        message: claimed[number].message.clone(),
+        validity: Some(claimed[number].validity),
+        trace: Some(claimed[number].trace.clone()),
+        sequence: Some(claimed[number].claim.sequence),
+    };
+    let consumer = consumer(&database, "1", "a", LONG).await;
+
+    // The first is in transit, the second not even settled, the third is said to be another's.
+    let foreign = Incoming { sequence: record(2).sequence, ..incoming(&phone(7)) };
+    consumer.admit(&[record(0), record(1), foreign]).await;
+
+    let size = backlog.size().await.unwrap();
+    assert_eq!((size.waiting, size.in_transit), (1, 0));
+    backlog.settle(&[claimed[1].claim], LONG).await.unwrap();
+    assert_eq!(backlog.size().await.unwrap().in_transit, 0);
+}
+
+async fn each_group_has_its_own_ledger(database: Database) {
+    let one = consumer(&database, "1", "a", LONG).await;
+    let two = consumer(&database, "2", "a", LONG).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+
+    assert_eq!(one.admit(std::slice::from_ref(&message)).await, [id]);
+    let attempt = one.call(id, LONG).await;
+    one.finish(id, attempt, sent()).await;
+
+    assert_eq!(two.admit(&[message]).await, [id]);
+    assert_eq!(two.start(id, LONG).await.calls.len(), 1);
+}
+
+async fn a_fenced_owner_writes_nothing(database: Database) {
+    let old = consumer(&database, "1", "a", NONE).await;
+    let known = incoming(&phone(1));
+    old.admit(std::slice::from_ref(&known)).await;
+    let new = consumer(&database, "1", "b", LONG).await;
+
+    let admitted = old.ledger.admit(&old.lease, &batch(&[incoming(&phone(2))], 99)).await;
+    let started = old.ledger.start(&old.lease, &[known.message.id], LONG).await;
+
+    assert!(matches!(admitted, Err(LedgerError::Fenced { partition: 0 })), "{admitted:?}");
+    assert!(matches!(started, Err(LedgerError::Fenced { partition: 0 })), "{started:?}");
+    assert_eq!(count(&database, "delivery").await, 1);
+    assert_eq!(count(&database, "partition_lease WHERE next_offset = 99").await, 0);
+    assert_eq!(new.start(known.message.id, LONG).await.calls.len(), 1);
+}
+
+async fn a_call_is_begun_once(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let message = incoming(&phone(1));
+    consumer.admit(std::slice::from_ref(&message)).await;
+
+    let first = consumer.start(message.message.id, LONG).await;
+    let second = consumer.start(message.message.id, LONG).await;
+
+    assert_eq!(first.calls.len(), 1);
+    assert_eq!(second, Started::default());
+}
+
+async fn a_finished_message_has_no_code(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    for verdict in [sent(), Verdict::Failed, Verdict::Unknown] {
+        let message = incoming(&phone(1));
+        let id = message.message.id;
+        consumer.admit(&[message]).await;
+        let attempt = consumer.call(id, LONG).await;
+
+        let state = consumer.finish(id, attempt, verdict).await;
+
+        assert!(state.is_some());
+        assert_eq!(consumer.finish(id, attempt, Verdict::Failed).await, None, "ended twice");
+    }
+    assert_eq!(count(&database, "delivery WHERE code IS NOT NULL OR ended_at IS NULL").await, 0);
+    assert_eq!(count(&database, "delivery WHERE reference = 'gw-1' AND state = 'sent'").await, 1);
+}
+
+async fn an_outcome_of_an_earlier_call_is_passed_over(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    consumer.admit(&[message]).await;
+    let first = consumer.call(id, NONE).await;
+    let second = consumer.call(id, LONG).await;
+
+    assert_eq!(consumer.finish(id, first, Verdict::Failed).await, None);
+    assert_eq!(consumer.finish(id, second, sent()).await, Some(DeliveryState::Sent));
+}
+
+async fn an_outcome_counts_after_the_partition_has_gone(database: Database) {
+    let old = consumer(&database, "1", "a", NONE).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    old.admit(&[message]).await;
+    let attempt = old.call(id, LONG).await;
+    let new = consumer(&database, "1", "b", LONG).await;
+
+    assert_eq!(new.start(id, LONG).await, Started::default(), "its call is still under way");
+    assert_eq!(old.finish(id, attempt, sent()).await, Some(DeliveryState::Sent));
+}
+
+async fn a_retry_waits_for_its_time(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let (soon, later) = (incoming(&phone(1)), incoming(&phone(2)));
+    consumer.admit(&[soon.clone(), later.clone()]).await;
+    for (message, after) in [(&soon, NONE), (&later, LONG)] {
+        let attempt = consumer.call(message.message.id, LONG).await;
+        let state = consumer.finish(message.message.id, attempt, Verdict::Retry { after }).await;
+        assert_eq!(state, Some(DeliveryState::Pending));
+    }
+
+    assert_eq!(consumer.due().await, [soon.message.id]);
+    assert_eq!(consumer.call(soon.message.id, LONG).await, 2);
+}
+
+async fn a_retry_that_would_come_too_late_expires_the_message(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    consumer.admit(&[message]).await;
+    let attempt = consumer.call(id, LONG).await;
+
+    let after = Duration::from_secs(601);
+    let state = consumer.finish(id, attempt, Verdict::Retry { after }).await;
+
+    assert_eq!(state, Some(DeliveryState::Expired));
+    assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
+}
+
+async fn an_expired_message_is_never_called_for(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let long_ago = Validity::starting_at(UNIX_EPOCH + LONG, LONG);
+    let old = Incoming { validity: Some(long_ago), ..incoming(&phone(1)) };
+    let ageing = incoming(&phone(2));
+
+    let admitted = consumer.admit(&[old]).await;
+    assert_eq!(admitted, []);
+    assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 1);
+
+    let soon_over = Batch { default_ttl: Duration::from_millis(30), ..batch(&[ageing.clone()], 2) };
+    consumer.ledger.admit(&consumer.lease, &soon_over).await.unwrap();
+    let over = "delivery WHERE expires_at > now()";
+    let over = if database.is_postgres() {
+        over.to_owned()
+    } else {
+        over.replace("now()", "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
+    };
+    while count(&database, &over).await > 0 {}
+    let started = consumer.start(ageing.message.id, LONG).await;
+    assert_eq!(started.calls, []);
+    assert_eq!(started.expired[0].state, DeliveryState::Expired);
+    assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 2);
+}
+
+async fn a_record_that_says_nothing_of_time_gets_the_default(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let message = incoming(&phone(1));
+    consumer.admit(std::slice::from_ref(&message)).await;
+
+    let started = consumer.start(message.message.id, LONG).await;
+
+    // The test's clock and the database's are the same machine's.
+    #[expect(clippy::disallowed_methods, reason = "compared with the database's clock")]
+    let left = started.calls[0].expires_at.duration_since(SystemTime::now()).unwrap();
+    assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(601), "{left:?}");
+}
+
+async fn unreadable_records_are_buried_with_their_place(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let mut batch = batch(&[incoming(&phone(1))], 12);
+    batch.unreadable = vec![(10, Unreadable("not JSON")), (11, Unreadable("no phone"))];
+
+    consumer.ledger.admit(&consumer.lease, &batch).await.unwrap();
+
+    assert_eq!(count(&database, "dead_letter").await, 2);
+    let one = "dead_letter WHERE partition = 0 AND record_offset = 11 AND reason = 'no phone'";
+    assert_eq!(count(&database, one).await, 1);
+}
+
+async fn of_each_phone_the_oldest_is_due(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let messages: Vec<_> = [1, 2, 1, 3].map(|number| incoming(&phone(number))).to_vec();
+    let ids: Vec<_> = messages.iter().map(|message| message.message.id).collect();
+    consumer.admit(&messages).await;
+    let attempt = consumer.call(ids[1], LONG).await;
+    consumer.finish(ids[1], attempt, sent()).await;
+
+    assert_eq!(consumer.due().await, [ids[0], ids[3]]);
+    let mut open = consumer.ledger.open(&consumer.lease).await.unwrap();
+    open.sort();
+    assert_eq!(open, [(phone(1).parse().unwrap(), 2), (phone(3).parse().unwrap(), 1)]);
+}
+
+async fn an_interrupted_call_is_due_when_its_time_is_over(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let messages = [incoming(&phone(1)), incoming(&phone(2))];
+    consumer.admit(&messages).await;
+    consumer.call(messages[0].message.id, NONE).await;
+    consumer.call(messages[1].message.id, LONG).await;
+
+    let due = consumer.ledger.due(&consumer.lease, 10).await.unwrap();
+
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].message, messages[0].message);
+    assert!(due[0].interrupted);
+    assert_eq!(due[0].attempt, 1);
+}

@@ -1,0 +1,241 @@
+use std::{collections::HashSet, num::NonZeroU32, time::Duration};
+
+use application::ports::{
+    Backlog, BacklogSize, Claim, Claimed, EnqueueError, NewMessage, Outbox, Swept,
+};
+use sea_orm::ConnectionTrait;
+use tokio::task::JoinSet;
+
+use super::{
+    on_both_databases,
+    support::{new_message, phone},
+};
+use crate::{CoalescingOutbox, Database, OutboxSettings, SqlBacklog};
+
+on_both_databases!(
+    a_claimed_message_is_the_one_that_was_stored,
+    the_oldest_come_first,
+    two_claimers_never_get_the_same_message,
+    a_lease_that_ran_out_gives_the_message_to_another,
+    an_extended_lease_keeps_the_message_hidden,
+    a_settled_message_is_in_transit,
+    what_no_consumer_took_over_in_time_waits_again,
+    an_expired_message_is_never_claimed,
+    a_phone_keeps_its_order_across_relays,
+    a_refused_row_fails_its_own_caller_only,
+    a_full_queue_is_refused_at_once,
+);
+
+const LONG: Duration = Duration::from_secs(60);
+const NONE: Duration = Duration::ZERO;
+
+fn limit(limit: u32) -> NonZeroU32 {
+    NonZeroU32::new(limit).unwrap()
+}
+
+/// Stores messages one after the other.
+async fn store(database: &Database, messages: &[NewMessage]) {
+    let (outbox, _writers) = CoalescingOutbox::start(database, OutboxSettings::default());
+    for message in messages {
+        outbox.enqueue(message.clone()).await.unwrap();
+    }
+}
+
+fn claims(claimed: &[Claimed]) -> Vec<Claim> {
+    claimed.iter().map(|claimed| claimed.claim).collect()
+}
+
+async fn a_claimed_message_is_the_one_that_was_stored(database: Database) {
+    let stored = new_message(&phone(1));
+    store(&database, std::slice::from_ref(&stored)).await;
+
+    let claimed = SqlBacklog::new(database).claim(limit(10), LONG).await.unwrap();
+
+    let [claimed] = &claimed[..] else { panic!("{} claimed", claimed.len()) };
+    assert_eq!(claimed.message, stored.message);
+    assert_eq!(claimed.trace, stored.trace);
+    let validity = claimed.validity;
+    assert_eq!(validity.expires_at.duration_since(validity.accepted_at).unwrap(), stored.ttl);
+}
+
+async fn the_oldest_come_first(database: Database) {
+    let stored: Vec<_> = (0..20).map(|number| new_message(&phone(number))).collect();
+    store(&database, &stored).await;
+    let backlog = SqlBacklog::new(database);
+
+    let mut claimed = backlog.claim(limit(15), LONG).await.unwrap();
+    claimed.extend(backlog.claim(limit(15), LONG).await.unwrap());
+
+    let expected: Vec<_> = stored.into_iter().map(|stored| stored.message).collect();
+    let claimed: Vec<_> = claimed.into_iter().map(|claimed| claimed.message).collect();
+    assert_eq!(claimed, expected);
+}
+
+async fn two_claimers_never_get_the_same_message(database: Database) {
+    const MESSAGES: usize = 600;
+    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
+    let mut requests = JoinSet::new();
+    for number in 0..MESSAGES {
+        let outbox = outbox.clone();
+        requests.spawn(async move { outbox.enqueue(new_message(&phone(number))).await.unwrap() });
+    }
+    requests.join_all().await;
+
+    let mut claimers = JoinSet::new();
+    for _ in 0..6 {
+        let backlog = SqlBacklog::new(database.clone());
+        claimers.spawn(async move {
+            let mut mine = Vec::new();
+            loop {
+                let claimed = backlog.claim(limit(25), LONG).await.unwrap();
+                if claimed.is_empty() {
+                    return mine;
+                }
+                mine.extend(claimed.into_iter().map(|claimed| claimed.message.id));
+            }
+        });
+    }
+    let claimed: Vec<_> = claimers.join_all().await.into_iter().flatten().collect();
+
+    assert_eq!(claimed.len(), MESSAGES);
+    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), MESSAGES);
+}
+
+async fn a_lease_that_ran_out_gives_the_message_to_another(database: Database) {
+    store(&database, &[new_message(&phone(1))]).await;
+    let backlog = SqlBacklog::new(database);
+
+    let first = backlog.claim(limit(1), NONE).await.unwrap();
+    let second = backlog.claim(limit(1), LONG).await.unwrap();
+    let third = backlog.claim(limit(1), LONG).await.unwrap();
+    assert_eq!(second[0].claim.attempt, first[0].claim.attempt + 1);
+    assert_eq!(third, []);
+
+    backlog.settle(&claims(&first), LONG).await.unwrap();
+    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 0 });
+    backlog.settle(&claims(&second), LONG).await.unwrap();
+    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 0, in_transit: 1 });
+}
+
+async fn an_extended_lease_keeps_the_message_hidden(database: Database) {
+    store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
+    let backlog = SqlBacklog::new(database);
+
+    let claimed = backlog.claim(limit(2), NONE).await.unwrap();
+    let stale = Claim { attempt: claimed[1].claim.attempt - 1, ..claimed[1].claim };
+    backlog.extend(&[claimed[0].claim, stale], LONG).await.unwrap();
+
+    let free = backlog.claim(limit(2), LONG).await.unwrap();
+    assert_eq!(free.len(), 1);
+    assert_eq!(free[0].message, claimed[1].message);
+}
+
+async fn a_settled_message_is_in_transit(database: Database) {
+    store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
+    let backlog = SqlBacklog::new(database);
+
+    let claimed = backlog.claim(limit(1), LONG).await.unwrap();
+    backlog.settle(&claims(&claimed), LONG).await.unwrap();
+    backlog.settle(&claims(&claimed), LONG).await.unwrap();
+    backlog.settle(&[], LONG).await.unwrap();
+
+    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 1 });
+    assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
+}
+
+async fn what_no_consumer_took_over_in_time_waits_again(database: Database) {
+    store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
+    let backlog = SqlBacklog::new(database);
+    let claimed = backlog.claim(limit(2), LONG).await.unwrap();
+    backlog.settle(&claims(&claimed[..1]), NONE).await.unwrap();
+    backlog.settle(&claims(&claimed[1..]), LONG).await.unwrap();
+
+    let swept = backlog.sweep().await.unwrap();
+
+    assert_eq!(swept, Swept { waiting_again: 1, expired: 0 });
+    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 1 });
+    let again = backlog.claim(limit(2), LONG).await.unwrap();
+    assert_eq!(again[0].claim.sequence, claimed[0].claim.sequence);
+    assert_eq!(again[0].message, claimed[0].message);
+    assert_eq!(again[0].validity, claimed[0].validity);
+
+    backlog.settle(&claims(&again), NONE).await.unwrap();
+    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 1, expired: 0 });
+}
+
+async fn an_expired_message_is_never_claimed(database: Database) {
+    let expired = NewMessage { ttl: NONE, ..new_message(&phone(1)) };
+    store(&database, &[expired, new_message(&phone(2))]).await;
+    let backlog = SqlBacklog::new(database);
+
+    assert_eq!(backlog.claim(limit(10), LONG).await.unwrap().len(), 1);
+    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 0, expired: 1 });
+    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 0 });
+}
+
+async fn a_phone_keeps_its_order_across_relays(database: Database) {
+    let stored: Vec<_> = [1, 1, 2, 1].map(|number| new_message(&phone(number))).to_vec();
+    store(&database, &stored).await;
+    let backlog = SqlBacklog::new(database);
+
+    let first = backlog.claim(limit(1), LONG).await.unwrap();
+    let meanwhile = backlog.claim(limit(10), LONG).await.unwrap();
+    assert_eq!(first[0].message, stored[0].message);
+    assert_eq!(meanwhile.len(), 1, "only the other phone's message is free");
+    assert_eq!(meanwhile[0].message, stored[2].message);
+
+    backlog.settle(&claims(&first), LONG).await.unwrap();
+    let rest = backlog.claim(limit(10), LONG).await.unwrap();
+    assert_eq!(rest.len(), 2);
+    assert_eq!(rest[0].message, stored[1].message);
+    assert_eq!(rest[1].message, stored[3].message);
+}
+
+async fn a_refused_row_fails_its_own_caller_only(database: Database) {
+    let refuse = if database.is_postgres() {
+        "ALTER TABLE outbox ADD CHECK (phone <> '79990000003')"
+    } else {
+        "CREATE TRIGGER refuse BEFORE INSERT ON outbox WHEN new.phone = '79990000003'
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    };
+    database.connection().execute_unprepared(refuse).await.unwrap();
+    // One writer, so that all but the first wait together.
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+
+    let mut requests = JoinSet::new();
+    for number in 0..20 {
+        let outbox = outbox.clone();
+        requests.spawn(async move { (number, outbox.enqueue(new_message(&phone(number))).await) });
+    }
+    let answers = requests.join_all().await;
+
+    for (number, answer) in answers {
+        assert_eq!(answer.is_ok(), number != 3, "request {number}: {answer:?}");
+    }
+    assert_eq!(SqlBacklog::new(database).size().await.unwrap().waiting, 19);
+}
+
+async fn a_full_queue_is_refused_at_once(database: Database) {
+    // Nothing can be stored while this transaction is open.
+    let transaction = database.begin().await.unwrap();
+    if database.is_postgres() {
+        transaction.execute_unprepared("LOCK TABLE outbox").await.unwrap();
+    }
+    let settings = OutboxSettings { queue: 1, writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+
+    let mut requests = JoinSet::new();
+    for number in 0..10 {
+        let outbox = outbox.clone();
+        requests.spawn(async move { outbox.enqueue(new_message(&phone(number))).await });
+    }
+    // One is in the queue and, depending on who was first, one with the writer.
+    for _ in 0..8 {
+        let answer = requests.join_next().await.unwrap().unwrap();
+        assert!(matches!(answer, Err(EnqueueError::Full)), "{answer:?}");
+    }
+
+    transaction.rollback().await.unwrap();
+    assert!(requests.join_all().await.iter().any(Result::is_ok));
+}

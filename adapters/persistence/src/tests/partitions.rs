@@ -1,0 +1,123 @@
+use std::time::Duration;
+
+use application::ports::{Lease, PartitionLeases};
+use tokio::task::JoinSet;
+
+use super::on_both_databases;
+use crate::{Database, SqlPartitionLeases};
+
+on_both_databases!(
+    a_partition_has_one_owner,
+    a_lease_that_ran_out_goes_to_another_with_a_higher_epoch,
+    a_lease_that_ran_out_and_that_nobody_took_can_be_renewed,
+    a_released_partition_is_free_at_once,
+    knows_who_lives,
+    tells_partitions_that_came_later,
+    groups_do_not_know_each_other,
+);
+
+const LONG: Duration = Duration::from_secs(60);
+const NONE: Duration = Duration::ZERO;
+
+fn consumer(database: &Database, member: &str) -> SqlPartitionLeases {
+    SqlPartitionLeases::new(database.clone(), "1".into(), "message".into(), member.into())
+}
+
+fn partitions(leases: &[Lease]) -> Vec<i32> {
+    let mut partitions: Vec<_> = leases.iter().map(|lease| lease.partition).collect();
+    partitions.sort_unstable();
+    partitions
+}
+
+async fn a_partition_has_one_owner(database: Database) {
+    consumer(&database, "a").register(&(0..12).collect::<Vec<_>>()).await.unwrap();
+
+    let mut consumers = JoinSet::new();
+    for member in ["a", "b", "c", "d"] {
+        let consumer = consumer(&database, member);
+        consumers.spawn(async move {
+            let mut mine = Vec::new();
+            loop {
+                let more = consumer.acquire(2, LONG).await.unwrap();
+                if more.is_empty() {
+                    return mine;
+                }
+                assert!(more.len() <= 2);
+                mine.extend(more);
+            }
+        });
+    }
+    let all = consumers.join_all().await.concat();
+
+    assert_eq!(partitions(&all), (0..12).collect::<Vec<_>>());
+}
+
+async fn a_lease_that_ran_out_goes_to_another_with_a_higher_epoch(database: Database) {
+    let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
+    a.register(&[0]).await.unwrap();
+
+    let first = a.acquire(1, NONE).await.unwrap();
+    let second = b.acquire(1, LONG).await.unwrap();
+
+    assert!(second[0].epoch > first[0].epoch);
+    assert!(a.renew(&first, LONG).await.unwrap().held.is_empty());
+    assert_eq!(b.renew(&second, LONG).await.unwrap().held, [0]);
+    a.release(&first[0]).await.unwrap();
+    assert_eq!(a.acquire(1, LONG).await.unwrap(), [], "released by one who did not own it");
+}
+
+async fn a_lease_that_ran_out_and_that_nobody_took_can_be_renewed(database: Database) {
+    let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
+    a.register(&[0]).await.unwrap();
+    let lease = a.acquire(1, NONE).await.unwrap();
+
+    assert_eq!(a.renew(&lease, LONG).await.unwrap().held, [0]);
+    assert_eq!(b.acquire(1, LONG).await.unwrap(), []);
+}
+
+async fn a_released_partition_is_free_at_once(database: Database) {
+    let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
+    a.register(&[0, 1]).await.unwrap();
+    let leases = a.acquire(2, LONG).await.unwrap();
+    assert_eq!(b.acquire(2, LONG).await.unwrap(), []);
+
+    a.release(&leases[1]).await.unwrap();
+
+    assert_eq!(partitions(&b.acquire(2, LONG).await.unwrap()), [leases[1].partition]);
+}
+
+async fn knows_who_lives(database: Database) {
+    let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
+    a.register(&[0, 1, 2]).await.unwrap();
+
+    assert_eq!(a.renew(&[], LONG).await.unwrap().members, 1);
+    assert_eq!(b.renew(&[], LONG).await.unwrap().members, 2);
+    assert_eq!(b.renew(&[], LONG).await.unwrap().partitions, 3);
+    a.leave().await.unwrap();
+    assert_eq!(b.renew(&[], LONG).await.unwrap().members, 1);
+    assert_eq!(a.renew(&[], NONE).await.unwrap().members, 1, "one who has died does not count");
+}
+
+async fn tells_partitions_that_came_later(database: Database) {
+    let a = consumer(&database, "a");
+
+    a.register(&[0, 1]).await.unwrap();
+    a.register(&[0, 1, 2]).await.unwrap();
+
+    let mut leases = a.acquire(9, LONG).await.unwrap();
+    leases.sort_unstable_by_key(|lease| lease.partition);
+    let later: Vec<_> = leases.iter().map(|lease| lease.added_later).collect();
+    assert_eq!(later, [false, false, true]);
+    assert!(leases.iter().all(|lease| lease.next_offset.is_none()));
+}
+
+async fn groups_do_not_know_each_other(database: Database) {
+    let one = consumer(&database, "a");
+    let two = SqlPartitionLeases::new(database, "2".into(), "message".into(), "a".into());
+    one.register(&[0]).await.unwrap();
+    two.register(&[0]).await.unwrap();
+
+    assert_eq!(one.acquire(1, LONG).await.unwrap().len(), 1);
+    assert_eq!(two.acquire(1, LONG).await.unwrap().len(), 1);
+    assert_eq!(one.renew(&[], LONG).await.unwrap().members, 1);
+}

@@ -1,0 +1,106 @@
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use application::{
+    TraceParent,
+    ports::{Incoming, NewMessage},
+};
+use domain::{Message, MessageId};
+use migration::{Migrator, MigratorTrait};
+use rand::{SeedableRng, rngs::StdRng};
+use sea_orm::{ConnectionTrait, sqlx};
+
+use crate::{Database, DatabaseSettings, PostgresSettings, SslMode};
+
+/// A new database on the server that `TEST_POSTGRES_URL` names. Without one the test is skipped,
+/// unless `REQUIRE_SERVICES` says that it must not be.
+pub(super) async fn postgres() -> Option<Database> {
+    let database = empty_postgres().await?;
+    Migrator::up(database.connection(), None).await.unwrap();
+    Some(database)
+}
+
+pub(super) async fn empty_postgres() -> Option<Database> {
+    let Some(url) = environment("TEST_POSTGRES_URL") else {
+        assert!(environment("REQUIRE_SERVICES").is_none(), "TEST_POSTGRES_URL is not set");
+        eprintln!("skipped: TEST_POSTGRES_URL is not set");
+        return None;
+    };
+    let options = sqlx::postgres::PgConnectOptions::from_str(&url).unwrap();
+    let name = format!("test_{}", MessageId::generate(&mut rng()).as_uuid().simple());
+    let mut settings = PostgresSettings {
+        host: options.get_host().to_owned(),
+        port: options.get_port(),
+        database: options.get_database().unwrap().to_owned(),
+        user: options.get_username().to_owned(),
+        password: url.split(['/', ':', '@']).nth(4).map(str::to_owned),
+        ssl_mode: SslMode::Disable,
+        ssl_root_cert: None,
+    };
+    let server = Database::connect_lazily(&DatabaseSettings::Postgres(settings.clone()), "test", 1);
+    server.connection().execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+    server.close().await.unwrap();
+    settings.database = name;
+    Some(Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 8))
+}
+
+pub(super) async fn sqlite() -> (Database, Folder) {
+    let (database, folder) = empty_sqlite();
+    Migrator::up(database.connection(), None).await.unwrap();
+    (database, folder)
+}
+
+pub(super) fn empty_sqlite() -> (Database, Folder) {
+    let name = format!("messager-{}", MessageId::generate(&mut rng()));
+    let folder = Folder(std::env::temp_dir().join(name));
+    std::fs::create_dir(&folder.0).unwrap();
+    let settings = DatabaseSettings::Sqlite(folder.0.join("messager.db"));
+    (Database::connect_lazily(&settings, "test", 1), folder)
+}
+
+/// Removed when dropped.
+pub(super) struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests are told of their servers this way")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+pub(super) fn rng() -> StdRng {
+    StdRng::try_from_rng(&mut rand::rngs::SysRng).unwrap()
+}
+
+pub(super) fn new_message(phone: &str) -> NewMessage {
+    NewMessage {
+        message: Message {
+            id: MessageId::generate(&mut rng()),
+            phone: phone.parse().unwrap(),
+            code: "048213".parse().unwrap(),
+        },
+        ttl: Duration::from_secs(600),
+        trace: TraceParent::generate(&mut rng()),
+    }
+}
+
+pub(super) fn phone(number: usize) -> String {
+    format!("7999{number:07}")
+}
+
+/// A record that says nothing but phone and code.
+pub(super) fn incoming(phone: &str) -> Incoming {
+    let NewMessage { message, .. } = new_message(phone);
+    Incoming { message, validity: None, trace: None, sequence: None }
+}
+
+pub(super) async fn count(database: &Database, from: &str) -> i64 {
+    let backend = database.connection().get_database_backend();
+    let sql = format!("SELECT count(*) AS n FROM {from}");
+    let statement = sea_orm::Statement::from_string(backend, sql);
+    let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
+    row.try_get("", "n").unwrap()
+}

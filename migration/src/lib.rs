@@ -1,0 +1,37 @@
+//! The database schema, on PostgreSQL and on SQLite.
+//!
+//! A migration suits the code before and after it: add, move over, remove later. Each has a
+//! `down`, and the conformance tests of `adapters-persistence` run it.
+
+pub use sea_orm_migration::{MigratorTrait, migrator::MigrationStatus};
+use sea_orm_migration::{
+    async_trait,
+    prelude::{DbErr, MigrationTrait, SchemaManager},
+    sea_orm::{ConnectionTrait, DbBackend},
+};
+
+mod m20261122_000001_pipeline;
+
+/// All migrations, oldest first.
+#[derive(Debug)]
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m20261122_000001_pipeline::Migration)]
+    }
+}
+
+/// Runs the statements that fit the database at hand.
+async fn run(
+    manager: &SchemaManager<'_>,
+    postgres: &'static str,
+    sqlite: &'static str,
+) -> Result<(), DbErr> {
+    let sql = match manager.get_database_backend() {
+        DbBackend::Sqlite => sqlite,
+        _ => postgres,
+    };
+    manager.get_connection().execute_unprepared(sql).await.map(|_| ())
+}

@@ -1,0 +1,121 @@
+use std::{
+    fmt,
+    io::{self, Write},
+    sync::{Mutex, PoisonError},
+};
+
+use application::ports::{Accepted, SendError, Sms, SmsGateway};
+use autometrics::autometrics;
+
+/// Prints every SMS with its number and its code, which is what a developer needs.
+///
+/// Not for production: whoever reads the output can read the codes.
+pub struct ConsoleGateway {
+    output: Mutex<Box<dyn Write + Send>>,
+}
+
+impl ConsoleGateway {
+    /// Prints to the standard output of the process.
+    pub fn stdout() -> Self {
+        Self::new(io::stdout())
+    }
+
+    /// Prints to `output`, one line for each SMS.
+    pub fn new(output: impl Write + Send + 'static) -> Self {
+        Self { output: Mutex::new(Box::new(output)) }
+    }
+}
+
+impl SmsGateway for ConsoleGateway {
+    #[autometrics(struct_name = "ConsoleGateway")]
+    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
+        let line = format!("SMS to {}: {}\n", sms.message.phone.as_str(), sms.text);
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        match output.write_all(line.as_bytes()).and_then(|()| output.flush()) {
+            Ok(()) => Ok(Accepted::default()),
+            Err(error) => Err(SendError::Unavailable {
+                detail: format!("the console did not take it: {}", error.kind()),
+                retry_after: None,
+            }),
+        }
+    }
+
+    /// A line printed twice costs nothing and bothers nobody, so a repeat is as good as none.
+    fn deduplicates(&self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for ConsoleGateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsoleGateway").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
+
+    use domain::{Message, MessageId};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Closed;
+
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn sms() -> Sms {
+        let message = Message {
+            id: MessageId::of_record("test", 0, 1, 0),
+            phone: "79991234567".parse().unwrap(),
+            code: "123456".parse().unwrap(),
+        };
+        let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(600);
+        Sms::new(message, &"Your code: {code}".parse().unwrap(), expires_at, None)
+    }
+
+    #[tokio::test]
+    async fn prints_one_line_for_each_sms() {
+        let paper = Paper::default();
+        let gateway = ConsoleGateway::new(paper.clone());
+
+        let accepted = gateway.send(&sms()).await;
+        gateway.send(&sms()).await.unwrap();
+
+        assert_eq!(accepted, Ok(Accepted { reference: None }));
+        assert!(gateway.deduplicates());
+        let printed = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(printed, "SMS to 79991234567: Your code: 123456\n".repeat(2));
+    }
+
+    #[tokio::test]
+    async fn says_when_it_cannot_print() {
+        let refused = ConsoleGateway::new(Closed).send(&sms()).await.unwrap_err();
+
+        assert_eq!(refused.to_string(), "unavailable: the console did not take it: broken pipe");
+    }
+}

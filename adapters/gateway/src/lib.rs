@@ -1,0 +1,34 @@
+//! Gateways that take an SMS: a console for development, and a provider's webhook.
+
+mod console;
+mod webhook;
+mod wire;
+
+use application::ports::{Accepted, SendError, Sms, SmsGateway};
+
+pub use console::ConsoleGateway;
+pub use webhook::{InvalidWebhook, WebhookGateway, WebhookSettings};
+
+/// The gateway that the configuration names.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a process has one")]
+pub enum Gateway {
+    Console(ConsoleGateway),
+    Webhook(WebhookGateway),
+}
+
+impl SmsGateway for Gateway {
+    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
+        match self {
+            Self::Console(gateway) => gateway.send(sms).await,
+            Self::Webhook(gateway) => gateway.send(sms).await,
+        }
+    }
+
+    fn deduplicates(&self) -> bool {
+        match self {
+            Self::Console(gateway) => gateway.deduplicates(),
+            Self::Webhook(gateway) => gateway.deduplicates(),
+        }
+    }
+}

@@ -1,0 +1,416 @@
+use std::time::SystemTime;
+
+use domain::{Message, MessageId};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinHandle,
+};
+
+use super::*;
+
+const PHONE: &str = "79991234567";
+const CODE: &str = "482915";
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+fn sms() -> Sms {
+    let message = Message {
+        id: MessageId::of_record("test", 0, 1, 0),
+        phone: PHONE.parse().unwrap(),
+        code: CODE.parse().unwrap(),
+    };
+    let expires_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    Sms::new(message, &"Ваш код: {code}".parse().unwrap(), expires_at, TRACE.parse().ok())
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/sms?key=k", listener.local_addr().unwrap());
+    (listener, url)
+}
+
+fn gateway(url: &str, timeout: Duration) -> WebhookGateway {
+    WebhookGateway::new(WebhookSettings { url: url.parse().unwrap(), timeout }).unwrap()
+}
+
+/// For answers that come, however slow the machine.
+const AMPLE: Duration = Duration::from_secs(20);
+
+/// For answers that never come.
+const SHORT: Duration = Duration::from_millis(200);
+
+/// Reads one request, head and body, as it is on the wire.
+async fn read_request(stream: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    loop {
+        let read = stream.read_buf(&mut request).await.unwrap();
+        assert_ne!(read, 0, "the request breaks off: {}", request.escape_ascii());
+        let text = String::from_utf8_lossy(&request);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() >= length.parse().unwrap() {
+            return text.into_owned();
+        }
+    }
+}
+
+/// Answers one request with `answer` as it stands, and closes.
+async fn answering(
+    answer: impl Into<Vec<u8>>,
+    timeout: Duration,
+) -> (WebhookGateway, JoinHandle<String>) {
+    let (listener, url) = listen().await;
+    let answer = answer.into();
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = read_request(&mut stream).await;
+        // A client that has seen enough may have hung up.
+        let _ = stream.write_all(&answer).await;
+        let _ = stream.shutdown().await;
+        // Until the client has hung up too, so that nothing is reset under its eyes.
+        let _ = stream.read(&mut [0]).await;
+        request
+    });
+    (gateway(&url, timeout), server)
+}
+
+async fn answer_to(answer: impl Into<Vec<u8>>) -> Result<Accepted, SendError> {
+    let (gateway, server) = answering(answer, AMPLE).await;
+    let outcome = gateway.send(&sms()).await;
+    drop(gateway);
+    server.await.unwrap();
+    if let Err(error) = &outcome {
+        assert_tells_nothing(&format!("{error} {error:?}"));
+    }
+    outcome
+}
+
+#[track_caller]
+fn assert_tells_nothing(text: &str) {
+    for secret in [PHONE, CODE, "k=", "=k", "secret"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+fn rejected(detail: &str) -> SendError {
+    SendError::Rejected(detail.to_owned())
+}
+
+fn unavailable(detail: &str, seconds: Option<u64>) -> SendError {
+    let retry_after = seconds.map(Duration::from_secs);
+    SendError::Unavailable { detail: detail.to_owned(), retry_after }
+}
+
+#[tokio::test]
+async fn the_request_on_the_wire_is_the_documented_one() {
+    let (gateway, server) =
+        answering("HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n", AMPLE).await;
+    let host = gateway.target.authority().unwrap().to_string();
+
+    gateway.send(&sms()).await.unwrap();
+    drop(gateway);
+
+    let id = sms().message.id;
+    let body = format!(
+        r#"{{"id":"{id}","phone":"{PHONE}","code":"{CODE}","text":"Ваш код: {CODE}","expires_at":"2023-11-14T22:13:20.123Z"}}"#
+    );
+    let expected = format!(
+        "POST /sms?key=k HTTP/1.1\r\n\
+         content-type: application/json\r\n\
+         user-agent: messager/{}\r\n\
+         idempotency-key: {id}\r\n\
+         traceparent: {TRACE}\r\n\
+         host: {host}\r\n\
+         content-length: {}\r\n\r\n{body}",
+        env!("CARGO_PKG_VERSION"),
+        body.len(),
+    );
+    assert_eq!(server.await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn without_a_trace_there_is_no_traceparent() {
+    let (gateway, server) = answering("HTTP/1.1 200 OK\r\n\r\n", AMPLE).await;
+
+    gateway.send(&Sms { trace: None, ..sms() }).await.unwrap();
+    drop(gateway);
+
+    assert!(!server.await.unwrap().contains("traceparent"));
+}
+
+#[tokio::test]
+async fn credentials_go_into_a_header_and_nowhere_else() {
+    let (listener, url) = listen().await;
+    let url = url.replace("http://", "http://us%3Aer:p%40ss@");
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let request = read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        request
+    });
+
+    gateway(&url, AMPLE).send(&sms()).await.unwrap();
+
+    let request = server.await.unwrap();
+    let expected = format!("authorization: Basic {}\r\n", STANDARD.encode("us:er:p@ss"));
+    assert!(request.contains(&expected), "{request}");
+    assert!(!request.contains("p%40ss"), "{request}");
+}
+
+#[test]
+fn debug_shows_the_host_only() {
+    let url: Uri = "https://user:secret@sms.example:8443/secret?k=v".parse().unwrap();
+    let settings = WebhookSettings::new(url);
+
+    let shown = format!("{settings:?} {:?}", WebhookGateway::new(settings.clone()).unwrap());
+
+    assert!(shown.contains("sms.example"), "{shown}");
+    assert_tells_nothing(&shown);
+    assert!(!shown.contains("user"), "{shown}");
+}
+
+#[test]
+fn takes_only_a_url_with_a_scheme_that_it_speaks_and_a_host() {
+    let open = |url: &str| WebhookGateway::new(WebhookSettings::new(url.parse().unwrap()));
+
+    for url in ["/sms", "sms.example", "sms.example:80", "ftp://sms.example/", "*"] {
+        assert!(matches!(open(url), Err(InvalidWebhook::Url)), "{url}");
+    }
+    for url in ["http://sms.example", "https://[::1]:8443/a", "HTTPS://u@sms.example/?q"] {
+        open(url).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_2xx_is_accepted_with_the_name_that_it_gives() {
+    let named = answer_to("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"message_id\":\"m-1\"}");
+    assert_eq!(named.await, Ok(Accepted { reference: Some("m-1".to_owned()) }));
+
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        "HTTP/1.1 201 Created\r\ncontent-length: 5\r\n\r\n{\"me}",
+        "HTTP/1.1 202 Accepted\r\n\r\nnot JSON, and as long as the connection",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "HTTP/1.0 299 \r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    ] {
+        assert_eq!(answer_to(answer).await, Ok(Accepted::default()), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_2xx_whose_body_breaks_off_is_accepted() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"message_id\":\"m-1\"}",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n14\r\n{\"message_id\":\"m-1\"}\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nwhat",
+    ] {
+        assert_eq!(answer_to(answer).await, Ok(Accepted::default()), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_2xx_with_a_huge_body_is_accepted_and_not_read_to_the_end() {
+    let mut answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8000020\r\n\r\n".to_vec();
+    answer.extend_from_slice(b"{\"message_id\":\"m-1\"}");
+    answer.resize(answer.len() + 8_000_000, b' ');
+
+    assert_eq!(answer_to(answer).await, Ok(Accepted::default()));
+}
+
+#[tokio::test]
+async fn a_2xx_with_a_body_that_drips_is_accepted_in_time() {
+    let (listener, url) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n").await.unwrap();
+        while stream.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+
+    let outcome = gateway(&url, SHORT).send(&sms()).await;
+
+    assert_eq!(outcome, Ok(Accepted::default()));
+}
+
+#[tokio::test]
+async fn every_status_has_its_class() {
+    let misconfigured = |detail: &str| SendError::Misconfigured(detail.to_owned());
+    for (status, expected) in [
+        (300, rejected("status 300")),
+        (304, rejected("status 304")),
+        (400, rejected("status 400")),
+        (401, misconfigured("status 401")),
+        (402, misconfigured("status 402")),
+        (403, misconfigured("status 403")),
+        (404, rejected("status 404")),
+        (408, SendError::Ambiguous("status 408".to_owned())),
+        (409, rejected("status 409")),
+        (422, rejected("status 422")),
+        (499, rejected("status 499")),
+        (500, unavailable("status 500", None)),
+        (502, unavailable("status 502", None)),
+        (504, unavailable("status 504", None)),
+        (599, unavailable("status 599", None)),
+        (700, unavailable("status 700", None)),
+    ] {
+        let answer = format!(
+            "HTTP/1.1 {status} {PHONE}\r\nretry-after: 9\r\ncontent-length: 18\r\n\r\n{PHONE} {CODE}"
+        );
+        assert_eq!(answer_to(answer).await, Err(expected));
+    }
+}
+
+#[tokio::test]
+async fn a_switch_of_protocols_is_no_acceptance() {
+    let outcome =
+        answer_to("HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await;
+
+    assert!(matches!(outcome, Err(SendError::Rejected(_) | SendError::Ambiguous(_))));
+}
+
+#[tokio::test]
+async fn throttled_and_unavailable_say_when_to_come_back() {
+    let date = "date: Tue, 15 Nov 1994 08:12:31 GMT\r\n";
+    for (header, seconds) in [
+        ("retry-after: 30\r\n".to_owned(), Some(30)),
+        (format!("retry-after: Tue, 15 Nov 1994 08:13:31 GMT\r\n{date}"), Some(60)),
+        ("retry-after: Tue, 15 Nov 1994 08:13:31 GMT\r\n".to_owned(), None),
+        ("retry-after: later\r\n".to_owned(), None),
+        (String::new(), None),
+    ] {
+        let answer = |status: u16| format!("HTTP/1.1 {status} No\r\n{header}\r\n");
+        let retry_after = seconds.map(Duration::from_secs);
+        let throttled = SendError::Throttled { detail: "status 429".to_owned(), retry_after };
+        assert_eq!(answer_to(answer(429)).await, Err(throttled));
+        assert_eq!(answer_to(answer(503)).await, Err(unavailable("status 503", seconds)));
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let (elsewhere, url) = listen().await;
+    let answer = format!("HTTP/1.1 307 There\r\nlocation: {url}\r\ncontent-length: 0\r\n\r\n");
+
+    let outcome = answer_to(answer).await;
+
+    assert_eq!(outcome, Err(rejected("status 307")));
+    let asked = tokio::time::timeout(Duration::ZERO, elsewhere.accept()).await;
+    assert!(asked.is_err(), "the redirect was followed");
+}
+
+#[tokio::test]
+async fn a_port_where_nobody_listens_is_unavailable() {
+    let (listener, url) = listen().await;
+    drop(listener);
+
+    let outcome = gateway(&url, AMPLE).send(&sms()).await;
+
+    assert_eq!(outcome, Err(unavailable("could not connect: connection refused", None)));
+}
+
+#[tokio::test]
+async fn a_host_without_an_address_is_unavailable() {
+    let outcome = gateway("http://gateway.invalid/", AMPLE).send(&sms()).await;
+
+    assert!(matches!(outcome, Err(SendError::Unavailable { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_is_unavailable() {
+    let (listener, url) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let _ = stream.read(&mut [0; 1024]).await;
+    });
+
+    let outcome = gateway(&url.replace("http:", "https:"), AMPLE).send(&sms()).await;
+
+    assert!(matches!(outcome, Err(SendError::Unavailable { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_tls_handshake_that_hangs_is_unavailable() {
+    let (listener, url) = listen().await;
+
+    let outcome = gateway(&url.replace("http:", "https:"), SHORT).send(&sms()).await;
+
+    drop(listener);
+    assert!(matches!(outcome, Err(SendError::Unavailable { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn no_answer_in_time_is_ambiguous_and_hangs_up() {
+    let (listener, url) = listen().await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await;
+        stream.read(&mut [0]).await
+    });
+    let gateway = gateway(&url, SHORT);
+
+    let outcome = gateway.send(&sms()).await;
+
+    assert_eq!(outcome, Err(SendError::Ambiguous("no answer in time".to_owned())));
+    assert_eq!(server.await.unwrap().unwrap(), 0, "the connection is closed");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_or_garbage_is_ambiguous() {
+    for answer in [
+        "",
+        "HTTP/1.1 2",
+        "HTTP/1.1 200 OK\r\ncontent-len",
+        "HTTP/1.1 2000 OK\r\n\r\n",
+        "220 mail.example ESMTP 79991234567\r\n",
+        "\u{0}\u{1}\u{2}\u{3}\r\n\r\n",
+    ] {
+        let outcome = answer_to(answer).await;
+        assert!(matches!(outcome, Err(SendError::Ambiguous(_))), "{answer:?}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_is_ambiguous() {
+    let (listener, url) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // Closing with unread bytes resets the connection.
+        stream.readable().await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+    });
+
+    let outcome = gateway(&url, AMPLE).send(&sms()).await;
+
+    assert!(matches!(outcome, Err(SendError::Ambiguous(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn calls_one_after_the_other_share_a_connection() {
+    let (listener, url) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"message_id\":\"m-1\"}",
+            "HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nbusy",
+            "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"message_id\":\"m-3\"}",
+        ] {
+            read_request(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let gateway = gateway(&url, AMPLE);
+
+    let first = gateway.send(&sms()).await;
+    let second = gateway.send(&sms()).await;
+    let third = gateway.send(&sms()).await;
+
+    assert_eq!(first, Ok(Accepted { reference: Some("m-1".to_owned()) }));
+    assert_eq!(second, Err(unavailable("status 503", None)));
+    assert_eq!(third, Ok(Accepted { reference: Some("m-3".to_owned()) }));
+    assert!(gateway.deduplicates());
+}

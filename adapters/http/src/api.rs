@@ -1,0 +1,248 @@
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use application::{
+    Chain, SubmitMessage, TraceParent,
+    ports::{EnqueueError, Outbox},
+};
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+    extract::{Request, State},
+    http::{
+        HeaderMap,
+        header::{CONTENT_TYPE, EXPECT},
+    },
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use domain::PhoneNumber;
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
+use rand_core::CryptoRng;
+use serde::Deserialize;
+use tokio::time::{Instant, timeout};
+use validator::{Validate, ValidationError};
+
+use crate::{
+    ApiMetrics,
+    error::{ApiError, JSON},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// A request has a phone number in it and no more.
+const MAX_BODY: usize = 16 * 1024;
+
+/// How much of a body that is too long is read all the same.
+///
+/// A connection closed with unread bytes is reset, and then the client may never see our answer.
+const MAX_IGNORED_BODY: usize = 4 * 1024 * 1024;
+
+const LOG_PAUSE: Duration = Duration::from_secs(1);
+
+/// A JSON string, spelled as the Go service spelled it.
+const ACCEPTED: &str = r#""message successfuly sended""#;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+}
+
+#[derive(Deserialize, Validate)]
+struct SendRequest {
+    #[validate(custom(function = is_phone_number))]
+    phone: String,
+}
+
+struct Api<O, R> {
+    submit: Arc<SubmitMessage<O, R>>,
+    metrics: ApiMetrics,
+    settings: ApiSettings,
+    unlogged: Mutex<Unlogged>,
+}
+
+/// Failures since one was logged.
+#[derive(Default)]
+struct Unlogged {
+    failures: u64,
+    since: Option<Instant>,
+}
+
+/// The API: `POST` to `/api` or `/api/send`, each with or without a slash at the end.
+///
+/// Every answer is counted in `metrics`, except to paths that are not the API's.
+pub fn router<O, R>(
+    submit: Arc<SubmitMessage<O, R>>,
+    metrics: ApiMetrics,
+    settings: ApiSettings,
+) -> Router
+where
+    O: Outbox,
+    R: CryptoRng + Send + 'static,
+{
+    let api = Arc::new(Api { submit, metrics, settings, unlogged: Mutex::default() });
+    let send = post(send::<O, R>).fallback(refuse_method::<O, R>);
+    Router::new()
+        .route("/api", send.clone())
+        .route("/api/", send.clone())
+        .route("/api/send", send.clone())
+        .route("/api/send/", send)
+        .fallback(async || ApiError::NotFound)
+        .with_state(api)
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { body_timeout: Duration::from_secs(10) }
+    }
+}
+
+async fn send<O, R>(State(api): State<Arc<Api<O, R>>>, request: Request) -> Response
+where
+    O: Outbox,
+    R: CryptoRng + Send + 'static,
+{
+    let started = Instant::now();
+    // Nothing is shared with the request but the use case, which is whole between two calls.
+    let response = match AssertUnwindSafe(api.send(request)).catch_unwind().await {
+        Ok(Ok(())) => ([(CONTENT_TYPE, JSON)], ACCEPTED).into_response(),
+        Ok(Err(error)) => error.into_response(),
+        Err(_) => {
+            tracing::error!("a request's handler panicked");
+            ApiError::Internal.into_response()
+        }
+    };
+    api.metrics.answered(response.status(), started.elapsed());
+    response
+}
+
+/// axum adds the `Allow` header.
+async fn refuse_method<O, R>(State(api): State<Arc<Api<O, R>>>) -> Response
+where
+    O: Outbox,
+    R: CryptoRng + Send + 'static,
+{
+    let response = ApiError::MethodNotAllowed.into_response();
+    api.metrics.answered(response.status(), Duration::ZERO);
+    response
+}
+
+impl<O: Outbox, R: CryptoRng + Send + 'static> Api<O, R> {
+    async fn send(&self, request: Request) -> Result<(), ApiError> {
+        let (head, body) = request.into_parts();
+        let body = timeout(self.settings.body_timeout, read(body, &head.headers))
+            .await
+            .map_err(|_| ApiError::BodyTimeout)??;
+        if !is_json(&head.headers) {
+            return Err(ApiError::InvalidBody);
+        }
+        let phone = parse(&body)?;
+
+        let Err(error) = self.submit.execute(phone, trace(&head.headers)).await else {
+            return Ok(());
+        };
+        self.log(&error);
+        Err(match error {
+            EnqueueError::Full => ApiError::Busy,
+            EnqueueError::Unavailable(_) => ApiError::StorageUnavailable,
+        })
+    }
+
+    /// Logs a failure, at most one in a second: an outage fails every request, and a line for each
+    /// would be one more load.
+    fn log(&self, error: &EnqueueError) {
+        let mut unlogged = self.unlogged.lock().unwrap_or_else(PoisonError::into_inner);
+        unlogged.failures += 1;
+        if unlogged.since.is_none_or(|since| since.elapsed() >= LOG_PAUSE) {
+            let failures = unlogged.failures;
+            *unlogged = Unlogged { failures: 0, since: Some(Instant::now()) };
+            tracing::warn!(failures, error = %Chain(error), "messages are not stored");
+        }
+    }
+}
+
+/// Reads a body to its end, and refuses one that is too long.
+async fn read(mut body: Body, headers: &HeaderMap) -> Result<Vec<u8>, ApiError> {
+    // A client that waits for our leave sends nothing that would have to be read.
+    let readable = if headers.contains_key(EXPECT) { MAX_BODY } else { MAX_IGNORED_BODY };
+    let announced = body.size_hint().lower();
+    if announced > readable as u64 {
+        return Err(ApiError::InvalidBody);
+    }
+
+    let mut content = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| ApiError::InvalidBody)?.into_data() else { continue };
+        length += data.len();
+        if length > MAX_IGNORED_BODY {
+            break;
+        }
+        if length <= MAX_BODY {
+            content.extend_from_slice(&data);
+        }
+    }
+    if length <= MAX_BODY { Ok(content) } else { Err(ApiError::InvalidBody) }
+}
+
+/// Whether the content type is `application/json` or `application/<something>+json`.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let media_type = value.split(';').next().unwrap_or_default().trim();
+    let Some((kind, subtype)) = media_type.split_once('/') else { return false };
+    let suffixed =
+        || subtype.rsplit_once('+').is_some_and(|(_, suffix)| suffix.eq_ignore_ascii_case("json"));
+    kind.eq_ignore_ascii_case("application") && (subtype.eq_ignore_ascii_case("json") || suffixed())
+}
+
+fn parse(body: &[u8]) -> Result<PhoneNumber, ApiError> {
+    let refused = |rule: &dyn std::fmt::Display| {
+        tracing::debug!(%rule, "request refused");
+        ApiError::InvalidBody
+    };
+
+    // All of it: serde_json does not look into the texts of fields that it skips.
+    let text = std::str::from_utf8(body).map_err(|_| refused(&"not UTF-8"))?;
+    // serde would take the array `["89999999999"]` for the struct.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(refused(&"not a JSON object"));
+    }
+    // serde's own words may repeat what stands in the body.
+    let request: SendRequest =
+        serde_json::from_str(text).map_err(|_| refused(&"not the documented JSON"))?;
+    // So may validator's: its errors carry the value.
+    request.validate().map_err(|errors| refused(&rule_broken(&errors)))?;
+    request.phone.parse().map_err(|error| refused(&error))
+}
+
+/// The domain's rule, and none beside it.
+fn is_phone_number(phone: &str) -> Result<(), ValidationError> {
+    phone.parse::<PhoneNumber>().map(|_| ()).map_err(|error| {
+        ValidationError::new("phone_number").with_message(error.to_string().into())
+    })
+}
+
+fn rule_broken(errors: &validator::ValidationErrors) -> String {
+    let errors = errors.field_errors();
+    let messages = errors.values().flat_map(|errors| errors.iter());
+    let messages: Vec<&str> = messages.filter_map(|error| error.message.as_deref()).collect();
+    messages.join(", ")
+}
+
+/// The caller's trace, if it sent one header that is valid.
+fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut values = headers.get_all("traceparent").iter();
+    let value = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    value.to_str().ok()?.parse().ok()
+}

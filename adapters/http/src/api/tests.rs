@@ -1,0 +1,321 @@
+use application::{
+    SubmitSettings,
+    ports::{MockOutbox, NewMessage},
+};
+use axum::{
+    body::Bytes,
+    http::{Method, StatusCode, header::ALLOW},
+};
+use prometheus::{Registry, TextEncoder};
+use rand::{SeedableRng, rngs::StdRng};
+use tower::ServiceExt;
+
+use super::*;
+
+const BODY: &str = r#"{"phone":"89999999999"}"#;
+const INVALID: &str = r#"{"error":"invalid request body"}"#;
+const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+fn api(outbox: MockOutbox) -> (Router, Registry) {
+    let settings =
+        SubmitSettings { code_length: 6.try_into().unwrap(), code_ttl: Duration::from_secs(600) };
+    let submit = SubmitMessage::new(outbox, StdRng::seed_from_u64(1), settings);
+    let registry = Registry::new();
+    let metrics = ApiMetrics::register(&registry).unwrap();
+    (router(Arc::new(submit), metrics, ApiSettings::default()), registry)
+}
+
+fn accepting() -> MockOutbox {
+    let mut outbox = MockOutbox::new();
+    outbox.expect_enqueue().returning(|_| Ok(()));
+    outbox
+}
+
+fn refusing(error: impl Fn() -> EnqueueError + Send + 'static) -> MockOutbox {
+    let mut outbox = MockOutbox::new();
+    outbox.expect_enqueue().returning(move |_| Err(error()));
+    outbox
+}
+
+/// An API whose outbox must not be called.
+fn untouched() -> Router {
+    api(MockOutbox::new()).0
+}
+
+fn post_json(path: &str, body: impl Into<Body>) -> Request {
+    let request = Request::post(path).header(CONTENT_TYPE, "application/json");
+    request.body(body.into()).unwrap()
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+async fn ask(router: &Router, request: Request) -> Answer {
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer { status: head.status, headers: head.headers, body }
+}
+
+impl Answer {
+    #[track_caller]
+    fn expect(&self, status: u16, body: &str) {
+        assert_eq!(std::str::from_utf8(&self.body), Ok(body));
+        assert_eq!(self.status.as_u16(), status);
+        assert_eq!(self.headers[CONTENT_TYPE], "application/json");
+    }
+}
+
+fn total(registry: &Registry, status: u16) -> Option<u64> {
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    let series = format!("total_messages{{status=\"{status}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&series))?.parse().ok()
+}
+
+#[tokio::test]
+async fn every_path_of_the_contract_accepts() {
+    let (router, registry) = api(accepting());
+
+    for path in ["/api", "/api/", "/api/send", "/api/send/", "/api?a=b"] {
+        let answer = ask(&router, post_json(path, BODY)).await;
+        answer.expect(200, "\"message successfuly sended\"");
+    }
+
+    assert_eq!(total(&registry, 200), Some(5));
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    let counted = "messager_http_request_duration_seconds_count{status=\"200\"} 5\n";
+    assert!(text.contains(counted), "{text}");
+}
+
+#[tokio::test]
+async fn the_phone_that_was_asked_for_is_stored() {
+    let mut outbox = MockOutbox::new();
+    let expected = |new: &NewMessage| new.message.phone.as_str() == "899999999999999";
+    outbox.expect_enqueue().withf(expected).times(4).returning(|_| Ok(()));
+    let (router, _) = api(outbox);
+
+    for body in [
+        r#"{"phone":"899999999999999"}"#,
+        r#" { "other" : {"phone":1} , "phone" : "899999999999999", "more": ["ы"] } "#,
+        "\r\n\t{\"phone\":\"899999999999999\"}\n",
+        "{\"phone\":\"\\u0038\u{39}9999999999999\"}",
+    ] {
+        ask(&router, post_json("/api", body)).await.expect(200, ACCEPTED);
+    }
+}
+
+#[tokio::test]
+async fn every_json_content_type_will_do() {
+    let (router, _) = api(accepting());
+
+    for kind in [
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        "application/json;a=b;c=d",
+        "application/vnd.api+json",
+        "application/cloudevents+json ; charset=UTF-8",
+    ] {
+        let request = Request::post("/api").header(CONTENT_TYPE, kind).body(BODY.into()).unwrap();
+        ask(&router, request).await.expect(200, ACCEPTED);
+    }
+}
+
+#[tokio::test]
+async fn no_other_content_type_will_do() {
+    let router = untouched();
+
+    for kind in [
+        "",
+        "json",
+        "text/json",
+        "text/plain",
+        "text/plain; application/json",
+        "application/jsonp",
+        "application/x-www-form-urlencoded",
+        "application/",
+        "application/json+xml",
+        "application/json, text/plain",
+    ] {
+        let request = Request::post("/api").header(CONTENT_TYPE, kind).body(BODY.into()).unwrap();
+        ask(&router, request).await.expect(400, INVALID);
+    }
+    let request = Request::post("/api").body(BODY.into()).unwrap();
+    ask(&router, request).await.expect(400, INVALID);
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_the_documented_one_is_refused() {
+    let (router, registry) = api(MockOutbox::new());
+    let bodies: &[&[u8]] = &[
+        b"",
+        b" ",
+        b"{}",
+        b"null",
+        b"true",
+        b"89999999999",
+        br#""89999999999""#,
+        br#"["89999999999"]"#,
+        br#"[{"phone":"89999999999"}]"#,
+        br#"{"phone":89999999999}"#,
+        br#"{"phone":null}"#,
+        br#"{"phone":["89999999999"]}"#,
+        br#"{"phone":{"phone":"89999999999"}}"#,
+        br#"{"phone":true}"#,
+        br#"{"phone":""}"#,
+        br#"{"phone":"8999999999"}"#,
+        br#"{"phone":"8999999999999999"}"#,
+        br#"{"phone":"+79991234567"}"#,
+        br#"{"phone":"7 999 123 45 67"}"#,
+        br#"{"phone":" 89999999999"}"#,
+        br#"{"phone":"89999999999\n"}"#,
+        br#"{"phone":"8999999999a"}"#,
+        br#"{"phone":"8999999999\u0000"}"#,
+        br#"{"phone":"-9999999999"}"#,
+        r#"{"phone":"７９９９１２３４５６７"}"#.as_bytes(),
+        r#"{"phone":"٧٩٩٩١٢٣٤٥٦٧"}"#.as_bytes(),
+        br#"{"phones":"89999999999"}"#,
+        br#"{"phone":"89999999999""#,
+        br#"{"phone":"89999999999"}{}"#,
+        br#"{"phone":"89999999999","phone":"89999999999"}"#,
+        br"{'phone':'89999999999'}",
+        b"phone=89999999999",
+        b"\xef\xbb\xbf{\"phone\":\"89999999999\"}",
+        b"{\"phone\":\"8999999999\xff\"}",
+        b"{\"phone\":\"89999999999\",\"name\":\"\xff\"}",
+        b"\xff\xfe{\0}\0",
+    ];
+
+    for &body in bodies {
+        let answer = ask(&router, post_json("/api", body)).await;
+        assert_eq!(answer.body, INVALID, "{}", body.escape_ascii());
+        answer.expect(400, INVALID);
+    }
+
+    assert_eq!(total(&registry, 400), Some(bodies.len() as u64));
+    assert_eq!(total(&registry, 200), Some(0));
+}
+
+#[tokio::test]
+async fn a_body_has_at_most_sixteen_kibibytes() {
+    let (router, _) = api(accepting());
+    let padded = |length| [BODY, &" ".repeat(length - BODY.len())].concat();
+
+    ask(&router, post_json("/api", padded(16 * 1024))).await.expect(200, ACCEPTED);
+    ask(&router, post_json("/api", padded(16 * 1024 + 1))).await.expect(400, INVALID);
+    ask(&router, post_json("/api", padded(1024 * 1024))).await.expect(400, INVALID);
+    ask(&router, post_json("/api", padded(8 * 1024 * 1024))).await.expect(400, INVALID);
+    ask(&router, post_json("/api", "[".repeat(16_000))).await.expect(400, INVALID);
+    let nested = format!(r#"{{"phone":"89999999999","a":{}"#, "[".repeat(16_000));
+    ask(&router, post_json("/api", nested)).await.expect(400, INVALID);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let (_unfinished, body) = tokio::io::duplex(64);
+    let frames = futures_util::stream::unfold(body, |mut body| async {
+        let read = tokio::io::AsyncReadExt::read_u8(&mut body).await;
+        Some((read.map(|byte| Bytes::from(vec![byte])), body))
+    });
+    let (router, registry) = api(MockOutbox::new());
+
+    let answer = ask(&router, post_json("/api", Body::from_stream(frames))).await;
+
+    answer.expect(408, r#"{"error":"request body took too long"}"#);
+    assert_eq!(answer.headers["connection"], "close");
+    assert_eq!(total(&registry, 408), Some(1));
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_is_not_accepted() {
+    let (full, registry) = api(refusing(|| EnqueueError::Full));
+    let answer = ask(&full, post_json("/api", BODY)).await;
+    answer.expect(503, r#"{"error":"too busy, try again"}"#);
+    assert_eq!(answer.headers["retry-after"], "1");
+    assert_eq!(total(&registry, 503), Some(1));
+
+    let (down, registry) = api(refusing(|| EnqueueError::Unavailable("down".into())));
+    let answer = ask(&down, post_json("/api", BODY)).await;
+    answer.expect(503, r#"{"error":"storage unavailable, try again"}"#);
+    assert_eq!(answer.headers["retry-after"], "1");
+    ask(&down, post_json("/api", BODY)).await;
+    assert_eq!(total(&registry, 503), Some(2));
+    assert_eq!(total(&registry, 200), Some(0));
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_and_the_next_request_too() {
+    let mut outbox = MockOutbox::new();
+    outbox.expect_enqueue().once().returning(|_| panic!("on purpose"));
+    let (router, registry) = api(outbox);
+
+    let answer = ask(&router, post_json("/api", BODY)).await;
+
+    answer.expect(500, r#"{"error":"internal error"}"#);
+    assert_eq!(total(&registry, 500), Some(1));
+    ask(&router, post_json("/api", "{}")).await.expect(400, INVALID);
+}
+
+#[tokio::test]
+async fn other_methods_are_told_the_right_one() {
+    let (router, registry) = api(MockOutbox::new());
+
+    for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
+        let request = Request::builder().method(method).uri("/api/send").body(Body::empty());
+        let answer = ask(&router, request.unwrap()).await;
+        answer.expect(405, r#"{"error":"method not allowed"}"#);
+        assert_eq!(answer.headers[ALLOW], "POST");
+    }
+    let answer = ask(&router, Request::head("/api").body(Body::empty()).unwrap()).await;
+    answer.expect(405, "");
+
+    assert_eq!(total(&registry, 405), Some(6));
+}
+
+#[tokio::test]
+async fn other_paths_are_not_found() {
+    let (router, registry) = api(MockOutbox::new());
+
+    for path in ["/", "/ap", "/api//", "/api/sends", "/API", "/metrics", "/api/send/1", "//api"] {
+        ask(&router, post_json(path, BODY)).await.expect(404, r#"{"error":"not found"}"#);
+    }
+
+    assert_eq!(total(&registry, 404), None);
+}
+
+#[tokio::test]
+async fn a_valid_trace_of_the_caller_is_kept_and_another_is_not() {
+    async fn stored_trace(headers: &[&str]) -> String {
+        let mut outbox = MockOutbox::new();
+        let stored = Arc::new(Mutex::new(None));
+        let seen = stored.clone();
+        outbox.expect_enqueue().returning(move |new| {
+            *seen.lock().unwrap() = Some(new.trace.to_string());
+            Ok(())
+        });
+        let mut request = post_json("/api", BODY);
+        for header in headers {
+            request.headers_mut().append("traceparent", header.parse().unwrap());
+        }
+        ask(&api(outbox).0, request).await.expect(200, ACCEPTED);
+        stored.lock().unwrap().take().unwrap()
+    }
+
+    assert_eq!(stored_trace(&[TRACE]).await, TRACE);
+    for headers in [&[][..], &["00-what"], &[TRACE, TRACE]] {
+        let trace = stored_trace(headers).await;
+        assert_ne!(trace, TRACE);
+        assert!(trace.parse::<TraceParent>().is_ok(), "{trace}");
+    }
+}
+
+#[test]
+fn a_refusal_names_the_rule_and_not_the_number() {
+    let request = SendRequest { phone: "+79991234567".to_owned() };
+
+    let rule = rule_broken(&request.validate().unwrap_err());
+
+    assert_eq!(rule, "a phone number has only the digits 0 to 9, without a leading +");
+}

@@ -1,0 +1,59 @@
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
+};
+
+/// From what the outbox needs at best to what a client will hardly wait for.
+const BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Answers of the API, counted and timed by status.
+#[derive(Debug, Clone)]
+pub struct ApiMetrics {
+    answers: IntCounterVec,
+    durations: HistogramVec,
+    /// Kept at hand, because looking a label up takes a lock.
+    usual: [(StatusCode, IntCounter, Histogram); 3],
+}
+
+impl ApiMetrics {
+    /// Registers `total_messages` and `messager_http_request_duration_seconds`.
+    ///
+    /// The usual statuses stand at zero from the start, so that a first failure is seen as a rise.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let answers = IntCounterVec::new(
+            Opts::new("total_messages", "Answers of the API, by HTTP status."),
+            &["status"],
+        )?;
+        let durations = HistogramVec::new(
+            HistogramOpts::new(
+                "messager_http_request_duration_seconds",
+                "Time from the head of a request to the answer, by HTTP status.",
+            )
+            .buckets(BUCKETS.to_vec()),
+            &["status"],
+        )?;
+        registry.register(Box::new(answers.clone()))?;
+        registry.register(Box::new(durations.clone()))?;
+        let series = |status: StatusCode| {
+            let label = [status.as_str()];
+            (status, answers.with_label_values(&label), durations.with_label_values(&label))
+        };
+        let usual = [StatusCode::OK, StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE];
+        let usual = usual.map(series);
+        Ok(Self { answers, durations, usual })
+    }
+
+    pub(crate) fn answered(&self, status: StatusCode, took: Duration) {
+        let seconds = took.as_secs_f64();
+        if let Some((_, answers, durations)) = self.usual.iter().find(|usual| usual.0 == status) {
+            answers.inc();
+            durations.observe(seconds);
+        } else {
+            self.answers.with_label_values(&[status.as_str()]).inc();
+            self.durations.with_label_values(&[status.as_str()]).observe(seconds);
+        }
+    }
+}

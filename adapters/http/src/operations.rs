@@ -1,0 +1,118 @@
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus::{Registry, TextEncoder};
+use serde::Serialize;
+
+use crate::{
+    Readiness,
+    error::{ApiError, JSON},
+};
+
+#[derive(Serialize)]
+struct ReadinessPage<'a> {
+    status: &'static str,
+    checks: &'a Readiness,
+}
+
+/// What operators and their tools ask for: `/metrics`, `/healthz`, `/readyz`.
+///
+/// `/healthz` says that the process runs and no more: a restart would not bring a neighbour back.
+pub fn metrics_router(registry: Registry, readiness: Readiness) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics).with_state(registry))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz).with_state(readiness))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .fallback(async || ApiError::NotFound)
+}
+
+async fn metrics(State(registry): State<Registry>) -> Response {
+    const TEXT: HeaderValue = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+    match TextEncoder::new().encode_to_string(&registry.gather()) {
+        Ok(text) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "metrics cannot be shown");
+            ApiError::Internal.into_response()
+        }
+    }
+}
+
+async fn healthz() -> Response {
+    ([(CONTENT_TYPE, JSON)], r#"{"status":"ok"}"#).into_response()
+}
+
+async fn readyz(State(readiness): State<Readiness>) -> Response {
+    let (code, status) = if readiness.is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+    };
+    let page = serde_json::to_string(&ReadinessPage { status, checks: &readiness })
+        .expect("names and texts are JSON");
+    (code, [(CONTENT_TYPE, JSON)], page).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, http::Request};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::ApiMetrics;
+
+    async fn get(router: &Router, path: &str) -> (StatusCode, String, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(request).await.unwrap();
+        let status = response.status();
+        let kind = response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn shows_metrics_as_prometheus_reads_them() {
+        let registry = Registry::new();
+        ApiMetrics::register(&registry).unwrap();
+        let router = metrics_router(registry, Readiness::new(&[]));
+
+        let (status, kind, text) = get(&router, "/metrics").await;
+
+        assert_eq!((status, kind.as_str()), (StatusCode::OK, "text/plain; version=0.0.4"));
+        for status in ["200", "400", "503"] {
+            assert!(text.contains(&format!("total_messages{{status=\"{status}\"}} 0\n")), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn is_healthy_while_it_runs_and_ready_when_all_is_up() {
+        let readiness = Readiness::new(&["database", "broker"]);
+        let router = metrics_router(Registry::new(), readiness.clone());
+        let json = |status, text: &str| (status, "application/json".to_owned(), text.to_owned());
+
+        assert_eq!(get(&router, "/healthz").await, json(StatusCode::OK, r#"{"status":"ok"}"#));
+        readiness.set_up("database");
+        readiness.set_down("broker", "no \"route\"");
+        assert_eq!(
+            get(&router, "/readyz").await,
+            json(
+                StatusCode::SERVICE_UNAVAILABLE,
+                r#"{"status":"not ready","checks":{"database":"up","broker":"down: no \"route\""}}"#,
+            )
+        );
+        readiness.set_up("broker");
+        assert_eq!(
+            get(&router, "/readyz").await,
+            json(StatusCode::OK, r#"{"status":"ready","checks":{"database":"up","broker":"up"}}"#)
+        );
+        assert_eq!(
+            get(&router, "/").await,
+            json(StatusCode::NOT_FOUND, r#"{"error":"not found"}"#)
+        );
+    }
+}

@@ -1,0 +1,419 @@
+use std::{future::pending, net::SocketAddr};
+
+use application::{
+    SubmitMessage, SubmitSettings,
+    ports::{EnqueueError, NewMessage, Outbox},
+};
+use prometheus::Registry;
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::{ApiMetrics, ApiSettings};
+
+const REQUEST: &str = "POST /api HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
+                       Content-Length: 23\r\n\r\n{\"phone\":\"89999999999\"}";
+const ACCEPTED: &str = "\"message successfuly sended\"";
+
+/// Far more than any test takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// An outbox that takes a message when it is told to.
+struct Gate {
+    entered: mpsc::UnboundedSender<()>,
+    open: Arc<Notify>,
+    always_open: bool,
+}
+
+impl Outbox for Gate {
+    async fn enqueue(&self, _: NewMessage) -> Result<(), EnqueueError> {
+        let _ = self.entered.send(());
+        if !self.always_open {
+            self.open.notified().await;
+        }
+        Ok(())
+    }
+}
+
+struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    /// A message for each request that has reached the outbox.
+    entered: mpsc::UnboundedReceiver<()>,
+    open: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) -> Server {
+    let (sender, entered) = mpsc::unbounded_channel();
+    let open = Arc::new(Notify::new());
+    let gate = Gate { entered: sender, open: open.clone(), always_open };
+    let settings =
+        SubmitSettings { code_length: 6.try_into().unwrap(), code_ttl: Duration::from_secs(600) };
+    let submit = SubmitMessage::new(gate, StdRng::seed_from_u64(1), settings);
+    let metrics = ApiMetrics::register(&Registry::new()).unwrap();
+    let router = crate::router(Arc::new(submit), metrics, ApiSettings { body_timeout });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(serve(listener, router, limits, stop.clone()));
+    Server { address, stop, entered, open, task }
+}
+
+fn patient() -> ServerLimits {
+    ServerLimits { head_timeout: DEADLINE, ..ServerLimits::default() }
+}
+
+fn impatient() -> ServerLimits {
+    ServerLimits { head_timeout: Duration::from_millis(200), ..ServerLimits::default() }
+}
+
+async fn open_server() -> Server {
+    start(true, patient(), DEADLINE).await
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn stopped(self) {
+        self.stop.cancel();
+        within(self.task).await.unwrap();
+    }
+}
+
+async fn within<F: Future>(future: F) -> F::Output {
+    timeout(DEADLINE, future).await.expect("the deadline of the test")
+}
+
+async fn send(stream: &mut TcpStream, text: impl AsRef<[u8]>) {
+    within(stream.write_all(text.as_ref())).await.unwrap();
+}
+
+/// Reads one answer with its body, and nothing that follows.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    loop {
+        text.push(char::from(within(stream.read_u8()).await.unwrap()));
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() == length.map_or(0, |length| length.parse().unwrap()) {
+                return text;
+            }
+        }
+    }
+}
+
+/// Reads to the end of the connection; a reset is an end too.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut text = Vec::new();
+    let _ = within(stream.read_to_end(&mut text)).await;
+    String::from_utf8(text).unwrap()
+}
+
+#[track_caller]
+fn assert_answer(text: &str, status: &str, body: &str) {
+    assert!(text.starts_with(status), "{text}");
+    assert_eq!(text.split_once("\r\n\r\n").unwrap().1, body);
+}
+
+#[tokio::test]
+async fn a_connection_serves_one_request_after_the_other() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    for _ in 0..3 {
+        send(&mut stream, REQUEST).await;
+        assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    }
+
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    let unknown = "GET /what HTTP/1.1\r\nHost: h\r\n\r\n";
+    send(&mut stream, [REQUEST, unknown, REQUEST].concat()).await;
+
+    assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    assert_answer(
+        &answer(&mut stream).await,
+        "HTTP/1.1 404 Not Found\r\n",
+        r#"{"error":"not found"}"#,
+    );
+    assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn http_1_0_is_answered_and_closed() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    send(&mut stream, REQUEST.replace("HTTP/1.1", "HTTP/1.0").replace("Host: h\r\n", "")).await;
+
+    assert_answer(&rest(&mut stream).await, "HTTP/1.0 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_leave_to_send_gets_it() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+    let (head, body) = REQUEST.split_once("\r\n\r\n").unwrap();
+
+    send(&mut stream, format!("{head}\r\nExpect: 100-continue\r\n\r\n")).await;
+    let leave = answer(&mut stream).await;
+    send(&mut stream, body).await;
+
+    assert_eq!(leave, "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_for_leave_to_send_too_much_is_refused_before_it_does() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    let head = "POST /api HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n";
+    let head = format!("{head}Content-Length: 1048576\r\nExpect: 100-continue\r\n\r\n");
+    send(&mut stream, head).await;
+
+    let refused = rest(&mut stream).await;
+    let body = r#"{"error":"invalid request body"}"#;
+    assert_answer(&refused, "HTTP/1.1 400 Bad Request\r\n", body);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_mebibyte_is_refused_with_an_answer_that_arrives() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    let head = "POST /api HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n";
+    send(&mut stream, format!("{head}Content-Length: 1048576\r\n\r\n")).await;
+    send(&mut stream, vec![b' '; 1024 * 1024]).await;
+
+    let body = r#"{"error":"invalid request body"}"#;
+    assert_answer(&answer(&mut stream).await, "HTTP/1.1 400 Bad Request\r\n", body);
+    send(&mut stream, REQUEST).await;
+    assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_chunked_body_is_read() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    let head = REQUEST.split_once("\r\n\r\n").unwrap().0;
+    let head = head.replace("Content-Length: 23", "Transfer-Encoding: chunked");
+    send(&mut stream, format!("{head}\r\n\r\n9\r\n{{\"phone\":\r\n")).await;
+    send(&mut stream, "e\r\n\"89999999999\"}\r\n0\r\n\r\n").await;
+
+    assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_slow_head_is_cut() {
+    let server = start(true, impatient(), DEADLINE).await;
+    let mut stream = server.connect().await;
+
+    send(&mut stream, "POST /api HTTP/1.1\r\nHost:").await;
+
+    assert_eq!(rest(&mut stream).await, "");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_head_that_drips_is_cut() {
+    let server = start(true, impatient(), DEADLINE).await;
+    let (mut reader, mut writer) = server.connect().await.into_split();
+    let dripping = tokio::spawn(async move {
+        writer.write_all(b"POST /api HTTP/1.1\r\nA: ").await.unwrap();
+        while writer.write_all(b"a").await.is_ok() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+
+    let _ = within(reader.read_to_end(&mut Vec::new())).await;
+
+    within(dripping).await.unwrap();
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_slow_body_is_answered_and_cut() {
+    let server = start(true, patient(), Duration::from_millis(200)).await;
+    let mut stream = server.connect().await;
+
+    send(&mut stream, &REQUEST[..REQUEST.len() - 1]).await;
+
+    let text = rest(&mut stream).await;
+    let body = r#"{"error":"request body took too long"}"#;
+    assert_answer(&text, "HTTP/1.1 408 Request Timeout\r\n", body);
+    assert!(text.contains("connection: close\r\n"), "{text}");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_cut() {
+    let server = start(true, impatient(), DEADLINE).await;
+    let mut fresh = server.connect().await;
+    let mut used = server.connect().await;
+    send(&mut used, REQUEST).await;
+    answer(&mut used).await;
+
+    assert_eq!(rest(&mut fresh).await, "");
+    assert_eq!(rest(&mut used).await, "");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    let head = format!("POST /api HTTP/1.1\r\nA: {}\r\n\r\n", "a".repeat(2 * MAX_BUFFER));
+    send(&mut stream, head).await;
+
+    let text = rest(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn garbage_ends_its_own_connection_only() {
+    let server = open_server().await;
+    let mut good = server.connect().await;
+    let mut bad = server.connect().await;
+
+    send(&mut bad, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n").await;
+
+    assert!(rest(&mut bad).await.starts_with("HTTP/1.1 400 "));
+    send(&mut good, REQUEST).await;
+    assert_answer(&answer(&mut good).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn beyond_the_limit_a_connection_waits_for_a_slot() {
+    let limits = ServerLimits { max_connections: 1, ..patient() };
+    let mut server = start(false, limits, DEADLINE).await;
+    let mut first = server.connect().await;
+    send(&mut first, REQUEST).await;
+    within(server.entered.recv()).await.unwrap();
+
+    let mut second = server.connect().await;
+    send(&mut second, REQUEST).await;
+    server.open.notify_one();
+    answer(&mut first).await;
+    assert!(server.entered.try_recv().is_err(), "the second was served beside the first");
+    drop(first);
+
+    within(server.entered.recv()).await.unwrap();
+    server.open.notify_one();
+    assert_answer(&answer(&mut second).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut() {
+    let limits = ServerLimits { write_timeout: Duration::from_millis(300), ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let mut stream = server.connect().await;
+
+    let requests = "GET / HTTP/1.1\r\n\r\n".repeat(1000);
+    let cut = within(async {
+        loop {
+            if let Err(error) = stream.write_all(requests.as_bytes()).await {
+                return error;
+            }
+        }
+    });
+
+    let kind = cut.await.kind();
+    assert!(matches!(kind, io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe), "{kind}");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn stopping_ends_what_is_in_flight_and_closes_what_is_idle() {
+    let mut server = start(false, patient(), DEADLINE).await;
+    let mut fresh = server.connect().await;
+    let mut idle = server.connect().await;
+    let mut busy = server.connect().await;
+    send(&mut idle, "GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    answer(&mut idle).await;
+    send(&mut busy, REQUEST).await;
+    within(server.entered.recv()).await.unwrap();
+
+    server.stop.cancel();
+
+    assert_eq!(rest(&mut fresh).await, "");
+    assert_eq!(rest(&mut idle).await, "");
+    assert!(TcpStream::connect(server.address).await.is_err(), "nothing more is accepted");
+    assert!(!server.task.is_finished());
+    server.open.notify_one();
+    assert_answer(&rest(&mut busy).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    within(server.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_waits_no_longer_than_the_grace_time() {
+    let limits = ServerLimits { grace: Duration::from_millis(100), ..patient() };
+    let mut server = start(false, limits, DEADLINE).await;
+    let mut busy = server.connect().await;
+    send(&mut busy, REQUEST).await;
+    within(server.entered.recv()).await.unwrap();
+
+    server.stop.cancel();
+
+    within(server.task).await.unwrap();
+    assert_eq!(rest(&mut busy).await, "");
+}
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_a_slot() {
+    let limits = ServerLimits { max_connections: 0, grace: Duration::ZERO, ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let _waiting = server.connect().await;
+
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_takes_its_request_with_it() {
+    struct Dropped(mpsc::UnboundedSender<()>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            let _ = self.0.send(());
+        }
+    }
+    let (sender, mut dropped) = mpsc::unbounded_channel();
+    let router = Router::new().fallback(async move || {
+        let _dropped = Dropped(sender.clone());
+        pending::<()>().await;
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, router, patient(), CancellationToken::new()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    send(&mut stream, REQUEST).await;
+
+    drop(stream);
+
+    within(dropped.recv()).await.unwrap();
+    server.abort();
+}

@@ -1,0 +1,31 @@
+//! Brings messages from the broker to the SMS gateway, each once.
+//!
+//! Starts whether or not its neighbours are up, and says on `/readyz` of its metrics port how
+//! things are. Refuses a database whose schema is behind.
+
+use std::process::ExitCode;
+
+use bootstrap::{
+    Process,
+    cli::{Args, Command, healthcheck, run},
+    config::Config,
+    roles,
+};
+use clap::Parser;
+
+const METRICS_PORT: u16 = 8084;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    run(async |config| match args.command {
+        Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
+        None => serve(config).await,
+    })
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut process =
+        Process::start("consumer", config, METRICS_PORT, &["database", "broker"]).await?;
+    roles::consumer(&mut process, None)?;
+    process.run().await
+}

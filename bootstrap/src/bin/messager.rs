@@ -1,0 +1,61 @@
+//! The whole service in one process, and the operator's tool.
+//!
+//! Without any settings it runs on what it brings along: an SQLite file, the embedded queue and
+//! the console gateway. It brings that file's schema up by itself; a PostgreSQL schema is the
+//! operator's to migrate.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use bootstrap::{
+    Process,
+    cli::{Migration, healthcheck, migrate, migrate_up, run},
+    config::Config,
+    roles,
+};
+use clap::{Parser, Subcommand};
+
+const METRICS_PORT: u16 = 8082;
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Sends SMS verification codes: API, processor and consumer in one.")]
+struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service (the default).
+    Run,
+    /// Look at the database schema, or change it.
+    #[command(subcommand)]
+    Migrate(Migration),
+    /// Exit with 0 if the running service on this machine is ready.
+    Healthcheck,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    run(async |config| match args.command {
+        None | Some(Command::Run) => serve(config).await,
+        Some(Command::Migrate(migration)) => migrate(&config, migration).await,
+        Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
+    })
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    if config.producer.servers.is_empty() != config.consumer.servers.is_empty() {
+        bail!("PRODUCER_URL and CONSUMER_URL go together: both for Kafka, none for the queue");
+    }
+    let mut process =
+        Process::start("messager", config, METRICS_PORT, &["database", "broker"]).await?;
+    if process.is_embedded() {
+        migrate_up(&process.database("migrate", 1), &process.config.database).await?;
+    }
+    let queue = roles::shared_queue(&mut process);
+    let stored = roles::api(&mut process).await?;
+    roles::processor(&mut process, queue.clone(), stored)?;
+    roles::consumer(&mut process, queue)?;
+    process.run().await
+}

@@ -1,0 +1,129 @@
+//! What the binaries take on their command lines.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::ExitCode,
+    time::Duration,
+};
+
+use adapters_persistence::{Database, DatabaseSettings};
+use anyhow::{Context, bail};
+use clap::Parser;
+use migration::{MigrationStatus, Migrator, MigratorTrait};
+
+use crate::config::{Config, InvalidConfig};
+
+/// The part of every binary's command line that asks for no more than the part itself.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Exit with 0 if the running service on this machine is ready.
+    Healthcheck,
+}
+
+/// What an operator can ask of the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+pub enum Migration {
+    /// Bring the schema up to this version.
+    Up,
+    /// Take migrations back, the latest first. Their tables and what is in them are lost.
+    Down {
+        /// How many.
+        #[arg(default_value_t = 1)]
+        steps: u32,
+    },
+    /// List the migrations and which of them the database has.
+    Status,
+}
+
+/// Reads the settings and runs `main` on as many threads as there are cores.
+///
+/// Exits with 2 if the settings are not usable, and with 1 on another failure.
+pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> F) -> ExitCode {
+    let runtime = Config::read().map_err(anyhow::Error::from).and_then(|config| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        Ok((runtime, config))
+    });
+    let result = runtime.and_then(|(runtime, config)| {
+        let result = runtime.block_on(main(config));
+        // Whatever is still running was left behind on purpose.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = if error.is::<InvalidConfig>() { 2 } else { 1 };
+            // Standard error may be gone, and then there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Asks the service on this machine whether it is ready.
+pub fn healthcheck(config: &Config, default_port: u16) -> anyhow::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let address = SocketAddr::from(([127, 0, 0, 1], config.metrics_port.unwrap_or(default_port)));
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.split(' ').nth(1) == Some("200") {
+        return Ok(());
+    }
+    bail!("{}", answer.lines().last().unwrap_or("no answer"));
+}
+
+/// Carries out `messager migrate …`.
+pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()> {
+    let database = Database::connect_lazily(&config.database, "messager migrate", 1);
+    let result = match migration {
+        Migration::Up => migrate_up(&database, &config.database).await,
+        Migration::Down { steps } => {
+            Migrator::down(database.connection(), Some(steps)).await.context("migrate down")
+        }
+        Migration::Status => status(&database).await,
+    };
+    database.close().await?;
+    result
+}
+
+/// Brings the schema up. Two that do so at the same time take turns.
+pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<()> {
+    let before = pending(database).await?;
+    if matches!(settings, DatabaseSettings::Postgres(_)) {
+        // The pool has one connection, so that the lock and the migrations share a session.
+        database.lock_for_migration().await.context("take turns with other migrations")?;
+    }
+    Migrator::up(database.connection(), None).await.context("migrate up")?;
+    writeln!(std::io::stderr(), "schema is up to date ({before} migrations were missing)")?;
+    Ok(())
+}
+
+async fn pending(database: &Database) -> anyhow::Result<usize> {
+    let pending = Migrator::get_pending_migrations_read_only(database.connection()).await;
+    Ok(pending.context("look at the schema")?.len())
+}
+
+async fn status(database: &Database) -> anyhow::Result<()> {
+    let migrations = Migrator::get_migration_with_status_read_only(database.connection())
+        .await
+        .context("look at the schema")?;
+    for migration in migrations {
+        let status = match migration.status() {
+            MigrationStatus::Applied => "applied",
+            MigrationStatus::Pending => "pending",
+        };
+        writeln!(std::io::stdout(), "{status}  {}", migration.name())?;
+    }
+    Ok(())
+}

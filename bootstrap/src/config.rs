@@ -1,0 +1,334 @@
+//! The settings by their names. Nothing else knows a name; `.env.example` and the README list
+//! them, and a test holds this file against both.
+
+use std::{
+    fmt,
+    num::{NonZeroU16, NonZeroU32},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode};
+use application::ports::StartFrom;
+use domain::{CodeLength, SmsTemplate};
+
+use crate::environment::Environment;
+
+/// All settings of all binaries: one `.env` serves them all.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub mode: Mode,
+    pub log: Option<String>,
+    pub api_port: u16,
+    /// `None`: the binary's own default.
+    pub metrics_port: Option<u16>,
+    pub shutdown_grace: Duration,
+    pub database: DatabaseSettings,
+    pub producer: BrokerConfig,
+    pub consumer: BrokerConfig,
+    pub batch: NonZeroU32,
+    pub reservation: Duration,
+    pub confirm_within: Duration,
+    pub topic_partitions: NonZeroU16,
+    pub topic_replication: NonZeroU16,
+    pub group: String,
+    /// `None`: the latest in Kafka, the earliest in the embedded queue, which is nobody else's.
+    pub start_from: Option<StartFrom>,
+    pub concurrency: usize,
+    pub code_length: CodeLength,
+    pub code_ttl: Duration,
+    pub template: SmsTemplate,
+    pub gateway: GatewayConfig,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Debug,
+    Release,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerConfig {
+    /// Kafka's, each as `host:port`; none: the embedded queue.
+    pub servers: Vec<String>,
+    pub topic: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GatewayConfig {
+    Console,
+    Webhook { url: http::Uri, timeout: Duration },
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidConfig(Vec<String>);
+
+impl std::error::Error for InvalidConfig {}
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the settings are not usable:")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl Config {
+    /// Reads the process's environment and the file `.env` of the working directory.
+    pub fn read() -> Result<Self, InvalidConfig> {
+        let environment =
+            Environment::read(Path::new(".env")).map_err(|it| InvalidConfig(vec![it]))?;
+        Self::from_lookup(&|name| environment.get(name))
+    }
+
+    /// Reads what `lookup` knows, and reports all that is wrong with it.
+    pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidConfig> {
+        let mut env = Reader { lookup, problems: Vec::new() };
+        let mode = env.choice(
+            "APP_MODE",
+            "release",
+            &[("debug", Mode::Debug), ("release", Mode::Release)],
+        );
+        let log = env.text("LOG");
+        let api_port = env.port("APP_PORT").unwrap_or(8080);
+        let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
+        let shutdown_grace = env.seconds("SHUTDOWN_GRACE", 20, 1, 3_600);
+        let database = database(&mut env);
+        let producer = BrokerConfig {
+            servers: env.servers("PRODUCER_URL"),
+            topic: env.topic("PROCESSOR_TOPIC"),
+        };
+        let consumer = BrokerConfig {
+            servers: env.servers("CONSUMER_URL"),
+            topic: env.topic("CONSUMER_TOPIC"),
+        };
+        let batch = env.number("PROCESSOR_TAKE_MESSAGE_LIMIT", 1_000, 1, 10_000);
+        let reservation = env.seconds("PROCESSOR_RESERVATION_TIME", 1, 1, 3_600);
+        let confirm_within = env.seconds("PROCESSOR_CONFIRM_WITHIN", 30, 1, 86_400);
+        let topic_partitions = env.number("TOPIC_PARTITIONS", 4, 1, 1_000);
+        let topic_replication = env.number("TOPIC_REPLICATION_FACTOR", 1, 1, 100);
+        let group = env.text("CONSUMER_GROUP_ID").unwrap_or_else(|| "1".to_owned());
+        let start_from = env.text("CONSUMER_AUTO_OFFSET_RESET").map(|_| {
+            let choices = [("earliest", StartFrom::Earliest), ("latest", StartFrom::Latest)];
+            env.choice("CONSUMER_AUTO_OFFSET_RESET", "", &choices)
+        });
+        let concurrency = env.number("CONSUMER_CONCURRENCY", 64, 1, 10_000);
+        let code_length = env.parsed("CODE_LENGTH", "a whole number from 4 to 10", "6", |text| {
+            text.parse::<usize>().ok().and_then(|digits| digits.try_into().ok())
+        });
+        let code_ttl = env.seconds("CODE_TTL", 600, 1, 86_400);
+        let template = env.parsed(
+            "SMS_TEMPLATE",
+            "a text with {code} exactly once",
+            "Your code: {code}",
+            |text| text.parse().ok(),
+        );
+        let gateway = gateway(&mut env);
+
+        let config = || {
+            Some(Self {
+                mode: mode?,
+                log,
+                api_port,
+                metrics_port,
+                shutdown_grace: shutdown_grace?,
+                database: database?,
+                producer,
+                consumer,
+                batch: batch?,
+                reservation: reservation?,
+                confirm_within: confirm_within?,
+                topic_partitions: topic_partitions?,
+                topic_replication: topic_replication?,
+                group,
+                start_from: start_from.flatten(),
+                concurrency: usize::from(NonZeroU16::get(concurrency?)),
+                code_length: code_length?,
+                code_ttl: code_ttl?,
+                template: template?,
+                gateway: gateway?,
+            })
+        };
+        match config() {
+            Some(config) if env.problems.is_empty() => Ok(config),
+            _ => Err(InvalidConfig(env.problems)),
+        }
+    }
+}
+
+fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
+    const NEEDED: [&str; 4] =
+        ["POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"];
+
+    let ssl_mode = env.choice(
+        "DB_SSL_MODE",
+        "prefer",
+        &[
+            ("disable", SslMode::Disable),
+            ("allow", SslMode::Allow),
+            ("prefer", SslMode::Prefer),
+            ("require", SslMode::Require),
+            ("verify-ca", SslMode::VerifyCa),
+            ("verify-full", SslMode::VerifyFull),
+        ],
+    );
+    let ssl_root_cert = env.text("DB_SSL_ROOT_CERT").map(PathBuf::from);
+    let port = env.port("POSTGRES_PORT");
+    let sqlite = env.text("SQLITE_PATH").unwrap_or_else(|| "messager.db".to_owned());
+    let [host, database, user, password] = NEEDED.map(|name| env.text(name));
+
+    let any = [&host, &database, &user, &password].iter().any(|it| it.is_some()) || port.is_some();
+    if !any {
+        return Some(DatabaseSettings::Sqlite(sqlite.into()));
+    }
+    let (Some(host), Some(database), Some(user)) = (&host, &database, &user) else {
+        for (name, value) in NEEDED.iter().zip([&host, &database, &user, &password]) {
+            if value.is_none() {
+                env.problem(
+                    name,
+                    "is missing: the POSTGRES_ settings go together; none of them means SQLite",
+                );
+            }
+        }
+        return None;
+    };
+    Some(DatabaseSettings::Postgres(PostgresSettings {
+        host: host.clone(),
+        port: port.unwrap_or(5432),
+        database: database.clone(),
+        user: user.clone(),
+        // Servers that trust their own machine ask for none.
+        password,
+        ssl_mode: ssl_mode?,
+        ssl_root_cert,
+    }))
+}
+
+fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
+    let timeout = env.seconds("GATEWAY_TIMEOUT", 10, 1, 300);
+    let url = env.text("GATEWAY_URL");
+    let kind = env.choice("GATEWAY", "console", &[("console", false), ("webhook", true)]);
+    if !kind? {
+        return Some(GatewayConfig::Console);
+    }
+    let Some(url) = url else {
+        env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
+        return None;
+    };
+    let url = url
+        .parse::<http::Uri>()
+        .ok()
+        .filter(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
+    if url.is_none() {
+        // Not shown: it may hold a password.
+        env.problem("GATEWAY_URL", "must be a URL that begins with http:// or https:// and a host");
+    }
+    Some(GatewayConfig::Webhook { url: url?, timeout: timeout? })
+}
+
+/// Reads settings one by one and gathers what is wrong with them.
+struct Reader<'a> {
+    lookup: &'a dyn Fn(&str) -> Option<String>,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    /// An empty value is none. Quotes round a value, which some tools leave there, do not belong
+    /// to it.
+    fn text(&self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name)?;
+        let bare = ['"', '\'']
+            .into_iter()
+            .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
+            .unwrap_or(&value);
+        if bare.trim().is_empty() { None } else { Some(bare.to_owned()) }
+    }
+
+    fn problem(&mut self, name: &str, problem: &str) {
+        self.problems.push(format!("{name} {problem}"));
+    }
+
+    fn parsed<T>(
+        &mut self,
+        name: &str,
+        allowed: &str,
+        default: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let value = self.text(name).unwrap_or_else(|| default.to_owned());
+        let parsed = parse(value.trim());
+        if parsed.is_none() {
+            self.problem(name, &format!("is {value:?}, and must be {allowed}"));
+        }
+        parsed
+    }
+
+    fn choice<T: Copy>(&mut self, name: &str, default: &str, choices: &[(&str, T)]) -> Option<T> {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        self.parsed(name, &format!("one of {}", words.join(", ")), default, |text| {
+            choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice)
+        })
+    }
+
+    fn number<T: FromStr>(&mut self, name: &str, default: u32, min: u32, max: u32) -> Option<T> {
+        let allowed = format!("a whole number from {min} to {max}");
+        self.parsed(name, &allowed, &default.to_string(), |text| {
+            text.parse().ok().filter(|number| (min..=max).contains(number))?;
+            text.parse().ok()
+        })
+    }
+
+    fn seconds(&mut self, name: &str, default: u32, min: u32, max: u32) -> Option<Duration> {
+        let allowed = format!("seconds, a whole number from {min} to {max}");
+        self.parsed(name, &allowed, &default.to_string(), |text| {
+            let number: u32 = text.parse().ok().filter(|number| (min..=max).contains(number))?;
+            Some(Duration::from_secs(number.into()))
+        })
+    }
+
+    fn port(&mut self, name: &str) -> Option<u16> {
+        self.text(name)?;
+        let port = self.parsed(name, "a port, a whole number from 1 to 65535", "", |text| {
+            text.parse::<NonZeroU16>().ok()
+        });
+        port.map(NonZeroU16::get)
+    }
+
+    fn servers(&mut self, name: &str) -> Vec<String> {
+        let Some(text) = self.text(name) else { return Vec::new() };
+        let servers: Vec<String> = text
+            .split(|c: char| c == ',' || c.is_whitespace())
+            .filter(|server| !server.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if !servers.iter().all(|server| is_server(server)) {
+            self.problem(
+                name,
+                &format!("is {text:?}, and must be host:port, several by comma or space"),
+            );
+        }
+        servers
+    }
+
+    /// A topic name that Kafka allows.
+    fn topic(&mut self, name: &str) -> String {
+        let allowed = "1 to 249 letters, digits, dots, underscores and hyphens";
+        let topic = self.parsed(name, allowed, "message", |text| {
+            let fits = text.len() <= 249
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+                && text != "."
+                && text != "..";
+            fits.then(|| text.to_owned())
+        });
+        topic.unwrap_or_default()
+    }
+}
+
+fn is_server(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<NonZeroU16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests;

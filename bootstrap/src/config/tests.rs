@@ -1,0 +1,134 @@
+use std::{cell::RefCell, collections::BTreeSet};
+
+use super::*;
+
+fn read(settings: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
+    Config::from_lookup(&|name| {
+        settings.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    })
+}
+
+/// The predecessor's file, as it is in its repository.
+const PREDECESSOR: &[(&str, &str)] = &[
+    ("APP_PORT", "8080"),
+    ("APP_MODE", "release"),
+    ("PROCESSOR_TAKE_MESSAGE_LIMIT", "1000"),
+    ("PROCESSOR_RESERVATION_TIME", "1"),
+    ("PROCESSOR_TOPIC", "\"message\""),
+    ("POSTGRES_HOST", "database"),
+    ("POSTGRES_PORT", "5432"),
+    ("POSTGRES_DB", "messager"),
+    ("POSTGRES_USER", "user"),
+    ("POSTGRES_PASSWORD", "secret"),
+    ("DB_SSL_MODE", "disable"),
+    ("PRODUCER_URL", "\"kafka:9092\""),
+    ("CODE_LENGTH", "6"),
+    ("CONSUMER_URL", "kafka:9092"),
+    ("CONSUMER_TOPIC", "message"),
+    ("CONSUMER_GROUP_ID", "1"),
+    ("CONSUMER_AUTO_OFFSET_RESET", "latest"),
+    ("PROMETHEUS_SERVER_PORT", "8082"),
+];
+
+#[test]
+fn nothing_set_is_the_embedded_default() {
+    let config = read(&[]).unwrap();
+
+    assert!(matches!(config.database, DatabaseSettings::Sqlite(_)));
+    assert!(config.producer.servers.is_empty() && config.consumer.servers.is_empty());
+    assert_eq!(config.gateway, GatewayConfig::Console);
+    assert_eq!((config.api_port, config.metrics_port), (8080, None));
+    assert_eq!(config.code_ttl, Duration::from_secs(600));
+}
+
+#[test]
+fn the_predecessors_settings_are_taken_as_they_are() {
+    let config = read(PREDECESSOR).unwrap();
+
+    let DatabaseSettings::Postgres(postgres) = config.database else { panic!("not PostgreSQL") };
+    assert_eq!((&*postgres.host, postgres.port), ("database", 5432));
+    assert_eq!(config.producer.servers, ["kafka:9092"]);
+    assert_eq!(config.producer.topic, "message");
+    assert_eq!(config.batch.get(), 1000);
+    assert_eq!(config.metrics_port, Some(8082));
+}
+
+#[test]
+fn every_bad_value_is_reported_with_what_is_allowed() {
+    let error = read(&[
+        ("CODE_LENGTH", "0"),
+        ("APP_PORT", "99999"),
+        ("DB_SSL_MODE", "maybe"),
+        ("POSTGRES_HOST", "db"),
+        ("POSTGRES_PORT", "5432"),
+        ("PRODUCER_URL", "kafka"),
+        ("SMS_TEMPLATE", "no placeholder"),
+        ("GATEWAY", "webhook"),
+        ("APP_MODE", "fast"),
+        ("PROCESSOR_TAKE_MESSAGE_LIMIT", "many"),
+        ("PROCESSOR_TOPIC", "a topic"),
+    ])
+    .unwrap_err()
+    .to_string();
+
+    for expected in [
+        "CODE_LENGTH is \"0\", and must be a whole number from 4 to 10",
+        "APP_PORT is \"99999\", and must be a port",
+        "DB_SSL_MODE is \"maybe\", and must be one of disable, allow, prefer, require, verify-ca",
+        "POSTGRES_DB is missing",
+        "POSTGRES_USER is missing",
+        "POSTGRES_PASSWORD is missing",
+        "PRODUCER_URL is \"kafka\", and must be host:port",
+        "SMS_TEMPLATE is",
+        "GATEWAY_URL is missing",
+        "APP_MODE is \"fast\", and must be one of debug, release",
+        "PROCESSOR_TAKE_MESSAGE_LIMIT is \"many\"",
+        "PROCESSOR_TOPIC is \"a topic\"",
+    ] {
+        assert!(error.contains(expected), "{expected} is not in:\n{error}");
+    }
+    assert_eq!(error.lines().count(), 13, "{error}");
+}
+
+#[test]
+fn several_servers_are_separated_by_comma_or_space() {
+    let config = read(&[("CONSUMER_URL", "a:1, b:2 [::1]:3")]).unwrap();
+
+    assert_eq!(config.consumer.servers, ["a:1", "b:2", "[::1]:3"]);
+}
+
+#[test]
+fn the_password_is_shown_nowhere() {
+    let config = read(PREDECESSOR).unwrap();
+
+    assert!(!format!("{config:?}").contains("secret"));
+}
+
+/// Each name that the code reads stands in `.env.example` and in both READMEs, and no other.
+#[test]
+fn the_documents_list_every_setting() {
+    let asked = RefCell::new(BTreeSet::new());
+    let lookup = |name: &str| {
+        asked.borrow_mut().insert(name.to_owned());
+        None
+    };
+    Config::from_lookup(&lookup).unwrap();
+    let asked = asked.into_inner();
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
+    let listed: BTreeSet<String> = example
+        .lines()
+        .filter_map(|line| line.trim_start_matches("# ").split_once('='))
+        .filter(|(name, _)| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    assert_eq!(listed, asked, ".env.example");
+
+    for readme in ["README.md", "README.ru.md"] {
+        let text = std::fs::read_to_string(root.join(readme)).unwrap();
+        for name in &asked {
+            assert!(text.contains(&format!("`{name}`")), "{name} is not in {readme}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use adapters_http::Readiness;
+use application::{
+    Chain, DeliverMessages, DeliverSettings, SharePartitions, ShareSettings,
+    ports::{
+        Batch, DeliveryLedger, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
+        SmsGateway, StartFrom, StreamError,
+    },
+};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::metrics::DeliveryMetrics;
+
+/// One consumer of a group: it takes its share of the partitions and delivers what they bring.
+#[derive(Debug)]
+pub(crate) struct Consumer<S, T, L, G> {
+    pub(crate) stream: Arc<S>,
+    pub(crate) leases: T,
+    pub(crate) ledger: Arc<L>,
+    pub(crate) gateway: Arc<G>,
+    pub(crate) settings: ConsumerSettings,
+    pub(crate) metrics: DeliveryMetrics,
+    pub(crate) readiness: Readiness,
+    pub(crate) stop: CancellationToken,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ConsumerSettings {
+    pub(crate) lease_ttl: Duration,
+    pub(crate) start_from: StartFrom,
+    pub(crate) deliver: DeliverSettings,
+}
+
+/// A partition that is read here.
+struct Reading {
+    lease: Lease,
+    stop: CancellationToken,
+}
+
+/// How often the shares are looked at, and so how soon a partition that was given up is taken.
+const SHARE: Duration = Duration::from_millis(500);
+/// How often the topic is asked for new partitions.
+const DISCOVER: Duration = Duration::from_secs(5);
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_millis(250);
+
+impl<S, T, L, G> Consumer<S, T, L, G>
+where
+    S: MessageStream + Send,
+    T: PartitionLeases + Clone + Send,
+    L: DeliveryLedger + Send,
+    G: SmsGateway + Send,
+{
+    /// Consumes until told to stop, then hands the partitions over and finishes what is in hand.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let consumer = Arc::new(self);
+        let share = SharePartitions::new(
+            consumer.leases.clone(),
+            ShareSettings { ttl: consumer.settings.lease_ttl },
+        );
+        let mut reading: HashMap<i32, Reading> = HashMap::new();
+        let mut workers: JoinSet<(i32, i64)> = JoinSet::new();
+        let (discovered, mut known) = watch::channel(Vec::new());
+        let _discovery =
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(&consumer).discover(discovered)));
+        let mut failed = false;
+        let mut only_renew_until = Instant::now();
+
+        while !consumer.stop.is_cancelled() {
+            let held: Vec<Lease> = reading.values().map(|reading| reading.lease.clone()).collect();
+            let only_renew = Instant::now() < only_renew_until;
+            let partitions = known.borrow_and_update().clone();
+            match share.execute(&held, &partitions, only_renew).await {
+                Ok(shared) => {
+                    if failed && !held.is_empty() {
+                        only_renew_until = Instant::now() + consumer.settings.lease_ttl;
+                    }
+                    failed = false;
+                    for partition in shared.dropped {
+                        if let Some(reading) = reading.remove(&partition) {
+                            reading.stop.cancel();
+                        }
+                    }
+                    for lease in shared.taken {
+                        let stop = CancellationToken::new();
+                        let worker = Arc::clone(&consumer).work(lease.clone(), stop.clone());
+                        let key = (lease.partition, lease.epoch);
+                        workers.spawn(async move {
+                            worker.await;
+                            key
+                        });
+                        reading.insert(lease.partition, Reading { lease, stop });
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "the shares of the partitions are not known");
+                    failed = true;
+                }
+            }
+            consumer.metrics.held(reading.len());
+
+            tokio::select! {
+                () = consumer.stop.cancelled() => {}
+                () = sleep(SHARE) => {}
+                Ok(()) = known.changed() => {}
+                Some(ended) = workers.join_next() => if let Ok((partition, epoch)) = ended {
+                    reading.retain(|_, it| (it.lease.partition, it.lease.epoch) != (partition, epoch));
+                },
+            }
+        }
+
+        for reading in reading.into_values() {
+            reading.stop.cancel();
+        }
+        if let Err(error) = consumer.leases.leave().await {
+            tracing::warn!(error = %Chain(&error), "the group was not told of the departure");
+        }
+        while workers.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Keeps asking the topic for its partitions, for as long as anybody wants to know.
+    async fn discover(self: Arc<Self>, discovered: watch::Sender<Vec<i32>>) {
+        while !discovered.is_closed() {
+            let pause = match self.stream.partitions().await {
+                Ok(partitions) => {
+                    self.readiness.set_up("broker");
+                    let pause = if partitions.is_empty() { SHARE } else { DISCOVER };
+                    discovered.send_if_modified(|known| {
+                        let changed = *known != partitions;
+                        *known = partitions;
+                        changed
+                    });
+                    pause
+                }
+                Err(error) => {
+                    self.readiness.set_down("broker", Chain(&error));
+                    SHARE
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Delivers one partition's messages, until told to stop or until it has another owner.
+    async fn work(self: Arc<Self>, lease: Lease, stop: CancellationToken) {
+        let partition = lease.partition;
+        tracing::info!(partition, epoch = lease.epoch, "partition taken");
+        if let Some(Some(offset)) = stop.run_until_cancelled(self.first_offset(&lease)).await {
+            self.deliver(&lease, offset, &stop).await;
+        } else {
+            self.release(&lease).await;
+        }
+        self.metrics.left(partition);
+        tracing::info!(partition, epoch = lease.epoch, "partition left");
+    }
+
+    async fn deliver(self: &Arc<Self>, lease: &Lease, offset: i64, stop: &CancellationToken) {
+        let (fetched, inbox) = mpsc::channel(1);
+        let reader = AbortOnDropHandle::new(tokio::spawn(Arc::clone(self).read(
+            lease.partition,
+            offset,
+            fetched,
+        )));
+        let mut deliver = DeliverMessages::new(
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.gateway),
+            // Spreads retries out; nothing depends on its being unpredictable.
+            StdRng::seed_from_u64(
+                lease.epoch.cast_unsigned() ^ u64::from(lease.partition.cast_unsigned()),
+            ),
+            self.settings.deliver.clone(),
+            lease.clone(),
+            inbox,
+        );
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = deliver.wait() => {}
+            }
+            // Not interrupted by `stop`: what is begun is finished.
+            match deliver.act().await {
+                Ok(delivered) => self.metrics.delivered(lease.partition, &delivered),
+                Err(error @ LedgerError::Fenced { .. }) => {
+                    tracing::warn!(error = %Chain(&error), "partition lost");
+                    break;
+                }
+                Err(error @ LedgerError::Unavailable(_)) => {
+                    tracing::warn!(error = %Chain(&error), "deliveries wait for the ledger");
+                    stop.run_until_cancelled(sleep(PAUSE)).await;
+                }
+            }
+        }
+        drop(reader);
+        // Handed over before the calls under way have ended: their outcomes count all the same.
+        self.release(lease).await;
+        while deliver.in_flight() > 0 {
+            match deliver.drain().await {
+                Ok(delivered) => self.metrics.delivered(lease.partition, &delivered),
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "outcomes wait for the ledger");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Where to begin. For a partition that the group never read, that is stored at once, so that
+    /// "latest" means the same after a crash.
+    async fn first_offset(&self, lease: &Lease) -> Option<i64> {
+        if let Some(offset) = lease.next_offset {
+            return Some(offset);
+        }
+        // Whatever came into a partition that was added while the group was there is for it.
+        let from = if lease.added_later { StartFrom::Earliest } else { self.settings.start_from };
+        loop {
+            match self.stream.first_offset(lease.partition, from).await {
+                Ok(offset) => {
+                    let batch = Batch { next_offset: offset, ..Batch::default() };
+                    match self.ledger.admit(lease, &batch).await {
+                        Ok(_) => return Some(offset),
+                        Err(LedgerError::Fenced { .. }) => return None,
+                        Err(error) => tracing::warn!(error = %Chain(&error), "offset not stored"),
+                    }
+                }
+                Err(error) => self.readiness.set_down("broker", Chain(&error)),
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn read(
+        self: Arc<Self>,
+        partition: i32,
+        mut offset: i64,
+        fetched: mpsc::Sender<Fetched>,
+    ) {
+        loop {
+            match self.stream.fetch(partition, offset).await {
+                Ok(batch) => {
+                    self.readiness.set_up("broker");
+                    if batch.next_offset == offset {
+                        continue;
+                    }
+                    offset = batch.next_offset;
+                    if fetched.send(batch).await.is_err() {
+                        return;
+                    }
+                }
+                Err(StreamError::OutOfRange { .. }) => {
+                    tracing::error!(
+                        partition,
+                        offset,
+                        "records were deleted unread; going on from the earliest"
+                    );
+                    match self.stream.first_offset(partition, StartFrom::Earliest).await {
+                        Ok(earliest) => offset = earliest,
+                        Err(_) => sleep(PAUSE).await,
+                    }
+                }
+                Err(error @ StreamError::Unavailable(_)) => {
+                    self.readiness.set_down("broker", Chain(&error));
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn release(&self, lease: &Lease) {
+        if let Err(error) = self.leases.release(lease).await {
+            let partition = lease.partition;
+            tracing::warn!(partition, error = %Chain(&error), "partition not released; its lease runs out");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Assembles the service: configuration, telemetry, the loops around the use cases, and the end.
+//!
+//! The binaries are inventories; what they share is here.
+
+pub mod cli;
+pub mod config;
+mod consumer;
+mod environment;
+pub mod metrics;
+mod process;
+mod relay;
+pub mod roles;
+mod telemetry;
+
+pub use process::Process;

@@ -1,0 +1,176 @@
+//! What an operator watches. The names are part of the contract with dashboards and alerts.
+
+use application::{
+    Delivered, Relayed,
+    ports::{BacklogSize, DeliveryState, Swept},
+};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// What the relay does.
+#[derive(Debug, Clone)]
+pub struct RelayMetrics {
+    published: IntCounter,
+    republished: IntCounter,
+    expired: IntCounter,
+    backlog: IntGaugeVec,
+}
+
+impl RelayMetrics {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            published: counter(
+                registry,
+                "processed_messages",
+                "Messages published to the broker.",
+            )?,
+            republished: counter(
+                registry,
+                "messager_republished_messages_total",
+                "Messages that no consumer took over in time, and that wait to be published again.",
+            )?,
+            expired: counter(
+                registry,
+                "messager_expired_messages_total",
+                "Messages that expired before a consumer took them over.",
+            )?,
+            backlog: registered(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("messager_backlog_messages", "Messages on their way to a consumer."),
+                    &["state"],
+                ),
+            )?,
+        })
+    }
+
+    pub fn relayed(&self, relayed: &Relayed) {
+        self.published.inc_by(relayed.published as u64);
+    }
+
+    pub fn swept(&self, swept: &Swept) {
+        self.republished.inc_by(swept.waiting_again);
+        self.expired.inc_by(swept.expired);
+    }
+
+    pub fn size(&self, size: &BacklogSize) {
+        self.backlog.with_label_values(&["waiting"]).set(size.waiting.cast_signed());
+        self.backlog.with_label_values(&["in_transit"]).set(size.in_transit.cast_signed());
+    }
+}
+
+/// What the consumer does.
+#[derive(Debug, Clone)]
+pub struct DeliveryMetrics {
+    records: IntCounterVec,
+    deliveries: IntCounterVec,
+    duration: Histogram,
+    calls: IntCounter,
+    retries: IntCounter,
+    lag: IntGaugeVec,
+    held: IntGauge,
+}
+
+impl DeliveryMetrics {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let metrics = Self {
+            records: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new("messager_records_total", "Records read from the broker."),
+                    &["kind"],
+                ),
+            )?,
+            deliveries: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "messager_deliveries_total",
+                        "Messages that ended, by their outcome.",
+                    ),
+                    &["outcome"],
+                ),
+            )?,
+            duration: registered(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "messager_delivery_duration_seconds",
+                        "From the acceptance of a message to the gateway's acceptance of its SMS.",
+                    )
+                    .buckets(vec![
+                        0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+                        30.0, 60.0, 120.0, 300.0, 600.0,
+                    ]),
+                ),
+            )?,
+            calls: counter(registry, "messager_gateway_calls_total", "Calls of the gateway.")?,
+            retries: counter(
+                registry,
+                "messager_gateway_retries_total",
+                "Calls whose message will be tried again.",
+            )?,
+            lag: registered(
+                registry,
+                IntGaugeVec::new(
+                    Opts::new("messager_partition_lag", "Records of a partition not read yet."),
+                    &["partition"],
+                ),
+            )?,
+            held: registered(
+                registry,
+                IntGauge::new("messager_partitions_held", "Partitions that this consumer reads."),
+            )?,
+        };
+        // A counter that is born with its first count hides that count from `rate`.
+        for kind in ["admitted", "passed_over", "unreadable"] {
+            metrics.records.with_label_values(&[kind]);
+        }
+        for outcome in ["sent", "failed", "expired", "unknown"] {
+            metrics.deliveries.with_label_values(&[outcome]);
+        }
+        Ok(metrics)
+    }
+
+    pub fn delivered(&self, partition: i32, delivered: &Delivered) {
+        let records = |kind| self.records.with_label_values(&[kind]);
+        records("admitted").inc_by(delivered.admitted as u64);
+        records("passed_over").inc_by(delivered.passed_over as u64);
+        records("unreadable").inc_by(delivered.unreadable as u64);
+        self.calls.inc_by(delivered.calls as u64);
+        self.retries.inc_by(delivered.retries as u64);
+        for ended in &delivered.ended {
+            self.deliveries.with_label_values(&[ended.state.as_str()]).inc();
+            if ended.state == DeliveryState::Sent {
+                self.duration.observe(ended.age.as_secs_f64());
+            }
+        }
+        if let Some(lag) = delivered.lag {
+            self.lag.with_label_values(&[&partition.to_string()]).set(lag);
+        }
+    }
+
+    pub fn held(&self, partitions: usize) {
+        self.held.set(i64::try_from(partitions).unwrap_or(i64::MAX));
+    }
+
+    /// The partition is not ours any more: its lag is another's to tell.
+    pub fn left(&self, partition: i32) {
+        // It may never have been set.
+        let _ = self.lag.remove_label_values(&[&partition.to_string()]);
+    }
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    registered(registry, IntCounter::new(name, help))
+}
+
+fn registered<M: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<M>,
+) -> prometheus::Result<M> {
+    let metric = metric?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}

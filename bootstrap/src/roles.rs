@@ -1,0 +1,233 @@
+//! The three parts of the service, each as a set of tasks of a process.
+
+use std::{sync::Arc, time::Duration};
+
+use adapters_broker::{
+    Broker, EmbeddedQueue, EmbeddedQueueSettings, KafkaBroker, KafkaPublisherSettings,
+    KafkaSettings, KafkaStream, KafkaStreamSettings, Stream,
+};
+use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
+use adapters_http::{ApiMetrics, ApiSettings, ServerLimits, router, serve};
+use adapters_persistence::{
+    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases,
+};
+use anyhow::Context;
+use application::{
+    Chain, DeliverSettings, RelayBatch, RelaySettings, SubmitMessage, SubmitSettings,
+    ports::StartFrom,
+};
+use rand::{
+    SeedableRng,
+    rngs::{StdRng, SysRng},
+};
+use tokio::{net::TcpListener, sync::Notify, time::sleep};
+
+use crate::{
+    Process,
+    config::{BrokerConfig, GatewayConfig},
+    consumer::{Consumer, ConsumerSettings},
+    metrics::{DeliveryMetrics, RelayMetrics},
+    relay::{Pauses, relay, sweep},
+};
+
+/// Accepts messages on the API port. Returns what is told when one was stored.
+pub async fn api(process: &mut Process) -> anyhow::Result<Arc<Notify>> {
+    let port = process.config.api_port;
+    let listener = TcpListener::bind(("0.0.0.0", port))
+        .await
+        .with_context(|| format!("listen on APP_PORT {port}"))?;
+    tracing::info!(address = %listener.local_addr()?, "accepting messages");
+
+    let settings = OutboxSettings::default();
+    let database = process.database("api", u32::try_from(settings.writers)? + 1);
+    process.watch_database(database.clone());
+    let (outbox, writers) = CoalescingOutbox::start(&database, settings);
+    let stored = outbox.stored();
+    let submit = SubmitMessage::new(
+        outbox,
+        StdRng::try_from_rng(&mut SysRng).context("seed the generator of codes")?,
+        SubmitSettings {
+            code_length: process.config.code_length,
+            code_ttl: process.config.code_ttl,
+        },
+    );
+    let metrics = ApiMetrics::register(&process.registry)?;
+    let router = router(Arc::new(submit), metrics, ApiSettings::default());
+    let stop = process.stop.clone();
+    process.spawn(async move {
+        serve(listener, router, ServerLimits::default(), stop).await;
+        // The last request has gone, and with it the outbox: what is queued is stored, then the
+        // writers end.
+        writers.join_all().await;
+        Ok(())
+    });
+    Ok(stored)
+}
+
+/// Moves messages from the outbox to the broker. `stored` may tell of new ones.
+pub fn processor(
+    process: &mut Process,
+    queue: Option<EmbeddedQueue>,
+    stored: Arc<Notify>,
+) -> anyhow::Result<()> {
+    let config = process.config.clone();
+    let database = process.database("processor", 4);
+    let usable = process.watch_database(database.clone());
+    let metrics = RelayMetrics::register(&process.registry)?;
+    let broker = match queue {
+        Some(queue) => Broker::Embedded(queue),
+        None if config.producer.servers.is_empty() => {
+            Broker::Embedded(embedded_queue(&database, &config.producer, config.code_ttl))
+        }
+        None => Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {
+            kafka: kafka(&config.producer, "messager-processor"),
+            partitions: config.topic_partitions,
+            replication_factor: config.topic_replication,
+        })),
+    };
+    let backlog = SqlBacklog::new(database);
+    let batch = RelayBatch::new(
+        backlog.clone(),
+        broker,
+        RelaySettings {
+            batch: config.batch,
+            lease: config.reservation,
+            confirm_within: config.confirm_within,
+        },
+    );
+    let pauses = Pauses {
+        shortest: Duration::from_millis(2),
+        longest: config.reservation.min(Duration::from_millis(50)),
+    };
+    let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
+    let (size, usable_too) = (usize::try_from(config.batch.get())?, usable.clone());
+    let swept = (backlog, metrics.clone(), stop.clone());
+    process.spawn(async move {
+        if stop.run_until_cancelled(usable.cancelled()).await.is_some() {
+            relay(batch, size, pauses, stored, metrics, readiness, stop).await;
+        }
+        Ok(())
+    });
+    process.spawn(async move {
+        let (backlog, metrics, stop) = swept;
+        if stop.run_until_cancelled(usable_too.cancelled()).await.is_some() {
+            sweep(backlog, metrics, stop).await;
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Brings messages from the broker to the gateway.
+pub fn consumer(process: &mut Process, queue: Option<EmbeddedQueue>) -> anyhow::Result<()> {
+    let config = process.config.clone();
+    let database = process.database("consumer", 10);
+    let usable = process.watch_database(database.clone());
+    let stream = match queue {
+        Some(queue) => Stream::Embedded(queue),
+        None if config.consumer.servers.is_empty() => {
+            Stream::Embedded(embedded_queue(&database, &config.consumer, config.code_ttl))
+        }
+        None => Stream::Kafka(KafkaStream::new(KafkaStreamSettings {
+            kafka: kafka(&config.consumer, "messager-consumer"),
+            default_ttl: config.code_ttl,
+        })),
+    };
+    let first = match stream {
+        Stream::Kafka(_) => StartFrom::Latest,
+        Stream::Embedded(_) => StartFrom::Earliest,
+    };
+    let (gateway, longest_call) = match config.gateway {
+        GatewayConfig::Console => {
+            (Gateway::Console(ConsoleGateway::stdout()), Duration::from_secs(1))
+        }
+        GatewayConfig::Webhook { url, timeout } => {
+            (Gateway::Webhook(WebhookGateway::new(WebhookSettings { url, timeout })?), timeout)
+        }
+    };
+    let topic = config.consumer.topic;
+    let member = member()?;
+    let consumer = Consumer {
+        leases: SqlPartitionLeases::new(
+            database.clone(),
+            config.group.clone(),
+            topic.clone(),
+            member.clone(),
+        ),
+        ledger: Arc::new(SqlDeliveryLedger::new(database, config.group, topic, member)),
+        stream: Arc::new(stream),
+        gateway: Arc::new(gateway),
+        settings: ConsumerSettings {
+            // An SQLite file is one machine's, and its renewals cost next to nothing.
+            lease_ttl: Duration::from_secs(if process.is_embedded() { 3 } else { 10 }),
+            start_from: config.start_from.unwrap_or(first),
+            deliver: DeliverSettings {
+                template: config.template,
+                default_ttl: config.code_ttl,
+                concurrency: config.concurrency,
+                in_hand: 1_000.max(2 * config.concurrency),
+                // The gateway keeps its own limit; this one is for when it does not.
+                call_limit: longest_call + Duration::from_secs(2),
+            },
+        },
+        metrics: DeliveryMetrics::register(&process.registry)?,
+        readiness: process.readiness.clone(),
+        stop: process.stop.clone(),
+    };
+    let stop = process.stop.clone();
+    process.spawn(async move {
+        match stop.run_until_cancelled(usable.cancelled()).await {
+            Some(()) => consumer.run().await,
+            None => Ok(()),
+        }
+    });
+    Ok(())
+}
+
+/// The queue that the processor and the consumer of one process share, so that the one wakes the
+/// other; none where they use Kafka. Its old records are removed.
+pub fn shared_queue(process: &mut Process) -> Option<EmbeddedQueue> {
+    let config = &process.config;
+    if !config.producer.servers.is_empty() || config.producer.topic != config.consumer.topic {
+        return None;
+    }
+    let code_ttl = config.code_ttl;
+    let queue = embedded_queue(&process.database("queue", 6), &config.producer, code_ttl);
+    let (trimmed, stop) = (queue.clone(), process.stop.clone());
+    process.spawn(async move {
+        const PAUSE: Duration = Duration::from_secs(60);
+        while stop.run_until_cancelled(sleep(PAUSE)).await.is_some() {
+            // What is older than its code is never sent; twice that, for good measure.
+            if let Err(error) = trimmed.trim(2 * code_ttl).await {
+                tracing::warn!(error = %Chain(&error), "the queue was not trimmed");
+            }
+        }
+        Ok(())
+    });
+    Some(queue)
+}
+
+fn embedded_queue(
+    database: &Database,
+    broker: &BrokerConfig,
+    default_ttl: Duration,
+) -> EmbeddedQueue {
+    let settings = EmbeddedQueueSettings { topic: broker.topic.clone(), default_ttl };
+    EmbeddedQueue::new(database.connection().clone(), settings)
+}
+
+fn kafka(broker: &BrokerConfig, client_id: &str) -> KafkaSettings {
+    KafkaSettings {
+        bootstrap_servers: broker.servers.clone(),
+        topic: broker.topic.clone(),
+        client_id: client_id.to_owned(),
+        request_timeout: Duration::from_secs(5),
+    }
+}
+
+/// A name that no other consumer has, and that tells an operator which process it is.
+fn member() -> anyhow::Result<String> {
+    use rand_core::Rng;
+    let mut rng = StdRng::try_from_rng(&mut SysRng).context("draw a name")?;
+    Ok(format!("{}-{:016x}", std::process::id(), rng.next_u64()))
+}

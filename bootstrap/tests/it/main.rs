@@ -1,0 +1,9 @@
+//! The whole service, as its users have it: the real binaries on real neighbours.
+
+mod embedded;
+mod outages;
+mod pipeline;
+mod requests;
+mod settings;
+mod shutdown;
+mod support;

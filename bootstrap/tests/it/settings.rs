@@ -1,0 +1,100 @@
+//! How the binaries take their settings.
+
+use super::support::{Binary, Folder, Postgres, Stack};
+
+const ALL: [&str; 4] = ["api", "processor", "consumer", "messager"];
+
+#[tokio::test]
+async fn bad_settings_are_all_reported_at_once() {
+    let folder = Folder::new();
+    for binary in ALL {
+        let output = Binary::new(binary, folder.path())
+            .env("CODE_LENGTH", "0")
+            .env("APP_PORT", "99999")
+            .env("DB_SSL_MODE", "maybe")
+            .env("POSTGRES_HOST", "db")
+            .output()
+            .await;
+
+        assert_eq!(output.status.code(), Some(2), "{binary}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        for name in ["CODE_LENGTH", "APP_PORT", "DB_SSL_MODE", "POSTGRES_DB", "POSTGRES_USER"] {
+            assert!(said.contains(name), "{binary} does not name {name}:\n{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_is_behind_is_refused_with_the_command_that_helps() {
+    let Some(postgres) = Postgres::new().await else { return };
+    let folder = Folder::new();
+    let start = |name| {
+        postgres
+            .env()
+            .iter()
+            .fold(Binary::new(name, folder.path()), |binary, (name, value)| binary.env(name, value))
+    };
+
+    for binary in ALL {
+        let mut running = start(binary).spawn();
+        assert_eq!(running.ended().await.code(), Some(1), "{binary}");
+        assert!(running.stderr().contains("messager migrate up"), "{}", running.stderr());
+    }
+
+    let status = async || {
+        let output = start("messager").args(&["migrate", "status"]).output().await;
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(status().await.contains("pending") && !status().await.contains("applied"));
+    for (step, pending) in [("up", false), ("up", false), ("down", true), ("up", false)] {
+        let output = start("messager").args(&["migrate", step]).output().await;
+        assert!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(status().await.contains("pending"), pending, "{step}");
+    }
+    start("api").ready().await;
+}
+
+#[tokio::test]
+async fn the_predecessors_file_starts_every_binary_on_one_host() {
+    let Some(stack) = Stack::new().await else { return };
+    let value = |name: &str| {
+        stack.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap()
+    };
+    let port = stack.start("api", &[]).port;
+    let file = format!(
+        "APP_PORT={port}\nAPP_MODE=release\n\nPROCESSOR_TAKE_MESSAGE_LIMIT=1000\n\
+         PROCESSOR_RESERVATION_TIME=1\nPROCESSOR_TOPIC=\"{topic}\"\n\nPOSTGRES_HOST=127.0.0.1\n\
+         POSTGRES_PORT={pg_port}\nPOSTGRES_DB={db}\nPOSTGRES_USER={user}\n\
+         POSTGRES_PASSWORD={password}\nDB_SSL_MODE=disable\n\nPRODUCER_URL=\"{kafka}\"\n\n\
+         CODE_LENGTH=6\n\nCONSUMER_URL={kafka}\nCONSUMER_TOPIC={topic}\nCONSUMER_GROUP_ID=1\n\
+         CONSUMER_AUTO_OFFSET_RESET=latest\n\nPROMETHEUS_SERVER_PORT={metrics}\n",
+        topic = stack.topic.name,
+        pg_port = stack.postgres.port,
+        db = stack.postgres.name,
+        user = stack.postgres.user,
+        password = stack.postgres.password,
+        kafka = value("CONSUMER_URL"),
+        metrics = stack.start("api", &[]).metrics_port,
+    );
+    std::fs::write(stack.folder.path().join(".env"), file).unwrap();
+
+    let mut running = Vec::new();
+    for binary in ["api", "processor", "consumer"] {
+        let binary = Binary::new(binary, stack.folder.path());
+        running.push(binary.without("APP_PORT").without("PROMETHEUS_SERVER_PORT").spawn());
+    }
+
+    let (status, _) =
+        super::support::eventually("accepting", std::time::Duration::from_secs(30), async || {
+            super::support::get(port, "/").await?;
+            let answer = super::support::post(port, "89999999999").await;
+            (answer.0 == 200).then_some(answer)
+        })
+        .await;
+    assert_eq!(status, 200);
+    super::support::eventually("shown", std::time::Duration::from_secs(60), async || {
+        running[2].stdout().contains("SMS to 89999999999").then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,149 @@
+use std::{
+    fs::File,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use tokio::process::{Child, Command};
+
+use super::{eventually, get, services::unique};
+
+/// One of our binaries, about to be started with nothing in its environment but what it is given.
+#[derive(Debug)]
+pub(crate) struct Binary {
+    command: Command,
+    pub(crate) port: u16,
+    pub(crate) metrics_port: u16,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+/// A running binary; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    pub(crate) port: u16,
+    pub(crate) metrics_port: u16,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Binary {
+    pub(crate) fn new(name: &str, folder: &Path) -> Self {
+        let program = match name {
+            "api" => env!("CARGO_BIN_EXE_api"),
+            "processor" => env!("CARGO_BIN_EXE_processor"),
+            "consumer" => env!("CARGO_BIN_EXE_consumer"),
+            "messager" => env!("CARGO_BIN_EXE_messager"),
+            other => panic!("no binary {other}"),
+        };
+        let mut command = Command::new(program);
+        command.env_clear().current_dir(folder).kill_on_drop(true);
+        let (port, metrics_port) = (free_port(), free_port());
+        let output = folder.join(format!("{name}-{}", unique()));
+        Self {
+            command,
+            port,
+            metrics_port,
+            stdout: output.with_extension("out"),
+            stderr: output.with_extension("err"),
+        }
+        .env("APP_PORT", &port.to_string())
+        .env("PROMETHEUS_SERVER_PORT", &metrics_port.to_string())
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    pub(crate) fn args(mut self, args: &[&str]) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Runs it to its end.
+    pub(crate) async fn output(mut self) -> Output {
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, self.command.output()).await.expect("it ends").unwrap()
+    }
+
+    pub(crate) fn spawn(mut self) -> Running {
+        self.command
+            .stdin(Stdio::null())
+            .stdout(File::create(&self.stdout).unwrap())
+            .stderr(File::create(&self.stderr).unwrap());
+        Running {
+            child: self.command.spawn().unwrap(),
+            port: self.port,
+            metrics_port: self.metrics_port,
+            stdout: self.stdout,
+            stderr: self.stderr,
+        }
+    }
+
+    /// Starts it and waits until it says that it is ready.
+    pub(crate) async fn ready(self) -> Running {
+        let running = self.spawn();
+        running.is_ready().await;
+        running
+    }
+}
+
+impl Running {
+    pub(crate) async fn is_ready(&self) {
+        eventually("ready", Duration::from_secs(30), async || {
+            (get(self.metrics_port, "/readyz").await?.0 == 200).then_some(())
+        })
+        .await;
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        std::fs::read_to_string(&self.stdout).unwrap()
+    }
+
+    /// The log.
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    /// The value of a metric, by its whole name with labels.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let (_, text) = get(self.metrics_port, "/metrics").await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        line.parse().ok()
+    }
+
+    pub(crate) async fn signal(&self, signal: &str) {
+        let pid = self.child.id().expect("still running").to_string();
+        let status = Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap();
+        assert!(status.success());
+    }
+
+    /// Sends a signal and waits for the end; says how long that took.
+    pub(crate) async fn stop(mut self, signal: &str) -> (ExitStatus, Duration) {
+        let begun = Instant::now();
+        self.signal(signal).await;
+        let limit = Duration::from_secs(30);
+        let status =
+            tokio::time::timeout(limit, self.child.wait()).await.expect("it ends").unwrap();
+        (status, begun.elapsed())
+    }
+
+    /// Waits for an end that nobody asked for.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, self.child.wait()).await.expect("it ends").unwrap()
+    }
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,153 @@
+use std::path::{Path, PathBuf};
+
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
+
+use super::{Binary, Gateway, Topic};
+
+/// Where the tests' servers are, by the names that `scripts/services` gives. Without them a test
+/// is skipped, unless `REQUIRE_SERVICES` says that it must not be.
+#[expect(clippy::disallowed_methods, reason = "tests are told of their servers this way")]
+pub(crate) fn environment(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok();
+    assert!(
+        value.is_some() || std::env::var("REQUIRE_SERVICES").is_err(),
+        "{name} is not set: run the tests through `make test`"
+    );
+    if value.is_none() {
+        eprintln!("skipped: {name} is not set");
+    }
+    value
+}
+
+/// A folder that is removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("messager-it-{}", unique()));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub(crate) fn unique() -> String {
+    use rand::{
+        Rng, SeedableRng,
+        rngs::{StdRng, SysRng},
+    };
+    format!("{:016x}", StdRng::try_from_rng(&mut SysRng).unwrap().next_u64())
+}
+
+/// A database of its own on the tests' server.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    pub(crate) connection: DatabaseConnection,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) name: String,
+    pub(crate) user: String,
+    pub(crate) password: String,
+}
+
+impl Postgres {
+    pub(crate) async fn new() -> Option<Self> {
+        let url = environment("TEST_POSTGRES_URL")?;
+        let (login, place) = url.strip_prefix("postgres://").unwrap().split_once('@').unwrap();
+        let (user, password) = login.split_once(':').unwrap();
+        let (server, _) = place.split_once('/').unwrap();
+        let (host, port) = server.split_once(':').unwrap();
+
+        let name = format!("it_{}", unique());
+        let admin = Database::connect(&url).await.unwrap();
+        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        admin.close().await.unwrap();
+        let connection =
+            Database::connect(format!("postgres://{login}@{server}/{name}")).await.unwrap();
+        Some(Self {
+            connection,
+            host: host.to_owned(),
+            port: port.parse().unwrap(),
+            name,
+            user: user.to_owned(),
+            password: password.to_owned(),
+        })
+    }
+
+    /// The settings that lead here.
+    pub(crate) fn env(&self) -> Vec<(String, String)> {
+        [
+            ("POSTGRES_HOST", self.host.clone()),
+            ("POSTGRES_PORT", self.port.to_string()),
+            ("POSTGRES_DB", self.name.clone()),
+            ("POSTGRES_USER", self.user.clone()),
+            ("POSTGRES_PASSWORD", self.password.clone()),
+            ("DB_SSL_MODE", "disable".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .to_vec()
+    }
+
+    /// One number.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let statement = Statement::from_string(sea_orm::DbBackend::Postgres, sql);
+        let row = self.connection.query_one_raw(statement).await.unwrap().unwrap();
+        row.try_get_by_index(0).unwrap()
+    }
+}
+
+/// The neighbours of the three binaries: a migrated database, a topic, a gateway.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    pub(crate) postgres: Postgres,
+    pub(crate) topic: Topic,
+    pub(crate) gateway: Gateway,
+    pub(crate) folder: Folder,
+    pub(crate) env: Vec<(String, String)>,
+}
+
+impl Stack {
+    pub(crate) async fn new() -> Option<Self> {
+        let postgres = Postgres::new().await?;
+        let topic = Topic::new(4).await?;
+        let gateway = Gateway::start().await;
+        let mut env = postgres.env();
+        env.extend(
+            [
+                ("PRODUCER_URL", topic.server.clone()),
+                ("CONSUMER_URL", topic.server.clone()),
+                ("PROCESSOR_TOPIC", topic.name.clone()),
+                ("CONSUMER_TOPIC", topic.name.clone()),
+                ("GATEWAY", "webhook".to_owned()),
+                ("GATEWAY_URL", gateway.url()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        let stack = Self { postgres, topic, gateway, folder: Folder::new(), env };
+        let migrated = stack.start("messager", &[]).args(&["migrate", "up"]).output().await;
+        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        Some(stack)
+    }
+
+    /// A binary among these neighbours, with further settings.
+    pub(crate) fn start(&self, binary: &str, more: &[(&str, &str)]) -> Binary {
+        let mut start = Binary::new(binary, self.folder.path());
+        for (name, value) in &self.env {
+            start = start.env(name, value);
+        }
+        for (name, value) in more {
+            start = start.env(name, value);
+        }
+        start
+    }
+}

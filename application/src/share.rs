@@ -1,4 +1,4 @@
-use std::{collections::HashSet, time::Duration};
+use std::time::Duration;
 
 use autometrics::autometrics;
 
@@ -9,8 +9,6 @@ use crate::ports::{Lease, LeaseError, PartitionLeases};
 pub struct SharePartitions<L> {
     leases: L,
     settings: ShareSettings,
-    /// Partitions that are to be given up, once their owner here has let go of them.
-    leaving: HashSet<i32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -24,13 +22,13 @@ pub struct ShareSettings {
 pub struct Shared {
     /// Ours from now on.
     pub taken: Vec<Lease>,
-    /// Not ours any more, or to be let go of: stop, then call [`SharePartitions::release`].
+    /// To be let go of: another consumer has them already, or is to have them.
     pub dropped: Vec<i32>,
 }
 
 impl<L: PartitionLeases> SharePartitions<L> {
     pub fn new(leases: L, settings: ShareSettings) -> Self {
-        Self { leases, settings, leaving: HashSet::new() }
+        Self { leases, settings }
     }
 
     /// Renews `held`, then takes or gives up partitions until this consumer has its fair share:
@@ -41,7 +39,7 @@ impl<L: PartitionLeases> SharePartitions<L> {
     /// abandoned, and its owner deserves a moment to come back.
     #[autometrics(struct_name = "SharePartitions")]
     pub async fn execute(
-        &mut self,
+        &self,
         held: &[Lease],
         known: &[i32],
         only_renew: bool,
@@ -52,37 +50,17 @@ impl<L: PartitionLeases> SharePartitions<L> {
         let renewed = self.leases.renew(held, self.settings.ttl).await?;
         let fair = renewed.partitions.div_ceil(renewed.members.max(1));
 
-        let mut shared = Shared::default();
-        let mut keeping = 0;
-        for lease in held {
-            let ours = renewed.held.contains(&lease.partition);
-            if !ours {
-                self.leaving.remove(&lease.partition);
-                shared.dropped.push(lease.partition);
-            } else if self.leaving.contains(&lease.partition) {
-                // Said before; its owner here is still finishing.
-            } else if keeping < fair {
-                keeping += 1;
-            } else {
-                self.leaving.insert(lease.partition);
-                shared.dropped.push(lease.partition);
-            }
-        }
+        let (ours, lost): (Vec<i32>, Vec<i32>) = held
+            .iter()
+            .map(|lease| lease.partition)
+            .partition(|partition| renewed.held.contains(partition));
+        let keeping = ours.len().min(fair);
+        let mut shared = Shared { taken: Vec::new(), dropped: lost };
+        shared.dropped.extend(&ours[keeping..]);
         if keeping < fair && !only_renew {
             shared.taken = self.leases.acquire(fair - keeping, self.settings.ttl).await?;
         }
         Ok(shared)
-    }
-
-    /// Gives up a partition whose work here has ended.
-    pub async fn release(&mut self, lease: &Lease) -> Result<(), LeaseError> {
-        self.leaving.remove(&lease.partition);
-        self.leases.release(lease).await
-    }
-
-    /// Leaves the group.
-    pub async fn leave(&self) -> Result<(), LeaseError> {
-        self.leases.leave().await
     }
 }
 
@@ -122,15 +100,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gives_up_what_is_more_than_its_share_and_says_so_once() {
-        let mut share = share(leases(vec![0, 1, 2, 3], 3));
+    async fn gives_up_what_is_more_than_its_share() {
+        let share = share(leases(vec![0, 1, 2, 3], 3));
         let held: Vec<_> = (0..4).map(lease).collect();
 
-        let first = share.execute(&held, &[], false).await.unwrap();
-        let second = share.execute(&held, &[], false).await.unwrap();
+        let shared = share.execute(&held, &[], false).await.unwrap();
 
-        assert_eq!(first, Shared { taken: vec![], dropped: vec![2, 3] });
-        assert_eq!(second, Shared::default());
+        assert_eq!(shared, Shared { taken: vec![], dropped: vec![2, 3] });
     }
 
     #[tokio::test]

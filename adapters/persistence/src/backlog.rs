@@ -109,10 +109,10 @@ impl Backlog for SqlBacklog {
     }
 }
 
-// `candidate` takes the oldest messages that nobody holds. Of those, `free` leaves out each that
-// has an older message to its phone, never published, which is not a candidate itself: that one
-// is another relay's, and must reach the broker first. What is below the highest candidate is
-// short, since published messages leave the table.
+// `candidate` takes the oldest messages that nobody holds. `elsewhere` are older messages, never
+// published, that are no candidates: another relay has them, and they must reach the broker
+// before any message to the same phone. What is below the highest candidate is short, since
+// published messages leave the table.
 const CLAIM: Sql = Sql {
     postgres: "
 WITH candidate AS MATERIALIZED (
@@ -122,48 +122,49 @@ WITH candidate AS MATERIALIZED (
     ORDER BY sequence
     LIMIT $1
     FOR UPDATE SKIP LOCKED
-), free AS (
-    SELECT sequence
-    FROM candidate
-    WHERE NOT EXISTS (
-        SELECT 1
-        FROM outbox AS older
-        WHERE older.sequence < (SELECT max(sequence) FROM candidate)
-          AND older.sequence < candidate.sequence
-          AND older.phone = candidate.phone
-          AND older.publications = 0
-          AND older.expires_at > now()
-          AND older.sequence NOT IN (SELECT sequence FROM candidate)
-    )
+), elsewhere AS MATERIALIZED (
+    SELECT sequence, phone
+    FROM outbox
+    WHERE sequence < (SELECT max(sequence) FROM candidate)
+      AND publications = 0
+      AND expires_at > now()
+      AND sequence NOT IN (SELECT sequence FROM candidate)
 )
 UPDATE outbox
 SET claimable_at = now() + $2 * interval '1 millisecond', attempt = outbox.attempt + 1
-FROM free
-WHERE outbox.sequence = free.sequence
+FROM candidate
+WHERE outbox.sequence = candidate.sequence AND NOT EXISTS (
+    SELECT 1
+    FROM elsewhere
+    WHERE elsewhere.phone = candidate.phone AND elsewhere.sequence < candidate.sequence
+)
 RETURNING outbox.sequence, outbox.attempt, outbox.id::text AS id, outbox.phone, outbox.code,
     outbox.trace, (extract(epoch FROM outbox.accepted_at) * 1000)::bigint AS accepted_at,
     (extract(epoch FROM outbox.expires_at) * 1000)::bigint AS expires_at",
     sqlite: "
-WITH clock AS (
+WITH clock AS MATERIALIZED (
     SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now
 ), candidate AS MATERIALIZED (
     SELECT sequence, phone
-    FROM outbox, clock
+    FROM clock CROSS JOIN outbox
     WHERE claimable_at <= clock.now AND expires_at > clock.now
     ORDER BY sequence
     LIMIT $1
+), elsewhere AS MATERIALIZED (
+    SELECT sequence, phone
+    FROM clock CROSS JOIN outbox
+    WHERE sequence < (SELECT max(sequence) FROM candidate)
+      AND publications = 0
+      AND expires_at > clock.now
+      AND sequence NOT IN (SELECT sequence FROM candidate)
 )
 UPDATE outbox
-SET claimable_at = clock.now + $2, attempt = attempt + 1
-FROM clock, candidate
+SET claimable_at = (SELECT now FROM clock) + $2, attempt = attempt + 1
+FROM candidate
 WHERE outbox.sequence = candidate.sequence AND NOT EXISTS (
     SELECT 1
-    FROM outbox AS older
-    WHERE older.sequence < candidate.sequence
-      AND older.phone = candidate.phone
-      AND older.publications = 0
-      AND older.expires_at > clock.now
-      AND older.sequence NOT IN (SELECT sequence FROM candidate)
+    FROM elsewhere
+    WHERE elsewhere.phone = candidate.phone AND elsewhere.sequence < candidate.sequence
 )
 RETURNING sequence, attempt, id, phone, code, trace, accepted_at, expires_at",
 };
@@ -175,10 +176,13 @@ SET claimable_at = now() + $3 * interval '1 millisecond'
 FROM unnest($1::bigint[], $2::integer[]) AS claim (sequence, attempt)
 WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt",
     sqlite: "
+WITH claim AS MATERIALIZED (
+    SELECT value ->> 0 AS sequence, value ->> 1 AS attempt FROM json_each($1)
+)
 UPDATE outbox
 SET claimable_at = CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $2
-FROM json_each($1) AS claim
-WHERE outbox.sequence = claim.value ->> 0 AND outbox.attempt = claim.value ->> 1",
+FROM claim
+WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt",
 };
 
 const SETTLE: Sql = Sql {
@@ -196,12 +200,15 @@ SELECT sequence, id, phone, code, trace, accepted_at, expires_at, publications +
 FROM published
 ON CONFLICT DO NOTHING",
     sqlite: "
+WITH claim AS MATERIALIZED (
+    SELECT value ->> 0 AS sequence, value ->> 1 AS attempt FROM json_each($1)
+)
 INSERT INTO in_transit
     (sequence, id, phone, code, trace, accepted_at, expires_at, publications, due_at)
-SELECT sequence, outbox.id, phone, code, trace, accepted_at, expires_at, publications + 1,
+SELECT outbox.sequence, id, phone, code, trace, accepted_at, expires_at, publications + 1,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $2 * (1 << min(publications, 10))
-FROM outbox, json_each($1) AS claim
-WHERE outbox.sequence = claim.value ->> 0 AND outbox.attempt = claim.value ->> 1
+FROM claim CROSS JOIN outbox
+WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt
 ON CONFLICT DO NOTHING",
 };
 

@@ -91,6 +91,18 @@ impl Database {
         self.connection.ping().await
     }
 
+    /// Waits until no other session holds this lock, and holds it until the session ends.
+    ///
+    /// PostgreSQL only. The pool must have one connection.
+    pub async fn lock_for_migration(&self) -> Result<(), DbErr> {
+        /// "messager", as eight bytes.
+        const KEY: i64 = 0x6d65_7373_6167_6572;
+        let sql = format!(
+            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock({KEY})"
+        );
+        self.connection.execute_unprepared(&sql).await.map(|_| ())
+    }
+
     /// Ends all connections; what is still running ends first.
     pub async fn close(self) -> Result<(), DbErr> {
         self.connection.close().await

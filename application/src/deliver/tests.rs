@@ -1,2 +1,373 @@
-#[cfg(test)]
-mod placeholder {}
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use domain::Message;
+use rand::{SeedableRng, rngs::StdRng};
+
+use super::*;
+use crate::ports::{MockDeliveryLedger, MockSmsGateway, Record, Started, Unreadable};
+
+const TTL: Duration = Duration::from_secs(600);
+
+fn message(number: i64) -> Message {
+    Message {
+        id: MessageId::of_record("t", 0, number, 0),
+        phone: format!("7999{number:07}").parse().unwrap(),
+        code: "123456".parse().unwrap(),
+    }
+}
+
+fn record(number: i64) -> Record {
+    let incoming =
+        Incoming { message: message(number), validity: None, trace: None, sequence: None };
+    Record { offset: number, content: Ok(incoming) }
+}
+
+fn fetched(records: Vec<Record>) -> Fetched {
+    let next_offset = records.last().map_or(0, |record| record.offset + 1);
+    Fetched { records, next_offset, lag: 0 }
+}
+
+/// A ledger without entries of before that takes over whatever comes.
+fn ledger() -> MockDeliveryLedger {
+    let mut ledger = MockDeliveryLedger::new();
+    ledger.expect_open().returning(|_| Ok(Vec::new()));
+    ledger
+        .expect_admit()
+        .returning(|_, batch| Ok(batch.messages.iter().map(|it| it.message.id).collect()));
+    ledger
+}
+
+fn starts(ledger: &mut MockDeliveryLedger) {
+    ledger.expect_start().returning(|_, ids, _| Ok(started(ids)));
+}
+
+fn started(ids: &[MessageId]) -> Started {
+    let call =
+        |id: &MessageId| Call { id: *id, attempt: 1, expires_at: SystemTime::UNIX_EPOCH + TTL };
+    Started { calls: ids.iter().map(call).collect(), expired: Vec::new() }
+}
+
+fn recorded(outcome: &CallOutcome) -> Recorded {
+    let state = match outcome.verdict {
+        Verdict::Sent { .. } => DeliveryState::Sent,
+        Verdict::Failed => DeliveryState::Failed,
+        Verdict::Unknown => DeliveryState::Unknown,
+        Verdict::Retry { .. } => DeliveryState::Pending,
+    };
+    Recorded { id: outcome.id, state, age: Duration::ZERO }
+}
+
+/// Takes down what is recorded as finished.
+fn finishes(ledger: &mut MockDeliveryLedger) -> Arc<Mutex<Vec<CallOutcome>>> {
+    let book = Arc::new(Mutex::new(Vec::new()));
+    let entries = Arc::clone(&book);
+    ledger.expect_finish().returning(move |outcomes| {
+        entries.lock().unwrap().extend_from_slice(outcomes);
+        Ok(outcomes.iter().map(recorded).collect())
+    });
+    book
+}
+
+fn gateway_that(answer: Result<Accepted, SendError>, deduplicates: bool) -> MockSmsGateway {
+    let mut gateway = MockSmsGateway::new();
+    gateway.expect_deduplicates().return_const(deduplicates);
+    gateway.expect_send().returning(move |_| answer.clone());
+    gateway
+}
+
+type Deliver<G> = DeliverMessages<MockDeliveryLedger, G, StdRng>;
+
+fn deliver<G: SmsGateway>(
+    ledger: MockDeliveryLedger,
+    gateway: G,
+    batches: Vec<Fetched>,
+) -> (Deliver<G>, mpsc::Sender<Fetched>) {
+    let (sender, inbox) = mpsc::channel(8);
+    for batch in batches {
+        sender.try_send(batch).unwrap();
+    }
+    let settings = DeliverSettings {
+        template: "Your code: {code}".parse().unwrap(),
+        default_ttl: TTL,
+        concurrency: 3,
+        in_hand: 100,
+        call_limit: Duration::from_secs(12),
+    };
+    let lease = Lease { partition: 0, epoch: 1, next_offset: Some(0), added_later: false };
+    let rng = StdRng::seed_from_u64(1);
+    let deliver =
+        DeliverMessages::new(Arc::new(ledger), Arc::new(gateway), rng, settings, lease, inbox);
+    // The sender keeps the inbox open.
+    (deliver, sender)
+}
+
+/// Rounds until `calls` outcomes were recorded.
+async fn run<G: SmsGateway + Send>(deliver: &mut Deliver<G>, calls: usize) -> Delivered {
+    let mut all = Delivered::default();
+    while all.ended.len() + all.retries < calls {
+        deliver.wait().await;
+        let delivered = deliver.act().await.unwrap();
+        all.admitted += delivered.admitted;
+        all.passed_over += delivered.passed_over;
+        all.unreadable += delivered.unreadable;
+        all.calls += delivered.calls;
+        all.retries += delivered.retries;
+        all.ended.extend(delivered.ended);
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_admitted_called_for_and_recorded() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    let book = finishes(&mut ledger);
+    let accepted = Accepted { reference: Some("gw-1".into()) };
+    let mut gateway = MockSmsGateway::new();
+    gateway
+        .expect_send()
+        .withf(|sms| sms.message == message(1) && sms.text == "Your code: 123456")
+        .once()
+        .returning(move |_| Ok(accepted.clone()));
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
+
+    let delivered = run(&mut deliver, 1).await;
+
+    assert_eq!((delivered.admitted, delivered.calls), (1, 1));
+    assert_eq!(delivered.ended[0].state, DeliveryState::Sent);
+    let verdict = book.lock().unwrap()[0].verdict.clone();
+    assert_eq!(verdict, Verdict::Sent { reference: Some("gw-1".into()) });
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_ledger_had_already_is_not_called_for() {
+    let mut ledger = MockDeliveryLedger::new();
+    ledger.expect_open().returning(|_| Ok(Vec::new()));
+    ledger.expect_admit().returning(|_, _| Ok(vec![message(2).id]));
+    starts(&mut ledger);
+    finishes(&mut ledger);
+    let mut gateway = MockSmsGateway::new();
+    gateway
+        .expect_send()
+        .withf(|sms| sms.message == message(2))
+        .once()
+        .returning(|_| Ok(Accepted::default()));
+    let unreadable = Record { offset: 4, content: Err(Unreadable("not JSON")) };
+    let batch = fetched(vec![record(1), record(2), record(2), unreadable]);
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![batch]);
+
+    let delivered = run(&mut deliver, 1).await;
+
+    let counts = (delivered.admitted, delivered.passed_over, delivered.unreadable);
+    assert_eq!(counts, (1, 2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_called_for_that_was_not_started() {
+    let mut ledger = ledger();
+    ledger.expect_start().once().returning(|_, ids, _| {
+        let expired = Recorded { id: ids[0], state: DeliveryState::Expired, age: TTL };
+        Ok(Started { calls: Vec::new(), expired: vec![expired] })
+    });
+    let mut gateway = MockSmsGateway::new();
+    gateway.expect_send().never();
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
+
+    let delivered = run(&mut deliver, 1).await;
+
+    assert_eq!(delivered.ended[0].state, DeliveryState::Expired);
+    assert_eq!(deliver.in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_owner_calls_nobody() {
+    let mut ledger = MockDeliveryLedger::new();
+    ledger.expect_open().returning(|_| Ok(Vec::new()));
+    ledger.expect_admit().returning(|_, _| Err(LedgerError::Fenced { partition: 0 }));
+    let mut gateway = MockSmsGateway::new();
+    gateway.expect_send().never();
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
+
+    deliver.wait().await;
+    deliver.act().await.unwrap();
+    deliver.wait().await;
+    let answer = deliver.act().await;
+
+    assert!(matches!(answer, Err(LedgerError::Fenced { .. })), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outcome_is_kept_until_the_ledger_takes_it() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    let mut refusals = 2;
+    ledger.expect_finish().times(3).returning(move |outcomes| {
+        if refusals > 0 {
+            refusals -= 1;
+            return Err(LedgerError::Unavailable("down".into()));
+        }
+        Ok(outcomes.iter().map(recorded).collect())
+    });
+    let mut gateway = MockSmsGateway::new();
+    gateway.expect_send().once().returning(|_| Ok(Accepted::default()));
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
+
+    let mut failures = 0;
+    let delivered = loop {
+        deliver.wait().await;
+        match deliver.act().await {
+            Ok(delivered) if !delivered.ended.is_empty() => break delivered,
+            Ok(_) => {}
+            Err(_) => failures += 1,
+        }
+    };
+
+    assert_eq!(failures, 2);
+    assert_eq!(delivered.ended[0].state, DeliveryState::Sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_becomes_of_a_message_depends_on_what_the_gateway_says() {
+    let later = |retry_after| SendError::Throttled { detail: "429".into(), retry_after };
+    let down = SendError::Unavailable { detail: "refused".into(), retry_after: None };
+    let minute = Duration::from_secs(60);
+    let retry = |verdict: &Verdict| matches!(verdict, Verdict::Retry { after } if *after <= minute);
+    let exactly = |verdict: &Verdict| *verdict == Verdict::Retry { after: minute };
+    let failed = |verdict: &Verdict| *verdict == Verdict::Failed;
+    let unknown = |verdict: &Verdict| *verdict == Verdict::Unknown;
+    let cases: [(SendError, bool, &dyn Fn(&Verdict) -> bool); 7] = [
+        (SendError::Rejected("404".into()), true, &failed),
+        (SendError::Misconfigured("401".into()), true, &failed),
+        (later(Some(minute)), false, &exactly),
+        (later(None), false, &retry),
+        (down, false, &retry),
+        (SendError::Ambiguous("reset".into()), true, &retry),
+        (SendError::Ambiguous("reset".into()), false, &unknown),
+    ];
+    for (error, deduplicates, expected) in cases {
+        let mut ledger = ledger();
+        starts(&mut ledger);
+        ledger.expect_due().returning(|_, _| Ok(Vec::new()));
+        let book = finishes(&mut ledger);
+        let gateway = gateway_that(Err(error.clone()), deduplicates);
+        let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
+
+        run(&mut deliver, 1).await;
+
+        let outcome = book.lock().unwrap()[0].clone();
+        assert!(expected(&outcome.verdict), "{error:?} became {outcome:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_call_is_repeated_only_if_the_gateway_would_know_it_again() {
+    for deduplicates in [true, false] {
+        let mut ledger = MockDeliveryLedger::new();
+        ledger.expect_open().returning(|_| Ok(vec![(message(1).phone, 1)]));
+        ledger.expect_due().returning(|_, _| {
+            Ok(vec![Due { message: message(1), trace: None, interrupted: true, attempt: 1 }])
+        });
+        starts(&mut ledger);
+        let book = finishes(&mut ledger);
+        let gateway = gateway_that(Ok(Accepted::default()), deduplicates);
+        let (mut deliver, _open) = deliver(ledger, gateway, Vec::new());
+
+        let delivered = run(&mut deliver, 1).await;
+
+        assert_eq!(delivered.calls, usize::from(deduplicates));
+        let verdict = book.lock().unwrap()[0].verdict.clone();
+        assert_eq!(verdict == Verdict::Unknown, !deduplicates, "{verdict:?}");
+    }
+}
+
+/// Answers never, or not with an answer.
+struct BadGateway {
+    panics: bool,
+}
+
+impl SmsGateway for BadGateway {
+    async fn send(&self, _: &Sms) -> Result<Accepted, SendError> {
+        assert!(!self.panics, "as it was told");
+        std::future::pending().await
+    }
+
+    fn deduplicates(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_an_outcome_is_ambiguous() {
+    for panics in [true, false] {
+        let mut ledger = ledger();
+        starts(&mut ledger);
+        finishes(&mut ledger);
+        let batch = vec![fetched(vec![record(1)])];
+        let (mut deliver, _open) = deliver(ledger, BadGateway { panics }, batch);
+
+        let delivered = run(&mut deliver, 1).await;
+
+        assert_eq!(delivered.ended[0].state, DeliveryState::Unknown);
+    }
+}
+
+/// Counts the calls that are made at a time.
+#[derive(Default)]
+struct CountingGateway {
+    now: AtomicUsize,
+    most: Arc<AtomicUsize>,
+}
+
+impl SmsGateway for CountingGateway {
+    async fn send(&self, _: &Sms) -> Result<Accepted, SendError> {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        Ok(Accepted::default())
+    }
+
+    fn deduplicates(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_made_side_by_side_up_to_the_limit() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    finishes(&mut ledger);
+    let gateway = CountingGateway::default();
+    let most = Arc::clone(&gateway.most);
+    let batch = fetched((1..=20).map(record).collect());
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![batch]);
+
+    let delivered = run(&mut deliver, 20).await;
+
+    assert_eq!(delivered.ended.len(), 20);
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_ends_the_calls_under_way_and_starts_no_more() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    finishes(&mut ledger);
+    let batch = fetched((1..=20).map(record).collect());
+    let (mut deliver, _open) = deliver(ledger, CountingGateway::default(), vec![batch]);
+    while deliver.in_flight() == 0 {
+        deliver.wait().await;
+        deliver.act().await.unwrap();
+    }
+
+    let delivered = deliver.drain().await.unwrap();
+
+    assert_eq!(delivered.ended.len(), 3);
+    assert_eq!(deliver.in_flight(), 0);
+}

@@ -189,22 +189,27 @@ WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
 RETURNING delivery.message_id::text AS id, delivery.state,
     (extract(epoch FROM now() - delivery.accepted_at) * 1000)::bigint AS age",
     sqlite: "
+WITH clock AS MATERIALIZED (
+    SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now
+), said AS MATERIALIZED (
+    SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 2 AS verdict,
+        clock.now + (value ->> 3) AS due_at, value ->> 4 AS reference, value ->> 5 AS detail
+    FROM clock CROSS JOIN json_each($2)
+), outcome AS MATERIALIZED (
+    SELECT said.*,
+        CASE WHEN said.verdict = 'pending' AND said.due_at >= entry.expires_at
+             THEN 'expired' ELSE said.verdict END AS state
+    FROM said CROSS JOIN delivery AS entry
+    WHERE entry.group_id = $1 AND entry.message_id = said.id
+)
 UPDATE delivery
 SET state = outcome.state,
-    code = CASE WHEN outcome.state = 'pending' THEN delivery.code END,
+    code = CASE WHEN outcome.state = 'pending' THEN code END,
     due_at = outcome.due_at,
-    ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE outcome.now END,
+    ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE (SELECT now FROM clock) END,
     reference = nullif(outcome.reference, ''),
     detail = outcome.detail
-FROM (
-    SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 4 AS reference,
-        value ->> 5 AS detail, clock.now, clock.now + (value ->> 3) AS due_at,
-        CASE WHEN value ->> 2 = 'pending' AND clock.now + (value ->> 3) >= entry.expires_at
-             THEN 'expired' ELSE value ->> 2 END AS state
-    FROM json_each($2)
-        JOIN delivery AS entry ON entry.group_id = $1 AND entry.message_id = value ->> 0,
-        (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
-) AS outcome
+FROM outcome
 WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
   AND delivery.state = 'calling' AND delivery.attempt = outcome.attempt
 RETURNING message_id AS id, state,

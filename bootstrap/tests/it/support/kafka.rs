@@ -88,8 +88,9 @@ impl Kafka {
     /// Stops the broker in an orderly way.
     pub(crate) async fn stop(&self) {
         let config = environment("TEST_KAFKA_CONFIG").unwrap();
-        let status = Command::new("pkill").args(["-f", &format!("kafka.Kafka {config}")]).status();
-        assert!(status.await.unwrap().success());
+        let running = format!("kafka.Kafka {config}");
+        let status = Command::new("pkill").args(["-f", &running]).status().await.unwrap();
+        assert!(status.success());
         eventually("broker stopped", Duration::from_secs(30), async || {
             tokio::net::TcpStream::connect(&self.server).await.is_err().then_some(())
         })

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Binary, Gateway, Topic};
 
@@ -106,9 +107,19 @@ impl Postgres {
     }
 }
 
+/// The tests' servers are every test's, but for one that stops them.
+static SERVERS: RwLock<()> = RwLock::const_new(());
+
+#[derive(Debug)]
+enum Servers {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
 /// The neighbours of the three binaries: a migrated database, a topic, a gateway.
 #[derive(Debug)]
 pub(crate) struct Stack {
+    _servers: Servers,
     pub(crate) postgres: Postgres,
     pub(crate) topic: Topic,
     pub(crate) gateway: Gateway,
@@ -118,6 +129,15 @@ pub(crate) struct Stack {
 
 impl Stack {
     pub(crate) async fn new() -> Option<Self> {
+        Self::on(Servers::Shared { _guard: SERVERS.read().await }).await
+    }
+
+    /// With servers that no other test uses meanwhile.
+    pub(crate) async fn alone() -> Option<Self> {
+        Self::on(Servers::Alone { _guard: SERVERS.write().await }).await
+    }
+
+    async fn on(servers: Servers) -> Option<Self> {
         let postgres = Postgres::new().await?;
         let topic = Topic::new(4).await?;
         let gateway = Gateway::start().await;
@@ -133,7 +153,8 @@ impl Stack {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let stack = Self { postgres, topic, gateway, folder: Folder::new(), env };
+        let stack =
+            Self { _servers: servers, postgres, topic, gateway, folder: Folder::new(), env };
         let migrated = stack.start("messager", &[]).args(&["migrate", "up"]).output().await;
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
         Some(stack)

@@ -1,0 +1,51 @@
+# Every routine task. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+COMPOSE := docker compose --file deploy/compose.yaml --project-directory .
+
+.PHONY: help run build test check fmt lint docs boundaries deploy-check services services-stop up down logs
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+run: ## the whole service in one process: SQLite, embedded queue, SMS on the console
+	cargo run --release --bin messager
+
+build: ## release binaries in target/release
+	cargo build --release --bins
+
+test: ## everything, on a real PostgreSQL and a real Kafka
+	scripts/services run cargo test --workspace
+
+check: fmt lint docs boundaries deploy-check test ## what CI runs
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	cargo clippy --workspace --all-targets -- --deny warnings
+
+docs:
+	RUSTDOCFLAGS="--deny warnings" AUTOMETRICS_DISABLE_DOCS=1 cargo doc --workspace --no-deps
+
+boundaries: ## the inner rings depend on what this list says, and on nothing else
+	scripts/boundaries domain rand_core thiserror uuid
+	scripts/boundaries application autometrics domain rand_core thiserror tokio tracing trait-variant
+
+deploy-check:
+	deploy/check
+
+services: ## PostgreSQL and Kafka of the tests, kept running for development
+	scripts/services start
+
+services-stop: ## stop them
+	scripts/services stop
+
+up: ## the whole stack in Docker Compose
+	$(COMPOSE) up --build --detach --wait
+
+down: ## stop the stack; its data stays
+	$(COMPOSE) down
+
+logs: ## follow the stack's logs
+	$(COMPOSE) logs --follow --tail 100

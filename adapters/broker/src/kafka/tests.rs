@@ -1,0 +1,307 @@
+//! What is Kafka's alone: its own tools, its transactions, and a broker that falls silent.
+
+mod proxy;
+
+use std::{
+    num::NonZeroU16,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use application::ports::{
+    BrokerError, MessageBroker, MessageStream, StartFrom, StreamError, Unreadable,
+};
+use proxy::Proxy;
+use rskafka::client::partition::UnknownTopicHandling;
+use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
+
+use super::*;
+use crate::testing::{
+    TTL, in_time, message_to, messages, read_all, read_from, service, unique_name,
+};
+
+struct Rig {
+    settings: KafkaSettings,
+    broker: KafkaBroker,
+    stream: KafkaStream,
+}
+
+impl Rig {
+    fn real() -> Option<Self> {
+        Some(Self::at(service("TEST_KAFKA")?, Duration::from_secs(10)))
+    }
+
+    fn at(server: String, request_timeout: Duration) -> Self {
+        let settings = KafkaSettings {
+            bootstrap_servers: vec![server],
+            topic: unique_name(),
+            client_id: "messager-test".to_owned(),
+            request_timeout,
+        };
+        Self {
+            broker: KafkaBroker::new(KafkaPublisherSettings {
+                kafka: settings.clone(),
+                partitions: NonZeroU16::new(4).unwrap(),
+                replication_factor: NonZeroU16::MIN,
+            }),
+            stream: KafkaStream::new(KafkaStreamSettings {
+                kafka: settings.clone(),
+                default_ttl: TTL,
+            }),
+            settings,
+        }
+    }
+
+    async fn publish_all(&self, phones: u64) {
+        in_time(async {
+            while let Err(error) = self.broker.ready().await {
+                println!("not ready: {error:?}");
+            }
+        })
+        .await;
+        let sent = messages(usize::try_from(phones).unwrap(), 0..phones);
+        let answers = in_time(self.broker.publish(&sent)).await;
+        answers.into_iter().for_each(Result::unwrap);
+    }
+
+    /// Runs one of Kafka's own tools with this standard input.
+    async fn tool(&self, class: &str, arguments: &[&str], input: &str) -> Option<()> {
+        let (java, libraries) = (service("TEST_JAVA")?, service("TEST_KAFKA_LIBS")?);
+        let mut tool = Command::new(java)
+            .args(["-cp", &format!("{libraries}/*"), class, "--topic", &self.settings.topic])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        tool.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+        let status = in_time(tool.wait()).await.unwrap();
+        assert!(status.success(), "{class}: {status}");
+        Some(())
+    }
+
+    async fn console_producer(&self, properties: &[&str], input: &str) -> Option<()> {
+        let mut arguments = vec!["--bootstrap-server", &self.settings.bootstrap_servers[0]];
+        for property in properties {
+            arguments.extend(["--property", property]);
+        }
+        self.tool("org.apache.kafka.tools.ConsoleProducer", &arguments, input).await
+    }
+}
+
+#[tokio::test]
+async fn what_a_console_producer_sends_is_read() {
+    let Some(rig) = Rig::real() else { return };
+    in_time(rig.broker.ready()).await.unwrap();
+    let input = "{\"phone\":\"79991234567\",\"code\":\"1234\"}\nhello\n";
+    let Some(()) = rig.console_producer(&[], input).await else { return };
+
+    let records = read_all(&rig.stream).await.concat();
+
+    assert_eq!(records.len(), 2);
+    let incoming = records[0].content.as_ref().unwrap();
+    assert_eq!(incoming.message.phone.as_str(), "79991234567");
+    assert_eq!(incoming.message.code.as_str(), "1234");
+    let validity = incoming.validity.unwrap();
+    assert_eq!(validity.expires_at.duration_since(validity.accepted_at).unwrap(), TTL);
+    assert_eq!((incoming.sequence, &incoming.trace), (None, &None));
+    assert_eq!(records[1].content, Err(Unreadable("the value is not JSON")));
+}
+
+#[tokio::test]
+async fn a_key_has_the_partition_that_kafka_s_own_producer_gives_it() {
+    let Some(rig) = Rig::real() else { return };
+    rig.publish_all(20).await;
+    let ours = read_all(&rig.stream).await;
+    let mut input = String::new();
+    for record in ours.concat() {
+        let phone = record.content.unwrap().message.phone;
+        let key = crate::wire::key_of(&phone);
+        let value = format!(r#"{{"phone":"{}","code":"1234"}}"#, phone.as_str());
+        input += &[&key, "\t", &value, "\n"].concat();
+    }
+
+    let Some(()) = rig.console_producer(&["parse.key=true"], &input).await else { return };
+
+    for (ours, all) in ours.iter().zip(read_all(&rig.stream).await) {
+        let theirs = all[ours.len()..].iter().map(|record| &record.content);
+        let phones = theirs.map(|content| content.as_ref().unwrap().message.phone.clone());
+        let expected = ours.iter().map(|record| record.content.as_ref().unwrap());
+        assert!(phones.eq(expected.map(|incoming| incoming.message.phone.clone())));
+    }
+}
+
+/// rskafka cannot read a header without a value, nor anything that comes in one batch with it.
+#[tokio::test]
+async fn a_batch_that_the_client_cannot_decode_is_unreadable_and_passed() {
+    let Some(rig) = Rig::real() else { return };
+    rig.publish_all(1).await;
+    let input = "some:NULL\tkey\tone\nsome:NULL\tkey\ttwo\n";
+    let properties = ["parse.key=true", "parse.headers=true", "null.marker=NULL"];
+    let Some(()) = rig.console_producer(&properties, input).await else { return };
+    // Behind it, in all partitions, what can be read.
+    rig.publish_all(40).await;
+
+    let records = read_all(&rig.stream).await.concat();
+
+    let unreadable = Unreadable("the batch of records cannot be decoded");
+    let (readable, spoiled): (Vec<_>, Vec<_>) =
+        records.into_iter().partition(|record| record.content.is_ok());
+    assert_eq!(readable.len(), 41);
+    assert_eq!(spoiled.len(), 2);
+    assert!(spoiled.iter().all(|record| record.content == Err(unreadable.clone())));
+}
+
+/// A transaction ends with a record of Kafka's own, which has an offset and is never delivered.
+#[tokio::test]
+async fn the_end_of_a_transaction_does_not_stop_a_reader() {
+    let Some(rig) = Rig::real() else { return };
+    in_time(rig.broker.ready()).await.unwrap();
+    let server = format!("bootstrap.servers={}", rig.settings.bootstrap_servers[0]);
+    let arguments = [
+        "--num-records=40",
+        "--record-size=10",
+        "--throughput=-1",
+        "--transaction-duration-ms=1000",
+        &format!("--transactional-id={}", rig.settings.topic),
+        "--producer-props",
+        &server,
+    ];
+    let class = "org.apache.kafka.tools.ProducerPerformance";
+    let Some(()) = rig.tool(class, &arguments, "").await else { return };
+
+    let records = read_all(&rig.stream).await.concat();
+    assert_eq!(records.len(), 40);
+    for partition in rig.stream.partitions().await.unwrap() {
+        let end = rig.stream.first_offset(partition, StartFrom::Latest).await.unwrap();
+        let (_, next_offset) = read_from(&rig.stream, partition, 0).await;
+        assert_eq!(next_offset, end);
+        assert_eq!(rig.stream.fetch(partition, end).await.unwrap().lag, 0);
+    }
+}
+
+#[tokio::test]
+async fn partitions_added_while_running_are_used() {
+    let Some(rig) = Rig::real() else { return };
+    rig.publish_all(40).await;
+    let arguments =
+        ["--bootstrap-server", &rig.settings.bootstrap_servers[0], "--alter", "--partitions", "6"];
+    let class = "org.apache.kafka.tools.TopicCommand";
+    let Some(()) = rig.tool(class, &arguments, "").await else { return };
+
+    in_time(async { while rig.stream.partitions().await.unwrap() != [0, 1, 2, 3, 4, 5] {} }).await;
+    in_time(async {
+        while rig.stream.first_offset(5, StartFrom::Latest).await.unwrap() == 0 {
+            rig.publish_all(40).await;
+        }
+    })
+    .await;
+    assert!(!read_from(&rig.stream, 5, 0).await.0.is_empty());
+}
+
+#[tokio::test]
+async fn an_offset_whose_record_was_deleted_is_out_of_range() {
+    let Some(rig) = Rig::real() else { return };
+    rig.publish_all(40).await;
+    let partition = in_time(rig.settings.connect())
+        .await
+        .unwrap()
+        .partition_client(&rig.settings.topic, 0, UnknownTopicHandling::Error)
+        .await
+        .unwrap();
+    in_time(partition.delete_records(3, 5_000)).await.unwrap();
+
+    let early = in_time(rig.stream.fetch(0, 2)).await;
+
+    assert!(matches!(early, Err(StreamError::OutOfRange { offset: 2 })), "{early:?}");
+    assert_eq!(rig.stream.first_offset(0, StartFrom::Earliest).await.unwrap(), 3);
+    assert_eq!(rig.stream.fetch(0, 3).await.unwrap().records[0].offset, 3);
+}
+
+#[tokio::test]
+async fn a_topic_that_was_deleted_is_made_anew() {
+    let Some(rig) = Rig::real() else { return };
+    rig.publish_all(40).await;
+    assert_eq!(read_all(&rig.stream).await.concat().len(), 40);
+    let client = in_time(rig.settings.connect()).await.unwrap();
+    let controller = client.controller_client().unwrap();
+    in_time(controller.delete_topic(&rig.settings.topic, 5_000)).await.unwrap();
+
+    in_time(async { while !rig.stream.partitions().await.unwrap().is_empty() {} }).await;
+    let gone = in_time(rig.stream.fetch(0, 0)).await;
+    assert!(matches!(gone, Err(StreamError::Unavailable(_))), "{gone:?}");
+
+    in_time(async {
+        loop {
+            let ready = rig.broker.ready().await.is_ok();
+            let answers = rig.broker.publish(&messages(40, 0..40)).await;
+            if ready && answers.iter().all(Result::is_ok) {
+                break;
+            }
+        }
+    })
+    .await;
+    assert!(read_all(&rig.stream).await.concat().len() >= 40);
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_makes_it_unavailable() {
+    // Takes connections into its backlog, and no more.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = silent.local_addr().unwrap().to_string();
+    let rig = Rig::at(server, Duration::from_millis(200));
+    let begun = Instant::now();
+
+    let ready = rig.broker.ready().await;
+    let answers = rig.broker.publish(&[message_to(1), message_to(2)]).await;
+    let partitions = rig.stream.partitions().await;
+    let fetched = rig.stream.fetch(0, 0).await;
+
+    assert!(matches!(ready, Err(BrokerError::Unavailable(_))), "{ready:?}");
+    assert!(answers.iter().all(|answer| matches!(answer, Err(BrokerError::Unavailable(_)))));
+    assert_eq!(answers.len(), 2);
+    assert!(matches!(partitions, Err(StreamError::Unavailable(_))), "{partitions:?}");
+    assert!(matches!(fetched, Err(StreamError::Unavailable(_))), "{fetched:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_broker_that_falls_silent_and_comes_back_is_connected_to_anew() {
+    let Some(kafka) = service("TEST_KAFKA") else { return };
+    let proxy = Proxy::start(kafka).await;
+    let rig = Rig::at(proxy.address().to_string(), Duration::from_secs(2));
+    rig.publish_all(40).await;
+    assert_eq!(read_all(&rig.stream).await.concat().len(), 40);
+
+    proxy.fall_silent();
+    let begun = Instant::now();
+    let sent = messages(40, 0..40);
+    let (answers, fetched) = tokio::join!(rig.broker.publish(&sent), rig.stream.fetch(0, 0));
+
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    assert!(matches!(fetched, Err(StreamError::Unavailable(_))), "{fetched:?}");
+    let ready = rig.broker.ready().await;
+    assert!(matches!(ready, Err(BrokerError::Unavailable(_))), "{ready:?}");
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+
+    proxy.speak_again();
+    let begun = Instant::now();
+    rig.publish_all(40).await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    // Each connection that has died is found out once.
+    for partition in 0..4 {
+        in_time(async {
+            while let Err(error) = rig.stream.fetch(partition, 0).await {
+                println!("partition {partition}: {error:?}");
+            }
+        })
+        .await;
+    }
+    in_time(async {
+        while let Err(error) = rig.stream.partitions().await {
+            println!("{error:?}");
+        }
+    })
+    .await;
+    assert!(read_all(&rig.stream).await.concat().len() >= 80);
+}

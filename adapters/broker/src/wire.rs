@@ -1,0 +1,400 @@
+//! The bytes on the topic. Producers and consumers of other teams read them: what is here is
+//! added to, never changed.
+//!
+//! A record is an event of CloudEvents in Kafka's binary mode: the value is the data, `{"phone":"…",
+//! "code":"…"}`, and each attribute is a header `ce_…`. The Go predecessor and a console producer
+//! send the value alone, and that is a message too.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use application::ports::{Claimed, Incoming, Unreadable};
+use chrono::{DateTime, SecondsFormat, Utc};
+use domain::{Message, MessageId, PhoneNumber, Validity};
+use serde::{Deserialize, Serialize};
+
+pub(crate) type Headers = BTreeMap<String, Vec<u8>>;
+
+/// A record as it is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WireRecord {
+    pub(crate) key: String,
+    pub(crate) value: Vec<u8>,
+    pub(crate) headers: Headers,
+}
+
+/// Where a record stands and when it was written, in milliseconds since 1970; negative if the
+/// record does not say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) written_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Data {
+    phone: String,
+    code: String,
+}
+
+const SPEC_VERSION: &str = "ce_specversion";
+const ID: &str = "ce_id";
+const SOURCE: &str = "ce_source";
+const TYPE: &str = "ce_type";
+const TIME: &str = "ce_time";
+const EXPIRY_TIME: &str = "ce_expirytime";
+const SEQUENCE: &str = "ce_sequence";
+const CONTENT_TYPE: &str = "content-type";
+const TRACE_PARENT: &str = "traceparent";
+
+const ACCEPTED_V1: &str = "messager.message.accepted.v1";
+
+/// Ours have some 40 bytes; what is larger by far is a mistake, and not worth parsing.
+const LARGEST_VALUE: usize = 64 * 1024;
+
+pub(crate) fn encode(claimed: &Claimed) -> WireRecord {
+    let Claimed { claim, message, validity, trace } = claimed;
+    let data =
+        Data { phone: message.phone.as_str().to_owned(), code: message.code.as_str().to_owned() };
+    let headers = [
+        (SPEC_VERSION, "1.0".to_owned()),
+        (ID, message.id.to_string()),
+        (SOURCE, "/messager".to_owned()),
+        (TYPE, ACCEPTED_V1.to_owned()),
+        (TIME, time_text(validity.accepted_at)),
+        (EXPIRY_TIME, time_text(validity.expires_at)),
+        (SEQUENCE, claim.sequence.to_string()),
+        (CONTENT_TYPE, "application/json".to_owned()),
+        (TRACE_PARENT, trace.as_str().to_owned()),
+    ];
+    WireRecord {
+        key: key_of(&message.phone),
+        value: serde_json::to_vec(&data).expect("two texts are always JSON"),
+        headers: headers.map(|(name, text)| (name.to_owned(), text.into_bytes())).into(),
+    }
+}
+
+/// Reads a record, ours or a foreign one, which then may be sent for `default_ttl` from when it
+/// was written.
+pub(crate) fn decode(
+    place: Place<'_>,
+    value: Option<&[u8]>,
+    headers: &Headers,
+    default_ttl: Duration,
+) -> Result<Incoming, Unreadable> {
+    check_version(headers)?;
+    let value = value.ok_or(Unreadable("the record has no value"))?;
+    if value.len() > LARGEST_VALUE {
+        return Err(Unreadable("the value is too large"));
+    }
+    let data: Data = serde_json::from_slice(value).map_err(|error| {
+        Unreadable(if error.is_data() {
+            "the value lacks a phone or a code as text"
+        } else {
+            "the value is not JSON"
+        })
+    })?;
+    let phone = data.phone.parse().map_err(|_| Unreadable("the phone is invalid"))?;
+    let code = data.code.parse().map_err(|_| Unreadable("the code is invalid"))?;
+
+    let since_written = written_at(place).map(|time| Validity::starting_at(time, default_ttl));
+    let Some(id) = headers.get(ID) else {
+        let Place { topic, partition, offset, written_at } = place;
+        let id = MessageId::of_record(topic, partition, offset, written_at);
+        let message = Message { id, phone, code };
+        return Ok(Incoming { message, validity: since_written, trace: None, sequence: None });
+    };
+    let id = parse(id).ok_or(Unreadable("the id is not a UUID"))?;
+    Ok(Incoming {
+        message: Message { id, phone, code },
+        validity: stated_validity(headers).or(since_written),
+        trace: headers.get(TRACE_PARENT).and_then(|bytes| parse(bytes)),
+        sequence: headers.get(SEQUENCE).and_then(|bytes| parse(bytes)),
+    })
+}
+
+/// The key of a phone's messages: the FNV-1a hash (64 bits) of its digits, in hexadecimal.
+///
+/// Fixed for ever: another key would put a phone's later messages into another partition than
+/// those it still has in flight. It keeps numbers out of the listings of tools, no more; whoever
+/// has the hash can try all numbers.
+pub(crate) fn key_of(phone: &PhoneNumber) -> String {
+    format!("{:016x}", fnv_1a(phone.as_str().as_bytes()))
+}
+
+/// The time in milliseconds since 1970, which is as precise as a record is.
+pub(crate) fn milliseconds(time: SystemTime) -> i64 {
+    DateTime::<Utc>::from(time).timestamp_millis()
+}
+
+/// A record that says nothing of its version is taken for what it looks like.
+fn check_version(headers: &Headers) -> Result<(), Unreadable> {
+    let known = |name, is_known: fn(&str) -> bool| {
+        headers.get(name).is_none_or(|bytes| str::from_utf8(bytes).is_ok_and(is_known))
+    };
+    let specification = known(SPEC_VERSION, |text| text == "1" || text.starts_with("1."));
+    let content = known(TYPE, |text| {
+        text.strip_prefix(ACCEPTED_V1)
+            .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+    });
+    if specification && content { Ok(()) } else { Err(Unreadable("unknown version")) }
+}
+
+fn stated_validity(headers: &Headers) -> Option<Validity> {
+    let time = |name| {
+        let text = str::from_utf8(headers.get(name)?).ok()?;
+        DateTime::parse_from_rfc3339(text).ok().map(SystemTime::from)
+    };
+    Some(Validity { accepted_at: time(TIME)?, expires_at: time(EXPIRY_TIME)? })
+}
+
+/// None if absent, or after the year 9999: a database need not be able to store that.
+fn written_at(place: Place<'_>) -> Option<SystemTime> {
+    const LATEST: u64 = 253_402_300_799_999;
+    let since_1970 = u64::try_from(place.written_at).ok().filter(|time| *time <= LATEST)?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_millis(since_1970))
+}
+
+fn fnv_1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+fn time_text(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+fn parse<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
+    str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use application::ports::Claim;
+    use proptest::{collection, option, prelude::*};
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(600);
+    const PLACE: Place<'_> =
+        Place { topic: "message", partition: 1, offset: 42, written_at: 1_700_000_000_123 };
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn claimed() -> Claimed {
+        Claimed {
+            claim: Claim { sequence: 7, attempt: 1 },
+            message: Message {
+                id: "6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c11".parse().unwrap(),
+                phone: "79991234567".parse().unwrap(),
+                code: "048291".parse().unwrap(),
+            },
+            validity: Validity::starting_at(at(1_790_000_000_005), TTL),
+            trace: TRACE.parse().unwrap(),
+        }
+    }
+
+    fn at(milliseconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds)
+    }
+
+    fn with(changes: &[(&str, Option<&str>)]) -> Result<Incoming, Unreadable> {
+        let mut record = encode(&claimed());
+        for (name, text) in changes {
+            match text {
+                Some(text) => record.headers.insert((*name).to_owned(), text.as_bytes().to_vec()),
+                None => record.headers.remove(*name),
+            };
+        }
+        decode(PLACE, Some(&record.value), &record.headers, TTL)
+    }
+
+    fn bare(value: &str) -> Result<Incoming, Unreadable> {
+        decode(PLACE, Some(value.as_bytes()), &Headers::new(), TTL)
+    }
+
+    #[test]
+    fn a_record_is_this_and_stays_this() {
+        let record = encode(&claimed());
+
+        assert_eq!(record.key, "7264d734cbe904bd");
+        assert_eq!(
+            String::from_utf8(record.value).unwrap(),
+            r#"{"phone":"79991234567","code":"048291"}"#
+        );
+        let headers: Vec<(&str, &str)> = record
+            .headers
+            .iter()
+            .map(|(name, bytes)| (name.as_str(), str::from_utf8(bytes).unwrap()))
+            .collect();
+        assert_eq!(
+            headers,
+            [
+                ("ce_expirytime", "2026-09-21T14:23:20.005Z"),
+                ("ce_id", "6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c11"),
+                ("ce_sequence", "7"),
+                ("ce_source", "/messager"),
+                ("ce_specversion", "1.0"),
+                ("ce_time", "2026-09-21T14:13:20.005Z"),
+                ("ce_type", "messager.message.accepted.v1"),
+                ("content-type", "application/json"),
+                ("traceparent", TRACE),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_phone_has_its_key_for_ever() {
+        assert_eq!(fnv_1a(b"a"), 0xaf63_dc4c_8601_ec8c, "the vector its authors give");
+        assert_eq!(fnv_1a(b"foobar"), 0x8594_4171_f739_67e8, "the vector its authors give");
+
+        for (phone, key) in
+            [("79991234567", "7264d734cbe904bd"), ("899999999999999", "aab1227055988125")]
+        {
+            assert_eq!(key_of(&phone.parse().unwrap()), key);
+        }
+    }
+
+    #[test]
+    fn a_value_alone_is_a_message() {
+        let incoming = bare(r#"{"phone":"79991234567","code":"1234","extra":[1]}"#).unwrap();
+
+        let id = MessageId::of_record("message", 1, 42, PLACE.written_at);
+        assert_eq!(incoming.message.id, id);
+        assert_eq!(
+            incoming.validity,
+            Some(Validity::starting_at(at(1_700_000_000_123), TTL)),
+            "valid from when it was written"
+        );
+        assert_eq!((incoming.trace, incoming.sequence), (None, None));
+    }
+
+    #[test]
+    fn a_record_without_any_time_has_no_validity() {
+        let value = br#"{"phone":"79991234567","code":"1234"}"#;
+
+        let incoming =
+            decode(Place { written_at: -1, ..PLACE }, Some(value), &Headers::new(), TTL).unwrap();
+
+        assert_eq!(incoming.validity, None);
+    }
+
+    #[test]
+    fn a_broken_time_falls_back_to_when_the_record_was_written() {
+        let fallback = Some(Validity::starting_at(at(1_700_000_000_123), TTL));
+        for change in [(TIME, None), (TIME, Some("yesterday")), (EXPIRY_TIME, Some("2026-09-21"))] {
+            assert_eq!(with(&[change]).unwrap().validity, fallback, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_trace_or_sequence_is_left_out() {
+        let incoming = with(&[(TRACE_PARENT, Some("00-what")), (SEQUENCE, Some("x"))]).unwrap();
+
+        assert_eq!((incoming.trace, incoming.sequence), (None, None));
+    }
+
+    #[test]
+    fn later_minor_versions_are_read_and_others_are_not() {
+        for (name, text, known) in [
+            (SPEC_VERSION, "1.1", true),
+            (SPEC_VERSION, "10.0", false),
+            (SPEC_VERSION, "2.0", false),
+            (TYPE, "messager.message.accepted.v1.2", true),
+            (TYPE, "messager.message.accepted.v10", false),
+            (TYPE, "messager.message.accepted.v2", false),
+            (TYPE, "something.else", false),
+        ] {
+            let answer = with(&[(name, Some(text))]).map(|_| ());
+            let expected = if known { Ok(()) } else { Err(Unreadable("unknown version")) };
+            assert_eq!(answer, expected, "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_record() {
+        assert_eq!(with(&[(ID, Some("42"))]), Err(Unreadable("the id is not a UUID")));
+        assert_eq!(
+            decode(PLACE, None, &Headers::new(), TTL),
+            Err(Unreadable("the record has no value"))
+        );
+        for (value, text) in [
+            ("", "the value is not JSON"),
+            ("hello", "the value is not JSON"),
+            (r#"{"phone":"79991234567"}"#, "the value lacks a phone or a code as text"),
+            (r#"{"phone":79991234567,"code":1}"#, "the value lacks a phone or a code as text"),
+            (r#"{"phone":"+79991234567","code":"1234"}"#, "the phone is invalid"),
+            (r#"{"phone":"79991234567","code":"12"}"#, "the code is invalid"),
+        ] {
+            assert_eq!(bare(value), Err(Unreadable(text)), "{value}");
+        }
+        let padding = " ".repeat(LARGEST_VALUE);
+        assert_eq!(
+            bare(&format!(r#"{{"phone":"79991234567","code":"1234"}}{padding}"#)),
+            Err(Unreadable("the value is too large"))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            id: u128,
+            phone in "[0-9]{11,15}",
+            code in "[0-9]{4,10}",
+            sequence: i64,
+            accepted_at in 0_u64..250_000_000_000_000,
+            ttl in 0_u64..1_000_000_000,
+            (trace, span, flags) in (1_u128.., 1_u64.., any::<u8>()),
+        ) {
+            let claimed = Claimed {
+                claim: Claim { sequence, attempt: 3 },
+                message: Message {
+                    id: format!("{id:032x}").parse().unwrap(),
+                    phone: phone.parse().unwrap(),
+                    code: code.parse().unwrap(),
+                },
+                validity: Validity::starting_at(at(accepted_at), Duration::from_millis(ttl)),
+                trace: format!("00-{trace:032x}-{span:016x}-{flags:02x}").parse().unwrap(),
+            };
+
+            let record = encode(&claimed);
+            let incoming = decode(PLACE, Some(&record.value), &record.headers, TTL);
+
+            prop_assert_eq!(incoming, Ok(Incoming {
+                message: claimed.message,
+                validity: Some(claimed.validity),
+                trace: Some(claimed.trace),
+                sequence: Some(sequence),
+            }));
+        }
+
+        #[test]
+        fn any_bytes_are_decoded_or_refused(
+            value in option::of(prop_oneof![
+                collection::vec(any::<u8>(), 0..200),
+                r#"\{"phone":"[0-9+a]{9,16}","code":"[0-9 ]{3,11}"\}"#.prop_map(String::into_bytes),
+            ]),
+            headers in collection::btree_map(
+                prop::sample::select(vec![
+                    SPEC_VERSION, ID, TYPE, TIME, EXPIRY_TIME, SEQUENCE, TRACE_PARENT, "x",
+                ]).prop_map(str::to_owned),
+                prop_oneof![
+                    collection::vec(any::<u8>(), 0..40),
+                    "[0-9a-f.:TZ-]{0,40}".prop_map(String::into_bytes),
+                ],
+                0..9,
+            ),
+            partition: i32,
+            offset: i64,
+            written_at: i64,
+        ) {
+            let place = Place { topic: "message", partition, offset, written_at };
+
+            let _ = decode(place, value.as_deref(), &headers, TTL);
+        }
+    }
+}

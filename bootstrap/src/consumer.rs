@@ -11,7 +11,7 @@ use application::{
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -42,6 +42,7 @@ pub(crate) struct ConsumerSettings {
 struct Reading {
     lease: Lease,
     stop: CancellationToken,
+    worker: AbortHandle,
 }
 
 /// How often the shares are looked at, and so how soon a partition that was given up is taken.
@@ -66,7 +67,7 @@ where
             ShareSettings { ttl: consumer.settings.lease_ttl },
         );
         let mut reading: HashMap<i32, Reading> = HashMap::new();
-        let mut workers: JoinSet<(i32, i64)> = JoinSet::new();
+        let mut workers = JoinSet::new();
         let (discovered, mut known) = watch::channel(Vec::new());
         let _discovery =
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&consumer).discover(discovered)));
@@ -90,13 +91,9 @@ where
                     }
                     for lease in shared.taken {
                         let stop = CancellationToken::new();
-                        let worker = Arc::clone(&consumer).work(lease.clone(), stop.clone());
-                        let key = (lease.partition, lease.epoch);
-                        workers.spawn(async move {
-                            worker.await;
-                            key
-                        });
-                        reading.insert(lease.partition, Reading { lease, stop });
+                        let work = Arc::clone(&consumer).work(lease.clone(), stop.clone());
+                        let worker = workers.spawn(work);
+                        reading.insert(lease.partition, Reading { lease, stop, worker });
                     }
                 }
                 Err(error) => {
@@ -110,9 +107,10 @@ where
                 () = consumer.stop.cancelled() => {}
                 () = sleep(SHARE) => {}
                 Ok(()) = known.changed() => {}
-                Some(ended) = workers.join_next() => if let Ok((partition, epoch)) = ended {
-                    reading.retain(|_, it| (it.lease.partition, it.lease.epoch) != (partition, epoch));
-                },
+                Some(_) = workers.join_next() => {
+                    // One that lost its partition, or that panicked; then its lease runs out.
+                    reading.retain(|_, reading| !reading.worker.is_finished());
+                }
             }
         }
 
@@ -132,7 +130,7 @@ where
             let pause = match self.stream.partitions().await {
                 Ok(partitions) => {
                     self.readiness.set_up("broker");
-                    let pause = if partitions.is_empty() { SHARE } else { DISCOVER };
+                    let pause = if partitions.is_empty() { SHARE / 5 } else { DISCOVER };
                     discovered.send_if_modified(|known| {
                         let changed = *known != partitions;
                         *known = partitions;
@@ -180,24 +178,7 @@ where
             lease.clone(),
             inbox,
         );
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = deliver.wait() => {}
-            }
-            // Not interrupted by `stop`: what is begun is finished.
-            match deliver.act().await {
-                Ok(delivered) => self.metrics.delivered(lease.partition, &delivered),
-                Err(error @ LedgerError::Fenced { .. }) => {
-                    tracing::warn!(error = %Chain(&error), "partition lost");
-                    break;
-                }
-                Err(error @ LedgerError::Unavailable(_)) => {
-                    tracing::warn!(error = %Chain(&error), "deliveries wait for the ledger");
-                    stop.run_until_cancelled(sleep(PAUSE)).await;
-                }
-            }
-        }
+        while self.round(&mut deliver, lease, stop).await {}
         drop(reader);
         // Handed over before the calls under way have ended: their outcomes count all the same.
         self.release(lease).await;
@@ -207,6 +188,37 @@ where
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "outcomes wait for the ledger");
                     sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do and does it. Says whether to go on.
+    async fn round(
+        &self,
+        deliver: &mut DeliverMessages<L, G, StdRng>,
+        lease: &Lease,
+        stop: &CancellationToken,
+    ) -> bool {
+        if stop.run_until_cancelled(deliver.wait()).await.is_none() {
+            return false;
+        }
+        loop {
+            // Not interrupted by `stop`: what is begun is finished.
+            match deliver.act().await {
+                Ok(delivered) => {
+                    self.metrics.delivered(lease.partition, &delivered);
+                    return true;
+                }
+                Err(error @ LedgerError::Fenced { .. }) => {
+                    tracing::warn!(error = %Chain(&error), "partition lost");
+                    return false;
+                }
+                Err(error @ LedgerError::Unavailable(_)) => {
+                    tracing::warn!(error = %Chain(&error), "deliveries wait for the ledger");
+                    if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
+                        return false;
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 # Every routine task. `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
-COMPOSE := docker compose --file deploy/compose.yaml --project-directory .
+COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
 .PHONY: help run build test check fmt lint docs boundaries deploy-check services services-stop up down logs
 

@@ -9,7 +9,7 @@ use std::{
 
 use adapters_persistence::{Database, DatabaseSettings};
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use migration::{MigrationStatus, Migrator, MigratorTrait};
 
 use crate::config::{Config, InvalidConfig};
@@ -26,6 +26,14 @@ pub struct Args {
 pub enum Command {
     /// Exit with 0 if the running service on this machine is ready.
     Healthcheck,
+}
+
+impl Args {
+    /// Parses the command line of the binary of this name.
+    pub fn parse_for(binary: &'static str) -> Self {
+        let matches = Self::command().name(binary).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
 }
 
 /// What an operator can ask of the schema.

@@ -69,7 +69,7 @@ CREATE TABLE delivery (
     ended_at timestamptz,
     reference text,
     detail text,
-    PRIMARY KEY (group_id, message_id),
+    PRIMARY KEY (message_id, group_id),
     CHECK ((code IS NULL) = (state IN ('sent', 'failed', 'expired', 'unknown')))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX delivery_open ON delivery (group_id, topic, partition, place)
@@ -175,7 +175,7 @@ CREATE TABLE delivery (
     ended_at INTEGER,
     reference TEXT,
     detail TEXT,
-    UNIQUE (group_id, message_id),
+    UNIQUE (message_id, group_id),
     CHECK ((code IS NULL) = (state IN ('sent', 'failed', 'expired', 'unknown')))
 );
 CREATE INDEX delivery_open ON delivery (group_id, topic, partition, place)

@@ -83,10 +83,14 @@ impl Backlog for SqlBacklog {
     #[autometrics(struct_name = "SqlBacklog")]
     async fn sweep(&self) -> Result<Swept, BacklogError> {
         let transaction = self.database.begin().await.map_err(unavailable)?;
-        let mut affected = [0; 4];
-        for (affected, sql) in
-            affected.iter_mut().zip([EXPIRE_OUTBOX, EXPIRE_IN_TRANSIT, RETURN_LATE, FORGET_LATE])
-        {
+        let mut affected = [0; 5];
+        for (affected, sql) in affected.iter_mut().zip([
+            FORGET_KNOWN,
+            EXPIRE_OUTBOX,
+            EXPIRE_IN_TRANSIT,
+            RETURN_LATE,
+            FORGET_LATE,
+        ]) {
             *affected = transaction
                 .execute_raw(self.database.statement(sql, vec![]))
                 .await
@@ -94,7 +98,7 @@ impl Backlog for SqlBacklog {
                 .rows_affected();
         }
         transaction.commit().await.map_err(unavailable)?;
-        Ok(Swept { expired: affected[0] + affected[1], waiting_again: affected[2] })
+        Ok(Swept { expired: affected[1] + affected[2], waiting_again: affected[3] })
     }
 
     async fn size(&self) -> Result<BacklogSize, BacklogError> {
@@ -217,6 +221,18 @@ const SETTLE_SQLITE_DELETE: Sql = Sql {
     sqlite: "
 DELETE FROM outbox
 WHERE (sequence, attempt) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1))",
+};
+
+// A consumer that took a message over while it was being settled could not see it in transit.
+const FORGET_KNOWN: Sql = Sql {
+    postgres: "
+DELETE FROM in_transit
+USING delivery
+WHERE least(in_transit.due_at, in_transit.expires_at) <= now() AND delivery.message_id = in_transit.id",
+    sqlite: "
+DELETE FROM in_transit
+WHERE min(due_at, expires_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)",
 };
 
 const EXPIRE_OUTBOX: Sql = Sql {

@@ -11,12 +11,11 @@ use bootstrap::{
     config::Config,
     roles,
 };
-use clap::Parser;
 
 const METRICS_PORT: u16 = 8082;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::parse_for("api");
     run(async |config| match args.command {
         Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
         None => serve(config).await,

@@ -18,7 +18,11 @@ use clap::{Parser, Subcommand};
 const METRICS_PORT: u16 = 8082;
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Sends SMS verification codes: API, processor and consumer in one.")]
+#[command(
+    name = "messager",
+    version,
+    about = "Sends SMS verification codes: API, processor and consumer in one."
+)]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,

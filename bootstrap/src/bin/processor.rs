@@ -12,12 +12,11 @@ use bootstrap::{
     config::Config,
     roles,
 };
-use clap::Parser;
 
 const METRICS_PORT: u16 = 8083;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::parse_for("processor");
     run(async |config| match args.command {
         Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
         None => serve(config).await,

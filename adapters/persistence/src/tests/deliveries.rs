@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::ports::{
     Backlog, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, LedgerError,
-    Outbox, PartitionLeases, Started, Unreadable, Verdict,
+    Outbox, PartitionLeases, Started, Swept, Unreadable, Verdict,
 };
 use domain::{MessageId, Validity};
 
@@ -18,6 +18,7 @@ on_both_databases!(
     a_message_is_admitted_once,
     the_offset_moves_with_the_messages,
     admission_takes_the_message_out_of_the_outbox,
+    what_was_taken_over_while_it_was_settled_is_not_published_again,
     each_group_has_its_own_ledger,
     a_fenced_owner_writes_nothing,
     a_call_is_begun_once,
@@ -140,6 +141,25 @@ async fn admission_takes_the_message_out_of_the_outbox(database: Database) {
     assert_eq!((size.waiting, size.in_transit), (1, 0));
     backlog.settle(&[claimed[1].claim], LONG).await.unwrap();
     assert_eq!(backlog.size().await.unwrap().in_transit, 0);
+}
+
+async fn what_was_taken_over_while_it_was_settled_is_not_published_again(database: Database) {
+    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
+    outbox.enqueue(new_message(&phone(1))).await.unwrap();
+    outbox.enqueue(new_message(&phone(2))).await.unwrap();
+    let backlog = SqlBacklog::new(database.clone());
+    let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
+    let consumer = consumer(&database, "1", "a", LONG).await;
+
+    // It names no place in the outbox, as if it had not been found there.
+    let unseen = Incoming { message: claimed[0].message.clone(), ..incoming(&phone(1)) };
+    consumer.admit(&[unseen]).await;
+    backlog.settle(&[claimed[0].claim, claimed[1].claim], NONE).await.unwrap();
+
+    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 1, expired: 0 });
+    let again = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].message, claimed[1].message);
 }
 
 async fn each_group_has_its_own_ledger(database: Database) {

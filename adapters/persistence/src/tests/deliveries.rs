@@ -283,7 +283,8 @@ async fn an_expired_message_is_never_called_for(database: Database) {
     assert_eq!(admitted, []);
     assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 1);
 
-    let soon_over = Batch { default_ttl: Duration::from_millis(30), ..batch(&[ageing.clone()], 2) };
+    let soon_over =
+        Batch { default_ttl: Duration::from_millis(30), ..batch(std::slice::from_ref(&ageing), 2) };
     consumer.ledger.admit(&consumer.lease, &soon_over).await.unwrap();
     let over = "delivery WHERE expires_at > now()";
     let over = if database.is_postgres() {

@@ -1,7 +1,11 @@
 mod backoff;
 mod lanes;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use autometrics::autometrics;
 use domain::{MessageId, PhoneNumber, SmsTemplate};
@@ -82,6 +86,9 @@ struct Called {
 
 const LOOK: Duration = Duration::from_millis(250);
 const SYNC: Duration = Duration::from_secs(5);
+/// Messages of one partition that may be parked; beyond that, reading pauses. What memory holds
+/// of them is their phones.
+const PARKED: usize = 50_000;
 
 impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<L, G, R> {
     /// Delivers what `inbox` brings of the partition that `lease` is for.
@@ -113,8 +120,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 
     /// Waits until there is something to do. May be dropped and called again.
     pub async fn wait(&mut self) {
-        let room = self.arrived.is_none() && self.lanes.in_hand() < self.settings.in_hand;
-        let look = if self.lanes.any_parked() { self.next_look } else { self.next_sync };
+        let room = self.arrived.is_none()
+            && self.lanes.in_hand() < self.settings.in_hand
+            && self.lanes.parked() < PARKED;
+        let look = if self.lanes.parked() > 0 { self.next_look } else { self.next_sync };
         tokio::select! {
             Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
             Some(call) = self.calls.join_next_with_id() => self.end_call(call),
@@ -197,7 +206,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 Err(reason) => batch.unreadable.push((record.offset, reason.clone())),
             }
         }
-        let mut fresh: std::collections::HashSet<MessageId> =
+        let mut fresh: HashSet<MessageId> =
             self.ledger.admit(&self.lease, &batch).await?.into_iter().collect();
 
         self.delivered.lag = Some(fetched.lag);
@@ -222,7 +231,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             self.next_sync = now + SYNC;
             self.next_look = now;
         }
-        if now < self.next_look || !self.lanes.any_parked() {
+        if now < self.next_look || self.lanes.parked() == 0 {
             return Ok(());
         }
         let due = self.ledger.due(&self.lease, self.settings.in_hand).await?;
@@ -258,6 +267,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 return Err(error);
             }
         };
+        let expired: HashSet<MessageId> =
+            started.expired.iter().map(|recorded| recorded.id).collect();
         self.delivered.ended.extend(started.expired);
         let calls: HashMap<MessageId, Call> =
             started.calls.into_iter().map(|call| (call.id, call)).collect();
@@ -265,7 +276,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         for Waiting { message, trace } in taken {
             match calls.get(&message.id) {
                 Some(call) => self.call(*call, message, trace, deadline),
-                None => self.lanes.done(&message.phone),
+                None if expired.contains(&message.id) => self.lanes.done(&message.phone),
+                // Somebody is calling, or an earlier try of ours was recorded without our
+                // hearing of it: the ledger will tell.
+                None => self.lanes.park(&message.phone),
             }
         }
         Ok(())

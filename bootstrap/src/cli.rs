@@ -14,9 +14,9 @@ use migration::{MigrationStatus, Migrator, MigratorTrait};
 
 use crate::config::{Config, InvalidConfig};
 
-/// The part of every binary's command line that asks for no more than the part itself.
+/// The command line of a binary that is one part of the service.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, about = "A part of Messager, which sends SMS verification codes.")]
 pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,

@@ -12,6 +12,7 @@ use std::{
 use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode};
 use application::ports::StartFrom;
 use domain::{CodeLength, SmsTemplate};
+use tracing_subscriber::EnvFilter;
 
 use crate::environment::Environment;
 
@@ -36,6 +37,7 @@ pub struct Config {
     /// `None`: the latest in Kafka, the earliest in the embedded queue, which is nobody else's.
     pub start_from: Option<StartFrom>,
     pub concurrency: usize,
+    pub delivery_retention: Duration,
     pub code_length: CodeLength,
     pub code_ttl: Duration,
     pub template: SmsTemplate,
@@ -60,6 +62,8 @@ pub enum GatewayConfig {
     Console,
     Webhook { url: http::Uri, timeout: Duration },
 }
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that is wrong with the settings.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,6 +95,14 @@ impl Config {
             &[("debug", Mode::Debug), ("release", Mode::Release)],
         );
         let log = env.text("LOG");
+        if let Some(filter) = &log
+            && EnvFilter::try_new(filter).is_err()
+        {
+            env.problem(
+                "LOG",
+                &format!("is {filter:?}, and must be a level or target=level, by comma"),
+            );
+        }
         let api_port = env.port("APP_PORT").unwrap_or(8080);
         let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
         let shutdown_grace = env.seconds("SHUTDOWN_GRACE", 20, 1, 3_600);
@@ -114,6 +126,8 @@ impl Config {
             env.choice("CONSUMER_AUTO_OFFSET_RESET", "", &choices)
         });
         let concurrency = env.number("CONSUMER_CONCURRENCY", 64, 1, 10_000);
+        let delivery_retention =
+            env.number("DELIVERY_RETENTION", 7, 1, 3_650).map(|days: u32| DAY * days);
         let code_length = env.parsed("CODE_LENGTH", "a whole number from 4 to 10", "6", |text| {
             text.parse::<usize>().ok().and_then(|digits| digits.try_into().ok())
         });
@@ -144,6 +158,7 @@ impl Config {
                 group,
                 start_from: start_from.flatten(),
                 concurrency: usize::from(NonZeroU16::get(concurrency?)),
+                delivery_retention: delivery_retention?,
                 code_length: code_length?,
                 code_ttl: code_ttl?,
                 template: template?,
@@ -207,24 +222,24 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
 
 fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
     let timeout = env.seconds("GATEWAY_TIMEOUT", 10, 1, 300);
-    let url = env.text("GATEWAY_URL");
-    let kind = env.choice("GATEWAY", "console", &[("console", false), ("webhook", true)]);
-    if !kind? {
+    let url = env.text("GATEWAY_URL").map(|url| {
+        let url = url.parse::<http::Uri>().ok().filter(|url| {
+            matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
+        });
+        if url.is_none() {
+            // Not shown: it may hold a password.
+            env.problem("GATEWAY_URL", "must begin with http:// or https:// and a host");
+        }
+        url
+    });
+    let is_webhook = env.choice("GATEWAY", "console", &[("console", false), ("webhook", true)])?;
+    if !is_webhook {
         return Some(GatewayConfig::Console);
     }
-    let Some(url) = url else {
-        env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
-        return None;
-    };
-    let url = url
-        .parse::<http::Uri>()
-        .ok()
-        .filter(|url| matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some());
     if url.is_none() {
-        // Not shown: it may hold a password.
-        env.problem("GATEWAY_URL", "must be a URL that begins with http:// or https:// and a host");
+        env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
     }
-    Some(GatewayConfig::Webhook { url: url?, timeout: timeout? })
+    Some(GatewayConfig::Webhook { url: url??, timeout: timeout? })
 }
 
 /// Reads settings one by one and gathers what is wrong with them.

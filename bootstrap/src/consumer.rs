@@ -151,7 +151,7 @@ where
     async fn work(self: Arc<Self>, lease: Lease, stop: CancellationToken) {
         let partition = lease.partition;
         tracing::info!(partition, epoch = lease.epoch, "partition taken");
-        if let Some(Some(offset)) = stop.run_until_cancelled(self.first_offset(&lease)).await {
+        if let Some(offset) = self.first_offset(&lease, &stop).await {
             self.deliver(&lease, offset, &stop).await;
         } else {
             self.release(&lease).await;
@@ -225,15 +225,17 @@ where
     }
 
     /// Where to begin. For a partition that the group never read, that is stored at once, so that
-    /// "latest" means the same after a crash.
-    async fn first_offset(&self, lease: &Lease) -> Option<i64> {
+    /// "latest" means the same after a crash. `None` if the partition was lost meanwhile, or if
+    /// there is an end to all.
+    async fn first_offset(&self, lease: &Lease, stop: &CancellationToken) -> Option<i64> {
         if let Some(offset) = lease.next_offset {
             return Some(offset);
         }
         // Whatever came into a partition that was added while the group was there is for it.
         let from = if lease.added_later { StartFrom::Earliest } else { self.settings.start_from };
         loop {
-            match self.stream.first_offset(lease.partition, from).await {
+            let first = self.stream.first_offset(lease.partition, from);
+            match stop.run_until_cancelled(first).await? {
                 Ok(offset) => {
                     let batch = Batch { next_offset: offset, ..Batch::default() };
                     match self.ledger.admit(lease, &batch).await {
@@ -244,7 +246,7 @@ where
                 }
                 Err(error) => self.readiness.set_down("broker", Chain(&error)),
             }
-            sleep(PAUSE).await;
+            stop.run_until_cancelled(sleep(PAUSE)).await?;
         }
     }
 

@@ -30,6 +30,10 @@ use crate::{
     relay::{Pauses, relay, sweep},
 };
 
+/// How often old records leave the embedded queue, and old entries the ledger.
+const TRIM: Duration = Duration::from_secs(60);
+const PRUNE: Duration = Duration::from_secs(600);
+
 /// Accepts messages on the API port. Returns what is told when one was stored.
 pub async fn api(process: &mut Process) -> anyhow::Result<Arc<Notify>> {
     let port = process.config.api_port;
@@ -85,6 +89,18 @@ pub fn processor(
             replication_factor: config.topic_replication,
         })),
     };
+    if let Broker::Embedded(queue) = &broker {
+        let (queue, ttl, stop) = (queue.clone(), config.code_ttl, process.stop.clone());
+        process.spawn(async move {
+            while stop.run_until_cancelled(sleep(TRIM)).await.is_some() {
+                // What is older than its code is never sent; twice that, for good measure.
+                if let Err(error) = queue.trim(2 * ttl).await {
+                    tracing::warn!(error = %Chain(&error), "the queue was not trimmed");
+                }
+            }
+            Ok(())
+        });
+    }
     let backlog = SqlBacklog::new(database);
     let batch = RelayBatch::new(
         backlog.clone(),
@@ -147,14 +163,25 @@ pub fn consumer(process: &mut Process, queue: Option<EmbeddedQueue>) -> anyhow::
     };
     let topic = config.consumer.topic;
     let member = member()?;
+    let ledger = SqlDeliveryLedger::new(
+        database.clone(),
+        config.group.clone(),
+        topic.clone(),
+        member.clone(),
+    );
+    let (pruned, retention, stop) =
+        (ledger.clone(), config.delivery_retention, process.stop.clone());
+    process.spawn(async move {
+        while stop.run_until_cancelled(sleep(PRUNE)).await.is_some() {
+            if let Err(error) = pruned.prune(retention).await {
+                tracing::warn!(error = %Chain(&error), "the ledger was not pruned");
+            }
+        }
+        Ok(())
+    });
     let consumer = Consumer {
-        leases: SqlPartitionLeases::new(
-            database.clone(),
-            config.group.clone(),
-            topic.clone(),
-            member.clone(),
-        ),
-        ledger: Arc::new(SqlDeliveryLedger::new(database, config.group, topic, member)),
+        leases: SqlPartitionLeases::new(database, config.group, topic, member),
+        ledger: Arc::new(ledger),
         stream: Arc::new(stream),
         gateway: Arc::new(gateway),
         settings: ConsumerSettings {
@@ -185,26 +212,13 @@ pub fn consumer(process: &mut Process, queue: Option<EmbeddedQueue>) -> anyhow::
 }
 
 /// The queue that the processor and the consumer of one process share, so that the one wakes the
-/// other; none where they use Kafka. Its old records are removed.
-pub fn shared_queue(process: &mut Process) -> Option<EmbeddedQueue> {
+/// other; none where they use Kafka.
+pub fn shared_queue(process: &Process) -> Option<EmbeddedQueue> {
     let config = &process.config;
     if !config.producer.servers.is_empty() || config.producer.topic != config.consumer.topic {
         return None;
     }
-    let code_ttl = config.code_ttl;
-    let queue = embedded_queue(&process.database("queue", 6), &config.producer, code_ttl);
-    let (trimmed, stop) = (queue.clone(), process.stop.clone());
-    process.spawn(async move {
-        const PAUSE: Duration = Duration::from_secs(60);
-        while stop.run_until_cancelled(sleep(PAUSE)).await.is_some() {
-            // What is older than its code is never sent; twice that, for good measure.
-            if let Err(error) = trimmed.trim(2 * code_ttl).await {
-                tracing::warn!(error = %Chain(&error), "the queue was not trimmed");
-            }
-        }
-        Ok(())
-    });
-    Some(queue)
+    Some(embedded_queue(&process.database("queue", 6), &config.producer, config.code_ttl))
 }
 
 fn embedded_queue(

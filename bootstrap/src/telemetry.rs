@@ -26,7 +26,8 @@ pub(crate) fn start(service: &'static str, config: &Config) -> anyhow::Result<Re
     let metrics = Registry::new();
     AutometricsSettings::builder()
         .service_name(format!("messager-{service}").replace("messager-messager", "messager"))
-        .repo_url("https://github.com/messager/messager")
+        // Left out, it would name autometrics' own.
+        .repo_url("")
         .histogram_buckets([
             0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
         ])

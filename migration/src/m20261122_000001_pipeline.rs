@@ -74,6 +74,7 @@ CREATE TABLE delivery (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX delivery_open ON delivery (group_id, topic, partition, place)
     WHERE state IN ('pending', 'calling');
+CREATE INDEX delivery_age ON delivery USING brin (accepted_at);
 COMMENT ON TABLE delivery IS 'what each consumer group knows of the delivery of each message';
 COMMENT ON COLUMN delivery.due_at IS
     'pending: when to call the gateway; calling: when the call must have ended';

@@ -16,6 +16,7 @@ pub(super) struct Lanes {
     ready: VecDeque<PhoneNumber>,
     waiting: usize,
     calling: usize,
+    parked: usize,
 }
 
 #[derive(Debug, Default)]
@@ -44,9 +45,9 @@ impl Lanes {
         self.waiting + self.calling
     }
 
-    /// Whether the ledger has entries that will have to be looked for.
-    pub(super) fn any_parked(&self) -> bool {
-        self.by_phone.values().any(|lane| lane.parked > 0)
+    /// Messages that are in the ledger only, and that will have to be looked for there.
+    pub(super) fn parked(&self) -> usize {
+        self.parked
     }
 
     /// Takes the ledger's word for how many open entries each phone has.
@@ -61,6 +62,7 @@ impl Lanes {
             let lane = self.by_phone.entry(phone).or_default();
             lane.parked = entries.saturating_sub(lane.in_hand());
         }
+        self.parked = self.by_phone.values().map(|lane| lane.parked).sum();
         self.by_phone.retain(|_, lane| lane.in_hand() + lane.parked > 0);
     }
 
@@ -75,6 +77,7 @@ impl Lanes {
         let lane = self.by_phone.entry(phone.clone()).or_default();
         if lane.parked > 0 {
             lane.parked += 1;
+            self.parked += 1;
             return;
         }
         if lane.queue.is_empty() && !lane.calling {
@@ -88,7 +91,10 @@ impl Lanes {
     pub(super) fn resume(&mut self, waiting: Waiting) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
-        lane.parked = lane.parked.saturating_sub(1);
+        if lane.parked > 0 {
+            lane.parked -= 1;
+            self.parked -= 1;
+        }
         lane.queue.push_back(waiting);
         self.ready.push_back(phone);
         self.waiting += 1;
@@ -138,6 +144,7 @@ impl Lanes {
         let behind = lane.queue.len();
         lane.queue.clear();
         lane.parked += 1 + behind;
+        self.parked += 1 + behind;
         self.waiting -= behind;
     }
 
@@ -195,7 +202,7 @@ mod tests {
 
         assert_eq!(lanes.take(10), []);
         assert_eq!(lanes.in_hand(), 0);
-        assert!(lanes.any_parked());
+        assert_eq!(lanes.parked(), 3);
 
         lanes.resume(waiting(1, 1));
         assert_eq!(lanes.take(10), [waiting(1, 1)]);
@@ -286,6 +293,8 @@ mod tests {
                     Step::Done(_) | Step::Park(_) => {}
                 }
                 prop_assert_eq!(lanes.calling, calls.len());
+                let parked: usize = lanes.by_phone.values().map(|lane| lane.parked).sum();
+                prop_assert_eq!(lanes.parked(), parked);
             }
         }
     }

@@ -57,7 +57,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if process.is_embedded() {
         migrate_up(&process.database("migrate", 1), &process.config.database).await?;
     }
-    let queue = roles::shared_queue(&mut process);
+    let queue = roles::shared_queue(&process);
     let stored = roles::api(&mut process).await?;
     roles::processor(&mut process, queue.clone(), stored)?;
     roles::consumer(&mut process, queue)?;

@@ -248,3 +248,30 @@ WHERE due_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
 ORDER BY place
 LIMIT $4",
 };
+
+// A bounded number at a time: a statement of ours must not take long.
+pub(super) const PRUNE: Sql = Sql {
+    postgres: "
+DELETE FROM delivery
+WHERE (message_id, group_id) IN (
+    SELECT message_id, group_id
+    FROM delivery
+    WHERE group_id = $1 AND accepted_at < now() - $2 * interval '1 millisecond'
+      AND ended_at IS NOT NULL
+    LIMIT 50000
+)",
+    sqlite: "
+DELETE FROM delivery
+WHERE group_id = $1 AND ended_at IS NOT NULL
+  AND accepted_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $2",
+};
+
+pub(super) const PRUNE_DEAD: Sql = Sql {
+    postgres: "
+DELETE FROM dead_letter
+WHERE group_id = $1 AND recorded_at < now() - $2 * interval '1 millisecond'",
+    sqlite: "
+DELETE FROM dead_letter
+WHERE group_id = $1
+  AND recorded_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $2",
+};

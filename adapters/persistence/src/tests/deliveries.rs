@@ -32,6 +32,7 @@ on_both_databases!(
     unreadable_records_are_buried_with_their_place,
     of_each_phone_the_oldest_is_due,
     an_interrupted_call_is_due_when_its_time_is_over,
+    what_ended_is_deleted_after_its_time_and_nothing_else,
 );
 
 const LONG: Duration = Duration::from_secs(60);
@@ -351,4 +352,19 @@ async fn an_interrupted_call_is_due_when_its_time_is_over(database: Database) {
     assert_eq!(due[0].message, messages[0].message);
     assert!(due[0].interrupted);
     assert_eq!(due[0].attempt, 1);
+}
+
+async fn what_ended_is_deleted_after_its_time_and_nothing_else(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let messages = [incoming(&phone(1)), incoming(&phone(2))];
+    consumer.admit(&messages).await;
+    let attempt = consumer.call(messages[0].message.id, LONG).await;
+    consumer.finish(messages[0].message.id, attempt, sent()).await;
+
+    assert_eq!(consumer.ledger.prune(LONG).await.unwrap(), 0);
+    // The next millisecond is later than all of this.
+    while consumer.ledger.prune(NONE).await.unwrap() == 0 {}
+
+    assert_eq!(count(&database, "delivery WHERE state = 'pending'").await, 1);
+    assert_eq!(count(&database, "delivery").await, 1);
 }

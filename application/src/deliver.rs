@@ -27,6 +27,16 @@ use crate::ports::{
 
 /// Brings the messages of one partition to the gateway, each once, each phone's in their order.
 ///
+/// | in the ledger | in memory | what happens next |
+/// |---|---|---|
+/// | nothing | `arrived`: fetched | `admit` |
+/// | pending | *waiting* in its phone's lane | `start`, when the lane is free |
+/// | calling | a task in `calls`, then in `ended` | `finish` |
+/// | pending, or calling for another consumer | *parked*: counted in its lane | due: `resume` |
+/// | sent, failed, expired, unknown | nothing | |
+///
+/// *In hand* is what waits or is called for; *open* is what is pending or calling.
+///
 /// A message passes three commits: `admit` makes it the ledger's and moves the offset on, `start`
 /// records the intent to call, `finish` records the outcome. After a crash before `start` it is
 /// still to be sent; after one between `start` and `finish` the call may have been made, and it
@@ -68,7 +78,7 @@ pub struct DeliverSettings {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
     pub admitted: usize,
-    /// Records of messages that the ledger had already, or that had expired.
+    /// Records of messages that the ledger had already.
     pub passed_over: usize,
     pub unreadable: usize,
     pub calls: usize,
@@ -86,9 +96,8 @@ struct Called {
 
 const LOOK: Duration = Duration::from_millis(250);
 const SYNC: Duration = Duration::from_secs(5);
-/// Messages of one partition that may be parked; beyond that, reading pauses. What memory holds
-/// of them is their phones.
-const PARKED: usize = 50_000;
+/// Phones of one partition whose messages may be open at a time; beyond that, reading pauses.
+const PHONES: usize = 20_000;
 
 impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<L, G, R> {
     /// Delivers what `inbox` brings of the partition that `lease` is for.
@@ -122,7 +131,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     pub async fn wait(&mut self) {
         let room = self.arrived.is_none()
             && self.lanes.in_hand() < self.settings.in_hand
-            && self.lanes.parked() < PARKED;
+            && self.lanes.phones() < PHONES;
         let look = if self.lanes.parked() > 0 { self.next_look } else { self.next_sync };
         tokio::select! {
             Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
@@ -148,11 +157,17 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         Ok(std::mem::take(&mut self.delivered))
     }
 
-    /// Lets the calls that are under way end, and records their outcomes; starts nothing.
+    /// Waits for a call that is under way to end, if there is one, and records its outcome; starts
+    /// nothing.
     ///
     /// Outcomes count also when the partition has another owner by now.
     pub async fn drain(&mut self) -> Result<Delivered, LedgerError> {
-        while let Some(call) = self.calls.join_next_with_id().await {
+        if self.ended.is_empty()
+            && let Some(call) = self.calls.join_next_with_id().await
+        {
+            self.end_call(call);
+        }
+        while let Some(call) = self.calls.try_join_next_with_id() {
             self.end_call(call);
         }
         self.finish().await?;
@@ -175,7 +190,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let state: HashMap<MessageId, DeliveryState> =
             recorded.iter().map(|recorded| (recorded.id, recorded.state)).collect();
         for (phone, outcome) in self.ended.drain(..) {
-            // An outcome that was passed over belongs to an entry that somebody else works on.
+            // An outcome that was passed over belongs to an entry that somebody else works on, or
+            // was recorded before without our hearing of it: the ledger will tell.
             match state.get(&outcome.id) {
                 Some(DeliveryState::Pending | DeliveryState::Calling) | None => {
                     self.lanes.park(&phone);
@@ -206,13 +222,15 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 Err(reason) => batch.unreadable.push((record.offset, reason.clone())),
             }
         }
-        let mut fresh: HashSet<MessageId> =
-            self.ledger.admit(&self.lease, &batch).await?.into_iter().collect();
+        let admitted = self.ledger.admit(&self.lease, &batch).await?;
+        let mut fresh: HashSet<MessageId> = admitted.fresh.into_iter().collect();
+        let known = batch.messages.len() - fresh.len() - admitted.expired.len();
 
         self.delivered.lag = Some(fetched.lag);
         self.delivered.unreadable += batch.unreadable.len();
         self.delivered.admitted += fresh.len();
-        self.delivered.passed_over += batch.messages.len() - fresh.len();
+        self.delivered.passed_over += known;
+        self.delivered.ended.extend(admitted.expired);
         self.arrived = None;
         for Incoming { message, trace, .. } in batch.messages {
             // Removed, since a batch may hold a message twice.
@@ -248,7 +266,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 self.lanes.resume(Waiting { message, trace });
             }
         }
-        self.next_look = now + LOOK;
+        // However many entries the look went through, most of the time is left for work.
+        self.next_look = now + LOOK.max(10 * now.elapsed());
         Ok(())
     }
 

@@ -1,10 +1,10 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use autometrics::autometrics;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::{
-    BoxError, Chain,
+    Chain,
     ports::{Backlog, BacklogError, BrokerError, Claim, Claimed, MessageBroker},
 };
 
@@ -81,19 +81,20 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
     /// publish the same messages.
     async fn publish(&self, batch: &[Claimed]) -> Vec<Result<(), BrokerError>> {
         let claims: Vec<Claim> = batch.iter().map(|claimed| claimed.claim).collect();
-        let pause = self.settings.lease / 3;
-        let mut renewals = interval_at(Instant::now() + pause, pause);
-        let mut publication = std::pin::pin!(self.broker.publish(batch));
-        loop {
-            tokio::select! {
-                answers = &mut publication => return answers,
-                _ = renewals.tick() => {
-                    if let Err(error) = self.backlog.extend(&claims, self.settings.lease).await {
-                        let error = BoxError::from(error);
-                        tracing::warn!(error = %Chain(&*error), "lease on a batch not renewed");
-                    }
+        let renew = async {
+            let pause = self.settings.lease / 3;
+            let mut renewals = interval_at(Instant::now() + pause, pause);
+            renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                renewals.tick().await;
+                if let Err(error) = self.backlog.extend(&claims, self.settings.lease).await {
+                    tracing::warn!(error = %Chain(&error), "lease on a batch not renewed");
                 }
             }
+        };
+        tokio::select! {
+            answers = self.broker.publish(batch) => answers,
+            () = renew => unreachable!("it has no end"),
         }
     }
 }

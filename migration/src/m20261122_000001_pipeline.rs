@@ -44,6 +44,7 @@ CREATE TABLE in_transit (
     trace text NOT NULL,
     accepted_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
+    attempt integer NOT NULL,
     publications integer NOT NULL,
     due_at timestamptz NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000,
@@ -153,6 +154,7 @@ CREATE TABLE in_transit (
     trace TEXT NOT NULL,
     accepted_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
     publications INTEGER NOT NULL,
     due_at INTEGER NOT NULL
 );

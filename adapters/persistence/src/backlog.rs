@@ -8,7 +8,7 @@ use autometrics::autometrics;
 use domain::{Message, Validity};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
-use crate::database::{Database, Sql, millis, time};
+use crate::database::{Database, Sql, Told, millis, time};
 
 /// The outbox as a relay reads it.
 #[derive(Debug, Clone)]
@@ -19,6 +19,28 @@ pub struct SqlBacklog {
 impl SqlBacklog {
     pub fn new(database: Database) -> Self {
         Self { database }
+    }
+
+    async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, BacklogError> {
+        let statement = self.database.as_written(sql, values);
+        let result = self.database.connection().execute_raw(statement).await;
+        Ok(result.map_err(unavailable)?.rows_affected())
+    }
+
+    /// Both statements or none; says how many rows the first one wrote.
+    async fn run_both(
+        &self,
+        [first, second]: [(&str, Vec<Value>); 2],
+    ) -> Result<u64, BacklogError> {
+        let transaction = self.database.begin().await.map_err(unavailable)?;
+        let execute = async |(sql, values)| {
+            let result = transaction.execute_raw(self.database.as_written(sql, values)).await;
+            result.map(|result| result.rows_affected()).map_err(unavailable)
+        };
+        let written = execute(first).await?;
+        execute(second).await?;
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(written)
     }
 
     fn claims(&self, claims: &[Claim]) -> Vec<Value> {
@@ -65,40 +87,37 @@ impl Backlog for SqlBacklog {
             return Ok(());
         }
         let mut values = self.claims(claims);
+        let confirm_within = Value::from(millis(confirm_within));
         if self.database.is_postgres() {
-            values.push(millis(confirm_within).into());
-            return self.database.execute(SETTLE, values).await.map(|_| ()).map_err(unavailable);
+            values.push(confirm_within);
+            return self.run(SETTLE_POSTGRES, values).await.map(|_| ());
         }
-        let transaction = self.database.begin().await.map_err(unavailable)?;
-        let with_time = [values.clone(), vec![millis(confirm_within).into()]].concat();
-        for (sql, values) in [(SETTLE, with_time), (SETTLE_SQLITE_DELETE, values)] {
-            transaction
-                .execute_raw(self.database.statement(sql, values))
-                .await
-                .map_err(unavailable)?;
-        }
-        transaction.commit().await.map_err(unavailable)
+        let with_time = [values.clone(), vec![confirm_within]].concat();
+        self.run_both([(COPY_TO_TRANSIT, with_time), (LEAVE_OUTBOX, values)]).await.map(|_| ())
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
     async fn sweep(&self) -> Result<Swept, BacklogError> {
-        let transaction = self.database.begin().await.map_err(unavailable)?;
-        let mut affected = [0; 5];
-        for (affected, sql) in affected.iter_mut().zip([
-            FORGET_KNOWN,
-            EXPIRE_OUTBOX,
-            EXPIRE_IN_TRANSIT,
-            RETURN_LATE,
-            FORGET_LATE,
-        ]) {
-            *affected = transaction
-                .execute_raw(self.database.statement(sql, vec![]))
-                .await
-                .map_err(unavailable)?
-                .rows_affected();
+        let mut swept = Swept::default();
+        for (sql, expires) in
+            [(FORGET_KNOWN, false), (EXPIRE_OUTBOX, true), (EXPIRE_IN_TRANSIT, true)]
+        {
+            loop {
+                let gone = self.database.execute(sql, vec![]).await.map_err(unavailable)?;
+                swept.expired += if expires { gone } else { 0 };
+                if gone < SWEPT {
+                    break;
+                }
+            }
         }
-        transaction.commit().await.map_err(unavailable)?;
-        Ok(Swept { expired: affected[1] + affected[2], waiting_again: affected[3] })
+        // Not until it is done: what consumers that lag behind have not seen yet must not swamp
+        // what is new.
+        swept.waiting_again = if self.database.is_postgres() {
+            self.run(RETURN_POSTGRES, vec![]).await?
+        } else {
+            self.run_both([(COPY_TO_OUTBOX, vec![]), (LEAVE_TRANSIT, vec![])]).await?
+        };
+        Ok(swept)
     }
 
     async fn size(&self) -> Result<BacklogSize, BacklogError> {
@@ -175,10 +194,17 @@ RETURNING sequence, attempt, id, phone, code, trace, accepted_at, expires_at",
 
 const EXTEND: Sql = Sql {
     postgres: "
+WITH mine AS (
+    SELECT outbox.sequence
+    FROM outbox JOIN unnest($1::bigint[], $2::integer[]) AS claim (sequence, attempt)
+        USING (sequence, attempt)
+    ORDER BY outbox.sequence
+    FOR UPDATE OF outbox
+)
 UPDATE outbox
 SET claimable_at = now() + $3 * interval '1 millisecond'
-FROM unnest($1::bigint[], $2::integer[]) AS claim (sequence, attempt)
-WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt",
+FROM mine
+WHERE outbox.sequence = mine.sequence",
     sqlite: "
 WITH claim AS MATERIALIZED (
     SELECT value ->> 0 AS sequence, value ->> 1 AS attempt FROM json_each($1)
@@ -189,88 +215,140 @@ FROM claim
 WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt",
 };
 
-const SETTLE: Sql = Sql {
-    postgres: "
-WITH published AS (
-    DELETE FROM outbox
-    USING unnest($1::bigint[], $2::integer[]) AS claim (sequence, attempt)
-    WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt
-    RETURNING outbox.*
+// Locks in the order of the sequence: a consumer may be taking the same messages out.
+const SETTLE_POSTGRES: &str = "
+WITH mine AS (
+    SELECT outbox.sequence
+    FROM outbox JOIN unnest($1::bigint[], $2::integer[]) AS claim (sequence, attempt)
+        USING (sequence, attempt)
+    ORDER BY outbox.sequence
+    FOR UPDATE OF outbox
+), published AS (
+    DELETE FROM outbox USING mine WHERE outbox.sequence = mine.sequence RETURNING outbox.*
 )
 INSERT INTO in_transit
-    (sequence, id, phone, code, trace, accepted_at, expires_at, publications, due_at)
-SELECT sequence, id, phone, code, trace, accepted_at, expires_at, publications + 1,
+    (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications, due_at)
+SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications + 1,
     now() + $3 * (1 << least(publications, 10)) * interval '1 millisecond'
 FROM published
-ON CONFLICT DO NOTHING",
-    sqlite: "
+ON CONFLICT DO NOTHING";
+
+// The same in SQLite, where a statement writes to one table.
+const COPY_TO_TRANSIT: &str = "
 WITH claim AS MATERIALIZED (
     SELECT value ->> 0 AS sequence, value ->> 1 AS attempt FROM json_each($1)
 )
 INSERT INTO in_transit
-    (sequence, id, phone, code, trace, accepted_at, expires_at, publications, due_at)
-SELECT outbox.sequence, id, phone, code, trace, accepted_at, expires_at, publications + 1,
+    (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications, due_at)
+SELECT outbox.sequence, id, phone, code, trace, accepted_at, expires_at, outbox.attempt,
+    publications + 1,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $2 * (1 << min(publications, 10))
 FROM claim CROSS JOIN outbox
 WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt
-ON CONFLICT DO NOTHING",
-};
+ON CONFLICT DO NOTHING";
 
-const SETTLE_SQLITE_DELETE: Sql = Sql {
-    postgres: "",
-    sqlite: "
+const LEAVE_OUTBOX: &str = "
 DELETE FROM outbox
-WHERE (sequence, attempt) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1))",
-};
+WHERE (sequence, attempt) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1))";
+
+/// Rows that one statement of a sweep touches at most: none of ours may take long.
+const SWEPT: u64 = 10_000;
 
 // A consumer that took a message over while it was being settled could not see it in transit.
 const FORGET_KNOWN: Sql = Sql {
     postgres: "
 DELETE FROM in_transit
-USING delivery
-WHERE least(in_transit.due_at, in_transit.expires_at) <= now() AND delivery.message_id = in_transit.id",
+WHERE sequence IN (
+    SELECT sequence
+    FROM in_transit
+    WHERE least(due_at, expires_at) <= now()
+      AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
     sqlite: "
 DELETE FROM in_transit
-WHERE min(due_at, expires_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)",
+WHERE sequence IN (
+    SELECT sequence
+    FROM in_transit
+    WHERE min(due_at, expires_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+      AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
+    LIMIT 10000
+)",
 };
 
 const EXPIRE_OUTBOX: Sql = Sql {
-    postgres: "DELETE FROM outbox WHERE expires_at <= now() AND claimable_at <= now()",
+    postgres: "
+DELETE FROM outbox
+WHERE sequence IN (
+    SELECT sequence
+    FROM outbox
+    WHERE greatest(expires_at, claimable_at) <= now()
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
     sqlite: "
 DELETE FROM outbox
-WHERE max(expires_at, claimable_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+WHERE sequence IN (
+    SELECT sequence
+    FROM outbox
+    WHERE max(expires_at, claimable_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    LIMIT 10000
+)",
 };
 
 const EXPIRE_IN_TRANSIT: Sql = Sql {
-    postgres: "DELETE FROM in_transit WHERE expires_at <= now()",
+    postgres: "
+DELETE FROM in_transit
+WHERE sequence IN (
+    SELECT sequence FROM in_transit WHERE expires_at <= now() LIMIT 10000 FOR UPDATE SKIP LOCKED
+)",
     sqlite: "
 DELETE FROM in_transit
-WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+WHERE sequence IN (
+    SELECT sequence
+    FROM in_transit
+    WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    LIMIT 10000
+)",
 };
 
-// The message keeps its place: `sequence` is what the consumer will name.
-const RETURN_LATE: Sql = Sql {
-    postgres: "
-INSERT INTO outbox (sequence, id, phone, code, trace, accepted_at, expires_at, publications)
-SELECT sequence, id, phone, code, trace, accepted_at, expires_at, publications
-FROM in_transit
-WHERE due_at <= now()
-FOR UPDATE SKIP LOCKED
-ON CONFLICT DO NOTHING",
-    sqlite: "
-INSERT INTO outbox (sequence, id, phone, code, trace, accepted_at, expires_at, publications)
-SELECT sequence, id, phone, code, trace, accepted_at, expires_at, publications
+// The message keeps its place: `sequence` is what the consumer will name. What `FORGET_KNOWN` had
+// no time for is left to the next sweep.
+const RETURN_POSTGRES: &str = "
+WITH late AS (
+    DELETE FROM in_transit
+    WHERE sequence IN (
+        SELECT sequence
+        FROM in_transit
+        WHERE due_at <= now()
+          AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
+        ORDER BY sequence
+        LIMIT 10000
+        FOR UPDATE SKIP LOCKED
+    )
+    RETURNING *
+)
+INSERT INTO outbox
+    (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
+SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
+FROM late
+ON CONFLICT DO NOTHING";
+
+// The same in SQLite.
+const COPY_TO_OUTBOX: &str = "
+INSERT INTO outbox
+    (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
+SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
 FROM in_transit
 WHERE due_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-ON CONFLICT DO NOTHING",
-};
+  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
+ORDER BY sequence
+LIMIT 10000
+ON CONFLICT DO NOTHING";
 
-const FORGET_LATE: Sql = Sql {
-    postgres: "
-DELETE FROM in_transit USING outbox WHERE in_transit.sequence = outbox.sequence",
-    sqlite: "DELETE FROM in_transit WHERE sequence IN (SELECT sequence FROM outbox)",
-};
+const LEAVE_TRANSIT: &str =
+    "DELETE FROM in_transit WHERE sequence IN (SELECT sequence FROM outbox)";
 
 const SIZE_SQL: &str = "
 SELECT (SELECT count(*) FROM outbox) AS waiting, (SELECT count(*) FROM in_transit) AS in_transit";
@@ -306,5 +384,5 @@ fn read(row: &QueryResult) -> Result<Claimed, BoxError> {
 }
 
 fn unavailable(error: DbErr) -> BacklogError {
-    BacklogError(error.into())
+    BacklogError(Told(error).into())
 }

@@ -113,9 +113,12 @@ impl Database {
     }
 
     pub(crate) fn statement(&self, sql: Sql, values: Vec<Value>) -> Statement {
-        let backend = self.connection.get_database_backend();
-        let text = if self.is_postgres() { sql.postgres } else { sql.sqlite };
-        Statement::from_sql_and_values(backend, text, values)
+        self.as_written(if self.is_postgres() { sql.postgres } else { sql.sqlite }, values)
+    }
+
+    /// A statement for the one database that it is written for.
+    pub(crate) fn as_written(&self, sql: &str, values: Vec<Value>) -> Statement {
+        Statement::from_sql_and_values(self.connection.get_database_backend(), sql, values)
     }
 
     pub(crate) async fn execute(&self, sql: Sql, values: Vec<Value>) -> Result<u64, DbErr> {
@@ -190,3 +193,8 @@ pub(crate) fn millis(duration: Duration) -> i64 {
 pub(crate) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis.unsigned_abs())
 }
+
+/// An error of the database as a cause. Its text tells its own causes, so it has none to show.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Told(pub(crate) DbErr);

@@ -7,7 +7,7 @@ use application::{
 use autometrics::autometrics;
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
-use crate::database::{Database, Sql, millis};
+use crate::database::{Database, Sql, Told, millis};
 
 /// The partitions of one topic, shared among the consumers of one group.
 #[derive(Debug, Clone)]
@@ -225,5 +225,5 @@ fn read(row: &QueryResult) -> Result<Lease, BoxError> {
 }
 
 fn unavailable(error: DbErr) -> LeaseError {
-    LeaseError(error.into())
+    LeaseError(Told(error).into())
 }

@@ -3,8 +3,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use application::{
     BoxError, Chain,
     ports::{
-        Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Incoming, Lease, LedgerError,
-        Recorded, Started, Verdict,
+        Admitted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Incoming, Lease,
+        LedgerError, Recorded, Started, Verdict,
     },
 };
 use autometrics::autometrics;
@@ -13,7 +13,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::database::{Database, Sql, millis, time};
+use crate::database::{Database, Told, millis, time};
 
 mod sql;
 
@@ -39,8 +39,14 @@ impl SqlDeliveryLedger {
     pub async fn prune(&self, retention: Duration) -> Result<u64, LedgerError> {
         let mut pruned = 0;
         for sql in [sql::PRUNE, sql::PRUNE_DEAD] {
-            let values = vec![self.group.clone().into(), millis(retention).into()];
-            pruned += self.database.execute(sql, values).await.map_err(unavailable)?;
+            loop {
+                let values = vec![self.group.clone().into(), millis(retention).into()];
+                let deleted = self.database.execute(sql, values).await.map_err(unavailable)?;
+                pruned += deleted;
+                if deleted < sql::PRUNED {
+                    break;
+                }
+            }
         }
         Ok(pruned)
     }
@@ -59,13 +65,14 @@ impl SqlDeliveryLedger {
         .collect()
     }
 
+    /// A step of a transaction in SQLite.
     async fn run(
         &self,
         transaction: &DatabaseTransaction,
-        sql: Sql,
+        sql: &str,
         values: Vec<Value>,
     ) -> Result<Vec<QueryResult>, LedgerError> {
-        transaction.query_all_raw(self.database.statement(sql, values)).await.map_err(unavailable)
+        transaction.query_all_raw(self.database.as_written(sql, values)).await.map_err(unavailable)
     }
 
     /// `admit` for PostgreSQL: one statement, one round trip, one commit.
@@ -94,7 +101,8 @@ impl SqlDeliveryLedger {
                 dead().map(|(_, reason)| reason.0.to_owned()).collect::<Vec<_>>().into(),
             ],
         );
-        self.database.rows(sql::ADMIT, values).await.map_err(unavailable)
+        let statement = self.database.as_written(sql::ADMIT_POSTGRES, values);
+        self.database.connection().query_all_raw(statement).await.map_err(unavailable)
     }
 
     /// `admit` for SQLite, where a statement writes to one table.
@@ -147,19 +155,22 @@ impl SqlDeliveryLedger {
 
 impl DeliveryLedger for SqlDeliveryLedger {
     #[autometrics(struct_name = "SqlDeliveryLedger")]
-    async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Vec<MessageId>, LedgerError> {
+    async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError> {
         let rows = if self.database.is_postgres() {
             self.admit_postgres(lease, batch).await?
         } else {
             self.admit_sqlite(lease, batch).await?
         };
-        let mut fresh = Vec::with_capacity(rows.len());
+        let mut admitted = Admitted::default();
         for row in fenced(lease, &rows)? {
-            if row.try_get::<String>("", "state").map_err(unavailable)? == "pending" {
-                fresh.push(id(row)?);
+            let recorded = read_recorded(row)?;
+            if recorded.state == DeliveryState::Pending {
+                admitted.fresh.push(recorded.id);
+            } else {
+                admitted.expired.push(recorded);
             }
         }
-        Ok(fresh)
+        Ok(admitted)
     }
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
@@ -180,7 +191,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             let mut rows = self.run(&transaction, sql::HELD, self.lease(lease, [])).await?;
             if !rows.is_empty() {
                 let values = vec![self.group.clone().into(), json!(ids).to_string().into(), limit];
-                rows.extend(self.run(&transaction, sql::START, values).await?);
+                rows.extend(self.run(&transaction, sql::START.sqlite, values).await?);
             }
             transaction.commit().await.map_err(unavailable)?;
             rows
@@ -360,5 +371,5 @@ fn attempt(row: &QueryResult) -> Result<u32, DbErr> {
 }
 
 fn unavailable(error: DbErr) -> LedgerError {
-    LedgerError::Unavailable(error.into())
+    LedgerError::Unavailable(Told(error).into())
 }

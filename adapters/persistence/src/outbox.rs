@@ -4,7 +4,11 @@ use application::ports::{EnqueueError, NewMessage, Outbox};
 use autometrics::autometrics;
 use sea_orm::{DbErr, RuntimeErr, Value, sqlx};
 use tokio::{
-    sync::{Mutex, Notify, mpsc, oneshot},
+    sync::{
+        Mutex, Notify,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     task::JoinSet,
     time::timeout,
 };
@@ -78,7 +82,10 @@ impl Outbox for CoalescingOutbox {
     #[autometrics(struct_name = "CoalescingOutbox")]
     async fn enqueue(&self, message: NewMessage) -> Result<(), EnqueueError> {
         let (answer, stored) = oneshot::channel();
-        self.queue.try_send(Job { message, answer }).map_err(|_| EnqueueError::Full)?;
+        self.queue.try_send(Job { message, answer }).map_err(|error| match error {
+            TrySendError::Full(_) => EnqueueError::Full,
+            TrySendError::Closed(_) => EnqueueError::Unavailable("the writers are gone".into()),
+        })?;
         match timeout(self.patience, stored).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(EnqueueError::Unavailable("the writer is gone".into())),

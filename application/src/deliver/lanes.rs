@@ -33,6 +33,10 @@ pub(super) struct Waiting {
     pub(super) trace: Option<TraceParent>,
 }
 
+/// Messages of one phone that are kept in memory: a number that many messages come for must not
+/// fill it.
+const QUEUE: usize = 8;
+
 impl Lane {
     fn in_hand(&self) -> usize {
         self.queue.len() + usize::from(self.calling)
@@ -48,6 +52,11 @@ impl Lanes {
     /// Messages that are in the ledger only, and that will have to be looked for there.
     pub(super) fn parked(&self) -> usize {
         self.parked
+    }
+
+    /// Phones that something is known of. They take memory even where their messages do not.
+    pub(super) fn phones(&self) -> usize {
+        self.by_phone.len()
     }
 
     /// Takes the ledger's word for how many open entries each phone has.
@@ -75,7 +84,7 @@ impl Lanes {
     pub(super) fn push(&mut self, waiting: Waiting) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
-        if lane.parked > 0 {
+        if lane.parked > 0 || lane.queue.len() == QUEUE {
             lane.parked += 1;
             self.parked += 1;
             return;
@@ -206,6 +215,18 @@ mod tests {
 
         lanes.resume(waiting(1, 1));
         assert_eq!(lanes.take(10), [waiting(1, 1)]);
+    }
+
+    #[test]
+    fn many_messages_for_one_phone_leave_room_for_others() {
+        let mut lanes = Lanes::default();
+        for number in 0..2_000 {
+            lanes.push(waiting(1, number));
+        }
+        lanes.push(waiting(2, 2_000));
+
+        assert!(lanes.in_hand() < 20, "{} in hand", lanes.in_hand());
+        assert_eq!(lanes.take(10), [waiting(1, 0), waiting(2, 2_000)]);
     }
 
     #[test]

@@ -18,9 +18,11 @@ pub trait DeliveryLedger: Sync + 'static {
     /// Takes a fetched batch over, in one commit: an entry for each message that has none yet,
     /// a dead letter for each unreadable record, and the offset to go on from.
     ///
-    /// Takes the messages out of the outbox. Returns the ids that are new and not expired, in
-    /// any order.
-    async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Vec<MessageId>, LedgerError>;
+    /// Takes the messages out of the outbox. Returns, in any order, which of them are new and
+    /// still to be sent, and which are new and have expired already, and so end here. Entries
+    /// that ended long ago may have been deleted: a record that is read again after that counts
+    /// as new, but its message has expired.
+    async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError>;
 
     /// Records the intent to call the gateway, before the call, for at most `call_limit`.
     ///
@@ -55,6 +57,12 @@ pub struct Batch {
     pub next_offset: i64,
     /// How long a message may be sent whose record says nothing of time.
     pub default_ttl: Duration,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admitted {
+    pub fresh: Vec<MessageId>,
+    pub expired: Vec<Recorded>,
 }
 
 /// A message in the ledger, still to be sent.

@@ -5,8 +5,9 @@
 
 use crate::database::Sql;
 
-pub(super) const ADMIT: Sql = Sql {
-    postgres: "
+// Rows of the outbox are locked in the order of their sequence, here as in the backlog's
+// statements: two that lock the same rows in different orders wait for each other.
+pub(super) const ADMIT_POSTGRES: &str = "
 WITH lease AS (
     UPDATE partition_lease
     SET next_offset = $6
@@ -36,37 +37,39 @@ WITH lease AS (
     FROM incoming
     ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING message_id, state
+    RETURNING message_id, state,
+        (extract(epoch FROM now() - accepted_at) * 1000)::bigint AS age
+), waiting AS (
+    SELECT outbox.sequence
+    FROM outbox JOIN incoming USING (sequence, id)
+    ORDER BY outbox.sequence
+    FOR UPDATE OF outbox
 ), left_outbox AS (
-    DELETE FROM outbox USING incoming
-    WHERE outbox.sequence = incoming.sequence AND outbox.id = incoming.id
+    DELETE FROM outbox USING waiting WHERE outbox.sequence = waiting.sequence
+), transit AS (
+    SELECT in_transit.sequence
+    FROM in_transit JOIN incoming USING (sequence, id)
+    ORDER BY in_transit.sequence
+    FOR UPDATE OF in_transit
 ), left_transit AS (
-    DELETE FROM in_transit USING incoming
-    WHERE in_transit.sequence = incoming.sequence AND in_transit.id = incoming.id
+    DELETE FROM in_transit USING transit WHERE in_transit.sequence = transit.sequence
 ), buried AS (
     INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
     SELECT $1, $2, $3, dead.record_offset, dead.reason
     FROM lease, unnest($15::bigint[], $16::text[]) AS dead (record_offset, reason)
 )
-SELECT message_id::text AS id, state FROM taken
+SELECT message_id::text AS id, state, age FROM taken
 UNION ALL
-SELECT NULL, 'held' FROM lease",
-    sqlite: "",
-};
+SELECT NULL, 'held', 0 FROM lease";
 
-/// The parts of `ADMIT`, for SQLite.
-pub(super) const MOVE_ON: Sql = Sql {
-    postgres: "",
-    sqlite: "
+// What `ADMIT_POSTGRES` does, in SQLite, where a statement writes to one table.
+pub(super) const MOVE_ON: &str = "
 UPDATE partition_lease
 SET next_offset = $6
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
-RETURNING NULL AS id, 'held' AS state",
-};
+RETURNING NULL AS id, 'held' AS state, 0 AS age";
 
-pub(super) const TAKE: Sql = Sql {
-    postgres: "",
-    sqlite: "
+pub(super) const TAKE: &str = "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
      due_at, ended_at)
@@ -87,39 +90,27 @@ FROM (
 WHERE true
 ORDER BY key
 ON CONFLICT DO NOTHING
-RETURNING message_id AS id, state",
-};
+RETURNING message_id AS id, state,
+    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age";
 
-pub(super) const LEAVE_OUTBOX: Sql = Sql {
-    postgres: "",
-    sqlite: "
+pub(super) const LEAVE_OUTBOX: &str = "
 DELETE FROM outbox
-WHERE (sequence, id) IN (SELECT value ->> 6, value ->> 0 FROM json_each($1))",
-};
+WHERE (sequence, id) IN (SELECT value ->> 6, value ->> 0 FROM json_each($1))";
 
-pub(super) const LEAVE_TRANSIT: Sql = Sql {
-    postgres: "",
-    sqlite: "
+pub(super) const LEAVE_TRANSIT: &str = "
 DELETE FROM in_transit
-WHERE (sequence, id) IN (SELECT value ->> 6, value ->> 0 FROM json_each($1))",
-};
+WHERE (sequence, id) IN (SELECT value ->> 6, value ->> 0 FROM json_each($1))";
 
-pub(super) const BURY: Sql = Sql {
-    postgres: "",
-    sqlite: "
+pub(super) const BURY: &str = "
 INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason, recorded_at)
 SELECT $1, $2, $3, value ->> 0, value ->> 1,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-FROM json_each($4)",
-};
+FROM json_each($4)";
 
-pub(super) const HELD: Sql = Sql {
-    postgres: "",
-    sqlite: "
+pub(super) const HELD: &str = "
 SELECT NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS age
 FROM partition_lease
-WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5",
-};
+WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5";
 
 // A call that was interrupted is over when its time is.
 pub(super) const START: Sql = Sql {
@@ -227,11 +218,11 @@ pub(super) const DUE: Sql = Sql {
     postgres: "
 SELECT id, phone, code, trace, state, attempt
 FROM (
-    SELECT DISTINCT ON (phone)
+    SELECT DISTINCT ON (phone COLLATE \"C\")
         message_id::text AS id, phone, code, trace, state, attempt, due_at, place
     FROM delivery
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
-    ORDER BY phone, place
+    ORDER BY phone COLLATE \"C\", place
 ) AS oldest
 WHERE due_at <= now()
 ORDER BY place
@@ -249,7 +240,9 @@ ORDER BY place
 LIMIT $4",
 };
 
-// A bounded number at a time: a statement of ours must not take long.
+/// Rows that one statement of `prune` deletes at most: none of ours may take long.
+pub(super) const PRUNED: u64 = 10_000;
+
 pub(super) const PRUNE: Sql = Sql {
     postgres: "
 DELETE FROM delivery
@@ -258,20 +251,37 @@ WHERE (message_id, group_id) IN (
     FROM delivery
     WHERE group_id = $1 AND accepted_at < now() - $2 * interval '1 millisecond'
       AND ended_at IS NOT NULL
-    LIMIT 50000
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
 )",
     sqlite: "
 DELETE FROM delivery
-WHERE group_id = $1 AND ended_at IS NOT NULL
-  AND accepted_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $2",
+WHERE place IN (
+    SELECT place
+    FROM delivery
+    WHERE group_id = $1 AND ended_at IS NOT NULL
+      AND accepted_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $2
+    LIMIT 10000
+)",
 };
 
 pub(super) const PRUNE_DEAD: Sql = Sql {
     postgres: "
 DELETE FROM dead_letter
-WHERE group_id = $1 AND recorded_at < now() - $2 * interval '1 millisecond'",
+WHERE id IN (
+    SELECT id
+    FROM dead_letter
+    WHERE group_id = $1 AND recorded_at < now() - $2 * interval '1 millisecond'
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
     sqlite: "
 DELETE FROM dead_letter
-WHERE group_id = $1
-  AND recorded_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $2",
+WHERE id IN (
+    SELECT id
+    FROM dead_letter
+    WHERE group_id = $1
+      AND recorded_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $2
+    LIMIT 10000
+)",
 };

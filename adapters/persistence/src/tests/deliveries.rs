@@ -1,10 +1,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::ports::{
-    Backlog, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, LedgerError,
-    Outbox, PartitionLeases, Started, Swept, Unreadable, Verdict,
+    Backlog, Batch, CallOutcome, Claimed, DeliveryLedger, DeliveryState, Incoming, Lease,
+    LedgerError, Outbox, PartitionLeases, Started, Swept, Unreadable, Verdict,
 };
 use domain::{MessageId, Validity};
+use tokio::task::JoinSet;
 
 use super::{
     on_both_databases,
@@ -19,6 +20,7 @@ on_both_databases!(
     the_offset_moves_with_the_messages,
     admission_takes_the_message_out_of_the_outbox,
     what_was_taken_over_while_it_was_settled_is_not_published_again,
+    settling_and_taking_over_at_the_same_time_bear_each_other,
     each_group_has_its_own_ledger,
     a_fenced_owner_writes_nothing,
     a_call_is_begun_once,
@@ -57,7 +59,7 @@ async fn consumer(database: &Database, group: &str, member: &str, ttl: Duration)
 
 impl Consumer {
     async fn admit(&self, messages: &[Incoming]) -> Vec<MessageId> {
-        self.ledger.admit(&self.lease, &batch(messages, 1)).await.unwrap()
+        self.ledger.admit(&self.lease, &batch(messages, 1)).await.unwrap().fresh
     }
 
     async fn start(&self, id: MessageId, limit: Duration) -> Started {
@@ -88,6 +90,11 @@ fn batch(messages: &[Incoming], next_offset: i64) -> Batch {
         next_offset,
         default_ttl: Duration::from_secs(600),
     }
+}
+
+/// What is sure to come, or else the test fails.
+async fn in_time(condition: impl Future<Output = ()>) {
+    tokio::time::timeout(Duration::from_secs(20), condition).await.expect("in time");
 }
 
 fn sent() -> Verdict {
@@ -161,6 +168,44 @@ async fn what_was_taken_over_while_it_was_settled_is_not_published_again(databas
     let again = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].message, claimed[1].message);
+}
+
+async fn settling_and_taking_over_at_the_same_time_bear_each_other(database: Database) {
+    const MESSAGES: usize = 200;
+    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
+    let backlog = SqlBacklog::new(database.clone());
+    let one = consumer(&database, "1", "a", LONG).await;
+    let two = consumer(&database, "2", "a", LONG).await;
+    for _ in 0..5 {
+        let mut requests = JoinSet::new();
+        for number in 0..MESSAGES {
+            let outbox = outbox.clone();
+            requests.spawn(async move { outbox.enqueue(new_message(&phone(number))).await });
+        }
+        assert!(requests.join_all().await.iter().all(Result::is_ok));
+        let claimed = backlog.claim(1_000.try_into().unwrap(), LONG).await.unwrap();
+        let claims: Vec<_> = claimed.iter().map(|claimed| claimed.claim).collect();
+        let record = |claimed: &Claimed| Incoming {
+            message: claimed.message.clone(),
+            validity: Some(claimed.validity),
+            trace: Some(claimed.trace.clone()),
+            sequence: Some(claimed.claim.sequence),
+        };
+        let forwards = batch(&claimed.iter().map(record).collect::<Vec<_>>(), 1);
+        let backwards = batch(&claimed.iter().rev().map(record).collect::<Vec<_>>(), 1);
+
+        let (settled, first, second, swept) = tokio::join!(
+            backlog.settle(&claims, NONE),
+            one.ledger.admit(&one.lease, &backwards),
+            two.ledger.admit(&two.lease, &forwards),
+            backlog.sweep(),
+        );
+
+        settled.unwrap();
+        assert_eq!(first.unwrap().fresh.len(), MESSAGES);
+        assert_eq!(second.unwrap().fresh.len(), MESSAGES);
+        swept.unwrap();
+    }
 }
 
 async fn each_group_has_its_own_ledger(database: Database) {
@@ -280,8 +325,9 @@ async fn an_expired_message_is_never_called_for(database: Database) {
     let old = Incoming { validity: Some(long_ago), ..incoming(&phone(1)) };
     let ageing = incoming(&phone(2));
 
-    let admitted = consumer.admit(&[old]).await;
-    assert_eq!(admitted, []);
+    let admitted = consumer.ledger.admit(&consumer.lease, &batch(&[old], 1)).await.unwrap();
+    assert_eq!(admitted.fresh, []);
+    assert_eq!(admitted.expired[0].state, DeliveryState::Expired);
     assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 1);
 
     let soon_over =
@@ -293,7 +339,7 @@ async fn an_expired_message_is_never_called_for(database: Database) {
     } else {
         over.replace("now()", "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
     };
-    while count(&database, &over).await > 0 {}
+    in_time(async { while count(&database, &over).await > 0 {} }).await;
     let started = consumer.start(ageing.message.id, LONG).await;
     assert_eq!(started.calls, []);
     assert_eq!(started.expired[0].state, DeliveryState::Expired);
@@ -363,7 +409,7 @@ async fn what_ended_is_deleted_after_its_time_and_nothing_else(database: Databas
 
     assert_eq!(consumer.ledger.prune(LONG).await.unwrap(), 0);
     // The next millisecond is later than all of this.
-    while consumer.ledger.prune(NONE).await.unwrap() == 0 {}
+    in_time(async { while consumer.ledger.prune(NONE).await.unwrap() == 0 {} }).await;
 
     assert_eq!(count(&database, "delivery WHERE state = 'pending'").await, 1);
     assert_eq!(count(&database, "delivery").await, 1);

@@ -55,12 +55,6 @@ impl MessageId {
     }
 }
 
-impl From<Uuid> for MessageId {
-    fn from(uuid: Uuid) -> Self {
-        Self(uuid)
-    }
-}
-
 impl FromStr for MessageId {
     type Err = uuid::Error;
 

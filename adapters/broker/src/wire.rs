@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, SystemTime},
 };
 
@@ -18,11 +19,21 @@ use serde::{Deserialize, Serialize};
 pub(crate) type Headers = BTreeMap<String, Vec<u8>>;
 
 /// A record as it is published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct WireRecord {
     pub(crate) key: String,
     pub(crate) value: Vec<u8>,
     pub(crate) headers: Headers,
+}
+
+/// Leaves the value out: phone and code stand in it.
+impl fmt::Debug for WireRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireRecord")
+            .field("key", &self.key)
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where a record stands and when it was written, in milliseconds since 1970; negative if the

@@ -45,8 +45,8 @@ pub(crate) fn encode(sms: &Sms, id: &str) -> Bytes {
 
 /// What an answer means. `body` is what could be read of it.
 ///
-/// The status alone decides. A 500, 502 or 504 may come from a gateway that has the message; we
-/// call it again all the same, because this one knows the message again by its idempotency key.
+/// The status alone decides. A 500, 502 or 504 may come from a gateway that has the message: that
+/// it is called again is safe only because it knows the message by its idempotency key.
 pub(crate) fn judge(
     status: StatusCode,
     headers: &HeaderMap,
@@ -61,7 +61,7 @@ pub(crate) fn judge(
         401..=403 => Err(SendError::Misconfigured(detail)),
         100..=499 => Err(SendError::Rejected(detail)),
         // What is above 599 is no status, and RFC 9110 §15 has it read as a server's failure.
-        _ => Err(SendError::Unavailable { detail, retry_after: None }),
+        _ => Err(SendError::Ambiguous(detail)),
     }
 }
 

@@ -19,20 +19,20 @@ test: ## everything, on a real PostgreSQL and a real Kafka
 
 check: fmt lint docs boundaries deploy-check test ## what CI runs
 
-fmt:
+fmt: ## the format
 	cargo fmt --all --check
 
-lint:
+lint: ## clippy, warnings as errors
 	cargo clippy --workspace --all-targets -- --deny warnings
 
-docs:
+docs: ## the API documentation builds
 	RUSTDOCFLAGS="--deny warnings" AUTOMETRICS_DISABLE_DOCS=1 cargo doc --workspace --no-deps
 
 boundaries: ## the inner rings depend on what this list says, and on nothing else
 	scripts/boundaries domain rand_core thiserror uuid
 	scripts/boundaries application autometrics domain rand_core thiserror tokio tracing trait-variant
 
-deploy-check:
+deploy-check: ## compose file, image, alerts and dashboards, as far as this machine can
 	deploy/check
 
 services: ## PostgreSQL and Kafka of the tests, kept running for development

@@ -97,6 +97,7 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
     let result = match migration {
         Migration::Up => migrate_up(&database, &config.database).await,
         Migration::Down { steps } => {
+            take_turns(&database, &config.database).await?;
             Migrator::down(database.connection(), Some(steps)).await.context("migrate down")
         }
         Migration::Status => status(&database).await,
@@ -105,15 +106,21 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
     result
 }
 
-/// Brings the schema up. Two that do so at the same time take turns.
+/// Brings the schema up.
 pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<()> {
     let before = pending(database).await?;
+    take_turns(database, settings).await?;
+    Migrator::up(database.connection(), None).await.context("migrate up")?;
+    writeln!(std::io::stderr(), "schema is up to date ({before} migrations were missing)")?;
+    Ok(())
+}
+
+/// Waits until nobody else migrates. SQLite has no such lock; there, a second one fails.
+async fn take_turns(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<()> {
     if matches!(settings, DatabaseSettings::Postgres(_)) {
         // The pool has one connection, so that the lock and the migrations share a session.
         database.lock_for_migration().await.context("take turns with other migrations")?;
     }
-    Migrator::up(database.connection(), None).await.context("migrate up")?;
-    writeln!(std::io::stderr(), "schema is up to date ({before} migrations were missing)")?;
     Ok(())
 }
 

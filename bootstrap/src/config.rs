@@ -57,7 +57,7 @@ pub struct BrokerConfig {
     pub topic: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum GatewayConfig {
     Console,
     Webhook { url: http::Uri, timeout: Duration },
@@ -240,6 +240,16 @@ fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
         env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
     }
     Some(GatewayConfig::Webhook { url: url??, timeout: timeout? })
+}
+
+/// Leaves the URL out: a password may stand in it.
+impl fmt::Debug for GatewayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Console => "Console",
+            Self::Webhook { .. } => "Webhook(…)",
+        })
+    }
 }
 
 /// Reads settings one by one and gathers what is wrong with them.

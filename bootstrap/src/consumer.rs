@@ -69,8 +69,9 @@ where
         let mut reading: HashMap<i32, Reading> = HashMap::new();
         let mut workers = JoinSet::new();
         let (discovered, mut known) = watch::channel(Vec::new());
-        let _discovery =
+        let mut discovery =
             AbortOnDropHandle::new(tokio::spawn(Arc::clone(&consumer).discover(discovered)));
+        let mut shared_before = false;
         let mut failed = false;
         let mut only_renew_until = Instant::now();
 
@@ -80,10 +81,10 @@ where
             let partitions = known.borrow_and_update().clone();
             match share.execute(&held, &partitions, only_renew).await {
                 Ok(shared) => {
-                    if failed && !held.is_empty() {
+                    if failed && shared_before {
                         only_renew_until = Instant::now() + consumer.settings.lease_ttl;
                     }
-                    failed = false;
+                    (failed, shared_before) = (false, true);
                     for partition in shared.dropped {
                         if let Some(reading) = reading.remove(&partition) {
                             reading.stop.cancel();
@@ -107,6 +108,7 @@ where
                 () = consumer.stop.cancelled() => {}
                 () = sleep(SHARE) => {}
                 Ok(()) = known.changed() => {}
+                _ = &mut discovery => anyhow::bail!("the search for partitions ended"),
                 Some(_) = workers.join_next() => {
                     // One that lost its partition, or that panicked; then its lease runs out.
                     reading.retain(|_, reading| !reading.worker.is_finished());
@@ -162,11 +164,8 @@ where
 
     async fn deliver(self: &Arc<Self>, lease: &Lease, offset: i64, stop: &CancellationToken) {
         let (fetched, inbox) = mpsc::channel(1);
-        let reader = AbortOnDropHandle::new(tokio::spawn(Arc::clone(self).read(
-            lease.partition,
-            offset,
-            fetched,
-        )));
+        let read = Arc::clone(self).read(lease.partition, offset, fetched);
+        let mut reader = AbortOnDropHandle::new(tokio::spawn(read));
         let mut deliver = DeliverMessages::new(
             Arc::clone(&self.ledger),
             Arc::clone(&self.gateway),
@@ -178,11 +177,21 @@ where
             lease.clone(),
             inbox,
         );
-        while self.round(&mut deliver, lease, stop).await {}
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                // It panicked; whoever takes the partition next begins anew.
+                _ = &mut reader => break,
+                () = deliver.wait() => {}
+            }
+            if !self.act(&mut deliver, lease, stop).await {
+                break;
+            }
+        }
         drop(reader);
         // Handed over before the calls under way have ended: their outcomes count all the same.
         self.release(lease).await;
-        while deliver.in_flight() > 0 {
+        loop {
             match deliver.drain().await {
                 Ok(delivered) => self.metrics.delivered(lease.partition, &delivered),
                 Err(error) => {
@@ -190,19 +199,19 @@ where
                     sleep(PAUSE).await;
                 }
             }
+            if deliver.in_flight() == 0 {
+                return;
+            }
         }
     }
 
-    /// Waits for something to do and does it. Says whether to go on.
-    async fn round(
+    /// Does what is to be done, however long the ledger makes it wait. Says whether to go on.
+    async fn act(
         &self,
         deliver: &mut DeliverMessages<L, G, StdRng>,
         lease: &Lease,
         stop: &CancellationToken,
     ) -> bool {
-        if stop.run_until_cancelled(deliver.wait()).await.is_none() {
-            return false;
-        }
         loop {
             // Not interrupted by `stop`: what is begun is finished.
             match deliver.act().await {
@@ -244,7 +253,9 @@ where
                         Err(error) => tracing::warn!(error = %Chain(&error), "offset not stored"),
                     }
                 }
-                Err(error) => self.readiness.set_down("broker", Chain(&error)),
+                Err(error) => {
+                    tracing::warn!(partition = lease.partition, error = %Chain(&error), "partition not read");
+                }
             }
             stop.run_until_cancelled(sleep(PAUSE)).await?;
         }
@@ -256,10 +267,13 @@ where
         mut offset: i64,
         fetched: mpsc::Sender<Fetched>,
     ) {
+        let mut failing = false;
         loop {
             match self.stream.fetch(partition, offset).await {
                 Ok(batch) => {
-                    self.readiness.set_up("broker");
+                    if std::mem::take(&mut failing) {
+                        tracing::info!(partition, "partition read again");
+                    }
                     if batch.next_offset == offset {
                         continue;
                     }
@@ -280,7 +294,10 @@ where
                     }
                 }
                 Err(error @ StreamError::Unavailable(_)) => {
-                    self.readiness.set_down("broker", Chain(&error));
+                    // Whether the broker is up at all is for `discover` to say.
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(partition, error = %Chain(&error), "partition not read");
+                    }
                     sleep(PAUSE).await;
                 }
             }

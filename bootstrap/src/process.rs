@@ -54,7 +54,8 @@ impl Process {
             registry,
         };
         let port = process.config.metrics_port.unwrap_or(metrics_port);
-        let listener = listen_from(port).await.context("open the metrics port")?;
+        let listener =
+            listen_from(port, process.config.api_port).await.context("open the metrics port")?;
         tracing::info!(address = %listener.local_addr()?, "metrics and health");
         let router = metrics_router(process.registry.clone(), process.readiness.clone());
         let stop = CancellationToken::new();
@@ -168,11 +169,12 @@ impl Process {
 }
 
 /// Listens on `port`, or, where another process of ours has it, on one of the next ones: the
-/// three binaries may share one `.env`, and with it one `PROMETHEUS_SERVER_PORT`.
-async fn listen_from(port: u16) -> std::io::Result<TcpListener> {
+/// three binaries may share one `.env`, and with it one `PROMETHEUS_SERVER_PORT`. Never on the
+/// API's, which may come later.
+async fn listen_from(port: u16, api_port: u16) -> std::io::Result<TcpListener> {
     const TRIES: u16 = 8;
     let mut last = None;
-    for port in (port..=port.saturating_add(TRIES)).filter(|port| *port > 0) {
+    for port in (port..=port.saturating_add(TRIES)).filter(|port| *port != api_port) {
         match TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await {
             Ok(listener) => {
                 if last.is_some() {

@@ -11,7 +11,7 @@ use adapters_http::{ApiMetrics, ApiSettings, ServerLimits, router, serve};
 use adapters_persistence::{
     CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases,
 };
-use anyhow::Context;
+use anyhow::{Context, bail};
 use application::{
     Chain, DeliverSettings, RelayBatch, RelaySettings, SubmitMessage, SubmitSettings,
     ports::StartFrom,
@@ -45,7 +45,7 @@ pub async fn api(process: &mut Process) -> anyhow::Result<Arc<Notify>> {
     let settings = OutboxSettings::default();
     let database = process.database("api", u32::try_from(settings.writers)? + 1);
     process.watch_database(database.clone());
-    let (outbox, writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, mut writers) = CoalescingOutbox::start(&database, settings);
     let stored = outbox.stored();
     let submit = SubmitMessage::new(
         outbox,
@@ -57,9 +57,14 @@ pub async fn api(process: &mut Process) -> anyhow::Result<Arc<Notify>> {
     );
     let metrics = ApiMetrics::register(&process.registry)?;
     let router = router(Arc::new(submit), metrics, ApiSettings::default());
+    // Idle connections too: pools of clients and load balancers keep theirs for a while.
+    let limits = ServerLimits { head_timeout: Duration::from_secs(30), ..ServerLimits::default() };
     let stop = process.stop.clone();
     process.spawn(async move {
-        serve(listener, router, ServerLimits::default(), stop).await;
+        tokio::select! {
+            () = serve(listener, router, limits, stop) => {}
+            _ = writers.join_next() => bail!("a writer of the outbox ended before its time"),
+        }
         // The last request has gone, and with it the outbox: what is queued is stored, then the
         // writers end.
         writers.join_all().await;

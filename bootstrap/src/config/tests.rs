@@ -98,8 +98,9 @@ fn several_servers_are_separated_by_comma_or_space() {
 }
 
 #[test]
-fn the_password_is_shown_nowhere() {
-    let config = read(PREDECESSOR).unwrap();
+fn passwords_are_shown_nowhere() {
+    let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://user:secret@gateway/send")];
+    let config = read(&[PREDECESSOR, &webhook].concat()).unwrap();
 
     assert!(!format!("{config:?}").contains("secret"));
 }

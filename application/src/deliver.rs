@@ -54,8 +54,9 @@ pub struct DeliverMessages<L, G, R> {
     calls: JoinSet<Result<Accepted, SendError>>,
     called: HashMap<task::Id, Called>,
     ended: Vec<(PhoneNumber, CallOutcome)>,
-    /// When to look for parked messages whose time has come.
+    /// When to look for parked messages whose time has come, and when to do so at the earliest.
     next_look: Instant,
+    earliest_look: Instant,
     /// When to hold the lanes against the ledger.
     next_sync: Instant,
     delivered: Delivered,
@@ -122,6 +123,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             called: HashMap::new(),
             ended: Vec::new(),
             next_look: Instant::now(),
+            earliest_look: Instant::now(),
             next_sync: Instant::now(),
             delivered: Delivered::default(),
         }
@@ -142,10 +144,20 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 
     /// Does what is to be done: records outcomes, takes new messages over, starts calls.
     ///
-    /// After an error everything is as before, and it may be called again; after
-    /// [`LedgerError::Fenced`] there is no use in that. Must not be dropped half-way.
+    /// After an error it may be called again; after [`LedgerError::Fenced`] there is no use in
+    /// that. Must not be dropped half-way.
     #[autometrics(struct_name = "DeliverMessages")]
     pub async fn act(&mut self) -> Result<Delivered, LedgerError> {
+        let result = self.round().await;
+        if result.is_err() {
+            // It may have been committed without our hearing of it: what the ledger has comes
+            // before what is admitted next.
+            self.next_sync = Instant::now();
+        }
+        result
+    }
+
+    async fn round(&mut self) -> Result<Delivered, LedgerError> {
         while let Some(call) = self.calls.try_join_next_with_id() {
             self.end_call(call);
         }
@@ -196,7 +208,13 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 Some(DeliveryState::Pending | DeliveryState::Calling) | None => {
                     self.lanes.park(&phone);
                 }
-                Some(_) => self.lanes.done(&phone),
+                Some(_) => {
+                    self.lanes.done(&phone);
+                    if self.lanes.is_waiting_in_ledger(&phone) {
+                        // The next one of this phone need not wait for the next look.
+                        self.next_look = self.earliest_look;
+                    }
+                }
             }
         }
         for recorded in recorded {
@@ -267,7 +285,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             }
         }
         // However many entries the look went through, most of the time is left for work.
-        self.next_look = now + LOOK.max(10 * now.elapsed());
+        let cost = now.elapsed();
+        self.earliest_look = now + 10 * cost;
+        self.next_look = now + LOOK.max(10 * cost);
         Ok(())
     }
 
@@ -291,10 +311,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.delivered.ended.extend(started.expired);
         let calls: HashMap<MessageId, Call> =
             started.calls.into_iter().map(|call| (call.id, call)).collect();
-        let deadline = begun + self.settings.call_limit;
         for Waiting { message, trace } in taken {
             match calls.get(&message.id) {
-                Some(call) => self.call(*call, message, trace, deadline),
+                Some(call) => {
+                    let deadline = begun + self.settings.call_limit.min(call.good_for);
+                    self.call(*call, message, trace, deadline);
+                }
                 None if expired.contains(&message.id) => self.lanes.done(&message.phone),
                 // Somebody is calling, or an earlier try of ours was recorded without our
                 // hearing of it: the ledger will tell.
@@ -317,13 +339,14 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let gateway = Arc::clone(&self.gateway);
         let handle = self.calls.spawn(async move {
             // Whoever was stopped for so long after `start` must not call: somebody else may have
-            // taken the message for interrupted.
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            // taken the message for interrupted, or its code is no good any more.
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(SendError::Unavailable {
                     detail: "not called: too late".to_owned(),
                     retry_after: None,
                 });
-            };
+            }
             timeout(left, gateway.send(&sms))
                 .await
                 .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))
@@ -359,7 +382,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 SendError::Throttled { retry_after, .. }
                 | SendError::Unavailable { retry_after, .. },
             ) => Verdict::Retry {
-                after: retry_after.unwrap_or_else(|| backoff(attempt, &mut self.rng)),
+                // "At once" is what it said the last time, too.
+                after: retry_after
+                    .filter(|wait| !wait.is_zero())
+                    .unwrap_or_else(|| backoff(attempt, &mut self.rng)),
             },
             Err(SendError::Ambiguous(_)) if self.gateway.deduplicates() => {
                 Verdict::Retry { after: backoff(attempt, &mut self.rng) }

@@ -61,6 +61,8 @@ impl Database {
                 PgPoolOptions::new()
                     .max_connections(connections)
                     .acquire_timeout(ACQUIRE)
+                    // After a failover, sessions with what was the primary do not stay for long.
+                    .max_lifetime(Duration::from_secs(60))
                     .connect_lazy_with(postgres.connect_options(name)),
             ),
             DatabaseSettings::Sqlite(path) => SqlxSqliteConnector::from_sqlx_sqlite_pool(
@@ -168,6 +170,18 @@ impl PostgresSettings {
             options = options.ssl_root_cert(certificate);
         }
         options
+    }
+}
+
+/// Where the database is, for people.
+impl fmt::Display for DatabaseSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(PostgresSettings { host, port, database, .. }) => {
+                write!(f, "PostgreSQL at {host}:{port}, database {database}")
+            }
+            Self::Sqlite(path) => write!(f, "SQLite file {}", path.display()),
+        }
     }
 }
 

@@ -205,6 +205,9 @@ impl DeliveryLedger for SqlDeliveryLedger {
                     id: recorded.id,
                     attempt: attempt(row).map_err(unavailable)?,
                     expires_at: time(row.try_get("", "expires_at").map_err(unavailable)?),
+                    good_for: Duration::from_millis(
+                        row.try_get::<i64>("", "good_for").map_err(unavailable)?.unsigned_abs(),
+                    ),
                 });
             } else {
                 started.expired.push(recorded);

@@ -24,6 +24,15 @@ pub async fn check_schema(database: &Database) -> Result<(), SchemaError> {
     };
     const APPLIED: &str = "SELECT version FROM seaql_migrations";
 
+    const READ_ONLY: Sql = Sql {
+        postgres: "SELECT 1 WHERE current_setting('transaction_read_only') = 'on'",
+        sqlite: "SELECT 1 WHERE false",
+    };
+
+    // A primary that was demoted, say.
+    if !database.rows(READ_ONLY, vec![]).await.map_err(SchemaError::Unavailable)?.is_empty() {
+        return Err(SchemaError::Unavailable(DbErr::Custom("it is read-only".to_owned())));
+    }
     let mut applied = HashSet::new();
     let rows = database.rows(HAS_TABLE, vec![]).await.map_err(SchemaError::Unavailable)?;
     if !rows.is_empty() {

@@ -109,6 +109,11 @@ impl Lanes {
         self.waiting += 1;
     }
 
+    /// Whether this phone is idle and has parked messages.
+    pub(super) fn is_waiting_in_ledger(&self, phone: &PhoneNumber) -> bool {
+        self.by_phone.get(phone).is_some_and(|lane| lane.in_hand() == 0 && lane.parked > 0)
+    }
+
     /// Takes up to `limit` messages whose turn it is. Their lanes are calling from now on.
     pub(super) fn take(&mut self, limit: usize) -> Vec<Waiting> {
         let mut taken = Vec::new();

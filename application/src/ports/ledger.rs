@@ -88,6 +88,8 @@ pub struct Call {
     pub id: MessageId,
     pub attempt: u32,
     pub expires_at: SystemTime,
+    /// From the moment of the grant until the message expires.
+    pub good_for: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

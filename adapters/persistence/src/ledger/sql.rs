@@ -108,7 +108,7 @@ SELECT $1, $2, $3, value ->> 0, value ->> 1,
 FROM json_each($4)";
 
 pub(super) const HELD: &str = "
-SELECT NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS age
+SELECT NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS good_for, 0 AS age
 FROM partition_lease
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5";
 
@@ -135,10 +135,11 @@ WITH lease AS (
 )
 SELECT message_id::text AS id, state, attempt,
     (extract(epoch FROM expires_at) * 1000)::bigint AS expires_at,
+    (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
     (extract(epoch FROM now() - accepted_at) * 1000)::bigint AS age
 FROM begun
 UNION ALL
-SELECT NULL, 'held', 0, 0, 0 FROM lease",
+SELECT NULL, 'held', 0, 0, 0, 0 FROM lease",
     sqlite: "
 UPDATE delivery
 SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
@@ -151,6 +152,7 @@ FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
 WHERE group_id = $1 AND message_id IN (SELECT value FROM json_each($2))
   AND (state = 'pending' OR (state = 'calling' AND due_at <= clock.now))
 RETURNING message_id AS id, state, attempt, expires_at,
+    expires_at - CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS good_for,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
 };
 

@@ -102,6 +102,10 @@ pub(crate) fn decode(
     if value.len() > LARGEST_VALUE {
         return Err(Unreadable("the value is too large"));
     }
+    // serde takes a sequence for a struct.
+    if value.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Unreadable("the value lacks a phone or a code as text"));
+    }
     let data: Data = serde_json::from_slice(value).map_err(|error| {
         Unreadable(if error.is_data() {
             "the value lacks a phone or a code as text"
@@ -337,6 +341,7 @@ mod tests {
             ("", "the value is not JSON"),
             ("hello", "the value is not JSON"),
             (r#"{"phone":"79991234567"}"#, "the value lacks a phone or a code as text"),
+            (r#" ["79991234567","1234"]"#, "the value lacks a phone or a code as text"),
             (r#"{"phone":79991234567,"code":1}"#, "the value lacks a phone or a code as text"),
             (r#"{"phone":"+79991234567","code":"1234"}"#, "the phone is invalid"),
             (r#"{"phone":"79991234567","code":"12"}"#, "the code is invalid"),

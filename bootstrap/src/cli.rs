@@ -103,7 +103,7 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
         Migration::Status => status(&database).await,
     };
     database.close().await?;
-    result
+    result.with_context(|| config.database.to_string())
 }
 
 /// Brings the schema up.

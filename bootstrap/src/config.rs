@@ -172,6 +172,18 @@ impl Config {
     }
 }
 
+impl Config {
+    /// What holds only where the processor and the consumer are one process.
+    pub fn check_all_in_one(&self) -> Result<(), InvalidConfig> {
+        if self.producer.servers.is_empty() == self.consumer.servers.is_empty() {
+            return Ok(());
+        }
+        let problem =
+            "PRODUCER_URL and CONSUMER_URL go together: both for Kafka, none for the queue";
+        Err(InvalidConfig(vec![problem.to_owned()]))
+    }
+}
+
 fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
     const NEEDED: [&str; 4] =
         ["POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"];
@@ -189,13 +201,19 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         ],
     );
     let ssl_root_cert = env.text("DB_SSL_ROOT_CERT").map(PathBuf::from);
+    if ssl_root_cert.as_ref().is_some_and(|path| !path.is_file()) {
+        env.problem("DB_SSL_ROOT_CERT", "must be the path of a file that is there");
+    }
     let port = env.port("POSTGRES_PORT");
-    let sqlite = env.text("SQLITE_PATH").unwrap_or_else(|| "messager.db".to_owned());
+    let sqlite = env.parsed("SQLITE_PATH", "the path of a file", "messager.db", |path| {
+        // What SQLite keeps in memory is not kept.
+        (!path.contains(":memory:")).then(|| path.to_owned())
+    });
     let [host, database, user, password] = NEEDED.map(|name| env.text(name));
 
     let any = [&host, &database, &user, &password].iter().any(|it| it.is_some()) || port.is_some();
     if !any {
-        return Some(DatabaseSettings::Sqlite(sqlite.into()));
+        return Some(DatabaseSettings::Sqlite(sqlite?.into()));
     }
     let (Some(host), Some(database), Some(user)) = (&host, &database, &user) else {
         for (name, value) in NEEDED.iter().zip([&host, &database, &user, &password]) {

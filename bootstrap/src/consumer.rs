@@ -50,7 +50,7 @@ const SHARE: Duration = Duration::from_millis(500);
 /// How often the topic is asked for new partitions.
 const DISCOVER: Duration = Duration::from_secs(5);
 /// The pause after a failure.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(500);
 
 impl<S, T, L, G> Consumer<S, T, L, G>
 where

@@ -20,6 +20,9 @@ pub(crate) struct Pauses {
     pub(crate) longest: Duration,
 }
 
+/// The pause after a failure.
+const FAILED: Duration = Duration::from_millis(500);
+
 /// Relays batch after batch: a full one is followed by the next at once; where nothing waits the
 /// pause grows, and ends when `stored` tells of a new message.
 pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
@@ -46,11 +49,11 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
             }
             Err(RelayError::Broker(error)) => {
                 readiness.set_down("broker", Chain(&error));
-                pause = pauses.longest;
+                pause = FAILED;
             }
             Err(error @ RelayError::Backlog(_)) => {
                 tracing::warn!(error = %Chain(&error), "no batch relayed");
-                pause = pauses.longest;
+                pause = FAILED;
             }
         }
         tokio::select! {

@@ -11,8 +11,9 @@ use crate::config::{Config, Mode};
 pub(crate) fn start(service: &'static str, config: &Config) -> anyhow::Result<Registry> {
     let default = match config.mode {
         Mode::Debug => "debug,rskafka=info,sqlx=info,hyper_util=info,h2=info,rustls=info",
-        // rskafka tells every connection and sqlx every slow statement.
-        Mode::Release => "info,rskafka=error,sqlx=error",
+        // rskafka tells every connection, and every error that is told again by whoever handles
+        // it; sqlx tells every slow statement.
+        Mode::Release => "info,rskafka=off,sqlx=error",
     };
     let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or(default))?;
     let registry = tracing_subscriber::registry().with(filter);

@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::Context;
 use bootstrap::{
     Process,
     cli::{Migration, healthcheck, migrate, migrate_up, run},
@@ -49,13 +49,13 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    if config.producer.servers.is_empty() != config.consumer.servers.is_empty() {
-        bail!("PRODUCER_URL and CONSUMER_URL go together: both for Kafka, none for the queue");
-    }
+    config.check_all_in_one()?;
     let mut process =
         Process::start("messager", config, METRICS_PORT, &["database", "broker"]).await?;
     if process.is_embedded() {
-        migrate_up(&process.database("migrate", 1), &process.config.database).await?;
+        migrate_up(&process.database("migrate", 1), &process.config.database)
+            .await
+            .with_context(|| process.config.database.to_string())?;
     }
     let queue = roles::shared_queue(&process);
     let stored = roles::api(&mut process).await?;

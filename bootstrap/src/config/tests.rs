@@ -67,6 +67,9 @@ fn every_bad_value_is_reported_with_what_is_allowed() {
         ("APP_MODE", "fast"),
         ("PROCESSOR_TAKE_MESSAGE_LIMIT", "many"),
         ("PROCESSOR_TOPIC", "a topic"),
+        ("LOG", "(("),
+        ("DB_SSL_ROOT_CERT", "/nowhere/ca.pem"),
+        ("SQLITE_PATH", ":memory:"),
     ])
     .unwrap_err()
     .to_string();
@@ -84,10 +87,33 @@ fn every_bad_value_is_reported_with_what_is_allowed() {
         "APP_MODE is \"fast\", and must be one of debug, release",
         "PROCESSOR_TAKE_MESSAGE_LIMIT is \"many\"",
         "PROCESSOR_TOPIC is \"a topic\"",
+        "LOG is",
+        "DB_SSL_ROOT_CERT must be",
+        "SQLITE_PATH is",
     ] {
         assert!(error.contains(expected), "{expected} is not in:\n{error}");
     }
-    assert_eq!(error.lines().count(), 13, "{error}");
+    assert_eq!(error.lines().count(), 16, "{error}");
+}
+
+#[test]
+fn a_gateways_url_is_checked_whichever_gateway_is_used() {
+    let error = read(&[("GATEWAY_URL", "ftp://user:secret@gateway/")]).unwrap_err().to_string();
+
+    assert!(error.contains("GATEWAY_URL must begin with http://"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+}
+
+#[test]
+fn one_process_has_one_kind_of_broker() {
+    assert!(read(&[("PRODUCER_URL", "a:1")]).unwrap().check_all_in_one().is_err());
+    assert!(
+        read(&[("PRODUCER_URL", "a:1"), ("CONSUMER_URL", "a:1")])
+            .unwrap()
+            .check_all_in_one()
+            .is_ok()
+    );
+    assert!(read(&[]).unwrap().check_all_in_one().is_ok());
 }
 
 #[test]

@@ -1,8 +1,8 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, os::unix::fs::MetadataExt, time::Duration};
 
 use adapters_http::{Readiness, ServerLimits, metrics_router, serve};
 use adapters_persistence::{Database, DatabaseSettings, SchemaError, check_schema};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use prometheus::Registry;
 use tokio::{
     net::TcpListener,
@@ -90,11 +90,18 @@ impl Process {
     pub fn watch_database(&mut self, database: Database) -> CancellationToken {
         let usable = CancellationToken::new();
         let (found, readiness, stop) = (usable.clone(), self.readiness.clone(), self.stop.clone());
+        let settings = self.config.database.clone();
         self.spawn(async move {
             let look = async {
+                let mut opened = None;
                 loop {
                     match check_schema(&database).await {
                         Ok(()) => {
+                            let file = identity(&settings);
+                            if *opened.get_or_insert(file) != file {
+                                // What we accept goes to a file that nobody will open again.
+                                bail!("the {settings} was removed or replaced while in use");
+                            }
                             readiness.set_up("database");
                             found.cancel();
                         }
@@ -136,7 +143,7 @@ impl Process {
             tracing::info!(service = self.name, "stopped");
             Ok(())
         } else {
-            anyhow::bail!("stopped with work left in hand; it goes on after the next start")
+            bail!("stopped with work left in hand; it goes on after the next start")
         }
     }
 
@@ -166,6 +173,13 @@ impl Process {
         self.tasks.abort_all();
         clean
     }
+}
+
+/// What tells an SQLite file from another one at its path.
+fn identity(settings: &DatabaseSettings) -> Option<(u64, u64)> {
+    let DatabaseSettings::Sqlite(path) = settings else { return None };
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino()))
 }
 
 /// Listens on `port`, or, where another process of ours has it, on one of the next ones: the

@@ -69,3 +69,14 @@ async fn what_was_accepted_is_delivered_after_a_kill() {
     eventually("all shown", PATIENCE, async || (missing() == 0).then_some(())).await;
     println!("{} accepted, {} shown before the kill", accepted.len(), before.len());
 }
+
+#[tokio::test]
+async fn a_file_that_was_removed_is_not_written_to_for_long() {
+    let folder = Folder::new();
+    let mut messager = Binary::new("messager", folder.path()).ready().await;
+
+    std::fs::remove_file(folder.path().join("messager.db")).unwrap();
+
+    assert_eq!(messager.ended().await.code(), Some(1));
+    assert!(messager.stderr().contains("was removed or replaced"), "{}", messager.stderr());
+}

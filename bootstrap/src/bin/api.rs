@@ -9,6 +9,7 @@ use bootstrap::{
     Process,
     cli::{Args, Command, healthcheck, run},
     config::Config,
+    metrics::register_no_publications,
     roles,
 };
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process = Process::start("api", config, METRICS_PORT, &["database"]).await?;
+    register_no_publications(&process.registry)?;
     roles::api(&mut process).await?;
     process.run().await
 }

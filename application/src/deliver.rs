@@ -244,6 +244,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let mut fresh: HashSet<MessageId> = admitted.fresh.into_iter().collect();
         let known = batch.messages.len() - fresh.len() - admitted.expired.len();
 
+        for (offset, reason) in &batch.unreadable {
+            let partition = self.lease.partition;
+            tracing::warn!(partition, offset, %reason, "record is no message: dead letter");
+        }
         self.delivered.lag = Some(fetched.lag);
         self.delivered.unreadable += batch.unreadable.len();
         self.delivered.admitted += fresh.len();

@@ -242,7 +242,8 @@ fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
     let timeout = env.seconds("GATEWAY_TIMEOUT", 10, 1, 300);
     let url = env.text("GATEWAY_URL").map(|url| {
         let url = url.parse::<http::Uri>().ok().filter(|url| {
-            matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some()
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
         });
         if url.is_none() {
             // Not shown: it may hold a password.

@@ -242,15 +242,18 @@ impl MessageBroker for EmbeddedQueue {
         if known.len() >= PARTITIONS {
             return Ok(());
         }
-        for partition in partitions() {
-            let sql = r#"INSERT INTO queue_partition (topic, "partition", next_offset)
-                         VALUES ($1, $2, 0) ON CONFLICT (topic, "partition") DO NOTHING"#;
-            let statement = self.statement(sql, [self.topic(), partition.into()]);
-            self.db
-                .execute_raw(statement)
-                .await
-                .map_err(|error| BrokerError::Unavailable(error.into()))?;
-        }
+        // All at once: a consumer that sees some of them takes these for all.
+        let rows: Vec<String> =
+            partitions().map(|partition| format!("($1, {partition}, 0)")).collect();
+        let sql = format!(
+            r#"INSERT INTO queue_partition (topic, "partition", next_offset)
+               VALUES {} ON CONFLICT (topic, "partition") DO NOTHING"#,
+            rows.join(", "),
+        );
+        self.db
+            .execute_raw(self.statement(&sql, [self.topic()]))
+            .await
+            .map_err(|error| BrokerError::Unavailable(error.into()))?;
         Ok(())
     }
 

@@ -14,9 +14,17 @@ use migration::{MigrationStatus, Migrator, MigratorTrait};
 
 use crate::config::{Config, InvalidConfig};
 
+/// Where a user finds what a command line does not say.
+pub const SETTINGS: &str = "Settings are read from the environment, and below it from the file .env \
+    of the working directory. .env.example and README.md list them.";
+
 /// The command line of a binary that is one part of the service.
 #[derive(Debug, Parser)]
-#[command(version, about = "A part of Messager, which sends SMS verification codes.")]
+#[command(
+    version,
+    about = "A part of Messager, which sends SMS verification codes.",
+    after_help = SETTINGS
+)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Option<Command>,

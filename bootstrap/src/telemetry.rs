@@ -1,3 +1,5 @@
+use std::io::IsTerminal;
+
 use autometrics::settings::AutometricsSettings;
 use prometheus::Registry;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -18,7 +20,11 @@ pub(crate) fn start(service: &'static str, config: &Config) -> anyhow::Result<Re
     let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or(default))?;
     let registry = tracing_subscriber::registry().with(filter);
     match config.mode {
-        Mode::Debug => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init()?,
+        Mode::Debug => {
+            let colours = std::io::stderr().is_terminal();
+            let layer = fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+            registry.with(layer).try_init()?;
+        }
         Mode::Release => registry
             .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr))
             .try_init()?,

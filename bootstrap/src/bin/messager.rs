@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use bootstrap::{
     Process,
-    cli::{Migration, healthcheck, migrate, migrate_up, run},
+    cli::{Migration, SETTINGS, healthcheck, migrate, migrate_up, run},
     config::Config,
     roles,
 };
@@ -21,7 +21,8 @@ const METRICS_PORT: u16 = 8082;
 #[command(
     name = "messager",
     version,
-    about = "Sends SMS verification codes: API, processor and consumer in one."
+    about = "Sends SMS verification codes: API, processor and consumer in one.",
+    after_help = SETTINGS
 )]
 struct Args {
     #[command(subcommand)]

@@ -95,7 +95,9 @@ struct Called {
     attempt: u32,
 }
 
+/// How often the ledger is asked which parked messages are due.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often the lanes are held against the ledger, where other consumers' calls may have ended.
 const SYNC: Duration = Duration::from_secs(5);
 /// Phones of one partition whose messages may be open at a time; beyond that, reading pauses.
 const PHONES: usize = 20_000;
@@ -317,10 +319,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             started.calls.into_iter().map(|call| (call.id, call)).collect();
         for Waiting { message, trace } in taken {
             match calls.get(&message.id) {
-                Some(call) => {
-                    let deadline = begun + self.settings.call_limit.min(call.good_for);
-                    self.call(*call, message, trace, deadline);
-                }
+                Some(call) => self.call(*call, message, trace, begun),
                 None if expired.contains(&message.id) => self.lanes.done(&message.phone),
                 // Somebody is calling, or an earlier try of ours was recorded without our
                 // hearing of it: the ledger will tell.
@@ -335,23 +334,26 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         call: Call,
         message: domain::Message,
         trace: Option<crate::TraceParent>,
-        deadline: Instant,
+        granted: Instant,
     ) {
         self.delivered.calls += 1;
+        let end_by = granted + self.settings.call_limit;
+        // A call that was begun in time may end after the code has expired: its outcome counts.
+        let begin_by = end_by.min(granted + call.good_for);
         let called = Called { id: message.id, phone: message.phone.clone(), attempt: call.attempt };
         let sms = Sms::new(message, &self.settings.template, call.expires_at, trace);
         let gateway = Arc::clone(&self.gateway);
         let handle = self.calls.spawn(async move {
             // Whoever was stopped for so long after `start` must not call: somebody else may have
             // taken the message for interrupted, or its code is no good any more.
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let now = Instant::now();
+            if now >= begin_by {
                 return Err(SendError::Unavailable {
                     detail: "not called: too late".to_owned(),
                     retry_after: None,
                 });
             }
-            timeout(left, gateway.send(&sms))
+            timeout(end_by - now, gateway.send(&sms))
                 .await
                 .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))
         });

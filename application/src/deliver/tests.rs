@@ -395,6 +395,30 @@ impl SmsGateway for CountingGateway {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_must_begin_before_the_code_expires_and_may_end_after() {
+    // The gateway takes ten milliseconds.
+    for (good_for, begun) in [(0, 0), (5, 1)] {
+        let mut ledger = ledger();
+        ledger.expect_start().returning(move |_, ids, _| {
+            let mut started = started(ids);
+            started.calls[0].good_for = Duration::from_millis(good_for);
+            Ok(started)
+        });
+        ledger.expect_due().returning(|_, _| Ok(Vec::new()));
+        let book = finishes(&mut ledger);
+        let gateway = CountingGateway::default();
+        let most = Arc::clone(&gateway.most);
+        let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
+
+        run(&mut deliver, 1).await;
+
+        assert_eq!(most.load(Ordering::SeqCst), begun, "good for {good_for} ms");
+        let is_sent = matches!(book.lock().unwrap()[0].verdict, Verdict::Sent { .. });
+        assert_eq!(is_sent, begun == 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn calls_are_made_side_by_side_up_to_the_limit() {
     let mut ledger = ledger();
     starts(&mut ledger);

@@ -106,7 +106,7 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
         Migration::Up => migrate_up(&database, &config.database).await,
         Migration::Down { steps } => {
             take_turns(&database, &config.database).await?;
-            Migrator::down(database.connection(), Some(steps)).await.context("migrate down")
+            Migrator::down(&database.connection(), Some(steps)).await.context("migrate down")
         }
         Migration::Status => status(&database).await,
     };
@@ -118,7 +118,7 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
 pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<()> {
     let before = pending(database).await?;
     take_turns(database, settings).await?;
-    Migrator::up(database.connection(), None).await.context("migrate up")?;
+    Migrator::up(&database.connection(), None).await.context("migrate up")?;
     writeln!(std::io::stderr(), "schema is up to date ({before} migrations were missing)")?;
     Ok(())
 }
@@ -133,12 +133,12 @@ async fn take_turns(database: &Database, settings: &DatabaseSettings) -> anyhow:
 }
 
 async fn pending(database: &Database) -> anyhow::Result<usize> {
-    let pending = Migrator::get_pending_migrations_read_only(database.connection()).await;
+    let pending = Migrator::get_pending_migrations_read_only(&database.connection()).await;
     Ok(pending.context("look at the schema")?.len())
 }
 
 async fn status(database: &Database) -> anyhow::Result<()> {
-    let migrations = Migrator::get_migration_with_status_read_only(database.connection())
+    let migrations = Migrator::get_migration_with_status_read_only(&database.connection())
         .await
         .context("look at the schema")?;
     for migration in migrations {

@@ -232,7 +232,7 @@ fn embedded_queue(
     default_ttl: Duration,
 ) -> EmbeddedQueue {
     let settings = EmbeddedQueueSettings { topic: broker.topic.clone(), default_ttl };
-    EmbeddedQueue::new(database.connection().clone(), settings)
+    EmbeddedQueue::new(database.connection(), settings)
 }
 
 fn kafka(broker: &BrokerConfig, client_id: &str) -> KafkaSettings {

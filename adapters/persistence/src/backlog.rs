@@ -8,7 +8,7 @@ use autometrics::autometrics;
 use domain::{Message, Validity};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
-use crate::database::{Database, Sql, Told, millis, time};
+use crate::database::{Database, Sql, Told, begin, millis, time};
 
 /// The outbox as a relay reads it.
 #[derive(Debug, Clone)]
@@ -23,16 +23,16 @@ impl SqlBacklog {
 
     async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, BacklogError> {
         let statement = self.database.as_written(sql, values);
-        let result = self.database.connection().execute_raw(statement).await;
+        let result = self.database.step(async |it| it.execute_raw(statement).await).await;
         Ok(result.map_err(unavailable)?.rows_affected())
     }
 
-    /// Both statements or none; says how many rows the first one wrote.
+    /// Both statements of SQLite or none; says how many rows the first one wrote.
     async fn run_both(
         &self,
         [first, second]: [(&str, Vec<Value>); 2],
     ) -> Result<u64, BacklogError> {
-        let transaction = self.database.begin().await.map_err(unavailable)?;
+        let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
         let execute = async |(sql, values)| {
             let result = transaction.execute_raw(self.database.as_written(sql, values)).await;
             result.map(|result| result.rows_affected()).map_err(unavailable)

@@ -1,6 +1,7 @@
 use std::{
     fmt,
     path::PathBuf,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,6 +16,7 @@ use sea_orm::{
 };
 
 pub use sea_orm::sqlx::postgres::PgSslMode as SslMode;
+use tokio::time::timeout;
 
 #[derive(Debug, Clone)]
 pub enum DatabaseSettings {
@@ -36,8 +38,24 @@ pub struct PostgresSettings {
 }
 
 /// A pool of connections to the one database.
-#[derive(Debug, Clone)]
+///
+/// A server that falls silent without closing its connections (a pulled cable, a firewall that
+/// forgot) does not hold a caller for longer than [`LIMIT`]; after that the pool is a new one.
+#[derive(Clone)]
 pub struct Database {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: DatabaseSettings,
+    name: String,
+    connections: u32,
+    pool: RwLock<Pool>,
+}
+
+#[derive(Clone)]
+struct Pool {
+    generation: u64,
     connection: DatabaseConnection,
 }
 
@@ -51,13 +69,151 @@ pub(crate) struct Sql {
 /// How long a caller waits for a connection, and so how soon it hears that there is none.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
+/// How long PostgreSQL works on one statement.
+const STATEMENT: Duration = Duration::from_secs(10);
+
+/// How long one step may take, from asking for a connection to the answer: whatever takes longer
+/// than the server allows itself will not be answered any more.
+const LIMIT: Duration = STATEMENT.saturating_add(ACQUIRE).saturating_add(Duration::from_secs(1));
+
 impl Database {
     /// A pool that connects when it is first used, and again whenever that is needed.
     ///
     /// `connections` is ignored for SQLite: it has one writer, and so one connection.
     pub fn connect_lazily(settings: &DatabaseSettings, name: &str, connections: u32) -> Self {
-        let connection = match settings {
-            DatabaseSettings::Postgres(postgres) => SqlxPostgresConnector::from_sqlx_postgres_pool(
+        let pool = Pool { generation: 0, connection: settings.pool(name, connections) };
+        Self {
+            shared: Arc::new(Shared {
+                settings: settings.clone(),
+                name: name.to_owned(),
+                connections,
+                pool: RwLock::new(pool),
+            }),
+        }
+    }
+
+    /// The pool of this moment, for work that is not limited in time.
+    pub fn connection(&self) -> DatabaseConnection {
+        self.pool().connection
+    }
+
+    fn pool(&self) -> Pool {
+        self.shared.pool.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does one step on the database, in at most [`LIMIT`].
+    ///
+    /// After that it is not known whether the step was taken.
+    pub(crate) async fn step<T>(
+        &self,
+        step: impl AsyncFnOnce(DatabaseConnection) -> Result<T, DbErr>,
+    ) -> Result<T, DbErr> {
+        if self.is_postgres() {
+            self.step_within(LIMIT, step).await
+        } else {
+            // A file does not fall silent.
+            step(self.connection()).await
+        }
+    }
+
+    /// As [`Self::step`], with a limit of the caller's.
+    pub(crate) async fn step_within<T>(
+        &self,
+        limit: Duration,
+        step: impl AsyncFnOnce(DatabaseConnection) -> Result<T, DbErr>,
+    ) -> Result<T, DbErr> {
+        let Pool { generation, connection } = self.pool();
+        if let Ok(result) = timeout(limit, step(connection)).await {
+            return result;
+        }
+        self.renew(generation);
+        Err(DbErr::Custom("no answer in time".to_owned()))
+    }
+
+    /// Replaces the pool of this generation, unless somebody did already.
+    ///
+    /// A connection that was left in the middle of a statement has to hear the end of it before
+    /// it is of use again, and its place in the pool is taken until then: with a silent server,
+    /// until the kernel gives up, which takes a quarter of an hour.
+    fn renew(&self, generation: u64) {
+        let Shared { settings, name, connections, pool } = &*self.shared;
+        if !self.is_postgres() {
+            return;
+        }
+        let mut pool = pool.write().unwrap_or_else(PoisonError::into_inner);
+        if pool.generation == generation {
+            tracing::warn!(pool = name, "the database is silent: connecting anew");
+            *pool =
+                Pool { generation: generation + 1, connection: settings.pool(name, *connections) };
+        }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), DbErr> {
+        self.step(async |connection| connection.ping().await).await
+    }
+
+    /// Waits until no other session holds this lock, and holds it until the session ends.
+    ///
+    /// PostgreSQL only. The pool must have one connection.
+    pub async fn lock_for_migration(&self) -> Result<(), DbErr> {
+        /// "messager", as eight bytes.
+        const KEY: i64 = 0x6d65_7373_6167_6572;
+        let sql = format!(
+            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock({KEY})"
+        );
+        self.connection().execute_unprepared(&sql).await.map(|_| ())
+    }
+
+    /// Ends all connections; what is still running ends first.
+    pub async fn close(self) -> Result<(), DbErr> {
+        self.connection().close().await
+    }
+
+    pub(crate) fn is_postgres(&self) -> bool {
+        matches!(self.shared.settings, DatabaseSettings::Postgres(_))
+    }
+
+    pub(crate) fn statement(&self, sql: Sql, values: Vec<Value>) -> Statement {
+        self.as_written(if self.is_postgres() { sql.postgres } else { sql.sqlite }, values)
+    }
+
+    /// A statement for the one database that it is written for.
+    pub(crate) fn as_written(&self, sql: &str, values: Vec<Value>) -> Statement {
+        let backend = if self.is_postgres() { DbBackend::Postgres } else { DbBackend::Sqlite };
+        Statement::from_sql_and_values(backend, sql, values)
+    }
+
+    pub(crate) async fn execute(&self, sql: Sql, values: Vec<Value>) -> Result<u64, DbErr> {
+        let statement = self.statement(sql, values);
+        self.step(async |it| Ok(it.execute_raw(statement).await?.rows_affected())).await
+    }
+
+    pub(crate) async fn rows(
+        &self,
+        sql: Sql,
+        values: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let statement = self.statement(sql, values);
+        self.step(async |it| it.query_all_raw(statement).await).await
+    }
+}
+
+/// A transaction that holds SQLite's write lock from its start, so that it cannot fail half-way
+/// for want of it.
+pub(crate) async fn begin(connection: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    connection
+        .begin_with_options(TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..TransactionOptions::default()
+        })
+        .await
+}
+
+impl DatabaseSettings {
+    fn pool(&self, name: &str, connections: u32) -> DatabaseConnection {
+        match self {
+            Self::Postgres(postgres) => SqlxPostgresConnector::from_sqlx_postgres_pool(
                 PgPoolOptions::new()
                     .max_connections(connections)
                     .acquire_timeout(ACQUIRE)
@@ -65,7 +221,7 @@ impl Database {
                     .max_lifetime(Duration::from_secs(60))
                     .connect_lazy_with(postgres.connect_options(name)),
             ),
-            DatabaseSettings::Sqlite(path) => SqlxSqliteConnector::from_sqlx_sqlite_pool(
+            Self::Sqlite(path) => SqlxSqliteConnector::from_sqlx_sqlite_pool(
                 SqlitePoolOptions::new()
                     .max_connections(1)
                     // One connection for all: wait for it, there is no other.
@@ -80,70 +236,7 @@ impl Database {
                             .busy_timeout(Duration::from_secs(5)),
                     ),
             ),
-        };
-        Self { connection }
-    }
-
-    pub fn connection(&self) -> &DatabaseConnection {
-        &self.connection
-    }
-
-    /// Whether the database answers.
-    pub async fn ping(&self) -> Result<(), DbErr> {
-        self.connection.ping().await
-    }
-
-    /// Waits until no other session holds this lock, and holds it until the session ends.
-    ///
-    /// PostgreSQL only. The pool must have one connection.
-    pub async fn lock_for_migration(&self) -> Result<(), DbErr> {
-        /// "messager", as eight bytes.
-        const KEY: i64 = 0x6d65_7373_6167_6572;
-        let sql = format!(
-            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock({KEY})"
-        );
-        self.connection.execute_unprepared(&sql).await.map(|_| ())
-    }
-
-    /// Ends all connections; what is still running ends first.
-    pub async fn close(self) -> Result<(), DbErr> {
-        self.connection.close().await
-    }
-
-    pub(crate) fn is_postgres(&self) -> bool {
-        self.connection.get_database_backend() == DbBackend::Postgres
-    }
-
-    pub(crate) fn statement(&self, sql: Sql, values: Vec<Value>) -> Statement {
-        self.as_written(if self.is_postgres() { sql.postgres } else { sql.sqlite }, values)
-    }
-
-    /// A statement for the one database that it is written for.
-    pub(crate) fn as_written(&self, sql: &str, values: Vec<Value>) -> Statement {
-        Statement::from_sql_and_values(self.connection.get_database_backend(), sql, values)
-    }
-
-    pub(crate) async fn execute(&self, sql: Sql, values: Vec<Value>) -> Result<u64, DbErr> {
-        Ok(self.connection.execute_raw(self.statement(sql, values)).await?.rows_affected())
-    }
-
-    pub(crate) async fn rows(
-        &self,
-        sql: Sql,
-        values: Vec<Value>,
-    ) -> Result<Vec<QueryResult>, DbErr> {
-        self.connection.query_all_raw(self.statement(sql, values)).await
-    }
-
-    /// A transaction that holds SQLite's write lock from its start, so that it cannot fail
-    /// half-way for want of it.
-    pub(crate) async fn begin(&self) -> Result<DatabaseTransaction, DbErr> {
-        self.connection
-            .begin_with_options(TransactionOptions {
-                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                ..TransactionOptions::default()
-            })
-            .await
+        }
     }
 }
 
@@ -159,9 +252,9 @@ impl PostgresSettings {
             // No statement of ours is slow; one that hangs, or a transaction that was left open
             // by a lost client, must not hold its locks.
             .options([
-                ("statement_timeout", "10s"),
-                ("idle_in_transaction_session_timeout", "10s"),
-                ("lock_timeout", "5s"),
+                ("statement_timeout", format!("{}s", STATEMENT.as_secs())),
+                ("idle_in_transaction_session_timeout", format!("{}s", STATEMENT.as_secs())),
+                ("lock_timeout", "5s".to_owned()),
             ]);
         if let Some(password) = &self.password {
             options = options.password(password);
@@ -182,6 +275,15 @@ impl fmt::Display for DatabaseSettings {
             }
             Self::Sqlite(path) => write!(f, "SQLite file {}", path.display()),
         }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database")
+            .field("settings", &self.shared.settings)
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
     }
 }
 

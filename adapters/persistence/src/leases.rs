@@ -5,9 +5,9 @@ use application::{
     ports::{Lease, LeaseError, PartitionLeases, Renewed},
 };
 use autometrics::autometrics;
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
 
-use crate::database::{Database, Sql, Told, millis};
+use crate::database::{Database, Sql, Told, begin, millis};
 
 /// The partitions of one topic, shared among the consumers of one group.
 #[derive(Debug, Clone)]
@@ -31,6 +31,46 @@ impl SqlPartitionLeases {
             .chain(more)
             .collect()
     }
+
+    /// `renew`, in one commit.
+    async fn renew_on(
+        &self,
+        connection: &DatabaseConnection,
+        leases: &[Lease],
+        ttl: Duration,
+    ) -> Result<Renewed, DbErr> {
+        let member = || Value::from(self.member.clone());
+        let transaction = begin(connection).await?;
+
+        let announce = self.values([member(), millis(ttl).into()]);
+        for (sql, values) in [(ANNOUNCE, announce), (FORGET_DEAD, self.values([]))] {
+            transaction.execute_raw(self.database.statement(sql, values)).await?;
+        }
+
+        let mut held = Vec::with_capacity(leases.len());
+        for lease in leases {
+            let values = self.values([
+                member(),
+                millis(ttl).into(),
+                lease.partition.into(),
+                lease.epoch.into(),
+            ]);
+            let renewed = transaction.execute_raw(self.database.statement(RENEW, values)).await?;
+            if renewed.rows_affected() > 0 {
+                held.push(lease.partition);
+            }
+        }
+
+        let counts =
+            transaction.query_one_raw(self.database.statement(COUNT, self.values([]))).await?;
+        let count = |column| -> Result<usize, DbErr> {
+            let count = counts.as_ref().map_or(Ok(0), |row| row.try_get::<i64>("", column))?;
+            Ok(usize::try_from(count).unwrap_or(0))
+        };
+        let (members, partitions) = (count("members")?, count("partitions")?);
+        transaction.commit().await?;
+        Ok(Renewed { held, members, partitions })
+    }
 }
 
 impl PartitionLeases for SqlPartitionLeases {
@@ -47,38 +87,10 @@ impl PartitionLeases for SqlPartitionLeases {
 
     #[autometrics(struct_name = "SqlPartitionLeases")]
     async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, LeaseError> {
-        let member = || Value::from(self.member.clone());
-        let transaction = self.database.begin().await.map_err(unavailable)?;
-
-        let announce = self.values([member(), millis(ttl).into()]);
-        for (sql, values) in [(ANNOUNCE, announce), (FORGET_DEAD, self.values([]))] {
-            let statement = self.database.statement(sql, values);
-            transaction.execute_raw(statement).await.map_err(unavailable)?;
-        }
-
-        let mut held = Vec::with_capacity(leases.len());
-        for lease in leases {
-            let values = self.values([
-                member(),
-                millis(ttl).into(),
-                lease.partition.into(),
-                lease.epoch.into(),
-            ]);
-            let statement = self.database.statement(RENEW, values);
-            if transaction.execute_raw(statement).await.map_err(unavailable)?.rows_affected() > 0 {
-                held.push(lease.partition);
-            }
-        }
-
-        let statement = self.database.statement(COUNT, self.values([]));
-        let counts = transaction.query_one_raw(statement).await.map_err(unavailable)?;
-        let count = |column| -> Result<usize, LeaseError> {
-            let count = counts.as_ref().map_or(Ok(0), |row| row.try_get::<i64>("", column));
-            Ok(usize::try_from(count.map_err(unavailable)?).unwrap_or(0))
-        };
-        let (members, partitions) = (count("members")?, count("partitions")?);
-        transaction.commit().await.map_err(unavailable)?;
-        Ok(Renewed { held, members, partitions })
+        self.database
+            .step(async |connection| self.renew_on(&connection, leases, ttl).await)
+            .await
+            .map_err(unavailable)
     }
 
     #[autometrics(struct_name = "SqlPartitionLeases")]

@@ -13,7 +13,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::database::{Database, Told, millis, time};
+use crate::database::{Database, Told, begin, millis, time};
 
 mod sql;
 
@@ -102,7 +102,8 @@ impl SqlDeliveryLedger {
             ],
         );
         let statement = self.database.as_written(sql::ADMIT_POSTGRES, values);
-        self.database.connection().query_all_raw(statement).await.map_err(unavailable)
+        let rows = self.database.step(async |it| it.query_all_raw(statement).await).await;
+        rows.map_err(unavailable)
     }
 
     /// `admit` for SQLite, where a statement writes to one table.
@@ -130,7 +131,7 @@ impl SqlDeliveryLedger {
             batch.unreadable.iter().map(|(offset, reason)| json!([offset, reason.0])).collect();
         let messages = || Value::from(messages.to_string());
 
-        let transaction = self.database.begin().await.map_err(unavailable)?;
+        let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
         let held = self
             .run(&transaction, sql::MOVE_ON, self.lease(lease, [batch.next_offset.into()]))
             .await?;
@@ -187,7 +188,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             self.database.rows(sql::START, values).await.map_err(unavailable)?
         } else {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-            let transaction = self.database.begin().await.map_err(unavailable)?;
+            let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
             let mut rows = self.run(&transaction, sql::HELD, self.lease(lease, [])).await?;
             if !rows.is_empty() {
                 let values = vec![self.group.clone().into(), json!(ids).to_string().into(), limit];

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use application::ports::{EnqueueError, NewMessage, Outbox};
 use autometrics::autometrics;
-use sea_orm::{DbErr, RuntimeErr, Value, sqlx};
+use sea_orm::{ConnectionTrait, DbErr, RuntimeErr, Value, sqlx};
 use tokio::{
     sync::{
         Mutex, Notify,
@@ -142,10 +142,11 @@ impl Writer {
     async fn insert(&self, jobs: &[Job]) -> Result<(), DbErr> {
         let values =
             if self.database.is_postgres() { postgres_values(jobs) } else { sqlite_values(jobs) };
-        timeout(self.settings.patience, self.database.execute(INSERT, values))
+        let statement = self.database.statement(INSERT, values);
+        let patience = self.settings.patience;
+        self.database
+            .step_within(patience, async |it| it.execute_raw(statement).await.map(|_| ()))
             .await
-            .map_err(|_| DbErr::Custom("no commit in time".to_owned()))?
-            .map(|_| ())
     }
 }
 

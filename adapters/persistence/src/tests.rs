@@ -4,6 +4,7 @@ mod deliveries;
 mod messages;
 mod partitions;
 mod schemas;
+mod silence;
 mod support;
 
 /// Runs each test of a module on PostgreSQL and on SQLite, each on a database of its own.

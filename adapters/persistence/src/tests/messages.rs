@@ -10,7 +10,7 @@ use super::{
     on_both_databases,
     support::{new_message, phone},
 };
-use crate::{CoalescingOutbox, Database, OutboxSettings, SqlBacklog};
+use crate::{CoalescingOutbox, Database, OutboxSettings, SqlBacklog, database::begin};
 
 on_both_databases!(
     a_claimed_message_is_the_one_that_was_stored,
@@ -218,7 +218,7 @@ async fn a_refused_row_fails_its_own_caller_only(database: Database) {
 
 async fn a_full_queue_is_refused_at_once(database: Database) {
     // Nothing can be stored while this transaction is open.
-    let transaction = database.begin().await.unwrap();
+    let transaction = begin(&database.connection()).await.unwrap();
     if database.is_postgres() {
         transaction.execute_unprepared("LOCK TABLE outbox").await.unwrap();
     }

@@ -8,10 +8,10 @@ async fn goes_up_and_down_and_says_where_it_is(database: Database) {
     assert!(matches!(behind, Err(SchemaError::Behind { missing }) if !missing.is_empty()));
 
     for _ in 0..2 {
-        Migrator::up(database.connection(), None).await.unwrap();
+        Migrator::up(&database.connection(), None).await.unwrap();
         check_schema(&database).await.unwrap();
 
-        Migrator::down(database.connection(), None).await.unwrap();
+        Migrator::down(&database.connection(), None).await.unwrap();
         let behind = check_schema(&database).await;
         assert!(matches!(behind, Err(SchemaError::Behind { .. })));
     }

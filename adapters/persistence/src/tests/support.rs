@@ -15,11 +15,17 @@ use crate::{Database, DatabaseSettings, PostgresSettings, SslMode};
 /// unless `REQUIRE_SERVICES` says that it must not be.
 pub(super) async fn postgres() -> Option<Database> {
     let database = empty_postgres().await?;
-    Migrator::up(database.connection(), None).await.unwrap();
+    Migrator::up(&database.connection(), None).await.unwrap();
     Some(database)
 }
 
 pub(super) async fn empty_postgres() -> Option<Database> {
+    let settings = new_postgres().await?;
+    Some(Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 8))
+}
+
+/// Where a new database is.
+pub(super) async fn new_postgres() -> Option<PostgresSettings> {
     let Some(url) = environment("TEST_POSTGRES_URL") else {
         assert!(environment("REQUIRE_SERVICES").is_none(), "TEST_POSTGRES_URL is not set");
         eprintln!("skipped: TEST_POSTGRES_URL is not set");
@@ -40,12 +46,12 @@ pub(super) async fn empty_postgres() -> Option<Database> {
     server.connection().execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
     server.close().await.unwrap();
     settings.database = name;
-    Some(Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 8))
+    Some(settings)
 }
 
 pub(super) async fn sqlite() -> (Database, Folder) {
     let (database, folder) = empty_sqlite();
-    Migrator::up(database.connection(), None).await.unwrap();
+    Migrator::up(&database.connection(), None).await.unwrap();
     (database, folder)
 }
 

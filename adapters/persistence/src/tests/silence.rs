@@ -1,0 +1,68 @@
+use std::{sync::Arc, time::Duration};
+
+use application::ports::{EnqueueError, Outbox};
+use migration::{Migrator, MigratorTrait};
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use super::support::{new_message, new_postgres, phone};
+use crate::{CoalescingOutbox, Database, DatabaseSettings, OutboxSettings};
+
+/// A way to a server whose connections can all be made to fall silent: nothing is closed, and
+/// nothing comes through. Later connections are not touched.
+struct Line {
+    port: u16,
+    silence: Arc<watch::Sender<u32>>,
+}
+
+impl Line {
+    async fn to(host: String, port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let silence = Arc::new(watch::Sender::new(0));
+        let silenced = Arc::clone(&silence);
+        tokio::spawn(async move {
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect((&*host, port)).await.unwrap();
+                let mut silenced = silenced.subscribe();
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => return,
+                        _ = silenced.changed() => {}
+                    }
+                    // Both stay open.
+                    std::future::pending::<()>().await;
+                });
+            }
+        });
+        Self { port: own, silence }
+    }
+
+    fn fall_silent(&self) {
+        self.silence.send_modify(|times| *times += 1);
+    }
+}
+
+#[tokio::test]
+async fn connections_that_fell_silent_are_replaced() {
+    let Some(mut settings) = new_postgres().await else { return };
+    let line = Line::to(settings.host.clone(), settings.port).await;
+    (settings.host, settings.port) = ("127.0.0.1".to_owned(), line.port);
+    // One connection: it must not stay taken.
+    let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
+    Migrator::up(&database.connection(), None).await.unwrap();
+    let patience = Duration::from_secs(1);
+    let settings = OutboxSettings { writers: 1, patience, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    outbox.enqueue(new_message(&phone(1))).await.unwrap();
+
+    line.fall_silent();
+    let unheard = outbox.enqueue(new_message(&phone(2))).await;
+    assert!(matches!(unheard, Err(EnqueueError::Unavailable(_))), "{unheard:?}");
+
+    outbox.enqueue(new_message(&phone(3))).await.unwrap();
+}

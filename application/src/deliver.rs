@@ -1,4 +1,5 @@
 mod backoff;
+mod budget;
 mod lanes;
 
 use std::{
@@ -18,11 +19,12 @@ use tokio::{
 
 use self::{
     backoff::backoff,
+    budget::RetryBudget,
     lanes::{Lanes, Waiting},
 };
 use crate::ports::{
     Accepted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Fetched, Incoming,
-    Lease, LedgerError, Recorded, SendError, Sms, SmsGateway, Verdict,
+    Lease, LedgerError, OutcomeClass, Recorded, SendError, Sms, SmsGateway, Verdict,
 };
 
 /// Brings the messages of one partition to the gateway, each once, each phone's in their order.
@@ -54,6 +56,7 @@ pub struct DeliverMessages<L, G, R> {
     calls: JoinSet<Result<Accepted, SendError>>,
     called: HashMap<task::Id, Called>,
     ended: Vec<(PhoneNumber, CallOutcome)>,
+    budget: RetryBudget,
     /// When to look for parked messages whose time has come, and when to do so at the earliest.
     next_look: Instant,
     earliest_look: Instant,
@@ -82,8 +85,13 @@ pub struct Delivered {
     /// Records of messages that the ledger had already.
     pub passed_over: usize,
     pub unreadable: usize,
+    /// Calls begun.
     pub calls: usize,
+    /// What calls that ended came to.
+    pub outcomes: Vec<OutcomeClass>,
     pub retries: usize,
+    /// Retries that were due and had to wait for the budget.
+    pub held_back: usize,
     pub ended: Vec<Recorded>,
     pub lag: Option<i64>,
 }
@@ -124,6 +132,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             calls: JoinSet::new(),
             called: HashMap::new(),
             ended: Vec::new(),
+            budget: RetryBudget::new(Instant::now()),
             next_look: Instant::now(),
             earliest_look: Instant::now(),
             next_sync: Instant::now(),
@@ -277,15 +286,19 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             return Ok(());
         }
         let due = self.ledger.due(&self.lease, self.settings.in_hand).await?;
-        for Due { message, trace, interrupted, attempt } in due {
+        for Due { message, trace, interrupted, attempt, expired } in due {
             if !self.lanes.is_idle(&message.phone) {
                 continue;
             }
             if interrupted && !self.gateway.deduplicates() {
                 let detail = "interrupted: the call may have been made".to_owned();
-                let outcome =
-                    CallOutcome { id: message.id, attempt, verdict: Verdict::Unknown, detail };
+                let class = OutcomeClass::Ambiguous;
+                let verdict = Verdict::Unknown;
+                let outcome = CallOutcome { id: message.id, attempt, class, verdict, detail };
                 self.ended.push((message.phone, outcome));
+            } else if attempt > 0 && !expired && !self.budget.spend(now) {
+                // It stays parked, and due.
+                self.delivered.held_back += 1;
             } else {
                 self.lanes.resume(Waiting { message, trace });
             }
@@ -321,8 +334,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             match calls.get(&message.id) {
                 Some(call) => self.call(*call, message, trace, begun),
                 None if expired.contains(&message.id) => self.lanes.done(&message.phone),
-                // Somebody is calling, or an earlier try of ours was recorded without our
-                // hearing of it: the ledger will tell.
+                // Somebody is calling, or it has ended: the ledger will tell.
                 None => self.lanes.park(&message.phone),
             }
         }
@@ -369,15 +381,19 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         };
         let Called { id, phone, attempt } =
             self.called.remove(&task).expect("every call is noted when it is spawned");
-        let detail = match &result {
-            Ok(_) => "accepted".to_owned(),
+        let (class, detail) = match &result {
+            Ok(_) => {
+                self.budget.earn();
+                (OutcomeClass::Accepted, String::new())
+            }
             Err(error) => {
                 tracing::warn!(message.id = %id, attempt, %error, "message not accepted by the gateway");
-                error.to_string()
+                (error.class(), error.detail().to_owned())
             }
         };
+        self.delivered.outcomes.push(class);
         let verdict = self.judge(result, attempt);
-        self.ended.push((phone, CallOutcome { id, attempt, verdict, detail }));
+        self.ended.push((phone, CallOutcome { id, attempt, class, verdict, detail }));
     }
 
     fn judge(&mut self, result: Result<Accepted, SendError>, attempt: u32) -> Verdict {

@@ -60,7 +60,7 @@ pub struct BrokerConfig {
 #[derive(Clone, PartialEq, Eq)]
 pub enum GatewayConfig {
     Console,
-    Webhook { url: http::Uri, timeout: Duration },
+    Webhook { url: http::Uri, timeout: Duration, deduplicates: bool },
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -240,6 +240,8 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
 
 fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
     let timeout = env.seconds("GATEWAY_TIMEOUT", 10, 1, 300);
+    let deduplicates =
+        env.choice("GATEWAY_DEDUPLICATES", "true", &[("true", true), ("false", false)]);
     let url = env.text("GATEWAY_URL").map(|url| {
         let url = url.parse::<http::Uri>().ok().filter(|url| {
             matches!(url.scheme_str(), Some("http" | "https"))
@@ -258,7 +260,7 @@ fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
     if url.is_none() {
         env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
     }
-    Some(GatewayConfig::Webhook { url: url??, timeout: timeout? })
+    Some(GatewayConfig::Webhook { url: url??, timeout: timeout?, deduplicates: deduplicates? })
 }
 
 /// Leaves the URL out: a password may stand in it.

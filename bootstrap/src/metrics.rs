@@ -2,7 +2,7 @@
 
 use application::{
     Delivered, Relayed,
-    ports::{BacklogSize, DeliveryState, Swept},
+    ports::{BacklogSize, DeliveryState, OutcomeClass, Swept},
 };
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -73,7 +73,9 @@ pub struct DeliveryMetrics {
     deliveries: IntCounterVec,
     duration: Histogram,
     calls: IntCounter,
+    outcomes: IntCounterVec,
     retries: IntCounter,
+    held_back: IntCounter,
     lag: IntGaugeVec,
     held: IntGauge,
 }
@@ -117,6 +119,21 @@ impl DeliveryMetrics {
                 "messager_gateway_retries_total",
                 "Calls whose message will be tried again.",
             )?,
+            outcomes: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "messager_gateway_outcomes_total",
+                        "Calls of the gateway that ended, by the class of their outcome.",
+                    ),
+                    &["class"],
+                ),
+            )?,
+            held_back: counter(
+                registry,
+                "messager_gateway_retries_held_back_total",
+                "Times that a retry was due and waited, because the gateway accepts too little.",
+            )?,
             lag: registered(
                 registry,
                 IntGaugeVec::new(
@@ -136,6 +153,9 @@ impl DeliveryMetrics {
         for outcome in ["sent", "failed", "expired", "unknown"] {
             metrics.deliveries.with_label_values(&[outcome]);
         }
+        for class in OutcomeClass::ALL {
+            metrics.outcomes.with_label_values(&[class.as_str()]);
+        }
         Ok(metrics)
     }
 
@@ -146,6 +166,10 @@ impl DeliveryMetrics {
         records("unreadable").inc_by(delivered.unreadable as u64);
         self.calls.inc_by(delivered.calls as u64);
         self.retries.inc_by(delivered.retries as u64);
+        self.held_back.inc_by(delivered.held_back as u64);
+        for class in &delivered.outcomes {
+            self.outcomes.with_label_values(&[class.as_str()]).inc();
+        }
         for ended in &delivered.ended {
             self.deliveries.with_label_values(&[ended.state.as_str()]).inc();
             if ended.state == DeliveryState::Sent {

@@ -162,8 +162,9 @@ pub fn consumer(process: &mut Process, queue: Option<EmbeddedQueue>) -> anyhow::
         GatewayConfig::Console => {
             (Gateway::Console(ConsoleGateway::stdout()), Duration::from_secs(1))
         }
-        GatewayConfig::Webhook { url, timeout } => {
-            (Gateway::Webhook(WebhookGateway::new(WebhookSettings { url, timeout })?), timeout)
+        GatewayConfig::Webhook { url, timeout, deduplicates } => {
+            let settings = WebhookSettings { url, timeout, deduplicates };
+            (Gateway::Webhook(WebhookGateway::new(settings)?), timeout)
         }
     };
     let topic = config.consumer.topic;

@@ -11,6 +11,7 @@ use sea_orm_migration::{
 };
 
 mod m20261122_000001_pipeline;
+mod m20261122_000002_attempts;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -19,7 +20,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261122_000001_pipeline::Migration)]
+        vec![
+            Box::new(m20261122_000001_pipeline::Migration),
+            Box::new(m20261122_000002_attempts::Migration),
+        ]
     }
 }
 

@@ -56,6 +56,7 @@ pub struct WebhookGateway {
     target: Uri,
     authorization: Option<HeaderValue>,
     timeout: Duration,
+    deduplicates: bool,
 }
 
 #[derive(Clone)]
@@ -64,6 +65,9 @@ pub struct WebhookSettings {
     pub url: Uri,
     /// For one whole call, from name resolution to the last byte of the answer.
     pub timeout: Duration,
+    /// Whether who is posted to heeds `Idempotency-Key`: a message that it has under that key is
+    /// not sent again.
+    pub deduplicates: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +79,9 @@ pub enum InvalidWebhook {
 }
 
 impl WebhookSettings {
-    /// Settings with a time-out of ten seconds.
+    /// Settings with a time-out of ten seconds, for one that heeds `Idempotency-Key`.
     pub const fn new(url: Uri) -> Self {
-        Self { url, timeout: Duration::from_secs(10) }
+        Self { url, timeout: Duration::from_secs(10), deduplicates: true }
     }
 }
 
@@ -92,7 +96,8 @@ impl WebhookGateway {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .build(connector(connect_timeout)?);
-        Ok(Self { client, target, authorization, timeout: settings.timeout })
+        let WebhookSettings { timeout, deduplicates, .. } = settings;
+        Ok(Self { client, target, authorization, timeout, deduplicates })
     }
 
     fn request(&self, sms: &Sms) -> Request<Full<Bytes>> {
@@ -132,9 +137,10 @@ impl SmsGateway for WebhookGateway {
         wire::judge(head.status, &head.headers, body.as_deref())
     }
 
-    /// Every request carries the message's id as its idempotency key.
+    /// Every request carries the message's id as its idempotency key; whether that is heeded is
+    /// for the settings to say.
     fn deduplicates(&self) -> bool {
-        true
+        self.deduplicates
     }
 }
 

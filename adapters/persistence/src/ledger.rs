@@ -191,7 +191,8 @@ impl DeliveryLedger for SqlDeliveryLedger {
             let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
             let mut rows = self.run(&transaction, sql::HELD, self.lease(lease, [])).await?;
             if !rows.is_empty() {
-                let values = vec![self.group.clone().into(), json!(ids).to_string().into(), limit];
+                let ids = json!(ids).to_string().into();
+                let values = vec![self.group.clone().into(), ids, limit, lease.epoch.into()];
                 rows.extend(self.run(&transaction, sql::START.sqlite, values).await?);
             }
             transaction.commit().await.map_err(unavailable)?;
@@ -238,6 +239,8 @@ impl DeliveryLedger for SqlDeliveryLedger {
             let verdicts: Vec<String> = fields.clone().map(|(_, v, ..)| v.to_owned()).collect();
             let waits: Vec<i64> = fields.clone().map(|(_, _, after, _)| after).collect();
             let references: Vec<String> = fields.map(|(.., reference)| reference).collect();
+            let classes: Vec<String> =
+                outcomes.iter().map(|outcome| outcome.class.as_str().to_owned()).collect();
             values.extend([
                 ids.into(),
                 attempts.into(),
@@ -245,12 +248,20 @@ impl DeliveryLedger for SqlDeliveryLedger {
                 waits.into(),
                 references.into(),
                 details.into(),
+                classes.into(),
             ]);
         } else {
             let rows: serde_json::Value = fields
                 .map(|(outcome, verdict, after, reference)| {
-                    let id = outcome.id.to_string();
-                    json!([id, outcome.attempt, verdict, after, reference, outcome.detail])
+                    json!([
+                        outcome.id.to_string(),
+                        outcome.attempt,
+                        verdict,
+                        after,
+                        reference,
+                        outcome.detail,
+                        outcome.class.as_str(),
+                    ])
                 })
                 .collect();
             values.push(rows.to_string().into());
@@ -278,6 +289,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             self.topic.clone().into(),
             lease.partition.into(),
             i64::try_from(limit).unwrap_or(i64::MAX).into(),
+            lease.epoch.into(),
         ];
         let rows = self.database.rows(sql::DUE, values).await.map_err(unavailable)?;
         let read = |row: &QueryResult| -> Result<Due, BoxError> {
@@ -291,8 +303,9 @@ impl DeliveryLedger for SqlDeliveryLedger {
                 trace: row
                     .try_get::<Option<String>>("", "trace")?
                     .and_then(|trace| trace.parse().ok()),
-                interrupted: text("state")? == "calling",
+                interrupted: row.try_get("", "interrupted")?,
                 attempt: attempt(row)?,
+                expired: row.try_get("", "expired")?,
             })
         };
         Ok(readable(rows.iter().map(read)))

@@ -286,7 +286,13 @@ async fn an_interrupted_call_is_repeated_only_if_the_gateway_would_know_it_again
         let mut ledger = MockDeliveryLedger::new();
         ledger.expect_open().returning(|_| Ok(vec![(message(1).phone, 1)]));
         ledger.expect_due().returning(|_, _| {
-            Ok(vec![Due { message: message(1), trace: None, interrupted: true, attempt: 1 }])
+            Ok(vec![Due {
+                message: message(1),
+                trace: None,
+                interrupted: true,
+                attempt: 1,
+                expired: false,
+            }])
         });
         starts(&mut ledger);
         let book = finishes(&mut ledger);
@@ -356,7 +362,13 @@ async fn an_admission_that_was_not_heard_of_keeps_the_phones_order() {
         Ok(if looks == 1 { Vec::new() } else { vec![(message(1).phone, 1)] })
     });
     ledger.expect_due().returning(|_, _| {
-        Ok(vec![Due { message: message(1), trace: None, interrupted: false, attempt: 0 }])
+        Ok(vec![Due {
+            message: message(1),
+            trace: None,
+            interrupted: false,
+            attempt: 0,
+            expired: false,
+        }])
     });
     starts(&mut ledger);
     let book = finishes(&mut ledger);
@@ -371,6 +383,40 @@ async fn an_admission_that_was_not_heard_of_keeps_the_phones_order() {
     }
 
     assert_eq!(book.lock().unwrap()[0].id, message(1).id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_accepts_nothing_is_not_buried_under_retries() {
+    const PHONES: i64 = 200;
+    let mut ledger = MockDeliveryLedger::new();
+    ledger.expect_open().returning(|_| Ok((0..PHONES).map(|n| (message(n).phone, 1)).collect()));
+    // All of them are due again at once, whatever the back-off said.
+    ledger.expect_due().returning(|_, _| {
+        let due = |n| Due {
+            message: message(n),
+            trace: None,
+            interrupted: false,
+            attempt: 1,
+            expired: false,
+        };
+        Ok((0..PHONES).map(due).collect())
+    });
+    starts(&mut ledger);
+    finishes(&mut ledger);
+    let down = SendError::Unavailable { detail: "refused".into(), retry_after: None };
+    let (mut deliver, _open) = deliver(ledger, gateway_that(Err(down), true), Vec::new());
+
+    let end = Instant::now() + Duration::from_secs(10);
+    let (mut calls, mut held_back) = (0, 0);
+    while Instant::now() < end {
+        deliver.wait().await;
+        let delivered = deliver.act().await.unwrap();
+        calls += delivered.calls;
+        held_back += delivered.held_back;
+    }
+
+    assert!((60..=80).contains(&calls), "{calls} calls");
+    assert!(held_back > 0);
 }
 
 /// Counts the calls that are made at a time.

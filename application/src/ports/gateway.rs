@@ -5,7 +5,7 @@ use std::{
 
 use domain::{Message, SmsTemplate};
 
-use crate::TraceParent;
+use crate::{TraceParent, ports::OutcomeClass};
 
 /// Whoever brings an SMS to a phone, for money.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -57,6 +57,29 @@ pub enum SendError {
     /// The request went out and no answer came that says what became of it.
     #[error("ambiguous: {0}")]
     Ambiguous(String),
+}
+
+impl SendError {
+    pub fn class(&self) -> OutcomeClass {
+        match self {
+            Self::Rejected(_) => OutcomeClass::Rejected,
+            Self::Misconfigured(_) => OutcomeClass::Misconfigured,
+            Self::Throttled { .. } => OutcomeClass::Throttled,
+            Self::Unavailable { .. } => OutcomeClass::Unavailable,
+            Self::Ambiguous(_) => OutcomeClass::Ambiguous,
+        }
+    }
+
+    /// What was said, without the class.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Rejected(detail)
+            | Self::Misconfigured(detail)
+            | Self::Throttled { detail, .. }
+            | Self::Unavailable { detail, .. }
+            | Self::Ambiguous(detail) => detail,
+        }
+    }
 }
 
 impl Sms {

@@ -28,6 +28,9 @@ pub trait DeliveryLedger: Sync + 'static {
     ///
     /// Only those calls that it returns may be made. Entries that have expired end here; one that
     /// has ended, or that another consumer is calling for, is left alone.
+    ///
+    /// A caller does not name what it is calling for. So one that is recorded as called for under
+    /// this very lease is granted again: its intent was committed and its caller never heard.
     async fn start(
         &self,
         lease: &Lease,
@@ -35,7 +38,8 @@ pub trait DeliveryLedger: Sync + 'static {
         call_limit: Duration,
     ) -> Result<Started, LedgerError>;
 
-    /// Records the outcomes of calls, also after the partition went to another consumer.
+    /// Records the outcomes of calls, also after the partition went to another consumer. The entry
+    /// keeps the class of each.
     ///
     /// An outcome whose call is no longer the latest of its entry is passed over. A retry that
     /// would come after the message expires ends it as expired.
@@ -45,7 +49,7 @@ pub trait DeliveryLedger: Sync + 'static {
     async fn open(&self, lease: &Lease) -> Result<Vec<(PhoneNumber, usize)>, LedgerError>;
 
     /// Open entries that wait for a call now: for each phone its oldest, and only if its time
-    /// has come.
+    /// has come. Those that would be called for the first time come first.
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError>;
 }
 
@@ -70,10 +74,12 @@ pub struct Admitted {
 pub struct Due {
     pub message: Message,
     pub trace: Option<TraceParent>,
-    /// A call was begun of which no outcome was recorded in its time.
+    /// A call was begun, under another lease, of which no outcome was recorded in its time.
     pub interrupted: bool,
     /// Calls begun so far.
     pub attempt: u32,
+    /// It can only be ended: `start` will say so.
+    pub expired: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,9 +102,49 @@ pub struct Call {
 pub struct CallOutcome {
     pub id: MessageId,
     pub attempt: u32,
+    pub class: OutcomeClass,
     pub verdict: Verdict,
-    /// What the gateway said, in our words: a class of outcome and what an operator needs.
+    /// What the gateway said, in our words: what an operator needs.
     pub detail: String,
+}
+
+/// What a call of the gateway came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutcomeClass {
+    /// The gateway has the SMS.
+    Accepted,
+    /// The gateway will never take this message.
+    Rejected,
+    /// The gateway takes nothing from us as things are set up.
+    Misconfigured,
+    /// The gateway does not take it now, and has not taken it.
+    Throttled,
+    /// The gateway is out of order, and has not taken it.
+    Unavailable,
+    /// The gateway may have taken it.
+    Ambiguous,
+}
+
+impl OutcomeClass {
+    pub const ALL: [Self; 6] = [
+        Self::Accepted,
+        Self::Rejected,
+        Self::Misconfigured,
+        Self::Throttled,
+        Self::Unavailable,
+        Self::Ambiguous,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Rejected => "rejected",
+            Self::Misconfigured => "misconfigured",
+            Self::Throttled => "throttled",
+            Self::Unavailable => "unavailable",
+            Self::Ambiguous => "ambiguous",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,7 +30,8 @@ async fn listen() -> (TcpListener, String) {
 }
 
 fn gateway(url: &str, timeout: Duration) -> WebhookGateway {
-    WebhookGateway::new(WebhookSettings { url: url.parse().unwrap(), timeout }).unwrap()
+    let settings = WebhookSettings { timeout, ..WebhookSettings::new(url.parse().unwrap()) };
+    WebhookGateway::new(settings).unwrap()
 }
 
 /// For answers that come, however slow the machine.

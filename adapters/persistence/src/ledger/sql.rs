@@ -112,7 +112,8 @@ SELECT NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS good_for
 FROM partition_lease
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5";
 
-// A call that was interrupted is over when its time is.
+// A call that was interrupted is over when its time is; it may have been made, and is noted so.
+// One that was begun under this lease was not made: see `DeliveryLedger::start`.
 pub(super) const START: Sql = Sql {
     postgres: "
 WITH lease AS (
@@ -125,12 +126,18 @@ WITH lease AS (
     SET state = CASE WHEN expires_at > now() THEN 'calling' ELSE 'expired' END,
         code = CASE WHEN expires_at > now() THEN code END,
         attempt = attempt + CASE WHEN expires_at > now() THEN 1 ELSE 0 END,
+        epoch = $5,
         due_at = now() + $7 * interval '1 millisecond',
         called_at = CASE WHEN expires_at > now() THEN now() ELSE called_at END,
-        ended_at = CASE WHEN expires_at > now() THEN NULL ELSE now() END
+        ended_at = CASE WHEN expires_at > now() THEN NULL ELSE now() END,
+        attempts = CASE
+            WHEN state = 'pending' OR epoch = $5 THEN attempts
+            ELSE attempts || jsonb_build_object('attempt', attempt, 'outcome', 'ambiguous',
+                'detail', 'interrupted', 'called_at', called_at, 'ended_at', now())
+        END
     FROM lease
     WHERE group_id = $1 AND message_id = ANY ($6::uuid[])
-      AND (state = 'pending' OR (state = 'calling' AND due_at <= now()))
+      AND (state = 'pending' OR (state = 'calling' AND (due_at <= now() OR epoch = $5)))
     RETURNING message_id, state, attempt, expires_at, accepted_at
 )
 SELECT message_id::text AS id, state, attempt,
@@ -145,12 +152,18 @@ UPDATE delivery
 SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
     code = CASE WHEN expires_at > clock.now THEN code END,
     attempt = attempt + (expires_at > clock.now),
+    epoch = $4,
     due_at = clock.now + $3,
     called_at = CASE WHEN expires_at > clock.now THEN clock.now ELSE called_at END,
-    ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END
+    ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END,
+    attempts = CASE
+        WHEN state = 'pending' OR epoch IS $4 THEN attempts
+        ELSE json_insert(attempts, '$[#]', json_object('attempt', attempt, 'outcome', 'ambiguous',
+            'detail', 'interrupted', 'called_at', called_at, 'ended_at', clock.now))
+    END
 FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
 WHERE group_id = $1 AND message_id IN (SELECT value FROM json_each($2))
-  AND (state = 'pending' OR (state = 'calling' AND due_at <= clock.now))
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = $4)))
 RETURNING message_id AS id, state, attempt, expires_at,
     expires_at - CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS good_for,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
@@ -158,7 +171,7 @@ RETURNING message_id AS id, state, attempt, expires_at,
 
 // Not fenced by the lease: the outcome of a call counts also when the partition has gone to
 // another consumer, as long as no later call was begun. A retry that would come too late ends
-// the entry.
+// the entry. Of very many attempts the first and the latest are kept.
 pub(super) const FINISH: Sql = Sql {
     postgres: "
 UPDATE delivery
@@ -167,14 +180,18 @@ SET state = outcome.state,
     due_at = now() + outcome.wait * interval '1 millisecond',
     ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE now() END,
     reference = nullif(outcome.reference, ''),
-    detail = outcome.detail
+    detail = concat_ws(': ', outcome.class, nullif(outcome.detail, '')),
+    attempts = CASE WHEN jsonb_array_length(attempts) < 100 THEN attempts ELSE attempts - 1 END
+        || jsonb_build_object('attempt', outcome.attempt, 'outcome', outcome.class,
+            'detail', outcome.detail, 'called_at', called_at, 'ended_at', now())
 FROM (
-    SELECT said.id, said.attempt, said.wait, said.reference, said.detail,
+    SELECT said.id, said.attempt, said.wait, said.reference, said.detail, said.class,
         CASE WHEN said.verdict = 'pending'
               AND now() + said.wait * interval '1 millisecond' >= entry.expires_at
              THEN 'expired' ELSE said.verdict END AS state
-    FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::text[], $7::text[])
-            AS said (id, attempt, verdict, wait, reference, detail)
+    FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::text[], $7::text[],
+            $8::text[])
+            AS said (id, attempt, verdict, wait, reference, detail, class)
         JOIN delivery AS entry ON entry.group_id = $1 AND entry.message_id = said.id
 ) AS outcome
 WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
@@ -186,7 +203,8 @@ WITH clock AS MATERIALIZED (
     SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now
 ), said AS MATERIALIZED (
     SELECT value ->> 0 AS id, value ->> 1 AS attempt, value ->> 2 AS verdict,
-        clock.now + (value ->> 3) AS due_at, value ->> 4 AS reference, value ->> 5 AS detail
+        clock.now + (value ->> 3) AS due_at, value ->> 4 AS reference, value ->> 5 AS detail,
+        value ->> 6 AS class
     FROM clock CROSS JOIN json_each($2)
 ), outcome AS MATERIALIZED (
     SELECT said.*,
@@ -201,7 +219,12 @@ SET state = outcome.state,
     due_at = outcome.due_at,
     ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE (SELECT now FROM clock) END,
     reference = nullif(outcome.reference, ''),
-    detail = outcome.detail
+    detail = outcome.class || iif(outcome.detail = '', '', ': ' || outcome.detail),
+    attempts = json_insert(
+        iif(json_array_length(attempts) < 100, attempts, json_remove(attempts, '$[1]')),
+        '$[#]', json_object('attempt', outcome.attempt, 'outcome', outcome.class,
+            'detail', outcome.detail, 'called_at', called_at,
+            'ended_at', (SELECT now FROM clock)))
 FROM outcome
 WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
   AND delivery.state = 'calling' AND delivery.attempt = outcome.attempt
@@ -218,27 +241,29 @@ pub(super) const OPEN: Sql = Sql { postgres: OPEN_SQL, sqlite: OPEN_SQL };
 
 pub(super) const DUE: Sql = Sql {
     postgres: "
-SELECT id, phone, code, trace, state, attempt
+SELECT id, phone, code, trace, attempt, interrupted, expires_at <= now() AS expired
 FROM (
     SELECT DISTINCT ON (phone COLLATE \"C\")
-        message_id::text AS id, phone, code, trace, state, attempt, due_at, place
+        message_id::text AS id, phone, code, trace, attempt, due_at, expires_at, place,
+        state = 'calling' AND epoch IS DISTINCT FROM $5 AS interrupted
     FROM delivery
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
     ORDER BY phone COLLATE \"C\", place
 ) AS oldest
 WHERE due_at <= now()
-ORDER BY place
+ORDER BY attempt > 0 AND expires_at > now(), place
 LIMIT $4",
     sqlite: "
-SELECT id, phone, code, trace, state, attempt
-FROM (
-    SELECT message_id AS id, phone, code, trace, state, attempt, due_at, min(place) AS place
+SELECT id, phone, code, trace, attempt, interrupted, expires_at <= now AS expired
+FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now), (
+    SELECT message_id AS id, phone, code, trace, attempt, due_at, expires_at, min(place) AS place,
+        state = 'calling' AND epoch IS NOT $5 AS interrupted
     FROM delivery
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
     GROUP BY phone
 ) AS oldest
-WHERE due_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-ORDER BY place
+WHERE due_at <= now
+ORDER BY attempt > 0 AND expires_at > now, place
 LIMIT $4",
 };
 
@@ -251,7 +276,7 @@ DELETE FROM delivery
 WHERE (message_id, group_id) IN (
     SELECT message_id, group_id
     FROM delivery
-    WHERE group_id = $1 AND accepted_at < now() - $2 * interval '1 millisecond'
+    WHERE group_id IN ($1, '') AND accepted_at < now() - $2 * interval '1 millisecond'
       AND ended_at IS NOT NULL
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
@@ -261,7 +286,7 @@ DELETE FROM delivery
 WHERE place IN (
     SELECT place
     FROM delivery
-    WHERE group_id = $1 AND ended_at IS NOT NULL
+    WHERE group_id IN ($1, '') AND ended_at IS NOT NULL
       AND accepted_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $2
     LIMIT 10000
 )",

@@ -2,9 +2,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::ports::{
     Backlog, Batch, CallOutcome, Claimed, DeliveryLedger, DeliveryState, Incoming, Lease,
-    LedgerError, Outbox, PartitionLeases, Started, Swept, Unreadable, Verdict,
+    LedgerError, Outbox, OutcomeClass, PartitionLeases, Started, Swept, Unreadable, Verdict,
 };
 use domain::{MessageId, Validity};
+use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
 
 use super::{
@@ -24,6 +25,9 @@ on_both_databases!(
     each_group_has_its_own_ledger,
     a_fenced_owner_writes_nothing,
     a_call_is_begun_once,
+    a_call_whose_grant_was_not_heard_of_is_granted_again,
+    every_attempt_is_kept_with_its_class,
+    of_very_many_attempts_the_first_and_the_latest_are_kept,
     a_finished_message_has_no_code,
     an_outcome_of_an_earlier_call_is_passed_over,
     an_outcome_counts_after_the_partition_has_gone,
@@ -34,6 +38,7 @@ on_both_databases!(
     unreadable_records_are_buried_with_their_place,
     of_each_phone_the_oldest_is_due,
     an_interrupted_call_is_due_when_its_time_is_over,
+    what_was_never_tried_and_what_has_expired_is_due_first,
     what_ended_is_deleted_after_its_time_and_nothing_else,
 );
 
@@ -72,7 +77,8 @@ impl Consumer {
     }
 
     async fn finish(&self, id: MessageId, attempt: u32, verdict: Verdict) -> Option<DeliveryState> {
-        let outcome = CallOutcome { id, attempt, verdict, detail: "said".into() };
+        let class = OutcomeClass::Throttled;
+        let outcome = CallOutcome { id, attempt, class, verdict, detail: "said".into() };
         let recorded = self.ledger.finish(&[outcome]).await.unwrap();
         recorded.first().map(|recorded| recorded.state)
     }
@@ -90,6 +96,14 @@ fn batch(messages: &[Incoming], next_offset: i64) -> Batch {
         next_offset,
         default_ttl: Duration::from_secs(600),
     }
+}
+
+async fn attempts(database: &Database, id: MessageId) -> Vec<serde_json::Value> {
+    let columns = if database.is_postgres() { "attempts::text" } else { "attempts" };
+    let sql = format!("SELECT {columns} AS attempts FROM delivery WHERE message_id = '{id}'");
+    let statement = database.as_written(&sql, vec![]);
+    let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
+    serde_json::from_str(&row.try_get::<String>("", "attempts").unwrap()).unwrap()
 }
 
 /// What is sure to come, or else the test fails.
@@ -239,15 +253,70 @@ async fn a_fenced_owner_writes_nothing(database: Database) {
 }
 
 async fn a_call_is_begun_once(database: Database) {
+    let old = consumer(&database, "1", "a", NONE).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    old.admit(&[message]).await;
+    assert_eq!(old.start(id, LONG).await.calls.len(), 1);
+    let new = consumer(&database, "1", "b", LONG).await;
+
+    assert_eq!(new.start(id, LONG).await, Started::default());
+    assert_eq!(new.due().await, []);
+}
+
+async fn a_call_whose_grant_was_not_heard_of_is_granted_again(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let message = incoming(&phone(1));
-    consumer.admit(std::slice::from_ref(&message)).await;
+    let id = message.message.id;
+    consumer.admit(&[message]).await;
 
-    let first = consumer.start(message.message.id, LONG).await;
-    let second = consumer.start(message.message.id, LONG).await;
+    let unheard = consumer.call(id, LONG).await;
+    let granted = consumer.call(id, LONG).await;
 
-    assert_eq!(first.calls.len(), 1);
-    assert_eq!(second, Started::default());
+    assert!(granted > unheard);
+    assert_eq!(consumer.finish(id, unheard, Verdict::Failed).await, None);
+    assert_eq!(consumer.finish(id, granted, sent()).await, Some(DeliveryState::Sent));
+    assert_eq!(attempts(&database, id).await.len(), 1, "no call was made on the first grant");
+}
+
+async fn every_attempt_is_kept_with_its_class(database: Database) {
+    let old = consumer(&database, "1", "a", NONE).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    old.admit(&[message]).await;
+    let first = old.call(id, LONG).await;
+    old.finish(id, first, Verdict::Retry { after: NONE }).await;
+    old.call(id, NONE).await;
+    let new = consumer(&database, "1", "b", LONG).await;
+    let third = new.call(id, LONG).await;
+    new.finish(id, third, sent()).await;
+
+    let attempts = attempts(&database, id).await;
+
+    let told: Vec<_> =
+        attempts.iter().map(|it| (it["attempt"].as_u64(), it["outcome"].as_str())).collect();
+    let expected =
+        [(1, "throttled"), (2, "ambiguous"), (3, "throttled")].map(|(n, o)| (Some(n), Some(o)));
+    assert_eq!(told, expected);
+    assert_eq!(attempts[1]["detail"], "interrupted");
+    assert!(attempts.iter().all(|it| !it["called_at"].is_null() && !it["ended_at"].is_null()));
+}
+
+async fn of_very_many_attempts_the_first_and_the_latest_are_kept(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    consumer.admit(&[message]).await;
+    for _ in 0..105 {
+        let attempt = consumer.call(id, LONG).await;
+        consumer.finish(id, attempt, Verdict::Retry { after: NONE }).await;
+    }
+
+    let attempts = attempts(&database, id).await;
+
+    let numbers: Vec<_> = attempts.iter().filter_map(|it| it["attempt"].as_u64()).collect();
+    assert_eq!(numbers.len(), 100);
+    assert_eq!((numbers[0], numbers[1], numbers[99]), (1, 7, 105));
 }
 
 async fn a_finished_message_has_no_code(database: Database) {
@@ -386,18 +455,44 @@ async fn of_each_phone_the_oldest_is_due(database: Database) {
 }
 
 async fn an_interrupted_call_is_due_when_its_time_is_over(database: Database) {
-    let consumer = consumer(&database, "1", "a", LONG).await;
+    let old = consumer(&database, "1", "a", NONE).await;
     let messages = [incoming(&phone(1)), incoming(&phone(2))];
-    consumer.admit(&messages).await;
-    consumer.call(messages[0].message.id, NONE).await;
-    consumer.call(messages[1].message.id, LONG).await;
+    old.admit(&messages).await;
+    old.call(messages[0].message.id, NONE).await;
+    old.call(messages[1].message.id, LONG).await;
+    // For its own consumer it was never made.
+    assert!(!old.ledger.due(&old.lease, 10).await.unwrap()[0].interrupted);
+    let new = consumer(&database, "1", "b", LONG).await;
 
-    let due = consumer.ledger.due(&consumer.lease, 10).await.unwrap();
+    let due = new.ledger.due(&new.lease, 10).await.unwrap();
 
     assert_eq!(due.len(), 1);
     assert_eq!(due[0].message, messages[0].message);
     assert!(due[0].interrupted);
     assert_eq!(due[0].attempt, 1);
+}
+
+async fn what_was_never_tried_and_what_has_expired_is_due_first(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let messages: Vec<_> = [1, 2, 3].map(|number| incoming(&phone(number))).to_vec();
+    let ids: Vec<_> = messages.iter().map(|message| message.message.id).collect();
+    let expires = Duration::from_millis(300);
+    consumer.ledger.admit(&consumer.lease, &batch(&messages[..1], 1)).await.unwrap();
+    let soon_over = Batch { default_ttl: expires, ..batch(&messages[1..2], 2) };
+    consumer.ledger.admit(&consumer.lease, &soon_over).await.unwrap();
+    consumer.admit(&messages[2..]).await;
+    for id in &ids[..2] {
+        let attempt = consumer.call(*id, LONG).await;
+        let state = consumer.finish(*id, attempt, Verdict::Retry { after: NONE }).await;
+        assert_eq!(state, Some(DeliveryState::Pending));
+    }
+    let due = async || consumer.ledger.due(&consumer.lease, 100).await.unwrap();
+    in_time(async { while !due().await.iter().any(|due| due.expired) {} }).await;
+
+    let due = due().await;
+
+    let order: Vec<_> = due.iter().map(|due| (due.message.id, due.attempt, due.expired)).collect();
+    assert_eq!(order, [(ids[1], 1, true), (ids[2], 0, false), (ids[0], 1, false)]);
 }
 
 async fn what_ended_is_deleted_after_its_time_and_nothing_else(database: Database) {

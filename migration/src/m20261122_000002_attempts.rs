@@ -1,0 +1,36 @@
+use sea_orm_migration::prelude::*;
+
+/// What came of each call of a gateway, and which owner of the partition began the last one.
+#[derive(DeriveMigrationName)]
+pub(crate) struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        crate::run(manager, POSTGRES_UP, SQLITE_UP).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        crate::run(manager, DOWN, DOWN).await
+    }
+}
+
+// Neither rewrites the table.
+const POSTGRES_UP: &str = "
+ALTER TABLE delivery
+    ADD COLUMN attempts jsonb NOT NULL DEFAULT '[]',
+    ADD COLUMN epoch bigint;
+COMMENT ON COLUMN delivery.attempts IS
+    'a list of {attempt, outcome, detail, called_at, ended_at}: what came of each call';
+COMMENT ON COLUMN delivery.epoch IS 'the lease under which the last call was begun';
+";
+
+const SQLITE_UP: &str = "
+ALTER TABLE delivery ADD COLUMN attempts TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE delivery ADD COLUMN epoch INTEGER;
+";
+
+const DOWN: &str = "
+ALTER TABLE delivery DROP COLUMN epoch;
+ALTER TABLE delivery DROP COLUMN attempts;
+";

@@ -99,13 +99,19 @@ impl Backlog for SqlBacklog {
     #[autometrics(struct_name = "SqlBacklog")]
     async fn sweep(&self) -> Result<Swept, BacklogError> {
         let mut swept = Swept::default();
-        for (sql, expires) in
-            [(FORGET_KNOWN, false), (EXPIRE_OUTBOX, true), (EXPIRE_IN_TRANSIT, true)]
-        {
+        while self.database.execute(FORGET_KNOWN, vec![]).await.map_err(unavailable)? == SWEPT {}
+        for (postgres, sqlite) in [
+            (EXPIRE_OUTBOX_POSTGRES, [NOTE_EXPIRED_IN_OUTBOX, EXPIRE_OUTBOX]),
+            (EXPIRE_IN_TRANSIT_POSTGRES, [NOTE_EXPIRED_IN_TRANSIT, EXPIRE_IN_TRANSIT]),
+        ] {
             loop {
-                let gone = self.database.execute(sql, vec![]).await.map_err(unavailable)?;
-                swept.expired += if expires { gone } else { 0 };
-                if gone < SWEPT {
+                let expired = if self.database.is_postgres() {
+                    self.run(postgres, vec![]).await?
+                } else {
+                    self.run_both(sqlite.map(|sql| (sql, vec![]))).await?
+                };
+                swept.expired += expired;
+                if expired < SWEPT {
                     break;
                 }
             }
@@ -277,41 +283,77 @@ WHERE sequence IN (
 )",
 };
 
-const EXPIRE_OUTBOX: Sql = Sql {
-    postgres: "
-DELETE FROM outbox
-WHERE sequence IN (
+// What has expired before a consumer took it over ends in the ledger of no group (`''`), where no
+// group has it. Rows are written before they are deleted, and only those that are in a ledger are
+// deleted.
+const EXPIRE_OUTBOX_POSTGRES: &str = "
+WITH late AS (
     SELECT sequence
     FROM outbox
     WHERE greatest(expires_at, claimable_at) <= now()
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
-)",
-    sqlite: "
-DELETE FROM outbox
-WHERE sequence IN (
-    SELECT sequence
-    FROM outbox
-    WHERE max(expires_at, claimable_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-    LIMIT 10000
-)",
-};
+), gone AS (
+    DELETE FROM outbox USING late WHERE outbox.sequence = late.sequence RETURNING outbox.*
+)
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at,
+     ended_at, detail)
+SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now(),
+    'no consumer took it over in time'
+FROM gone
+WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
+ON CONFLICT DO NOTHING";
 
-const EXPIRE_IN_TRANSIT: Sql = Sql {
-    postgres: "
-DELETE FROM in_transit
-WHERE sequence IN (
+const EXPIRE_IN_TRANSIT_POSTGRES: &str = "
+WITH late AS (
     SELECT sequence FROM in_transit WHERE expires_at <= now() LIMIT 10000 FOR UPDATE SKIP LOCKED
-)",
-    sqlite: "
+), gone AS (
+    DELETE FROM in_transit USING late WHERE in_transit.sequence = late.sequence
+    RETURNING in_transit.*
+)
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at,
+     ended_at, detail)
+SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now(),
+    'no consumer took it over in time'
+FROM gone
+WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
+ON CONFLICT DO NOTHING";
+
+const NOTE_EXPIRED_IN_OUTBOX: &str = "
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at, due_at,
+     ended_at, detail)
+SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now, now,
+    'no consumer took it over in time'
+FROM outbox, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE max(expires_at, claimable_at) <= now
+  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = outbox.id)
+LIMIT 10000
+ON CONFLICT DO NOTHING";
+
+const EXPIRE_OUTBOX: &str = "
+DELETE FROM outbox
+WHERE max(expires_at, claimable_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = outbox.id)";
+
+const NOTE_EXPIRED_IN_TRANSIT: &str = "
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at, due_at,
+     ended_at, detail)
+SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now, now,
+    'no consumer took it over in time'
+FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE expires_at <= now
+  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
+LIMIT 10000
+ON CONFLICT DO NOTHING";
+
+const EXPIRE_IN_TRANSIT: &str = "
 DELETE FROM in_transit
-WHERE sequence IN (
-    SELECT sequence
-    FROM in_transit
-    WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-    LIMIT 10000
-)",
-};
+WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)";
 
 // The message keeps its place: `sequence` is what the consumer will name. What `FORGET_KNOWN` had
 // no time for is left to the next sweep.

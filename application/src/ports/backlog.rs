@@ -30,7 +30,9 @@ pub trait Backlog: Sync + 'static {
     /// consumer has taken over already, is passed over. Settling twice is not an error.
     async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), BacklogError>;
 
-    /// Lets messages wait again that were in transit for too long, and removes expired ones.
+    /// Lets messages wait again that were in transit for too long, and ends expired ones.
+    ///
+    /// What has expired is recorded so, unless a ledger has it already.
     async fn sweep(&self) -> Result<Swept, BacklogError>;
 
     /// How many messages are waiting and how many are in transit.

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{
     on_both_databases,
-    support::{new_message, phone},
+    support::{count, new_message, phone},
 };
 use crate::{CoalescingOutbox, Database, OutboxSettings, SqlBacklog, database::begin};
 
@@ -21,6 +21,7 @@ on_both_databases!(
     a_settled_message_is_in_transit,
     what_no_consumer_took_over_in_time_waits_again,
     an_expired_message_is_never_claimed,
+    what_expires_before_it_is_taken_over_ends_as_expired,
     a_phone_keeps_its_order_across_relays,
     a_refused_row_fails_its_own_caller_only,
     a_full_queue_is_refused_at_once,
@@ -171,6 +172,27 @@ async fn an_expired_message_is_never_claimed(database: Database) {
     assert_eq!(backlog.claim(limit(10), LONG).await.unwrap().len(), 1);
     assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 0, expired: 1 });
     assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 0 });
+}
+
+async fn what_expires_before_it_is_taken_over_ends_as_expired(database: Database) {
+    let short = Duration::from_millis(300);
+    let messages: Vec<_> =
+        (1..=3).map(|number| NewMessage { ttl: short, ..new_message(&phone(number)) }).collect();
+    store(&database, &messages).await;
+    let backlog = SqlBacklog::new(database.clone());
+    let claimed = backlog.claim(limit(2), NONE).await.unwrap();
+    backlog.settle(&claims(&claimed), LONG).await.unwrap();
+
+    // Two are in transit, one waits.
+    let mut expired = 0;
+    while expired < 3 {
+        expired += backlog.sweep().await.unwrap().expired;
+    }
+
+    assert_eq!(backlog.size().await.unwrap(), BacklogSize::default());
+    let ended = "delivery WHERE state = 'expired' AND group_id = '' AND ended_at IS NOT NULL";
+    assert_eq!(count(&database, ended).await, 3);
+    assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
 }
 
 async fn a_phone_keeps_its_order_across_relays(database: Database) {

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, SystemTime},
 };
 
@@ -91,7 +92,20 @@ pub(crate) fn encode(claimed: &Claimed) -> WireRecord {
 
 /// Reads a record, ours or a foreign one, which then may be sent for `default_ttl` from when it
 /// was written.
+///
+/// A panic here would end the reader, and the next one after it: one record would stop a
+/// partition for good.
 pub(crate) fn decode(
+    place: Place<'_>,
+    value: Option<&[u8]>,
+    headers: &Headers,
+    default_ttl: Duration,
+) -> Result<Incoming, Unreadable> {
+    catch_unwind(AssertUnwindSafe(|| read(place, value, headers, default_ttl)))
+        .unwrap_or(Err(Unreadable("reading the record panicked")))
+}
+
+fn read(
     place: Place<'_>,
     value: Option<&[u8]>,
     headers: &Headers,

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod broker;
+mod dead_letters;
 mod gateway;
 mod leases;
 mod ledger;
@@ -14,6 +15,7 @@ mod stream;
 
 pub use backlog::*;
 pub use broker::*;
+pub use dead_letters::*;
 pub use gateway::*;
 pub use leases::*;
 pub use ledger::*;

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod config;
 mod consumer;
+pub mod dead_letters;
 mod environment;
 pub mod metrics;
 mod process;

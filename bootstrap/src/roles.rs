@@ -24,7 +24,7 @@ use tokio::{net::TcpListener, sync::Notify, time::sleep};
 
 use crate::{
     Process,
-    config::{BrokerConfig, GatewayConfig},
+    config::{BrokerConfig, Config, GatewayConfig},
     consumer::{Consumer, ConsumerSettings},
     metrics::{DeliveryMetrics, RelayMetrics},
     relay::{Pauses, relay, sweep},
@@ -146,13 +146,7 @@ pub fn consumer(process: &mut Process, queue: Option<EmbeddedQueue>) -> anyhow::
     let usable = process.watch_database(database.clone());
     let stream = match queue {
         Some(queue) => Stream::Embedded(queue),
-        None if config.consumer.servers.is_empty() => {
-            Stream::Embedded(embedded_queue(&database, &config.consumer, config.code_ttl))
-        }
-        None => Stream::Kafka(KafkaStream::new(KafkaStreamSettings {
-            kafka: kafka(&config.consumer, "messager-consumer"),
-            default_ttl: config.code_ttl,
-        })),
+        None => stream(&config, &database, &config.consumer.topic),
     };
     let first = match stream {
         Stream::Kafka(_) => StartFrom::Latest,
@@ -215,6 +209,18 @@ pub fn consumer(process: &mut Process, queue: Option<EmbeddedQueue>) -> anyhow::
         }
     });
     Ok(())
+}
+
+/// A topic as consumers read it.
+pub fn stream(config: &Config, database: &Database, topic: &str) -> Stream {
+    let broker = BrokerConfig { topic: topic.to_owned(), ..config.consumer.clone() };
+    if broker.servers.is_empty() {
+        return Stream::Embedded(embedded_queue(database, &broker, config.code_ttl));
+    }
+    Stream::Kafka(KafkaStream::new(KafkaStreamSettings {
+        kafka: kafka(&broker, "messager-consumer"),
+        default_ttl: config.code_ttl,
+    }))
 }
 
 /// The queue that the processor and the consumer of one process share, so that the one wakes the

@@ -310,6 +310,11 @@ pub(crate) fn time(millis: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(millis.unsigned_abs())
 }
 
+/// A time as the database is told it. One before 1970 is none of ours.
+pub(crate) fn since_1970(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
 /// An error of the database as a cause. Its text tells its own causes, so it has none to show.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -1,4 +1,4 @@
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use application::{
     BoxError, Chain,
@@ -13,7 +13,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::database::{Database, Told, begin, millis, time};
+use crate::database::{Database, Told, begin, millis, since_1970, time};
 
 mod sql;
 
@@ -330,10 +330,6 @@ fn expires_at(incoming: &Incoming) -> i64 {
 
 fn sequence(incoming: &Incoming) -> i64 {
     incoming.sequence.unwrap_or(ABSENT)
-}
-
-fn since_1970(time: std::time::SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
 /// The rows of a fenced statement but the first kind, which says that the lease is ours.

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod database;
+mod dead_letters;
 mod leases;
 mod ledger;
 mod outbox;
@@ -13,6 +14,7 @@ mod schema;
 
 pub use backlog::SqlBacklog;
 pub use database::{Database, DatabaseSettings, PostgresSettings, SslMode};
+pub use dead_letters::SqlDeadLetters;
 pub use leases::SqlPartitionLeases;
 pub use ledger::SqlDeliveryLedger;
 pub use outbox::{CoalescingOutbox, OutboxSettings};

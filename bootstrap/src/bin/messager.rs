@@ -11,7 +11,7 @@ use bootstrap::{
     Process,
     cli::{Migration, SETTINGS, healthcheck, migrate, migrate_up, run},
     config::Config,
-    roles,
+    dead_letters, roles,
 };
 use clap::{Parser, Subcommand};
 
@@ -36,6 +36,9 @@ enum Command {
     /// Look at the database schema, or change it.
     #[command(subcommand)]
     Migrate(Migration),
+    /// Look after records that are no message.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Exit with 0 if the running service on this machine is ready.
     Healthcheck,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     run(async |config| match args.command {
         None | Some(Command::Run) => serve(config).await,
         Some(Command::Migrate(migration)) => migrate(&config, migration).await,
+        Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
         Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
     })
 }

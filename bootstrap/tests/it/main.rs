@@ -1,5 +1,6 @@
 //! The whole service, as its users have it: the real binaries on real neighbours.
 
+mod dead_letters;
 mod embedded;
 mod outages;
 mod pipeline;

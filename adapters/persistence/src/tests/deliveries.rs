@@ -1,8 +1,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::ports::{
-    Backlog, Batch, CallOutcome, Claimed, DeliveryLedger, DeliveryState, Incoming, Lease,
-    LedgerError, Outbox, OutcomeClass, PartitionLeases, Started, Swept, Unreadable, Verdict,
+    Backlog, Batch, CallOutcome, Claimed, DeadLetter, DeadLetters, DeliveryLedger, DeliveryState,
+    Incoming, Lease, LedgerError, Outbox, OutcomeClass, PartitionLeases, Revived, Started, Swept,
+    Unreadable, Verdict,
 };
 use domain::{MessageId, Validity};
 use sea_orm::ConnectionTrait;
@@ -13,7 +14,8 @@ use super::{
     support::{count, incoming, new_message, phone},
 };
 use crate::{
-    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases,
+    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeadLetters, SqlDeliveryLedger,
+    SqlPartitionLeases,
 };
 
 on_both_databases!(
@@ -36,6 +38,7 @@ on_both_databases!(
     an_expired_message_is_never_called_for,
     a_record_that_says_nothing_of_time_gets_the_default,
     unreadable_records_are_buried_with_their_place,
+    a_dead_letter_comes_back_as_a_message_or_goes,
     of_each_phone_the_oldest_is_due,
     an_interrupted_call_is_due_when_its_time_is_over,
     what_was_never_tried_and_what_has_expired_is_due_first,
@@ -438,6 +441,35 @@ async fn unreadable_records_are_buried_with_their_place(database: Database) {
     assert_eq!(count(&database, "dead_letter").await, 2);
     let one = "dead_letter WHERE partition = 0 AND record_offset = 11 AND reason = 'no phone'";
     assert_eq!(count(&database, one).await, 1);
+}
+
+async fn a_dead_letter_comes_back_as_a_message_or_goes(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let mut batch = batch(&[], 3);
+    batch.unreadable = (0..3).map(|offset| (offset, Unreadable("not JSON"))).collect();
+    consumer.ledger.admit(&consumer.lease, &batch).await.unwrap();
+    let letters = SqlDeadLetters::new(database.clone());
+    let [first, second, third]: [DeadLetter; 3] =
+        letters.list(10).await.unwrap().try_into().unwrap();
+    assert_eq!(
+        (&*first.group, &*first.topic, first.partition, first.offset),
+        ("1", "message", 0, 0)
+    );
+    assert_eq!(letters.find(second.id).await.unwrap().as_ref(), Some(&second));
+    let message = incoming(&phone(1));
+    let ttl = Duration::from_secs(600);
+
+    let late = letters.revive(&first, &message, NONE).await.unwrap();
+    assert_eq!(late, Revived::Expired);
+    assert_eq!(count(&database, "delivery").await, 0);
+
+    assert_eq!(letters.revive(&first, &message, ttl).await.unwrap(), Revived::Pending);
+    assert_eq!(consumer.due().await, [message.message.id]);
+    assert_eq!(letters.revive(&second, &message, ttl).await.unwrap(), Revived::KnownAlready);
+
+    assert!(letters.discard(third.id).await.unwrap());
+    assert!(!letters.discard(third.id).await.unwrap());
+    assert_eq!(letters.list(10).await.unwrap(), []);
 }
 
 async fn of_each_phone_the_oldest_is_due(database: Database) {

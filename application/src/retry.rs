@@ -1,0 +1,144 @@
+use std::time::Duration;
+
+use autometrics::autometrics;
+
+use crate::ports::{
+    DeadLetter, DeadLetterError, DeadLetters, Incoming, MessageStream, Revived, StreamError,
+};
+
+/// Reads the record of a dead letter once more, which helps where the program or its settings
+/// could not read it and now can.
+#[derive(Debug)]
+pub struct RetryDeadLetter<D, S> {
+    letters: D,
+    /// The topic of the letter.
+    stream: S,
+    default_ttl: Duration,
+}
+
+/// What became of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retried {
+    Revived(Revived),
+    /// It is still no message; the letter stays.
+    Unreadable(&'static str),
+    /// The record is not in the topic any more; the letter stays.
+    Gone,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RetryError {
+    #[error("the record could not be read")]
+    Stream(#[source] StreamError),
+    #[error("the message could not be taken over")]
+    Letters(#[source] DeadLetterError),
+}
+
+impl<D: DeadLetters, S: MessageStream> RetryDeadLetter<D, S> {
+    pub fn new(letters: D, stream: S, default_ttl: Duration) -> Self {
+        Self { letters, stream, default_ttl }
+    }
+
+    /// Gives the message of `letter` to its group's ledger, if there is one by now.
+    ///
+    /// From there on it goes the way of all messages: it is sent once, and not when it has
+    /// expired.
+    #[autometrics(struct_name = "RetryDeadLetter")]
+    pub async fn execute(&self, letter: &DeadLetter) -> Result<Retried, RetryError> {
+        match self.read(letter).await.map_err(RetryError::Stream)? {
+            Ok(message) => self
+                .letters
+                .revive(letter, &message, self.default_ttl)
+                .await
+                .map(Retried::Revived)
+                .map_err(RetryError::Letters),
+            Err(retried) => Ok(retried),
+        }
+    }
+
+    async fn read(&self, letter: &DeadLetter) -> Result<Result<Incoming, Retried>, StreamError> {
+        let fetched = match self.stream.fetch(letter.partition, letter.offset).await {
+            Err(StreamError::OutOfRange { .. }) => return Ok(Err(Retried::Gone)),
+            fetched => fetched?,
+        };
+        let record = fetched.records.into_iter().find(|record| record.offset == letter.offset);
+        Ok(match record.map(|record| record.content) {
+            None => Err(Retried::Gone),
+            Some(Err(reason)) => Err(Retried::Unreadable(reason.0)),
+            Some(Ok(message)) => Ok(message),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use domain::{Message, MessageId};
+
+    use super::*;
+    use crate::ports::{Fetched, MockDeadLetters, MockMessageStream, Record, Unreadable};
+
+    fn letter() -> DeadLetter {
+        DeadLetter {
+            id: 1,
+            group: "1".into(),
+            topic: "t".into(),
+            partition: 2,
+            offset: 7,
+            reason: "not JSON".into(),
+            recorded_at: UNIX_EPOCH,
+        }
+    }
+
+    fn incoming() -> Incoming {
+        let message = Message {
+            id: MessageId::of_record("t", 2, 7, 0),
+            phone: "79990000001".parse().unwrap(),
+            code: "123456".parse().unwrap(),
+        };
+        Incoming { message, validity: None, trace: None, sequence: None }
+    }
+
+    async fn retry(
+        content: Option<Result<Incoming, Unreadable>>,
+        letters: MockDeadLetters,
+    ) -> Retried {
+        let mut stream = MockMessageStream::new();
+        stream.expect_fetch().withf(|p, o| (*p, *o) == (2, 7)).once().returning(move |_, _| {
+            let records = match content.clone() {
+                // What came after the record that is gone.
+                None => vec![Record { offset: 9, content: Ok(incoming()) }],
+                Some(content) => vec![Record { offset: 7, content }],
+            };
+            Ok(Fetched { records, next_offset: 10, lag: 0 })
+        });
+        let retry = RetryDeadLetter::new(letters, stream, Duration::from_secs(600));
+        retry.execute(&letter()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_can_be_read_by_now_goes_to_the_ledger() {
+        for revived in [Revived::Pending, Revived::KnownAlready, Revived::Expired] {
+            let mut letters = MockDeadLetters::new();
+            letters
+                .expect_revive()
+                .withf(|it, message, _| *it == letter() && *message == incoming())
+                .once()
+                .returning(move |_, _, _| Ok(revived));
+
+            let retried = retry(Some(Ok(incoming())), letters).await;
+
+            assert_eq!(retried, Retried::Revived(revived));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_still_no_message_or_gone_stays_a_letter() {
+        let still = retry(Some(Err(Unreadable("no phone"))), MockDeadLetters::new()).await;
+        assert_eq!(still, Retried::Unreadable("no phone"));
+
+        let gone = retry(None, MockDeadLetters::new()).await;
+        assert_eq!(gone, Retried::Gone);
+    }
+}

@@ -40,7 +40,7 @@ pub struct PostgresSettings {
 /// A pool of connections to the one database.
 ///
 /// A server that falls silent without closing its connections (a pulled cable, a firewall that
-/// forgot) does not hold a caller for longer than [`LIMIT`]; after that the pool is a new one.
+/// forgot) does not hold a caller for longer than 13 seconds; after that the pool is a new one.
 #[derive(Clone)]
 pub struct Database {
     shared: Arc<Shared>,

@@ -1,0 +1,3 @@
+//! The protocol as a model, and the use cases on ports in memory.
+
+mod protocol;

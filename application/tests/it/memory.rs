@@ -1,0 +1,740 @@
+//! The ports in memory, by the contract in their doc comments, on the clock of a paused runtime.
+//!
+//! [`Memory`] is the database, the topic and the gateway: all that survives a crash. [`Member`] is
+//! what a consumer sees of it. A consumer can be paused: what it asks the database then is done
+//! late, or done in time and answered late. Any answer of the database can be lost.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+
+use application::{
+    BoxError, TraceParent,
+    ports::{
+        Accepted, Admitted, Backlog, BacklogError, BacklogSize, Batch, BrokerError, Call,
+        CallOutcome, Claim, Claimed, DeliveryLedger, DeliveryState, Due, EnqueueError, Fetched,
+        Incoming, Lease, LeaseError, LedgerError, MessageBroker, MessageStream, NewMessage, Outbox,
+        PartitionLeases, Record, Recorded, Renewed, SendError, Sms, SmsGateway, StartFrom, Started,
+        StreamError, Swept, Verdict,
+    },
+};
+use domain::{Message, MessageId, PhoneNumber, Validity};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+pub(crate) const PARTITIONS: i32 = 2;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Memory {
+    state: Arc<Mutex<State>>,
+    begun: Instant,
+    deduplicates: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    outbox: BTreeMap<i64, Row>,
+    in_transit: BTreeMap<i64, (Row, Duration)>,
+    ledger: Vec<Entry>,
+    leases: BTreeMap<i32, PartitionRow>,
+    members: BTreeMap<u32, Duration>,
+    topic: BTreeMap<i32, Vec<Incoming>>,
+    /// How many answers of the database will be lost, and to which statement.
+    pub(crate) unheard: (Statement, u32),
+    /// What the broker and the gateway do next; nothing: what they should.
+    pub(crate) publications: VecDeque<Publication>,
+    pub(crate) answers: VecDeque<Answer>,
+    /// What happened.
+    pub(crate) stored: Vec<(MessageId, Validity)>,
+    pub(crate) expired: Vec<MessageId>,
+    pub(crate) ended: Vec<(MessageId, DeliveryState)>,
+    pub(crate) calls: Vec<Called>,
+}
+
+#[derive(Debug, Clone)]
+struct Row {
+    message: Message,
+    validity: Validity,
+    trace: TraceParent,
+    claimable_at: Duration,
+    attempt: i32,
+    publications: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    partition: i32,
+    message: Message,
+    trace: Option<TraceParent>,
+    validity: Validity,
+    state: DeliveryState,
+    attempt: u32,
+    due_at: Duration,
+}
+
+#[derive(Debug, Default)]
+struct PartitionRow {
+    owner: Option<u32>,
+    epoch: i64,
+    expires_at: Duration,
+    next_offset: Option<i64>,
+    added_later: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Statement {
+    #[default]
+    Any,
+    Settle,
+    Admit,
+    Start,
+    Finish,
+}
+
+/// Whether a consumer's process goes on, and if not, where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    Goes,
+    StopsBeforeStatements,
+    StopsAfterStatements,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Publication {
+    /// It takes several times the lease.
+    Slow,
+    ArrivesUnheard,
+    DoesNotArrive,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Slow,
+    Rejected,
+    Throttled,
+    Unavailable,
+    AcceptedUnheard,
+    NotAcceptedUnheard,
+    /// Accepted, and no answer for ever.
+    Hangs,
+}
+
+/// A call of the gateway.
+#[derive(Debug)]
+pub(crate) struct Called {
+    pub(crate) id: MessageId,
+    pub(crate) phone: PhoneNumber,
+    pub(crate) at: SystemTime,
+    pub(crate) accepted: bool,
+    /// The caller does not know what became of it.
+    pub(crate) ambiguous: bool,
+}
+
+impl Memory {
+    pub(crate) fn new(deduplicates: bool) -> Self {
+        Self { state: Arc::default(), begun: Instant::now(), deduplicates }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no port panics")
+    }
+
+    pub(crate) fn time(&self) -> SystemTime {
+        clock(self.now())
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// One atomic step of the database.
+    fn commit<T>(
+        &self,
+        statement: Statement,
+        step: impl FnOnce(&mut State, Duration) -> T,
+    ) -> Result<T, BoxError> {
+        let mut state = self.state();
+        let answer = step(&mut state, self.now());
+        let (unheard, times) = &mut state.unheard;
+        if *times > 0 && [Statement::Any, statement].contains(unheard) {
+            *times -= 1;
+            return Err("the answer to the commit was lost".into());
+        }
+        Ok(answer)
+    }
+
+    /// The leases of all claims run out, whoever has them.
+    pub(crate) fn end_claims(&self) {
+        for row in self.state().outbox.values_mut() {
+            row.claimable_at = Duration::ZERO;
+        }
+    }
+
+    /// The lease of a partition runs out, whoever has it.
+    pub(crate) fn end_lease(&self, partition: i32) {
+        if let Some(row) = self.state().leases.get_mut(&partition) {
+            row.expires_at = Duration::ZERO;
+        }
+    }
+
+    pub(crate) fn wipe_topic(&self) {
+        self.state().topic.clear();
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let state = self.state();
+        let open = state.ledger.iter().any(Entry::is_open);
+        state.outbox.is_empty() && state.in_transit.is_empty() && !open
+    }
+}
+
+/// The time that the database and the gateway have.
+fn clock(since_begun: Duration) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + since_begun
+}
+
+fn partition_of(phone: &PhoneNumber) -> i32 {
+    let last = phone.as_str().bytes().last().expect("a phone has digits");
+    i32::from(last) % PARTITIONS
+}
+
+impl Row {
+    fn expires_by(&self, now: Duration) -> bool {
+        self.validity.expires_at <= clock(now)
+    }
+}
+
+impl Entry {
+    fn is_open(&self) -> bool {
+        matches!(self.state, DeliveryState::Pending | DeliveryState::Calling)
+    }
+
+    fn expires_by(&self, time: Duration) -> bool {
+        self.validity.expires_at <= clock(time)
+    }
+
+    fn recorded(&self, now: Duration) -> Recorded {
+        let age = clock(now).duration_since(self.validity.accepted_at).unwrap_or_default();
+        Recorded { id: self.message.id, state: self.state, age }
+    }
+}
+
+impl State {
+    fn entry(&mut self, id: MessageId) -> Option<&mut Entry> {
+        self.ledger.iter_mut().find(|entry| entry.message.id == id)
+    }
+
+    fn knows(&self, id: MessageId) -> bool {
+        self.ledger.iter().any(|entry| entry.message.id == id)
+    }
+
+    fn records(&self, partition: i32, offset: i64) -> Result<Vec<Record>, StreamError> {
+        let topic = self.topic.get(&partition).map_or(&[][..], Vec::as_slice);
+        let first = usize::try_from(offset).expect("offsets begin at zero");
+        let rest = topic.get(first..).ok_or(StreamError::OutOfRange { offset })?;
+        let record =
+            |(offset, incoming): (i64, &Incoming)| Record { offset, content: Ok(incoming.clone()) };
+        Ok((offset..).zip(rest).map(record).collect())
+    }
+
+    fn fence(&mut self, lease: &Lease, member: u32) -> Result<&mut PartitionRow, LedgerError> {
+        let row = self.leases.entry(lease.partition).or_default();
+        if row.owner == Some(member) && row.epoch == lease.epoch {
+            Ok(row)
+        } else {
+            Err(LedgerError::Fenced { partition: lease.partition })
+        }
+    }
+}
+
+impl Outbox for Memory {
+    async fn enqueue(&self, new: NewMessage) -> Result<(), EnqueueError> {
+        self.commit(Statement::Any, |state, now| {
+            let validity = Validity::starting_at(clock(now), new.ttl);
+            let sequence = i64::try_from(state.stored.len()).expect("few are stored");
+            state.stored.push((new.message.id, validity));
+            let row = Row {
+                message: new.message,
+                validity,
+                trace: new.trace,
+                claimable_at: Duration::ZERO,
+                attempt: 0,
+                publications: 0,
+            };
+            state.outbox.insert(sequence, row);
+        })
+        .map_err(EnqueueError::Unavailable)
+    }
+}
+
+impl Backlog for Memory {
+    async fn claim(
+        &self,
+        limit: NonZeroU32,
+        lease: Duration,
+    ) -> Result<Vec<Claimed>, BacklogError> {
+        self.commit(Statement::Any, |state, now| {
+            let limit = usize::try_from(limit.get()).expect("it is small");
+            let is_free = |row: &Row| row.claimable_at <= now && !row.expires_by(now);
+            let candidates: Vec<i64> = state
+                .outbox
+                .iter()
+                .filter(|(_, row)| is_free(row))
+                .map(|(sequence, _)| *sequence)
+                .take(limit)
+                .collect();
+            let elsewhere: Vec<(i64, PhoneNumber)> = state
+                .outbox
+                .iter()
+                .filter(|(sequence, row)| {
+                    row.publications == 0 && !row.expires_by(now) && !candidates.contains(sequence)
+                })
+                .map(|(sequence, row)| (*sequence, row.message.phone.clone()))
+                .collect();
+            let mut claimed = Vec::new();
+            for sequence in candidates {
+                let row = state.outbox.get_mut(&sequence).expect("it was just found");
+                let must_wait = |(older, phone): &(i64, PhoneNumber)| {
+                    *older < sequence && *phone == row.message.phone
+                };
+                if elsewhere.iter().any(must_wait) {
+                    continue;
+                }
+                row.claimable_at = now + lease;
+                row.attempt += 1;
+                claimed.push(Claimed {
+                    claim: Claim { sequence, attempt: row.attempt },
+                    message: row.message.clone(),
+                    validity: row.validity,
+                    trace: row.trace.clone(),
+                });
+            }
+            claimed
+        })
+        .map_err(BacklogError)
+    }
+
+    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), BacklogError> {
+        self.commit(Statement::Any, |state, now| {
+            for claim in claims {
+                let row = state.outbox.get_mut(&claim.sequence);
+                if let Some(row) = row.filter(|row| row.attempt == claim.attempt) {
+                    row.claimable_at = now + lease;
+                }
+            }
+        })
+        .map_err(BacklogError)
+    }
+
+    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), BacklogError> {
+        self.commit(Statement::Settle, |state, now| {
+            for claim in claims {
+                let row = state.outbox.get(&claim.sequence);
+                if row.is_none_or(|row| row.attempt != claim.attempt) {
+                    continue;
+                }
+                let mut row = state.outbox.remove(&claim.sequence).expect("it was just found");
+                let due_at = now + confirm_within * (1 << row.publications.min(10));
+                row.publications += 1;
+                state.in_transit.insert(claim.sequence, (row, due_at));
+            }
+        })
+        .map_err(BacklogError)
+    }
+
+    async fn sweep(&self) -> Result<Swept, BacklogError> {
+        self.commit(Statement::Any, |state, now| {
+            let State { outbox, in_transit, ledger, expired, .. } = state;
+            let mut swept = Swept::default();
+            let mut removed = Vec::new();
+            outbox.retain(|_, row| {
+                let stays = !row.expires_by(now) || row.claimable_at > now;
+                removed.extend((!stays).then_some(row.message.id));
+                stays
+            });
+            let mut late = Vec::new();
+            in_transit.retain(|sequence, (row, due_at)| {
+                let known = ledger.iter().any(|entry| entry.message.id == row.message.id);
+                if known || (!row.expires_by(now) && *due_at > now) {
+                    return !known;
+                }
+                if row.expires_by(now) {
+                    removed.push(row.message.id);
+                } else {
+                    late.push((*sequence, row.clone()));
+                }
+                false
+            });
+            swept.expired = removed.len() as u64;
+            swept.waiting_again = late.len() as u64;
+            expired.extend(removed);
+            for (sequence, row) in late {
+                outbox.insert(sequence, Row { claimable_at: Duration::ZERO, ..row });
+            }
+            swept
+        })
+        .map_err(BacklogError)
+    }
+
+    async fn size(&self) -> Result<BacklogSize, BacklogError> {
+        let state = self.state();
+        let (waiting, in_transit) = (state.outbox.len() as u64, state.in_transit.len() as u64);
+        Ok(BacklogSize { waiting, in_transit })
+    }
+}
+
+impl MessageBroker for Memory {
+    async fn ready(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+        let mut failed = [false; PARTITIONS as usize];
+        let mut answers = Vec::new();
+        for claimed in messages {
+            let partition = partition_of(&claimed.message.phone);
+            let failed = &mut failed[usize::try_from(partition).expect("it is no negative number")];
+            if *failed {
+                answers.push(Err(BrokerError::Held));
+                continue;
+            }
+            let publication = self.state().publications.pop_front();
+            let latency = if publication == Some(Publication::Slow) { 5_000 } else { 20 };
+            sleep(Duration::from_millis(latency)).await;
+            if publication != Some(Publication::DoesNotArrive) {
+                let incoming = Incoming {
+                    message: claimed.message.clone(),
+                    validity: Some(claimed.validity),
+                    trace: Some(claimed.trace.clone()),
+                    sequence: Some(claimed.claim.sequence),
+                };
+                self.state().topic.entry(partition).or_default().push(incoming);
+            }
+            *failed = matches!(
+                publication,
+                Some(Publication::ArrivesUnheard | Publication::DoesNotArrive)
+            );
+            let unheard = || BrokerError::Unavailable("the answer was lost".into());
+            answers.push(if *failed { Err(unheard()) } else { Ok(()) });
+        }
+        answers
+    }
+}
+
+/// What one consumer sees.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    memory: Memory,
+    /// No other consumer ever has it.
+    name: u32,
+    pace: watch::Receiver<Pace>,
+}
+
+impl Member {
+    pub(crate) fn new(memory: Memory, name: u32, pace: watch::Receiver<Pace>) -> Self {
+        Self { memory, name, pace }
+    }
+
+    /// Takes a little time, and as long as we are paused.
+    async fn commit<T>(
+        &self,
+        statement: Statement,
+        step: impl FnOnce(&mut State, Duration) -> T + Send,
+    ) -> Result<T, BoxError> {
+        let mut pace = self.pace.clone();
+        let _ = pace.wait_for(|pace| *pace != Pace::StopsBeforeStatements).await;
+        sleep(Duration::from_millis(1)).await;
+        let answer = self.memory.commit(statement, step);
+        let _ = pace.wait_for(|pace| *pace != Pace::StopsAfterStatements).await;
+        answer
+    }
+}
+
+impl PartitionLeases for Member {
+    async fn register(&self, partitions: &[i32]) -> Result<(), LeaseError> {
+        self.commit(Statement::Any, |state, _| {
+            let added_later = !state.leases.is_empty();
+            for partition in partitions {
+                let new = PartitionRow { added_later, ..PartitionRow::default() };
+                state.leases.entry(*partition).or_insert(new);
+            }
+        })
+        .await
+        .map_err(LeaseError)
+    }
+
+    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, LeaseError> {
+        self.commit(Statement::Any, |state, now| {
+            state.members.insert(self.name, now + ttl);
+            let mut held = Vec::new();
+            for lease in leases {
+                if let Ok(row) = state.fence(lease, self.name) {
+                    row.expires_at = now + ttl;
+                    held.push(lease.partition);
+                }
+            }
+            let members = state.members.values().filter(|until| **until > now).count();
+            Renewed { held, members, partitions: state.leases.len() }
+        })
+        .await
+        .map_err(LeaseError)
+    }
+
+    async fn acquire(&self, limit: usize, ttl: Duration) -> Result<Vec<Lease>, LeaseError> {
+        self.commit(Statement::Any, |state, now| {
+            let free = state
+                .leases
+                .iter_mut()
+                .filter(|(_, row)| row.owner.is_none() || row.expires_at <= now);
+            free.take(limit)
+                .map(|(partition, row)| {
+                    row.owner = Some(self.name);
+                    row.epoch += 1;
+                    row.expires_at = now + ttl;
+                    Lease {
+                        partition: *partition,
+                        epoch: row.epoch,
+                        next_offset: row.next_offset,
+                        added_later: row.added_later,
+                    }
+                })
+                .collect()
+        })
+        .await
+        .map_err(LeaseError)
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<(), LeaseError> {
+        self.commit(Statement::Any, |state, _| {
+            if let Ok(row) = state.fence(lease, self.name) {
+                row.owner = None;
+            }
+        })
+        .await
+        .map_err(LeaseError)
+    }
+
+    async fn leave(&self) -> Result<(), LeaseError> {
+        self.commit(Statement::Any, |state, _| state.members.retain(|name, _| *name != self.name))
+            .await
+            .map_err(LeaseError)
+    }
+}
+
+impl MessageStream for Member {
+    async fn partitions(&self) -> Result<Vec<i32>, StreamError> {
+        Ok((0..PARTITIONS).collect())
+    }
+
+    async fn first_offset(&self, partition: i32, from: StartFrom) -> Result<i64, StreamError> {
+        let state = self.memory.state();
+        let records = state.topic.get(&partition).map_or(0, Vec::len);
+        Ok(match from {
+            StartFrom::Earliest => 0,
+            StartFrom::Latest => i64::try_from(records).expect("few are published"),
+        })
+    }
+
+    async fn fetch(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError> {
+        let records = self.memory.state().records(partition, offset)?;
+        let wait = if records.is_empty() { 200 } else { 5 };
+        sleep(Duration::from_millis(wait)).await;
+        let next_offset = records.last().map_or(offset, |record| record.offset + 1);
+        Ok(Fetched { records, next_offset, lag: 0 })
+    }
+}
+
+impl DeliveryLedger for Member {
+    async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError> {
+        self.commit(Statement::Admit, |state, now| {
+            state.fence(lease, self.name)?.next_offset = Some(batch.next_offset);
+            let mut admitted = Admitted::default();
+            for Incoming { message, validity, trace, sequence } in &batch.messages {
+                if let Some(sequence) = sequence {
+                    state.outbox.remove(sequence);
+                    state.in_transit.remove(sequence);
+                }
+                if state.knows(message.id) {
+                    continue;
+                }
+                let mut entry = Entry {
+                    partition: lease.partition,
+                    message: message.clone(),
+                    trace: trace.clone(),
+                    validity: validity
+                        .unwrap_or_else(|| Validity::starting_at(clock(now), batch.default_ttl)),
+                    state: DeliveryState::Pending,
+                    attempt: 0,
+                    due_at: now,
+                };
+                if entry.expires_by(now) {
+                    entry.state = DeliveryState::Expired;
+                    state.ended.push((message.id, entry.state));
+                    admitted.expired.push(entry.recorded(now));
+                } else {
+                    admitted.fresh.push(message.id);
+                }
+                state.ledger.push(entry);
+            }
+            Ok(admitted)
+        })
+        .await
+        .map_err(LedgerError::Unavailable)?
+    }
+
+    async fn start(
+        &self,
+        lease: &Lease,
+        ids: &[MessageId],
+        call_limit: Duration,
+    ) -> Result<Started, LedgerError> {
+        self.commit(Statement::Start, |state, now| {
+            state.fence(lease, self.name)?;
+            let mut started = Started::default();
+            for id in ids {
+                let Some(entry) = state.entry(*id) else { continue };
+                let is_interrupted = entry.state == DeliveryState::Calling && entry.due_at <= now;
+                if entry.state != DeliveryState::Pending && !is_interrupted {
+                    continue;
+                }
+                if entry.expires_by(now) {
+                    entry.state = DeliveryState::Expired;
+                    started.expired.push(entry.recorded(now));
+                    state.ended.push((*id, DeliveryState::Expired));
+                    continue;
+                }
+                entry.state = DeliveryState::Calling;
+                entry.attempt += 1;
+                entry.due_at = now + call_limit;
+                let expires_at = entry.validity.expires_at;
+                started.calls.push(Call {
+                    id: *id,
+                    attempt: entry.attempt,
+                    expires_at,
+                    good_for: expires_at.duration_since(clock(now)).unwrap_or_default(),
+                });
+            }
+            Ok(started)
+        })
+        .await
+        .map_err(LedgerError::Unavailable)?
+    }
+
+    async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
+        self.commit(Statement::Finish, |state, now| {
+            let mut recorded = Vec::new();
+            for CallOutcome { id, attempt, verdict, .. } in outcomes {
+                let entry = state.entry(*id);
+                let is_current = |entry: &&mut Entry| {
+                    entry.state == DeliveryState::Calling && entry.attempt == *attempt
+                };
+                let Some(entry) = entry.filter(is_current) else { continue };
+                entry.state = match verdict {
+                    Verdict::Sent { .. } => DeliveryState::Sent,
+                    Verdict::Failed => DeliveryState::Failed,
+                    Verdict::Unknown => DeliveryState::Unknown,
+                    Verdict::Retry { after } if entry.expires_by(now + *after) => {
+                        DeliveryState::Expired
+                    }
+                    Verdict::Retry { after } => {
+                        entry.due_at = now + *after;
+                        DeliveryState::Pending
+                    }
+                };
+                recorded.push(entry.recorded(now));
+                let (is_open, end) = (entry.is_open(), entry.state);
+                if !is_open {
+                    state.ended.push((*id, end));
+                }
+            }
+            recorded
+        })
+        .await
+        .map_err(LedgerError::Unavailable)
+    }
+
+    async fn open(&self, lease: &Lease) -> Result<Vec<(PhoneNumber, usize)>, LedgerError> {
+        self.commit(Statement::Any, |state, _| {
+            let mut open: BTreeMap<&str, (&PhoneNumber, usize)> = BTreeMap::new();
+            let here = state.ledger.iter().filter(|entry| entry.partition == lease.partition);
+            for entry in here.filter(|entry| entry.is_open()) {
+                let phone = &entry.message.phone;
+                open.entry(phone.as_str()).or_insert((phone, 0)).1 += 1;
+            }
+            open.into_values().map(|(phone, entries)| (phone.clone(), entries)).collect()
+        })
+        .await
+        .map_err(LedgerError::Unavailable)
+    }
+
+    async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError> {
+        self.commit(Statement::Any, |state, now| {
+            let mut oldest: Vec<&Entry> = Vec::new();
+            let here = state.ledger.iter().filter(|entry| entry.partition == lease.partition);
+            for entry in here.filter(|entry| entry.is_open()) {
+                if oldest.iter().all(|older| older.message.phone != entry.message.phone) {
+                    oldest.push(entry);
+                }
+            }
+            let due = oldest.into_iter().filter(|entry| entry.due_at <= now).take(limit);
+            due.map(|entry| Due {
+                message: entry.message.clone(),
+                trace: entry.trace.clone(),
+                interrupted: entry.state == DeliveryState::Calling,
+                attempt: entry.attempt,
+            })
+            .collect()
+        })
+        .await
+        .map_err(LedgerError::Unavailable)
+    }
+}
+
+impl SmsGateway for Memory {
+    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
+        let answer = {
+            let at = clock(self.now());
+            let mut state = self.state();
+            let has_it = state.calls.iter().any(|call| call.id == sms.message.id && call.accepted);
+            let mut answer = state.answers.pop_front();
+            if self.deduplicates && has_it && answer == Some(Answer::Rejected) {
+                // It may be busy, but it says of a message that it knows what it said before.
+                answer = None;
+            }
+            let (accepted, ambiguous) = match answer {
+                None | Some(Answer::Slow) => (true, false),
+                Some(Answer::AcceptedUnheard | Answer::Hangs) => (true, true),
+                Some(Answer::NotAcceptedUnheard) => (false, true),
+                Some(Answer::Rejected | Answer::Throttled | Answer::Unavailable) => (false, false),
+            };
+            let Message { id, phone, .. } = sms.message.clone();
+            state.calls.push(Called { id, phone, at, accepted, ambiguous });
+            answer
+        };
+        let detail = String::new();
+        let latency = if answer == Some(Answer::Slow) { 8_000 } else { 30 };
+        sleep(Duration::from_millis(latency)).await;
+        match answer {
+            None | Some(Answer::Slow) => Ok(Accepted::default()),
+            Some(Answer::Rejected) => Err(SendError::Rejected(detail)),
+            Some(Answer::Throttled) => {
+                Err(SendError::Throttled { detail, retry_after: Some(Duration::from_secs(1)) })
+            }
+            Some(Answer::Unavailable) => Err(SendError::Unavailable { detail, retry_after: None }),
+            Some(Answer::AcceptedUnheard | Answer::NotAcceptedUnheard) => {
+                Err(SendError::Ambiguous(detail))
+            }
+            Some(Answer::Hangs) => std::future::pending().await,
+        }
+    }
+
+    fn deduplicates(&self) -> bool {
+        self.deduplicates
+    }
+}

@@ -1,0 +1,434 @@
+//! The use cases as they are, on ports in memory, through any sequence of faults; then all is
+//! healed, and after a while every accepted message must have ended as it should.
+
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc, time::Duration};
+
+use application::{
+    DeliverMessages, DeliverSettings, RelayBatch, RelaySettings, SharePartitions, ShareSettings,
+    SubmitMessage, SubmitSettings,
+    ports::{
+        Backlog, DeliveryState, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
+        StreamError,
+    },
+};
+use domain::{MessageId, PhoneNumber};
+use proptest::{prelude::*, sample::select};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet, yield_now},
+    time::sleep,
+};
+
+use crate::memory::{Answer, Member, Memory, PARTITIONS, Pace, Publication, Statement};
+
+const PHONES: u8 = 4;
+const RELAYS: usize = 2;
+const CONSUMERS: usize = 2;
+const TTL: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Accept(u8),
+    Relay(usize),
+    Sweep,
+    TimePasses(Duration),
+    NextPublications(Vec<Publication>),
+    NextAnswers(Vec<Answer>),
+    LoseAnswers(Statement, u32),
+    EndClaims,
+    EndLease(i32),
+    WipeTopic,
+    CrashRelay(usize),
+    CrashConsumer(usize),
+    Pause(usize, Pace),
+    GoOn(usize),
+}
+
+/// What the choice of the next step depends on: which consumers are paused.
+#[derive(Debug)]
+struct Steps;
+
+impl ReferenceStateMachine for Steps {
+    type State = [bool; CONSUMERS];
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Self::State> {
+        Just([false; CONSUMERS]).boxed()
+    }
+
+    fn transitions(_: &Self::State) -> BoxedStrategy<Step> {
+        let milliseconds = select(vec![5, 25, 100, 500, 2_000, 6_000, 20_000]);
+        let publications = select(vec![
+            Publication::Slow,
+            Publication::ArrivesUnheard,
+            Publication::DoesNotArrive,
+        ]);
+        let answers = select(vec![
+            Answer::Slow,
+            Answer::Rejected,
+            Answer::Throttled,
+            Answer::Unavailable,
+            Answer::AcceptedUnheard,
+            Answer::NotAcceptedUnheard,
+            Answer::Hangs,
+        ]);
+        let statements = select(vec![
+            Statement::Any,
+            Statement::Settle,
+            Statement::Admit,
+            Statement::Start,
+            Statement::Finish,
+        ]);
+        let stops = select(vec![Pace::StopsBeforeStatements, Pace::StopsAfterStatements]);
+        prop_oneof![
+            6 => (0..PHONES).prop_map(Step::Accept),
+            6 => (0..RELAYS).prop_map(Step::Relay),
+            8 => milliseconds.prop_map(|time| Step::TimePasses(Duration::from_millis(time))),
+            2 => prop::collection::vec(publications, 1..3).prop_map(Step::NextPublications),
+            3 => prop::collection::vec(answers, 1..4).prop_map(Step::NextAnswers),
+            3 => (statements, 1_u32..4).prop_map(|(which, times)| Step::LoseAnswers(which, times)),
+            1 => Just(Step::Sweep),
+            1 => Just(Step::EndClaims),
+            1 => (0..PARTITIONS).prop_map(Step::EndLease),
+            1 => Just(Step::WipeTopic),
+            1 => (0..RELAYS).prop_map(Step::CrashRelay),
+            1 => (0..CONSUMERS).prop_map(Step::CrashConsumer),
+            2 => (0..CONSUMERS, stops).prop_map(|(consumer, pace)| Step::Pause(consumer, pace)),
+            2 => (0..CONSUMERS).prop_map(Step::GoOn),
+        ]
+        .boxed()
+    }
+
+    fn preconditions(paused: &Self::State, step: &Step) -> bool {
+        match step {
+            Step::Pause(consumer, _) => !paused[*consumer],
+            Step::GoOn(consumer) => paused[*consumer],
+            _ => true,
+        }
+    }
+
+    fn apply(mut paused: Self::State, step: &Step) -> Self::State {
+        match step {
+            Step::Pause(consumer, _) => paused[*consumer] = true,
+            Step::GoOn(consumer) | Step::CrashConsumer(consumer) => paused[*consumer] = false,
+            _ => {}
+        }
+        paused
+    }
+}
+
+struct Pipeline {
+    runtime: Runtime,
+    memory: Memory,
+    submit: SubmitMessage<Memory, StdRng>,
+    relays: [Option<JoinHandle<()>>; RELAYS],
+    consumers: [Running; CONSUMERS],
+    names: u32,
+    accepted: Vec<MessageId>,
+    /// A process failed, or did not hear what became of a commit.
+    disturbed: bool,
+    wiped: bool,
+}
+
+/// A consumer's process. Dropped, it has crashed.
+struct Running {
+    _tasks: JoinSet<()>,
+    pace: watch::Sender<Pace>,
+}
+
+fn phone(number: u8) -> PhoneNumber {
+    format!("7999000000{number}").parse().expect("it has eleven digits")
+}
+
+async fn relay(memory: Memory) {
+    let settings = RelaySettings {
+        batch: NonZeroU32::new(3).expect("it is not zero"),
+        lease: Duration::from_secs(1),
+        confirm_within: Duration::from_secs(10),
+    };
+    let _ = RelayBatch::new(memory.clone(), memory, settings).execute().await;
+}
+
+/// Shares partitions and works on its own, as `bootstrap` does.
+async fn consume(member: Member, gateway: Memory) {
+    let share = SharePartitions::new(member.clone(), ShareSettings { ttl: LEASE });
+    let known: Vec<i32> = (0..PARTITIONS).collect();
+    let mut held: HashMap<i32, (Lease, watch::Sender<bool>)> = HashMap::new();
+    let mut workers = JoinSet::new();
+    loop {
+        held.retain(|_, (_, stop)| !stop.is_closed());
+        let leases: Vec<Lease> = held.values().map(|(lease, _)| lease.clone()).collect();
+        if let Ok(shared) = share.execute(&leases, &known, false).await {
+            for partition in shared.dropped {
+                if let Some((_, stop)) = held.remove(&partition) {
+                    stop.send_replace(true);
+                }
+            }
+            for lease in shared.taken {
+                let (stop, stopped) = watch::channel(false);
+                workers.spawn(work(member.clone(), gateway.clone(), lease.clone(), stopped));
+                held.insert(lease.partition, (lease, stop));
+            }
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn work(member: Member, gateway: Memory, lease: Lease, mut stopped: watch::Receiver<bool>) {
+    let (fetched, inbox) = mpsc::channel(1);
+    let offset = lease.next_offset.unwrap_or(0);
+    let mut reader = JoinSet::new();
+    reader.spawn(read(member.clone(), lease.partition, offset, fetched));
+    let settings = DeliverSettings {
+        template: "Your code: {code}".parse().expect("it is a template"),
+        default_ttl: TTL,
+        concurrency: 2,
+        in_hand: 6,
+        call_limit: Duration::from_secs(12),
+    };
+    let rng = StdRng::seed_from_u64(lease.epoch.cast_unsigned());
+    let ledger = Arc::new(member.clone());
+    let mut deliver =
+        DeliverMessages::new(ledger, Arc::new(gateway), rng, settings, lease.clone(), inbox);
+    loop {
+        tokio::select! {
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+            () = deliver.wait() => {}
+        }
+        match deliver.act().await {
+            Ok(_) => {}
+            Err(LedgerError::Fenced { .. }) => break,
+            Err(LedgerError::Unavailable(_)) => sleep(Duration::from_millis(500)).await,
+        }
+    }
+    drop((reader, stopped));
+    let _ = member.release(&lease).await;
+    while deliver.in_flight() > 0 {
+        if deliver.drain().await.is_err() {
+            sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+async fn read(stream: Member, partition: i32, mut offset: i64, fetched: mpsc::Sender<Fetched>) {
+    loop {
+        match stream.fetch(partition, offset).await {
+            Ok(batch) if batch.next_offset == offset => {}
+            Ok(batch) => {
+                offset = batch.next_offset;
+                if fetched.send(batch).await.is_err() {
+                    return;
+                }
+            }
+            Err(StreamError::OutOfRange { .. }) => offset = 0,
+            Err(StreamError::Unavailable(_)) => unreachable!("the topic is always there"),
+        }
+    }
+}
+
+impl Pipeline {
+    fn new(deduplicates: bool) -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let entered = runtime.enter();
+        let memory = Memory::new(deduplicates);
+        let settings =
+            SubmitSettings { code_length: 6.try_into().expect("six will do"), code_ttl: TTL };
+        let submit = SubmitMessage::new(memory.clone(), StdRng::seed_from_u64(1), settings);
+        let consumers = [0, 1].map(|name| run(&memory, name));
+        drop(entered);
+        Self {
+            runtime,
+            memory,
+            submit,
+            relays: [None, None],
+            consumers,
+            names: 2,
+            accepted: Vec::new(),
+            disturbed: false,
+            wiped: false,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        let runtime = self.runtime.handle().clone();
+        let _clock = runtime.enter();
+        match step {
+            Step::Accept(number) => {
+                let accept = self.submit.execute(phone(number), None);
+                self.accepted.extend(self.runtime.block_on(accept));
+            }
+            Step::Relay(relay) => self.relay(relay),
+            Step::Sweep => drop(self.runtime.block_on(self.memory.sweep())),
+            Step::TimePasses(time) => self.runtime.block_on(sleep(time)),
+            Step::NextPublications(next) => self.memory.state().publications.extend(next),
+            Step::NextAnswers(next) => self.memory.state().answers.extend(next),
+            Step::LoseAnswers(statement, times) => {
+                self.disturbed = true;
+                self.memory.state().unheard = (statement, times);
+            }
+            Step::EndClaims => self.memory.end_claims(),
+            Step::EndLease(partition) => self.memory.end_lease(partition),
+            Step::WipeTopic => {
+                self.wiped = true;
+                self.memory.wipe_topic();
+            }
+            Step::CrashRelay(relay) => {
+                if let Some(relay) = self.relays[relay].take() {
+                    relay.abort();
+                }
+            }
+            Step::CrashConsumer(consumer) => {
+                self.disturbed = true;
+                self.consumers[consumer] = run(&self.memory, self.names);
+                self.names += 1;
+            }
+            Step::Pause(consumer, pace) => {
+                self.disturbed = true;
+                self.consumers[consumer].pace.send_replace(pace);
+            }
+            Step::GoOn(consumer) => {
+                self.consumers[consumer].pace.send_replace(Pace::Goes);
+            }
+        }
+        // Whoever can go on without the clock does.
+        self.runtime.block_on(async {
+            for _ in 0..20 {
+                yield_now().await;
+            }
+        });
+    }
+
+    fn relay(&mut self, relay: usize) {
+        let slot = &mut self.relays[relay];
+        if slot.as_ref().is_none_or(JoinHandle::is_finished) {
+            *slot = Some(self.runtime.spawn(self::relay(self.memory.clone())));
+        }
+    }
+
+    /// Nothing goes wrong any more, and relays and sweep do their rounds. Says which messages
+    /// have so much time left then that they must reach a consumer.
+    fn heal(&mut self) -> Vec<MessageId> {
+        const AMPLE: Duration = Duration::from_secs(45);
+        let runtime = self.runtime.handle().clone();
+        let _clock = runtime.enter();
+        for consumer in &self.consumers {
+            consumer.pace.send_replace(Pace::Goes);
+        }
+        let mut state = self.memory.state();
+        state.unheard = (Statement::Any, 0);
+        state.publications.clear();
+        state.answers.clear();
+        let late = self.memory.time() + AMPLE;
+        let young = state.stored.iter().filter(|(_, validity)| validity.expires_at > late);
+        let young = young.map(|(id, _)| *id).collect();
+        drop(state);
+        for _ in 0..2 * TTL.as_secs() {
+            for relay in 0..RELAYS {
+                self.relay(relay);
+            }
+            let round = async {
+                sleep(Duration::from_secs(1)).await;
+                self.memory.sweep().await
+            };
+            self.runtime.block_on(round).expect("it is healed");
+            if self.memory.is_quiet() {
+                return young;
+            }
+        }
+        panic!("something has not ended: {:#?}", self.memory);
+    }
+
+    fn check(&self, young: &[MessageId]) {
+        let state = self.memory.state();
+        assert!(!young.iter().any(|id| state.expired.contains(id)), "nobody took it over in time");
+        let valid: HashMap<MessageId, _> = state.stored.iter().copied().collect();
+        let place: HashMap<MessageId, usize> =
+            state.stored.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect();
+        let mut latest: HashMap<&str, usize> = HashMap::new();
+        for call in &state.calls {
+            let place = *place.get(&call.id).expect("nobody is called whom nobody asked to call");
+            assert!(call.at < valid[&call.id].expires_at, "called after its code had expired");
+            let latest = latest.entry(call.phone.as_str()).or_default();
+            // What is published again after it was lost comes when it comes.
+            assert!(self.wiped || *latest <= place, "{:?} is called out of order", call.phone);
+            *latest = place;
+        }
+        let mut ends: HashMap<MessageId, DeliveryState> = HashMap::new();
+        for (id, end) in &state.ended {
+            assert_eq!(ends.insert(*id, *end), None, "it ended twice");
+        }
+        for (id, _) in &state.stored {
+            let calls = || state.calls.iter().filter(|call| call.id == *id);
+            let paid = calls().filter(|call| call.accepted).count();
+            let ambiguous = calls().any(|call| call.ambiguous);
+            assert!(paid <= 1 || self.deduplicates(), "paid for {paid} times");
+            match ends.get(id) {
+                Some(DeliveryState::Sent) => assert!(paid >= 1, "sent, and the gateway has none"),
+                Some(DeliveryState::Failed) => assert_eq!(paid, 0, "failed, and was sent"),
+                Some(DeliveryState::Expired) => {
+                    assert!(paid == 0 || ambiguous || self.disturbed, "expired, and was sent");
+                }
+                Some(DeliveryState::Unknown) => {
+                    assert!(ambiguous || self.disturbed, "unknown without a cause");
+                    assert!(!self.deduplicates(), "unknown, and a repeat was safe");
+                }
+                Some(end) => unreachable!("{end:?} is no end"),
+                None => assert!(state.expired.contains(id), "forgotten"),
+            }
+        }
+        assert!(self.accepted.iter().all(|id| valid.contains_key(id)));
+    }
+
+    fn deduplicates(&self) -> bool {
+        application::ports::SmsGateway::deduplicates(&self.memory)
+    }
+}
+
+fn run(memory: &Memory, name: u32) -> Running {
+    let (pace, receiver) = watch::channel(Pace::Goes);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(consume(Member::new(memory.clone(), name, receiver), memory.clone()));
+    Running { _tasks: tasks, pace }
+}
+
+#[derive(Debug)]
+struct Faults<const DEDUPLICATES: bool>;
+
+impl<const DEDUPLICATES: bool> StateMachineTest for Faults<DEDUPLICATES> {
+    type SystemUnderTest = Pipeline;
+    type Reference = Steps;
+
+    fn init_test(_: &[bool; CONSUMERS]) -> Pipeline {
+        Pipeline::new(DEDUPLICATES)
+    }
+
+    fn apply(mut pipeline: Pipeline, _: &[bool; CONSUMERS], step: Step) -> Pipeline {
+        pipeline.step(step);
+        pipeline
+    }
+
+    fn teardown(mut pipeline: Pipeline, _: [bool; CONSUMERS]) {
+        let young = pipeline.heal();
+        pipeline.check(&young);
+    }
+}
+
+prop_state_machine! {
+    #[test]
+    fn every_message_ends_as_it_should_where_the_gateway_deduplicates(
+        sequential 1..60 => Faults<true>
+    );
+
+    #[test]
+    fn every_message_ends_as_it_should_where_the_gateway_does_not(
+        sequential 1..60 => Faults<false>
+    );
+}

@@ -284,13 +284,8 @@ impl DeliveryLedger for SqlDeliveryLedger {
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError> {
-        let values = vec![
-            self.group.clone().into(),
-            self.topic.clone().into(),
-            lease.partition.into(),
-            i64::try_from(limit).unwrap_or(i64::MAX).into(),
-            lease.epoch.into(),
-        ];
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = self.lease(lease, [limit.into()]);
         let rows = self.database.rows(sql::DUE, values).await.map_err(unavailable)?;
         let read = |row: &QueryResult| -> Result<Due, BoxError> {
             let text = |column| row.try_get::<String>("", column);
@@ -308,7 +303,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
                 expired: row.try_get("", "expired")?,
             })
         };
-        Ok(readable(rows.iter().map(read)))
+        Ok(readable(fenced(lease, &rows)?.map(read)))
     }
 }
 

@@ -50,6 +50,8 @@ pub trait DeliveryLedger: Sync + 'static {
 
     /// Open entries that wait for a call now: for each phone its oldest, and only if its time
     /// has come. Those that would be called for the first time come first.
+    ///
+    /// Fenced: an owner of before must not take the calls of the present one for interrupted.
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError>;
 }
 

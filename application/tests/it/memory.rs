@@ -74,6 +74,8 @@ struct Entry {
     validity: Validity,
     state: DeliveryState,
     attempt: u32,
+    /// Under which the last call was begun.
+    epoch: i64,
     due_at: Duration,
 }
 
@@ -571,6 +573,7 @@ impl DeliveryLedger for Member {
                         .unwrap_or_else(|| Validity::starting_at(clock(now), batch.default_ttl)),
                     state: DeliveryState::Pending,
                     attempt: 0,
+                    epoch: 0,
                     due_at: now,
                 };
                 if entry.expires_by(now) {
@@ -599,8 +602,13 @@ impl DeliveryLedger for Member {
             let mut started = Started::default();
             for id in ids {
                 let Some(entry) = state.entry(*id) else { continue };
-                let is_interrupted = entry.state == DeliveryState::Calling && entry.due_at <= now;
-                if entry.state != DeliveryState::Pending && !is_interrupted {
+                let is_granted_unheard = entry.epoch == lease.epoch;
+                let may_start = match entry.state {
+                    DeliveryState::Pending => true,
+                    DeliveryState::Calling => entry.due_at <= now || is_granted_unheard,
+                    _ => false,
+                };
+                if !may_start {
                     continue;
                 }
                 if entry.expires_by(now) {
@@ -611,6 +619,7 @@ impl DeliveryLedger for Member {
                 }
                 entry.state = DeliveryState::Calling;
                 entry.attempt += 1;
+                entry.epoch = lease.epoch;
                 entry.due_at = now + call_limit;
                 let expires_at = entry.validity.expires_at;
                 started.calls.push(Call {
@@ -675,6 +684,7 @@ impl DeliveryLedger for Member {
 
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError> {
         self.commit(Statement::Any, |state, now| {
+            state.fence(lease, self.name)?;
             let mut oldest: Vec<&Entry> = Vec::new();
             let here = state.ledger.iter().filter(|entry| entry.partition == lease.partition);
             for entry in here.filter(|entry| entry.is_open()) {
@@ -682,17 +692,20 @@ impl DeliveryLedger for Member {
                     oldest.push(entry);
                 }
             }
-            let due = oldest.into_iter().filter(|entry| entry.due_at <= now).take(limit);
-            due.map(|entry| Due {
+            oldest.retain(|entry| entry.due_at <= now);
+            oldest.sort_by_key(|entry| entry.attempt > 0 && !entry.expires_by(now));
+            let due = oldest.into_iter().take(limit);
+            let due = due.map(|entry| Due {
                 message: entry.message.clone(),
                 trace: entry.trace.clone(),
-                interrupted: entry.state == DeliveryState::Calling,
+                interrupted: entry.state == DeliveryState::Calling && entry.epoch != lease.epoch,
                 attempt: entry.attempt,
-            })
-            .collect()
+                expired: entry.expires_by(now),
+            });
+            Ok(due.collect())
         })
         .await
-        .map_err(LedgerError::Unavailable)
+        .map_err(LedgerError::Unavailable)?
     }
 }
 

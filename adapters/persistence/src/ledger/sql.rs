@@ -241,8 +241,14 @@ pub(super) const OPEN: Sql = Sql { postgres: OPEN_SQL, sqlite: OPEN_SQL };
 
 pub(super) const DUE: Sql = Sql {
     postgres: "
-SELECT id, phone, code, trace, attempt, interrupted, expires_at <= now() AS expired
-FROM (
+WITH lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
+)
+(SELECT id, phone, code, trace, 'open' AS state, attempt, interrupted,
+    expires_at <= now() AS expired
+FROM lease, (
     SELECT DISTINCT ON (phone COLLATE \"C\")
         message_id::text AS id, phone, code, trace, attempt, due_at, expires_at, place,
         state = 'calling' AND epoch IS DISTINCT FROM $5 AS interrupted
@@ -252,19 +258,31 @@ FROM (
 ) AS oldest
 WHERE due_at <= now()
 ORDER BY attempt > 0 AND expires_at > now(), place
-LIMIT $4",
+LIMIT $6)
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, 'held', 0, false, false FROM lease",
     sqlite: "
-SELECT id, phone, code, trace, attempt, interrupted, expires_at <= now AS expired
-FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now), (
-    SELECT message_id AS id, phone, code, trace, attempt, due_at, expires_at, min(place) AS place,
-        state = 'calling' AND epoch IS NOT $5 AS interrupted
-    FROM delivery
-    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
-    GROUP BY phone
-) AS oldest
-WHERE due_at <= now
-ORDER BY attempt > 0 AND expires_at > now, place
-LIMIT $4",
+WITH lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
+), due AS (
+    SELECT id, phone, code, trace, 'open' AS state, attempt, interrupted,
+        expires_at <= now AS expired
+    FROM lease, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now), (
+        SELECT message_id AS id, phone, code, trace, attempt, due_at, expires_at,
+            min(place) AS place, state = 'calling' AND epoch IS NOT $5 AS interrupted
+        FROM delivery
+        WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
+        GROUP BY phone
+    ) AS oldest
+    WHERE due_at <= now
+    ORDER BY attempt > 0 AND expires_at > now, place
+    LIMIT $6
+)
+SELECT * FROM due
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, 'held', 0, 0, 0 FROM lease",
 };
 
 /// Rows that one statement of `prune` deletes at most: none of ours may take long.

@@ -247,9 +247,11 @@ async fn a_fenced_owner_writes_nothing(database: Database) {
 
     let admitted = old.ledger.admit(&old.lease, &batch(&[incoming(&phone(2))], 99)).await;
     let started = old.ledger.start(&old.lease, &[known.message.id], LONG).await;
+    let due = old.ledger.due(&old.lease, 10).await;
 
     assert!(matches!(admitted, Err(LedgerError::Fenced { partition: 0 })), "{admitted:?}");
     assert!(matches!(started, Err(LedgerError::Fenced { partition: 0 })), "{started:?}");
+    assert!(matches!(due, Err(LedgerError::Fenced { partition: 0 })), "{due:?}");
     assert_eq!(count(&database, "delivery").await, 1);
     assert_eq!(count(&database, "partition_lease WHERE next_offset = 99").await, 0);
     assert_eq!(new.start(known.message.id, LONG).await.calls.len(), 1);

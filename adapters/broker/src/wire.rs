@@ -205,7 +205,7 @@ fn parse<T: std::str::FromStr>(bytes: &[u8]) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use application::ports::Claim;
-    use proptest::{collection, option, prelude::*};
+    use proptest::{collection, option, prelude::*, sample::Index};
 
     use super::*;
 
@@ -425,6 +425,49 @@ mod tests {
             let place = Place { topic: "message", partition, offset, written_at };
 
             let _ = decode(place, value.as_deref(), &headers, TTL);
+        }
+
+        /// What is damaged is refused, or read as what it says.
+        #[test]
+        fn a_damaged_record_is_read_as_what_it_says_or_refused(
+            changes in collection::vec((any::<Index>(), any::<u8>()), 0..3),
+            cut in option::of(any::<Index>()),
+            header in option::of((any::<Index>(), any::<Index>(), any::<u8>())),
+            missing in option::of(any::<Index>()),
+        ) {
+            let whole = encode(&claimed());
+            let mut value = whole.value.clone();
+            for (at, byte) in changes {
+                let at = at.index(value.len());
+                value[at] = byte;
+            }
+            value.truncate(cut.map_or(value.len(), |at| at.index(value.len())));
+            let mut headers = whole.headers.clone();
+            if let Some((which, at, byte)) = header {
+                let text = headers.values_mut().nth(which.index(whole.headers.len())).unwrap();
+                let at = at.index(text.len());
+                text[at] = byte;
+            }
+            if let Some(which) = missing {
+                headers.remove(whole.headers.keys().nth(which.index(whole.headers.len())).unwrap());
+            }
+
+            match decode(PLACE, Some(&value), &headers, TTL) {
+                Ok(incoming) => {
+                    let says: serde_json::Value = serde_json::from_slice(&value).unwrap();
+                    let Message { id, phone, code } = incoming.message;
+                    prop_assert_eq!(&says["phone"], phone.as_str());
+                    prop_assert_eq!(&says["code"], code.as_str());
+                    let by_place =
+                        MessageId::of_record(PLACE.topic, PLACE.partition, PLACE.offset, PLACE.written_at);
+                    let stated = headers.get(ID).map_or(Some(by_place), |bytes| parse(bytes));
+                    prop_assert_eq!(Some(id), stated);
+                    prop_assert!(incoming.validity.is_some());
+                }
+                Err(Unreadable(reason)) => {
+                    prop_assert!(!reason.contains(|it: char| it.is_ascii_digit()), "{reason}");
+                }
+            }
         }
     }
 }

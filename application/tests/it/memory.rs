@@ -98,12 +98,13 @@ pub(crate) enum Statement {
     Finish,
 }
 
-/// Whether a consumer's process goes on, and if not, where it stands.
+/// Whether a consumer's process goes on, and if not, where it stands: before each statement, or
+/// when one of a kind has been committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     Goes,
-    StopsBeforeStatements,
-    StopsAfterStatements,
+    StopsBefore,
+    StopsAfter(Statement),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -450,10 +451,10 @@ impl Member {
         step: impl FnOnce(&mut State, Duration) -> T + Send,
     ) -> Result<T, BoxError> {
         let mut pace = self.pace.clone();
-        let _ = pace.wait_for(|pace| *pace != Pace::StopsBeforeStatements).await;
+        let _ = pace.wait_for(|pace| *pace != Pace::StopsBefore).await;
         sleep(Duration::from_millis(1)).await;
         let answer = self.memory.commit(statement, step);
-        let _ = pace.wait_for(|pace| *pace != Pace::StopsAfterStatements).await;
+        let _ = pace.wait_for(|pace| *pace != Pace::StopsAfter(statement)).await;
         answer
     }
 }

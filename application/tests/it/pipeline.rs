@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::memory::{Answer, Member, Memory, PARTITIONS, Pace, Publication, Statement};
 
-const PHONES: u8 = 4;
+const PHONES: u8 = 3;
 const RELAYS: usize = 2;
 const CONSUMERS: usize = 2;
 const TTL: Duration = Duration::from_secs(60);
@@ -83,7 +83,13 @@ impl ReferenceStateMachine for Steps {
             Statement::Start,
             Statement::Finish,
         ]);
-        let stops = select(vec![Pace::StopsBeforeStatements, Pace::StopsAfterStatements]);
+        let stops = select(vec![
+            Pace::StopsBefore,
+            Pace::StopsAfter(Statement::Any),
+            Pace::StopsAfter(Statement::Admit),
+            Pace::StopsAfter(Statement::Start),
+            Pace::StopsAfter(Statement::Finish),
+        ]);
         prop_oneof![
             6 => (0..PHONES).prop_map(Step::Accept),
             6 => (0..RELAYS).prop_map(Step::Relay),

@@ -9,6 +9,8 @@ use tokio::{
 
 use super::*;
 
+mod any_answer;
+
 const PHONE: &str = "79991234567";
 const CODE: &str = "482915";
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

@@ -12,6 +12,8 @@ use tower::ServiceExt;
 
 use super::*;
 
+mod any_request;
+
 const BODY: &str = r#"{"phone":"89999999999"}"#;
 const INVALID: &str = r#"{"error":"invalid request body"}"#;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";

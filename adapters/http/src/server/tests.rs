@@ -15,6 +15,8 @@ use tokio::{
 use super::*;
 use crate::{ApiMetrics, ApiSettings};
 
+mod any_bytes;
+
 const REQUEST: &str = "POST /api HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
                        Content-Length: 23\r\n\r\n{\"phone\":\"89999999999\"}";
 const ACCEPTED: &str = "\"message successfuly sended\"";

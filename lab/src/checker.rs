@@ -1,6 +1,9 @@
 //! Judges a run by its history and by what the tables say in the end.
 //!
-//! Times out and lost answers are *unknown*: what was asked for then may have happened or not.
+//! A request or a call without an answer is neither a success nor a failure: what it asked for may
+//! have been done or not.
+
+mod story;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -9,6 +12,7 @@ use std::{
 
 use serde::Serialize;
 
+use self::story::Story;
 use crate::{
     clock::Moment,
     gateway::{Answer, Memory},
@@ -131,10 +135,6 @@ pub fn check_repeats(history: &History, repeats: u64, promises: Promises) -> Opt
     })
 }
 
-/// How far before and after its window a fault may explain something: clocks are read one after
-/// the other.
-const MARGIN: Moment = 1_000;
-
 struct Checker<'a> {
     history: &'a History,
     ledger: &'a Ledger,
@@ -201,7 +201,7 @@ impl<'a> Checker<'a> {
                 }
                 _ => continue,
             };
-            let detail = self.with_troubles(complaint, request.asked_at, request.ended_at);
+            let detail = self.story(&complaint).troubles(request.asked_at, request.ended_at).told();
             self.report(Invariant::Answer, masked(&request.phone), detail);
         }
     }
@@ -210,16 +210,17 @@ impl<'a> Checker<'a> {
     fn ends(&mut self) {
         for (phone, account) in self.accounts() {
             if account.ended < account.accepted {
-                let detail = format!(
+                let complaint = format!(
                     "{} accepted, {} in the ledger, {} ended",
                     account.accepted, account.recorded, account.ended
                 );
-                let detail = self.with_requests(detail, phone);
+                let detail = self.story(&complaint).phone(phone, self.ledger).told();
                 self.report(Invariant::Lost, masked(phone), detail);
             }
             if account.ids.len() > account.requests {
-                let detail =
+                let complaint =
                     format!("{} requests, {} messages", account.requests, account.ids.len());
+                let detail = self.story(&complaint).phone(phone, self.ledger).told();
                 self.report(Invariant::Phantom, masked(phone), detail);
             }
         }
@@ -247,7 +248,7 @@ impl<'a> Checker<'a> {
                 }
                 _ => continue,
             };
-            let detail = self.with_entry(complaint.to_owned(), entry);
+            let detail = self.story(complaint).entry(entry).told();
             self.report(Invariant::Lost, entry.id.clone(), detail);
         }
     }
@@ -263,7 +264,8 @@ impl<'a> Checker<'a> {
             }
             for pair in calls.windows(2) {
                 let (first, second) = (pair[0], pair[1]);
-                let accepted = first.whole && matches!(first.answer, Answer::Accept | Answer::BadBody);
+                let accepted =
+                    first.whole && matches!(first.answer, Answer::Accept | Answer::BadBody);
                 let cause = self.troubles(first.began_at, second.began_at, Trouble::hits_consumers);
                 if accepted && cause.count() == 0 {
                     found.push((*id, "called again after it was accepted".to_owned()));
@@ -273,7 +275,7 @@ impl<'a> Checker<'a> {
         }
         found.sort_unstable();
         for (id, complaint) in found {
-            let detail = self.with_calls(complaint, id);
+            let detail = self.story(&complaint).calls(id).told();
             self.report(Invariant::Doubled, id.to_owned(), detail);
         }
     }
@@ -286,9 +288,11 @@ impl<'a> Checker<'a> {
                 "a call for a phone that nobody asked for"
             } else if call.id.is_empty() || call.id.contains('/') {
                 "a call whose idempotency key is not the message's id"
-            } else if self.calls_of(&call.id).iter().any(|other| {
-                (&other.code, &other.phone) != (&call.code, &call.phone)
-            }) {
+            } else if self
+                .calls_of(&call.id)
+                .iter()
+                .any(|other| (&other.code, &other.phone) != (&call.code, &call.phone))
+            {
                 "calls with one id and different contents"
             } else if !self.entries.contains_key(&*call.id) {
                 "a call for a message that is not in the ledger"
@@ -296,7 +300,7 @@ impl<'a> Checker<'a> {
                 continue;
             };
             let subject = call.id.clone();
-            let detail = self.with_calls(complaint.to_owned(), &call.id);
+            let detail = self.story(complaint).calls(&call.id).told();
             self.report(Invariant::Phantom, subject, detail);
         }
     }
@@ -309,13 +313,12 @@ impl<'a> Checker<'a> {
                 _ => Invariant::Epoch,
             };
             // A topic that was wiped begins at nought again.
-            let wiped = |trouble: &&Trouble| {
-                trouble.kind == "topic-wipe" && trouble.from <= offence.at
-            };
+            let wiped =
+                |trouble: &&Trouble| trouble.kind == "topic-wipe" && trouble.from <= offence.at;
             if invariant == Invariant::Offset && self.history.troubles.iter().any(|t| wiped(&t)) {
                 continue;
             }
-            let detail = self.with_troubles(offence.detail.clone(), offence.at, offence.at);
+            let detail = self.story(&offence.detail).troubles(offence.at, offence.at).told();
             self.report(invariant, offence.subject.clone(), detail);
         }
     }
@@ -343,16 +346,15 @@ impl<'a> Checker<'a> {
                 let [(earlier, earlier_taken), (later, later_taken)] = pair else { continue };
                 // What was written to another partition, or has to be published again, may come
                 // later.
-                let reordered = self
-                    .troubles(earlier.accepted_at, *earlier_taken, |trouble| trouble.reorders())
-                    .next();
+                let reordered =
+                    self.troubles(earlier.accepted_at, *earlier_taken, Trouble::reorders).next();
                 if earlier_taken > later_taken
                     && earlier.accepted_at < later.accepted_at
                     && reordered.is_none()
                 {
-                    let detail = format!("taken {} ms after the next one", earlier_taken - later_taken);
-                    let detail = self.with_entry(detail, earlier);
-                    let detail = self.with_entry(detail, later);
+                    let complaint =
+                        format!("taken {} ms after the next one", earlier_taken - later_taken);
+                    let detail = self.story(&complaint).entry(earlier).entry(later).told();
                     self.report(Invariant::Order, earlier.id.clone(), detail);
                 }
             }
@@ -376,33 +378,31 @@ impl<'a> Checker<'a> {
                     .map(|trouble| format!("{} of {}", trouble.kind, trouble.target))
             };
             let plain = self.history.memory_at(from) == Some(Memory::Plain);
-            match ambiguous.or_else(disturbed).filter(|_| plain) {
-                Some(cause) => {
-                    self.judgement.unknowns.push(UnknownOutcome { id: entry.id.clone(), cause });
-                }
-                None => {
-                    let complaint = if plain {
-                        "unknown, though every call of it was clear"
-                    } else {
-                        "unknown, though the gateway would have known it again"
-                    };
-                    let detail = self.with_entry(complaint.to_owned(), entry);
-                    self.report(Invariant::Unknown, entry.id.clone(), detail);
-                }
+            if let Some(cause) = ambiguous.or_else(disturbed).filter(|_| plain) {
+                self.judgement.unknowns.push(UnknownOutcome { id: entry.id.clone(), cause });
+                continue;
             }
+            let complaint = if plain {
+                "unknown, though every call of it was clear"
+            } else {
+                "unknown, though the gateway would have known it again"
+            };
+            let detail = self.story(complaint).entry(entry).told();
+            self.report(Invariant::Unknown, entry.id.clone(), detail);
         }
     }
 
     fn crashes(&mut self) {
         for (process, at) in &self.history.crashes {
-            let detail = self.with_troubles("it ended by itself".to_owned(), *at, *at);
+            let detail = self.story("it ended by itself").troubles(*at, *at).told();
             self.report(Invariant::Crash, process.clone(), detail);
         }
     }
 
     /// Whether the caller could not know what became of the message.
     fn is_ambiguous(&self, call: &Call) -> bool {
-        let late = call.ended_at.is_none_or(|end| end - call.began_at + 200 > self.promises.call_limit);
+        let late =
+            call.ended_at.is_none_or(|end| end - call.began_at + 200 > self.promises.call_limit);
         !call.whole || late || matches!(call.answer, Answer::Error | Answer::Noise | Answer::Drip)
     }
 
@@ -416,78 +416,15 @@ impl<'a> Checker<'a> {
         to: Moment,
         of_interest: impl Fn(&Trouble) -> bool,
     ) -> impl Iterator<Item = &'a Trouble> {
-        self.history
-            .troubles_between(from.saturating_sub(MARGIN), to.saturating_add(MARGIN))
-            .filter(move |trouble| of_interest(trouble))
+        self.history.troubles_near(from, to).filter(move |trouble| of_interest(trouble))
+    }
+
+    fn story(&self, complaint: &str) -> Story<'_> {
+        Story::new(complaint, self.history, &self.calls)
     }
 
     fn report(&mut self, invariant: Invariant, subject: String, detail: String) {
         self.judgement.violations.push(Violation { invariant, subject, detail });
-    }
-
-    fn with_entry(&self, text: String, entry: &Entry) -> String {
-        let text = format!(
-            "{text}\n  {} to {}: {} after {} attempts, accepted {}, called {:?}, ended {:?}, {}",
-            entry.id,
-            masked(&entry.phone),
-            entry.state,
-            entry.attempt,
-            entry.accepted_at,
-            entry.called_at,
-            entry.ended_at,
-            entry.detail.as_deref().unwrap_or("no detail"),
-        );
-        let text = self.with_calls(text, &entry.id);
-        let ended = entry.ended_at.unwrap_or(entry.accepted_at);
-        self.with_troubles(text, entry.accepted_at, ended)
-    }
-
-    fn with_calls(&self, mut text: String, id: &str) -> String {
-        use fmt::Write;
-        for call in self.calls_of(id) {
-            let _ = write!(
-                text,
-                "\n  call at {}, until {:?}: {} of a gateway that is {}, {}, {}",
-                call.began_at,
-                call.ended_at,
-                call.answer,
-                call.memory,
-                if call.paid { "taken" } else { "not taken" },
-                if call.whole { "answered" } else { "answer broken off" },
-            );
-        }
-        if let (Some(first), Some(last)) = (self.calls_of(id).first(), self.calls_of(id).last()) {
-            return self.with_troubles(text, first.began_at, last.began_at);
-        }
-        text
-    }
-
-    fn with_requests(&self, mut text: String, phone: &str) -> String {
-        use fmt::Write;
-        for request in self.history.requests.iter().filter(|request| request.phone == phone) {
-            let _ = write!(
-                text,
-                "\n  asked at {}, until {}: {:?}",
-                request.asked_at, request.ended_at, request.reply
-            );
-            text = self.with_troubles(text, request.asked_at, request.ended_at + 5_000);
-        }
-        for entry in self.ledger.entries.iter().filter(|entry| entry.phone == phone) {
-            text = self.with_entry(text, entry);
-        }
-        text
-    }
-
-    fn with_troubles(&self, mut text: String, from: Moment, to: Moment) -> String {
-        use fmt::Write;
-        for trouble in self.troubles(from, to, |_| true).take(40) {
-            let _ = write!(
-                text,
-                "\n  fault {} of {}, {} to {:?}",
-                trouble.kind, trouble.target, trouble.from, trouble.to
-            );
-        }
-        text
     }
 }
 

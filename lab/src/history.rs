@@ -99,8 +99,7 @@ impl Recorder {
     /// Notes the beginning of a fault; the number is for [`Self::healed`].
     pub fn trouble(&self, kind: impl Into<String>, target: impl Into<String>) -> usize {
         let mut history = self.history();
-        let trouble =
-            Trouble { kind: kind.into(), target: target.into(), from: now(), to: None };
+        let trouble = Trouble { kind: kind.into(), target: target.into(), from: now(), to: None };
         history.troubles.push(trouble);
         history.troubles.len() - 1
     }
@@ -138,11 +137,11 @@ impl History {
         self.rounds.iter().rev().find(|round| round.from <= at).map(|round| round.memory)
     }
 
-    pub fn troubles_between(
-        &self,
-        from: Moment,
-        to: Moment,
-    ) -> impl Iterator<Item = &Trouble> {
+    /// The faults between the two times, and shortly before and after: clocks are read one after
+    /// the other.
+    pub fn troubles_near(&self, from: Moment, to: Moment) -> impl Iterator<Item = &Trouble> {
+        const MARGIN: Moment = 1_000;
+        let (from, to) = (from.saturating_sub(MARGIN), to.saturating_add(MARGIN));
         self.troubles.iter().filter(move |trouble| trouble.overlaps(from, to))
     }
 

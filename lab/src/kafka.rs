@@ -229,14 +229,16 @@ impl Records {
 }
 
 async fn client(address: &str) -> Result<Client, rskafka::client::error::Error> {
-    let backoff = BackoffConfig { deadline: Some(Duration::from_secs(5)), ..BackoffConfig::default() };
+    let backoff =
+        BackoffConfig { deadline: Some(Duration::from_secs(5)), ..BackoffConfig::default() };
     ClientBuilder::new(vec![address.to_owned()]).backoff_config(backoff).build().await
 }
 
 fn with_listeners(config: &str, listeners: &[Listener]) -> String {
     let add = |line: &str, more: &dyn Fn(&Listener) -> String| {
-        let more: String = listeners.iter().map(|listener| format!(",{}", more(listener))).collect();
-        format!("{line}{more}\n")
+        let all: Vec<String> =
+            std::iter::once(line.to_owned()).chain(listeners.iter().map(more)).collect();
+        all.join(",") + "\n"
     };
     let at = |listener: &Listener, port| format!("{}://127.0.0.1:{port}", listener.name);
     config

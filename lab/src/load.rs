@@ -76,9 +76,9 @@ impl Load {
             let phone = self.phones.draw();
             let clients = Arc::clone(&self.clients);
             // One phone in fifty gets several messages, for their order.
-            let messages = self.clients.draw(|rng| {
-                if rng.random_bool(0.02) { rng.random_range(2..=5) } else { 1 }
-            });
+            let messages = self
+                .clients
+                .draw(|rng| if rng.random_bool(0.02) { rng.random_range(2..=5) } else { 1 });
             let stop = stop.clone();
             asking.spawn(async move {
                 if messages == 1 {

@@ -53,9 +53,8 @@ impl<'a> Secrets<'a> {
 
     /// What a line gives away: a whole number, or the code of the message that it is about.
     fn told(&self, line: &str) -> Option<String> {
-        let is_phone = |digits: &&str| {
-            PHONE_DIGITS.contains(&digits.len()) && self.phones.contains(digits)
-        };
+        let is_phone =
+            |digits: &&str| PHONE_DIGITS.contains(&digits.len()) && self.phones.contains(digits);
         if let Some(phone) = line.split(|char: char| !char.is_ascii_digit()).find(is_phone) {
             return Some(format!("a whole number: {}", masked(phone)));
         }

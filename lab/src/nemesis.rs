@@ -148,10 +148,8 @@ impl Nemesis {
             .into_iter()
             .filter(|fault| fault.is_among(words))
             .partition(|fault| matches!(fault, Fault::Kill(_)));
-        let in_use = faults
-            .iter()
-            .filter_map(|fault| Some((fault.resource()?, Arc::default())))
-            .collect();
+        let in_use =
+            faults.iter().filter_map(|fault| Some((fault.resource()?, Arc::default()))).collect();
         let kills = kills
             .into_iter()
             .filter_map(|fault| match fault {
@@ -168,11 +166,7 @@ impl Nemesis {
         let mut draw = || StdRng::seed_from_u64(rng.random());
         let mut hands = [draw(), draw()];
         let [first, second] = &mut hands;
-        tokio::try_join!(
-            self.kill(draw(), stop),
-            self.hand(first, stop),
-            self.hand(second, stop),
-        )?;
+        tokio::try_join!(self.kill(draw(), stop), self.hand(first, stop), self.hand(second, stop),)?;
         Ok(())
     }
 
@@ -226,11 +220,7 @@ impl Nemesis {
     }
 
     /// A process of this role that nobody else works on.
-    fn pick(
-        &self,
-        role: Role,
-        rng: &mut StdRng,
-    ) -> Option<(Arc<Process>, OwnedMutexGuard<()>)> {
+    fn pick(&self, role: Role, rng: &mut StdRng) -> Option<(Arc<Process>, OwnedMutexGuard<()>)> {
         let mut processes: Vec<_> = self.stage.of_role(role).cloned().collect();
         processes.shuffle(rng);
         processes.into_iter().find_map(|process| {

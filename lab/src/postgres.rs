@@ -43,7 +43,8 @@ impl Postgres {
             let (host, port) = place.split_once('/')?.0.split_once(':')?;
             Some((user.to_owned(), password.to_owned(), host.to_owned(), port.parse().ok()?))
         };
-        let (user, password, host, port) = parts().context("TEST_POSTGRES_URL is not as expected")?;
+        let (user, password, host, port) =
+            parts().context("TEST_POSTGRES_URL is not as expected")?;
         Ok(Self {
             port,
             user,
@@ -70,7 +71,8 @@ impl Postgres {
                 .database(database)
                 .application_name("lab")
         };
-        let admin = PgPoolOptions::new().max_connections(1).connect_with(options("postgres")).await?;
+        let admin =
+            PgPoolOptions::new().max_connections(1).connect_with(options("postgres")).await?;
         let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
         sqlx::query(create).execute(&admin).await?;
         admin.close().await;

@@ -220,7 +220,12 @@ pub async fn run_once(
         .status()
         .await
         .with_context(|| format!("start {}", program.display()))?;
-    anyhow::ensure!(status.success(), "{} {args:?}: {status}, see {}", program.display(), log.display());
+    anyhow::ensure!(
+        status.success(),
+        "{} {args:?}: {status}, see {}",
+        program.display(),
+        log.display()
+    );
     Ok(())
 }
 

@@ -92,12 +92,7 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
     TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await
 }
 
-async fn serve(
-    first: TcpListener,
-    port: u16,
-    target: u16,
-    mut effect: watch::Receiver<Effect>,
-) {
+async fn serve(first: TcpListener, port: u16, target: u16, mut effect: watch::Receiver<Effect>) {
     let mut listener = Some(first);
     loop {
         if *effect.borrow_and_update() == Effect::Cut {
@@ -185,7 +180,6 @@ async fn pump(
         let count = from.read(&mut buffer).await?;
         let now = *effect.borrow();
         match now {
-            Effect::Pass | Effect::Cut => {}
             Effect::Delay(pause) => sleep(pause).await,
             Effect::HalfOpen => {
                 lossy.store(true, Ordering::Relaxed);
@@ -199,7 +193,7 @@ async fn pump(
                 sleep(BEFORE_RESET).await;
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
-            Effect::EatAnswers => {}
+            Effect::Pass | Effect::Cut | Effect::EatAnswers => {}
         }
         if count == 0 {
             return to.shutdown().await;

@@ -77,7 +77,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<28}{value}");
+        let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<42}{value}");
         let list = |map: &BTreeMap<String, usize>| {
             map.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
         };
@@ -100,8 +100,10 @@ impl fmt::Display for Report {
             let recovery = round
                 .recovery_milliseconds
                 .map_or("never".to_owned(), |time| format!("{:.1} s", time_in_seconds(time)));
-            let text =
-                format!("{} gateway, {} accepted, recovered in {recovery}", round.gateway, round.accepted);
+            let text = format!(
+                "{} gateway, {} accepted, recovered in {recovery}",
+                round.gateway, round.accepted
+            );
             row(&format!("round {}", number + 1), &text)?;
         }
         for (role, memory) in &self.memory {

@@ -243,10 +243,8 @@ impl Run {
             self.records.rewind();
         }
         self.stage.topic.read(&mut self.records).await.context("read the topic")?;
-        let promises = Promises {
-            call_limit: i64::try_from(GATEWAY_TIMEOUT * 1_000)?,
-            batch: BATCH,
-        };
+        let promises =
+            Promises { call_limit: i64::try_from(GATEWAY_TIMEOUT * 1_000)?, batch: BATCH };
         self.report.repeats = self.records.repeats();
         if let Some(violation) = checker::check_repeats(&history, self.report.repeats, promises) {
             self.report(violation);
@@ -332,7 +330,7 @@ impl Run {
         for (table, sql) in TABLES {
             for row in sqlx::query(sql).fetch_all(&self.stage.database).await? {
                 let line: String = row.try_get(0)?;
-                text.push_str(&format!("\n  {table}: {line}"));
+                text.extend(["\n  ", table, ": ", &*line]);
             }
         }
         Ok(text)

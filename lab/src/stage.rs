@@ -188,7 +188,10 @@ impl Stage {
                 links.push((LinkKind::ClientApi, other, own));
             }
             Role::Processor => {
-                set("PRODUCER_URL", format!("127.0.0.1:{}", self.port_of(LinkKind::ProcessorKafka)));
+                set(
+                    "PRODUCER_URL",
+                    format!("127.0.0.1:{}", self.port_of(LinkKind::ProcessorKafka)),
+                );
                 links.push((LinkKind::ProcessorPostgres, to_postgres, postgres));
             }
             Role::Consumer => {

@@ -326,7 +326,7 @@ impl fmt::Display for Answer {
 mod tests {
     use super::*;
 
-    const REQUEST: &str = "POST /send HTTP/1.1\r\nIdempotency-Key: k\r\ncontent-length: 40\r\n\r\n\
+    const REQUEST: &str = "POST /send HTTP/1.1\r\nIdempotency-Key: k\r\ncontent-length: 41\r\n\r\n\
         {\"id\":\"k\",\"phone\":\"7999\",\"code\":\"123456\"}";
 
     #[test]

@@ -86,6 +86,28 @@ pub struct Promises {
     pub batch: u64,
 }
 
+impl Invariant {
+    pub const ALL: [Self; 13] = [
+        Self::Lost,
+        Self::Doubled,
+        Self::Phantom,
+        Self::Offset,
+        Self::Epoch,
+        Self::Order,
+        Self::Stuck,
+        Self::Memory,
+        Self::Repeats,
+        Self::Unknown,
+        Self::Answer,
+        Self::Log,
+        Self::Crash,
+    ];
+
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|invariant| invariant.to_string() == name)
+    }
+}
+
 impl fmt::Display for Invariant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

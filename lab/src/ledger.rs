@@ -99,8 +99,9 @@ END $$;
 CREATE TRIGGER lab_delivery AFTER UPDATE ON delivery FOR EACH ROW WHEN (
     OLD.state NOT IN ('pending', 'calling')
     OR (OLD.state = 'pending' AND NEW.state NOT IN ('calling', 'expired'))
-    -- a call begun while another one may still last
-    OR (OLD.state = 'calling' AND NEW.state = 'calling' AND OLD.due_at > now())
+    -- a call begun while another one may still last; under one lease it is one that was not made
+    OR (OLD.state = 'calling' AND NEW.state = 'calling' AND OLD.due_at > now()
+        AND NEW.epoch IS DISTINCT FROM OLD.epoch)
     OR (NEW.state = 'calling' AND NEW.attempt <> OLD.attempt + 1)
 ) EXECUTE FUNCTION lab_delivery_offence();
 ";

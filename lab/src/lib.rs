@@ -11,6 +11,7 @@ pub mod kafka;
 pub mod ledger;
 pub mod load;
 pub mod logs;
+pub mod mutants;
 pub mod nemesis;
 pub mod phones;
 pub mod postgres;

@@ -37,8 +37,17 @@ const ACCEPTED: &[u8] = b"\"message successfuly sended\"";
 #[derive(Debug)]
 pub struct Load {
     clients: Arc<Clients>,
-    rate: u32,
+    pace: Pace,
     phones: Phones,
+}
+
+/// How much clients ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Phones a second.
+    pub rate: u32,
+    /// The share of phones that get several messages, one after the other.
+    pub sequences: f64,
 }
 
 #[derive(Debug)]
@@ -52,7 +61,7 @@ struct Clients {
 }
 
 impl Load {
-    pub fn new(ports: Vec<u16>, rate: u32, recorder: Recorder, mut rng: StdRng) -> Self {
+    pub fn new(ports: Vec<u16>, pace: Pace, recorder: Recorder, mut rng: StdRng) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
@@ -64,12 +73,12 @@ impl Load {
             recorder,
             rng: Mutex::new(rng),
         };
-        Self { clients: Arc::new(clients), rate, phones }
+        Self { clients: Arc::new(clients), pace, phones }
     }
 
     /// Asks until `stop`, then waits for the answers.
     pub async fn run(&mut self, stop: &CancellationToken) {
-        let mut ticks = interval(Duration::from_secs(1) / self.rate.max(1));
+        let mut ticks = interval(Duration::from_secs(1) / self.pace.rate.max(1));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let asking = TaskTracker::new();
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -20,7 +20,7 @@ use crate::{
     history::{Recorder, Round},
     kafka::Records,
     ledger::{self, Backlog},
-    load::Load,
+    load::{Load, Pace},
     logs::Secrets,
     nemesis::Nemesis,
     report::{Report, RoundReport},
@@ -34,6 +34,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Requests a second.
     pub rate: u32,
+    /// The share of phones that get several messages.
+    pub sequences: f64,
     /// Beginnings of the names of faults; none for all.
     pub faults: Vec<String>,
     /// The gateway of every round; none for one after the other.
@@ -57,7 +59,7 @@ const ROUND: Duration = Duration::from_secs(120);
 const PEACE: Duration = Duration::from_secs(15);
 /// Within which, after the faults, nothing may wait any more.
 const RECOVERY: Duration = Duration::from_secs(60);
-/// How much longer we look on when it does.
+/// How much longer we look on where something does.
 const LAST_HOPE: Duration = Duration::from_secs(120);
 
 const MEMORY_LIMIT_MIB: u64 = 128;
@@ -79,6 +81,8 @@ struct Run {
     records: Records,
     report: Report,
     known: HashSet<(Invariant, String)>,
+    /// How much longer we look on when a round does not recover.
+    last_hope: Duration,
 }
 
 /// Runs a scenario; an error is the lab's own failure, not the service's.
@@ -96,7 +100,8 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     };
     let stage = Arc::new(Stage::prepare(&setup, recorder.clone(), &mut names).await?);
     let nemesis = Nemesis::new(Arc::clone(&stage), &scenario.faults, draw(&mut rng));
-    let mut load = Load::new(stage.api_ports(), scenario.rate, recorder.clone(), draw(&mut rng));
+    let pace = Pace { rate: scenario.rate, sequences: scenario.sequences };
+    let mut load = Load::new(stage.api_ports(), pace, recorder.clone(), draw(&mut rng));
 
     let mut run = Run {
         stage: Arc::clone(&stage),
@@ -105,6 +110,7 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         records: Records::default(),
         report: Report { seed: scenario.seed, ..Report::default() },
         known: HashSet::new(),
+        last_hope: if scenario.fail_fast { Duration::ZERO } else { LAST_HOPE },
     };
     let watch = watch(Arc::clone(&stage), Arc::clone(&run.used));
     let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
@@ -205,7 +211,7 @@ impl Run {
         let recovery = recovered.then(|| healed.elapsed());
         if !recovered {
             let detail = self.describe_backlog().await?;
-            let in_the_end = self.wait_until_done(LAST_HOPE).await;
+            let in_the_end = self.wait_until_done(self.last_hope).await;
             let later = if in_the_end {
                 format!("all was done after {:.1?}", healed.elapsed())
             } else {

@@ -1,14 +1,20 @@
 //! The fault harness's command line.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use lab::{
     gateway::Memory,
+    mutants::{Mutant, Workshop},
     run::{Scenario, run},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Runs the service among faults and judges what it did.")]
@@ -23,6 +29,10 @@ enum Command {
     ///
     /// Exits with 1 if one did not. Run it inside `scripts/services run`.
     Run(RunArgs),
+    /// Build broken variants of the service, and demand that each is caught.
+    ///
+    /// Run it in the root of the source tree, inside `scripts/services run`.
+    Mutants(MutantsArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +52,9 @@ struct RunArgs {
     /// Whether the gateway knows a message again.
     #[arg(long, value_enum, default_value_t = GatewayArg::Alternate)]
     gateway: GatewayArg,
+    /// The share of phones that get several messages, for their order.
+    #[arg(long, default_value_t = 0.02)]
+    sequences: f64,
     /// End after the first round with a violation.
     #[arg(long)]
     fail_fast: bool,
@@ -53,6 +66,16 @@ struct RunArgs {
     bins: Option<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+struct MutantsArgs {
+    /// Only these, by comma.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only see whether the patches still fit; this needs no servers.
+    #[arg(long)]
+    check_patches: bool,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum GatewayArg {
     Alternate,
@@ -61,15 +84,21 @@ enum GatewayArg {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let Command::Run(args) = Args::parse().command;
+    let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        tokio::select! {
-            ended = chaos(args) => ended,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.context("listen for Ctrl-C")?;
-                anyhow::bail!("interrupted")
+        let mut terminated = signal(SignalKind::terminate())?;
+        let work = async {
+            match args.command {
+                Command::Run(args) => chaos(args).await,
+                Command::Mutants(args) => mutants(args).await,
             }
+        };
+        // What is dropped with the work ends with it: the service's processes are killed.
+        tokio::select! {
+            ended = work => ended,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminated.recv() => bail!("terminated"),
         }
     })
 }
@@ -90,6 +119,7 @@ async fn chaos(args: RunArgs) -> anyhow::Result<ExitCode> {
         duration: Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?,
         seed,
         rate: args.rate,
+        sequences: args.sequences.clamp(0.0, 1.0),
         faults: args.faults,
         memory: match args.gateway {
             GatewayArg::Alternate => None,
@@ -111,4 +141,36 @@ async fn chaos(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     println!("logs are kept in {}", folder.display());
     Ok(ExitCode::FAILURE)
+}
+
+async fn mutants(args: MutantsArgs) -> anyhow::Result<ExitCode> {
+    let root = Path::new(".");
+    let chaos = std::env::current_exe()?;
+    // The harness is in `<target>/<profile>/`.
+    let target = chaos.ancestors().nth(2).context("a folder for what is built")?;
+    let mut mutants = Mutant::all(&root.join("lab/mutants"))?;
+    mutants.retain(|mutant| args.only.is_empty() || args.only.contains(&mutant.name));
+    if mutants.is_empty() {
+        bail!("there is no such mutant");
+    }
+    let workshop = Workshop::new(root, target)?;
+
+    let mut survivors = 0;
+    for mutant in &mutants {
+        let (name, about) = (&mutant.name, &mutant.about);
+        if args.check_patches {
+            let fits = workshop.fits(mutant).await?;
+            survivors += usize::from(!fits);
+            println!("{name:<24}{}", if fits { "fits" } else { "DOES NOT FIT" });
+            continue;
+        }
+        eprintln!("mutants: {name}: {about}");
+        let verdict = workshop.judge(mutant, &chaos).await.with_context(|| name.clone())?;
+        survivors += usize::from(!verdict.is_caught);
+        let found: Vec<String> =
+            verdict.violated.iter().map(|(name, count)| format!("{name} ({count})")).collect();
+        let verdict = if verdict.is_caught { "caught" } else { "SURVIVED" };
+        println!("{name:<24}{verdict:<10}{}", found.join(", "));
+    }
+    Ok(if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

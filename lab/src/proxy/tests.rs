@@ -110,10 +110,10 @@ async fn eats_an_answer_after_it_passed_the_request() {
 
     let mut client = connect(port).await.unwrap();
     client.write_all(b"word").await.unwrap();
-    let (mut served, _) = server.accept().await.unwrap();
+    let (mut far, _) = server.accept().await.unwrap();
     let mut heard = [0; 4];
-    timeout(SOON, served.read_exact(&mut heard)).await.unwrap().unwrap();
-    served.write_all(b"answer").await.unwrap();
+    timeout(SOON, far.read_exact(&mut heard)).await.unwrap().unwrap();
+    far.write_all(b"answer").await.unwrap();
 
     timeout(SOON, client.read(&mut [0])).await.unwrap().unwrap_err();
 }

@@ -1,0 +1,27 @@
+//! The harness as it is called.
+
+use std::process::Command;
+
+#[test]
+fn says_what_it_needs() {
+    let output = Command::new(env!("CARGO_BIN_EXE_chaos"))
+        .args(["run", "--minutes", "1"])
+        .env_remove("TEST_POSTGRES_URL")
+        .output()
+        .unwrap();
+
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("inside `scripts/services run`"), "{told}");
+}
+
+#[test]
+fn the_patches_of_the_mutants_fit() {
+    let output = Command::new(env!("CARGO_BIN_EXE_chaos"))
+        .args(["mutants", "--check-patches"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}

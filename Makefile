@@ -1,9 +1,11 @@
 # Every routine task. `make help` lists them.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
+CHAOS_MINUTES ?= 30
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs boundaries deploy-check services services-stop up down logs
+.PHONY: help run build test check fmt lint docs boundaries deploy-check chaos mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -14,8 +16,16 @@ run: ## the whole service in one process: SQLite, embedded queue, SMS on the con
 build: ## release binaries in target/release
 	cargo build --release --bins
 
-test: ## everything, on a real PostgreSQL and a real Kafka
-	scripts/services run cargo test --workspace
+test: ## everything, on a real PostgreSQL and a real Kafka; then two minutes of faults
+	scripts/services run sh -c 'cargo test --workspace && $(TARGET)/debug/chaos run --minutes 2 --seed 1'
+
+chaos: ## faults under load, CHAOS_MINUTES of them (30), drawn by CHAOS_SEED
+	cargo build --release --bins
+	scripts/services run $(TARGET)/release/chaos run --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+mutants: ## broken variants of the service, each of which `chaos` must catch
+	cargo build --package lab
+	scripts/services run $(TARGET)/debug/chaos mutants
 
 check: fmt lint docs boundaries deploy-check test ## what CI runs
 

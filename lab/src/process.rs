@@ -139,8 +139,11 @@ impl Process {
 
     /// Asks it to end, and kills it if it has not done so after `patience`: then there is no status.
     pub async fn terminate(&self, patience: Duration) -> Option<ExitStatus> {
-        self.signal(Signal::TERM);
+        // Taken first: its end must not look like one that nobody asked for.
         let mut child = self.state().child.take()?;
+        if let Some(pid) = pid_of(&child) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
         if let Ok(status) = timeout(patience, child.wait()).await {
             return status.ok();
         }
@@ -180,13 +183,16 @@ impl Process {
     }
 
     fn pid(&self) -> Option<Pid> {
-        let id = self.state().child.as_ref()?.id()?;
-        Pid::from_raw(i32::try_from(id).ok()?)
+        pid_of(self.state().child.as_ref()?)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(child.id()?).ok()?)
 }
 
 fn is_ready(port: u16) -> bool {

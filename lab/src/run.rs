@@ -79,6 +79,8 @@ struct Run {
     recorder: Recorder,
     used: Arc<Mutex<Use>>,
     records: Records,
+    /// How often the topic was wiped.
+    wipes: usize,
     report: Report,
     known: HashSet<(Invariant, String)>,
     /// How much longer we look on when a round does not recover.
@@ -108,6 +110,7 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         recorder: recorder.clone(),
         used: Arc::default(),
         records: Records::default(),
+        wipes: 0,
         report: Report { seed: scenario.seed, ..Report::default() },
         known: HashSet::new(),
         last_hope: if scenario.fail_fast { Duration::ZERO } else { LAST_HOPE },
@@ -245,7 +248,8 @@ impl Run {
         let database = &self.stage.database;
         let ledger = ledger::read(database).await.context("read the ledger")?;
         let history = self.recorder.history().clone();
-        if history.troubles.iter().any(|trouble| trouble.kind == "topic-wipe") {
+        let wipes = history.troubles.iter().filter(|trouble| trouble.kind == "topic-wipe").count();
+        if std::mem::replace(&mut self.wipes, wipes) < wipes {
             self.records.rewind();
         }
         self.stage.topic.read(&mut self.records).await.context("read the topic")?;

@@ -118,33 +118,7 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let watch = watch(Arc::clone(&stage), Arc::clone(&run.used));
     let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
 
-    let (rounds, length) = rounds(scenario);
-    for number in 0..rounds {
-        let memory = scenario.memory.unwrap_or(if number % 2 == 0 {
-            Memory::Idempotent
-        } else {
-            Memory::Plain
-        });
-        let before = run.report.accepted;
-        let recovery = run.round(memory, length, &nemesis, &mut load, rng.random()).await?;
-        run.judge(recovery.is_some()).await?;
-        run.report.rounds.push(RoundReport {
-            gateway: memory.to_string(),
-            accepted: run.report.accepted - before,
-            recovery_milliseconds: recovery
-                .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        });
-        let last = run.report.rounds.last().map_or(0, |round| round.accepted);
-        eprintln!(
-            "chaos: round {} of {rounds}: {memory} gateway, {last} accepted, recovery {recovery:.1?}, {} violations so far",
-            number + 1,
-            run.report.violations.len()
-        );
-        let failed = !run.report.violations.is_empty();
-        if recovery.is_none() || (failed && scenario.fail_fast) {
-            break;
-        }
-    }
+    run.rounds(scenario, &nemesis, &mut load, &mut rng).await?;
     stage.stop().await;
     run.search_logs()?;
     run.measure();
@@ -178,6 +152,40 @@ fn rounds(scenario: &Scenario) -> (u32, Duration) {
 }
 
 impl Run {
+    /// One round after the other, each judged at its end.
+    async fn rounds(
+        &mut self,
+        scenario: &Scenario,
+        nemesis: &Nemesis,
+        load: &mut Load,
+        rng: &mut StdRng,
+    ) -> anyhow::Result<()> {
+        let (rounds, length) = rounds(scenario);
+        for number in 1..=rounds {
+            let by_turns = if number % 2 == 1 { Memory::Idempotent } else { Memory::Plain };
+            let memory = scenario.memory.unwrap_or(by_turns);
+            let before = self.report.accepted;
+            let recovery = self.round(memory, length, nemesis, load, rng.random()).await?;
+            self.judge(recovery.is_some()).await?;
+            let accepted = self.report.accepted - before;
+            self.report.rounds.push(RoundReport {
+                gateway: memory.to_string(),
+                accepted,
+                recovery_milliseconds: recovery
+                    .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            });
+            let violations = self.report.violations.len();
+            eprintln!(
+                "chaos: round {number} of {rounds}: {memory} gateway, {accepted} accepted, \
+                recovery {recovery:.1?}, {violations} violations so far"
+            );
+            if recovery.is_none() || (violations > 0 && scenario.fail_fast) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Faults under load, then peace. Says how long it took until nothing waited.
     async fn round(
         &mut self,

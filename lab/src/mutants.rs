@@ -120,13 +120,17 @@ impl Workshop {
         .await?;
 
         let report = self.target.join("report.json");
-        let _ = fs::remove_file(&report);
+        let logs = self.target.with_file_name("logs");
+        let _ = (fs::remove_file(&report), fs::remove_dir_all(&logs));
+        fs::create_dir_all(&logs)?;
         let status = Command::new(chaos)
             .args(["run", "--fail-fast", "--bins"])
             .arg(self.target.join("debug"))
             .arg("--report")
             .arg(&report)
             .args(&mutant.args)
+            // The logs of what is meant to fail stay out of the way.
+            .env("TMPDIR", &logs)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .status()

@@ -58,7 +58,11 @@ pub async fn api(process: &mut Process) -> anyhow::Result<Arc<Notify>> {
     let metrics = ApiMetrics::register(&process.registry)?;
     let router = router(Arc::new(submit), metrics, ApiSettings::default());
     // Idle connections too: pools of clients and load balancers keep theirs for a while.
-    let limits = ServerLimits { head_timeout: Duration::from_secs(30), ..ServerLimits::default() };
+    let limits = ServerLimits {
+        head_timeout: Duration::from_secs(30),
+        farewell: Duration::from_millis(250),
+        ..ServerLimits::default()
+    };
     let stop = process.stop.clone();
     process.spawn(async move {
         tokio::select! {

@@ -1,6 +1,10 @@
 use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    http::{HeaderValue, header::CONNECTION},
+};
+use futures_util::FutureExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -34,7 +38,10 @@ pub struct ServerLimits {
     pub head_timeout: Duration,
     /// How long a client may leave what we sent unread or unacknowledged. Linux only.
     pub write_timeout: Duration,
-    /// How long requests in flight may take to end once the server is to stop.
+    /// How long the server goes on once it is to stop, asking each client that comes to close its
+    /// connection: a request that is under way to it just then is answered and not cut.
+    pub farewell: Duration,
+    /// How long requests in flight may take to end after that.
     pub grace: Duration,
 }
 
@@ -44,6 +51,7 @@ impl Default for ServerLimits {
             max_connections: 10_000,
             head_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
+            farewell: Duration::ZERO,
             grace: Duration::from_secs(10),
         }
     }
@@ -51,8 +59,9 @@ impl Default for ServerLimits {
 
 /// Serves HTTP/1 on `listener` until `stop`.
 ///
-/// Then nothing more is accepted, idle connections are closed at once, and requests in flight end,
-/// at most `limits.grace` long. Dropping the future drops every connection.
+/// Then answers tell their clients to close, for `limits.farewell`; after that nothing more is
+/// accepted, idle connections are closed, and requests in flight end, at most `limits.grace` long.
+/// Dropping the future drops every connection.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -63,27 +72,36 @@ pub async fn serve(
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
-    let mut stopped = pin!(stop.cancelled());
-    loop {
-        let (stream, slot) = tokio::select! {
-            biased;
-            () = &mut stopped => break,
-            accepted = accept(&listener, &slots) => accepted,
-        };
+    let mut stopped = pin!(async {
+        stop.cancelled().await;
+        sleep(limits.farewell).await;
+    });
+    let mut serve = |stream: TcpStream, slot: OwnedSemaphorePermit| {
         if let Err(error) = prepare(&stream, limits) {
             tracing::debug!(%error, "a connection was gone before it was served");
-            continue;
+            return;
         }
         // The ended ones are taken out here, or the set would grow for ever.
         while connections.try_join_next().is_some() {}
-        let connection = http.serve_connection(TokioIo::new(stream), answering(router.clone()));
-        let connection = graceful.watch(connection);
+        let service = answering(router.clone(), stop.clone());
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         connections.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection broken off");
             }
             drop(slot);
         });
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stopped => break,
+            (stream, slot) = accept(&listener, &slots) => serve(stream, slot),
+        }
+    }
+    // Those that the system has accepted for us already would be reset.
+    while let Some((stream, slot)) = accept(&listener, &slots).now_or_never() {
+        serve(stream, slot);
     }
     drop(listener);
     if timeout(limits.grace, graceful.shutdown()).await.is_err() {
@@ -102,13 +120,24 @@ fn http(limits: ServerLimits) -> http1::Builder {
 /// A router is ready at any time, and a clone of it is a count.
 fn answering(
     router: Router,
+    stop: CancellationToken,
 ) -> impl hyper::service::Service<
     hyper::Request<hyper::body::Incoming>,
     Response = axum::response::Response,
     Error = Infallible,
     Future: Send,
 > + Send {
-    service_fn(move |request| router.clone().call(request))
+    service_fn(move |request| {
+        let answer = router.clone().call(request);
+        let stop = stop.clone();
+        async move {
+            let mut answer = answer.await?;
+            if stop.is_cancelled() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(answer)
+        }
+    })
 }
 
 /// Waits for a free slot, then for a connection. Gives the system time where it has none to give.

@@ -373,6 +373,27 @@ async fn stopping_ends_what_is_in_flight_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
+async fn who_comes_during_the_farewell_is_answered_and_told_to_close() {
+    let limits = ServerLimits { farewell: Duration::from_secs(1), ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let mut kept = server.connect().await;
+    send(&mut kept, REQUEST).await;
+    assert!(!answer(&mut kept).await.contains("connection: close"));
+
+    server.stop.cancel();
+    let mut new = server.connect().await;
+    for stream in [&mut kept, &mut new] {
+        send(stream, REQUEST).await;
+        let last = rest(stream).await;
+        assert_answer(&last, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+        assert!(last.contains("connection: close"), "{last}");
+    }
+
+    within(server.task).await.unwrap();
+    assert!(TcpStream::connect(server.address).await.is_err(), "nothing more is accepted");
+}
+
+#[tokio::test]
 async fn stopping_waits_no_longer_than_the_grace_time() {
     let limits = ServerLimits { grace: Duration::from_millis(100), ..patient() };
     let mut server = start(false, limits, DEADLINE).await;

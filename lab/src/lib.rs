@@ -20,3 +20,4 @@ pub mod proxy;
 pub mod report;
 pub mod run;
 pub mod stage;
+pub mod trial;

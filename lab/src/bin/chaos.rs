@@ -12,6 +12,7 @@ use lab::{
     gateway::Memory,
     mutants::{Mutant, Workshop},
     run::{Scenario, run},
+    trial::Trial,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +34,8 @@ enum Command {
     ///
     /// Run it in the root of the source tree, inside `scripts/services run`.
     Mutants(MutantsArgs),
+    #[command(flatten)]
+    Trial(Trial),
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,6 +95,7 @@ fn main() -> anyhow::Result<ExitCode> {
             match args.command {
                 Command::Run(args) => chaos(args).await,
                 Command::Mutants(args) => mutants(args).await,
+                Command::Trial(trial) => trial.run().await,
             }
         };
         // What is dropped with the work ends with it: the service's processes are killed.

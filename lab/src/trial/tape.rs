@@ -1,0 +1,301 @@
+//! What happened to each message of a trial, in a few bytes each: an overload has millions.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::phones::{Phone, phone_of};
+
+/// How a request ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// Not at all, yet.
+    #[default]
+    Pending,
+    /// 200.
+    Accepted,
+    /// 503 with `Retry-After`.
+    Refused,
+    /// No API had a listener.
+    Nowhere,
+    /// A connection made for this request ended without an answer.
+    Lost,
+    /// A connection kept from an earlier request ended without an answer.
+    LostOnKept,
+    /// No answer within the limit.
+    Silent,
+    /// The client went away on purpose.
+    Left,
+    /// Any other answer.
+    Illegal,
+}
+
+/// Times are in microseconds since the tape began, at most 71 minutes; nought if there is none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
+    answered: u32,
+    called: u32,
+    /// A hash of the message's id.
+    id: u32,
+    calls: u8,
+    /// Calls with another id than the first.
+    others: u8,
+    reply: Reply,
+}
+
+/// The record of a trial; each message has a phone of its own, and both have one number.
+#[derive(Debug, Clone)]
+pub struct Tape(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    begun: Instant,
+    record: Mutex<Record>,
+}
+
+#[derive(Debug, Default)]
+struct Record {
+    entries: Vec<Entry>,
+    /// Calls for slow phones, by phone: the messages' ids.
+    slow: BTreeMap<u64, Vec<String>>,
+    /// Phones that nobody asked for.
+    strangers: u64,
+    /// Some of the answers that may not be.
+    samples: Vec<String>,
+}
+
+/// What a tape says in the end.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Account {
+    pub replies: BTreeMap<Reply, usize>,
+    pub accepted: usize,
+    /// Accepted, and the gateway was never called.
+    pub lost: usize,
+    /// The gateway was called more than once.
+    pub repeated: usize,
+    /// The gateway was called for two messages where one was asked for.
+    pub doubled: usize,
+    /// Called though the answer was not 200.
+    pub unasked: usize,
+    /// Calls for phones that nobody asked for.
+    pub strangers: u64,
+    pub samples: Vec<String>,
+    pub latency: Latency,
+}
+
+/// From the answer's arrival to the call's, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Latency {
+    pub count: usize,
+    pub p50: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self(Arc::new(Inner { begun: Instant::now(), record: Mutex::default() }))
+    }
+}
+
+impl Tape {
+    /// A new message; its number.
+    pub fn ask(&self) -> u64 {
+        let entries = &mut self.record().entries;
+        entries.push(Entry::default());
+        entries.len() as u64 - 1
+    }
+
+    pub fn answer(&self, number: u64, reply: Reply) {
+        let at = self.micros();
+        if let Some(entry) = self.record().entry(number) {
+            (entry.answered, entry.reply) = (at, reply);
+        }
+    }
+
+    /// Keeps an answer that may not be, to be shown.
+    pub fn sample(&self, text: String) {
+        let samples = &mut self.record().samples;
+        if samples.len() < 10 {
+            samples.push(text);
+        }
+    }
+
+    /// The gateway is called.
+    pub fn call(&self, phone: &str, id: &str) {
+        let at = self.micros();
+        let hash = fnv_1a(id);
+        let mut record = self.record();
+        match Phone::parse(phone) {
+            Some(Phone::Slow(number)) => {
+                record.slow.entry(number).or_default().push(id.to_owned());
+            }
+            Some(Phone::Quick(number)) if record.entry(number).is_some() => {
+                let Some(entry) = record.entry(number) else { return };
+                if entry.calls == 0 {
+                    (entry.called, entry.id) = (at, hash);
+                } else if entry.id != hash {
+                    entry.others += 1;
+                }
+                entry.calls = entry.calls.saturating_add(1);
+            }
+            _ => record.strangers += 1,
+        }
+    }
+
+    /// How many messages were called for, and how many were accepted.
+    pub fn progress(&self) -> (usize, usize) {
+        let record = self.record();
+        let called = record.entries.iter().filter(|entry| entry.calls > 0).count();
+        let accepted = record.entries.iter().filter(|entry| entry.reply == Reply::Accepted).count();
+        (called, accepted)
+    }
+
+    /// How many first calls came since `from`, a time since the tape began.
+    pub fn called_since(&self, from: Duration) -> usize {
+        let from = micros(from);
+        self.record().entries.iter().filter(|entry| entry.called > from).count()
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.0.begun.elapsed()
+    }
+
+    /// The ids that the gateway was called with for a slow phone.
+    pub fn slow_calls(&self) -> BTreeMap<u64, Vec<String>> {
+        self.record().slow.clone()
+    }
+
+    pub fn account(&self) -> Account {
+        let record = self.record();
+        let mut account = Account {
+            strangers: record.strangers,
+            samples: record.samples.clone(),
+            ..Account::default()
+        };
+        let mut waits = Vec::new();
+        for entry in &record.entries {
+            *account.replies.entry(entry.reply).or_default() += 1;
+            let accepted = entry.reply == Reply::Accepted;
+            account.accepted += usize::from(accepted);
+            account.lost += usize::from(accepted && entry.calls == 0);
+            account.repeated += usize::from(entry.calls > 1);
+            account.doubled += usize::from(entry.others > 0);
+            account.unasked += usize::from(!accepted && entry.calls > 0);
+            if accepted && entry.calls > 0 {
+                // The gateway may be faster than the client.
+                waits.push(entry.called.saturating_sub(entry.answered));
+            }
+        }
+        account.latency = Latency::of(waits);
+        account
+    }
+
+    /// Messages that waited longest, as phones with their milliseconds.
+    pub fn longest(&self, count: usize) -> Vec<(String, u32, u32)> {
+        let record = self.record();
+        let mut waits: Vec<(u32, u64, u32)> = record
+            .entries
+            .iter()
+            .zip(0..)
+            .filter(|(entry, _)| entry.reply == Reply::Accepted && entry.calls > 0)
+            .map(|(entry, number)| {
+                let wait = entry.called.saturating_sub(entry.answered) / 1_000;
+                (wait, number, entry.answered / 1_000)
+            })
+            .collect();
+        waits.sort_unstable_by(|left, right| right.cmp(left));
+        let shown = waits.into_iter().take(count);
+        shown.map(|(wait, number, at)| (phone_of(number), wait, at)).collect()
+    }
+
+    fn micros(&self) -> u32 {
+        micros(self.0.begun.elapsed()).max(1)
+    }
+
+    fn record(&self) -> MutexGuard<'_, Record> {
+        self.0.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Record {
+    fn entry(&mut self, number: u64) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::try_from(number).ok()?)
+    }
+}
+
+impl Account {
+    pub fn of(&self, reply: Reply) -> usize {
+        self.replies.get(&reply).copied().unwrap_or(0)
+    }
+
+    /// Answers other than 200 and 503, and requests without one.
+    pub fn unclean(&self) -> usize {
+        let clean = [Reply::Accepted, Reply::Refused, Reply::Left];
+        self.replies.iter().filter(|(reply, _)| !clean.contains(reply)).map(|(_, n)| n).sum()
+    }
+}
+
+impl Latency {
+    fn of(mut waits: Vec<u32>) -> Self {
+        waits.sort_unstable();
+        let at = |thousandths: usize| {
+            let place = (waits.len() * thousandths).div_ceil(1_000).max(1) - 1;
+            waits.get(place).map_or(0.0, |wait| f64::from(*wait) / 1_000.0)
+        };
+        Self { count: waits.len(), p50: at(500), p99: at(990), max: at(1_000) }
+    }
+}
+
+impl std::fmt::Display for Latency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { count, p50, p99, max } = self;
+        write!(f, "p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms of {count}")
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
+
+fn fnv_1a(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_what_was_lost_repeated_and_doubled() {
+        let tape = Tape::default();
+        for calls in [&[][..], &["a"], &["a", "a"], &["a", "b"]] {
+            let number = tape.ask();
+            tape.answer(number, Reply::Accepted);
+            for id in calls {
+                tape.call(&phone_of(number), id);
+            }
+        }
+        tape.call("79990000000", "a");
+
+        let account = tape.account();
+
+        assert_eq!((account.accepted, account.lost), (4, 1));
+        assert_eq!((account.repeated, account.doubled, account.strangers), (2, 1, 1));
+    }
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let latency = Latency::of((1..=100).map(|wait| wait * 1_000).collect());
+
+        let found = [latency.p50, latency.p99, latency.max].map(|found| found.to_string());
+
+        assert_eq!(found, ["50", "99", "100"]);
+    }
+}

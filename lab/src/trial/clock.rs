@@ -71,6 +71,7 @@ pub async fn clock(mut plan: Plan, duration: Duration) -> anyhow::Result<Verdict
     verdict.figure("answered to called, all", account.latency);
     verdict.figure("called again after a kill", account.repeated);
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
+    verdict.figure("  rows left in transit", stand.left_in_transit().await?);
     let (off, wrong) = clocks(&stand)?;
     verdict.claim("the clocks are wrong indeed", wrong, off.join(", "));
     verdict.claim(

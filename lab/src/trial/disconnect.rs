@@ -91,6 +91,7 @@ pub async fn disconnect(plan: Plan, count: usize) -> anyhow::Result<Verdict> {
     verdict.figure("states", format!("{states:?}"));
     verdict.figure("idle in transaction, most seen", most_idle);
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
+    verdict.figure("  rows left in transit", stand.left_in_transit().await?);
     for sample in &account.samples {
         verdict.figure("  unclean", sample);
     }

@@ -78,6 +78,7 @@ pub async fn rollover(
     verdict.figure("longest waits (ms, at ms)", format!("{:?}", stand.tape.longest(5)));
     verdict.figure("states", format!("{:?}", stand.states().await?));
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
+    verdict.figure("  rows left in transit", stand.left_in_transit().await?);
     tell(&stand.tape.account(), &mut verdict);
     let longest = times.ends.values().flatten().max().copied().unwrap_or_default();
     verdict.claim(

@@ -188,13 +188,18 @@ impl Tape {
             account.repeated += usize::from(entry.calls > 1);
             account.doubled += usize::from(entry.others > 0);
             account.unasked += usize::from(!accepted && entry.calls > 0);
-            if accepted && entry.calls > 0 {
-                // The gateway may be faster than the client.
-                waits.push(entry.called.saturating_sub(entry.answered));
-            }
+            waits.extend(entry.wait());
         }
         account.latency = Latency::of(waits);
         account
+    }
+
+    /// Of the messages that were answered since `from`, a time since the tape began.
+    pub fn latency_since(&self, from: Duration) -> Latency {
+        let from = micros(from);
+        let record = self.record();
+        let late = record.entries.iter().filter(|entry| entry.answered >= from);
+        Latency::of(late.filter_map(Entry::wait).collect())
     }
 
     /// Messages that waited longest, as phones with their milliseconds.
@@ -204,10 +209,8 @@ impl Tape {
             .entries
             .iter()
             .zip(0..)
-            .filter(|(entry, _)| entry.reply == Reply::Accepted && entry.calls > 0)
-            .map(|(entry, number)| {
-                let wait = entry.called.saturating_sub(entry.answered) / 1_000;
-                (wait, number, entry.answered / 1_000)
+            .filter_map(|(entry, number)| {
+                Some((entry.wait()? / 1_000, number, entry.answered / 1_000))
             })
             .collect();
         waits.sort_unstable_by(|left, right| right.cmp(left));
@@ -227,6 +230,15 @@ impl Tape {
 impl Record {
     fn entry(&mut self, number: u64) -> Option<&mut Entry> {
         self.entries.get_mut(usize::try_from(number).ok()?)
+    }
+}
+
+impl Entry {
+    /// From the answer to the call, if both came.
+    fn wait(&self) -> Option<u32> {
+        let came = self.reply == Reply::Accepted && self.calls > 0;
+        // The gateway may be faster than the client.
+        came.then(|| self.called.saturating_sub(self.answered))
     }
 }
 

@@ -1,4 +1,8 @@
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use adapters_http::Readiness;
 use application::{
@@ -41,8 +45,23 @@ pub(crate) struct ConsumerSettings {
 /// A partition that is read here.
 struct Reading {
     lease: Lease,
+    seen: Arc<Seen>,
     stop: CancellationToken,
     worker: AbortHandle,
+}
+
+/// How far a partition has been read: all that was there at that moment.
+#[derive(Debug, Default)]
+struct Seen(Mutex<Option<Instant>>);
+
+impl Seen {
+    fn set(&self, at: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+
+    fn ago(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
 }
 
 /// How often the shares are looked at, and so how soon a partition that was given up is taken.
@@ -76,7 +95,8 @@ where
         let mut only_renew_until = Instant::now();
 
         while !consumer.stop.is_cancelled() {
-            let held: Vec<Lease> = reading.values().map(|reading| reading.lease.clone()).collect();
+            let lease = |it: &Reading| Lease { seen: it.seen.ago(), ..it.lease.clone() };
+            let held: Vec<Lease> = reading.values().map(lease).collect();
             let only_renew = Instant::now() < only_renew_until;
             let partitions = known.borrow_and_update().clone();
             match share.execute(&held, &partitions, only_renew).await {
@@ -92,9 +112,14 @@ where
                     }
                     for lease in shared.taken {
                         let stop = CancellationToken::new();
-                        let work = Arc::clone(&consumer).work(lease.clone(), stop.clone());
+                        let seen = Arc::<Seen>::default();
+                        let work = Arc::clone(&consumer).work(
+                            lease.clone(),
+                            Arc::clone(&seen),
+                            stop.clone(),
+                        );
                         let worker = workers.spawn(work);
-                        reading.insert(lease.partition, Reading { lease, stop, worker });
+                        reading.insert(lease.partition, Reading { lease, seen, stop, worker });
                     }
                 }
                 Err(error) => {
@@ -150,11 +175,11 @@ where
     }
 
     /// Delivers one partition's messages, until told to stop or until it has another owner.
-    async fn work(self: Arc<Self>, lease: Lease, stop: CancellationToken) {
+    async fn work(self: Arc<Self>, lease: Lease, seen: Arc<Seen>, stop: CancellationToken) {
         let partition = lease.partition;
         tracing::info!(partition, epoch = lease.epoch, "partition taken");
         if let Some(offset) = self.first_offset(&lease, &stop).await {
-            self.deliver(&lease, offset, &stop).await;
+            self.deliver(&lease, offset, seen, &stop).await;
         } else {
             self.release(&lease).await;
         }
@@ -162,9 +187,15 @@ where
         tracing::info!(partition, epoch = lease.epoch, "partition left");
     }
 
-    async fn deliver(self: &Arc<Self>, lease: &Lease, offset: i64, stop: &CancellationToken) {
+    async fn deliver(
+        self: &Arc<Self>,
+        lease: &Lease,
+        offset: i64,
+        seen: Arc<Seen>,
+        stop: &CancellationToken,
+    ) {
         let (fetched, inbox) = mpsc::channel(1);
-        let read = Arc::clone(self).read(lease.partition, offset, fetched);
+        let read = Arc::clone(self).read(lease.partition, offset, seen, fetched);
         let mut reader = AbortOnDropHandle::new(tokio::spawn(read));
         let mut deliver = DeliverMessages::new(
             Arc::clone(&self.ledger),
@@ -265,21 +296,30 @@ where
         self: Arc<Self>,
         partition: i32,
         mut offset: i64,
+        seen: Arc<Seen>,
         fetched: mpsc::Sender<Fetched>,
     ) {
         let mut failing = false;
+        // Where the partition ended at some moment: when that is reached, all has been seen that
+        // was there at that moment, however much has come since.
+        let mut goal: Option<(i64, Instant)> = None;
         loop {
+            let asked = Instant::now();
             match self.stream.fetch(partition, offset).await {
                 Ok(batch) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!(partition, "partition read again");
                     }
-                    if batch.next_offset == offset {
-                        continue;
+                    let (end, at) = *goal.get_or_insert((batch.next_offset + batch.lag, asked));
+                    if batch.next_offset != offset {
+                        offset = batch.next_offset;
+                        if fetched.send(batch).await.is_err() {
+                            return;
+                        }
                     }
-                    offset = batch.next_offset;
-                    if fetched.send(batch).await.is_err() {
-                        return;
+                    if offset >= end {
+                        seen.set(at);
+                        goal = None;
                     }
                 }
                 Err(StreamError::OutOfRange { .. }) => {
@@ -289,7 +329,7 @@ where
                         "records were deleted unread; going on from the earliest"
                     );
                     match self.stream.first_offset(partition, StartFrom::Earliest).await {
-                        Ok(earliest) => offset = earliest,
+                        Ok(earliest) => (offset, goal) = (earliest, None),
                         Err(_) => sleep(PAUSE).await,
                     }
                 }

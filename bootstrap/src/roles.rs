@@ -110,7 +110,7 @@ pub fn processor(
             Ok(())
         });
     }
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, config.producer.topic.clone());
     let batch = RelayBatch::new(
         backlog.clone(),
         broker,

@@ -14,11 +14,13 @@ use crate::database::{Database, Sql, Told, begin, millis, time};
 #[derive(Debug, Clone)]
 pub struct SqlBacklog {
     database: Database,
+    topic: String,
 }
 
 impl SqlBacklog {
-    pub fn new(database: Database) -> Self {
-        Self { database }
+    /// `topic` is where the messages are published to.
+    pub fn new(database: Database, topic: String) -> Self {
+        Self { database, topic }
     }
 
     async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, BacklogError> {
@@ -116,12 +118,12 @@ impl Backlog for SqlBacklog {
                 }
             }
         }
-        // Not until it is done: what consumers that lag behind have not seen yet must not swamp
-        // what is new.
+        // Not until it is done: what comes back must not swamp what is new.
         swept.waiting_again = if self.database.is_postgres() {
-            self.run(RETURN_POSTGRES, vec![]).await?
+            self.run(RETURN_POSTGRES, vec![self.topic.clone().into()]).await?
         } else {
-            self.run_both([(COPY_TO_OUTBOX, vec![]), (LEAVE_TRANSIT, vec![])]).await?
+            let copy = (COPY_TO_OUTBOX, vec![self.topic.clone().into()]);
+            self.run_both([copy, (LEAVE_TRANSIT, vec![])]).await?
         };
         Ok(swept)
     }
@@ -235,7 +237,7 @@ WITH mine AS (
 INSERT INTO in_transit
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications, due_at)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications + 1,
-    now() + $3 * (1 << least(publications, 10)) * interval '1 millisecond'
+    now() + $3 * interval '1 millisecond'
 FROM published
 ON CONFLICT DO NOTHING";
 
@@ -245,11 +247,12 @@ WITH claim AS MATERIALIZED (
     SELECT value ->> 0 AS sequence, value ->> 1 AS attempt FROM json_each($1)
 )
 INSERT INTO in_transit
-    (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications, due_at)
+    (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications,
+     published_at, due_at)
 SELECT outbox.sequence, id, phone, code, trace, accepted_at, expires_at, outbox.attempt,
-    publications + 1,
-    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $2 * (1 << min(publications, 10))
-FROM claim CROSS JOIN outbox
+    publications + 1, clock.now, clock.now + $2
+FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+    CROSS JOIN claim CROSS JOIN outbox
 WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt
 ON CONFLICT DO NOTHING";
 
@@ -357,13 +360,29 @@ WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
 
 // The message keeps its place: `sequence` is what the consumer will name. What `FORGET_KNOWN` had
 // no time for is left to the next sweep.
+//
+// Consumers that lag behind will come to it: what counts is that some group has read all partitions
+// as they were two seconds after the publication, by its own account, and has not met it. Where
+// none gets so far, because a partition has no reader or the topic began anew, time must do.
 const RETURN_POSTGRES: &str = "
-WITH late AS (
+WITH seen AS (
+    SELECT max(until) AS until
+    FROM (
+        SELECT min(coalesce(seen_until, '-infinity')) AS until
+        FROM partition_lease
+        WHERE topic = $1
+        GROUP BY group_id
+    ) AS by_group
+), late AS (
     DELETE FROM in_transit
     WHERE sequence IN (
         SELECT sequence
         FROM in_transit
         WHERE due_at <= now()
+          AND (
+              published_at + interval '2 seconds' < (SELECT until FROM seen)
+              OR published_at + (due_at - published_at) * (8 << least(publications, 10)) <= now()
+          )
           AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
         ORDER BY sequence
         LIMIT 10000
@@ -382,8 +401,20 @@ const COPY_TO_OUTBOX: &str = "
 INSERT INTO outbox
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
-FROM in_transit
-WHERE due_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE due_at <= now
+  AND (
+      published_at + 2000 < (
+          SELECT max(until)
+          FROM (
+              SELECT min(coalesce(seen_until, 0)) AS until
+              FROM partition_lease
+              WHERE topic = $1
+              GROUP BY group_id
+          )
+      )
+      OR published_at + (due_at - published_at) * (8 << min(publications, 10)) <= now
+  )
   AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
 ORDER BY sequence
 LIMIT 10000

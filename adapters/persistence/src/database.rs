@@ -255,6 +255,9 @@ impl PostgresSettings {
                 ("statement_timeout", format!("{}s", STATEMENT.as_secs())),
                 ("idle_in_transaction_session_timeout", format!("{}s", STATEMENT.as_secs())),
                 ("lock_timeout", "5s".to_owned()),
+                // A plan that was made while the tables were small reads all of them for each row
+                // of a batch once they are large.
+                ("plan_cache_mode", "force_custom_plan".to_owned()),
             ]);
         if let Some(password) = &self.password {
             options = options.password(password);

@@ -54,6 +54,7 @@ impl SqlPartitionLeases {
                 millis(ttl).into(),
                 lease.partition.into(),
                 lease.epoch.into(),
+                lease.seen.map_or(UNKNOWN, millis).into(),
             ]);
             let renewed = transaction.execute_raw(self.database.statement(RENEW, values)).await?;
             if renewed.rows_affected() > 0 {
@@ -117,6 +118,9 @@ impl PartitionLeases for SqlPartitionLeases {
     }
 }
 
+/// For a time that is not known.
+const UNKNOWN: i64 = -1;
+
 const REGISTER: Sql = Sql {
     postgres: "
 INSERT INTO partition_lease (group_id, topic, partition, added_later)
@@ -159,11 +163,16 @@ WHERE group_id = $1 AND topic = $2
 const RENEW: Sql = Sql {
     postgres: "
 UPDATE partition_lease
-SET expires_at = now() + $4 * interval '1 millisecond'
+SET expires_at = now() + $4 * interval '1 millisecond',
+    seen_until = CASE WHEN $7 < 0 THEN seen_until
+        ELSE greatest(seen_until, now() - $7 * interval '1 millisecond') END
 WHERE group_id = $1 AND topic = $2 AND owner = $3 AND partition = $5 AND epoch = $6",
     sqlite: "
 UPDATE partition_lease
-SET expires_at = CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $4
+SET expires_at = CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $4,
+    seen_until = CASE WHEN $7 < 0 THEN seen_until
+        ELSE max(coalesce(seen_until, 0), CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $7)
+        END
 WHERE group_id = $1 AND topic = $2 AND owner = $3 AND partition = $5 AND epoch = $6",
 };
 
@@ -233,6 +242,7 @@ fn read(row: &QueryResult) -> Result<Lease, BoxError> {
         epoch: row.try_get("", "epoch")?,
         next_offset: row.try_get("", "next_offset")?,
         added_later: row.try_get("", "added_later")?,
+        seen: None,
     })
 }
 

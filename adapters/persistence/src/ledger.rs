@@ -106,6 +106,26 @@ impl SqlDeliveryLedger {
         rows.map_err(unavailable)
     }
 
+    /// Takes out of transit what was settled while it was taken over.
+    async fn leave_transit(&self, batch: &Batch, admitted: &[QueryResult]) {
+        let ours: Vec<&Incoming> =
+            batch.messages.iter().filter(|incoming| incoming.sequence.is_some()).collect();
+        let held = admitted.iter().find(|row| is_held(row));
+        let left = held.and_then(|row| row.try_get::<i64>("", "age").ok()).unwrap_or(0);
+        if usize::try_from(left).is_ok_and(|left| left >= ours.len()) || held.is_none() {
+            return;
+        }
+        let values = vec![
+            ours.iter().map(|incoming| sequence(incoming)).collect::<Vec<i64>>().into(),
+            ours.iter().map(|incoming| incoming.message.id.as_uuid()).collect::<Vec<Uuid>>().into(),
+        ];
+        let statement = self.database.as_written(sql::LEAVE_TRANSIT_POSTGRES, values);
+        if let Err(error) = self.database.step(async |it| it.execute_raw(statement).await).await {
+            // A sweep will find it.
+            tracing::debug!(%error, "messages that were taken over stay in transit for a while");
+        }
+    }
+
     /// `admit` for SQLite, where a statement writes to one table.
     async fn admit_sqlite(
         &self,
@@ -162,6 +182,9 @@ impl DeliveryLedger for SqlDeliveryLedger {
         } else {
             self.admit_sqlite(lease, batch).await?
         };
+        if self.database.is_postgres() {
+            self.leave_transit(batch, &rows).await;
+        }
         let mut admitted = Admitted::default();
         for row in fenced(lease, &rows)? {
             let recorded = read_recorded(row)?;
@@ -332,11 +355,14 @@ fn fenced<'a>(
     lease: &Lease,
     rows: &'a [QueryResult],
 ) -> Result<impl Iterator<Item = &'a QueryResult> + use<'a>, LedgerError> {
-    let is_mark = |row: &QueryResult| row.try_get::<String>("", "state").is_ok_and(|s| s == "held");
-    if !rows.iter().any(is_mark) {
+    if !rows.iter().any(is_held) {
         return Err(LedgerError::Fenced { partition: lease.partition });
     }
-    Ok(rows.iter().filter(move |row| !is_mark(row)))
+    Ok(rows.iter().filter(|row| !is_held(row)))
+}
+
+fn is_held(row: &QueryResult) -> bool {
+    row.try_get::<String>("", "state").is_ok_and(|state| state == "held")
 }
 
 /// Rows that make no sense were written by somebody else; they must not hold up the others.

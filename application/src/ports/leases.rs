@@ -41,6 +41,9 @@ pub struct Lease {
     pub next_offset: Option<i64>,
     /// The topic got this partition after the group was there.
     pub added_later: bool,
+    /// All that was in the partition so long ago has been read, under this lease. `None`: not
+    /// known.
+    pub seen: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

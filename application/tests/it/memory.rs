@@ -505,6 +505,7 @@ impl PartitionLeases for Member {
                         epoch: row.epoch,
                         next_offset: row.next_offset,
                         added_later: row.added_later,
+                        seen: None,
                     }
                 })
                 .collect()

@@ -7,6 +7,8 @@ use crate::database::Sql;
 
 // Rows of the outbox are locked in the order of their sequence, here as in the backlog's
 // statements: two that lock the same rows in different orders wait for each other.
+//
+// The age of the row in state `held` is the number of messages that left the outbox or transit.
 pub(super) const ADMIT_POSTGRES: &str = "
 WITH lease AS (
     UPDATE partition_lease
@@ -60,7 +62,14 @@ WITH lease AS (
 )
 SELECT message_id::text AS id, state, age FROM taken
 UNION ALL
-SELECT NULL, 'held', 0 FROM lease";
+SELECT NULL, 'held', (SELECT count(*) FROM waiting) + (SELECT count(*) FROM transit) FROM lease";
+
+// What was settled while `ADMIT_POSTGRES` waited for its row in the outbox is in transit in a
+// snapshot that it did not see.
+pub(super) const LEAVE_TRANSIT_POSTGRES: &str = "
+DELETE FROM in_transit
+USING unnest($1::bigint[], $2::uuid[]) AS taken (sequence, id)
+WHERE in_transit.sequence = taken.sequence AND in_transit.id = taken.id";
 
 // What `ADMIT_POSTGRES` does, in SQLite, where a statement writes to one table.
 pub(super) const MOVE_ON: &str = "

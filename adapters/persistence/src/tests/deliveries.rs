@@ -7,7 +7,7 @@ use application::ports::{
 };
 use domain::{MessageId, Validity};
 use sea_orm::ConnectionTrait;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     on_both_databases,
@@ -23,6 +23,7 @@ on_both_databases!(
     the_offset_moves_with_the_messages,
     admission_takes_the_message_out_of_the_outbox,
     what_was_taken_over_while_it_was_settled_is_not_published_again,
+    what_consumers_have_not_come_to_yet_is_not_published_again,
     settling_and_taking_over_at_the_same_time_bear_each_other,
     each_group_has_its_own_ledger,
     a_fenced_owner_writes_nothing,
@@ -147,7 +148,7 @@ async fn admission_takes_the_message_out_of_the_outbox(database: Database) {
     for number in 0..3 {
         outbox.enqueue(new_message(&phone(number))).await.unwrap();
     }
-    let backlog = SqlBacklog::new(database.clone());
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
     let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
     backlog.settle(&[claimed[0].claim], LONG).await.unwrap();
     let record = |number: usize| Incoming {
@@ -172,7 +173,7 @@ async fn what_was_taken_over_while_it_was_settled_is_not_published_again(databas
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     outbox.enqueue(new_message(&phone(1))).await.unwrap();
     outbox.enqueue(new_message(&phone(2))).await.unwrap();
-    let backlog = SqlBacklog::new(database.clone());
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
     let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
     let consumer = consumer(&database, "1", "a", LONG).await;
 
@@ -187,10 +188,37 @@ async fn what_was_taken_over_while_it_was_settled_is_not_published_again(databas
     assert_eq!(again[0].message, claimed[1].message);
 }
 
+async fn what_consumers_have_not_come_to_yet_is_not_published_again(database: Database) {
+    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
+    outbox.enqueue(new_message(&phone(1))).await.unwrap();
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let read_until_now = Lease { seen: Some(NONE), ..consumer.lease.clone() };
+    consumer.leases.renew(&[read_until_now.clone()], LONG).await.unwrap();
+    let begun = Instant::now();
+
+    backlog.settle(&[claimed[0].claim], Duration::from_millis(500)).await.unwrap();
+    while begun.elapsed() < Duration::from_millis(1_500) {
+        assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
+    }
+
+    let mut waiting_again = 0;
+    in_time(async {
+        while waiting_again == 0 {
+            consumer.leases.renew(&[read_until_now.clone()], LONG).await.unwrap();
+            waiting_again = backlog.sweep().await.unwrap().waiting_again;
+        }
+    })
+    .await;
+    assert_eq!(waiting_again, 1);
+    assert!(begun.elapsed() < Duration::from_secs(8), "not by time alone");
+}
+
 async fn settling_and_taking_over_at_the_same_time_bear_each_other(database: Database) {
     const MESSAGES: usize = 200;
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
-    let backlog = SqlBacklog::new(database.clone());
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
     let one = consumer(&database, "1", "a", LONG).await;
     let two = consumer(&database, "2", "a", LONG).await;
     for _ in 0..5 {

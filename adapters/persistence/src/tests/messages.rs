@@ -50,7 +50,7 @@ async fn a_claimed_message_is_the_one_that_was_stored(database: Database) {
     let stored = new_message(&phone(1));
     store(&database, std::slice::from_ref(&stored)).await;
 
-    let claimed = SqlBacklog::new(database).claim(limit(10), LONG).await.unwrap();
+    let claimed = SqlBacklog::new(database, "message".into()).claim(limit(10), LONG).await.unwrap();
 
     let [claimed] = &claimed[..] else { panic!("{} claimed", claimed.len()) };
     assert_eq!(claimed.message, stored.message);
@@ -62,7 +62,7 @@ async fn a_claimed_message_is_the_one_that_was_stored(database: Database) {
 async fn the_oldest_come_first(database: Database) {
     let stored: Vec<_> = (0..20).map(|number| new_message(&phone(number))).collect();
     store(&database, &stored).await;
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, "message".into());
 
     let mut claimed = backlog.claim(limit(15), LONG).await.unwrap();
     claimed.extend(backlog.claim(limit(15), LONG).await.unwrap());
@@ -84,7 +84,7 @@ async fn two_claimers_never_get_the_same_message(database: Database) {
 
     let mut claimers = JoinSet::new();
     for _ in 0..6 {
-        let backlog = SqlBacklog::new(database.clone());
+        let backlog = SqlBacklog::new(database.clone(), "message".into());
         claimers.spawn(async move {
             let mut mine = Vec::new();
             loop {
@@ -104,7 +104,7 @@ async fn two_claimers_never_get_the_same_message(database: Database) {
 
 async fn a_lease_that_ran_out_gives_the_message_to_another(database: Database) {
     store(&database, &[new_message(&phone(1))]).await;
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, "message".into());
 
     let first = backlog.claim(limit(1), NONE).await.unwrap();
     let second = backlog.claim(limit(1), LONG).await.unwrap();
@@ -120,7 +120,7 @@ async fn a_lease_that_ran_out_gives_the_message_to_another(database: Database) {
 
 async fn an_extended_lease_keeps_the_message_hidden(database: Database) {
     store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, "message".into());
 
     let claimed = backlog.claim(limit(2), NONE).await.unwrap();
     let stale = Claim { attempt: claimed[1].claim.attempt - 1, ..claimed[1].claim };
@@ -133,7 +133,7 @@ async fn an_extended_lease_keeps_the_message_hidden(database: Database) {
 
 async fn a_settled_message_is_in_transit(database: Database) {
     store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, "message".into());
 
     let claimed = backlog.claim(limit(1), LONG).await.unwrap();
     backlog.settle(&claims(&claimed), LONG).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_settled_message_is_in_transit(database: Database) {
 
 async fn what_no_consumer_took_over_in_time_waits_again(database: Database) {
     store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, "message".into());
     let claimed = backlog.claim(limit(2), LONG).await.unwrap();
     backlog.settle(&claims(&claimed[..1]), NONE).await.unwrap();
     backlog.settle(&claims(&claimed[1..]), LONG).await.unwrap();
@@ -167,7 +167,7 @@ async fn what_no_consumer_took_over_in_time_waits_again(database: Database) {
 async fn an_expired_message_is_never_claimed(database: Database) {
     let expired = NewMessage { ttl: NONE, ..new_message(&phone(1)) };
     store(&database, &[expired, new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, "message".into());
 
     assert_eq!(backlog.claim(limit(10), LONG).await.unwrap().len(), 1);
     assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 0, expired: 1 });
@@ -179,7 +179,7 @@ async fn what_expires_before_it_is_taken_over_ends_as_expired(database: Database
     let messages: Vec<_> =
         (1..=3).map(|number| NewMessage { ttl: short, ..new_message(&phone(number)) }).collect();
     store(&database, &messages).await;
-    let backlog = SqlBacklog::new(database.clone());
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
     let claimed = backlog.claim(limit(2), NONE).await.unwrap();
     backlog.settle(&claims(&claimed), LONG).await.unwrap();
 
@@ -198,7 +198,7 @@ async fn what_expires_before_it_is_taken_over_ends_as_expired(database: Database
 async fn a_phone_keeps_its_order_across_relays(database: Database) {
     let stored: Vec<_> = [1, 1, 2, 1].map(|number| new_message(&phone(number))).to_vec();
     store(&database, &stored).await;
-    let backlog = SqlBacklog::new(database);
+    let backlog = SqlBacklog::new(database, "message".into());
 
     let first = backlog.claim(limit(1), LONG).await.unwrap();
     let meanwhile = backlog.claim(limit(10), LONG).await.unwrap();
@@ -235,7 +235,7 @@ async fn a_refused_row_fails_its_own_caller_only(database: Database) {
     for (number, answer) in answers {
         assert_eq!(answer.is_ok(), number != 3, "request {number}: {answer:?}");
     }
-    assert_eq!(SqlBacklog::new(database).size().await.unwrap().waiting, 19);
+    assert_eq!(SqlBacklog::new(database, "message".into()).size().await.unwrap().waiting, 19);
 }
 
 async fn a_full_queue_is_refused_at_once(database: Database) {

@@ -77,15 +77,6 @@ pub struct Judgement {
     pub unknowns: Vec<UnknownOutcome>,
 }
 
-/// What the settings of the service promise.
-#[derive(Debug, Clone, Copy)]
-pub struct Promises {
-    /// Milliseconds that the service waits for the gateway.
-    pub call_limit: Moment,
-    /// Messages in a batch of a processor.
-    pub batch: u64,
-}
-
 impl Invariant {
     pub const ALL: [Self; 13] = [
         Self::Lost,
@@ -128,9 +119,10 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// Judges all that happened so far, at a time when nothing is under way.
-pub fn check(history: &History, ledger: &Ledger, promises: Promises) -> Judgement {
-    let mut checker = Checker::new(history, ledger, promises);
+/// Judges all that happened so far, at a time when nothing is under way. `call_limit` is how many
+/// milliseconds the service waits for the gateway.
+pub fn check(history: &History, ledger: &Ledger, call_limit: Moment) -> Judgement {
+    let mut checker = Checker::new(history, ledger, call_limit);
     checker.answers();
     checker.ends();
     checker.states();
@@ -143,24 +135,35 @@ pub fn check(history: &History, ledger: &Ledger, promises: Promises) -> Judgemen
     checker.judgement
 }
 
-/// Copies in the topic beyond one of each message, against what the faults explain.
-pub fn check_repeats(history: &History, repeats: u64, promises: Promises) -> Option<Violation> {
-    // Whatever ends or cuts a processor between publishing and settling repeats its batch; a
-    // consumer that is away lets what was published become overdue.
-    let disturbing =
-        history.troubles.iter().filter(|trouble| !trouble.kind.starts_with("gateway-")).count();
-    let allowed = 20 + u64::try_from(disturbing).unwrap_or(u64::MAX) * promises.batch;
+/// Copies in the topic of messages that no fault met on their way. `copies` says how often each
+/// message stands there.
+pub fn check_repeats(
+    history: &History,
+    ledger: &Ledger,
+    copies: &BTreeMap<String, u32>,
+) -> Option<Violation> {
+    let mut undisturbed = 0;
+    let mut repeats = 0;
+    for entry in &ledger.entries {
+        let ended_at = entry.ended_at.unwrap_or(Moment::MAX);
+        if history.troubles_near(entry.accepted_at, ended_at).next().is_none() {
+            undisturbed += 1;
+            repeats += copies.get(&entry.id).map_or(0, |copies| copies.saturating_sub(1));
+        }
+    }
+    // A machine with too much to do lets leases run out, too.
+    let allowed = 20 + undisturbed / 10;
     (repeats > allowed).then(|| Violation {
         invariant: Invariant::Repeats,
         subject: "topic".to_owned(),
-        detail: format!("{repeats} copies too many; {disturbing} faults explain {allowed}"),
+        detail: format!("{repeats} copies of {undisturbed} messages that no fault met"),
     })
 }
 
 struct Checker<'a> {
     history: &'a History,
     ledger: &'a Ledger,
-    promises: Promises,
+    call_limit: Moment,
     calls: HashMap<&'a str, Vec<&'a Call>>,
     entries: HashMap<&'a str, &'a Entry>,
     judgement: Judgement,
@@ -178,11 +181,11 @@ struct Account<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn new(history: &'a History, ledger: &'a Ledger, promises: Promises) -> Self {
+    fn new(history: &'a History, ledger: &'a Ledger, call_limit: Moment) -> Self {
         Self {
             history,
             ledger,
-            promises,
+            call_limit,
             calls: history.calls_by_id(),
             entries: ledger.entries.iter().map(|entry| (&*entry.id, entry)).collect(),
             judgement: Judgement::default(),
@@ -423,8 +426,7 @@ impl<'a> Checker<'a> {
 
     /// Whether the caller could not know what became of the message.
     fn is_ambiguous(&self, call: &Call) -> bool {
-        let late =
-            call.ended_at.is_none_or(|end| end - call.began_at + 200 > self.promises.call_limit);
+        let late = call.ended_at.is_none_or(|end| end - call.began_at + 200 > self.call_limit);
         !call.whole || late || matches!(call.answer, Answer::Error | Answer::Noise | Answer::Drip)
     }
 

@@ -1,11 +1,6 @@
 //! The Kafka broker of `scripts/services`, and a topic on it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
-    process::Stdio,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::{Context, bail};
 use rskafka::{
@@ -52,7 +47,7 @@ pub struct Topic {
 #[derive(Debug, Default)]
 pub struct Records {
     next: BTreeMap<i32, i64>,
-    copies: HashMap<String, u32>,
+    copies: BTreeMap<String, u32>,
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -222,7 +217,12 @@ impl Records {
         self.next.clear();
     }
 
-    /// Messages that stand there more than once, and how many copies too many there are.
+    /// How often each message stands there.
+    pub fn copies(&self) -> &BTreeMap<String, u32> {
+        &self.copies
+    }
+
+    /// How many copies there are beyond one of each message.
     pub fn repeats(&self) -> u64 {
         self.copies.values().map(|copies| u64::from(copies.saturating_sub(1))).sum()
     }

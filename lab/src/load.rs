@@ -84,10 +84,9 @@ impl Load {
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let phone = self.phones.draw();
             let clients = Arc::clone(&self.clients);
-            // One phone in fifty gets several messages, for their order.
-            let messages = self
-                .clients
-                .draw(|rng| if rng.random_bool(0.02) { rng.random_range(2..=5) } else { 1 });
+            let several = |rng: &mut StdRng| rng.random_bool(self.pace.sequences);
+            let messages =
+                self.clients.draw(|rng| if several(rng) { rng.random_range(2..=5) } else { 1 });
             let stop = stop.clone();
             asking.spawn(async move {
                 if messages == 1 {

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    checker::{self, Invariant, Promises, Violation},
-    clock::now,
+    checker::{self, Invariant, Violation},
+    clock::{millis, now},
     gateway::Memory,
     history::{Recorder, Round},
     kafka::Records,
@@ -49,9 +49,9 @@ pub struct Scenario {
 
 const CAST: Cast = Cast { apis: 2, processors: 2, consumers: 3, partitions: 4 };
 
-/// Seconds that the service waits for the gateway, and the messages in a batch: small, so that a
+/// How long the service waits for the gateway, and the messages in a batch: small, so that a
 /// short run sees what comes after them.
-const GATEWAY_TIMEOUT: u64 = 3;
+const GATEWAY_TIMEOUT: Duration = Duration::from_secs(3);
 const BATCH: u64 = 200;
 
 const ROUND: Duration = Duration::from_secs(120);
@@ -133,7 +133,7 @@ fn draw(rng: &mut StdRng) -> StdRng {
 fn settings() -> Vec<(String, String)> {
     [
         ("CODE_TTL", "600".to_owned()),
-        ("GATEWAY_TIMEOUT", GATEWAY_TIMEOUT.to_string()),
+        ("GATEWAY_TIMEOUT", GATEWAY_TIMEOUT.as_secs().to_string()),
         ("PROCESSOR_TAKE_MESSAGE_LIMIT", BATCH.to_string()),
         ("PROCESSOR_RESERVATION_TIME", "1".to_owned()),
         ("PROCESSOR_CONFIRM_WITHIN", "10".to_owned()),
@@ -199,13 +199,13 @@ impl Run {
         self.stage.use_gateway(memory).await?;
         self.recorder.history().rounds.push(Round { from: now(), memory });
 
+        let war = length.saturating_sub(PEACE + begun.elapsed()).max(length / 2);
         let stop = CancellationToken::new();
         let stop_load = CancellationToken::new();
         let harm = async {
             let harm = nemesis.run(&stop, seed);
-            let war = length.saturating_sub(PEACE).max(length / 2);
             let timer = async {
-                sleep((begun + war).saturating_duration_since(Instant::now())).await;
+                sleep(war).await;
                 stop.cancel();
                 anyhow::Ok(())
             };
@@ -261,15 +261,14 @@ impl Run {
             self.records.rewind();
         }
         self.stage.topic.read(&mut self.records).await.context("read the topic")?;
-        let promises =
-            Promises { call_limit: i64::try_from(GATEWAY_TIMEOUT * 1_000)?, batch: BATCH };
         self.report.repeats = self.records.repeats();
-        if let Some(violation) = checker::check_repeats(&history, self.report.repeats, promises) {
+        let copies = self.records.copies();
+        if let Some(violation) = checker::check_repeats(&history, &ledger, copies) {
             self.report(violation);
         }
         self.report.count(&history, &ledger);
         if done {
-            let judgement = checker::check(&history, &ledger, promises);
+            let judgement = checker::check(&history, &ledger, millis(GATEWAY_TIMEOUT));
             self.report.unknowns = judgement.unknowns;
             for violation in judgement.violations {
                 self.report(violation);

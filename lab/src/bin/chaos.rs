@@ -131,7 +131,8 @@ async fn chaos(args: RunArgs) -> anyhow::Result<ExitCode> {
             GatewayArg::Plain => Some(Memory::Plain),
         },
         fail_fast: args.fail_fast,
-        bins,
+        // The processes run in another folder.
+        bins: bins.canonicalize().with_context(|| bins.display().to_string())?,
         folder: folder.clone(),
     };
     let report = run(&scenario).await.with_context(|| format!("logs: {}", folder.display()))?;

@@ -1,6 +1,11 @@
 //! The Kafka broker of `scripts/services`, and a topic on it.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use rskafka::{
@@ -50,7 +55,8 @@ pub struct Records {
     copies: BTreeMap<String, u32>,
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A machine with much else to do takes half a minute to start a broker.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Kafka {
     /// The broker that the environment tells of.
@@ -99,31 +105,42 @@ impl Kafka {
 
     /// Starts the broker on the data that it has, unless it runs, and returns when it answers.
     pub async fn start(&self) -> anyhow::Result<()> {
-        if self.pid().is_none() {
-            let log = self.config.with_file_name("lab.out");
-            let mut broker = Command::new(&self.java)
-                .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData"])
-                .args(["-cp", &format!("{}/*", self.libs), "kafka.Kafka"])
-                .arg(&self.config)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(std::fs::File::create(log)?)
-                .spawn()
-                .context("start Kafka")?;
-            // Whoever ends it looks for it by its command line; this only keeps it from staying
-            // as a zombie.
-            tokio::spawn(async move { broker.wait().await });
-        }
+        let log = self.config.with_file_name("lab.out");
         let answers = async {
             loop {
+                if self.pid().is_none() {
+                    self.spawn(&log)?;
+                }
                 let asked = async { client(&self.address).await?.list_topics().await };
                 if let Ok(Ok(_)) = timeout(Duration::from_secs(2), asked).await {
-                    return;
+                    return anyhow::Ok(());
                 }
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        timeout(PATIENCE, answers).await.context("Kafka did not answer after its start")
+        timeout(PATIENCE, answers).await.unwrap_or_else(|_| {
+            let told = std::fs::read_to_string(&log).unwrap_or_default();
+            let end: Vec<&str> = told.lines().rev().take(10).collect();
+            let end: Vec<&str> = end.into_iter().rev().collect();
+            bail!("Kafka did not answer after its start:\n{}", end.join("\n"))
+        })
+    }
+
+    fn spawn(&self, log: &Path) -> anyhow::Result<()> {
+        let log = std::fs::File::create(log)?;
+        let mut broker = Command::new(&self.java)
+            .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:-UsePerfData"])
+            .args(["-cp", &format!("{}/*", self.libs), "kafka.Kafka"])
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start Kafka")?;
+        // Whoever ends it looks for it by its command line; this only keeps it from staying as a
+        // zombie.
+        tokio::spawn(async move { broker.wait().await });
+        Ok(())
     }
 
     /// Sets how many partitions a topic has; Kafka only ever adds some.

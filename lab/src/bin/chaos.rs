@@ -170,7 +170,14 @@ async fn mutants(args: MutantsArgs) -> anyhow::Result<ExitCode> {
             continue;
         }
         eprintln!("mutants: {name}: {about}");
-        let verdict = workshop.judge(mutant, &chaos).await.with_context(|| name.clone())?;
+        let verdict = match workshop.judge(mutant, &chaos).await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                survivors += 1;
+                println!("{name:<24}NO VERDICT {error:#}");
+                continue;
+            }
+        };
         survivors += usize::from(!verdict.is_caught);
         let found: Vec<String> =
             verdict.violated.iter().map(|(name, count)| format!("{name} ({count})")).collect();

@@ -59,8 +59,8 @@ impl Seen {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
     }
 
-    fn ago(&self) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    fn get(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,7 +95,7 @@ where
         let mut only_renew_until = Instant::now();
 
         while !consumer.stop.is_cancelled() {
-            let lease = |it: &Reading| Lease { seen: it.seen.ago(), ..it.lease.clone() };
+            let lease = |it: &Reading| Lease { seen: it.seen.get(), ..it.lease.clone() };
             let held: Vec<Lease> = reading.values().map(lease).collect();
             let only_renew = Instant::now() < only_renew_until;
             let partitions = known.borrow_and_update().clone();
@@ -310,14 +310,18 @@ where
                     if std::mem::take(&mut failing) {
                         tracing::info!(partition, "partition read again");
                     }
-                    let (end, at) = *goal.get_or_insert((batch.next_offset + batch.lag, asked));
+                    let end_now = batch.next_offset + batch.lag;
+                    let (end, at) = *goal.get_or_insert((end_now, asked));
+                    // The topic may be another one by now, and shorter.
+                    let end = end.min(end_now);
                     if batch.next_offset != offset {
                         offset = batch.next_offset;
                         if fetched.send(batch).await.is_err() {
                             return;
                         }
                     }
-                    if offset >= end {
+                    // What is still in the inbox was fetched, not taken over.
+                    if offset >= end && fetched.capacity() == fetched.max_capacity() {
                         seen.set(at);
                         goal = None;
                     }

@@ -338,8 +338,9 @@ impl<'a> Checker<'a> {
                 _ => Invariant::Epoch,
             };
             // A topic that was wiped begins at nought again.
-            let wiped =
-                |trouble: &&Trouble| trouble.kind == "topic-wipe" && trouble.from <= offence.at;
+            let wiped = |trouble: &&Trouble| {
+                trouble.kind == "topic-wipe" && trouble.overlaps(offence.at - 1_000, offence.at)
+            };
             if invariant == Invariant::Offset && self.history.troubles.iter().any(|t| wiped(&t)) {
                 continue;
             }

@@ -100,8 +100,9 @@ CREATE TRIGGER lab_delivery AFTER UPDATE ON delivery FOR EACH ROW WHEN (
     OLD.state NOT IN ('pending', 'calling')
     OR (OLD.state = 'pending' AND NEW.state NOT IN ('calling', 'expired'))
     -- a call begun while another one may still last; under one lease it is one that was not made
+    -- (read as JSON: the schema of 0.1.0 has no such column)
     OR (OLD.state = 'calling' AND NEW.state = 'calling' AND OLD.due_at > now()
-        AND NEW.epoch IS DISTINCT FROM OLD.epoch)
+        AND to_jsonb(NEW) -> 'epoch' IS DISTINCT FROM to_jsonb(OLD) -> 'epoch')
     OR (NEW.state = 'calling' AND NEW.attempt <> OLD.attempt + 1)
 ) EXECUTE FUNCTION lab_delivery_offence();
 ";

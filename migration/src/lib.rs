@@ -1,7 +1,9 @@
 //! The database schema, on PostgreSQL and on SQLite.
 //!
 //! A migration suits the code before and after it: add, move over, remove later. Each has a
-//! `down`, and the conformance tests of `adapters-persistence` run it.
+//! `down`, and the conformance tests of `adapters-persistence` run it. Each alters one table: the
+//! running service locks several in orders of its own, and a transaction that waits for two of
+//! them can meet it in a deadlock.
 
 pub use sea_orm_migration::{MigratorTrait, migrator::MigrationStatus};
 use sea_orm_migration::{
@@ -12,6 +14,8 @@ use sea_orm_migration::{
 
 mod m20261122_000001_pipeline;
 mod m20261122_000002_attempts;
+mod m20261122_000003_published_at;
+mod m20261122_000004_seen_until;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261122_000001_pipeline::Migration),
             Box::new(m20261122_000002_attempts::Migration),
+            Box::new(m20261122_000003_published_at::Migration),
+            Box::new(m20261122_000004_seen_until::Migration),
         ]
     }
 }

@@ -13,7 +13,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
+    task::{JoinSet, coop::unconstrained},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,8 +38,8 @@ pub struct ServerLimits {
     pub head_timeout: Duration,
     /// How long a client may leave what we sent unread or unacknowledged. Linux only.
     pub write_timeout: Duration,
-    /// How long the server goes on once it is to stop, asking each client that comes to close its
-    /// connection: a request that is under way to it just then is answered and not cut.
+    /// How long the server goes on once it is to stop: a client that asks within that time is
+    /// answered, and told to close. A connection that stays idle is closed at its end.
     pub farewell: Duration,
     /// How long requests in flight may take to end after that.
     pub grace: Duration,
@@ -100,7 +100,7 @@ pub async fn serve(
         }
     }
     // Those that the system has accepted for us already would be reset.
-    while let Some((stream, slot)) = accept(&listener, &slots).now_or_never() {
+    while let Some((stream, slot)) = unconstrained(accept(&listener, &slots)).now_or_never() {
         serve(stream, slot);
     }
     drop(listener);

@@ -363,7 +363,8 @@ WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
 //
 // Consumers that lag behind will come to it: what counts is that some group has read all partitions
 // as they were two seconds after the publication, by its own account, and has not met it. Where
-// none gets so far, because a partition has no reader or the topic began anew, time must do.
+// none gets so far, because a partition has no reader or the topic began anew, time must do. Each
+// publication doubles both times: what groups read and cannot take over must not come for ever.
 const RETURN_POSTGRES: &str = "
 WITH seen AS (
     SELECT max(until) AS until
@@ -378,7 +379,7 @@ WITH seen AS (
     WHERE sequence IN (
         SELECT sequence
         FROM in_transit
-        WHERE due_at <= now()
+        WHERE published_at + (due_at - published_at) * (1 << least(publications - 1, 10)) <= now()
           AND (
               published_at + interval '2 seconds' < (SELECT until FROM seen)
               OR published_at + (due_at - published_at) * (8 << least(publications, 10)) <= now()
@@ -402,7 +403,7 @@ INSERT INTO outbox
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
 FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
-WHERE due_at <= now
+WHERE published_at + (due_at - published_at) * (1 << min(publications - 1, 10)) <= now
   AND (
       published_at + 2000 < (
           SELECT max(until)

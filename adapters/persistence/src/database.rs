@@ -73,7 +73,7 @@ const ACQUIRE: Duration = Duration::from_secs(2);
 const STATEMENT: Duration = Duration::from_secs(10);
 
 /// How long one step may take, from asking for a connection to the answer: whatever takes longer
-/// than the server allows itself will not be answered any more.
+/// than the server allows itself will not be answered any more. It may still be done, and late.
 const LIMIT: Duration = STATEMENT.saturating_add(ACQUIRE).saturating_add(Duration::from_secs(1));
 
 impl Database {

@@ -54,7 +54,7 @@ impl SqlPartitionLeases {
                 millis(ttl).into(),
                 lease.partition.into(),
                 lease.epoch.into(),
-                lease.seen.map_or(UNKNOWN, millis).into(),
+                lease.seen.map_or(UNKNOWN, |at| millis(at.elapsed())).into(),
             ]);
             let renewed = transaction.execute_raw(self.database.statement(RENEW, values)).await?;
             if renewed.rows_affected() > 0 {
@@ -121,16 +121,18 @@ impl PartitionLeases for SqlPartitionLeases {
 /// For a time that is not known.
 const UNKNOWN: i64 = -1;
 
+// The first epoch is the time: a table that was wiped must not give an old epoch again, since
+// `delivery.epoch` is compared with it.
 const REGISTER: Sql = Sql {
     postgres: "
-INSERT INTO partition_lease (group_id, topic, partition, added_later)
-SELECT $1, $2, partition,
+INSERT INTO partition_lease (group_id, topic, partition, epoch, added_later)
+SELECT $1, $2, partition, (extract(epoch FROM now()) * 1000)::bigint,
     EXISTS (SELECT 1 FROM partition_lease AS known WHERE known.group_id = $1 AND known.topic = $2)
 FROM unnest($3::integer[]) AS new (partition)
 ON CONFLICT DO NOTHING",
     sqlite: "
-INSERT INTO partition_lease (group_id, topic, partition, added_later)
-SELECT $1, $2, value,
+INSERT INTO partition_lease (group_id, topic, partition, epoch, added_later)
+SELECT $1, $2, value, CAST(round(unixepoch('subsec') * 1000) AS INTEGER),
     EXISTS (SELECT 1 FROM partition_lease AS known WHERE known.group_id = $1 AND known.topic = $2)
 FROM json_each($3)
 WHERE true

@@ -1,4 +1,10 @@
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use application::{
     BoxError, Chain,
@@ -24,12 +30,14 @@ pub struct SqlDeliveryLedger {
     group: String,
     topic: String,
     member: String,
+    /// Numbers the statements that begin calls.
+    turns: Arc<AtomicI64>,
 }
 
 impl SqlDeliveryLedger {
     /// `member` is the name under which the partition leases are held.
     pub fn new(database: Database, group: String, topic: String, member: String) -> Self {
-        Self { database, group, topic, member }
+        Self { database, group, topic, member, turns: Arc::default() }
     }
 
     /// Deletes what ended, and the dead letters, of longer ago than `retention`; says how many.
@@ -205,9 +213,10 @@ impl DeliveryLedger for SqlDeliveryLedger {
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
         let limit = Value::from(millis(call_limit));
+        let turn = Value::from(self.turns.fetch_add(1, Ordering::Relaxed) + 1);
         let rows = if self.database.is_postgres() {
             let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
-            let values = self.lease(lease, [ids.into(), limit]);
+            let values = self.lease(lease, [ids.into(), limit, turn]);
             self.database.rows(sql::START, values).await.map_err(unavailable)?
         } else {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
@@ -215,7 +224,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             let mut rows = self.run(&transaction, sql::HELD, self.lease(lease, [])).await?;
             if !rows.is_empty() {
                 let ids = json!(ids).to_string().into();
-                let values = vec![self.group.clone().into(), ids, limit, lease.epoch.into()];
+                let values = vec![self.group.clone().into(), ids, limit, lease.epoch.into(), turn];
                 rows.extend(self.run(&transaction, sql::START.sqlite, values).await?);
             }
             transaction.commit().await.map_err(unavailable)?;

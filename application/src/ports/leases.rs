@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::BoxError;
 
 /// How the consumers of one group share the partitions of one topic.
@@ -41,9 +43,9 @@ pub struct Lease {
     pub next_offset: Option<i64>,
     /// The topic got this partition after the group was there.
     pub added_later: bool,
-    /// All that was in the partition so long ago has been read, under this lease. `None`: not
-    /// known.
-    pub seen: Option<Duration>,
+    /// All that was in the partition at that moment has been read, under this lease. `None`: no
+    /// such moment is known.
+    pub seen: Option<Instant>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

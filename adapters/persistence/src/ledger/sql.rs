@@ -59,6 +59,13 @@ WITH lease AS (
     INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
     SELECT $1, $2, $3, dead.record_offset, dead.reason
     FROM lease, unnest($15::bigint[], $16::text[]) AS dead (record_offset, reason)
+    -- this may be the second try of a commit that was not heard of
+    WHERE NOT EXISTS (
+        SELECT 1
+        FROM dead_letter AS known
+        WHERE known.group_id = $1 AND known.topic = $2 AND known.partition = $3
+          AND known.record_offset = dead.record_offset
+    )
 )
 SELECT message_id::text AS id, state, age FROM taken
 UNION ALL
@@ -68,8 +75,13 @@ SELECT NULL, 'held', (SELECT count(*) FROM waiting) + (SELECT count(*) FROM tran
 // snapshot that it did not see.
 pub(super) const LEAVE_TRANSIT_POSTGRES: &str = "
 DELETE FROM in_transit
-USING unnest($1::bigint[], $2::uuid[]) AS taken (sequence, id)
-WHERE in_transit.sequence = taken.sequence AND in_transit.id = taken.id";
+WHERE sequence IN (
+    SELECT in_transit.sequence
+    FROM in_transit
+        JOIN unnest($1::bigint[], $2::uuid[]) AS taken (sequence, id) USING (sequence, id)
+    ORDER BY in_transit.sequence
+    FOR UPDATE OF in_transit SKIP LOCKED
+)";
 
 // What `ADMIT_POSTGRES` does, in SQLite, where a statement writes to one table.
 pub(super) const MOVE_ON: &str = "
@@ -114,7 +126,13 @@ pub(super) const BURY: &str = "
 INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason, recorded_at)
 SELECT $1, $2, $3, value ->> 0, value ->> 1,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-FROM json_each($4)";
+FROM json_each($4)
+WHERE NOT EXISTS (
+    SELECT 1
+    FROM dead_letter AS known
+    WHERE known.group_id = $1 AND known.topic = $2 AND known.partition = $3
+      AND known.record_offset = value ->> 0
+)";
 
 pub(super) const HELD: &str = "
 SELECT NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS good_for, 0 AS age
@@ -122,7 +140,8 @@ FROM partition_lease
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5";
 
 // A call that was interrupted is over when its time is; it may have been made, and is noted so.
-// One that was begun under this lease was not made: see `DeliveryLedger::start`.
+// One that was begun under this lease was not made: see `DeliveryLedger::start`. A statement that we
+// gave up may still be done, after later ones: `turn` numbers them, and the late one does nothing.
 pub(super) const START: Sql = Sql {
     postgres: "
 WITH lease AS (
@@ -136,6 +155,7 @@ WITH lease AS (
         code = CASE WHEN expires_at > now() THEN code END,
         attempt = attempt + CASE WHEN expires_at > now() THEN 1 ELSE 0 END,
         epoch = $5,
+        turn = $8,
         due_at = now() + $7 * interval '1 millisecond',
         called_at = CASE WHEN expires_at > now() THEN now() ELSE called_at END,
         ended_at = CASE WHEN expires_at > now() THEN NULL ELSE now() END,
@@ -146,6 +166,7 @@ WITH lease AS (
         END
     FROM lease
     WHERE group_id = $1 AND message_id = ANY ($6::uuid[])
+      AND (epoch IS DISTINCT FROM $5 OR turn < $8)
       AND (state = 'pending' OR (state = 'calling' AND (due_at <= now() OR epoch = $5)))
     RETURNING message_id, state, attempt, expires_at, accepted_at
 )
@@ -162,6 +183,7 @@ SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
     code = CASE WHEN expires_at > clock.now THEN code END,
     attempt = attempt + (expires_at > clock.now),
     epoch = $4,
+    turn = $5,
     due_at = clock.now + $3,
     called_at = CASE WHEN expires_at > clock.now THEN clock.now ELSE called_at END,
     ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END,
@@ -172,6 +194,7 @@ SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
     END
 FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
 WHERE group_id = $1 AND message_id IN (SELECT value FROM json_each($2))
+  AND (epoch IS NOT $4 OR turn < $5)
   AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = $4)))
 RETURNING message_id AS id, state, attempt, expires_at,
     expires_at - CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS good_for,
@@ -254,44 +277,51 @@ WITH lease AS (
     SELECT 1
     FROM partition_lease
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
-)
-(SELECT id, phone, code, trace, 'open' AS state, attempt, interrupted,
-    expires_at <= now() AS expired
-FROM lease, (
+), oldest AS (
     SELECT DISTINCT ON (phone COLLATE \"C\")
-        message_id::text AS id, phone, code, trace, attempt, due_at, expires_at, place,
-        state = 'calling' AND epoch IS DISTINCT FROM $5 AS interrupted
+        message_id::text AS id, phone, code, trace, attempt, due_at, place,
+        state = 'calling' AND epoch IS DISTINCT FROM $5 AS interrupted,
+        expires_at <= now() AS expired
     FROM delivery
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
     ORDER BY phone COLLATE \"C\", place
-) AS oldest
-WHERE due_at <= now()
-ORDER BY attempt > 0 AND expires_at > now(), place
-LIMIT $6)
+), due AS (
+    SELECT *, attempt > 0 AND NOT expired AS again
+    FROM oldest
+    WHERE due_at <= now()
+    ORDER BY again, place
+    LIMIT $6
+)
+SELECT id, phone, code, trace, 'open' AS state, attempt, interrupted, expired, again, place
+FROM due, lease
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, 'held', 0, false, false FROM lease",
+SELECT NULL, NULL, NULL, NULL, 'held', 0, false, false, false, 0 FROM lease
+ORDER BY again, place",
     sqlite: "
 WITH lease AS (
     SELECT 1
     FROM partition_lease
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
+), clock AS (
+    SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now
+), oldest AS (
+    SELECT message_id AS id, phone, code, trace, attempt, due_at, expires_at, min(place) AS place,
+        state = 'calling' AND epoch IS NOT $5 AS interrupted
+    FROM delivery
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
+    GROUP BY phone
 ), due AS (
-    SELECT id, phone, code, trace, 'open' AS state, attempt, interrupted,
-        expires_at <= now AS expired
-    FROM lease, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now), (
-        SELECT message_id AS id, phone, code, trace, attempt, due_at, expires_at,
-            min(place) AS place, state = 'calling' AND epoch IS NOT $5 AS interrupted
-        FROM delivery
-        WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
-        GROUP BY phone
-    ) AS oldest
+    SELECT *, expires_at <= now AS expired, attempt > 0 AND expires_at > now AS again
+    FROM clock, oldest
     WHERE due_at <= now
-    ORDER BY attempt > 0 AND expires_at > now, place
+    ORDER BY again, place
     LIMIT $6
 )
-SELECT * FROM due
+SELECT id, phone, code, trace, 'open' AS state, attempt, interrupted, expired, again, place
+FROM due, lease
 UNION ALL
-SELECT NULL, NULL, NULL, NULL, 'held', 0, 0, 0 FROM lease",
+SELECT NULL, NULL, NULL, NULL, 'held', 0, 0, 0, 0, 0 FROM lease
+ORDER BY again, place",
 };
 
 /// Rows that one statement of `prune` deletes at most: none of ours may take long.

@@ -29,6 +29,7 @@ on_both_databases!(
     a_fenced_owner_writes_nothing,
     a_call_is_begun_once,
     a_call_whose_grant_was_not_heard_of_is_granted_again,
+    a_start_that_was_given_up_does_nothing_when_it_is_done_late,
     every_attempt_is_kept_with_its_class,
     of_very_many_attempts_the_first_and_the_latest_are_kept,
     a_finished_message_has_no_code,
@@ -194,8 +195,8 @@ async fn what_consumers_have_not_come_to_yet_is_not_published_again(database: Da
     let backlog = SqlBacklog::new(database.clone(), "message".into());
     let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
     let consumer = consumer(&database, "1", "a", LONG).await;
-    let read_until_now = Lease { seen: Some(NONE), ..consumer.lease.clone() };
-    consumer.leases.renew(&[read_until_now.clone()], LONG).await.unwrap();
+    let read_until_now = || Lease { seen: Some(Instant::now()), ..consumer.lease.clone() };
+    consumer.leases.renew(&[read_until_now()], LONG).await.unwrap();
     let begun = Instant::now();
 
     backlog.settle(&[claimed[0].claim], Duration::from_millis(500)).await.unwrap();
@@ -206,7 +207,7 @@ async fn what_consumers_have_not_come_to_yet_is_not_published_again(database: Da
     let mut waiting_again = 0;
     in_time(async {
         while waiting_again == 0 {
-            consumer.leases.renew(&[read_until_now.clone()], LONG).await.unwrap();
+            consumer.leases.renew(&[read_until_now()], LONG).await.unwrap();
             waiting_again = backlog.sweep().await.unwrap().waiting_again;
         }
     })
@@ -310,6 +311,24 @@ async fn a_call_whose_grant_was_not_heard_of_is_granted_again(database: Database
     assert_eq!(consumer.finish(id, unheard, Verdict::Failed).await, None);
     assert_eq!(consumer.finish(id, granted, sent()).await, Some(DeliveryState::Sent));
     assert_eq!(attempts(&database, id).await.len(), 1, "no call was made on the first grant");
+}
+
+async fn a_start_that_was_given_up_does_nothing_when_it_is_done_late(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    consumer.admit(&[message]).await;
+    // Its turn comes before that of the next.
+    let early = SqlDeliveryLedger::new(database.clone(), "1".into(), "message".into(), "a".into());
+    for _ in 0..2 {
+        consumer.ledger.start(&consumer.lease, &[], LONG).await.unwrap();
+    }
+    let granted = consumer.call(id, LONG).await;
+
+    let late = early.start(&consumer.lease, &[id], LONG).await.unwrap();
+
+    assert_eq!(late, Started::default());
+    assert_eq!(consumer.finish(id, granted, sent()).await, Some(DeliveryState::Sent));
 }
 
 async fn every_attempt_is_kept_with_its_class(database: Database) {

@@ -16,7 +16,7 @@ use self::story::Story;
 use crate::{
     clock::Moment,
     gateway::{Answer, Memory},
-    history::{Call, History, Reply, Trouble},
+    history::{Call, History, Reply, SLOW, Trouble},
     ledger::{Entry, Ledger},
     phones::{is_refused, masked},
 };
@@ -456,7 +456,7 @@ impl<'a> Checker<'a> {
 impl Trouble {
     /// Whether it can keep a client from hearing of an answer.
     fn hits_api(&self) -> bool {
-        self.kind.ends_with("-api")
+        self.kind.ends_with("-api") || self.kind == SLOW
     }
 
     /// Whether it can keep a consumer from hearing of an answer, or from recording it.
@@ -465,6 +465,7 @@ impl Trouble {
             || self.kind.starts_with("postgres-")
             || self.kind.contains("consumer-postgres")
             || self.kind.contains("consumer-gateway")
+            || self.kind == SLOW
     }
 
     /// Whether it moves phones to other partitions, or loses what was published.

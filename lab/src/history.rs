@@ -66,6 +66,9 @@ pub struct Trouble {
     pub to: Option<Moment>,
 }
 
+/// The kind of a trouble that nobody made.
+pub const SLOW: &str = "slow";
+
 /// A stretch of the run with one kind of gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
@@ -113,6 +116,16 @@ impl Recorder {
         if let Some(trouble) = self.history().troubles.get_mut(number) {
             trouble.to = Some(at);
         }
+    }
+
+    /// Notes a time in which the machine had too much else to do.
+    pub fn slow(&self, from: Moment) {
+        self.history().troubles.push(Trouble {
+            kind: SLOW.to_owned(),
+            target: "machine".to_owned(),
+            from,
+            to: Some(now()),
+        });
     }
 
     /// Ends the faults whose effects last until nothing is under way.

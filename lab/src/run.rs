@@ -62,6 +62,10 @@ const RECOVERY: Duration = Duration::from_secs(60);
 /// How much longer we look on where something does.
 const LAST_HOPE: Duration = Duration::from_secs(120);
 
+/// What the machine or the disk takes beyond that is a trouble by itself: the service waits two
+/// seconds for a connection.
+const SLOW_AFTER: Duration = Duration::from_millis(1_500);
+
 const MEMORY_LIMIT_MIB: u64 = 128;
 /// Twice what the pools of all processes may hold: those of the dead need a while.
 const SESSIONS_LIMIT: i64 = 2 * (2 * 3 + 2 * 4 + 3 * 10);
@@ -356,7 +360,9 @@ impl Run {
 
 /// Looks after the processes and what they use, for as long as it is let.
 async fn watch(stage: Arc<Stage>, used: Arc<Mutex<Use>>) {
+    const PAUSE: Duration = Duration::from_millis(500);
     loop {
+        let (begun, began_at) = (Instant::now(), now());
         for process in &stage.processes {
             if let Some(status) = process.has_crashed() {
                 let crash = (format!("{} ({status})", process.name), now());
@@ -373,6 +379,11 @@ async fn watch(stage: Arc<Stage>, used: Arc<Mutex<Use>>) {
             let mut used = used.lock().unwrap_or_else(PoisonError::into_inner);
             used.sessions = sessions.max(used.sessions);
         }
-        sleep(Duration::from_millis(500)).await;
+        // A session of ours may have been ended; then there is no commit to wait for.
+        let _ = ledger::beat(&stage.database).await;
+        sleep(PAUSE).await;
+        if begun.elapsed() > PAUSE + SLOW_AFTER {
+            stage.recorder.slow(began_at);
+        }
     }
 }

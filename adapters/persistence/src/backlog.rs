@@ -287,8 +287,8 @@ WHERE sequence IN (
 };
 
 // What has expired before a consumer took it over ends in the ledger of no group (`''`), where no
-// group has it. Rows are written before they are deleted, and only those that are in a ledger are
-// deleted.
+// group has it. In SQLite rows are written before they are deleted, and only those that are in a
+// ledger are deleted.
 const EXPIRE_OUTBOX_POSTGRES: &str = "
 WITH late AS (
     SELECT sequence

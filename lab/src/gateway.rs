@@ -76,8 +76,6 @@ struct Desk {
 struct Manner {
     memory: Memory,
     answer: Answer,
-    /// Milliseconds before an answer.
-    pause: Duration,
     /// By idempotency key: the gateway's own name for the message.
     known: HashMap<String, usize>,
 }
@@ -100,12 +98,8 @@ impl Gateway {
     /// A gateway that behaves.
     pub async fn start(port: u16, recorder: Recorder) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-        let manner = Manner {
-            memory: Memory::Idempotent,
-            answer: Answer::Accept,
-            pause: Duration::ZERO,
-            known: HashMap::new(),
-        };
+        let manner =
+            Manner { memory: Memory::Idempotent, answer: Answer::Accept, known: HashMap::new() };
         let desk = Arc::new(Desk { manner: Mutex::new(manner), recorder });
         let answering = Arc::clone(&desk);
         let task = tokio::spawn(async move {
@@ -136,11 +130,6 @@ impl Gateway {
         manner.memory = memory;
         manner.known.clear();
     }
-
-    /// How long an answer takes.
-    pub fn pause(&self, pause: Duration) {
-        self.desk.manner().pause = pause;
-    }
 }
 
 impl Drop for Gateway {
@@ -158,10 +147,7 @@ impl Desk {
         stream.set_nodelay(true)?;
         let mut buffer = Vec::new();
         while let Some(sms) = read_request(&mut stream, &mut buffer).await? {
-            let (number, name, answer, pause) = self.take(sms);
-            if !pause.is_zero() {
-                sleep(pause).await;
-            }
+            let (number, name, answer) = self.take(sms);
             let answered = reply(&mut stream, answer, name).await;
             self.note_end(number, answered.is_ok() && answer != Answer::Reset);
             answered?;
@@ -174,7 +160,7 @@ impl Desk {
 
     /// Decides on an SMS and takes the call down: its number in the history, the gateway's name
     /// for the message, and the answer.
-    fn take(&self, sms: Sms) -> (usize, usize, Answer, Duration) {
+    fn take(&self, sms: Sms) -> (usize, usize, Answer) {
         let mut manner = self.manner();
         let mut history = self.recorder.history();
         let number = history.calls.len();
@@ -203,7 +189,7 @@ impl Desk {
             ended_at: None,
             whole: false,
         });
-        (number, known.unwrap_or(number), answer, manner.pause)
+        (number, known.unwrap_or(number), answer)
     }
 
     fn note_end(&self, number: usize, whole: bool) {

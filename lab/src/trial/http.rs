@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -24,14 +24,18 @@ use super::{
 /// The API says 503 before that.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a client keeps a connection that it has no use for: less than the 30 s after which
+/// the API closes it, so that no request meets the closing.
+const KEPT_FOR: Duration = Duration::from_secs(20);
+
 const ACCEPTED: &[u8] = b"\"message successfuly sended\"";
 
 /// Clients of the APIs. Where one has no listener the other is asked, as a load balancer does.
 #[derive(Debug)]
 pub struct Clients {
     ports: Vec<u16>,
-    /// Connections that were used before, by port.
-    kept: Vec<Mutex<Vec<TcpStream>>>,
+    /// Connections that were used before, by port, with the end of their last use.
+    kept: Vec<Mutex<Vec<(Instant, TcpStream)>>>,
     /// Of so many requests one comes on a new connection; nought for those that must.
     fresh_every: usize,
     turn: AtomicUsize,
@@ -92,7 +96,11 @@ impl Clients {
     /// A connection that the API has not closed meanwhile, as far as can be seen.
     fn take_kept(&self, place: usize) -> Option<TcpStream> {
         let mut kept = self.kept[place].lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(stream) = kept.pop() {
+        while let Some((since, stream)) = kept.pop() {
+            if since.elapsed() > KEPT_FOR {
+                kept.clear();
+                return None;
+            }
             match stream.try_read(&mut [0; 1]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(stream),
                 _ => {}
@@ -117,7 +125,8 @@ impl Clients {
             }
         };
         if answer.keeps {
-            self.kept[place].lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+            let mut kept = self.kept[place].lock().unwrap_or_else(PoisonError::into_inner);
+            kept.push((Instant::now(), stream));
         }
         match answer.status {
             200 if answer.body == ACCEPTED => Reply::Accepted,

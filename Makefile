@@ -39,7 +39,7 @@ docs: ## the API documentation builds
 	RUSTDOCFLAGS="--deny warnings" AUTOMETRICS_DISABLE_DOCS=1 cargo doc --workspace --no-deps
 
 boundaries: ## the inner rings depend on what this list says, and on nothing else
-	scripts/boundaries domain rand_core thiserror uuid
+	scripts/boundaries domain base64 chacha20poly1305 hmac rand_core sha2 thiserror uuid
 	scripts/boundaries application autometrics domain rand_core thiserror tokio tracing trait-variant
 
 deploy-check: ## compose file, image, alerts and dashboards, as far as this machine can

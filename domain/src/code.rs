@@ -49,7 +49,12 @@ impl TryFrom<usize> for CodeLength {
 impl Code {
     /// Draws a code, every one of the `10^length` being equally likely.
     pub fn generate(length: CodeLength, rng: &mut impl CryptoRng) -> Self {
-        Self((0..length.get()).map(|_| char::from(b'0' + uniform_digit(rng))).collect())
+        Self::from_digits((0..length.get()).map(|_| uniform_digit(rng)))
+    }
+
+    /// Of digits from 0 to 9, as many as a code may have.
+    pub(crate) fn from_digits(digits: impl Iterator<Item = u8>) -> Self {
+        Self(digits.map(|digit| char::from(b'0' + digit)).collect())
     }
 
     pub fn as_str(&self) -> &str {

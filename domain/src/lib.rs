@@ -1,14 +1,48 @@
-//! Values and rules of sending verification codes.
+//! Values and rules of sending verification codes and of checking them.
 //!
 //! Nothing here waits, reads a clock, does IO or knows a wire format: time and randomness are
-//! arguments, and every rim converts these types to and from a format of its own.
+//! arguments, and every rim converts these types to and from a format of its own. Cryptography is
+//! computation like any other, and so it is here.
 
+mod carried;
 mod code;
+mod gsm7;
+mod guard;
+mod key;
+mod limits;
 mod message;
+mod number;
 mod phone;
+mod secret;
+mod signing;
 mod template;
+mod text;
+mod verification;
 
+pub use carried::{CannotOpen, CarriedCode, InvalidCarriedCode, Opened, PayloadKeys, SealedCode};
 pub use code::{Code, CodeLength, InvalidCode, InvalidCodeLength};
+pub use gsm7::{Encoding, Measure, septets};
+pub use guard::{GuardMode, GuardRule, GuardScope, InvalidGuardRule, Rolling};
+pub use key::{ApiKeyHash, ApiKeyId, ApiKeyText, InvalidApiKey, Scope, Scopes};
+pub use limits::{
+    Counter, CustomLimit, InvalidCustomLimit, InvalidWindows, Policy, PolicyName, SendLimits,
+    SendOf, Window, Windows,
+};
 pub use message::{Message, MessageId, Validity};
+pub use number::{
+    InvalidNumberType, InvalidRegion, NumberRefused, NumberRules, NumberType, Region,
+};
 pub use phone::{InvalidPhoneNumber, PhoneNumber};
+pub use secret::{
+    CodeHash, InvalidKeyId, InvalidKeys, KeyId, Pepper, Peppers, Seed, digest, draw_key,
+};
+pub use signing::{EventSecrets, InvalidEventSecrets};
 pub use template::{InvalidSmsTemplate, SmsTemplate};
+pub use text::{
+    AppHash, Costly, InvalidAppHash, InvalidTemplate, InvalidTemplateKey, InvalidWebOtpHost, Lint,
+    TemplateKey, Templates, TextOptions, WebOtpHost,
+};
+pub use verification::{
+    ATTEMPTS, InvalidPacing, InvalidVerificationId, Metadata, Origin, Pacing, UnknownWord,
+    VerificationId, VerificationStatus,
+};

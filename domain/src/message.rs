@@ -50,6 +50,10 @@ impl MessageId {
         Self(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
     }
 
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+
     pub const fn as_uuid(self) -> Uuid {
         self.0
     }

@@ -223,11 +223,14 @@ fn parse(body: &[u8]) -> Result<PhoneNumber, ApiError> {
     request.phone.parse().map_err(|error| refused(&error))
 }
 
-/// The domain's rule, and none beside it.
+/// The domain's rule, and that of the Go predecessor, which took no number of less than 11 digits.
 fn is_phone_number(phone: &str) -> Result<(), ValidationError> {
-    phone.parse::<PhoneNumber>().map(|_| ()).map_err(|error| {
-        ValidationError::new("phone_number").with_message(error.to_string().into())
-    })
+    let broken = |rule: String| Err(ValidationError::new("phone_number").with_message(rule.into()));
+    match phone.parse::<PhoneNumber>() {
+        Err(error) => broken(error.to_string()),
+        Ok(_) if phone.len() < 11 => broken("a phone number has 11 to 15 digits here".to_owned()),
+        Ok(_) => Ok(()),
+    }
 }
 
 fn rule_broken(errors: &validator::ValidationErrors) -> String {

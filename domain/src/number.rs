@@ -1,0 +1,185 @@
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+/// Where a number belongs: an ISO 3166-1 code of two capital letters.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Region([u8; 2]);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a region is a code of two capital letters")]
+pub struct InvalidRegion;
+
+/// What a number is used for, as its numbering plan says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NumberType {
+    Mobile,
+    FixedLineOrMobile,
+    FixedLine,
+    TollFree,
+    PremiumRate,
+    SharedCost,
+    Voip,
+    PersonalNumber,
+    Pager,
+    Uan,
+    Voicemail,
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a type of number")]
+pub struct InvalidNumberType;
+
+/// Which numbers anything is sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberRules {
+    /// None: all.
+    pub allowed: Option<BTreeSet<Region>>,
+    pub refused: BTreeSet<NumberType>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NumberRefused {
+    #[error("nothing is sent to numbers of this region")]
+    Region,
+    #[error("nothing is sent to numbers of this type")]
+    Type,
+}
+
+impl Region {
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("letters are ASCII")
+    }
+}
+
+impl FromStr for Region {
+    type Err = InvalidRegion;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.as_bytes() {
+            [first @ b'A'..=b'Z', second @ b'A'..=b'Z'] => Ok(Self([*first, *second])),
+            _ => Err(InvalidRegion),
+        }
+    }
+}
+
+impl fmt::Debug for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Region({})", self.as_str())
+    }
+}
+
+impl NumberType {
+    pub const ALL: [Self; 12] = [
+        Self::Mobile,
+        Self::FixedLineOrMobile,
+        Self::FixedLine,
+        Self::TollFree,
+        Self::PremiumRate,
+        Self::SharedCost,
+        Self::Voip,
+        Self::PersonalNumber,
+        Self::Pager,
+        Self::Uan,
+        Self::Voicemail,
+        Self::Unknown,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mobile => "mobile",
+            Self::FixedLineOrMobile => "fixed_line_or_mobile",
+            Self::FixedLine => "fixed_line",
+            Self::TollFree => "toll_free",
+            Self::PremiumRate => "premium_rate",
+            Self::SharedCost => "shared_cost",
+            Self::Voip => "voip",
+            Self::PersonalNumber => "personal_number",
+            Self::Pager => "pager",
+            Self::Uan => "uan",
+            Self::Voicemail => "voicemail",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl FromStr for NumberType {
+    type Err = InvalidNumberType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|it| it.as_str() == text).ok_or(InvalidNumberType)
+    }
+}
+
+impl NumberRules {
+    /// Whether anything is sent to a number. One without a region belongs to no country, and an
+    /// allow list does not have it.
+    pub fn check(&self, region: Option<Region>, kind: NumberType) -> Result<(), NumberRefused> {
+        let listed = |allowed: &BTreeSet<Region>| region.is_some_and(|it| allowed.contains(&it));
+        if !self.allowed.as_ref().is_none_or(listed) {
+            return Err(NumberRefused::Region);
+        }
+        if self.refused.contains(&kind) {
+            return Err(NumberRefused::Type);
+        }
+        Ok(())
+    }
+}
+
+/// Every region, and no number that cannot take an SMS or that pays whoever has it.
+impl Default for NumberRules {
+    fn default() -> Self {
+        let kept = [NumberType::Mobile, NumberType::FixedLineOrMobile, NumberType::Unknown];
+        let refused = NumberType::ALL.into_iter().filter(|kind| !kept.contains(kind));
+        Self { allowed: None, refused: refused.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(text: &str) -> Option<Region> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_region_is_two_capital_letters() {
+        assert_eq!("DE".parse::<Region>().unwrap().as_str(), "DE");
+        for bad in ["", "D", "de", "DEU", "D1", "ы", "*"] {
+            assert_eq!(bad.parse::<Region>(), Err(InvalidRegion), "{bad}");
+        }
+    }
+
+    #[test]
+    fn types_are_read_as_they_are_written() {
+        for kind in NumberType::ALL {
+            assert_eq!(kind.as_str().parse(), Ok(kind));
+        }
+        assert_eq!("Mobile".parse::<NumberType>(), Err(InvalidNumberType));
+    }
+
+    #[test]
+    fn only_listed_regions_and_types_that_are_not_refused() {
+        let rules = NumberRules {
+            allowed: Some(BTreeSet::from(["DE".parse().unwrap(), "AT".parse().unwrap()])),
+            refused: BTreeSet::from([NumberType::PremiumRate]),
+        };
+
+        assert_eq!(rules.check(region("DE"), NumberType::Mobile), Ok(()));
+        assert_eq!(rules.check(region("AT"), NumberType::FixedLine), Ok(()));
+        assert_eq!(rules.check(region("CH"), NumberType::Mobile), Err(NumberRefused::Region));
+        assert_eq!(rules.check(None, NumberType::Mobile), Err(NumberRefused::Region));
+        assert_eq!(rules.check(region("DE"), NumberType::PremiumRate), Err(NumberRefused::Type));
+    }
+
+    #[test]
+    fn by_default_premium_rate_and_the_like_are_refused_everywhere() {
+        let rules = NumberRules::default();
+
+        assert_eq!(rules.check(None, NumberType::Mobile), Ok(()));
+        assert_eq!(rules.check(region("US"), NumberType::FixedLineOrMobile), Ok(()));
+        for kind in [NumberType::PremiumRate, NumberType::SharedCost, NumberType::FixedLine] {
+            assert_eq!(rules.check(region("US"), kind), Err(NumberRefused::Type));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+use std::{collections::HashSet, fmt, str::FromStr};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
+use rand_core::CryptoRng;
+use sha2::{Digest, Sha256};
+
+use crate::{Code, CodeLength, VerificationId};
+
+/// Names a key, so that what was made with it says which one is needed: 1 to 16 letters, digits,
+/// `_` and `-`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(String);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the name of a key has 1 to 16 letters, digits, _ and -")]
+pub struct InvalidKeyId;
+
+/// Why a text is not a list of keys. Says nothing of the text itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidKeys {
+    #[error("1 to 4 keys by comma, each id:base64 of 32 bytes")]
+    Form,
+    #[error("two keys have one id")]
+    SameId,
+}
+
+/// The secret that codes are derived from and their hashes are made with.
+///
+/// Whoever has a pepper and the database has every pending code; with one of the two alone, none.
+#[derive(Clone)]
+pub struct Pepper {
+    id: KeyId,
+    key: [u8; 32],
+}
+
+/// Peppers in use: the first makes what is new, all are accepted.
+#[derive(Debug, Clone)]
+pub struct Peppers(Vec<Pepper>);
+
+/// What a code is derived from beside the pepper and the id of its verification.
+///
+/// Random, so that the pepper alone gives no code: ids are public.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Seed([u8; 16]);
+
+/// What is kept of a code while it may be checked.
+///
+/// Not comparable, so that nothing but [`Pepper::matches`] compares one, in constant time.
+#[derive(Clone)]
+pub struct CodeHash([u8; 32]);
+
+/// What makes one use of a pepper a different function from every other.
+#[repr(u8)]
+enum Purpose {
+    Hash = 1,
+    Derive = 2,
+    Body = 3,
+}
+
+impl KeyId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = InvalidKeyId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = (1..=16).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        if fits { Ok(Self(text.to_owned())) } else { Err(InvalidKeyId) }
+    }
+}
+
+impl Pepper {
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// The code of a verification, every one of the `10^length` being equally likely.
+    ///
+    /// The same for the same arguments: a resend has it without anybody having kept it.
+    pub fn derive(&self, id: VerificationId, seed: &Seed, length: CodeLength) -> Code {
+        // As in `Code::generate`, bytes above 249 are passed over. A block gives 31 digits on
+        // average, so a second one is needed about never.
+        let id = id.as_uuid();
+        let blocks = (0_u32..).map(|counter| {
+            let parts = [id.as_bytes().as_slice(), &seed.0, &counter.to_be_bytes()];
+            <[u8; 32]>::from(self.mac(Purpose::Derive, &parts).finalize().into_bytes())
+        });
+        let digits = blocks.flatten().filter(|byte| *byte < 250).map(|byte| byte % 10);
+        Code::from_digits(digits.take(length.get()))
+    }
+
+    /// What to keep of the code of a verification.
+    pub fn hash(&self, id: VerificationId, code: &Code) -> CodeHash {
+        let mac = self.mac(Purpose::Hash, &[id.as_uuid().as_bytes(), code.as_str().as_bytes()]);
+        CodeHash(mac.finalize().into_bytes().into())
+    }
+
+    /// Whether `code` is the one that `hash` was made of. Takes as long whether it is or not.
+    pub fn matches(&self, id: VerificationId, code: &str, hash: &CodeHash) -> bool {
+        let mac = self.mac(Purpose::Hash, &[id.as_uuid().as_bytes(), code.as_bytes()]);
+        mac.verify_slice(&hash.0).is_ok()
+    }
+
+    /// What to keep of a request's body, to know it again. A plain hash would tell the code in the
+    /// body of a check to whoever tries all codes.
+    pub fn body_hash(&self, body: &[u8]) -> [u8; 32] {
+        self.mac(Purpose::Body, &[body]).finalize().into_bytes().into()
+    }
+
+    /// All parts but the last have a fixed length, so no two lists of parts read alike.
+    fn mac(&self, purpose: Purpose, parts: &[&[u8]]) -> Hmac<Sha256> {
+        let mut mac = keyed(&self.key);
+        mac.update(&[purpose as u8]);
+        for part in parts {
+            mac.update(part);
+        }
+        mac
+    }
+}
+
+/// Shows the name only.
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pepper({})", self.id.0)
+    }
+}
+
+impl Peppers {
+    pub fn first(&self) -> &Pepper {
+        &self.0[0]
+    }
+
+    pub fn get(&self, id: &KeyId) -> Option<&Pepper> {
+        self.0.iter().find(|pepper| pepper.id == *id)
+    }
+}
+
+impl FromStr for Peppers {
+    type Err = InvalidKeys;
+
+    /// Reads `id:base64`, several by comma.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let keys = parse_keys(text)?;
+        Ok(Self(keys.into_iter().map(|(id, key)| Pepper { id, key }).collect()))
+    }
+}
+
+impl Seed {
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+        let mut bytes = [0; 16];
+        rng.fill_bytes(&mut bytes);
+        Self(bytes)
+    }
+
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seed(…)")
+    }
+}
+
+impl CodeHash {
+    /// Of no code: what a guess is held against where there is nothing to hold it against.
+    pub const NONE: Self = Self([0; 32]);
+
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for CodeHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CodeHash(…)")
+    }
+}
+
+/// A new key under a new name, as [`Peppers`] and [`crate::PayloadKeys`] read it.
+pub fn draw_key(rng: &mut impl CryptoRng) -> String {
+    let mut name = [0; 4];
+    let mut key = [0; 32];
+    rng.fill_bytes(&mut name);
+    rng.fill_bytes(&mut key);
+    format!("d{:08x}:{}", u32::from_be_bytes(name), STANDARD.encode(key))
+}
+
+/// SHA-256 over `parts`, each with its length, so that no two lists of parts read alike.
+pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+pub(crate) fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of every length")
+}
+
+pub(crate) fn parse_keys(text: &str) -> Result<Vec<(KeyId, [u8; 32])>, InvalidKeys> {
+    let key = |text: &str| {
+        let (id, key) = text.trim().split_once(':')?;
+        Some((id.parse().ok()?, STANDARD.decode(key).ok()?.try_into().ok()?))
+    };
+    let keys: Option<Vec<(KeyId, [u8; 32])>> = text.split(',').map(key).collect();
+    let keys = keys.filter(|keys| keys.len() <= 4).ok_or(InvalidKeys::Form)?;
+    let ids: HashSet<&KeyId> = keys.iter().map(|(id, _)| id).collect();
+    if ids.len() == keys.len() { Ok(keys) } else { Err(InvalidKeys::SameId) }
+}

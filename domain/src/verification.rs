@@ -1,0 +1,290 @@
+use std::{fmt, str::FromStr, time::Duration};
+
+use rand_core::CryptoRng;
+use uuid::Uuid;
+
+use crate::MessageId;
+
+/// How many codes may be tried against one verification.
+pub const ATTEMPTS: u8 = 5;
+
+/// Identifies a verification: a random UUID whose last byte is 0.
+///
+/// The message of its n-th send has the same UUID with n as its last byte, so that each leads to
+/// the other without a table between them. As text it is `ver_` and 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VerificationId(Uuid);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a verification")]
+pub struct InvalidVerificationId;
+
+/// Where a verification stands. All but `Pending` are ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum VerificationStatus {
+    Pending,
+    Approved,
+    Expired,
+    Canceled,
+}
+
+/// What began a verification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    V1,
+    Api,
+    /// A test number: nothing is sent.
+    Test,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an unknown word")]
+pub struct UnknownWord;
+
+/// How long to wait before each resend, and with that how many there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pacing {
+    waits: Vec<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("1 to 9 whole numbers of seconds from 1 to 3600, by comma")]
+pub struct InvalidPacing;
+
+/// What a caller keeps with a verification, as it wrote it: a JSON object of texts.
+///
+/// It may be personal, so `Debug` shows nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Metadata(String);
+
+const LAST_BYTE: u128 = 0xff;
+
+impl VerificationId {
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+        Self::of(MessageId::generate(rng))
+    }
+
+    /// The verification that a message is a send of.
+    pub const fn of(message: MessageId) -> Self {
+        Self::from_uuid(message.as_uuid())
+    }
+
+    /// The message of the n-th send, counted from 1.
+    pub const fn message(self, send: u8) -> MessageId {
+        MessageId::from_uuid(Uuid::from_u128(self.0.as_u128() | send as u128))
+    }
+
+    pub const fn as_uuid(self) -> Uuid {
+        self.0
+    }
+
+    /// Of a UUID whose last byte says which send it is, or nothing.
+    pub const fn from_uuid(uuid: Uuid) -> Self {
+        Self(Uuid::from_u128(uuid.as_u128() & !LAST_BYTE))
+    }
+}
+
+impl FromStr for VerificationId {
+    type Err = InvalidVerificationId;
+
+    /// Takes what `Display` gives and nothing else: one id has one text.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("ver_").ok_or(InvalidVerificationId)?;
+        let plain = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if !plain || digits.len() != 32 || !digits.ends_with("00") {
+            return Err(InvalidVerificationId);
+        }
+        Uuid::try_parse(digits).map(Self).map_err(|_| InvalidVerificationId)
+    }
+}
+
+impl fmt::Display for VerificationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ver_{}", self.0.simple())
+    }
+}
+
+impl fmt::Debug for VerificationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerificationId({self})")
+    }
+}
+
+impl VerificationStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Approved => "approved",
+            Self::Expired => "expired",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+impl FromStr for VerificationStatus {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Pending, Self::Approved, Self::Expired, Self::Canceled]
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or(UnknownWord)
+    }
+}
+
+impl Origin {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::V1 => "v1",
+            Self::Api => "api",
+            Self::Test => "test",
+        }
+    }
+}
+
+impl FromStr for Origin {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::V1, Self::Api, Self::Test]
+            .into_iter()
+            .find(|origin| origin.as_str() == text)
+            .ok_or(UnknownWord)
+    }
+}
+
+impl Pacing {
+    /// How many messages a verification may have, the first one among them.
+    pub fn sends_max(&self) -> u8 {
+        u8::try_from(self.waits.len() + 1).expect("at most nine waits")
+    }
+
+    /// How long after the latest of `sends` messages the next may go; none may after the last.
+    pub fn wait_after(&self, sends: u8) -> Option<Duration> {
+        self.waits.get(usize::from(sends.max(1)) - 1).copied()
+    }
+
+    pub fn sends_left(&self, sends: u8) -> u8 {
+        self.sends_max().saturating_sub(sends)
+    }
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self { waits: [60, 90, 120].map(Duration::from_secs).into() }
+    }
+}
+
+impl FromStr for Pacing {
+    type Err = InvalidPacing;
+
+    /// Reads seconds, by comma: `60,90,120`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wait = |text: &str| {
+            let seconds = text.trim().parse::<u32>().ok().filter(|it| (1..=3600).contains(it))?;
+            Some(Duration::from_secs(seconds.into()))
+        };
+        let waits: Option<Vec<Duration>> = text.split(',').map(wait).collect();
+        waits.filter(|waits| waits.len() <= 9).map(|waits| Self { waits }).ok_or(InvalidPacing)
+    }
+}
+
+impl Metadata {
+    /// `text` is checked by whoever reads it from a request.
+    pub const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metadata(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn a_message_leads_to_its_verification_and_back() {
+        let id = VerificationId::generate(&mut StdRng::seed_from_u64(1));
+
+        let (first, ninth) = (id.message(1), id.message(9));
+
+        assert_ne!(first, ninth);
+        assert_eq!(VerificationId::of(first), id);
+        assert_eq!(VerificationId::of(ninth), id);
+        assert_eq!(first.as_uuid().as_bytes()[..15], id.as_uuid().as_bytes()[..15]);
+        assert_eq!(ninth.as_uuid().as_bytes()[15], 9);
+        assert_eq!(first.as_uuid().get_version_num(), 4);
+    }
+
+    #[test]
+    fn an_id_has_one_text() {
+        let text = "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00";
+        let id: VerificationId = text.parse().unwrap();
+        assert_eq!(id.to_string(), text);
+
+        for bad in [
+            "",
+            "ver_",
+            "6f2c1a529d3f4f0e8a550d2f6f3b9c00",
+            "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c01",
+            "ver_6F2C1A529D3F4F0E8A550D2F6F3B9C00",
+            "ver_6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c00",
+            "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c000",
+            "ver_6f2c1a529d3f4f0e8a550d2f6f3bыы00",
+        ] {
+            assert_eq!(bad.parse::<VerificationId>(), Err(InvalidVerificationId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_are_read_as_they_are_written() {
+        for word in ["pending", "approved", "expired", "canceled"] {
+            assert_eq!(word.parse::<VerificationStatus>().unwrap().as_str(), word);
+        }
+        for word in ["v1", "api", "test"] {
+            assert_eq!(word.parse::<Origin>().unwrap().as_str(), word);
+        }
+        assert_eq!("Pending".parse::<VerificationStatus>(), Err(UnknownWord));
+        assert_eq!("v2".parse::<Origin>(), Err(UnknownWord));
+    }
+
+    #[test]
+    fn pacing_says_when_and_how_often() {
+        let pacing: Pacing = "60, 90,120".parse().unwrap();
+
+        assert_eq!(pacing, Pacing::default());
+        assert_eq!(pacing.sends_max(), 4);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 255].map(|sends| pacing.wait_after(sends).map(|it| it.as_secs())),
+            [Some(60), Some(60), Some(90), Some(120), None, None]
+        );
+        assert_eq!([0, 1, 4, 9].map(|sends| pacing.sends_left(sends)), [4, 3, 0, 0]);
+    }
+
+    #[test]
+    fn pacing_is_one_to_nine_waits_of_up_to_an_hour() {
+        for good in ["1", "3600", "1,1,1,1,1,1,1,1,1"] {
+            assert!(good.parse::<Pacing>().is_ok(), "{good}");
+        }
+        for bad in ["", "0", "3601", "60,", "-1", "1,1,1,1,1,1,1,1,1,1", "one"] {
+            assert_eq!(bad.parse::<Pacing>(), Err(InvalidPacing), "{bad}");
+        }
+    }
+
+    #[test]
+    fn debug_hides_metadata() {
+        let metadata = Metadata::new(r#"{"user":"42"}"#.to_owned());
+
+        assert_eq!(format!("{metadata:?}"), "Metadata(…)");
+    }
+}

@@ -9,7 +9,7 @@ use std::{
 };
 
 use autometrics::autometrics;
-use domain::{MessageId, PhoneNumber, SmsTemplate};
+use domain::{CannotOpen, CarriedCode, Message, MessageId, Opened, PhoneNumber, Templates};
 use rand_core::Rng;
 use tokio::{
     sync::mpsc,
@@ -22,6 +22,7 @@ use self::{
     budget::RetryBudget,
     lanes::{Lanes, Waiting},
 };
+use crate::Vault;
 use crate::ports::{
     Accepted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Fetched, Incoming,
     Lease, LedgerError, OutcomeClass, Recorded, SendError, Sms, SmsGateway, Verdict,
@@ -67,7 +68,9 @@ pub struct DeliverMessages<L, G, R> {
 
 #[derive(Debug, Clone)]
 pub struct DeliverSettings {
-    pub template: SmsTemplate,
+    pub templates: Arc<Templates>,
+    /// Opens what is sealed. Must be open before anything is delivered.
+    pub vault: Vault,
     /// How long a message may be sent whose record says nothing of time.
     pub default_ttl: Duration,
     /// Calls at a time, for one partition.
@@ -344,7 +347,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     fn call(
         &mut self,
         call: Call,
-        message: domain::Message,
+        message: Message,
         trace: Option<crate::TraceParent>,
         granted: Instant,
     ) {
@@ -353,9 +356,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         // A call that was begun in time may end after the code has expired: its outcome counts.
         let begin_by = end_by.min(granted + call.good_for);
         let called = Called { id: message.id, phone: message.phone.clone(), attempt: call.attempt };
-        let sms = Sms::new(message, &self.settings.template, call.expires_at, trace);
+        let sms = self.sms(call, message, trace);
         let gateway = Arc::clone(&self.gateway);
         let handle = self.calls.spawn(async move {
+            let sms = sms?;
             // Whoever was stopped for so long after `start` must not call: somebody else may have
             // taken the message for interrupted, or its code is no good any more.
             let now = Instant::now();
@@ -370,6 +374,40 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))
         });
         self.called.insert(handle.id(), called);
+    }
+
+    fn sms(
+        &self,
+        call: Call,
+        message: Message,
+        trace: Option<crate::TraceParent>,
+    ) -> Result<Sms, SendError> {
+        let Opened { code, template, .. } = self.open(&message)?;
+        let text = self.settings.templates.render(template.as_ref(), &code);
+        Ok(Sms { message, code, text, expires_at: call.expires_at, trace })
+    }
+
+    fn open(&self, message: &Message) -> Result<Opened, SendError> {
+        let sealed = match &message.code {
+            CarriedCode::Clear { code, template } => {
+                let (code, template) = (code.clone(), template.clone());
+                return Ok(Opened { phone: message.phone.clone(), code, template });
+            }
+            CarriedCode::Sealed(sealed) => sealed,
+        };
+        let keys = self.settings.vault.keys().ok_or_else(|| SendError::Unavailable {
+            detail: "not called: the keys are not there yet".to_owned(),
+            retry_after: None,
+        })?;
+        let opened = match &keys.payload {
+            Some(keys) => keys.open(message.id, sealed),
+            None => Err(CannotOpen::UnknownKey),
+        };
+        opened
+            .and_then(
+                |it| if it.phone == message.phone { Ok(it) } else { Err(CannotOpen::Damaged) },
+            )
+            .map_err(|error| SendError::Misconfigured(error.to_string()))
     }
 
     fn end_call(&mut self, call: Result<(task::Id, Result<Accepted, SendError>), task::JoinError>) {

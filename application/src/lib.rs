@@ -4,19 +4,33 @@
 //! `act`): one round, which returns what happened. Loops, timers and signals are in `bootstrap`.
 //! The ports are what the use cases need, in their own words; adapters implement them.
 
+mod authorize;
+mod check;
 mod deliver;
 mod error;
+mod events;
+mod guard;
+mod issue;
 pub mod ports;
 mod relay;
+mod repeat;
+mod replay;
+mod resend;
 mod retry;
 mod share;
+mod start;
 mod submit;
+#[cfg(test)]
+mod testing;
 mod trace;
+mod vault;
+mod verification;
 
 pub use deliver::{DeliverMessages, DeliverSettings, Delivered};
 pub use error::{BoxError, Chain};
 pub use relay::{RelayBatch, RelayError, RelaySettings, Relayed};
 pub use retry::{Retried, RetryDeadLetter, RetryError};
 pub use share::{SharePartitions, ShareSettings, Shared};
-pub use submit::{SubmitMessage, SubmitSettings};
+pub use submit::{SubmitError, SubmitMessage, SubmitSettings};
 pub use trace::{InvalidTraceParent, TraceParent};
+pub use vault::{Keys, Vault, VaultClosed};

@@ -13,7 +13,7 @@ use adapters_persistence::{
 };
 use anyhow::{Context, bail};
 use application::{
-    Chain, DeliverSettings, RelayBatch, RelaySettings, SubmitMessage, SubmitSettings,
+    Chain, DeliverSettings, Keys, RelayBatch, RelaySettings, SubmitMessage, SubmitSettings, Vault,
     ports::StartFrom,
 };
 use rand::{
@@ -47,12 +47,17 @@ pub async fn api(process: &mut Process) -> anyhow::Result<Arc<Notify>> {
     process.watch_database(database.clone());
     let (outbox, mut writers) = CoalescingOutbox::start(&database, settings);
     let stored = outbox.stored();
+    let mut rng = StdRng::try_from_rng(&mut SysRng).context("seed the generator of codes")?;
+    // Nothing checks codes yet, so a pepper of this process's own will do.
+    let peppers = domain::draw_key(&mut rng).parse().context("draw a pepper")?;
     let submit = SubmitMessage::new(
         outbox,
-        StdRng::try_from_rng(&mut SysRng).context("seed the generator of codes")?,
+        rng,
+        Vault::of(Keys { peppers: Some(peppers), payload: None }),
         SubmitSettings {
             code_length: process.config.code_length,
             code_ttl: process.config.code_ttl,
+            phone_limits: domain::Windows::OFF,
         },
     );
     let metrics = ApiMetrics::register(&process.registry)?;
@@ -193,7 +198,8 @@ pub fn consumer(process: &mut Process, queue: Option<EmbeddedQueue>) -> anyhow::
             lease_ttl: Duration::from_secs(if process.is_embedded() { 3 } else { 10 }),
             start_from: config.start_from.unwrap_or(first),
             deliver: DeliverSettings {
-                template: config.template,
+                templates: Arc::new(domain::Templates::new(config.template)),
+                vault: Vault::default(),
                 default_ttl: config.code_ttl,
                 concurrency: config.concurrency,
                 in_hand: 1_000.max(2 * config.concurrency),

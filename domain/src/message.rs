@@ -7,14 +7,14 @@ use std::{
 use rand_core::CryptoRng;
 use uuid::Uuid;
 
-use crate::{Code, PhoneNumber};
+use crate::{CarriedCode, PhoneNumber};
 
 /// A code on its way to a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub id: MessageId,
     pub phone: PhoneNumber,
-    pub code: Code,
+    pub code: CarriedCode,
 }
 
 /// Identifies a message from its acceptance to its delivery, and at the gateway, where it is the

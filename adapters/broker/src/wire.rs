@@ -14,7 +14,7 @@ use std::{
 
 use application::ports::{Claimed, Incoming, Unreadable};
 use chrono::{DateTime, SecondsFormat, Utc};
-use domain::{Message, MessageId, PhoneNumber, Validity};
+use domain::{CarriedCode, Message, MessageId, PhoneNumber, TemplateKey, Validity};
 use serde::{Deserialize, Serialize};
 
 pub(crate) type Headers = BTreeMap<String, Vec<u8>>;
@@ -47,10 +47,27 @@ pub(crate) struct Place<'a> {
     pub(crate) written_at: i64,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Data {
     phone: String,
     code: String,
+    #[serde(default)]
+    template: Option<String>,
+}
+
+/// As it is written: in clear as the Go predecessor has it, or under a seal, phone and all.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Written<'a> {
+    Clear {
+        phone: &'a str,
+        code: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        template: Option<&'a str>,
+    },
+    Sealed {
+        sealed: &'a str,
+    },
 }
 
 const SPEC_VERSION: &str = "ce_specversion";
@@ -70,8 +87,14 @@ const LARGEST_VALUE: usize = 64 * 1024;
 
 pub(crate) fn encode(claimed: &Claimed) -> WireRecord {
     let Claimed { claim, message, validity, trace } = claimed;
-    let data =
-        Data { phone: message.phone.as_str().to_owned(), code: message.code.as_str().to_owned() };
+    let data = match &message.code {
+        CarriedCode::Clear { code, template } => Written::Clear {
+            phone: message.phone.as_str(),
+            code: code.as_str(),
+            template: template.as_ref().map(TemplateKey::as_str),
+        },
+        CarriedCode::Sealed(sealed) => Written::Sealed { sealed: sealed.as_str() },
+    };
     let headers = [
         (SPEC_VERSION, "1.0".to_owned()),
         (ID, message.id.to_string()),
@@ -85,7 +108,7 @@ pub(crate) fn encode(claimed: &Claimed) -> WireRecord {
     ];
     WireRecord {
         key: key_of(&message.phone),
-        value: serde_json::to_vec(&data).expect("two texts are always JSON"),
+        value: serde_json::to_vec(&data).expect("texts are always JSON"),
         headers: headers.map(|(name, text)| (name.to_owned(), text.into_bytes())).into(),
     }
 }
@@ -129,6 +152,9 @@ fn read(
     })?;
     let phone = data.phone.parse().map_err(|_| Unreadable("the phone is invalid"))?;
     let code = data.code.parse().map_err(|_| Unreadable("the code is invalid"))?;
+    // A name that is none of ours is no reason to send nothing.
+    let template = data.template.and_then(|name| name.parse().ok());
+    let code = CarriedCode::Clear { code, template };
 
     let since_written = written_at(place).map(|time| Validity::starting_at(time, default_ttl));
     let Some(id) = headers.get(ID) else {

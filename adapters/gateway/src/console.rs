@@ -95,7 +95,8 @@ mod tests {
             code: "123456".parse().unwrap(),
         };
         let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(600);
-        Sms::new(message, &"Your code: {code}".parse().unwrap(), expires_at, None)
+        let (code, text) = ("123456".parse().unwrap(), "Your code: 123456".to_owned());
+        Sms { message, code, text, expires_at, trace: None }
     }
 
     #[tokio::test]

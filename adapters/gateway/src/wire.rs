@@ -36,7 +36,7 @@ pub(crate) fn encode(sms: &Sms, id: &str) -> Bytes {
     let request = SendRequest {
         id,
         phone: sms.message.phone.as_str(),
-        code: sms.message.code.as_str(),
+        code: sms.code.as_str(),
         text: &sms.text,
         expires_at: &expires_at,
     };

@@ -4,10 +4,7 @@ use std::{
     time::Duration,
 };
 
-use application::{
-    Chain, SubmitMessage, TraceParent,
-    ports::{EnqueueError, Outbox},
-};
+use application::{Chain, SubmitError, SubmitMessage, TraceParent, ports::Outbox};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -147,16 +144,22 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> Api<O, R> {
         let Err(error) = self.submit.execute(phone, trace(&head.headers)).await else {
             return Ok(());
         };
-        self.log(&error);
         Err(match error {
-            EnqueueError::Full => ApiError::Busy,
-            EnqueueError::Unavailable(_) => ApiError::StorageUnavailable,
+            SubmitError::Limited(_) => ApiError::TooMany,
+            SubmitError::Full => {
+                self.log(&error);
+                ApiError::Busy
+            }
+            SubmitError::Unavailable(_) => {
+                self.log(&error);
+                ApiError::StorageUnavailable
+            }
         })
     }
 
     /// Logs a failure, at most one in a second: an outage fails every request, and a line for each
     /// would be one more load.
-    fn log(&self, error: &EnqueueError) {
+    fn log(&self, error: &SubmitError) {
         let mut unlogged = self.unlogged.lock().unwrap_or_else(PoisonError::into_inner);
         unlogged.failures += 1;
         if unlogged.since.is_none_or(|since| since.elapsed() >= LOG_PAUSE) {

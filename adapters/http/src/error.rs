@@ -21,6 +21,8 @@ pub(crate) enum ApiError {
     MethodNotAllowed,
     #[error("internal error")]
     Internal,
+    #[error("too many messages to this number")]
+    TooMany,
     #[error("too busy")]
     Busy,
     #[error("storage unavailable")]
@@ -39,6 +41,9 @@ impl ApiError {
                 (StatusCode::METHOD_NOT_ALLOWED, r#"{"error":"method not allowed"}"#)
             }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, r#"{"error":"internal error"}"#),
+            Self::TooMany => {
+                (StatusCode::TOO_MANY_REQUESTS, r#"{"error":"too many messages to this number"}"#)
+            }
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"too busy, try again"}"#),
             Self::StorageUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"storage unavailable, try again"}"#)

@@ -51,7 +51,7 @@ impl DeadLetters for SqlDeadLetters {
                 message.id.to_string().into()
             },
             message.phone.as_str().into(),
-            message.code.as_str().into(),
+            message.code.as_text().into_owned().into(),
             Value::from(trace.as_ref().map(|trace| trace.as_str().to_owned())),
             since_1970(accepted_at).into(),
             since_1970(expires_at).into(),

@@ -100,7 +100,7 @@ impl SqlDeliveryLedger {
                 millis(batch.default_ttl).into(),
                 messages().map(|m| m.message.id.as_uuid()).collect::<Vec<Uuid>>().into(),
                 text(|m| m.message.phone.as_str().to_owned()),
-                text(|m| m.message.code.as_str().to_owned()),
+                text(|m| m.message.code.as_text().into_owned()),
                 text(trace),
                 number(accepted_at),
                 number(expires_at),
@@ -147,7 +147,7 @@ impl SqlDeliveryLedger {
                 json!([
                     incoming.message.id.to_string(),
                     incoming.message.phone.as_str(),
-                    incoming.message.code.as_str(),
+                    incoming.message.code.as_text(),
                     trace(incoming),
                     accepted_at(incoming),
                     expires_at(incoming),

@@ -1,6 +1,11 @@
-use std::{sync::Arc, time::Duration};
+mod sql;
 
-use application::ports::{EnqueueError, NewMessage, Outbox};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use application::ports::{EnqueueError, Enqueued, NewSend, Outbox};
 use autometrics::autometrics;
 use sea_orm::{ConnectionTrait, DbErr, RuntimeErr, Value, sqlx};
 use tokio::{
@@ -14,7 +19,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::database::{Database, Sql, millis};
+use crate::database::{Database, Sql, millis, time};
 
 /// The outbox as the API writes to it: requests that wait together are committed together.
 ///
@@ -48,8 +53,8 @@ impl Default for OutboxSettings {
 
 #[derive(Debug)]
 struct Job {
-    message: NewMessage,
-    answer: oneshot::Sender<Result<(), EnqueueError>>,
+    send: NewSend,
+    answer: oneshot::Sender<Result<Enqueued, EnqueueError>>,
 }
 
 impl CoalescingOutbox {
@@ -80,9 +85,9 @@ impl CoalescingOutbox {
 
 impl Outbox for CoalescingOutbox {
     #[autometrics(struct_name = "CoalescingOutbox")]
-    async fn enqueue(&self, message: NewMessage) -> Result<(), EnqueueError> {
+    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, EnqueueError> {
         let (answer, stored) = oneshot::channel();
-        self.queue.try_send(Job { message, answer }).map_err(|error| match error {
+        self.queue.try_send(Job { send, answer }).map_err(|error| match error {
             TrySendError::Full(_) => EnqueueError::Full,
             TrySendError::Closed(_) => EnqueueError::Unavailable("the writers are gone".into()),
         })?;
@@ -117,11 +122,11 @@ impl Writer {
             return;
         }
         match self.insert(jobs).await {
-            Ok(()) => {
+            Ok(at) => {
                 self.stored.notify_one();
                 for job in jobs.drain(..) {
                     // The caller may have gone meanwhile.
-                    let _ = job.answer.send(Ok(()));
+                    let _ = job.answer.send(Ok(Enqueued::Accepted { at }));
                 }
             }
             Err(error) if is_about_a_row(&error) && jobs.len() > 1 => {
@@ -139,13 +144,18 @@ impl Writer {
         }
     }
 
-    async fn insert(&self, jobs: &[Job]) -> Result<(), DbErr> {
+    /// Says when they were accepted.
+    async fn insert(&self, jobs: &[Job]) -> Result<SystemTime, DbErr> {
         let values =
             if self.database.is_postgres() { postgres_values(jobs) } else { sqlite_values(jobs) };
         let statement = self.database.statement(INSERT, values);
         let patience = self.settings.patience;
         self.database
-            .step_within(patience, async |it| it.execute_raw(statement).await.map(|_| ()))
+            .step_within(patience, async |it| {
+                let rows = it.query_all_raw(statement).await?;
+                let row = rows.first().ok_or(DbErr::RecordNotInserted)?;
+                row.try_get("", "accepted_at").map(time)
+            })
             .await
     }
 }
@@ -155,20 +165,22 @@ const INSERT: Sql = Sql {
 INSERT INTO outbox (id, phone, code, trace, expires_at)
 SELECT id, phone, code, trace, now() + ttl * interval '1 millisecond'
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[])
-    AS new (id, phone, code, trace, ttl)",
+    AS new (id, phone, code, trace, ttl)
+RETURNING (extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_at",
     sqlite: "
 INSERT INTO outbox (id, phone, code, trace, accepted_at, expires_at)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, clock.now, clock.now + (value ->> 4)
 FROM json_each($1), (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
-ORDER BY key",
+ORDER BY key
+RETURNING accepted_at",
 };
 
 fn postgres_values(jobs: &[Job]) -> Vec<Value> {
-    let new = || jobs.iter().map(|job| &job.message);
+    let new = || jobs.iter().map(|job| &job.send);
     vec![
         new().map(|new| new.message.id.as_uuid()).collect::<Vec<Uuid>>().into(),
         new().map(|new| new.message.phone.as_str().to_owned()).collect::<Vec<_>>().into(),
-        new().map(|new| new.message.code.as_str().to_owned()).collect::<Vec<_>>().into(),
+        new().map(|new| new.message.code.as_text().into_owned()).collect::<Vec<_>>().into(),
         new().map(|new| new.trace.as_str().to_owned()).collect::<Vec<_>>().into(),
         new().map(|new| millis(new.ttl)).collect::<Vec<i64>>().into(),
     ]
@@ -177,11 +189,11 @@ fn postgres_values(jobs: &[Job]) -> Vec<Value> {
 fn sqlite_values(jobs: &[Job]) -> Vec<Value> {
     let rows: serde_json::Value = jobs
         .iter()
-        .map(|Job { message: NewMessage { message, ttl, trace }, .. }| {
+        .map(|Job { send: NewSend { message, ttl, trace, .. }, .. }| {
             serde_json::json!([
                 message.id.to_string(),
                 message.phone.as_str(),
-                message.code.as_str(),
+                message.code.as_text(),
                 trace.as_str(),
                 millis(*ttl),
             ])

@@ -101,7 +101,8 @@ fn deliver<G: SmsGateway>(
         sender.try_send(batch).unwrap();
     }
     let settings = DeliverSettings {
-        template: "Your code: {code}".parse().unwrap(),
+        templates: Arc::new(Templates::new("Your code: {code}".parse().unwrap())),
+        vault: Vault::default(),
         default_ttl: TTL,
         concurrency: 3,
         in_hand: 100,

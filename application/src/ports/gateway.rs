@@ -3,7 +3,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use domain::{Message, SmsTemplate};
+use domain::{Code, Message};
 
 use crate::{TraceParent, ports::OutcomeClass};
 
@@ -25,6 +25,8 @@ pub trait SmsGateway: Sync + 'static {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sms {
     pub message: Message,
+    /// The message's, opened.
+    pub code: Code,
     pub text: String,
     pub expires_at: SystemTime,
     pub trace: Option<TraceParent>,
@@ -79,18 +81,6 @@ impl SendError {
             | Self::Unavailable { detail, .. }
             | Self::Ambiguous(detail) => detail,
         }
-    }
-}
-
-impl Sms {
-    pub fn new(
-        message: Message,
-        template: &SmsTemplate,
-        expires_at: SystemTime,
-        trace: Option<TraceParent>,
-    ) -> Self {
-        let text = template.render(&message.code);
-        Self { message, text, expires_at, trace }
     }
 }
 

@@ -1,27 +1,84 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use domain::Message;
+use domain::{
+    ApiKeyId, CodeHash, CodeLength, Counter, KeyId, Message, Metadata, Origin, Policy, Region,
+    Seed, TemplateKey, Windows,
+};
 
-use crate::{BoxError, TraceParent};
+use crate::{BoxError, TraceParent, ports::Verification};
 
-/// Where accepted messages are stored, in the order of their acceptance.
+/// Where verifications begin and their messages are stored, in the order of their acceptance.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Outbox: Sync + 'static {
-    /// Stores a message that may be sent for `ttl` from now, by the database's clock.
+    /// Begins a verification and stores its first message, which may be sent for `ttl` from now, by
+    /// the database's clock; if the windows of its phone and all its counters have room.
     ///
-    /// Once this returns `Ok`, the message survives a crash of any process and of the database.
-    /// After an error it may have been stored all the same. Calls that wait together may be
-    /// committed together, and then a message that the database refuses fails its own call only.
-    /// A call that is dropped leaves nothing half done.
-    async fn enqueue(&self, message: NewMessage) -> Result<(), EnqueueError>;
+    /// Otherwise nothing of it is stored and no counter moves. The same holds for one of
+    /// [`Origin::V1`] to a phone whose newest verification is pending: the answer is that one. One
+    /// of [`Origin::Api`] is never answered so. The newest verification of the phone is this one
+    /// from here on.
+    ///
+    /// Once this returns [`Enqueued::Accepted`], both survive a crash of any process and of the
+    /// database. After an error they may have been stored all the same. Calls that wait together
+    /// may be committed together, and then what the database refuses fails its own call only; sends
+    /// to one phone are counted each, and no quota is passed however many race. A call that is
+    /// dropped leaves nothing half done.
+    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, EnqueueError>;
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewMessage {
+/// A verification and its first message.
+#[derive(Debug, Clone)]
+pub struct NewSend {
+    /// Its id is [`domain::VerificationId::message`] of 1; with that it says which verification
+    /// begins.
     pub message: Message,
+    /// How long the code is good, and so how long the message may be sent.
     pub ttl: Duration,
     pub trace: TraceParent,
+    pub verification: NewVerification,
+    pub phone_limits: Windows,
+    pub extra: Vec<Counter>,
+}
+
+/// What is kept of a verification beside its phone and how long it lasts.
+#[derive(Debug, Clone)]
+pub struct NewVerification {
+    pub origin: Origin,
+    pub region: Option<Region>,
+    pub secret: NewSecret,
+    pub code_length: CodeLength,
+    /// None: the default one.
+    pub template: Option<TemplateKey>,
+    pub metadata: Option<Metadata>,
+    pub api_key: Option<ApiKeyId>,
+}
+
+/// What is kept of a code.
+#[derive(Debug, Clone)]
+pub struct NewSecret {
+    pub pepper: KeyId,
+    pub seed: Seed,
+    pub code_hash: CodeHash,
+}
+
+/// What became of a send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It is stored. `at` is the database's now, from which on it may be sent.
+    Accepted { at: SystemTime },
+    /// One is pending for this phone.
+    Pending(Box<Verification>),
+    /// There was no room in these; at least one.
+    Limited(Vec<Violation>),
+}
+
+/// A window that is used up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub policy: Policy,
+    /// Until it has passed.
+    pub retry_after: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]

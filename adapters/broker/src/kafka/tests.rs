@@ -101,7 +101,7 @@ async fn what_a_console_producer_sends_is_read() {
     assert_eq!(records.len(), 2);
     let incoming = records[0].content.as_ref().unwrap();
     assert_eq!(incoming.message.phone.as_str(), "79991234567");
-    assert_eq!(incoming.message.code.as_str(), "1234");
+    assert_eq!(incoming.message.code.as_text(), "1234");
     let validity = incoming.validity.unwrap();
     assert_eq!(validity.expires_at.duration_since(validity.accepted_at).unwrap(), TTL);
     assert_eq!((incoming.sequence, &incoming.trace), (None, &None));

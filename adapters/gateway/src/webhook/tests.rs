@@ -22,7 +22,8 @@ fn sms() -> Sms {
         code: CODE.parse().unwrap(),
     };
     let expires_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
-    Sms::new(message, &"Ваш код: {code}".parse().unwrap(), expires_at, TRACE.parse().ok())
+    let (code, text) = (CODE.parse().unwrap(), format!("Ваш код: {CODE}"));
+    Sms { message, code, text, expires_at, trace: TRACE.parse().ok() }
 }
 
 async fn listen() -> (TcpListener, String) {

@@ -1,6 +1,6 @@
 use application::{
-    SubmitSettings,
-    ports::{MockOutbox, NewMessage},
+    Keys, SubmitSettings, Vault,
+    ports::{EnqueueError, Enqueued, MockOutbox, NewSend, Violation},
 };
 use axum::{
     body::Bytes,
@@ -19,9 +19,14 @@ const INVALID: &str = r#"{"error":"invalid request body"}"#;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 fn api(outbox: MockOutbox) -> (Router, Registry) {
-    let settings =
-        SubmitSettings { code_length: 6.try_into().unwrap(), code_ttl: Duration::from_secs(600) };
-    let submit = SubmitMessage::new(outbox, StdRng::seed_from_u64(1), settings);
+    let settings = SubmitSettings {
+        code_length: 6.try_into().unwrap(),
+        code_ttl: Duration::from_secs(600),
+        phone_limits: "20/1h".parse().unwrap(),
+    };
+    let peppers = domain::draw_key(&mut StdRng::seed_from_u64(2)).parse().ok();
+    let vault = Vault::of(Keys { peppers, payload: None });
+    let submit = SubmitMessage::new(outbox, StdRng::seed_from_u64(1), vault, settings);
     let registry = Registry::new();
     let metrics = ApiMetrics::register(&registry).unwrap();
     (router(Arc::new(submit), metrics, ApiSettings::default()), registry)
@@ -29,8 +34,12 @@ fn api(outbox: MockOutbox) -> (Router, Registry) {
 
 fn accepting() -> MockOutbox {
     let mut outbox = MockOutbox::new();
-    outbox.expect_enqueue().returning(|_| Ok(()));
+    outbox.expect_enqueue().returning(|_| Ok(accepted()));
     outbox
+}
+
+fn accepted() -> Enqueued {
+    Enqueued::Accepted { at: std::time::SystemTime::UNIX_EPOCH }
 }
 
 fn refusing(error: impl Fn() -> EnqueueError + Send + 'static) -> MockOutbox {
@@ -95,8 +104,8 @@ async fn every_path_of_the_contract_accepts() {
 #[tokio::test]
 async fn the_phone_that_was_asked_for_is_stored() {
     let mut outbox = MockOutbox::new();
-    let expected = |new: &NewMessage| new.message.phone.as_str() == "899999999999999";
-    outbox.expect_enqueue().withf(expected).times(4).returning(|_| Ok(()));
+    let expected = |new: &NewSend| new.message.phone.as_str() == "899999999999999";
+    outbox.expect_enqueue().withf(expected).times(4).returning(|_| Ok(accepted()));
     let (router, _) = api(outbox);
 
     for body in [
@@ -248,6 +257,21 @@ async fn what_cannot_be_stored_is_not_accepted() {
 }
 
 #[tokio::test]
+async fn a_number_that_has_had_too_many_is_refused() {
+    let mut outbox = MockOutbox::new();
+    outbox.expect_enqueue().returning(|send| {
+        let policy = send.phone_limits.policies("phone").remove(0);
+        Ok(Enqueued::Limited(vec![Violation { policy, retry_after: Duration::from_secs(7) }]))
+    });
+    let (limited, registry) = api(outbox);
+
+    let answer = ask(&limited, post_json("/api", BODY)).await;
+
+    answer.expect(429, r#"{"error":"too many messages to this number"}"#);
+    assert_eq!(total(&registry, 429), Some(1));
+}
+
+#[tokio::test]
 async fn a_panic_is_answered_and_the_next_request_too() {
     let mut outbox = MockOutbox::new();
     outbox.expect_enqueue().once().returning(|_| panic!("on purpose"));
@@ -295,7 +319,7 @@ async fn a_valid_trace_of_the_caller_is_kept_and_another_is_not() {
         let seen = stored.clone();
         outbox.expect_enqueue().returning(move |new| {
             *seen.lock().unwrap() = Some(new.trace.to_string());
-            Ok(())
+            Ok(accepted())
         });
         let mut request = post_json("/api", BODY);
         for header in headers {

@@ -1,8 +1,8 @@
 use std::{future::pending, net::SocketAddr};
 
 use application::{
-    SubmitMessage, SubmitSettings,
-    ports::{EnqueueError, NewMessage, Outbox},
+    Keys, SubmitMessage, SubmitSettings, Vault,
+    ports::{EnqueueError, Enqueued, NewSend, Outbox},
 };
 use prometheus::Registry;
 use rand::{SeedableRng, rngs::StdRng};
@@ -32,12 +32,12 @@ struct Gate {
 }
 
 impl Outbox for Gate {
-    async fn enqueue(&self, _: NewMessage) -> Result<(), EnqueueError> {
+    async fn enqueue(&self, _: NewSend) -> Result<Enqueued, EnqueueError> {
         let _ = self.entered.send(());
         if !self.always_open {
             self.open.notified().await;
         }
-        Ok(())
+        Ok(Enqueued::Accepted { at: std::time::SystemTime::UNIX_EPOCH })
     }
 }
 
@@ -54,9 +54,14 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     let (sender, entered) = mpsc::unbounded_channel();
     let open = Arc::new(Notify::new());
     let gate = Gate { entered: sender, open: open.clone(), always_open };
-    let settings =
-        SubmitSettings { code_length: 6.try_into().unwrap(), code_ttl: Duration::from_secs(600) };
-    let submit = SubmitMessage::new(gate, StdRng::seed_from_u64(1), settings);
+    let settings = SubmitSettings {
+        code_length: 6.try_into().unwrap(),
+        code_ttl: Duration::from_secs(600),
+        phone_limits: domain::Windows::OFF,
+    };
+    let peppers = domain::draw_key(&mut StdRng::seed_from_u64(2)).parse().ok();
+    let vault = Vault::of(Keys { peppers, payload: None });
+    let submit = SubmitMessage::new(gate, StdRng::seed_from_u64(1), vault, settings);
     let metrics = ApiMetrics::register(&Registry::new()).unwrap();
     let router = crate::router(Arc::new(submit), metrics, ApiSettings { body_timeout });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,7 +1,7 @@
 use std::{collections::HashSet, num::NonZeroU32, time::Duration};
 
 use application::ports::{
-    Backlog, BacklogSize, Claim, Claimed, EnqueueError, NewMessage, Outbox, Swept,
+    Backlog, BacklogSize, Claim, Claimed, EnqueueError, NewSend, Outbox, Swept,
 };
 use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
@@ -35,7 +35,7 @@ fn limit(limit: u32) -> NonZeroU32 {
 }
 
 /// Stores messages one after the other.
-async fn store(database: &Database, messages: &[NewMessage]) {
+async fn store(database: &Database, messages: &[NewSend]) {
     let (outbox, _writers) = CoalescingOutbox::start(database, OutboxSettings::default());
     for message in messages {
         outbox.enqueue(message.clone()).await.unwrap();
@@ -165,7 +165,7 @@ async fn what_no_consumer_took_over_in_time_waits_again(database: Database) {
 }
 
 async fn an_expired_message_is_never_claimed(database: Database) {
-    let expired = NewMessage { ttl: NONE, ..new_message(&phone(1)) };
+    let expired = NewSend { ttl: NONE, ..new_message(&phone(1)) };
     store(&database, &[expired, new_message(&phone(2))]).await;
     let backlog = SqlBacklog::new(database, "message".into());
 
@@ -177,7 +177,7 @@ async fn an_expired_message_is_never_claimed(database: Database) {
 async fn what_expires_before_it_is_taken_over_ends_as_expired(database: Database) {
     let short = Duration::from_millis(300);
     let messages: Vec<_> =
-        (1..=3).map(|number| NewMessage { ttl: short, ..new_message(&phone(number)) }).collect();
+        (1..=3).map(|number| NewSend { ttl: short, ..new_message(&phone(number)) }).collect();
     store(&database, &messages).await;
     let backlog = SqlBacklog::new(database.clone(), "message".into());
     let claimed = backlog.claim(limit(2), NONE).await.unwrap();

@@ -2,9 +2,9 @@ use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use application::{
     TraceParent,
-    ports::{Incoming, NewMessage},
+    ports::{Incoming, NewSecret, NewSend, NewVerification},
 };
-use domain::{Message, MessageId};
+use domain::{CodeHash, Message, MessageId, Origin, Seed, VerificationId, Windows};
 use migration::{Migrator, MigratorTrait};
 use rand::{SeedableRng, rngs::StdRng};
 use sea_orm::{ConnectionTrait, sqlx};
@@ -81,15 +81,30 @@ pub(super) fn rng() -> StdRng {
     StdRng::try_from_rng(&mut rand::rngs::SysRng).unwrap()
 }
 
-pub(super) fn new_message(phone: &str) -> NewMessage {
-    NewMessage {
+pub(super) fn new_message(phone: &str) -> NewSend {
+    NewSend {
         message: Message {
-            id: MessageId::generate(&mut rng()),
+            id: VerificationId::generate(&mut rng()).message(1),
             phone: phone.parse().unwrap(),
             code: "048213".parse().unwrap(),
         },
         ttl: Duration::from_secs(600),
         trace: TraceParent::generate(&mut rng()),
+        verification: NewVerification {
+            origin: Origin::Api,
+            region: None,
+            secret: NewSecret {
+                pepper: "test".parse().unwrap(),
+                seed: Seed::generate(&mut rng()),
+                code_hash: CodeHash::from_bytes([7; 32]),
+            },
+            code_length: 6.try_into().unwrap(),
+            template: None,
+            metadata: None,
+            api_key: None,
+        },
+        phone_limits: Windows::OFF,
+        extra: Vec::new(),
     }
 }
 
@@ -99,7 +114,7 @@ pub(super) fn phone(number: usize) -> String {
 
 /// A record that says nothing but phone and code.
 pub(super) fn incoming(phone: &str) -> Incoming {
-    let NewMessage { message, .. } = new_message(phone);
+    let NewSend { message, .. } = new_message(phone);
     Incoming { message, validity: None, trace: None, sequence: None }
 }
 

@@ -1,0 +1,1 @@
+//! Noticing that nobody answers.

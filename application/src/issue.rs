@@ -1,0 +1,116 @@
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use domain::{
+    ApiKeyId, CarriedCode, Code, CodeLength, Counter, Message, MessageId, Metadata, Origin, Pepper,
+    PhoneNumber, Region, Seed, TemplateKey, VerificationId, Windows,
+};
+use rand_core::CryptoRng;
+
+use crate::{
+    Keys, TraceParent, Vault, VaultClosed,
+    ports::{NewSecret, NewSend, NewVerification},
+};
+
+/// Makes codes and what is kept of them.
+pub(crate) struct Issuer<R> {
+    rng: Mutex<R>,
+    vault: Vault,
+}
+
+/// What a verification is begun with.
+#[derive(Debug, Clone)]
+pub(crate) struct Order {
+    pub(crate) origin: Origin,
+    pub(crate) phone: PhoneNumber,
+    pub(crate) region: Option<Region>,
+    pub(crate) ttl: Duration,
+    pub(crate) code_length: CodeLength,
+    pub(crate) template: Option<TemplateKey>,
+    pub(crate) metadata: Option<Metadata>,
+    pub(crate) api_key: Option<ApiKeyId>,
+    pub(crate) trace: Option<TraceParent>,
+    pub(crate) phone_limits: Windows,
+    pub(crate) extra: Vec<Counter>,
+}
+
+/// What one send needs of chance.
+struct Drawn {
+    id: VerificationId,
+    seed: Seed,
+    nonce: [u8; 24],
+    trace: TraceParent,
+}
+
+impl<R: CryptoRng> Issuer<R> {
+    /// `rng` must be seeded from the operating system: ids, seeds and nonces are drawn from it.
+    pub(crate) fn new(rng: R, vault: Vault) -> Self {
+        Self { rng: Mutex::new(rng), vault }
+    }
+
+    /// Begins a verification: its id, its code, and the message that carries it.
+    pub(crate) fn first(&self, order: Order) -> Result<NewSend, VaultClosed> {
+        let pepper = self.vault.peppers()?.first();
+        let Drawn { id, seed, nonce, trace } = self.draw();
+        let code = pepper.derive(id, &seed, order.code_length);
+        let (message, template) = (id.message(1), order.template.as_ref());
+        let carried = self.carry(message, &order.phone, &code, template, nonce)?;
+        Ok(NewSend {
+            message: Message { id: message, phone: order.phone, code: carried },
+            ttl: order.ttl,
+            trace: order.trace.unwrap_or(trace),
+            verification: NewVerification {
+                origin: order.origin,
+                region: order.region,
+                secret: secret(pepper, id, seed, &code),
+                code_length: order.code_length,
+                template: order.template,
+                metadata: order.metadata,
+                api_key: order.api_key,
+            },
+            phone_limits: order.phone_limits,
+            extra: order.extra,
+        })
+    }
+
+    fn draw(&self) -> Drawn {
+        // A generator is whole between two draws, so a panic elsewhere does not spoil it.
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut nonce = [0; 24];
+        rng.fill_bytes(&mut nonce);
+        Drawn {
+            id: VerificationId::generate(&mut *rng),
+            seed: Seed::generate(&mut *rng),
+            nonce,
+            trace: TraceParent::generate(&mut *rng),
+        }
+    }
+
+    fn carry(
+        &self,
+        message: MessageId,
+        phone: &PhoneNumber,
+        code: &Code,
+        template: Option<&TemplateKey>,
+        nonce: [u8; 24],
+    ) -> Result<CarriedCode, VaultClosed> {
+        let Keys { payload, .. } = self.vault.keys().ok_or(VaultClosed)?;
+        Ok(match payload {
+            Some(keys) => keys.seal(message, phone, code, template, nonce),
+            None => CarriedCode::Clear { code: code.clone(), template: template.cloned() },
+        })
+    }
+}
+
+fn secret(pepper: &Pepper, id: VerificationId, seed: Seed, code: &Code) -> NewSecret {
+    NewSecret { pepper: pepper.id().clone(), code_hash: pepper.hash(id, code), seed }
+}
+
+impl<R> fmt::Debug for Issuer<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issuer").field("vault", &self.vault).finish_non_exhaustive()
+    }
+}

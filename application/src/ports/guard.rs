@@ -1,0 +1,101 @@
+use std::time::{Duration, SystemTime};
+
+use domain::{GuardRule, GuardScope, Region, Rolling, VerificationId};
+
+use crate::ports::StoreError;
+
+/// Sends and approvals of all processes, by prefix and by region.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[trait_variant::make(Send)]
+pub trait GuardCounts: Sync + 'static {
+    /// Adds what happened and stores the decisions, in one commit, and tells for each key of
+    /// `moved`, in any order, what all processes have counted in about the last two windows.
+    ///
+    /// A key may move by nothing, to be asked only. Buckets turn by the database's clock, as
+    /// [`Rolling::later`] has it. A decision that blocked is told to others, where events are told.
+    /// After an error it may have been stored all the same.
+    async fn add(
+        &self,
+        moved: &[Moved],
+        decisions: &[Decision],
+        window: Duration,
+    ) -> Result<Vec<Total>, StoreError>;
+}
+
+/// What the guard has seen and decided.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[trait_variant::make(Send)]
+pub trait GuardRecords: Sync + 'static {
+    /// Verifications of `/v1` of the last `since`, by when they were created: up to `limit` behind
+    /// `after`, the latest one that the caller has.
+    async fn past(
+        &self,
+        since: Duration,
+        after: Option<(SystemTime, VerificationId)>,
+        limit: usize,
+    ) -> Result<Vec<PastVerification>, StoreError>;
+
+    /// Decisions of the last `since`, newest first.
+    async fn decisions(
+        &self,
+        since: Duration,
+        limit: usize,
+    ) -> Result<Vec<StoredDecision>, StoreError>;
+}
+
+/// What sends are counted under.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GuardKey {
+    pub scope: GuardScope,
+    /// A prefix, or a region.
+    pub key: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    pub key: GuardKey,
+    pub sends: u64,
+    pub approvals: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Total {
+    pub key: GuardKey,
+    pub count: Rolling,
+}
+
+/// A rule that fired, and on what. One in [`domain::GuardMode::Enforce`] has blocked a send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub rule: GuardRule,
+    pub key: String,
+    pub sends: u64,
+    pub approvals: u64,
+    /// The verification that went through all the same, if one did.
+    pub verification: Option<VerificationId>,
+    /// Masked: to be told to others, and not stored with the decision.
+    pub phone: String,
+}
+
+/// A decision as it was noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDecision {
+    pub decided_at: SystemTime,
+    /// As [`GuardRule`] is shown.
+    pub rule: String,
+    pub key: String,
+    pub sends: u64,
+    pub approvals: u64,
+    pub verification: Option<VerificationId>,
+}
+
+/// What a replay needs to know of a verification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastVerification {
+    pub id: VerificationId,
+    pub prefix: String,
+    pub region: Option<Region>,
+    pub sends: u8,
+    pub created_at: SystemTime,
+    pub approved_at: Option<SystemTime>,
+}

@@ -1,0 +1,302 @@
+use std::time::{Duration, SystemTime};
+
+use domain::{
+    CodeHash, CodeLength, Counter, KeyId, Message, Metadata, Origin, PhoneNumber, Policy, Region,
+    Seed, TemplateKey, VerificationId, VerificationStatus, Windows,
+};
+
+use crate::{
+    BoxError, TraceParent,
+    ports::{NewSecret, NewSend, NewVerification, Violation},
+};
+
+/// Verifications after their first message.
+///
+/// All times are the database's. A verification is over when its time is up, whether or not
+/// [`Verifications::expire`] has been there: it is shown as expired, and nothing below takes it for
+/// pending. What is kept of a code is wiped when its verification ends.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[trait_variant::make(Send)]
+pub trait Verifications: Sync + 'static {
+    async fn find(&self, id: VerificationId) -> Result<Option<Verification>, StoreError>;
+
+    /// A verification with its events, in their order: what its own row and those of its messages
+    /// say now.
+    async fn history(&self, id: VerificationId) -> Result<Option<History>, StoreError>;
+
+    /// Stores one more message of a pending verification, if the windows of its phone and all
+    /// counters have room; otherwise no counter moves.
+    ///
+    /// The message may be sent as long as the verification lasts. The verification is the newest
+    /// of its phone again.
+    async fn resend(&self, again: Resend) -> Result<Resent, StoreError>;
+
+    /// Counts a guess, on the verification and under each of `guesses` on its phone, in one commit,
+    /// and only then shows what to compare it with.
+    ///
+    /// By phone: of the newest verification, if it is pending. A guess is counted on the phone
+    /// whether or not there is one, and whatever there is, the work is the same. By id: on the
+    /// phone of the verification. A guess at a test number's verification is not counted on its
+    /// phone.
+    ///
+    /// Where a window of `guesses` is used up, nothing is counted and nothing is written.
+    async fn count(&self, target: Target, guesses: &[Policy]) -> Result<Counted, StoreError>;
+
+    /// Ends a verification as approved and forgets the `guesses` of its phone.
+    ///
+    /// None if it is not pending (any more): exactly one caller ever gets `Some` for a
+    /// verification.
+    async fn approve(
+        &self,
+        id: VerificationId,
+        guesses: &[Policy],
+    ) -> Result<Option<Approval>, StoreError>;
+
+    /// Ends a verification as canceled, if it is pending, and returns what it then is; none if
+    /// there is none. The guesses of its phone stay counted.
+    async fn cancel(&self, id: VerificationId) -> Result<Option<History>, StoreError>;
+
+    /// Begins a verification of a test number: nothing is sent, nothing is counted. It is the newest
+    /// of its phone.
+    async fn start_test(&self, test: NewTest) -> Result<Verification, StoreError>;
+
+    /// Ends some of those whose time is up. Returns how many; zero: none is left.
+    async fn expire(&self) -> Result<u64, StoreError>;
+
+    /// Removes some of the verifications and decisions of the guard that are older than
+    /// `retention`, and some of the phones, counters and answers that nobody needs any more.
+    /// Returns how many; zero: none is left.
+    async fn prune(&self, retention: Duration) -> Result<u64, StoreError>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    pub id: VerificationId,
+    pub origin: Origin,
+    pub phone: PhoneNumber,
+    pub region: Option<Region>,
+    pub status: VerificationStatus,
+    /// Codes that were tried against it.
+    pub attempts: u8,
+    /// Messages so far.
+    pub sends: u8,
+    pub created_at: SystemTime,
+    /// When its latest message was accepted.
+    pub sent_at: SystemTime,
+    pub expires_at: SystemTime,
+    pub ended_at: Option<SystemTime>,
+    /// The database's now.
+    pub read_at: SystemTime,
+    pub code_length: CodeLength,
+    pub template: Option<TemplateKey>,
+    pub metadata: Option<Metadata>,
+    /// None once it has ended.
+    pub secret: Option<CodeSecret>,
+}
+
+/// What a code is derived from again, with the pepper of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodeSecret {
+    pub pepper: KeyId,
+    pub seed: Seed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    pub verification: Verification,
+    pub events: Vec<Event>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Event {
+    pub kind: EventKind,
+    pub at: SystemTime,
+}
+
+/// What happens to a verification, in the order in which it does where the times are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventKind {
+    Created,
+    /// A message is in the outbox.
+    Queued,
+    /// It is with the broker.
+    Published,
+    /// The gateway has it.
+    Sent,
+    /// It is on the phone.
+    Delivered,
+    /// It will not come.
+    Failed,
+    Approved,
+    Expired,
+    Canceled,
+    /// The guard refused to begin one. It is told to others only: there is no verification.
+    Blocked,
+}
+
+/// One more message of a verification.
+#[derive(Debug, Clone)]
+pub struct Resend {
+    pub id: VerificationId,
+    /// How many messages there are without this one. If there are others, nothing is stored.
+    pub sends: u8,
+    /// How long ago the latest must have been stored.
+    pub wait: Duration,
+    /// Its id is [`VerificationId::message`] of `sends + 1`.
+    pub message: Message,
+    pub trace: TraceParent,
+    /// Where the code is another than before: what is kept from now on.
+    pub secret: Option<NewSecret>,
+    pub phone_limits: Windows,
+    pub extra: Vec<Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resent {
+    /// It is stored: the verification as it is now.
+    Sent(Box<Verification>),
+    Limited(Vec<Violation>),
+    /// The verification is not what the caller took it for: it has ended, has no attempts left,
+    /// another message was stored, or the wait is not over.
+    Changed,
+}
+
+/// What a code is tried against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Id(VerificationId),
+    Phone(PhoneNumber),
+}
+
+#[derive(Debug, Clone)]
+pub enum Counted {
+    /// The attempt is counted: `attempts` with this one.
+    Compare { id: VerificationId, hash: CodeHash, pepper: KeyId, attempts: u8 },
+    /// By phone: there is nothing to compare with, and it is not said why.
+    Nothing,
+    /// By id: there is no such verification.
+    Unknown,
+    /// By id: it was approved before.
+    Approved,
+    /// By id: it has ended so.
+    Gone(VerificationStatus),
+    /// By id: it has no attempts left until it expires, after `retry_after`; it lasts `ttl` in all.
+    Exhausted { retry_after: Duration, ttl: Duration },
+    /// Too many guesses at the phone; known or not.
+    Limited(Vec<Violation>),
+}
+
+/// What was approved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Approval {
+    pub origin: Origin,
+    pub phone: PhoneNumber,
+    pub region: Option<Region>,
+}
+
+/// A verification of a test number.
+#[derive(Debug, Clone)]
+pub struct NewTest {
+    pub id: VerificationId,
+    pub phone: PhoneNumber,
+    pub ttl: Duration,
+    /// Of [`Origin::Test`].
+    pub verification: NewVerification,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// As much work is waiting for the database as may wait. Nothing was stored.
+    #[error("too much work is waiting for the database")]
+    Full,
+    /// The database did not confirm in time or at all. What was to be stored may be.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] BoxError),
+}
+
+impl Verification {
+    /// As it is right after [`crate::ports::Outbox::enqueue`] has accepted it.
+    pub fn accepted(new: &NewSend, at: SystemTime) -> Self {
+        let id = VerificationId::of(new.message.id);
+        Self::begun(id, new.message.phone.clone(), new.ttl, &new.verification, at)
+    }
+
+    /// As it is right after it began.
+    pub fn begun(
+        id: VerificationId,
+        phone: PhoneNumber,
+        ttl: Duration,
+        new: &NewVerification,
+        at: SystemTime,
+    ) -> Self {
+        let NewSecret { pepper, seed, .. } = new.secret.clone();
+        Self {
+            id,
+            origin: new.origin,
+            phone,
+            region: new.region,
+            status: VerificationStatus::Pending,
+            attempts: 0,
+            sends: 1,
+            created_at: at,
+            sent_at: at,
+            expires_at: at + ttl,
+            ended_at: None,
+            read_at: at,
+            code_length: new.code_length,
+            template: new.template.clone(),
+            metadata: new.metadata.clone(),
+            secret: Some(CodeSecret { pepper, seed }),
+        }
+    }
+
+    /// Whether it is one of a test number.
+    pub fn is_test(&self) -> bool {
+        self.origin == Origin::Test
+    }
+
+    /// How long it lasts in all.
+    pub fn ttl(&self) -> Duration {
+        self.expires_at.duration_since(self.created_at).unwrap_or_default()
+    }
+
+    /// How long it was good for when it was read.
+    pub fn good_for(&self) -> Duration {
+        self.expires_at.duration_since(self.read_at).unwrap_or_default()
+    }
+
+    /// How long ago its latest message was accepted when it was read.
+    pub fn since_sent(&self) -> Duration {
+        self.read_at.duration_since(self.sent_at).unwrap_or_default()
+    }
+}
+
+impl EventKind {
+    pub const ALL: [Self; 10] = [
+        Self::Created,
+        Self::Queued,
+        Self::Published,
+        Self::Sent,
+        Self::Delivered,
+        Self::Failed,
+        Self::Approved,
+        Self::Expired,
+        Self::Canceled,
+        Self::Blocked,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Queued => "queued",
+            Self::Published => "published",
+            Self::Sent => "sent",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Approved => "approved",
+            Self::Expired => "expired",
+            Self::Canceled => "canceled",
+            Self::Blocked => "blocked",
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What a rule of the guard would have done.

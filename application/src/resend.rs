@@ -1,0 +1,1 @@
+//! Sending the code of a verification once more.

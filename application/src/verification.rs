@@ -1,0 +1,1 @@
+//! Looking at a verification, and giving it up.

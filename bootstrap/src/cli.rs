@@ -1,5 +1,9 @@
 //! What the binaries take on their command lines.
 
+mod guard;
+mod keys;
+mod secrets;
+
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},

@@ -16,6 +16,7 @@ mod m20261122_000001_pipeline;
 mod m20261122_000002_attempts;
 mod m20261122_000003_published_at;
 mod m20261122_000004_seen_until;
+mod m20261123_000001_verification;
 
 /// All migrations, oldest first.
 #[derive(Debug)]

@@ -1,6 +1,8 @@
 //! Gateways that take an SMS: a console for development, and a provider's webhook.
 
 mod console;
+mod events;
+mod public_address;
 mod webhook;
 mod wire;
 

@@ -1,11 +1,20 @@
 //! The HTTP side: the API, the metrics and health pages, and the server that both run on.
 
 mod api;
+mod auth;
+mod docs;
 mod error;
+mod idempotency;
+mod limits;
 mod metrics;
+mod numbering;
+mod openapi;
 mod operations;
+mod page;
+mod problem;
 mod readiness;
 mod server;
+mod v1;
 
 pub use api::{ApiSettings, router};
 pub use metrics::ApiMetrics;

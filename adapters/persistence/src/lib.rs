@@ -7,10 +7,16 @@
 mod backlog;
 mod database;
 mod dead_letters;
+mod events;
+mod guard;
+mod idempotency;
+mod keys;
 mod leases;
 mod ledger;
 mod outbox;
 mod schema;
+mod secrets;
+mod verifications;
 
 pub use backlog::SqlBacklog;
 pub use database::{Database, DatabaseSettings, PostgresSettings, SslMode};

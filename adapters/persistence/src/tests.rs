@@ -1,10 +1,18 @@
 //! One suite for both databases: what the ports promise.
 
+mod checks;
 mod deliveries;
+mod events;
+mod guards;
+mod idempotency;
+mod keys;
+mod limits;
 mod messages;
 mod partitions;
+mod resends;
 mod schemas;
 mod silence;
+mod starts;
 mod support;
 
 /// Runs each test of a module on PostgreSQL and on SQLite, each on a database of its own.

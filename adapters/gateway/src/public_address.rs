@@ -1,0 +1,1 @@
+//! Which addresses are not of a network of our own.

@@ -1,0 +1,1 @@
+//! What a numbering plan knows of a number.

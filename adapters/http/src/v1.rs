@@ -1,0 +1,6 @@
+//! The API of verifications.
+
+mod answer;
+mod body;
+mod checks;
+mod verifications;

@@ -1,0 +1,1 @@
+//! Beginning, resending, looking at and canceling a verification.

@@ -1,0 +1,1 @@
+//! Events that others are still to be told of.

@@ -1,0 +1,1 @@
+//! Windows of phones and of other keys.

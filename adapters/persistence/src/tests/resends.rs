@@ -1,0 +1,1 @@
+//! Further messages of a verification.

@@ -1,0 +1,3 @@
+//! Verifications after their first message.
+
+mod sql;

@@ -1,0 +1,1 @@
+//! `messager keys`.

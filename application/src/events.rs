@@ -1,1 +1,292 @@
-//! Telling others what happened.
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use autometrics::autometrics;
+use rand_core::Rng;
+use tokio::task::JoinSet;
+
+use crate::{
+    Chain,
+    ports::{DueEvent, EventOutbox, EventSink, PostError, StoreError},
+};
+
+/// Tells others of events: each again and again until it is taken, for some three days.
+#[derive(Debug)]
+pub struct DeliverEvents<E, S, R> {
+    outbox: Arc<E>,
+    sink: Arc<S>,
+    rng: Mutex<R>,
+    settings: EventSettings,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct EventSettings {
+    /// Events in one round.
+    pub batch: usize,
+    /// Posts at a time.
+    pub concurrency: usize,
+    /// How long a round may take. An event that was not settled by then is told again.
+    pub lease: Duration,
+}
+
+/// What became of the events of one round.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    pub claimed: usize,
+    pub delivered: usize,
+    /// They wait for their next try.
+    pub retried: usize,
+    /// They are not tried any more.
+    pub dropped: usize,
+    /// What became of them was not stored: they are told again.
+    pub unsettled: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Delivered,
+    Retried,
+    Dropped,
+    Unsettled,
+}
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 3_600;
+
+/// How long to wait after each failure, give or take a fifth; after one more there is no other try.
+const WAITS: [u64; 9] =
+    [5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
+
+/// The longest wait that whoever is posted to may ask for.
+const LONGEST: Duration = Duration::from_secs(24 * HOUR);
+
+impl Default for EventSettings {
+    /// With posts of up to 10 seconds a round takes at most 70.
+    fn default() -> Self {
+        Self { batch: 100, concurrency: 16, lease: Duration::from_secs(90) }
+    }
+}
+
+impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, R> {
+    pub fn new(outbox: Arc<E>, sink: Arc<S>, rng: R, settings: EventSettings) -> Self {
+        Self { outbox, sink, rng: Mutex::new(rng), settings }
+    }
+
+    /// Tells of the events whose time has come. May be dropped: what was not settled is told again.
+    ///
+    /// Events are told at least once, and in no order.
+    #[autometrics(struct_name = "DeliverEvents")]
+    pub async fn execute(&self) -> Result<Told, StoreError> {
+        let EventSettings { batch, concurrency, lease } = self.settings;
+        let due = self.outbox.claim(batch, lease).await?;
+        let mut told = Told { claimed: due.len(), ..Told::default() };
+        let mut posts = JoinSet::new();
+        for event in due {
+            if posts.len() >= concurrency.max(1)
+                && let Some(outcome) = posts.join_next().await
+            {
+                told.count(outcome.unwrap_or(Outcome::Unsettled));
+            }
+            let wait = self.wait_after(event.claim.attempt);
+            let (outbox, sink) = (Arc::clone(&self.outbox), Arc::clone(&self.sink));
+            posts.spawn(async move { tell(&*outbox, &*sink, &event, wait).await });
+        }
+        while let Some(outcome) = posts.join_next().await {
+            told.count(outcome.unwrap_or(Outcome::Unsettled));
+        }
+        Ok(told)
+    }
+
+    /// None after the last try.
+    fn wait_after(&self, attempt: u32) -> Option<Duration> {
+        let place = usize::try_from(attempt.max(1) - 1).ok()?;
+        let wait = Duration::from_secs(*WAITS.get(place)?);
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let permille = 800 + rng.next_u32() % 401;
+        Some(wait * permille / 1_000)
+    }
+}
+
+async fn tell(
+    outbox: &impl EventOutbox,
+    sink: &impl EventSink,
+    event: &DueEvent,
+    wait: Option<Duration>,
+) -> Outcome {
+    let claim = &event.claim;
+    let kind = event.kind.as_str();
+    let (outcome, stored) = match (sink.post(event).await, wait) {
+        (Ok(()), _) => (Outcome::Delivered, outbox.settle(claim).await),
+        (Err(PostError::Failed { detail, retry_after }), Some(wait)) => {
+            tracing::debug!(event.id, event.kind = kind, claim.attempt, detail, "event not taken");
+            let after = wait.max(retry_after.unwrap_or_default().min(LONGEST));
+            (Outcome::Retried, outbox.retry(claim, after).await)
+        }
+        (Err(error), _) => {
+            let attempts = claim.attempt;
+            tracing::error!(event.id, event.kind = kind, attempts, %error, "event given up");
+            (Outcome::Dropped, outbox.settle(claim).await)
+        }
+    };
+    match stored {
+        Ok(()) => outcome,
+        Err(error) => {
+            tracing::warn!(event.id, error = %Chain(&error), "what became of an event is not stored");
+            Outcome::Unsettled
+        }
+    }
+}
+
+impl Told {
+    fn count(&mut self, outcome: Outcome) {
+        *match outcome {
+            Outcome::Delivered => &mut self.delivered,
+            Outcome::Retried => &mut self.retried,
+            Outcome::Dropped => &mut self.dropped,
+            Outcome::Unsettled => &mut self.unsettled,
+        } += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        ports::{EventClaim, EventKind, MockEventOutbox, MockEventSink},
+        testing::START,
+    };
+
+    fn event(sequence: i64, attempt: u32) -> DueEvent {
+        DueEvent {
+            claim: EventClaim { sequence, attempt },
+            id: format!("{sequence:032x}"),
+            kind: EventKind::Approved,
+            at: START,
+            claimed_at: START,
+            verification: None,
+            phone: Some("+7999*****67".to_owned()),
+            metadata: None,
+            delivery: None,
+        }
+    }
+
+    fn holding(events: Vec<DueEvent>) -> MockEventOutbox {
+        let mut outbox = MockEventOutbox::new();
+        outbox.expect_claim().once().returning(move |_, _| Ok(events.clone()));
+        outbox
+    }
+
+    fn sink(answer: Result<(), PostError>) -> MockEventSink {
+        let mut sink = MockEventSink::new();
+        sink.expect_post().returning(move |_| answer.clone());
+        sink
+    }
+
+    fn failed(retry_after: Option<u64>) -> Result<(), PostError> {
+        let retry_after = retry_after.map(Duration::from_secs);
+        Err(PostError::Failed { detail: "status 503".to_owned(), retry_after })
+    }
+
+    async fn told<S: EventSink>(outbox: MockEventOutbox, sink: S) -> Told {
+        let settings = EventSettings::default();
+        let rng = StdRng::seed_from_u64(1);
+        let deliver = DeliverEvents::new(Arc::new(outbox), Arc::new(sink), rng, settings);
+        deliver.execute().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_settled() {
+        let mut outbox = holding(vec![event(1, 1), event(2, 4)]);
+        outbox.expect_settle().times(2).returning(|_| Ok(()));
+
+        let told = told(outbox, sink(Ok(()))).await;
+
+        assert_eq!(told, Told { claimed: 2, delivered: 2, ..Told::default() });
+    }
+
+    #[tokio::test]
+    async fn what_was_not_taken_waits_longer_each_time() {
+        for (attempt, seconds) in [(1, 5), (2, 300), (9, 86_400)] {
+            let mut outbox = holding(vec![event(1, attempt)]);
+            outbox
+                .expect_retry()
+                .withf(move |claim, after| {
+                    let wait = Duration::from_secs(seconds);
+                    claim.attempt == attempt && (wait * 4 / 5..=wait * 6 / 5).contains(after)
+                })
+                .once()
+                .returning(|_, _| Ok(()));
+
+            let told = told(outbox, sink(failed(None))).await;
+
+            assert_eq!(told, Told { claimed: 1, retried: 1, ..Told::default() });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_longer_wait_that_was_asked_for_is_kept() {
+        for (asked, waited) in [(1_000, 1_000), (1_000_000, 86_400)] {
+            let mut outbox = holding(vec![event(1, 1)]);
+            outbox
+                .expect_retry()
+                .withf(move |_, after| after.as_secs() == waited)
+                .once()
+                .returning(|_, _| Ok(()));
+
+            told(outbox, sink(failed(Some(asked)))).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn after_the_tenth_failure_or_when_nobody_wants_it_it_is_dropped() {
+        for (attempt, answer) in [(10, failed(None)), (1, Err(PostError::Gone))] {
+            let mut outbox = holding(vec![event(1, attempt)]);
+            outbox.expect_settle().once().returning(|_| Ok(()));
+
+            let told = told(outbox, sink(answer)).await;
+
+            assert_eq!(told, Told { claimed: 1, dropped: 1, ..Told::default() });
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_stored_is_told_again() {
+        let mut outbox = holding(vec![event(1, 1)]);
+        outbox.expect_settle().returning(|_| Err(StoreError::Unavailable("down".into())));
+
+        let told = told(outbox, sink(Ok(()))).await;
+
+        assert_eq!(told, Told { claimed: 1, unsettled: 1, ..Told::default() });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_posts_at_a_time_and_no_more() {
+        #[derive(Default)]
+        struct Slow {
+            now: AtomicUsize,
+            most: AtomicUsize,
+        }
+        impl EventSink for Arc<Slow> {
+            async fn post(&self, _: &DueEvent) -> Result<(), PostError> {
+                let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+                self.most.fetch_max(now, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.now.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            }
+        }
+        let mut outbox = holding((0..100).map(|sequence| event(sequence, 1)).collect());
+        outbox.expect_settle().times(100).returning(|_| Ok(()));
+        let slow = Arc::new(Slow::default());
+
+        let told = told(outbox, Arc::clone(&slow)).await;
+
+        assert_eq!((told.delivered, slow.most.load(Ordering::SeqCst)), (100, 16));
+    }
+}

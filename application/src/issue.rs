@@ -11,8 +11,8 @@ use domain::{
 use rand_core::CryptoRng;
 
 use crate::{
-    Keys, TraceParent, Vault, VaultClosed,
-    ports::{NewSecret, NewSend, NewVerification},
+    Keys, ResendPolicy, TraceParent, Vault, VaultClosed,
+    ports::{NewSecret, NewSend, NewTest, NewVerification, Verification},
 };
 
 /// Makes codes and what is kept of them.
@@ -73,6 +73,50 @@ impl<R: CryptoRng> Issuer<R> {
             },
             phone_limits: order.phone_limits,
             extra: order.extra,
+        })
+    }
+
+    /// The next message of a verification. With what is kept of its code, where that is another
+    /// than before: because it shall be, or because the pepper is not set here any more.
+    pub(crate) fn next(
+        &self,
+        verification: &Verification,
+        policy: ResendPolicy,
+    ) -> Result<(Message, Option<NewSecret>, TraceParent), VaultClosed> {
+        let peppers = self.vault.peppers()?;
+        let Drawn { seed, nonce, trace, .. } = self.draw();
+        let Verification { id, code_length, .. } = *verification;
+        let kept = verification.secret.as_ref().filter(|_| policy == ResendPolicy::Same);
+        let kept = kept.and_then(|kept| Some((peppers.get(&kept.pepper)?, &kept.seed)));
+        let (code, secret) = if let Some((pepper, seed)) = kept {
+            (pepper.derive(id, seed, code_length), None)
+        } else {
+            let code = peppers.first().derive(id, &seed, code_length);
+            let secret = secret(peppers.first(), id, seed, &code);
+            (code, Some(secret))
+        };
+        let (message, phone) = (id.message(verification.sends + 1), verification.phone.clone());
+        let code = self.carry(message, &phone, &code, verification.template.as_ref(), nonce)?;
+        Ok((Message { id: message, phone, code }, secret, trace))
+    }
+
+    /// A verification whose code somebody else has set.
+    pub(crate) fn test(&self, order: Order, code: &Code) -> Result<NewTest, VaultClosed> {
+        let pepper = self.vault.peppers()?.first();
+        let Drawn { id, seed, .. } = self.draw();
+        Ok(NewTest {
+            id,
+            phone: order.phone,
+            ttl: order.ttl,
+            verification: NewVerification {
+                origin: Origin::Test,
+                region: order.region,
+                secret: secret(pepper, id, seed, code),
+                code_length: order.code_length,
+                template: order.template,
+                metadata: order.metadata,
+                api_key: order.api_key,
+            },
         })
     }
 

@@ -26,11 +26,23 @@ mod trace;
 mod vault;
 mod verification;
 
+pub use authorize::{Authorize, AuthorizeError};
+pub use check::{CheckCode, CheckError, Checked};
 pub use deliver::{DeliverMessages, DeliverSettings, Delivered};
 pub use error::{BoxError, Chain};
+pub use events::{DeliverEvents, EventSettings, Told};
+pub use guard::{FlushGuard, Flushed, Guard, Passed, Verdict};
 pub use relay::{RelayBatch, RelayError, RelaySettings, Relayed};
+pub use repeat::{AnswerError, AnswerOnce, Repeatable};
+pub use replay::{ReplayGuard, Replayed};
+pub use resend::{Caller, ResendError, ResendPolicy, ResendVerification, SendSettings};
 pub use retry::{Retried, RetryDeadLetter, RetryError};
 pub use share::{SharePartitions, ShareSettings, Shared};
+pub use start::{StartError, StartRequest, StartVerification};
 pub use submit::{SubmitError, SubmitMessage, SubmitSettings};
 pub use trace::{InvalidTraceParent, TraceParent};
-pub use vault::{Keys, Vault, VaultClosed};
+pub use vault::{
+    CODE_PEPPER, DrawnKeys, KeySource, Keys, OpenError, OpenVault, PAYLOAD_KEY, Vault, VaultClosed,
+    VaultSettings,
+};
+pub use verification::{CancelError, CancelVerification, FindVerification};

@@ -1,6 +1,11 @@
-use domain::Peppers;
+use std::time::{Duration, SystemTime};
 
-use crate::{Keys, Vault};
+use domain::{Origin, Peppers, Seed, VerificationStatus};
+
+use crate::{
+    Keys, Vault,
+    ports::{CodeSecret, Verification},
+};
 
 pub(crate) const PEPPER: &str = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 pub(crate) const PAYLOAD_KEY: &str = "k1:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
@@ -16,4 +21,32 @@ pub(crate) fn vault() -> Vault {
 
 pub(crate) fn sealing_vault() -> Vault {
     Vault::of(Keys { peppers: Some(peppers()), payload: Some(PAYLOAD_KEY.parse().unwrap()) })
+}
+
+/// When everything in tests begins.
+pub(crate) const START: SystemTime = SystemTime::UNIX_EPOCH;
+
+/// A verification right after its first message.
+pub(crate) fn pending() -> Verification {
+    Verification {
+        id: "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00".parse().unwrap(),
+        origin: Origin::V1,
+        phone: "79991234567".parse().unwrap(),
+        region: "RU".parse().ok(),
+        status: VerificationStatus::Pending,
+        attempts: 0,
+        sends: 1,
+        created_at: START,
+        sent_at: START,
+        expires_at: START + Duration::from_secs(600),
+        ended_at: None,
+        read_at: START,
+        code_length: 6.try_into().unwrap(),
+        template: None,
+        metadata: None,
+        secret: Some(CodeSecret {
+            pepper: peppers().first().id().clone(),
+            seed: Seed::from_bytes([7; 16]),
+        }),
+    }
 }

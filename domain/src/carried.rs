@@ -206,3 +206,165 @@ fn read(text: &str) -> Option<Opened> {
     let template = if template.is_empty() { None } else { Some(template.parse().ok()?) };
     Some(Opened { phone, code, template })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FIRST: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const SECOND: &str = "k2:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+
+    fn keys(text: &str) -> PayloadKeys {
+        text.parse().unwrap()
+    }
+
+    fn message(number: i64) -> MessageId {
+        MessageId::of_record("t", 0, number, 0)
+    }
+
+    fn content() -> Opened {
+        Opened {
+            phone: "79991234567".parse().unwrap(),
+            code: "048291".parse().unwrap(),
+            template: "login/de".parse().ok(),
+        }
+    }
+
+    fn seal(keys: &PayloadKeys, content: &Opened) -> SealedCode {
+        let Opened { phone, code, template } = content;
+        let carried = keys.seal(message(1), phone, code, template.as_ref(), [9; 24]);
+        let CarriedCode::Sealed(sealed) = carried else { panic!("not sealed") };
+        sealed
+    }
+
+    #[test]
+    fn sealed_opens_only_for_its_message() {
+        let sealed = seal(&keys(FIRST), &content());
+
+        assert_eq!(keys(FIRST).open(message(1), &sealed), Ok(content()));
+        assert_eq!(keys(FIRST).open(message(2), &sealed), Err(CannotOpen::Damaged));
+    }
+
+    #[test]
+    fn the_template_may_be_the_default_one() {
+        let content = Opened { template: None, ..content() };
+
+        let sealed = seal(&keys(FIRST), &content);
+
+        assert_eq!(keys(FIRST).open(message(1), &sealed), Ok(content));
+    }
+
+    #[test]
+    fn all_keys_open_and_the_first_seals() {
+        let old = seal(&keys(FIRST), &content());
+        let rotated = keys(&format!("{SECOND},{FIRST}"));
+
+        assert_eq!(rotated.open(message(1), &old), Ok(content()));
+        let new = seal(&rotated, &content());
+        assert!(new.as_str().starts_with("s1.k2."), "{}", new.as_str());
+        assert_eq!(keys(FIRST).open(message(1), &new), Err(CannotOpen::UnknownKey));
+    }
+
+    #[test]
+    fn another_key_of_the_same_name_does_not_open() {
+        let sealed = seal(&keys(FIRST), &content());
+        let impostor = keys(&SECOND.replace("k2", "k1"));
+
+        assert_eq!(impostor.open(message(1), &sealed), Err(CannotOpen::Damaged));
+    }
+
+    #[test]
+    fn every_byte_of_a_seal_counts() {
+        let sealed = seal(&keys(FIRST), &content());
+        let text = sealed.as_str();
+
+        for place in "s1.k1.".len()..text.len() {
+            let other = if text.as_bytes()[place] == b'A' { "B" } else { "A" };
+            let changed = [&text[..place], other, &text[place + 1..]].concat();
+            let changed: SealedCode = changed.parse().unwrap();
+            assert_eq!(keys(FIRST).open(message(1), &changed), Err(CannotOpen::Damaged), "{place}");
+        }
+    }
+
+    #[test]
+    fn a_seal_shows_neither_phone_nor_code_and_repeats_nothing() {
+        let Opened { phone, code, template } = content();
+        let with = |nonce| keys(FIRST).seal(message(1), &phone, &code, template.as_ref(), nonce);
+
+        let (one, other) = (with([1; 24]), with([2; 24]));
+
+        assert_ne!(one, other);
+        for text in [one.as_text(), other.as_text()] {
+            assert!(!text.contains("79991234567") && !text.contains("048291"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_carried_code_survives_its_text() {
+        let sealed = CarriedCode::Sealed(seal(&keys(FIRST), &content()));
+        let sealed_text = sealed.as_text().into_owned();
+        for (text, template) in
+            [("482915", None), ("0042;login/de", Some("login/de")), (sealed_text.as_str(), None)]
+        {
+            let carried: CarriedCode = text.parse().unwrap();
+            assert_eq!(carried.as_text(), text);
+            if let CarriedCode::Clear { template: found, .. } = carried {
+                assert_eq!(found.as_ref().map(TemplateKey::as_str), template);
+            }
+        }
+    }
+
+    #[test]
+    fn other_texts_are_no_carried_code() {
+        for text in [
+            "",
+            "12",
+            "12345a",
+            "482915;",
+            "482915;login",
+            "482915;login/de;",
+            ";login/de",
+            "s1.",
+            "s1.k1",
+            "s1..AAAA",
+            "s1.k 1.AAAA",
+            "s1.k1.AA=",
+            "s1.k1.AA+A",
+            "s2.k1.AAAA",
+        ] {
+            assert_eq!(text.parse::<CarriedCode>(), Err(InvalidCarriedCode), "{text}");
+        }
+    }
+
+    #[test]
+    fn debug_hides_codes_and_keys() {
+        let sealed = seal(&keys(FIRST), &content());
+        let clear = CarriedCode::from(content().code);
+
+        let shown = format!(
+            "{sealed:?} {:?} {clear:?} {:?} {:?}",
+            CarriedCode::Sealed(sealed.clone()),
+            keys(FIRST),
+            content()
+        );
+
+        assert!(shown.contains("k1"), "{shown}");
+        for hidden in [&sealed.as_str()[6..], "048291", "79991234567", "AAEC"] {
+            assert!(!shown.contains(hidden), "{shown}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC*|[s1k.;0-9A-Za-z/_-]{0,60}") {
+            if let Ok(carried) = text.parse::<CarriedCode>() {
+                if let CarriedCode::Sealed(sealed) = &carried {
+                    prop_assert!(keys(FIRST).open(message(1), sealed).is_err());
+                }
+                prop_assert_eq!(carried.as_text().to_ascii_lowercase(), text.to_ascii_lowercase());
+            }
+        }
+    }
+}

@@ -46,7 +46,7 @@ impl Measure {
         let costly = text.chars().find(|&char| septets_of(char).is_none());
         let encoding = if costly.is_none() { Encoding::Gsm7 } else { Encoding::Ucs2 };
         let places = |char: char| match encoding {
-            Encoding::Gsm7 => septets_of(char).expect("all are in the alphabet"),
+            Encoding::Gsm7 => septets_of(char).unwrap_or(1),
             Encoding::Ucs2 => char.len_utf16(),
         };
         Self { encoding, segments: segments(text.chars().map(places), encoding.room()), costly }

@@ -160,7 +160,7 @@ impl Policy {
         let (unit, sign) = UNITS
             .into_iter()
             .find(|(unit, _)| seconds.is_multiple_of(u64::from(*unit)))
-            .expect("a second is the least");
+            .unwrap_or((1, 's'));
         let name = format!("{name}-{}{sign}", seconds / u64::from(unit));
         Self { name: PolicyName(name), window }
     }

@@ -47,3 +47,52 @@ impl fmt::Debug for EventSecrets {
         write!(f, "EventSecrets({} …)", self.0.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    /// The vector of the reference libraries of Standard Webhooks.
+    #[test]
+    fn standard_webhooks_vectors() {
+        let secrets: EventSecrets = SECRET.parse().unwrap();
+
+        let signature =
+            secrets.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, br#"{"test": 2432232314}"#);
+
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn every_secret_signs() {
+        let other = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let secrets: EventSecrets = format!("{SECRET}, {other}").parse().unwrap();
+
+        let signature = secrets.sign("evt_1", 1, b"{}");
+
+        let alone = SECRET.parse::<EventSecrets>().unwrap().sign("evt_1", 1, b"{}");
+        let signatures: Vec<&str> = signature.split(' ').collect();
+        assert_eq!((signatures.len(), signatures[0]), (2, alone.as_str()));
+        assert_ne!(signatures[0], signatures[1]);
+    }
+
+    #[test]
+    fn a_secret_has_24_to_64_bytes() {
+        let of = |bytes: usize| format!("whsec_{}", STANDARD.encode(vec![1; bytes]));
+        for good in [of(24), of(64), format!("{},{}", of(24), of(25))] {
+            assert!(good.parse::<EventSecrets>().is_ok(), "{good}");
+        }
+        for bad in [String::new(), of(23), of(65), of(24)[6..].to_owned(), format!("{},", of(24))] {
+            assert!(bad.parse::<EventSecrets>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn debug_hides_secrets() {
+        let secrets: EventSecrets = SECRET.parse().unwrap();
+
+        assert_eq!(format!("{secrets:?}"), "EventSecrets(1 …)");
+    }
+}

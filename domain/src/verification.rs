@@ -60,6 +60,9 @@ pub struct Metadata(String);
 const LAST_BYTE: u128 = 0xff;
 
 impl VerificationId {
+    /// Of no verification.
+    pub const NIL: Self = Self(Uuid::nil());
+
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         Self::of(MessageId::generate(rng))
     }
@@ -156,7 +159,7 @@ impl FromStr for Origin {
 impl Pacing {
     /// How many messages a verification may have, the first one among them.
     pub fn sends_max(&self) -> u8 {
-        u8::try_from(self.waits.len() + 1).expect("at most nine waits")
+        u8::try_from(self.waits.len() + 1).unwrap_or(u8::MAX)
     }
 
     /// How long after the latest of `sends` messages the next may go; none may after the last.

@@ -501,3 +501,88 @@ async fn draining_ends_the_calls_under_way_and_starts_no_more() {
 
     assert_eq!(ended, 3);
 }
+
+/// A message whose code is sealed for it, and for `phone`.
+fn sealed(number: i64, phone: &PhoneNumber, template: Option<&str>) -> Message {
+    let vault = crate::testing::sealing_vault();
+    let keys = vault.keys().unwrap().payload.as_ref().unwrap();
+    let message = message(number);
+    let (code, template) = ("048291".parse().unwrap(), template.map(|it| it.parse().unwrap()));
+    let code = keys.seal(message.id, phone, &code, template.as_ref(), [7; 24]);
+    Message { code, ..message }
+}
+
+fn record_of(message: Message) -> Record {
+    Record {
+        offset: 1,
+        content: Ok(Incoming { message, validity: None, trace: None, sequence: None }),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_code_is_opened_for_the_gateway_only() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    finishes(&mut ledger);
+    let sent = sealed(1, &message(1).phone, Some("login/de"));
+    let expected = sent.clone();
+    let mut gateway = MockSmsGateway::new();
+    gateway
+        .expect_send()
+        .withf(move |sms| {
+            sms.message == expected
+                && sms.code.as_str() == "048291"
+                && sms.text == "Anmelden: 048291"
+        })
+        .once()
+        .returning(|_| Ok(Accepted::default()));
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record_of(sent)])]);
+    let mut templates = Templates::new("Your code: {code}".parse().unwrap());
+    templates.add("login", "de", "Anmelden: {code}").unwrap();
+    deliver.settings.templates = Arc::new(templates);
+    deliver.settings.vault = crate::testing::sealing_vault();
+
+    let delivered = run(&mut deliver, 1).await;
+
+    assert_eq!(delivered.ended[0].state, DeliveryState::Sent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_opened_ends_as_failed_and_calls_nobody() {
+    let unknown_key = "sealed with a key that is not set here";
+    let not_ours = "sealed for another message, or damaged";
+    for (phone, vault, detail) in
+        [(1, crate::testing::vault(), unknown_key), (2, crate::testing::sealing_vault(), not_ours)]
+    {
+        let mut ledger = ledger();
+        starts(&mut ledger);
+        let book = finishes(&mut ledger);
+        let sent = sealed(1, &message(phone).phone, None);
+        let mut gateway = MockSmsGateway::new();
+        gateway.expect_send().never();
+        let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record_of(sent)])]);
+        deliver.settings.vault = vault;
+
+        let delivered = run(&mut deliver, 1).await;
+
+        assert_eq!(delivered.ended[0].state, DeliveryState::Failed);
+        let book = book.lock().unwrap();
+        assert_eq!((book[0].detail.as_str(), book[0].class), (detail, OutcomeClass::Misconfigured));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_keys_are_there_a_sealed_code_waits() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    finishes(&mut ledger);
+    ledger.expect_due().returning(|_, _| Ok(vec![]));
+    let mut gateway = MockSmsGateway::new();
+    gateway.expect_send().never();
+    let sent = record_of(sealed(1, &message(1).phone, None));
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![sent])]);
+
+    let delivered = run(&mut deliver, 1).await;
+
+    assert_eq!((delivered.retries, delivered.ended.len()), (1, 0));
+}

@@ -27,8 +27,9 @@ pub trait Backlog: Sync + 'static {
     ///
     /// One that no consumer has taken over after `confirm_within` waits again as soon as a group
     /// has read the topic to where it ended after the publication; where none does, after sixteen
-    /// times `confirm_within`. Both times double with each publication. A claim that is no longer ours, or whose message a
-    /// consumer has taken over already, is passed over. Settling twice is not an error.
+    /// times `confirm_within`. Both times double with each publication. A claim that is no longer
+    /// ours, or whose message a consumer has taken over already, is passed over. Settling twice is
+    /// not an error.
     async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), BacklogError>;
 
     /// Lets messages wait again that were in transit for too long, and ends expired ones.

@@ -42,7 +42,7 @@ pub trait Verifications: Sync + 'static {
     /// Where a window of `guesses` is used up, nothing is counted and nothing is written.
     async fn count(&self, target: Target, guesses: &[Policy]) -> Result<Counted, StoreError>;
 
-    /// Ends a verification as approved and forgets the `guesses` of its phone.
+    /// Ends a verification as approved and forgets the `guesses` at it, and no others at its phone.
     ///
     /// None if it is not pending (any more): exactly one caller ever gets `Some` for a
     /// verification.
@@ -123,8 +123,6 @@ pub enum EventKind {
     Published,
     /// The gateway has it.
     Sent,
-    /// It is on the phone.
-    Delivered,
     /// It will not come.
     Failed,
     Approved,
@@ -272,12 +270,11 @@ impl Verification {
 }
 
 impl EventKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::Created,
         Self::Queued,
         Self::Published,
         Self::Sent,
-        Self::Delivered,
         Self::Failed,
         Self::Approved,
         Self::Expired,
@@ -291,7 +288,6 @@ impl EventKind {
             Self::Queued => "queued",
             Self::Published => "published",
             Self::Sent => "sent",
-            Self::Delivered => "delivered",
             Self::Failed => "failed",
             Self::Approved => "approved",
             Self::Expired => "expired",

@@ -15,10 +15,10 @@ use application::{
     BoxError, TraceParent,
     ports::{
         Accepted, Admitted, Backlog, BacklogError, BacklogSize, Batch, BrokerError, Call,
-        CallOutcome, Claim, Claimed, DeliveryLedger, DeliveryState, Due, EnqueueError, Fetched,
-        Incoming, Lease, LeaseError, LedgerError, MessageBroker, MessageStream, NewMessage, Outbox,
-        PartitionLeases, Record, Recorded, Renewed, SendError, Sms, SmsGateway, StartFrom, Started,
-        StreamError, Swept, Verdict,
+        CallOutcome, Claim, Claimed, DeliveryLedger, DeliveryState, Due, EnqueueError, Enqueued,
+        Fetched, Incoming, Lease, LeaseError, LedgerError, MessageBroker, MessageStream, NewSend,
+        Outbox, PartitionLeases, Record, Recorded, Renewed, SendError, Sms, SmsGateway, StartFrom,
+        Started, StreamError, Swept, Verdict,
     },
 };
 use domain::{Message, MessageId, PhoneNumber, Validity};
@@ -28,6 +28,12 @@ use tokio::{
 };
 
 pub(crate) const PARTITIONS: i32 = 2;
+
+/// Records that a fetch brings at most, so that readers lag.
+const FETCH_LIMIT: usize = 3;
+
+/// How much longer a group must have read than to a publication to have seen it.
+const MARGIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub(crate) struct Memory {
@@ -39,7 +45,7 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     outbox: BTreeMap<i64, Row>,
-    in_transit: BTreeMap<i64, (Row, Duration)>,
+    in_transit: BTreeMap<i64, Transit>,
     ledger: Vec<Entry>,
     leases: BTreeMap<i32, PartitionRow>,
     members: BTreeMap<u32, Duration>,
@@ -66,6 +72,14 @@ struct Row {
     publications: u32,
 }
 
+/// A row that was settled. Its `publications` count that, too.
+#[derive(Debug)]
+struct Transit {
+    row: Row,
+    published_at: Duration,
+    confirm_within: Duration,
+}
+
 #[derive(Debug)]
 struct Entry {
     partition: i32,
@@ -86,6 +100,8 @@ struct PartitionRow {
     expires_at: Duration,
     next_offset: Option<i64>,
     added_later: bool,
+    /// All that was in the partition then has been read.
+    seen_until: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -213,6 +229,18 @@ impl Row {
     }
 }
 
+impl Transit {
+    /// Whether it waits again: its time is over, and the group has read past it or, for want of
+    /// that, much more time is.
+    fn is_late(&self, now: Duration, seen: Option<Duration>) -> bool {
+        let doublings = (self.row.publications - 1).min(10);
+        let due_at = self.published_at + self.confirm_within * (1 << doublings);
+        let lost_at = self.published_at + self.confirm_within * (16 << doublings);
+        let is_passed = seen.is_some_and(|seen| seen > self.published_at + MARGIN);
+        due_at <= now && (is_passed || lost_at <= now)
+    }
+}
+
 impl Entry {
     fn is_open(&self) -> bool {
         matches!(self.state, DeliveryState::Pending | DeliveryState::Calling)
@@ -237,6 +265,11 @@ impl State {
         self.ledger.iter().any(|entry| entry.message.id == id)
     }
 
+    /// Until when the group has seen all partitions.
+    fn seen(&self) -> Option<Duration> {
+        self.leases.values().map(|row| row.seen_until).min().flatten()
+    }
+
     fn records(&self, partition: i32, offset: i64) -> Result<Vec<Record>, StreamError> {
         let topic = self.topic.get(&partition).map_or(&[][..], Vec::as_slice);
         let first = usize::try_from(offset).expect("offsets begin at zero");
@@ -257,9 +290,12 @@ impl State {
 }
 
 impl Outbox for Memory {
-    async fn enqueue(&self, new: NewMessage) -> Result<(), EnqueueError> {
+    /// Limits are the database's own affair: nobody here sets any.
+    async fn enqueue(&self, new: NewSend) -> Result<Enqueued, EnqueueError> {
+        assert!(new.phone_limits.is_off() && new.extra.is_empty(), "nothing is counted here");
         self.commit(Statement::Any, |state, now| {
-            let validity = Validity::starting_at(clock(now), new.ttl);
+            let at = clock(now);
+            let validity = Validity::starting_at(at, new.ttl);
             let sequence = i64::try_from(state.stored.len()).expect("few are stored");
             state.stored.push((new.message.id, validity));
             let row = Row {
@@ -271,6 +307,7 @@ impl Outbox for Memory {
                 publications: 0,
             };
             state.outbox.insert(sequence, row);
+            Enqueued::Accepted { at }
         })
         .map_err(EnqueueError::Unavailable)
     }
@@ -343,9 +380,9 @@ impl Backlog for Memory {
                     continue;
                 }
                 let mut row = state.outbox.remove(&claim.sequence).expect("it was just found");
-                let due_at = now + confirm_within * (1 << row.publications.min(10));
                 row.publications += 1;
-                state.in_transit.insert(claim.sequence, (row, due_at));
+                let transit = Transit { row, published_at: now, confirm_within };
+                state.in_transit.insert(claim.sequence, transit);
             }
         })
         .map_err(BacklogError)
@@ -353,6 +390,7 @@ impl Backlog for Memory {
 
     async fn sweep(&self) -> Result<Swept, BacklogError> {
         self.commit(Statement::Any, |state, now| {
+            let seen = state.seen();
             let State { outbox, in_transit, ledger, expired, .. } = state;
             let mut swept = Swept::default();
             let mut removed = Vec::new();
@@ -362,17 +400,18 @@ impl Backlog for Memory {
                 stays
             });
             let mut late = Vec::new();
-            in_transit.retain(|sequence, (row, due_at)| {
-                let known = ledger.iter().any(|entry| entry.message.id == row.message.id);
-                if known || (!row.expires_by(now) && *due_at > now) {
-                    return !known;
+            in_transit.retain(|sequence, transit| {
+                let row = &transit.row;
+                if ledger.iter().any(|entry| entry.message.id == row.message.id) {
+                    return false;
                 }
+                let stays = !row.expires_by(now) && !transit.is_late(now, seen);
                 if row.expires_by(now) {
                     removed.push(row.message.id);
-                } else {
+                } else if !stays {
                     late.push((*sequence, row.clone()));
                 }
-                false
+                stays
             });
             swept.expired = removed.len() as u64;
             swept.waiting_again = late.len() as u64;
@@ -479,6 +518,8 @@ impl PartitionLeases for Member {
             for lease in leases {
                 if let Ok(row) = state.fence(lease, self.name) {
                     row.expires_at = now + ttl;
+                    let seen = lease.seen.map(|at| now.saturating_sub(at.elapsed()));
+                    row.seen_until = row.seen_until.max(seen);
                     held.push(lease.partition);
                 }
             }
@@ -546,11 +587,12 @@ impl MessageStream for Member {
     }
 
     async fn fetch(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError> {
-        let records = self.memory.state().records(partition, offset)?;
+        let mut records = self.memory.state().records(partition, offset)?;
+        let rest = records.split_off(records.len().min(FETCH_LIMIT)).len();
         let wait = if records.is_empty() { 200 } else { 5 };
         sleep(Duration::from_millis(wait)).await;
         let next_offset = records.last().map_or(offset, |record| record.offset + 1);
-        Ok(Fetched { records, next_offset, lag: 0 })
+        Ok(Fetched { records, next_offset, lag: i64::try_from(rest).expect("few are published") })
     }
 }
 

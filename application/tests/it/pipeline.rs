@@ -1,17 +1,22 @@
 //! The use cases as they are, on ports in memory, through any sequence of faults; then all is
 //! healed, and after a while every accepted message must have ended as it should.
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use application::{
-    DeliverMessages, DeliverSettings, RelayBatch, RelaySettings, SharePartitions, ShareSettings,
-    SubmitMessage, SubmitSettings,
+    DeliverMessages, DeliverSettings, Keys, RelayBatch, RelaySettings, SharePartitions,
+    ShareSettings, SubmitMessage, SubmitSettings, Vault,
     ports::{
         Backlog, DeliveryState, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
         StreamError,
     },
 };
-use domain::{MessageId, PhoneNumber};
+use domain::{MessageId, PhoneNumber, Templates, Windows};
 use proptest::{prelude::*, sample::select};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use rand::{SeedableRng, rngs::StdRng};
@@ -19,7 +24,7 @@ use tokio::{
     runtime::Runtime,
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet, yield_now},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::memory::{Answer, Member, Memory, PARTITIONS, Pace, Publication, Statement};
@@ -146,6 +151,16 @@ struct Running {
     pace: watch::Sender<Pace>,
 }
 
+/// Messages go their way sealed.
+fn vault() -> Vault {
+    const PEPPER: &str = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const PAYLOAD_KEY: &str = "k1:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+    Vault::of(Keys {
+        peppers: Some(PEPPER.parse().expect("it is a pepper")),
+        payload: Some(PAYLOAD_KEY.parse().expect("it is a key")),
+    })
+}
+
 fn phone(number: u8) -> PhoneNumber {
     format!("7999000000{number}").parse().expect("it has eleven digits")
 }
@@ -163,34 +178,47 @@ async fn relay(memory: Memory) {
 async fn consume(member: Member, gateway: Memory) {
     let share = SharePartitions::new(member.clone(), ShareSettings { ttl: LEASE });
     let known: Vec<i32> = (0..PARTITIONS).collect();
-    let mut held: HashMap<i32, (Lease, watch::Sender<bool>)> = HashMap::new();
+    let mut held: HashMap<i32, (Lease, Seen, watch::Sender<bool>)> = HashMap::new();
     let mut workers = JoinSet::new();
     loop {
-        held.retain(|_, (_, stop)| !stop.is_closed());
-        let leases: Vec<Lease> = held.values().map(|(lease, _)| lease.clone()).collect();
+        held.retain(|_, (_, _, stop)| !stop.is_closed());
+        let lease = |(lease, seen, _): &(Lease, Seen, _)| Lease {
+            seen: *seen.lock().expect("no reader panics"),
+            ..lease.clone()
+        };
+        let leases: Vec<Lease> = held.values().map(lease).collect();
         if let Ok(shared) = share.execute(&leases, &known, false).await {
             for partition in shared.dropped {
-                if let Some((_, stop)) = held.remove(&partition) {
+                if let Some((_, _, stop)) = held.remove(&partition) {
                     stop.send_replace(true);
                 }
             }
             for lease in shared.taken {
                 let (stop, stopped) = watch::channel(false);
-                workers.spawn(work(member.clone(), gateway.clone(), lease.clone(), stopped));
-                held.insert(lease.partition, (lease, stop));
+                let seen = Seen::default();
+                let (member, gateway) = (member.clone(), gateway.clone());
+                workers.spawn(work(member, gateway, lease.clone(), Arc::clone(&seen), stopped));
+                held.insert(lease.partition, (lease, seen, stop));
             }
         }
         sleep(Duration::from_millis(500)).await;
     }
 }
 
-async fn work(member: Member, gateway: Memory, lease: Lease, mut stopped: watch::Receiver<bool>) {
+async fn work(
+    member: Member,
+    gateway: Memory,
+    lease: Lease,
+    seen: Seen,
+    mut stopped: watch::Receiver<bool>,
+) {
     let (fetched, inbox) = mpsc::channel(1);
     let offset = lease.next_offset.unwrap_or(0);
     let mut reader = JoinSet::new();
-    reader.spawn(read(member.clone(), lease.partition, offset, fetched));
+    reader.spawn(read(member.clone(), lease.partition, offset, seen, fetched));
     let settings = DeliverSettings {
-        template: "Your code: {code}".parse().expect("it is a template"),
+        templates: Arc::new(Templates::new("Your code: {code}".parse().expect("it is one"))),
+        vault: vault(),
         default_ttl: TTL,
         concurrency: 2,
         in_hand: 6,
@@ -220,17 +248,33 @@ async fn work(member: Member, gateway: Memory, lease: Lease, mut stopped: watch:
     }
 }
 
-async fn read(stream: Member, partition: i32, mut offset: i64, fetched: mpsc::Sender<Fetched>) {
+async fn read(
+    stream: Member,
+    partition: i32,
+    mut offset: i64,
+    seen: Seen,
+    fetched: mpsc::Sender<Fetched>,
+) {
+    let mut goal: Option<(i64, Instant)> = None;
     loop {
+        let asked = Instant::now();
         match stream.fetch(partition, offset).await {
-            Ok(batch) if batch.next_offset == offset => {}
             Ok(batch) => {
-                offset = batch.next_offset;
-                if fetched.send(batch).await.is_err() {
-                    return;
+                let end_now = batch.next_offset + batch.lag;
+                let (end, at) = *goal.get_or_insert((end_now, asked));
+                let end = end.min(end_now);
+                if batch.next_offset != offset {
+                    offset = batch.next_offset;
+                    if fetched.send(batch).await.is_err() {
+                        return;
+                    }
+                }
+                if offset >= end && fetched.capacity() == fetched.max_capacity() {
+                    *seen.lock().expect("no reader panics") = Some(at);
+                    goal = None;
                 }
             }
-            Err(StreamError::OutOfRange { .. }) => offset = 0,
+            Err(StreamError::OutOfRange { .. }) => (offset, goal) = (0, None),
             Err(StreamError::Unavailable(_)) => unreachable!("the topic is always there"),
         }
     }
@@ -245,9 +289,13 @@ impl Pipeline {
             .expect("a runtime");
         let entered = runtime.enter();
         let memory = Memory::new(deduplicates);
-        let settings =
-            SubmitSettings { code_length: 6.try_into().expect("six will do"), code_ttl: TTL };
-        let submit = SubmitMessage::new(memory.clone(), StdRng::seed_from_u64(1), settings);
+        let settings = SubmitSettings {
+            code_length: 6.try_into().expect("six will do"),
+            code_ttl: TTL,
+            phone_limits: Windows::OFF,
+        };
+        let rng = StdRng::seed_from_u64(1);
+        let submit = SubmitMessage::new(memory.clone(), rng, vault(), settings);
         let consumers = [0, 1].map(|name| run(&memory, name));
         drop(entered);
         Self {
@@ -397,6 +445,9 @@ impl Pipeline {
         application::ports::SmsGateway::deduplicates(&self.memory)
     }
 }
+
+/// When it was that a reader had read all that was in its partition then.
+type Seen = Arc<Mutex<Option<Instant>>>;
 
 fn run(memory: &Memory, name: u32) -> Running {
     let (pace, receiver) = watch::channel(Pace::Goes);

@@ -1,10 +1,12 @@
 use std::{
     fmt,
     path::PathBuf,
+    str::FromStr,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use application::ports::StoreError;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
     SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
@@ -17,6 +19,7 @@ use sea_orm::{
 
 pub use sea_orm::sqlx::postgres::PgSslMode as SslMode;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 #[derive(Debug, Clone)]
 pub enum DatabaseSettings {
@@ -50,7 +53,19 @@ struct Shared {
     settings: DatabaseSettings,
     name: String,
     connections: u32,
+    plans: Plans,
     pool: RwLock<Pool>,
+}
+
+/// How PostgreSQL plans the statements of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plans {
+    /// Each time anew. A plan that was made while the tables were small reads all of them for each
+    /// row of a batch once they are large.
+    Fresh,
+    /// Once for each connection, and through indexes: right for statements about single rows,
+    /// whatever the size of their tables, and planning them costs more than they do.
+    Kept,
 }
 
 #[derive(Clone)]
@@ -81,12 +96,22 @@ impl Database {
     ///
     /// `connections` is ignored for SQLite: it has one writer, and so one connection.
     pub fn connect_lazily(settings: &DatabaseSettings, name: &str, connections: u32) -> Self {
-        let pool = Pool { generation: 0, connection: settings.pool(name, connections) };
+        Self::connect(settings, name, connections, Plans::Fresh)
+    }
+
+    /// A pool for statements that find their rows by key, one or a few: they are planned once.
+    pub fn for_single_rows(settings: &DatabaseSettings, name: &str, connections: u32) -> Self {
+        Self::connect(settings, name, connections, Plans::Kept)
+    }
+
+    fn connect(settings: &DatabaseSettings, name: &str, connections: u32, plans: Plans) -> Self {
+        let pool = Pool { generation: 0, connection: settings.pool(name, connections, plans) };
         Self {
             shared: Arc::new(Shared {
                 settings: settings.clone(),
                 name: name.to_owned(),
                 connections,
+                plans,
                 pool: RwLock::new(pool),
             }),
         }
@@ -136,15 +161,17 @@ impl Database {
     /// it is of use again, and its place in the pool is taken until then: with a silent server,
     /// until the kernel gives up, which takes a quarter of an hour.
     fn renew(&self, generation: u64) {
-        let Shared { settings, name, connections, pool } = &*self.shared;
+        let Shared { settings, name, connections, plans, pool } = &*self.shared;
         if !self.is_postgres() {
             return;
         }
         let mut pool = pool.write().unwrap_or_else(PoisonError::into_inner);
         if pool.generation == generation {
             tracing::warn!(pool = name, "the database is silent: connecting anew");
-            *pool =
-                Pool { generation: generation + 1, connection: settings.pool(name, *connections) };
+            *pool = Pool {
+                generation: generation + 1,
+                connection: settings.pool(name, *connections, *plans),
+            };
         }
     }
 
@@ -184,6 +211,11 @@ impl Database {
         Statement::from_sql_and_values(backend, sql, values)
     }
 
+    /// An id as a parameter.
+    pub(crate) fn id(&self, id: Uuid) -> Value {
+        if self.is_postgres() { id.into() } else { id.to_string().into() }
+    }
+
     pub(crate) async fn execute(&self, sql: Sql, values: Vec<Value>) -> Result<u64, DbErr> {
         let statement = self.statement(sql, values);
         self.step(async |it| Ok(it.execute_raw(statement).await?.rows_affected())).await
@@ -210,8 +242,15 @@ pub(crate) async fn begin(connection: &DatabaseConnection) -> Result<DatabaseTra
         .await
 }
 
+/// SQLite's now, in milliseconds since 1970: one for all statements of a transaction.
+pub(crate) async fn clock(transaction: &DatabaseTransaction) -> Result<i64, DbErr> {
+    const NOW: &str = "SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now";
+    let row = transaction.query_one_raw(Statement::from_string(DbBackend::Sqlite, NOW)).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound("the clock".to_owned()))?.try_get("", "now")
+}
+
 impl DatabaseSettings {
-    fn pool(&self, name: &str, connections: u32) -> DatabaseConnection {
+    fn pool(&self, name: &str, connections: u32, plans: Plans) -> DatabaseConnection {
         match self {
             Self::Postgres(postgres) => SqlxPostgresConnector::from_sqlx_postgres_pool(
                 PgPoolOptions::new()
@@ -219,7 +258,9 @@ impl DatabaseSettings {
                     .acquire_timeout(ACQUIRE)
                     // After a failover, sessions with what was the primary do not stay for long.
                     .max_lifetime(Duration::from_secs(60))
-                    .connect_lazy_with(postgres.connect_options(name)),
+                    .connect_lazy_with(
+                        postgres.connect_options(name).options(plans.settings().iter().copied()),
+                    ),
             ),
             Self::Sqlite(path) => SqlxSqliteConnector::from_sqlx_sqlite_pool(
                 SqlitePoolOptions::new()
@@ -240,6 +281,21 @@ impl DatabaseSettings {
     }
 }
 
+impl Plans {
+    /// What they are to the server, by the names of its settings.
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Fresh => &[("plan_cache_mode", "force_custom_plan")],
+            Self::Kept => &[
+                ("plan_cache_mode", "force_generic_plan"),
+                ("enable_seqscan", "off"),
+                ("enable_hashjoin", "off"),
+                ("enable_mergejoin", "off"),
+            ],
+        }
+    }
+}
+
 impl PostgresSettings {
     fn connect_options(&self, name: &str) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
@@ -255,9 +311,6 @@ impl PostgresSettings {
                 ("statement_timeout", format!("{}s", STATEMENT.as_secs())),
                 ("idle_in_transaction_session_timeout", format!("{}s", STATEMENT.as_secs())),
                 ("lock_timeout", "5s".to_owned()),
-                // A plan that was made while the tables were small reads all of them for each row
-                // of a batch once they are large.
-                ("plan_cache_mode", "force_custom_plan".to_owned()),
             ]);
         if let Some(password) = &self.password {
             options = options.password(password);
@@ -318,7 +371,39 @@ pub(crate) fn since_1970(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, millis)
 }
 
+/// Bytes as both databases read them from a text.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
 /// An error of the database as a cause. Its text tells its own causes, so it has none to show.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Told(pub(crate) DbErr);
+
+impl From<Told> for StoreError {
+    fn from(told: Told) -> Self {
+        Self::Unavailable(told.into())
+    }
+}
+
+/// What a row says that is no text of ours to us.
+pub(crate) fn parsed<T: FromStr>(text: &str, what: &'static str) -> Result<T, DbErr> {
+    text.parse().map_err(|_| DbErr::Type(format!("not {what}")))
+}
+
+/// Bytes of a known number.
+pub(crate) fn bytes<const N: usize>(
+    row: &QueryResult,
+    column: &'static str,
+) -> Result<[u8; N], DbErr> {
+    let bytes: Vec<u8> = row.try_get("", column)?;
+    bytes.try_into().map_err(|_| DbErr::Type(format!("not {N} bytes of {column}")))
+}
+
+/// How long, in milliseconds; what is over takes no time.
+pub(crate) fn lasting(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}

@@ -123,10 +123,9 @@ ON CONFLICT DO NOTHING",
     sqlite: "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
-     due_at)
-SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending', $6, $7,
-    CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-FROM dead_letter
+     admitted_at, due_at)
+SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending', $6, $7, now, now
+FROM dead_letter, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
 WHERE id = $1
 ON CONFLICT DO NOTHING",
 };

@@ -1,1 +1,132 @@
-//! Events that others are still to be told of.
+use std::time::Duration;
+
+use application::ports::{DueEvent, EventClaim, EventKind, EventOutbox, StoreError};
+use autometrics::autometrics;
+use domain::{Metadata, PhoneNumber, VerificationId};
+use sea_orm::{DbErr, QueryResult};
+
+use crate::database::{Database, Sql, Told, millis, parsed, time};
+
+/// Events that others are still to be told of.
+#[derive(Debug, Clone)]
+pub struct SqlEventOutbox {
+    database: Database,
+}
+
+impl SqlEventOutbox {
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+}
+
+impl EventOutbox for SqlEventOutbox {
+    #[autometrics(struct_name = "SqlEventOutbox")]
+    async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<DueEvent>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = vec![limit.into(), millis(lease).into()];
+        let claimed = self.database.rows(CLAIM, values).await.map_err(Told)?;
+        // A row that makes no sense was written by somebody else; it must not hold up the others.
+        let readable = |row: &QueryResult| {
+            read(row).inspect_err(|error| tracing::error!(%error, "unreadable event")).ok()
+        };
+        let mut events: Vec<DueEvent> = claimed.iter().filter_map(readable).collect();
+        // `RETURNING` promises no order.
+        events.sort_unstable_by_key(|event| event.claim.sequence);
+        Ok(events)
+    }
+
+    #[autometrics(struct_name = "SqlEventOutbox")]
+    async fn settle(&self, event: &EventClaim) -> Result<(), StoreError> {
+        let values = vec![event.sequence.into(), event.attempt.cast_signed().into()];
+        self.database.execute(SETTLE, values).await.map_err(Told)?;
+        Ok(())
+    }
+
+    #[autometrics(struct_name = "SqlEventOutbox")]
+    async fn retry(&self, event: &EventClaim, after: Duration) -> Result<(), StoreError> {
+        let values =
+            vec![event.sequence.into(), event.attempt.cast_signed().into(), millis(after).into()];
+        self.database.execute(RETRY, values).await.map_err(Told)?;
+        Ok(())
+    }
+}
+
+// By when they are due, so that those that wait for another try are not read each time.
+const CLAIM: Sql = Sql {
+    postgres: "
+WITH due AS (
+    SELECT sequence
+    FROM event
+    WHERE due_at <= now()
+    ORDER BY due_at, sequence
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE event
+    SET attempt = attempt + 1, due_at = now() + $2 * interval '1 millisecond'
+    FROM due
+    WHERE event.sequence = due.sequence
+    RETURNING event.*
+)
+SELECT claimed.sequence, attempt, replace(claimed.id::text, '-', '') AS id, kind,
+    (extract(epoch FROM at) * 1000)::bigint AS at,
+    (extract(epoch FROM now()) * 1000)::bigint AS claimed_at,
+    claimed.verification::text AS verification, claimed.phone AS masked, delivery,
+    verification.phone, verification.metadata
+FROM claimed LEFT JOIN verification ON verification.id = claimed.verification",
+    sqlite: "
+UPDATE event
+SET attempt = attempt + 1, due_at = clock.now + $2
+FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+WHERE sequence IN (
+    SELECT sequence
+    FROM event
+    WHERE due_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    ORDER BY due_at, sequence
+    LIMIT $1
+)
+RETURNING sequence, attempt, id, kind, at,
+    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS claimed_at,
+    verification, phone AS masked, delivery,
+    (SELECT verification.phone FROM verification WHERE verification.id = event.verification)
+        AS phone,
+    (SELECT metadata FROM verification WHERE verification.id = event.verification) AS metadata",
+};
+
+const SETTLE_SQL: &str = "DELETE FROM event WHERE sequence = $1 AND attempt = $2";
+const SETTLE: Sql = Sql { postgres: SETTLE_SQL, sqlite: SETTLE_SQL };
+
+const RETRY: Sql = Sql {
+    postgres: "
+UPDATE event
+SET due_at = now() + $3 * interval '1 millisecond'
+WHERE sequence = $1 AND attempt = $2",
+    sqlite: "
+UPDATE event
+SET due_at = CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $3
+WHERE sequence = $1 AND attempt = $2",
+};
+
+fn read(row: &QueryResult) -> Result<DueEvent, DbErr> {
+    let texts = |column| row.try_get::<Option<String>>("", column);
+    let attempt: i32 = row.try_get("", "attempt")?;
+    let kind: String = row.try_get("", "kind")?;
+    let kind = EventKind::ALL.into_iter().find(|known| known.as_str() == kind);
+    let phone =
+        texts("phone")?.map(|phone| parsed::<PhoneNumber>(&phone, "a phone")).transpose()?;
+    let verification = texts("verification")?.map(|id| parsed(&id, "an id")).transpose()?;
+    Ok(DueEvent {
+        claim: EventClaim {
+            sequence: row.try_get("", "sequence")?,
+            attempt: attempt.cast_unsigned(),
+        },
+        id: row.try_get("", "id")?,
+        kind: kind.ok_or_else(|| DbErr::Type("not a kind of event".to_owned()))?,
+        at: time(row.try_get("", "at")?),
+        claimed_at: time(row.try_get("", "claimed_at")?),
+        verification: verification.map(VerificationId::from_uuid),
+        phone: phone.map(|phone| phone.masked()).or(texts("masked")?),
+        metadata: texts("metadata")?.map(Metadata::new),
+        delivery: texts("delivery")?,
+    })
+}

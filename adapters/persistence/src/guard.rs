@@ -1,1 +1,321 @@
-//! What the guard counts and decides.
+use std::time::{Duration, SystemTime};
+
+use application::ports::{
+    Decision, GuardCounts, GuardKey, GuardRecords, Moved, PastVerification, StoreError,
+    StoredDecision, Total,
+};
+use autometrics::autometrics;
+use domain::{GuardMode, PhoneNumber, Rolling, VerificationId};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::database::{
+    Database, Sql, Told, begin, clock, lasting, millis, parsed, since_1970, time,
+};
+
+/// Sends and approvals of all processes, and what the guard decided.
+#[derive(Debug, Clone)]
+pub struct SqlGuard {
+    database: Database,
+    events: bool,
+}
+
+impl SqlGuard {
+    pub fn new(database: Database) -> Self {
+        Self { database, events: false }
+    }
+
+    /// Whether others are told of what was blocked.
+    #[must_use]
+    pub fn with_events(self, events: bool) -> Self {
+        Self { events, ..self }
+    }
+
+    fn told<'a>(&self, decisions: &'a [Decision]) -> impl Iterator<Item = &'a str> {
+        let events = self.events;
+        let blocked =
+            decisions.iter().filter(move |it| events && it.rule.mode == GuardMode::Enforce);
+        blocked.map(|decision| &*decision.phone)
+    }
+
+    /// One statement.
+    async fn add_postgres(
+        &self,
+        moved: &[Moved],
+        decisions: &[Decision],
+        window: Duration,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let texts = |texts: Vec<&str>| {
+            Value::from(texts.into_iter().map(str::to_owned).collect::<Vec<String>>())
+        };
+        let keys = || moved.iter();
+        let decided = || decisions.iter();
+        let rules: Vec<String> = decided().map(|it| it.rule.to_string()).collect();
+        let verifications =
+            decided().map(|it| it.verification.map_or(Uuid::nil(), VerificationId::as_uuid));
+        let values = vec![
+            texts(keys().map(|it| it.key.scope.as_str()).collect()),
+            texts(keys().map(|it| &*it.key.key).collect()),
+            keys().map(|it| it.sends.cast_signed()).collect::<Vec<i64>>().into(),
+            keys().map(|it| it.approvals.cast_signed()).collect::<Vec<i64>>().into(),
+            millis(window).into(),
+            rules.into(),
+            texts(decided().map(|it| it.rule.mode.as_str()).collect()),
+            texts(decided().map(|it| it.rule.scope.as_str()).collect()),
+            texts(decided().map(|it| &*it.key).collect()),
+            decided().map(|it| it.sends.cast_signed()).collect::<Vec<i64>>().into(),
+            decided().map(|it| it.approvals.cast_signed()).collect::<Vec<i64>>().into(),
+            verifications.collect::<Vec<Uuid>>().into(),
+            texts(self.told(decisions).collect()),
+        ];
+        let statement = self.database.as_written(ADD_POSTGRES, values);
+        self.database.step(async |it| it.query_all_raw(statement).await).await
+    }
+
+    /// The same in SQLite, where a statement writes to one table.
+    async fn add_sqlite(
+        &self,
+        connection: DatabaseConnection,
+        moved: &[Moved],
+        decisions: &[Decision],
+        window: Duration,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        let run = async |sql, rows: serde_json::Value, more: Vec<Value>| {
+            let values = [vec![rows.to_string().into(), now.into()], more].concat();
+            transaction.query_all_raw(self.database.as_written(sql, values)).await
+        };
+        let counts = moved
+            .iter()
+            .map(|it| json!([it.key.scope.as_str(), it.key.key, it.sends, it.approvals]));
+        let totals = run(ADD, counts.collect(), vec![millis(window).into()]).await?;
+        let decided = decisions.iter().map(|it| {
+            json!([
+                it.rule.to_string(),
+                it.rule.mode.as_str(),
+                it.rule.scope.as_str(),
+                it.key,
+                it.sends,
+                it.approvals,
+                it.verification.map(|id| id.as_uuid().to_string()),
+            ])
+        });
+        run(DECIDE, decided.collect(), vec![]).await?;
+        run(TELL, self.told(decisions).collect(), vec![]).await?;
+        transaction.commit().await?;
+        Ok(totals)
+    }
+}
+
+impl GuardCounts for SqlGuard {
+    #[autometrics(struct_name = "SqlGuard")]
+    async fn add(
+        &self,
+        moved: &[Moved],
+        decisions: &[Decision],
+        window: Duration,
+    ) -> Result<Vec<Total>, StoreError> {
+        let rows = if self.database.is_postgres() {
+            self.add_postgres(moved, decisions, window).await
+        } else {
+            let step = async |it| self.add_sqlite(it, moved, decisions, window).await;
+            self.database.step(step).await
+        };
+        let rows = rows.map_err(Told)?;
+        Ok(rows.iter().map(read_total).collect::<Result<_, _>>().map_err(Told)?)
+    }
+}
+
+impl GuardRecords for SqlGuard {
+    #[autometrics(struct_name = "SqlGuard")]
+    async fn past(
+        &self,
+        since: Duration,
+        after: Option<(SystemTime, VerificationId)>,
+        limit: usize,
+    ) -> Result<Vec<PastVerification>, StoreError> {
+        let (at, id) = after.map_or((0, VerificationId::NIL), |(at, id)| (since_1970(at), id));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values =
+            vec![millis(since).into(), at.into(), self.database.id(id.as_uuid()), limit.into()];
+        let rows = self.database.rows(PAST, values).await.map_err(Told)?;
+        Ok(rows.iter().map(read_past).collect::<Result<_, _>>().map_err(Told)?)
+    }
+
+    #[autometrics(struct_name = "SqlGuard")]
+    async fn decisions(
+        &self,
+        since: Duration,
+        limit: usize,
+    ) -> Result<Vec<StoredDecision>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let values = vec![millis(since).into(), limit.into()];
+        let rows = self.database.rows(DECISIONS, values).await.map_err(Told)?;
+        Ok(rows.iter().map(read_decision).collect::<Result<_, _>>().map_err(Told)?)
+    }
+}
+
+// Buckets turn here as `Rolling::later` has it. Rows are locked in one order.
+const ADD_POSTGRES: &str = "
+WITH counted AS (
+    INSERT INTO guard_count AS known (scope, key, began_at, sends, approvals)
+    SELECT scope, key, now(), sends, approvals
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
+        AS moved (scope, key, sends, approvals)
+    ORDER BY scope, key
+    ON CONFLICT (scope, key) DO UPDATE SET
+        began_at = CASE
+            WHEN now() - known.began_at < $5 * interval '1 millisecond' THEN known.began_at
+            WHEN now() - known.began_at < 2 * $5 * interval '1 millisecond'
+                THEN known.began_at + $5 * interval '1 millisecond'
+            ELSE now() END,
+        sends_before = CASE
+            WHEN now() - known.began_at < $5 * interval '1 millisecond' THEN known.sends_before
+            WHEN now() - known.began_at < 2 * $5 * interval '1 millisecond' THEN known.sends
+            ELSE 0 END,
+        approvals_before = CASE
+            WHEN now() - known.began_at < $5 * interval '1 millisecond' THEN known.approvals_before
+            WHEN now() - known.began_at < 2 * $5 * interval '1 millisecond' THEN known.approvals
+            ELSE 0 END,
+        sends = excluded.sends + CASE
+            WHEN now() - known.began_at < $5 * interval '1 millisecond' THEN known.sends
+            ELSE 0 END,
+        approvals = excluded.approvals + CASE
+            WHEN now() - known.began_at < $5 * interval '1 millisecond' THEN known.approvals
+            ELSE 0 END
+    RETURNING scope, key, sends, approvals, sends_before, approvals_before,
+        (extract(epoch FROM now() - began_at) * 1000)::bigint AS age
+), decided AS (
+    INSERT INTO guard_decision (rule, mode, scope, key, sends, approvals, verification)
+    SELECT rule, mode, scope, key, sends, approvals,
+        nullif(verification, '00000000-0000-0000-0000-000000000000')
+    FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],
+            $12::uuid[])
+        AS decision (rule, mode, scope, key, sends, approvals, verification)
+), told AS (
+    INSERT INTO event (kind, phone) SELECT 'blocked', phone FROM unnest($13::text[]) AS phone
+)
+SELECT * FROM counted";
+
+const ADD: &str = "
+INSERT INTO guard_count AS known (scope, key, began_at, sends, approvals)
+SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3
+FROM json_each($1)
+WHERE true
+ON CONFLICT (scope, key) DO UPDATE SET
+    began_at = CASE
+        WHEN $2 - known.began_at < $3 THEN known.began_at
+        WHEN $2 - known.began_at < 2 * $3 THEN known.began_at + $3
+        ELSE $2 END,
+    sends_before = CASE
+        WHEN $2 - known.began_at < $3 THEN known.sends_before
+        WHEN $2 - known.began_at < 2 * $3 THEN known.sends
+        ELSE 0 END,
+    approvals_before = CASE
+        WHEN $2 - known.began_at < $3 THEN known.approvals_before
+        WHEN $2 - known.began_at < 2 * $3 THEN known.approvals
+        ELSE 0 END,
+    sends = excluded.sends + iif($2 - known.began_at < $3, known.sends, 0),
+    approvals = excluded.approvals + iif($2 - known.began_at < $3, known.approvals, 0)
+RETURNING scope, key, sends, approvals, sends_before, approvals_before, $2 - began_at AS age";
+
+const DECIDE: &str = "
+INSERT INTO guard_decision (decided_at, rule, mode, scope, key, sends, approvals, verification)
+SELECT $2, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
+    value ->> 6
+FROM json_each($1)";
+
+const TELL: &str = "
+INSERT INTO event (kind, phone, at, due_at)
+SELECT 'blocked', value, $2, $2
+FROM json_each($1)";
+
+// A page begins behind a time that was told in milliseconds, so in these it goes on: PostgreSQL
+// orders by what it returns.
+const PAST: Sql = Sql {
+    postgres: "
+SELECT id::text AS id, phone, region, sends::integer AS sends,
+    (extract(epoch FROM created_at) * 1000)::bigint AS created_at,
+    (extract(epoch FROM CASE WHEN status = 'approved' THEN ended_at END) * 1000)::bigint
+        AS approved_at
+FROM verification
+WHERE origin = 'v1'
+  AND verification.created_at > now() - $1 * interval '1 millisecond'
+  AND verification.created_at >= to_timestamp(($2::bigint - 1) / 1000.0)
+  AND ((extract(epoch FROM verification.created_at) * 1000)::bigint, verification.id) > ($2, $3)
+ORDER BY created_at, verification.id
+LIMIT $4",
+    sqlite: "
+SELECT id, phone, region, sends, created_at,
+    CASE WHEN status = 'approved' THEN ended_at END AS approved_at
+FROM verification, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE origin = 'v1' AND created_at > now - $1 AND created_at >= $2
+  AND (created_at, id) > ($2, $3)
+ORDER BY created_at, id
+LIMIT $4",
+};
+
+const DECISIONS: Sql = Sql {
+    postgres: "
+SELECT (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at, rule, key, sends, approvals,
+    verification::text AS verification
+FROM guard_decision
+WHERE guard_decision.decided_at > now() - $1 * interval '1 millisecond'
+ORDER BY id DESC
+LIMIT $2",
+    sqlite: "
+SELECT decided_at, rule, key, sends, approvals, verification
+FROM guard_decision
+WHERE decided_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $1
+ORDER BY id DESC
+LIMIT $2",
+};
+
+fn number(row: &QueryResult, column: &'static str) -> Result<u64, DbErr> {
+    Ok(u64::try_from(row.try_get::<i64>("", column)?).unwrap_or(0))
+}
+
+fn read_total(row: &QueryResult) -> Result<Total, DbErr> {
+    let scope = parsed(&row.try_get::<String>("", "scope")?, "a scope")?;
+    Ok(Total {
+        key: GuardKey { scope, key: row.try_get("", "key")? },
+        count: Rolling {
+            sends: number(row, "sends")?,
+            approvals: number(row, "approvals")?,
+            sends_before: number(row, "sends_before")?,
+            approvals_before: number(row, "approvals_before")?,
+            age: lasting(row.try_get("", "age")?),
+        },
+    })
+}
+
+fn read_past(row: &QueryResult) -> Result<PastVerification, DbErr> {
+    let phone: PhoneNumber = parsed(&row.try_get::<String>("", "phone")?, "a phone")?;
+    let region: Option<String> = row.try_get("", "region")?;
+    Ok(PastVerification {
+        id: read_id(&row.try_get::<String>("", "id")?)?,
+        prefix: phone.prefix().to_owned(),
+        region: region.map(|region| parsed(&region, "a region")).transpose()?,
+        sends: u8::try_from(row.try_get::<i32>("", "sends")?).unwrap_or(u8::MAX),
+        created_at: time(row.try_get("", "created_at")?),
+        approved_at: row.try_get::<Option<i64>>("", "approved_at")?.map(time),
+    })
+}
+
+fn read_decision(row: &QueryResult) -> Result<StoredDecision, DbErr> {
+    let verification: Option<String> = row.try_get("", "verification")?;
+    Ok(StoredDecision {
+        decided_at: time(row.try_get("", "decided_at")?),
+        rule: row.try_get("", "rule")?,
+        key: row.try_get("", "key")?,
+        sends: number(row, "sends")?,
+        approvals: number(row, "approvals")?,
+        verification: verification.map(|id| read_id(&id)).transpose()?,
+    })
+}
+
+fn read_id(text: &str) -> Result<VerificationId, DbErr> {
+    parsed(text, "an id").map(VerificationId::from_uuid)
+}

@@ -1,1 +1,140 @@
-//! Answers that may be asked for again.
+use application::ports::{Answer, AnswerClaim, Answers, Begun, StoreError};
+use autometrics::autometrics;
+use sea_orm::{DbErr, QueryResult, Value};
+
+use crate::database::{Database, Sql, Told, bytes};
+
+/// Answers to requests that may be repeated.
+#[derive(Debug, Clone)]
+pub struct SqlAnswers {
+    database: Database,
+}
+
+/// Looks at what another may be giving back just then.
+const TRIES: usize = 3;
+
+impl SqlAnswers {
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+
+    /// None: it was given back while it was looked at.
+    async fn try_begin(&self, key: [u8; 32], body: [u8; 32]) -> Result<Option<Begun>, DbErr> {
+        let values = vec![key.to_vec().into(), body.to_vec().into()];
+        let rows = self.database.rows(BEGIN, values).await?;
+        if let Some(row) = rows.first() {
+            return Ok(Some(Begun::Ours(AnswerClaim { key, holder: bytes(row, "holder")? })));
+        }
+        let rows = self.database.rows(FIND, vec![key.to_vec().into()]).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        if bytes::<32>(row, "body_hash")? != body {
+            return Ok(Some(Begun::Other));
+        }
+        Ok(Some(read(row)?.map_or(Begun::Running, Begun::Answered)))
+    }
+}
+
+impl Answers for SqlAnswers {
+    #[autometrics(struct_name = "SqlAnswers")]
+    async fn begin(&self, key: [u8; 32], body: [u8; 32]) -> Result<Begun, StoreError> {
+        for _ in 0..TRIES {
+            if let Some(begun) = self.try_begin(key, body).await.map_err(Told)? {
+                return Ok(begun);
+            }
+        }
+        Ok(Begun::Running)
+    }
+
+    #[autometrics(struct_name = "SqlAnswers")]
+    async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), StoreError> {
+        let mut values = named(claim);
+        values.extend([
+            Value::from(i32::from(answer.status)),
+            serde_json::json!(answer.headers).to_string().into(),
+            answer.body.clone().into(),
+        ]);
+        self.database.execute(KEEP, values).await.map_err(Told)?;
+        Ok(())
+    }
+
+    #[autometrics(struct_name = "SqlAnswers")]
+    async fn forget(&self, claim: &AnswerClaim) -> Result<(), StoreError> {
+        self.database.execute(FORGET, named(claim)).await.map_err(Told)?;
+        Ok(())
+    }
+}
+
+// Two minutes are more than all steps of a request may take together. A claim that nobody came back
+// for is begun again by whoever asks the same; after a day, by whoever asks.
+const BEGIN: Sql = Sql {
+    postgres: "
+INSERT INTO idempotency AS known (key_hash, body_hash, holder, running_until, expires_at)
+VALUES ($1, $2, uuid_send(gen_random_uuid()), now() + interval '2 minutes', now() + interval '1 day')
+ON CONFLICT (key_hash) DO UPDATE SET
+    body_hash = excluded.body_hash,
+    holder = excluded.holder,
+    running_until = excluded.running_until,
+    expires_at = excluded.expires_at,
+    status = NULL,
+    headers = NULL,
+    body = NULL
+WHERE known.expires_at <= now()
+   OR (known.status IS NULL AND known.running_until <= now()
+       AND known.body_hash = excluded.body_hash)
+RETURNING holder",
+    sqlite: "
+INSERT INTO idempotency AS known (key_hash, body_hash, holder, running_until, expires_at)
+SELECT $1, $2, randomblob(16), now + 120000, now + 86400000
+FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE true
+ON CONFLICT (key_hash) DO UPDATE SET
+    body_hash = excluded.body_hash,
+    holder = excluded.holder,
+    running_until = excluded.running_until,
+    expires_at = excluded.expires_at,
+    status = NULL,
+    headers = NULL,
+    body = NULL
+WHERE known.expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+   OR (known.status IS NULL
+       AND known.running_until <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+       AND known.body_hash = excluded.body_hash)
+RETURNING holder",
+};
+
+const FIND: Sql = Sql {
+    postgres: "
+SELECT body_hash, status::integer AS status, headers, body FROM idempotency WHERE key_hash = $1",
+    sqlite: "SELECT body_hash, status, headers, body FROM idempotency WHERE key_hash = $1",
+};
+
+const KEEP_SQL: &str = "
+UPDATE idempotency
+SET status = $3, headers = $4, body = $5
+WHERE key_hash = $1 AND holder = $2";
+const KEEP: Sql = Sql { postgres: KEEP_SQL, sqlite: KEEP_SQL };
+
+const FORGET_SQL: &str = "DELETE FROM idempotency WHERE key_hash = $1 AND holder = $2";
+const FORGET: Sql = Sql { postgres: FORGET_SQL, sqlite: FORGET_SQL };
+
+/// The parameters that name a claim.
+fn named(claim: &AnswerClaim) -> Vec<Value> {
+    vec![claim.key.to_vec().into(), claim.holder.to_vec().into()]
+}
+
+/// None while it runs.
+fn read(row: &QueryResult) -> Result<Option<Answer>, DbErr> {
+    let Some(status) = row.try_get::<Option<i32>>("", "status")? else { return Ok(None) };
+    let headers: String = row.try_get("", "headers")?;
+    let headers: serde_json::Value = serde_json::from_str(&headers)
+        .map_err(|_| DbErr::Type("not the headers of an answer".to_owned()))?;
+    let headers = headers.as_array().into_iter().flatten().filter_map(|header| {
+        let text = |place: usize| header.get(place)?.as_str().map(str::to_owned);
+        Some((text(0)?, text(1)?))
+    });
+    Ok(Some(Answer {
+        status: u16::try_from(status).map_err(|_| DbErr::Type("not a status".to_owned()))?,
+        headers: headers.collect(),
+        body: row.try_get("", "body")?,
+    }))
+}

@@ -15,7 +15,9 @@ use application::{
 };
 use autometrics::autometrics;
 use domain::{Message, MessageId, PhoneNumber};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Value,
+};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -32,12 +34,19 @@ pub struct SqlDeliveryLedger {
     member: String,
     /// Numbers the statements that begin calls.
     turns: Arc<AtomicI64>,
+    events: bool,
 }
 
 impl SqlDeliveryLedger {
     /// `member` is the name under which the partition leases are held.
     pub fn new(database: Database, group: String, topic: String, member: String) -> Self {
-        Self { database, group, topic, member, turns: Arc::default() }
+        Self { database, group, topic, member, turns: Arc::default(), events: false }
+    }
+
+    /// Whether others are told how calls ended.
+    #[must_use]
+    pub fn with_events(self, events: bool) -> Self {
+        Self { events, ..self }
     }
 
     /// Deletes what ended, and the dead letters, of longer ago than `retention`; says how many.
@@ -298,7 +307,25 @@ impl DeliveryLedger for SqlDeliveryLedger {
                 .collect();
             values.push(rows.to_string().into());
         }
-        let rows = self.database.rows(sql::FINISH, values).await.map_err(unavailable)?;
+        let rows = if !self.events {
+            self.database.rows(sql::FINISH, values).await.map_err(unavailable)?
+        } else if self.database.is_postgres() {
+            let statement = self.database.as_written(&sql::finish_and_tell_postgres(), values);
+            let step = async |it: DatabaseConnection| it.query_all_raw(statement).await;
+            self.database.step(step).await.map_err(unavailable)?
+        } else {
+            let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
+            let rows = self.run(&transaction, sql::FINISH.sqlite, values).await?;
+            let ended = rows.iter().map(read_recorded).collect::<Result<Vec<_>, _>>()?;
+            let ended: serde_json::Value = ended
+                .iter()
+                .filter(|recorded| recorded.state != DeliveryState::Pending)
+                .map(|recorded| json!([recorded.id.to_string(), recorded.state.as_str()]))
+                .collect();
+            self.run(&transaction, sql::TELL, vec![ended.to_string().into()]).await?;
+            transaction.commit().await.map_err(unavailable)?;
+            rows
+        };
         rows.iter().map(read_recorded).collect()
     }
 

@@ -13,6 +13,7 @@ mod idempotency;
 mod keys;
 mod leases;
 mod ledger;
+mod limits;
 mod outbox;
 mod schema;
 mod secrets;
@@ -21,10 +22,16 @@ mod verifications;
 pub use backlog::SqlBacklog;
 pub use database::{Database, DatabaseSettings, PostgresSettings, SslMode};
 pub use dead_letters::SqlDeadLetters;
+pub use events::SqlEventOutbox;
+pub use guard::SqlGuard;
+pub use idempotency::SqlAnswers;
+pub use keys::SqlApiKeys;
 pub use leases::SqlPartitionLeases;
 pub use ledger::SqlDeliveryLedger;
 pub use outbox::{CoalescingOutbox, OutboxSettings};
 pub use schema::{SchemaError, check_schema};
+pub use secrets::{FileSecrets, SqlSecrets};
+pub use verifications::SqlVerifications;
 
 #[cfg(test)]
 mod tests;

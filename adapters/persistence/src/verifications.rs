@@ -1,3 +1,703 @@
-//! Verifications after their first message.
-
 mod sql;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use application::ports::{
+    Approval, CodeSecret, Counted, Event, EventKind, History, NewTest, NewVerification, Resend,
+    Resent, StoreError, Target, Verification, Verifications,
+};
+use autometrics::autometrics;
+use domain::{
+    ATTEMPTS, CodeHash, Metadata, Origin, Policy, Seed, VerificationId, VerificationStatus,
+};
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Value,
+};
+use serde_json::json;
+use uuid::Uuid;
+
+pub(crate) use self::sql::verification_columns;
+use crate::{
+    database::{Database, Told, begin, clock, hex, lasting, millis, parsed, time},
+    limits::{COUNT_SQLITE, Counters, PhoneWindows, counter_row, three, violations},
+    outbox::{COUNT_ON_PHONES, PHONES, STORE, code_length},
+};
+
+/// Verifications after their first message.
+#[derive(Debug, Clone)]
+pub struct SqlVerifications {
+    database: Database,
+    events: bool,
+}
+
+/// What became of one try to send again.
+#[derive(Debug)]
+enum Tried {
+    Sent(Box<Verification>),
+    /// It is not what it was taken for.
+    Changed,
+    PhoneFull,
+    /// A counter has no room.
+    Over,
+}
+
+/// Tries of what others can change in between.
+const TRIES: usize = 3;
+
+impl SqlVerifications {
+    pub fn new(database: Database) -> Self {
+        Self { database, events: false }
+    }
+
+    /// Whether others are told of what happens.
+    #[must_use]
+    pub fn with_events(self, events: bool) -> Self {
+        Self { events, ..self }
+    }
+
+    async fn row(&self, id: VerificationId) -> Result<Option<QueryResult>, DbErr> {
+        let rows = self.database.rows(sql::FIND, vec![self.database.id(id.as_uuid())]).await?;
+        Ok(rows.into_iter().next())
+    }
+
+    async fn told(&self, id: VerificationId) -> Result<Option<History>, DbErr> {
+        let Some(row) = self.row(id).await? else { return Ok(None) };
+        let verification = read(&row)?;
+        let messages = (1..=verification.sends).map(|send| id.message(send).as_uuid());
+        let messages = if self.database.is_postgres() {
+            Value::from(messages.collect::<Vec<Uuid>>())
+        } else {
+            json!(messages.map(|id| id.to_string()).collect::<Vec<_>>()).to_string().into()
+        };
+        let sequence: i64 = row.try_get("", "sequence")?;
+        let rows = self.database.rows(sql::MESSAGES, vec![sequence.into(), messages]).await?;
+        let events = events(&verification, &rows)?;
+        Ok(Some(History { verification, events }))
+    }
+
+    /// One statement of PostgreSQL.
+    async fn run(&self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
+        let statement = self.database.as_written(sql, values);
+        self.database.step(async |it| it.query_all_raw(statement).await).await
+    }
+
+    /// One statement of a transaction in SQLite.
+    async fn run_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        sql: &str,
+        values: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        transaction.query_all_raw(self.database.as_written(sql, values)).await
+    }
+
+    async fn tell_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        kind: EventKind,
+        id: VerificationId,
+        now: i64,
+    ) -> Result<(), DbErr> {
+        if self.events {
+            let values = vec![kind.as_str().into(), self.database.id(id.as_uuid()), now.into()];
+            self.run_in(transaction, sql::TELL, values).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_resend(&self, again: &Resend) -> Result<Tried, DbErr> {
+        if self.database.is_postgres() {
+            self.database.step(async |it| self.resend_postgres(it, again).await).await
+        } else {
+            self.database.step(async |it| self.resend_sqlite(it, again).await).await
+        }
+    }
+
+    async fn resend_postgres(
+        &self,
+        connection: DatabaseConnection,
+        again: &Resend,
+    ) -> Result<Tried, DbErr> {
+        let [code_hash, seed, pepper] = new_secret(again);
+        let mut values = vec![
+            again.id.as_uuid().into(),
+            i16::from(again.sends).into(),
+            i16::from(ATTEMPTS).into(),
+            millis(again.wait).into(),
+            again.message.id.as_uuid().into(),
+            again.message.code.as_text().into_owned().into(),
+            again.trace.as_str().into(),
+            code_hash.into(),
+            seed.into(),
+            pepper.into(),
+        ];
+        for (quota, period) in three(&again.phone_limits) {
+            values.extend([Value::from(quota), period.into()]);
+        }
+        let counters = || again.extra.iter();
+        let names = counters().map(|it| it.policy.name.as_str().to_owned());
+        let quotas = counters().map(|it| it.policy.window.quota.cast_signed());
+        values.extend([
+            Value::from(names.collect::<Vec<_>>()),
+            counters().map(|it| it.key.clone()).collect::<Vec<_>>().into(),
+            quotas.collect::<Vec<i32>>().into(),
+            counters().map(|it| millis(it.policy.window.period)).collect::<Vec<i64>>().into(),
+        ]);
+
+        let transaction = begin(&connection).await?;
+        let statement = self.database.as_written(sql::RESEND_POSTGRES, values);
+        let row = transaction.query_one_raw(statement).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("what was tried".to_owned()))?;
+        let tried = if !row.try_get::<bool>("", "found")? {
+            Tried::Changed
+        } else if !row.try_get::<bool>("", "allowed")? {
+            Tried::PhoneFull
+        } else if !row.try_get::<bool>("", "holds")? {
+            Tried::Over
+        } else {
+            read_if_any(&row)?.map_or(Tried::Changed, |sent| Tried::Sent(Box::new(sent)))
+        };
+        finish(transaction, tried).await
+    }
+
+    async fn resend_sqlite(
+        &self,
+        connection: DatabaseConnection,
+        again: &Resend,
+    ) -> Result<Tried, DbErr> {
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        let id = self.database.id(again.id.as_uuid());
+        let values = vec![
+            id.clone(),
+            again.sends.into(),
+            ATTEMPTS.into(),
+            millis(again.wait).into(),
+            now.into(),
+        ];
+        let rows = self.run_in(&transaction, sql::RESENDABLE, values).await?;
+        let Some(target) = rows.first() else { return finish(transaction, Tried::Changed).await };
+        let phone: String = target.try_get("", "phone")?;
+        let ttl: i64 = target.try_get("", "ttl")?;
+
+        let [(quota_1, period_1), (quota_2, period_2), (quota_3, period_3)] =
+            three(&again.phone_limits);
+        let uuid = again.id.as_uuid().to_string();
+        let wanted = json!([[
+            phone, uuid, ttl, 0, 1, quota_1, period_1, quota_2, period_2, quota_3, period_3
+        ]]);
+        let values = vec![wanted.to_string().into(), now.into()];
+        if self.run_in(&transaction, COUNT_ON_PHONES, values).await?.is_empty() {
+            return finish(transaction, Tried::PhoneFull).await;
+        }
+        let counters: serde_json::Value = again.extra.iter().map(counter_row).collect();
+        let values = vec![counters.to_string().into(), now.into()];
+        for row in self.run_in(&transaction, COUNT_SQLITE, values).await? {
+            if !row.try_get::<bool>("", "holds")? {
+                return finish(transaction, Tried::Over).await;
+            }
+        }
+        let message = json!([[
+            again.message.id.to_string(),
+            phone,
+            again.message.code.as_text(),
+            again.trace.as_str(),
+            ttl
+        ]]);
+        let values = vec![message.to_string().into(), now.into()];
+        let stored = self.run_in(&transaction, STORE, values).await?;
+        let sequence: i64 =
+            stored.first().ok_or(DbErr::RecordNotInserted)?.try_get("", "sequence")?;
+        let [code_hash, seed, pepper] = new_secret(again);
+        let values =
+            vec![id, now.into(), sequence.into(), code_hash.into(), seed.into(), pepper.into()];
+        let rows = self.run_in(&transaction, sql::SEND_AGAIN, values).await?;
+        let sent = read(rows.first().ok_or(DbErr::RecordNotUpdated)?)?;
+        finish(transaction, Tried::Sent(Box::new(sent))).await
+    }
+
+    /// Why the phone of a verification refuses a send; nothing, if it does not any more.
+    async fn phone_violations(
+        &self,
+        again: &Resend,
+    ) -> Result<Vec<application::ports::Violation>, DbErr> {
+        let phones = vec![again.message.phone.as_str().to_owned()];
+        let values = if self.database.is_postgres() {
+            vec![phones.into()]
+        } else {
+            vec![json!(phones).to_string().into()]
+        };
+        let rows = self.database.rows(PHONES, values).await?;
+        let windows = rows.first().map(PhoneWindows::read).transpose()?;
+        Ok(windows.map(|it| it.violations(&again.phone_limits)).unwrap_or_default())
+    }
+
+    /// None: it changed while it was looked at.
+    async fn count_postgres(
+        &self,
+        target: &Target,
+        guesses: &[Policy],
+    ) -> Result<Option<Counted>, DbErr> {
+        let (key, limits, attempt): (Value, &str, &str) = match target {
+            Target::Id(id) => (id.as_uuid().into(), sql::GUESSES_BY_ID, sql::COUNT_BY_ID_POSTGRES),
+            Target::Phone(phone) => (
+                phone.as_str().into(),
+                sql::GUESSES_BY_PHONE.postgres,
+                sql::COUNT_BY_PHONE_POSTGRES,
+            ),
+        };
+        // What has no room is found without a write: that is what brute force meets.
+        let names: Vec<String> =
+            guesses.iter().map(|policy| policy.name.as_str().to_owned()).collect();
+        let used = self.run(limits, vec![key.clone(), names.clone().into()]).await?;
+        let over = violations(guesses, &used)?;
+        if !over.is_empty() {
+            return Ok(Some(Counted::Limited(over)));
+        }
+        let quotas: Vec<i32> =
+            guesses.iter().map(|policy| policy.window.quota.cast_signed()).collect();
+        let periods: Vec<i64> = guesses.iter().map(|policy| millis(policy.window.period)).collect();
+        let values =
+            vec![key, names.into(), quotas.into(), periods.into(), i16::from(ATTEMPTS).into()];
+        let rows = self.run(attempt, values).await?;
+        let Some(row) = rows.first() else { return Ok(Some(Counted::Unknown)) };
+        if let Some(compare) = read_counted(row)? {
+            return Ok(Some(compare));
+        }
+        if matches!(target, Target::Phone(_)) {
+            let is_guess_counted: bool = row.try_get("", "guessed")?;
+            return Ok(is_guess_counted.then_some(Counted::Nothing));
+        }
+        read_uncounted(row)
+    }
+
+    async fn count_sqlite(
+        &self,
+        connection: DatabaseConnection,
+        target: &Target,
+        guesses: &[Policy],
+    ) -> Result<Counted, DbErr> {
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        let (key, found) = match target {
+            Target::Id(id) => (self.database.id(id.as_uuid()), sql::TARGET_BY_ID),
+            Target::Phone(phone) => (phone.as_str().into(), sql::TARGET_BY_PHONE),
+        };
+        let values = vec![key, now.into(), ATTEMPTS.into()];
+        let rows = self.run_in(&transaction, found, values).await?;
+        let found = rows.first();
+        if matches!(target, Target::Id(_)) {
+            let Some(row) = found else { return Ok(Counted::Unknown) };
+            if let Some(uncounted) = read_uncounted(row)? {
+                return Ok(uncounted);
+            }
+        }
+        let is_test = found
+            .map(|row| row.try_get::<String>("", "origin"))
+            .transpose()?
+            .is_some_and(|origin| origin == Origin::Test.as_str());
+        if !is_test {
+            let phone = match (target, found) {
+                (Target::Phone(phone), _) => phone.as_str().to_owned(),
+                (Target::Id(_), Some(row)) => row.try_get("", "phone")?,
+                (Target::Id(_), None) => return Ok(Counted::Unknown),
+            };
+            let names: Vec<&str> = guesses.iter().map(|policy| policy.name.as_str()).collect();
+            let values = vec![phone.clone().into(), json!(names).to_string().into(), now.into()];
+            let used = self.run_in(&transaction, sql::GUESSES_BY_PHONE.sqlite, values).await?;
+            let over = violations(guesses, &used)?;
+            if !over.is_empty() {
+                return Ok(Counted::Limited(over));
+            }
+            let counters = guesses
+                .iter()
+                .map(|policy| domain::Counter { policy: policy.clone(), key: phone.clone() });
+            let counters: serde_json::Value = counters.map(|it| counter_row(&it)).collect();
+            let values = vec![counters.to_string().into(), now.into()];
+            self.run_in(&transaction, COUNT_SQLITE, values).await?;
+        }
+        let mut counted = Counted::Nothing;
+        if let Some(row) = found
+            && !row.try_get::<bool>("", "exhausted")?
+        {
+            let id: String = row.try_get("", "id")?;
+            let rows = self.run_in(&transaction, sql::COUNT_ATTEMPT, vec![id.into()]).await?;
+            let row = rows.first().ok_or(DbErr::RecordNotUpdated)?;
+            counted = read_counted(row)?.ok_or(DbErr::RecordNotUpdated)?;
+        }
+        transaction.commit().await?;
+        Ok(counted)
+    }
+
+    async fn approve_sqlite(
+        &self,
+        connection: DatabaseConnection,
+        id: VerificationId,
+        guesses: &[Policy],
+    ) -> Result<Option<Approval>, DbErr> {
+        let uuid = self.database.id(id.as_uuid());
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        let values = vec![uuid.clone(), now.into()];
+        let rows = self.run_in(&transaction, sql::APPROVE, values).await?;
+        let Some(approval) = rows.first().map(read_approval).transpose()? else { return Ok(None) };
+        let phone = Value::from(approval.phone.as_str());
+        self.run_in(&transaction, sql::CLEAR, vec![phone.clone(), uuid.clone()]).await?;
+        let names: Vec<&str> = guesses.iter().map(|policy| policy.name.as_str()).collect();
+        let values = vec![phone, json!(names).to_string().into(), uuid];
+        self.run_in(&transaction, sql::FORGIVE, values).await?;
+        self.tell_in(&transaction, EventKind::Approved, id, now).await?;
+        transaction.commit().await?;
+        Ok(Some(approval))
+    }
+
+    async fn cancel_sqlite(
+        &self,
+        connection: DatabaseConnection,
+        id: VerificationId,
+    ) -> Result<(), DbErr> {
+        let uuid = self.database.id(id.as_uuid());
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        let values = vec![uuid.clone(), now.into()];
+        let rows = self.run_in(&transaction, sql::CANCEL, values).await?;
+        let Some(row) = rows.first() else { return Ok(()) };
+        let phone: String = row.try_get("", "phone")?;
+        self.run_in(&transaction, sql::CLEAR, vec![phone.into(), uuid]).await?;
+        self.tell_in(&transaction, EventKind::Canceled, id, now).await?;
+        transaction.commit().await
+    }
+
+    async fn start_test_sqlite(
+        &self,
+        connection: DatabaseConnection,
+        test: &NewTest,
+        mut values: Vec<Value>,
+    ) -> Result<i64, DbErr> {
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        let (id, ttl) = (self.database.id(test.id.as_uuid()), millis(test.ttl));
+        let point = vec![test.phone.as_str().into(), id, ttl.into(), now.into()];
+        self.run_in(&transaction, sql::POINT_TO, point).await?;
+        values.push(now.into());
+        self.run_in(&transaction, sql::CREATE_TEST, values).await?;
+        self.tell_in(&transaction, EventKind::Created, test.id, now).await?;
+        transaction.commit().await?;
+        Ok(now)
+    }
+
+    async fn expire_sqlite(&self, connection: DatabaseConnection) -> Result<u64, DbErr> {
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        if self.events {
+            self.run_in(&transaction, sql::TELL_EXPIRED, vec![now.into()]).await?;
+        }
+        let statement = self.database.as_written(sql::EXPIRE, vec![now.into()]);
+        let expired = transaction.execute_raw(statement).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(expired)
+    }
+}
+
+impl Verifications for SqlVerifications {
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn find(&self, id: VerificationId) -> Result<Option<Verification>, StoreError> {
+        let row = self.row(id).await.map_err(Told)?;
+        Ok(row.as_ref().map(read).transpose().map_err(Told)?)
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn history(&self, id: VerificationId) -> Result<Option<History>, StoreError> {
+        Ok(self.told(id).await.map_err(Told)?)
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn resend(&self, again: Resend) -> Result<Resent, StoreError> {
+        for _ in 0..TRIES {
+            let violations = match self.try_resend(&again).await.map_err(Told)? {
+                Tried::Sent(verification) => return Ok(Resent::Sent(verification)),
+                Tried::Changed => return Ok(Resent::Changed),
+                Tried::PhoneFull => self.phone_violations(&again).await.map_err(Told)?,
+                Tried::Over => {
+                    let counters = Counters::read(&self.database, again.extra.iter()).await;
+                    counters.map_err(Told)?.violations(&again.extra)
+                }
+            };
+            if !violations.is_empty() {
+                return Ok(Resent::Limited(violations));
+            }
+            // The window has ended in between.
+        }
+        Err(StoreError::Full)
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn count(&self, target: Target, guesses: &[Policy]) -> Result<Counted, StoreError> {
+        if !self.database.is_postgres() {
+            let step = async |it| self.count_sqlite(it, &target, guesses).await;
+            return Ok(self.database.step(step).await.map_err(Told)?);
+        }
+        for _ in 0..TRIES {
+            if let Some(counted) = self.count_postgres(&target, guesses).await.map_err(Told)? {
+                return Ok(counted);
+            }
+        }
+        Err(StoreError::Full)
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn approve(
+        &self,
+        id: VerificationId,
+        guesses: &[Policy],
+    ) -> Result<Option<Approval>, StoreError> {
+        if !self.database.is_postgres() {
+            let step = async |it| self.approve_sqlite(it, id, guesses).await;
+            return Ok(self.database.step(step).await.map_err(Told)?);
+        }
+        let names: Vec<String> =
+            guesses.iter().map(|policy| policy.name.as_str().to_owned()).collect();
+        let values = vec![id.as_uuid().into(), names.into(), self.events.into()];
+        let rows = self.run(sql::APPROVE_POSTGRES, values).await.map_err(Told)?;
+        Ok(rows.first().map(read_approval).transpose().map_err(Told)?)
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn cancel(&self, id: VerificationId) -> Result<Option<History>, StoreError> {
+        if self.database.is_postgres() {
+            let values = vec![id.as_uuid().into(), self.events.into()];
+            self.run(sql::CANCEL_POSTGRES, values).await.map_err(Told)?;
+        } else {
+            let step = async |it| self.cancel_sqlite(it, id).await;
+            self.database.step(step).await.map_err(Told)?;
+        }
+        Ok(self.told(id).await.map_err(Told)?)
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn start_test(&self, test: NewTest) -> Result<Verification, StoreError> {
+        let NewVerification { origin, region, secret, template, metadata, api_key, .. } =
+            &test.verification;
+        let values = vec![
+            self.database.id(test.id.as_uuid()),
+            test.phone.as_str().into(),
+            millis(test.ttl).into(),
+            origin.as_str().into(),
+            region.map(|region| region.as_str().to_owned()).into(),
+            hex(secret.code_hash.as_bytes()).into(),
+            hex(secret.seed.as_bytes()).into(),
+            secret.pepper.as_str().into(),
+            code_length(test.verification.code_length).into(),
+            template.as_ref().map(|template| template.as_str().to_owned()).into(),
+            metadata.as_ref().map(|metadata| metadata.as_str().to_owned()).into(),
+            if self.database.is_postgres() {
+                api_key.map(domain::ApiKeyId::as_uuid).into()
+            } else {
+                api_key.map(|id| id.as_uuid().to_string()).into()
+            },
+        ];
+        let at = if self.database.is_postgres() {
+            let values = [values, vec![self.events.into()]].concat();
+            let rows = self.run(sql::START_TEST_POSTGRES, values).await.map_err(Told)?;
+            let row = rows.first().ok_or(Told(DbErr::RecordNotInserted))?;
+            row.try_get("", "created_at").map_err(Told)?
+        } else {
+            let step = async |it| self.start_test_sqlite(it, &test, values).await;
+            self.database.step(step).await.map_err(Told)?
+        };
+        let NewTest { id, phone, ttl, verification } = test;
+        Ok(Verification::begun(id, phone, ttl, &verification, time(at)))
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn expire(&self) -> Result<u64, StoreError> {
+        if !self.database.is_postgres() {
+            let step = async |it| self.expire_sqlite(it).await;
+            return Ok(self.database.step(step).await.map_err(Told)?);
+        }
+        let rows = self.run(sql::EXPIRE_POSTGRES, vec![self.events.into()]).await.map_err(Told)?;
+        let expired = rows.first().map_or(Ok(0), |row| row.try_get::<i64>("", "expired"));
+        Ok(expired.map_err(Told)?.unsigned_abs())
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn prune(&self, retention: Duration) -> Result<u64, StoreError> {
+        let old = sql::PRUNE_OLD.map(|sql| (sql, vec![millis(retention).into()]));
+        let over = sql::PRUNE_OVER.map(|sql| (sql, vec![]));
+        let (mut pruned, mut failure) = (0, None);
+        // One that takes too long must not keep the others from being pruned.
+        for (sql, values) in old.into_iter().chain(over) {
+            match self.database.execute(sql, values).await {
+                Ok(rows) => pruned += rows,
+                Err(error) => failure = Some(error),
+            }
+        }
+        match failure {
+            Some(error) => Err(Told(error).into()),
+            None => Ok(pruned),
+        }
+    }
+}
+
+/// Commits what was done in full, and nothing else.
+async fn finish(transaction: DatabaseTransaction, tried: Tried) -> Result<Tried, DbErr> {
+    if matches!(tried, Tried::Sent(_)) {
+        transaction.commit().await?;
+    } else {
+        transaction.rollback().await?;
+    }
+    Ok(tried)
+}
+
+/// Hash, seed and the pepper's name, where the code is another one; otherwise empty texts.
+fn new_secret(again: &Resend) -> [String; 3] {
+    again.secret.as_ref().map_or_else(Default::default, |secret| {
+        let pepper = secret.pepper.as_str().to_owned();
+        [hex(secret.code_hash.as_bytes()), hex(secret.seed.as_bytes()), pepper]
+    })
+}
+
+pub(crate) fn read(row: &QueryResult) -> Result<Verification, DbErr> {
+    let text = |column| row.try_get::<String>("", column);
+    let texts = |column| row.try_get::<Option<String>>("", column);
+    let at = |column| row.try_get("", column).map(time);
+    let small = |column| {
+        let number: i32 = row.try_get("", column)?;
+        u8::try_from(number).map_err(|_| DbErr::Type(format!("not a small {column}")))
+    };
+    let secret = texts("seed")?.map(|seed| {
+        let seed = Seed::from_bytes(read_hex(&seed)?);
+        Ok::<_, DbErr>(CodeSecret { pepper: parsed(&text("pepper_id")?, "a key's name")?, seed })
+    });
+    let template = texts("template")?;
+    Ok(Verification {
+        id: VerificationId::from_uuid(parsed(&text("id")?, "an id")?),
+        origin: parsed(&text("origin")?, "an origin")?,
+        phone: parsed(&text("phone")?, "a phone")?,
+        region: read_region(row)?,
+        status: parsed(&text("status")?, "a status")?,
+        attempts: small("attempts")?,
+        sends: small("sends")?,
+        created_at: at("created_at")?,
+        sent_at: at("sent_at")?,
+        expires_at: at("expires_at")?,
+        ended_at: row.try_get::<Option<i64>>("", "ended_at")?.map(time),
+        read_at: at("read_at")?,
+        code_length: usize::from(small("code_length")?)
+            .try_into()
+            .map_err(|_| DbErr::Type("not a length of codes".to_owned()))?,
+        template: template.map(|key| parsed(&key, "a template")).transpose()?,
+        metadata: texts("metadata")?.map(Metadata::new),
+        secret: secret.transpose()?,
+    })
+}
+
+/// Of an outer join.
+pub(crate) fn read_if_any(row: &QueryResult) -> Result<Option<Verification>, DbErr> {
+    let id: Option<String> = row.try_get("", "id")?;
+    id.map(|_| read(row)).transpose()
+}
+
+fn read_region(row: &QueryResult) -> Result<Option<domain::Region>, DbErr> {
+    let region: Option<String> = row.try_get("", "region")?;
+    region.map(|region| parsed(&region, "a region")).transpose()
+}
+
+fn read_approval(row: &QueryResult) -> Result<Approval, DbErr> {
+    Ok(Approval {
+        origin: parsed(&row.try_get::<String>("", "origin")?, "an origin")?,
+        phone: parsed(&row.try_get::<String>("", "phone")?, "a phone")?,
+        region: read_region(row)?,
+    })
+}
+
+/// What to compare with, if the attempt was counted.
+fn read_counted(row: &QueryResult) -> Result<Option<Counted>, DbErr> {
+    let Some(id) = row.try_get::<Option<String>>("", "id")? else { return Ok(None) };
+    let attempts: i32 = row.try_get("", "attempts")?;
+    Ok(Some(Counted::Compare {
+        id: VerificationId::from_uuid(parsed(&id, "an id")?),
+        hash: CodeHash::from_bytes(read_hex(&row.try_get::<String>("", "code_hash")?)?),
+        pepper: parsed(&row.try_get::<String>("", "pepper_id")?, "a key's name")?,
+        attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
+    }))
+}
+
+/// Why an attempt at a known verification cannot be counted, as far as its own row says.
+fn read_uncounted(row: &QueryResult) -> Result<Option<Counted>, DbErr> {
+    let status = parsed(&row.try_get::<String>("", "status")?, "a status")?;
+    Ok(match status {
+        VerificationStatus::Approved => Some(Counted::Approved),
+        VerificationStatus::Expired | VerificationStatus::Canceled => Some(Counted::Gone(status)),
+        VerificationStatus::Pending if row.try_get::<bool>("", "exhausted")? => {
+            Some(Counted::Exhausted {
+                retry_after: lasting(row.try_get("", "good_for")?),
+                ttl: lasting(row.try_get("", "ttl")?),
+            })
+        }
+        VerificationStatus::Pending => None,
+    })
+}
+
+fn read_hex<const N: usize>(text: &str) -> Result<[u8; N], DbErr> {
+    let mut bytes = [0; N];
+    let is_whole = text.len() == 2 * N && text.is_ascii();
+    for (place, byte) in bytes.iter_mut().enumerate() {
+        let digits = text.get(2 * place..2 * place + 2).filter(|_| is_whole);
+        let digits = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        *byte = digits.ok_or_else(|| DbErr::Type(format!("not {N} bytes")))?;
+    }
+    Ok(bytes)
+}
+
+/// What ledgers and the outbox know of one message.
+#[derive(Debug, Default)]
+struct Story {
+    published: Option<i64>,
+    sent: Option<i64>,
+    open: bool,
+    failed: Option<i64>,
+}
+
+/// What a verification's row and those of its messages tell. Where several groups have a message,
+/// one that sent it is enough, and it has failed once none can send it.
+fn events(verification: &Verification, messages: &[QueryResult]) -> Result<Vec<Event>, DbErr> {
+    let mut stories: BTreeMap<String, Story> = BTreeMap::new();
+    for row in messages {
+        let story = stories.entry(row.try_get("", "id")?).or_default();
+        let (published, ended): (Option<i64>, Option<i64>) =
+            (row.try_get("", "published_at")?, row.try_get("", "ended_at")?);
+        story.published = story.published.into_iter().chain(published).min();
+        match &*row.try_get::<String>("", "state")? {
+            "sent" => story.sent = story.sent.into_iter().chain(ended).min(),
+            "failed" | "expired" | "unknown" => story.failed = story.failed.max(ended),
+            _ => story.open = true,
+        }
+    }
+
+    let event = |kind, at| Event { kind, at };
+    let mut events = vec![event(EventKind::Created, verification.created_at)];
+    if !verification.is_test() {
+        events.push(event(EventKind::Queued, verification.created_at));
+        if verification.sends > 1 {
+            events.push(event(EventKind::Queued, verification.sent_at));
+        }
+    }
+    for story in stories.into_values() {
+        events.extend(story.published.map(|at| event(EventKind::Published, time(at))));
+        if story.sent.is_some() {
+            events.extend(story.sent.map(|at| event(EventKind::Sent, time(at))));
+        } else if !story.open {
+            events.extend(story.failed.map(|at| event(EventKind::Failed, time(at))));
+        }
+    }
+    let end = match verification.status {
+        VerificationStatus::Pending => None,
+        VerificationStatus::Approved => Some(EventKind::Approved),
+        VerificationStatus::Expired => Some(EventKind::Expired),
+        VerificationStatus::Canceled => Some(EventKind::Canceled),
+    };
+    events.extend(end.zip(verification.ended_at).map(|(kind, at)| event(kind, at)));
+    events.sort_by_key(|event| (event.at, event.kind));
+    Ok(events)
+}

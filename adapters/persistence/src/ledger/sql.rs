@@ -93,12 +93,12 @@ RETURNING NULL AS id, 'held' AS state, 0 AS age";
 pub(super) const TAKE: &str = "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
-     due_at, ended_at)
+     admitted_at, due_at, ended_at)
 SELECT $1, $2, $3, id, phone,
     CASE WHEN expires_at > now THEN code END,
     nullif(trace, ''),
     CASE WHEN expires_at > now THEN 'pending' ELSE 'expired' END,
-    accepted_at, expires_at, now,
+    accepted_at, expires_at, now, now,
     CASE WHEN expires_at > now THEN NULL ELSE now END
 FROM (
     SELECT value ->> 0 AS id, value ->> 1 AS phone, value ->> 2 AS code, value ->> 3 AS trace,
@@ -263,6 +263,35 @@ WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
 RETURNING message_id AS id, state,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
 };
+
+/// `FINISH` in PostgreSQL, where others are told. An id without its last byte is that of the
+/// verification; messages that are none of ours have none.
+pub(super) fn finish_and_tell_postgres() -> String {
+    [
+        "WITH finished AS (",
+        FINISH.postgres,
+        "
+), told AS (
+    INSERT INTO event (kind, verification, delivery)
+    SELECT CASE state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, state
+    FROM finished
+        JOIN verification ON verification.id = (left(finished.id, 34) || '00')::uuid
+    WHERE state <> 'pending'
+)
+SELECT * FROM finished",
+    ]
+    .concat()
+}
+
+// The same in SQLite, of a list of ids and states.
+pub(super) const TELL: &str = "
+INSERT INTO event (kind, verification, delivery, at, due_at)
+SELECT CASE value ->> 1 WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, value ->> 1,
+    now, now
+FROM json_each($1) AS ended
+    CROSS JOIN (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+    CROSS JOIN verification
+WHERE verification.id = substr(ended.value ->> 0, 1, 34) || '00'";
 
 const OPEN_SQL: &str = "
 SELECT phone, count(*) AS entries

@@ -1,1 +1,176 @@
-//! The statements that begin a verification.
+use crate::{database::Sql, limits::count_on_phone, verifications::verification_columns};
+
+/// What stores a batch in PostgreSQL: one statement, whose parameters of counters come last.
+///
+/// Locks in the order phone, `limit_counter`, verification, outbox, event, and within a table in
+/// the order of the keys: all statements do.
+pub(super) fn start(counters: bool, events: bool) -> String {
+    [
+        START,
+        if counters { COUNTED } else { "" },
+        STORED,
+        if events { TOLD } else { "" },
+        if counters { COUNTERS_HOLD } else { NO_COUNTERS },
+    ]
+    .concat()
+}
+
+// A phone has one row in `wanted`, whatever is sent to it. What `allowed` leaves out was refused,
+// and nothing else happens for it.
+const START: &str = concat!(
+    "
+WITH new AS MATERIALIZED (
+    SELECT *
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[],
+            $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[],
+            $13::text[], $14::text[], $15::uuid[])
+        WITH ORDINALITY
+        AS new (id, verification, phone, code, trace, ttl, origin, region, code_hash, seed,
+            pepper_id, code_length, template, metadata, api_key, place)
+), wanted AS MATERIALIZED (
+    SELECT *
+    FROM unnest($16::text[], $17::uuid[], $18::bigint[], $19::integer[], $20::integer[],
+            $21::integer[], $22::bigint[], $23::integer[], $24::bigint[], $25::integer[],
+            $26::bigint[])
+        AS wanted (phone, newest, ttl, exclusive, sends, quota_1, period_1, quota_2, period_2,
+            quota_3, period_3)
+), allowed AS (
+    INSERT INTO phone AS known
+        (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2,
+         ends_2, quota_3, sends_3, ends_3)
+    SELECT phone, newest, now() + ttl * interval '1 millisecond', exclusive = 1,
+        quota_1, sends, now() + period_1 * interval '1 millisecond',
+        quota_2, sends, now() + period_2 * interval '1 millisecond',
+        quota_3, sends, now() + period_3 * interval '1 millisecond'
+    FROM wanted
+    ORDER BY phone",
+    count_on_phone!("now()"),
+    "
+    RETURNING known.phone
+)"
+);
+
+// A fresh counter may be over its quota too: only `holds` tells.
+const COUNTED: &str = ", counted AS (
+    INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
+    SELECT policy, key, max(quota), count(*), now() + max(period) * interval '1 millisecond'
+    FROM unnest($27::text[], $28::text[], $29::text[], $30::integer[], $31::bigint[])
+            AS counter (phone, policy, key, quota, period)
+        JOIN allowed USING (phone)
+    GROUP BY policy, key
+    ORDER BY policy, key
+    ON CONFLICT (policy, key) DO UPDATE SET
+        quota = excluded.quota,
+        used = CASE WHEN known.ends_at > now() THEN known.used ELSE 0 END + excluded.used,
+        ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
+    RETURNING used <= quota AS holds
+)";
+
+const STORED: &str = ", stored AS (
+    INSERT INTO outbox (id, phone, code, trace, expires_at)
+    SELECT id, phone, code, trace, now() + ttl * interval '1 millisecond'
+    FROM new JOIN allowed USING (phone)
+    ORDER BY place
+    RETURNING id, sequence
+), created AS (
+    INSERT INTO verification
+        (id, phone, origin, region, code_hash, seed, pepper_id, code_length, template, metadata,
+         api_key, sequence, expires_at)
+    SELECT verification, phone, origin, nullif(region, ''), decode(code_hash, 'hex'),
+        decode(seed, 'hex'), pepper_id, code_length, nullif(template, ''), nullif(metadata, ''),
+        nullif(api_key, '00000000-0000-0000-0000-000000000000'), sequence,
+        now() + ttl * interval '1 millisecond'
+    FROM new JOIN stored USING (id)
+    RETURNING id
+)";
+
+const TOLD: &str = ", told AS (
+    INSERT INTO event (kind, verification) SELECT 'created', id FROM created
+)";
+
+const NO_COUNTERS: &str = "
+SELECT phone, (extract(epoch FROM now()) * 1000)::bigint AS accepted_at, true AS holds
+FROM allowed";
+
+const COUNTERS_HOLD: &str = "
+SELECT phone, (extract(epoch FROM now()) * 1000)::bigint AS accepted_at,
+    (SELECT bool_and(holds) FROM counted) IS NOT FALSE AS holds
+FROM allowed";
+
+// The same in SQLite, where a statement writes to one table.
+pub(crate) const COUNT_ON_PHONES: &str = concat!(
+    "
+INSERT INTO phone AS known
+    (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2, ends_2,
+     quota_3, sends_3, ends_3)
+SELECT value ->> 0, value ->> 1, $2 + (value ->> 2), value ->> 3,
+    value ->> 5, value ->> 4, $2 + (value ->> 6),
+    value ->> 7, value ->> 4, $2 + (value ->> 8),
+    value ->> 9, value ->> 4, $2 + (value ->> 10)
+FROM json_each($1)
+WHERE true",
+    count_on_phone!("$2"),
+    "
+RETURNING phone"
+);
+
+pub(crate) const STORE: &str = "
+INSERT INTO outbox (id, phone, code, trace, accepted_at, expires_at)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, $2, $2 + (value ->> 4)
+FROM json_each($1)
+ORDER BY key
+RETURNING id, sequence";
+
+pub(super) const CREATE: &str = "
+INSERT INTO verification
+    (id, phone, origin, region, code_hash, seed, pepper_id, code_length, template, metadata,
+     api_key, sequence, created_at, sent_at, expires_at)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, unhex(value ->> 4), unhex(value ->> 5),
+    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, $2, $2,
+    $2 + (value ->> 12)
+FROM json_each($1)";
+
+pub(super) const TELL: &str = "
+INSERT INTO event (kind, verification, at, due_at)
+SELECT 'created', value ->> 0, $2, $2
+FROM json_each($1)";
+
+/// What is sent to phones, and what is pending for them.
+pub(crate) const PHONES: Sql = Sql {
+    postgres: concat!(
+        "
+SELECT known.phone AS known_phone,
+    sends_1, (extract(epoch FROM ends_1 - now()) * 1000)::bigint AS left_1,
+    sends_2, (extract(epoch FROM ends_2 - now()) * 1000)::bigint AS left_2,
+    sends_3, (extract(epoch FROM ends_3 - now()) * 1000)::bigint AS left_3,
+    pending.*
+FROM phone AS known
+    LEFT JOIN (
+        SELECT id AS pending, ",
+        verification_columns!(postgres),
+        "
+        FROM verification
+        WHERE status = 'pending' AND expires_at > now()
+    ) AS pending ON pending.pending = known.newest
+WHERE known.phone = ANY ($1::text[])"
+    ),
+    sqlite: concat!(
+        "
+SELECT known.phone AS known_phone,
+    sends_1, ends_1 - clock.now AS left_1,
+    sends_2, ends_2 - clock.now AS left_2,
+    sends_3, ends_3 - clock.now AS left_3,
+    pending.*
+FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+    CROSS JOIN phone AS known
+    LEFT JOIN (
+        SELECT ",
+        verification_columns!(sqlite),
+        "
+        FROM verification
+        WHERE status = 'pending'
+          AND expires_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    ) AS pending ON pending.id = known.newest
+WHERE known.phone IN (SELECT value FROM json_each($1))"
+    ),
+};

@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     on_both_databases,
-    support::{count, incoming, new_message, phone},
+    support::{count, in_time, incoming, new_message, phone},
 };
 use crate::{
     CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeadLetters, SqlDeliveryLedger,
@@ -109,11 +109,6 @@ async fn attempts(database: &Database, id: MessageId) -> Vec<serde_json::Value> 
     let statement = database.as_written(&sql, vec![]);
     let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
     serde_json::from_str(&row.try_get::<String>("", "attempts").unwrap()).unwrap()
-}
-
-/// What is sure to come, or else the test fails.
-async fn in_time(condition: impl Future<Output = ()>) {
-    tokio::time::timeout(Duration::from_secs(20), condition).await.expect("in time");
 }
 
 fn sent() -> Verdict {

@@ -1,1 +1,267 @@
-//! Events for others.
+use std::{num::NonZeroU32, time::Duration};
+
+use application::ports::{
+    Backlog, Batch, CallOutcome, Decision, DeliveryLedger, DueEvent, EventKind, EventOutbox,
+    GuardCounts, Incoming, NewSend, NewTest, NewVerification, Outbox, OutcomeClass,
+    PartitionLeases, Verdict, Verifications,
+};
+use domain::{GuardMode, GuardRule, Metadata, Origin, VerificationId};
+use sea_orm::ConnectionTrait;
+
+use super::{
+    on_both_databases,
+    support::{accepted, count, enqueue, id_of, in_time, new_message, phone, rng, start},
+};
+use crate::{
+    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeliveryLedger, SqlEventOutbox,
+    SqlGuard, SqlPartitionLeases, SqlVerifications,
+};
+
+on_both_databases!(
+    an_event_is_of_the_commit_it_tells_of,
+    what_calls_came_to_is_told,
+    what_was_blocked_is_told_without_a_verification,
+    nothing_is_told_where_events_are_off,
+    an_event_that_is_not_settled_comes_again,
+    a_claim_that_is_no_longer_ours_changes_nothing,
+    an_event_outlives_its_verification,
+);
+
+const NONE: Duration = Duration::ZERO;
+const LONG: Duration = Duration::from_secs(60);
+
+/// Stores it, alone, and tells of it.
+async fn tell_start(database: &Database, send: &NewSend) {
+    let settings = OutboxSettings { writers: 1, events: true, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(database, settings);
+    accepted(&outbox.enqueue(send.clone()).await.unwrap());
+}
+
+/// Takes all that are due.
+async fn told(events: &SqlEventOutbox) -> Vec<DueEvent> {
+    events.claim(100, LONG).await.unwrap()
+}
+
+fn kinds(told: &[DueEvent]) -> Vec<(EventKind, Option<VerificationId>)> {
+    told.iter().map(|event| (event.kind, event.verification)).collect()
+}
+
+async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
+    let verifications = SqlVerifications::new(database.clone()).with_events(true);
+    let events = SqlEventOutbox::new(database.clone());
+    let mut send = start(&phone(1));
+    send.verification.metadata = Some(Metadata::new(r#"{"user":"42"}"#.to_owned()));
+    let id = id_of(&send);
+
+    tell_start(&database, &send).await;
+    let created = told(&events).await;
+    assert_eq!(kinds(&created), [(EventKind::Created, Some(id))]);
+    let DueEvent { id: name, phone: masked, metadata, delivery, claim, .. } = &created[0];
+    assert!(name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name}");
+    assert_eq!(masked.as_deref(), Some("+7999*****01"));
+    assert_eq!((metadata, delivery), (&send.verification.metadata, &None));
+    assert_eq!(claim.attempt, 1);
+    let found = verifications.find(id).await.unwrap().unwrap();
+    assert_eq!(created[0].at, found.created_at);
+
+    verifications.approve(id, &[]).await.unwrap().unwrap();
+    assert_eq!(verifications.approve(id, &[]).await.unwrap(), None);
+    verifications.cancel(id).await.unwrap().unwrap();
+    assert_eq!(kinds(&told(&events).await), [(EventKind::Approved, Some(id))]);
+
+    let canceled = start(&phone(2));
+    accepted(&enqueue(&database, &canceled).await);
+    for _ in 0..2 {
+        verifications.cancel(id_of(&canceled)).await.unwrap().unwrap();
+    }
+    assert_eq!(kinds(&told(&events).await), [(EventKind::Canceled, Some(id_of(&canceled)))]);
+
+    let over = NewSend { ttl: NONE, ..start(&phone(3)) };
+    accepted(&enqueue(&database, &over).await);
+    assert_eq!(verifications.expire().await.unwrap(), 1);
+    assert_eq!(verifications.expire().await.unwrap(), 0);
+    assert_eq!(kinds(&told(&events).await), [(EventKind::Expired, Some(id_of(&over)))]);
+
+    let verification = NewVerification { origin: Origin::Test, ..send.verification };
+    let id = VerificationId::generate(&mut rng());
+    let phone = phone(4).parse().unwrap();
+    verifications.start_test(NewTest { id, phone, ttl: LONG, verification }).await.unwrap();
+    assert_eq!(kinds(&told(&events).await), [(EventKind::Created, Some(id))]);
+
+    // What is refused tells nothing, and what cannot be told does not happen.
+    let refuse = if database.is_postgres() {
+        "ALTER TABLE event ADD CHECK (kind <> 'created') NOT VALID"
+    } else {
+        "CREATE TRIGGER refuse BEFORE INSERT ON event WHEN new.kind = 'created'
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    };
+    database.connection().execute_unprepared(refuse).await.unwrap();
+    let before = count(&database, "outbox").await;
+    let settings = OutboxSettings { writers: 1, events: true, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    outbox.enqueue(start(&super::support::phone(5))).await.unwrap_err();
+    assert_eq!(count(&database, "outbox").await, before);
+    assert_eq!(kinds(&told(&events).await), []);
+}
+
+async fn what_calls_came_to_is_told(database: Database) {
+    let sends = [1, 2, 3].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(&database, send).await);
+    }
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), LONG).await.unwrap();
+    let ours = claimed.into_iter().map(|claimed| Incoming {
+        message: claimed.message,
+        validity: Some(claimed.validity),
+        trace: Some(claimed.trace),
+        sequence: Some(claimed.claim.sequence),
+    });
+    // And one that is none of ours.
+    let NewSend { message: foreign, .. } = new_message(&phone(9));
+    let foreign = Incoming { message: foreign, validity: None, trace: None, sequence: None };
+    let messages: Vec<Incoming> = ours.chain([foreign]).collect();
+    let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
+    let [group, topic, member] = ["group", "message", "member"].map(str::to_owned);
+    let leases =
+        SqlPartitionLeases::new(database.clone(), group.clone(), topic.clone(), member.clone());
+    leases.register(&[0]).await.unwrap();
+    let lease = leases.acquire(1, LONG).await.unwrap().remove(0);
+    let ledger = SqlDeliveryLedger::new(database.clone(), group, topic, member).with_events(true);
+    let batch = Batch { messages, next_offset: 1, default_ttl: LONG, ..Batch::default() };
+    ledger.admit(&lease, &batch).await.unwrap();
+    ledger.start(&lease, &ids, LONG).await.unwrap();
+
+    let verdicts = [
+        Verdict::Sent { reference: None },
+        Verdict::Unknown,
+        Verdict::Retry { after: NONE },
+        Verdict::Sent { reference: None },
+    ];
+    let outcomes: Vec<CallOutcome> = ids
+        .iter()
+        .zip(verdicts)
+        .map(|(id, verdict)| CallOutcome {
+            id: *id,
+            attempt: 1,
+            class: OutcomeClass::Ambiguous,
+            verdict,
+            detail: String::new(),
+        })
+        .collect();
+    let recorded = ledger.finish(&outcomes).await.unwrap();
+    let again = ledger.finish(&outcomes).await.unwrap();
+
+    assert_eq!((recorded.len(), again.len()), (4, 0));
+    let told = told(&SqlEventOutbox::new(database)).await;
+    let mut told: Vec<_> = told
+        .iter()
+        .map(|event| (event.verification.unwrap(), event.kind, event.delivery.as_deref()))
+        .collect();
+    told.sort_unstable();
+    let mut expected = [
+        (id_of(&sends[0]), EventKind::Sent, Some("sent")),
+        (id_of(&sends[1]), EventKind::Failed, Some("unknown")),
+    ];
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+}
+
+async fn what_was_blocked_is_told_without_a_verification(database: Database) {
+    let guard = SqlGuard::new(database.clone()).with_events(true);
+    let rule = |mode| GuardRule::parse("prefix:50:10", mode).unwrap();
+    let decision = |mode| Decision {
+        rule: rule(mode),
+        key: "7999123".to_owned(),
+        sends: 60,
+        approvals: 1,
+        verification: None,
+        phone: "+7999*****67".to_owned(),
+    };
+
+    let decisions = [decision(GuardMode::Shadow), decision(GuardMode::Enforce)];
+    guard.add(&[], &decisions, LONG).await.unwrap();
+
+    let told = told(&SqlEventOutbox::new(database)).await;
+    assert_eq!(kinds(&told), [(EventKind::Blocked, None)]);
+    assert_eq!(told[0].phone.as_deref(), Some("+7999*****67"));
+}
+
+async fn nothing_is_told_where_events_are_off(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    for number in 1..=2 {
+        accepted(&enqueue(&database, &start(&phone(number))).await);
+    }
+    let send = start(&phone(3));
+    accepted(&enqueue(&database, &send).await);
+    verifications.approve(id_of(&send), &[]).await.unwrap().unwrap();
+    let over = NewSend { ttl: NONE, ..start(&phone(4)) };
+    accepted(&enqueue(&database, &over).await);
+    verifications.expire().await.unwrap();
+
+    assert_eq!(count(&database, "event").await, 0);
+}
+
+async fn an_event_that_is_not_settled_comes_again(database: Database) {
+    let events = SqlEventOutbox::new(database.clone());
+    for number in 1..=3 {
+        tell_start(&database, &start(&phone(number))).await;
+    }
+
+    let first = events.claim(2, NONE).await.unwrap();
+    let second = events.claim(1, LONG).await.unwrap();
+    assert_eq!(first.len(), 2);
+    assert!(first[0].claim.sequence < first[1].claim.sequence);
+    assert!(!first.iter().any(|event| event.id == second[0].id), "the third has waited longest");
+    let mut again = told(&events).await;
+    again.sort_unstable_by_key(|event| event.claim.sequence);
+    let tries = |told: &[DueEvent]| -> Vec<_> {
+        told.iter().map(|event| (event.id.clone(), event.at, event.claim.attempt)).collect()
+    };
+    let expected: Vec<_> =
+        tries(&first).into_iter().map(|(id, at, attempt)| (id, at, attempt + 1)).collect();
+    assert_eq!(tries(&again), expected);
+    assert!(told(&events).await.is_empty(), "all are leased");
+
+    events.retry(&again[0].claim, Duration::from_millis(200)).await.unwrap();
+    events.settle(&again[1].claim).await.unwrap();
+    let third = in_time(async {
+        loop {
+            let told = told(&events).await;
+            if !told.is_empty() {
+                return told;
+            }
+        }
+    })
+    .await;
+    assert_eq!((third.len(), third[0].claim.attempt), (1, 3));
+    assert_eq!(third[0].id, again[0].id);
+    assert_eq!(count(&database, "event").await, 2);
+}
+
+async fn a_claim_that_is_no_longer_ours_changes_nothing(database: Database) {
+    let events = SqlEventOutbox::new(database.clone());
+    tell_start(&database, &start(&phone(1))).await;
+    let late = events.claim(1, NONE).await.unwrap().remove(0).claim;
+    let ours = events.claim(1, LONG).await.unwrap().remove(0).claim;
+
+    events.settle(&late).await.unwrap();
+    events.retry(&late, NONE).await.unwrap();
+
+    assert_eq!(count(&database, "event").await, 1);
+    assert!(told(&events).await.is_empty());
+    events.settle(&ours).await.unwrap();
+    assert_eq!(count(&database, "event").await, 0);
+}
+
+async fn an_event_outlives_its_verification(database: Database) {
+    let events = SqlEventOutbox::new(database.clone());
+    let send = start(&phone(1));
+    tell_start(&database, &send).await;
+    database.connection().execute_unprepared("DELETE FROM verification").await.unwrap();
+
+    let told = told(&events).await;
+
+    assert_eq!(kinds(&told), [(EventKind::Created, Some(id_of(&send)))]);
+    assert_eq!((&told[0].phone, &told[0].metadata), (&None, &None));
+}

@@ -1,1 +1,192 @@
-//! What the guard counts.
+use std::time::{Duration, SystemTime};
+
+use application::ports::{
+    Decision, GuardCounts, GuardKey, GuardRecords, Moved, Total, Verifications,
+};
+use domain::{GuardMode, GuardRule, GuardScope, Rolling, VerificationId};
+use sea_orm::ConnectionTrait;
+use tokio::task::JoinSet;
+
+use super::{
+    on_both_databases,
+    support::{accepted, count, enqueue, id_of, new_message, phone, rng, start},
+};
+use crate::{Database, SqlGuard, SqlVerifications};
+
+on_both_databases!(
+    processes_count_together,
+    two_buckets_roll,
+    a_total_is_told_for_every_key,
+    decisions_are_kept_with_what_they_rest_on,
+    the_past_is_read_page_by_page,
+    flushes_at_the_same_time_bear_each_other,
+);
+
+const WINDOW: Duration = Duration::from_secs(3_600);
+
+fn key(key: &str) -> GuardKey {
+    GuardKey { scope: GuardScope::Prefix, key: key.to_owned() }
+}
+
+fn moved(name: &str, sends: u64, approvals: u64) -> Moved {
+    Moved { key: key(name), sends, approvals }
+}
+
+async fn add(guard: &SqlGuard, moves: &[Moved]) -> Vec<Total> {
+    guard.add(moves, &[], WINDOW).await.unwrap()
+}
+
+/// Sends and approvals of the current bucket, and of the one before.
+fn buckets(total: &Total) -> [(u64, u64); 2] {
+    let Rolling { sends, approvals, sends_before, approvals_before, .. } = total.count;
+    [(sends, approvals), (sends_before, approvals_before)]
+}
+
+/// As if so much time had passed.
+async fn pass(database: &Database, time: Duration) {
+    let seconds = time.as_secs();
+    let sql = if database.is_postgres() {
+        format!("UPDATE guard_count SET began_at = began_at - interval '{seconds} s'")
+    } else {
+        format!("UPDATE guard_count SET began_at = began_at - {seconds} * 1000")
+    };
+    database.connection().execute_unprepared(&sql).await.unwrap();
+}
+
+async fn processes_count_together(database: Database) {
+    let (one, other) = (SqlGuard::new(database.clone()), SqlGuard::new(database));
+    add(&one, &[moved("7999123", 5, 1)]).await;
+
+    let totals = add(&other, &[moved("7999123", 2, 1), moved("44790", 1, 0)]).await;
+
+    let of = |name| totals.iter().find(|total| total.key == key(name)).map(buckets);
+    assert_eq!(of("7999123"), Some([(7, 2), (0, 0)]));
+    assert_eq!(of("44790"), Some([(1, 0), (0, 0)]));
+    // One is asked for by nothing.
+    assert_eq!(buckets(&add(&one, &[moved("44790", 0, 0)]).await[0]), [(1, 0), (0, 0)]);
+}
+
+async fn two_buckets_roll(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+    add(&guard, &[moved("7999123", 5, 1)]).await;
+    let totals = add(&guard, &[moved("7999123", 5, 1)]).await;
+    assert_eq!(buckets(&totals[0]), [(10, 2), (0, 0)]);
+    assert!(totals[0].count.age < Duration::from_secs(60));
+
+    pass(&database, Duration::from_secs(3_600 + 900)).await;
+    let totals = add(&guard, &[moved("7999123", 2, 0)]).await;
+    assert_eq!(buckets(&totals[0]), [(2, 0), (10, 2)]);
+    let age = totals[0].count.age;
+    assert!(age >= Duration::from_secs(900) && age < Duration::from_secs(960), "{age:?}");
+
+    pass(&database, Duration::from_secs(2 * 3_600)).await;
+    let totals = add(&guard, &[moved("7999123", 0, 0)]).await;
+    assert_eq!(buckets(&totals[0]), [(0, 0), (0, 0)]);
+}
+
+async fn a_total_is_told_for_every_key(database: Database) {
+    let guard = SqlGuard::new(database);
+    let moves: Vec<Moved> =
+        (0..500).map(|number| moved(&format!("7{number}"), number, 0)).collect();
+    add(&guard, &moves[..250]).await;
+
+    let totals = add(&guard, &moves).await;
+
+    assert_eq!(totals.len(), 500);
+    for Total { key, count } in totals {
+        let number: u64 = key.key[1..].parse().unwrap();
+        assert_eq!(count.sends, if number < 250 { 2 * number } else { number });
+    }
+    assert_eq!(guard.add(&[], &[], WINDOW).await.unwrap(), []);
+}
+
+async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+    let rule = |text| GuardRule::parse(text, GuardMode::Shadow).unwrap();
+    let noted = Decision {
+        rule: rule("prefix:50:10"),
+        key: "7999123".to_owned(),
+        sends: 60,
+        approvals: 1,
+        verification: Some(VerificationId::generate(&mut rng())),
+        phone: "+7999*****67".to_owned(),
+    };
+    let blocked =
+        Decision { rule: rule("region:9:5:enforce"), verification: None, ..noted.clone() };
+
+    guard.add(&[], &[noted.clone(), blocked], WINDOW).await.unwrap();
+
+    let stored = guard.decisions(WINDOW, 10).await.unwrap();
+    let [second, first] = &stored[..] else { panic!("{} decisions", stored.len()) };
+    assert_eq!((&*first.rule, &*first.key), ("prefix:50:10:shadow", "7999123"));
+    assert_eq!((first.sends, first.approvals), (60, 1));
+    assert_eq!(first.verification, noted.verification);
+    assert_eq!((&*second.rule, second.verification), ("region:9:5:enforce", None));
+    assert_eq!(guard.decisions(WINDOW, 1).await.unwrap(), stored[..1]);
+    assert_eq!(guard.decisions(Duration::ZERO, 10).await.unwrap(), []);
+    // Nobody is told where events are off.
+    assert_eq!(count(&database, "event").await, 0);
+}
+
+async fn the_past_is_read_page_by_page(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+    let mut begun = Vec::new();
+    for number in 0..9 {
+        let mut send = start(&phone(number));
+        send.verification.region = "RU".parse().ok();
+        accepted(&enqueue(&database, &send).await);
+        begun.push(id_of(&send));
+        accepted(&enqueue(&database, &new_message(&phone(100 + number))).await);
+    }
+    // Many at the same time: a page may end among them.
+    let same = if database.is_postgres() {
+        "UPDATE verification SET created_at = date_trunc('milliseconds', now())
+            + random() * interval '400 microseconds'"
+    } else {
+        "UPDATE verification SET created_at = (SELECT max(created_at) FROM verification)"
+    };
+    database.connection().execute_unprepared(same).await.unwrap();
+    SqlVerifications::new(database.clone()).approve(begun[4], &[]).await.unwrap().unwrap();
+
+    let mut after: Option<(SystemTime, VerificationId)> = None;
+    let mut past = Vec::new();
+    loop {
+        let page = guard.past(WINDOW, after, 4).await.unwrap();
+        let is_last = page.len() < 4;
+        after = page.last().map(|it| (it.created_at, it.id));
+        past.extend(page);
+        if is_last {
+            break;
+        }
+    }
+
+    let mut found: Vec<VerificationId> = past.iter().map(|it| it.id).collect();
+    found.sort_unstable();
+    begun.sort_unstable();
+    assert_eq!(found, begun, "those of /v1, each once");
+    assert_eq!(past.iter().filter(|it| it.approved_at.is_some()).count(), 1);
+    assert!(past.iter().all(|it| it.prefix == "7999000" && it.sends == 1));
+    assert!(past.iter().all(|it| it.region == "RU".parse().ok()));
+    assert_eq!(guard.past(Duration::ZERO, None, 9).await.unwrap(), []);
+}
+
+async fn flushes_at_the_same_time_bear_each_other(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+    let mut flushes = JoinSet::new();
+    for process in 0..8 {
+        let guard = guard.clone();
+        flushes.spawn(async move {
+            for _ in 0..5 {
+                let mut moves: Vec<Moved> =
+                    (0..40).map(|number| moved(&format!("7{number}"), 1, 0)).collect();
+                if process % 2 == 0 {
+                    moves.reverse();
+                }
+                add(&guard, &moves).await;
+            }
+        });
+    }
+    flushes.join_all().await;
+
+    assert_eq!(count(&database, "guard_count WHERE sends = 40").await, 40);
+}

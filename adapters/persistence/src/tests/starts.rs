@@ -1,1 +1,170 @@
-//! Beginning a verification.
+use std::{sync::Arc, time::Duration};
+
+use application::ports::{Enqueued, NewSend, NewVerification, Outbox, Verification, Verifications};
+use domain::{Metadata, VerificationStatus};
+use tokio::{sync::Barrier, task::JoinSet};
+
+use super::{
+    on_both_databases,
+    support::{accepted, count, counters, enqueue, id_of, new_message, phone, start},
+};
+use crate::{CoalescingOutbox, Database, OutboxSettings, SqlVerifications};
+
+on_both_databases!(
+    a_start_stores_the_verification_as_it_is,
+    two_starts_at_once_make_one_verification,
+    starts_that_wait_together_make_one_verification,
+    a_send_of_api_is_never_held_up_and_is_the_newest,
+    one_that_is_over_makes_room,
+    a_refused_row_takes_its_own_verification_only,
+    an_id_that_was_drawn_twice_fails_its_own_caller_only,
+);
+
+fn pending(answer: Enqueued) -> Verification {
+    match answer {
+        Enqueued::Pending(verification) => *verification,
+        answer => panic!("{answer:?}"),
+    }
+}
+
+async fn a_start_stores_the_verification_as_it_is(database: Database) {
+    let send = start(&phone(1));
+    let new = NewVerification {
+        region: "RU".parse().ok(),
+        template: "login/de".parse().ok(),
+        metadata: Some(Metadata::new(r#"{"user":"42"}"#.to_owned())),
+        api_key: "00112233445566778899aabbccddeeff".parse().ok(),
+        ..send.verification
+    };
+    let send = NewSend { verification: new, ..send };
+
+    let Enqueued::Accepted { at } = enqueue(&database, &send).await else { panic!("not accepted") };
+
+    let stored = SqlVerifications::new(database.clone()).find(id_of(&send)).await.unwrap().unwrap();
+    let Verification { read_at, .. } = stored;
+    assert_eq!(stored, Verification { read_at, ..Verification::accepted(&send, at) });
+    assert!(read_at >= at);
+    let key = if database.is_postgres() { "api_key::text" } else { "api_key" };
+    let linked = format!(
+        "verification JOIN outbox USING (sequence)
+         WHERE {key} = '00112233-4455-6677-8899-aabbccddeeff'"
+    );
+    assert_eq!(count(&database, &linked).await, 1);
+}
+
+async fn two_starts_at_once_make_one_verification(database: Database) {
+    const STARTS: usize = 24;
+    let at_once = Arc::new(Barrier::new(STARTS));
+    let mut starts = JoinSet::new();
+    for _ in 0..STARTS {
+        // Each has writers of its own.
+        let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+        let (outbox, writers) = CoalescingOutbox::start(&database, settings);
+        let (at_once, send) = (Arc::clone(&at_once), start(&phone(1)));
+        starts.spawn(async move {
+            at_once.wait().await;
+            let answer = outbox.enqueue(send.clone()).await.unwrap();
+            drop(writers);
+            (id_of(&send), answer)
+        });
+    }
+    one_is_accepted(starts.join_all().await);
+
+    assert_eq!(count(&database, "verification").await, 1);
+    assert_eq!(count(&database, "outbox").await, 1);
+}
+
+async fn starts_that_wait_together_make_one_verification(database: Database) {
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let mut starts = JoinSet::new();
+    for number in 0..40 {
+        let (outbox, mut send) = (outbox.clone(), start(&phone(1)));
+        if number % 2 == 0 {
+            send.extra = counters("ip", "10/1h", "192.0.2.1");
+        }
+        starts.spawn(async move {
+            let answer = outbox.enqueue(send.clone()).await.unwrap();
+            (id_of(&send), answer)
+        });
+    }
+    one_is_accepted(starts.join_all().await);
+
+    assert_eq!(count(&database, "outbox").await, 1);
+}
+
+#[track_caller]
+fn one_is_accepted(answers: Vec<(domain::VerificationId, Enqueued)>) {
+    let (accepted, others): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|(_, answer)| matches!(answer, Enqueued::Accepted { .. }));
+    let [(id, _)] = accepted[..] else { panic!("{} accepted", accepted.len()) };
+    for (_, answer) in others {
+        let verification = pending(answer);
+        assert_eq!(verification.id, id);
+        assert_eq!(verification.status, VerificationStatus::Pending);
+        assert!(verification.secret.is_some(), "its code is derived again");
+    }
+}
+
+async fn a_send_of_api_is_never_held_up_and_is_the_newest(database: Database) {
+    let (of_v1, of_api) = (start(&phone(1)), new_message(&phone(1)));
+    accepted(&enqueue(&database, &of_v1).await);
+
+    accepted(&enqueue(&database, &of_api).await);
+
+    let verification = pending(enqueue(&database, &start(&phone(1))).await);
+    assert_eq!(verification.id, id_of(&of_api));
+    assert_eq!(count(&database, "verification").await, 2);
+}
+
+async fn one_that_is_over_makes_room(database: Database) {
+    let over = NewSend { ttl: Duration::ZERO, ..start(&phone(1)) };
+    accepted(&enqueue(&database, &over).await);
+
+    accepted(&enqueue(&database, &start(&phone(1))).await);
+}
+
+async fn a_refused_row_takes_its_own_verification_only(database: Database) {
+    let refused = start(&phone(1));
+    let refuse = if database.is_postgres() {
+        "ALTER TABLE verification ADD CHECK (phone <> '79990000001')"
+    } else {
+        "CREATE TRIGGER refuse BEFORE INSERT ON verification WHEN new.phone = '79990000001'
+         BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    };
+    sea_orm::ConnectionTrait::execute_unprepared(&database.connection(), refuse).await.unwrap();
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+
+    let mut requests = JoinSet::new();
+    for send in (2..10).map(|number| start(&phone(number))).chain([refused.clone()]) {
+        let outbox = outbox.clone();
+        requests.spawn(async move { (id_of(&send), outbox.enqueue(send).await) });
+    }
+    for (id, answer) in requests.join_all().await {
+        assert_eq!(answer.is_err(), id == id_of(&refused), "{answer:?}");
+    }
+
+    assert_eq!(count(&database, "outbox").await, 8);
+    assert_eq!(count(&database, "phone WHERE phone = '79990000001'").await, 0);
+}
+
+async fn an_id_that_was_drawn_twice_fails_its_own_caller_only(database: Database) {
+    let first = start(&phone(1));
+    let mut twin = start(&phone(2));
+    twin.message.id = first.message.id;
+    accepted(&enqueue(&database, &first).await);
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+
+    let mut requests = JoinSet::new();
+    for send in [start(&phone(3)), twin, start(&phone(4))] {
+        let outbox = outbox.clone();
+        requests.spawn(async move { outbox.enqueue(send).await });
+    }
+    let answers = requests.join_all().await;
+
+    assert_eq!(answers.iter().filter(|answer| answer.is_err()).count(), 1);
+    assert_eq!(count(&database, "verification").await, 3);
+    assert_eq!(count(&database, "outbox").await, 3);
+}

@@ -1,15 +1,23 @@
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use application::{
     TraceParent,
-    ports::{Incoming, NewSecret, NewSend, NewVerification},
+    ports::{Enqueued, Incoming, NewSecret, NewSend, NewVerification, Outbox, Violation},
 };
-use domain::{CodeHash, Message, MessageId, Origin, Seed, VerificationId, Windows};
+use domain::{
+    CodeHash, Counter, Message, MessageId, Origin, Policy, Seed, VerificationId, Windows,
+};
 use migration::{Migrator, MigratorTrait};
 use rand::{SeedableRng, rngs::StdRng};
 use sea_orm::{ConnectionTrait, sqlx};
 
-use crate::{Database, DatabaseSettings, PostgresSettings, SslMode};
+use crate::{
+    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, PostgresSettings, SslMode,
+};
 
 /// A new database on the server that `TEST_POSTGRES_URL` names. Without one the test is skipped,
 /// unless `REQUIRE_SERVICES` says that it must not be.
@@ -66,6 +74,12 @@ pub(super) fn empty_sqlite() -> (Database, Folder) {
 /// Removed when dropped.
 pub(super) struct Folder(PathBuf);
 
+impl Folder {
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
@@ -106,6 +120,52 @@ pub(super) fn new_message(phone: &str) -> NewSend {
         phone_limits: Windows::OFF,
         extra: Vec::new(),
     }
+}
+
+/// What `/v1` sends first.
+pub(super) fn start(phone: &str) -> NewSend {
+    let send = new_message(phone);
+    let verification = NewVerification { origin: Origin::V1, ..send.verification };
+    NewSend { verification, ..send }
+}
+
+pub(super) fn limited(windows: &str, send: NewSend) -> NewSend {
+    NewSend { phone_limits: windows.parse().unwrap(), ..send }
+}
+
+pub(super) fn policies(name: &str, windows: &str) -> Vec<Policy> {
+    windows.parse::<Windows>().unwrap().policies(name)
+}
+
+/// One counter for each of the windows.
+pub(super) fn counters(name: &str, windows: &str, key: &str) -> Vec<Counter> {
+    let policies = policies(name, windows).into_iter();
+    policies.map(|policy| Counter { policy, key: key.to_owned() }).collect()
+}
+
+pub(super) fn names(violations: &[Violation]) -> Vec<&str> {
+    violations.iter().map(|violation| violation.policy.name.as_str()).collect()
+}
+
+pub(super) fn id_of(send: &NewSend) -> VerificationId {
+    VerificationId::of(send.message.id)
+}
+
+/// Stores it, alone.
+pub(super) async fn enqueue(database: &Database, send: &NewSend) -> Enqueued {
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(database, settings);
+    outbox.enqueue(send.clone()).await.unwrap()
+}
+
+#[track_caller]
+pub(super) fn accepted(answer: &Enqueued) {
+    assert!(matches!(answer, Enqueued::Accepted { .. }), "{answer:?}");
+}
+
+/// What is sure to come, or else the test fails.
+pub(super) async fn in_time<T>(condition: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), condition).await.expect("in time")
 }
 
 pub(super) fn phone(number: usize) -> String {

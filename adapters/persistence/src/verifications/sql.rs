@@ -1,1 +1,537 @@
-//! The statements on verifications.
+use crate::{database::Sql, limits::count_on_phone};
+
+/// What a verification is read from. One whose time is up is shown as expired.
+macro_rules! verification_columns {
+    (postgres) => {
+        "
+        id::text AS id, origin, phone, region, attempts::integer AS attempts,
+        sends::integer AS sends, code_length::integer AS code_length, template, metadata,
+        pepper_id, sequence,
+        CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END
+            AS status,
+        CASE WHEN expires_at > now() THEN encode(seed, 'hex') END AS seed,
+        (extract(epoch FROM created_at) * 1000)::bigint AS created_at,
+        (extract(epoch FROM sent_at) * 1000)::bigint AS sent_at,
+        (extract(epoch FROM expires_at) * 1000)::bigint AS expires_at,
+        (extract(epoch FROM CASE WHEN status = 'pending' AND expires_at <= now() THEN expires_at
+            ELSE ended_at END) * 1000)::bigint AS ended_at,
+        (extract(epoch FROM now()) * 1000)::bigint AS read_at"
+    };
+    (sqlite) => {
+        "
+        id, origin, phone, region, attempts, sends, code_length, template, metadata, pepper_id,
+        sequence,
+        CASE WHEN status = 'pending'
+              AND expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+             THEN 'expired' ELSE status END AS status,
+        CASE WHEN expires_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+             THEN nullif(lower(hex(seed)), '') END AS seed,
+        created_at, sent_at, expires_at,
+        CASE WHEN status = 'pending'
+              AND expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+             THEN expires_at ELSE ended_at END AS ended_at,
+        CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS read_at"
+    };
+}
+pub(crate) use verification_columns;
+
+pub(super) const FIND: Sql = Sql {
+    postgres: concat!(
+        "SELECT ",
+        verification_columns!(postgres),
+        " FROM verification WHERE id = $1"
+    ),
+    sqlite: concat!("SELECT ", verification_columns!(sqlite), " FROM verification WHERE id = $1"),
+};
+
+// A message that a ledger has is in transit no more. What expired before any group had it stands in
+// the ledger of none (`''`).
+pub(super) const MESSAGES: Sql = Sql {
+    postgres: "
+SELECT id::text AS id, 'in transit' AS state,
+    (extract(epoch FROM published_at) * 1000)::bigint AS published_at,
+    NULL::bigint AS ended_at
+FROM in_transit
+WHERE sequence = $1 AND id = ANY ($2::uuid[])
+UNION ALL
+SELECT message_id::text, state,
+    (extract(epoch FROM CASE WHEN group_id <> '' THEN admitted_at END) * 1000)::bigint,
+    (extract(epoch FROM ended_at) * 1000)::bigint
+FROM delivery
+WHERE message_id = ANY ($2::uuid[])",
+    sqlite: "
+SELECT id, 'in transit' AS state, published_at, NULL AS ended_at
+FROM in_transit
+WHERE sequence = $1 AND id IN (SELECT value FROM json_each($2))
+UNION ALL
+SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at
+FROM delivery
+WHERE message_id IN (SELECT value FROM json_each($2))",
+};
+
+// Each step only if the one before was taken; whoever finds that one was not rolls it all back.
+pub(super) const RESEND_POSTGRES: &str = concat!(
+    "
+WITH target AS (
+    SELECT id, phone, expires_at
+    FROM verification
+    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND sends = $2 AND attempts < $3
+      AND sent_at + $4 * interval '1 millisecond' <= now()
+), allowed AS (
+    INSERT INTO phone AS known
+        (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2,
+         ends_2, quota_3, sends_3, ends_3)
+    SELECT phone, id, expires_at, false,
+        $11::integer, 1, now() + $12 * interval '1 millisecond',
+        $13::integer, 1, now() + $14 * interval '1 millisecond',
+        $15::integer, 1, now() + $16 * interval '1 millisecond'
+    FROM target",
+    count_on_phone!("now()"),
+    "
+    RETURNING 1
+), counted AS (
+    INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
+    SELECT policy, key, max(quota), count(*), now() + max(period) * interval '1 millisecond'
+    FROM allowed,
+        unnest($17::text[], $18::text[], $19::integer[], $20::bigint[])
+            AS counter (policy, key, quota, period)
+    GROUP BY policy, key
+    ORDER BY policy, key
+    ON CONFLICT (policy, key) DO UPDATE SET
+        quota = excluded.quota,
+        used = CASE WHEN known.ends_at > now() THEN known.used ELSE 0 END + excluded.used,
+        ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
+    RETURNING used <= quota AS holds
+), stored AS (
+    INSERT INTO outbox (id, phone, code, trace, expires_at)
+    SELECT $5, phone, $6, $7, expires_at
+    FROM target, allowed
+    WHERE (SELECT count(*) FROM counted) >= 0
+    RETURNING sequence
+), sent AS (
+    UPDATE verification
+    SET sends = sends + 1, sent_at = now(), sequence = stored.sequence,
+        code_hash = coalesce(decode(nullif($8, ''), 'hex'), code_hash),
+        seed = coalesce(decode(nullif($9, ''), 'hex'), seed),
+        pepper_id = coalesce(nullif($10, ''), pepper_id)
+    FROM stored
+    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND sends = $2 AND attempts < $3
+    RETURNING verification.*
+)
+SELECT EXISTS (SELECT 1 FROM target) AS found, EXISTS (SELECT 1 FROM allowed) AS allowed,
+    (SELECT bool_and(holds) FROM counted) IS NOT FALSE AS holds, sent.*
+FROM (SELECT) AS one
+    LEFT JOIN (SELECT ",
+    verification_columns!(postgres),
+    " FROM sent) AS sent ON true"
+);
+
+// The same in SQLite, where a statement writes to one table.
+pub(super) const RESENDABLE: &str = "
+SELECT phone, expires_at - $5 AS ttl
+FROM verification
+WHERE id = $1 AND status = 'pending' AND expires_at > $5 AND sends = $2 AND attempts < $3
+  AND sent_at + $4 <= $5";
+
+pub(super) const SEND_AGAIN: &str = concat!(
+    "
+UPDATE verification
+SET sends = sends + 1, sent_at = $2, sequence = $3,
+    code_hash = coalesce(unhex(nullif($4, '')), code_hash),
+    seed = coalesce(unhex(nullif($5, '')), seed),
+    pepper_id = coalesce(nullif($6, ''), pepper_id)
+WHERE id = $1
+RETURNING ",
+    verification_columns!(sqlite)
+);
+
+pub(super) const GUESSES_BY_ID: &str = "
+SELECT policy, used, (extract(epoch FROM ends_at - now()) * 1000)::bigint AS remains
+FROM limit_counter
+WHERE policy = ANY ($2::text[]) AND ends_at > now() AND key = (
+    SELECT phone
+    FROM verification
+    WHERE id = $1 AND origin <> 'test' AND status = 'pending' AND expires_at > now()
+)";
+
+pub(super) const GUESSES_BY_PHONE: Sql = Sql {
+    postgres: "
+SELECT policy, used, (extract(epoch FROM ends_at - now()) * 1000)::bigint AS remains
+FROM limit_counter
+WHERE policy = ANY ($2::text[]) AND ends_at > now() AND key = $1",
+    sqlite: "
+SELECT policy, used, ends_at - $3 AS remains
+FROM limit_counter
+WHERE policy IN (SELECT value FROM json_each($2)) AND ends_at > $3 AND key = $1",
+};
+
+/// Counts the guess, and with it the attempt at `target`. Windows are locked in one order; one that
+/// another guess has just used up leaves those before it counted, which errs to the strict side.
+macro_rules! count_guess {
+    () => {
+        "
+), guess AS (
+    INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
+    SELECT policy, key, quota, 1, now() + period * interval '1 millisecond'
+    FROM wanted
+    ORDER BY policy
+    ON CONFLICT (policy, key) DO UPDATE SET
+        quota = excluded.quota,
+        used = CASE WHEN known.ends_at > now() THEN known.used ELSE 0 END + 1,
+        ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
+    WHERE known.ends_at <= now() OR known.used < excluded.quota
+    RETURNING 1
+), counted AS (
+    UPDATE verification
+    SET attempts = attempts + 1
+    WHERE id = (SELECT id FROM target)
+      AND status = 'pending' AND expires_at > now() AND attempts < $5
+      AND (SELECT count(*) FROM guess) = (SELECT count(*) FROM wanted)
+    RETURNING id, code_hash, pepper_id, attempts
+)
+SELECT (SELECT count(*) FROM guess) = (SELECT count(*) FROM wanted) AS guessed,
+    counted.id::text AS id, encode(counted.code_hash, 'hex') AS code_hash,
+    counted.pepper_id, counted.attempts::integer AS attempts"
+    };
+}
+
+pub(super) const COUNT_BY_ID_POSTGRES: &str = concat!(
+    "
+WITH target AS (
+    SELECT id, phone, origin
+    FROM verification
+    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND attempts < $5
+), wanted AS (
+    SELECT policy, target.phone AS key, quota, period
+    FROM target,
+        unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
+    WHERE target.origin <> 'test'",
+    count_guess!(),
+    ",
+    CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END AS status,
+    known.attempts >= $5 AS exhausted,
+    (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
+    (extract(epoch FROM expires_at - created_at) * 1000)::bigint AS ttl
+FROM verification AS known LEFT JOIN counted ON true
+WHERE known.id = $1"
+);
+
+// Whatever there is, the work is the same, but for one row that is changed in place.
+pub(super) const COUNT_BY_PHONE_POSTGRES: &str = concat!(
+    "
+WITH target AS (
+    SELECT verification.id, origin
+    FROM phone JOIN verification ON verification.id = newest
+    WHERE phone.phone = $1 AND newest_until > now()
+      AND status = 'pending' AND expires_at > now()
+), wanted AS (
+    SELECT policy, $1::text AS key, quota, period
+    FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
+    WHERE NOT EXISTS (SELECT 1 FROM target WHERE origin = 'test')",
+    count_guess!(),
+    "
+FROM (SELECT) AS one LEFT JOIN counted ON true"
+);
+
+// The same in SQLite, in its steps.
+pub(super) const TARGET_BY_ID: &str = "
+SELECT id, phone, origin, attempts >= $3 AS exhausted, expires_at - $2 AS good_for,
+    expires_at - created_at AS ttl,
+    CASE WHEN status = 'pending' AND expires_at <= $2 THEN 'expired' ELSE status END AS status
+FROM verification
+WHERE id = $1";
+
+pub(super) const TARGET_BY_PHONE: &str = "
+SELECT id, verification.phone, origin, attempts >= $3 AS exhausted
+FROM phone CROSS JOIN verification
+WHERE phone.phone = $1 AND newest_until > $2 AND id = newest
+  AND status = 'pending' AND expires_at > $2";
+
+pub(super) const COUNT_ATTEMPT: &str = "
+UPDATE verification
+SET attempts = attempts + 1
+WHERE id = $1
+RETURNING id, lower(hex(code_hash)) AS code_hash, pepper_id, attempts";
+
+// Whoever comes second finds the row ended once the first has committed, and so nothing. Only the
+// guesses at this verification are forgiven: a stranger's stay counted however often the owner of
+// the phone is approved.
+pub(super) const APPROVE_POSTGRES: &str = "
+WITH target AS (
+    SELECT id, phone, attempts
+    FROM verification
+    WHERE id = $1 AND status = 'pending' AND expires_at > now()
+), cleared AS (
+    UPDATE phone
+    SET newest = NULL, newest_until = '-infinity'
+    FROM target
+    WHERE phone.phone = target.phone AND newest = target.id
+    RETURNING 1
+), held AS (
+    SELECT policy, key, attempts
+    FROM limit_counter JOIN target ON key = target.phone
+    WHERE policy = ANY ($2::text[]) AND (SELECT count(*) FROM cleared) >= 0
+    ORDER BY policy
+    FOR UPDATE OF limit_counter
+), forgiven AS (
+    UPDATE limit_counter
+    SET used = greatest(used - held.attempts, 0)
+    FROM held
+    WHERE limit_counter.policy = held.policy AND limit_counter.key = held.key
+    RETURNING 1
+), approved AS (
+    UPDATE verification
+    SET status = 'approved', ended_at = now(), code_hash = NULL, seed = NULL
+    WHERE id = (SELECT id FROM target) AND status = 'pending' AND expires_at > now()
+      AND (SELECT count(*) FROM forgiven) >= 0
+    RETURNING id, phone, region, origin
+), told AS (
+    INSERT INTO event (kind, verification) SELECT 'approved', id FROM approved WHERE $3
+)
+SELECT phone, region, origin FROM approved";
+
+// The same in SQLite.
+pub(super) const APPROVE: &str = "
+UPDATE verification
+SET status = 'approved', ended_at = $2, code_hash = NULL, seed = NULL
+WHERE id = $1 AND status = 'pending' AND expires_at > $2
+RETURNING phone, region, origin";
+
+pub(super) const CLEAR: &str =
+    "UPDATE phone SET newest = NULL, newest_until = 0 WHERE phone = $1 AND newest = $2";
+
+pub(super) const FORGIVE: &str = "
+UPDATE limit_counter
+SET used = max(used - (SELECT attempts FROM verification WHERE id = $3), 0)
+WHERE key = $1 AND policy IN (SELECT value FROM json_each($2))";
+
+pub(super) const TELL: &str =
+    "INSERT INTO event (kind, verification, at, due_at) VALUES ($1, $2, $3, $3)";
+
+pub(super) const CANCEL_POSTGRES: &str = "
+WITH target AS (
+    SELECT id, phone FROM verification WHERE id = $1 AND status = 'pending' AND expires_at > now()
+), cleared AS (
+    UPDATE phone
+    SET newest = NULL, newest_until = '-infinity'
+    FROM target
+    WHERE phone.phone = target.phone AND newest = target.id
+    RETURNING 1
+), canceled AS (
+    UPDATE verification
+    SET status = 'canceled', ended_at = now(), code_hash = NULL, seed = NULL
+    WHERE id = (SELECT id FROM target) AND status = 'pending' AND expires_at > now()
+      AND (SELECT count(*) FROM cleared) >= 0
+    RETURNING id
+)
+INSERT INTO event (kind, verification) SELECT 'canceled', id FROM canceled WHERE $2";
+
+// The same in SQLite.
+pub(super) const CANCEL: &str = "
+UPDATE verification
+SET status = 'canceled', ended_at = $2, code_hash = NULL, seed = NULL
+WHERE id = $1 AND status = 'pending' AND expires_at > $2
+RETURNING phone";
+
+pub(super) const START_TEST_POSTGRES: &str = "
+WITH known AS (
+    INSERT INTO phone
+        (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2,
+         ends_2, quota_3, sends_3, ends_3)
+    VALUES ($2, $1, now() + $3 * interval '1 millisecond', false, 0, 0, now(), 0, 0, now(), 0, 0,
+        now())
+    ON CONFLICT (phone) DO UPDATE SET
+        newest = excluded.newest, newest_until = excluded.newest_until
+    RETURNING 1
+), created AS (
+    INSERT INTO verification
+        (id, phone, origin, region, code_hash, seed, pepper_id, code_length, template, metadata,
+         api_key, sequence, expires_at)
+    SELECT $1, $2, $4, $5, decode($6, 'hex'), decode($7, 'hex'), $8, $9, $10, $11, $12, 0,
+        now() + $3 * interval '1 millisecond'
+    FROM known
+    RETURNING id
+), told AS (
+    INSERT INTO event (kind, verification) SELECT 'created', id FROM created WHERE $13
+)
+SELECT (extract(epoch FROM now()) * 1000)::bigint AS created_at FROM created";
+
+// The same in SQLite.
+pub(super) const POINT_TO: &str = "
+INSERT INTO phone
+    (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2, ends_2,
+     quota_3, sends_3, ends_3)
+VALUES ($1, $2, $4 + $3, 0, 0, 0, $4, 0, 0, $4, 0, 0, $4)
+ON CONFLICT (phone) DO UPDATE SET newest = excluded.newest, newest_until = excluded.newest_until";
+
+pub(super) const CREATE_TEST: &str = "
+INSERT INTO verification
+    (id, phone, origin, region, code_hash, seed, pepper_id, code_length, template, metadata,
+     api_key, sequence, created_at, sent_at, expires_at)
+VALUES ($1, $2, $4, $5, unhex($6), unhex($7), $8, $9, $10, $11, $12, 0, $13, $13, $13 + $3)";
+
+// Each statement touches 10,000 rows at most: none of ours may take long.
+pub(super) const EXPIRE_POSTGRES: &str = "
+WITH late AS (
+    SELECT id
+    FROM verification
+    WHERE status = 'pending' AND expires_at <= now()
+    ORDER BY expires_at
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+), expired AS (
+    UPDATE verification
+    SET status = 'expired', ended_at = expires_at, code_hash = NULL, seed = NULL
+    FROM late
+    WHERE verification.id = late.id
+    RETURNING verification.id
+), told AS (
+    INSERT INTO event (kind, verification) SELECT 'expired', id FROM expired WHERE $1
+)
+SELECT count(*) AS expired FROM expired";
+
+// The same in SQLite: first what is told, then what is.
+pub(super) const TELL_EXPIRED: &str = "
+INSERT INTO event (kind, verification, at, due_at)
+SELECT 'expired', id, $1, $1
+FROM verification
+WHERE status = 'pending' AND expires_at <= $1
+ORDER BY expires_at, id
+LIMIT 10000";
+
+pub(super) const EXPIRE: &str = "
+UPDATE verification
+SET status = 'expired', ended_at = expires_at, code_hash = NULL, seed = NULL
+WHERE id IN (
+    SELECT id
+    FROM verification
+    WHERE status = 'pending' AND expires_at <= $1
+    ORDER BY expires_at, id
+    LIMIT 10000
+)";
+
+/// What is deleted by its age, which is given.
+pub(super) const PRUNE_OLD: [Sql; 3] = [
+    Sql {
+        postgres: "
+DELETE FROM verification
+WHERE id IN (
+    SELECT id
+    FROM verification
+    WHERE created_at < now() - $1 * interval '1 millisecond' AND expires_at <= now()
+    ORDER BY created_at
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+        sqlite: "
+DELETE FROM verification
+WHERE id IN (
+    SELECT id
+    FROM verification, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+    WHERE created_at < now - $1 AND expires_at <= now
+    LIMIT 10000
+)",
+    },
+    Sql {
+        postgres: "
+DELETE FROM guard_decision
+WHERE id IN (
+    SELECT id
+    FROM guard_decision
+    WHERE decided_at < now() - $1 * interval '1 millisecond'
+    ORDER BY id
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+        sqlite: "
+DELETE FROM guard_decision
+WHERE id IN (
+    SELECT id
+    FROM guard_decision
+    WHERE decided_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $1
+    LIMIT 10000
+)",
+    },
+    Sql {
+        postgres: "
+DELETE FROM guard_count
+WHERE (scope, key) IN (
+    SELECT scope, key
+    FROM guard_count
+    -- two of the longest windows that a guard may have, and no less
+    WHERE began_at < now() - greatest($1 * interval '1 millisecond', interval '14 days')
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+        sqlite: "
+DELETE FROM guard_count
+WHERE (scope, key) IN (
+    SELECT scope, key
+    FROM guard_count
+    WHERE began_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - max($1, 1209600000)
+    LIMIT 10000
+)",
+    },
+];
+
+/// What is deleted when its time is over.
+pub(super) const PRUNE_OVER: [Sql; 3] = [
+    Sql {
+        postgres: "
+DELETE FROM phone
+WHERE phone IN (
+    SELECT phone
+    FROM phone
+    WHERE greatest(newest_until, ends_1, ends_2, ends_3) <= now()
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+        sqlite: "
+DELETE FROM phone
+WHERE phone IN (
+    SELECT phone
+    FROM phone
+    WHERE max(newest_until, ends_1, ends_2, ends_3)
+        <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    LIMIT 10000
+)",
+    },
+    Sql {
+        postgres: "
+DELETE FROM limit_counter
+WHERE (policy, key) IN (
+    SELECT policy, key
+    FROM limit_counter
+    WHERE ends_at <= now()
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+        sqlite: "
+DELETE FROM limit_counter
+WHERE (policy, key) IN (
+    SELECT policy, key
+    FROM limit_counter
+    WHERE ends_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    LIMIT 10000
+)",
+    },
+    Sql {
+        postgres: "
+DELETE FROM idempotency
+WHERE key_hash IN (
+    SELECT key_hash
+    FROM idempotency
+    WHERE expires_at <= now()
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+        sqlite: "
+DELETE FROM idempotency
+WHERE key_hash IN (
+    SELECT key_hash
+    FROM idempotency
+    WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    LIMIT 10000
+)",
+    },
+];

@@ -18,6 +18,7 @@ build: ## release binaries in target/release
 
 test: ## everything, on a real PostgreSQL and a real Kafka; then two minutes of faults
 	scripts/services run sh -c 'cargo test --workspace && $(TARGET)/debug/chaos run --minutes 2 --seed 1'
+	scripts/schemathesis $(TARGET)/debug/messager
 
 chaos: ## faults under load, CHAOS_MINUTES of them (30), drawn by CHAOS_SEED
 	cargo build --release --bins

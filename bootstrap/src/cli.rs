@@ -1,20 +1,25 @@
 //! What the binaries take on their command lines.
 
-mod guard;
-mod keys;
-mod secrets;
+pub mod guard;
+pub mod keys;
+pub mod secrets;
 
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use adapters_persistence::{Database, DatabaseSettings};
+use adapters_persistence::{Database, DatabaseSettings, check_schema};
 use anyhow::{Context, bail};
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use migration::{MigrationStatus, Migrator, MigratorTrait};
+use rand::{
+    SeedableRng,
+    rngs::{StdRng, SysRng},
+};
 
 use crate::config::{Config, InvalidConfig};
 
@@ -103,6 +108,22 @@ pub fn healthcheck(config: &Config, default_port: u16) -> anyhow::Result<()> {
     bail!("{}", answer.lines().last().unwrap_or("no answer"));
 }
 
+/// Does one thing with the database, whose schema must be up to date, and names it in an error.
+pub async fn with_database(
+    config: &Config,
+    name: &str,
+    act: impl AsyncFnOnce(&Database) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let database = Database::connect_lazily(&config.database, name, 1);
+    let result = async {
+        check_schema(&database).await?;
+        act(&database).await
+    }
+    .await;
+    database.close().await?;
+    result.with_context(|| config.database.to_string())
+}
+
 /// Carries out `messager migrate …`.
 pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()> {
     let database = Database::connect_lazily(&config.database, "messager migrate", 1);
@@ -153,4 +174,13 @@ async fn status(database: &Database) -> anyhow::Result<()> {
         writeln!(std::io::stdout(), "{status}  {}", migration.name())?;
     }
     Ok(())
+}
+
+/// A generator for keys.
+fn seeded() -> anyhow::Result<StdRng> {
+    StdRng::try_from_rng(&mut SysRng).context("seed the generator of keys")
+}
+
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -1,19 +1,27 @@
 //! The settings by their names. Nothing else knows a name; `.env.example` and the README list
-//! them, and a test holds this file against both.
+//! them, and a test holds this module against both.
+
+mod texts;
+mod verification;
+mod warnings;
 
 use std::{
     fmt,
     num::{NonZeroU16, NonZeroU32},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode};
 use application::ports::StartFrom;
-use domain::{CodeLength, SmsTemplate};
+use domain::{CodeLength, Templates};
 use tracing_subscriber::EnvFilter;
 
+pub use self::verification::{
+    EventsConfig, GuardConfig, NumberConfig, VerificationConfig, guard_rules,
+};
 use crate::environment::Environment;
 
 /// All settings of all binaries: one `.env` serves them all.
@@ -40,7 +48,8 @@ pub struct Config {
     pub delivery_retention: Duration,
     pub code_length: CodeLength,
     pub code_ttl: Duration,
-    pub template: SmsTemplate,
+    pub templates: Arc<Templates>,
+    pub verification: VerificationConfig,
     pub gateway: GatewayConfig,
 }
 
@@ -132,12 +141,9 @@ impl Config {
             text.parse::<usize>().ok().and_then(|digits| digits.try_into().ok())
         });
         let code_ttl = env.seconds("CODE_TTL", 600, 1, 86_400);
-        let template = env.parsed(
-            "SMS_TEMPLATE",
-            "a text with {code} exactly once",
-            "Your code: {code}",
-            |text| text.parse().ok(),
-        );
+        let templates = texts::read(&mut env);
+        let has_kafka = !producer.servers.is_empty() || !consumer.servers.is_empty();
+        let verification = verification::read(&mut env, database.as_ref(), has_kafka, mode);
         let gateway = gateway(&mut env);
 
         let config = || {
@@ -161,7 +167,8 @@ impl Config {
                 delivery_retention: delivery_retention?,
                 code_length: code_length?,
                 code_ttl: code_ttl?,
-                template: template?,
+                templates: templates?,
+                verification: verification?,
                 gateway: gateway?,
             })
         };
@@ -242,25 +249,15 @@ fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
     let timeout = env.seconds("GATEWAY_TIMEOUT", 10, 1, 300);
     let deduplicates =
         env.choice("GATEWAY_DEDUPLICATES", "true", &[("true", true), ("false", false)]);
-    let url = env.text("GATEWAY_URL").map(|url| {
-        let url = url.parse::<http::Uri>().ok().filter(|url| {
-            matches!(url.scheme_str(), Some("http" | "https"))
-                && url.host().is_some_and(|host| !host.is_empty())
-        });
-        if url.is_none() {
-            // Not shown: it may hold a password.
-            env.problem("GATEWAY_URL", "must begin with http:// or https:// and a host");
-        }
-        url
-    });
+    let url = env.url("GATEWAY_URL");
     let is_webhook = env.choice("GATEWAY", "console", &[("console", false), ("webhook", true)])?;
     if !is_webhook {
         return Some(GatewayConfig::Console);
     }
-    if url.is_none() {
+    if env.text("GATEWAY_URL").is_none() {
         env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
     }
-    Some(GatewayConfig::Webhook { url: url??, timeout: timeout?, deduplicates: deduplicates? })
+    Some(GatewayConfig::Webhook { url: url?, timeout: timeout?, deduplicates: deduplicates? })
 }
 
 /// Leaves the URL out: a password may stand in it.
@@ -308,6 +305,30 @@ impl Reader<'_> {
             self.problem(name, &format!("is {value:?}, and must be {allowed}"));
         }
         parsed
+    }
+
+    /// None: it is unset, or it is bad, which then is noted.
+    fn optional<T: FromStr>(&mut self, name: &str, allowed: &str) -> Option<T> {
+        self.text(name)?;
+        self.parsed(name, allowed, "", |text| text.parse().ok())
+    }
+
+    /// None: it is unset or bad. It is not shown, and so its errors must say nothing of it.
+    fn secret<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
+        let read = self.text(name)?.trim().parse();
+        read.map_err(|error| self.problem(name, &format!("cannot be used: {error}"))).ok()
+    }
+
+    /// None: it is unset or bad. It is not shown: it may hold a password.
+    fn url(&mut self, name: &str) -> Option<http::Uri> {
+        let url = self.text(name)?.trim().parse::<http::Uri>().ok().filter(|url| {
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+        });
+        if url.is_none() {
+            self.problem(name, "must begin with http:// or https:// and a host");
+        }
+        url
     }
 
     fn choice<T: Copy>(&mut self, name: &str, default: &str, choices: &[(&str, T)]) -> Option<T> {

@@ -8,9 +8,8 @@ use application::{
     Retried, RetryDeadLetter,
     ports::{DeadLetter, DeadLetters, Revived},
 };
-use chrono::{DateTime, SecondsFormat, Utc};
 
-use crate::{config::Config, roles};
+use crate::{cli::rfc3339, config::Config, roles};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
@@ -81,7 +80,8 @@ async fn retry(
     id: i64,
 ) -> anyhow::Result<&'static str> {
     let letter = find(letters, id).await?;
-    let stream = roles::stream(config, database, &letter.topic);
+    let vault = roles::unlock(config, database).await?;
+    let stream = roles::stream(config, database, &letter.topic, &vault);
     let retry = RetryDeadLetter::new(letters.clone(), stream, config.code_ttl);
     // Boxed: with all that a read of Kafka holds, its type is too deep for the compiler.
     match Box::pin(retry.execute(&letter)).await? {
@@ -120,8 +120,4 @@ async fn each(
         bail!("{failed} of {} dead letters stay", ids.len());
     }
     Ok(())
-}
-
-fn rfc3339(time: std::time::SystemTime) -> String {
-    DateTime::<Utc>::from(time).to_rfc3339_opts(SecondsFormat::Secs, true)
 }

@@ -31,7 +31,7 @@ impl Environment {
     }
 }
 
-fn parse(text: &str) -> Result<HashMap<String, String>, String> {
+pub(crate) fn parse(text: &str) -> Result<HashMap<String, String>, String> {
     let mut values = HashMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -1,7 +1,7 @@
 //! What an operator watches. The names are part of the contract with dashboards and alerts.
 
 use application::{
-    Delivered, Relayed,
+    Delivered, Flushed, Relayed, Told,
     ports::{BacklogSize, DeliveryState, OutcomeClass, Swept},
 };
 use prometheus::{
@@ -189,6 +189,63 @@ impl DeliveryMetrics {
     pub fn left(&self, partition: i32) {
         // It may never have been set.
         let _ = self.lag.remove_label_values(&[&partition.to_string()]);
+    }
+}
+
+/// What the guard decides.
+#[derive(Debug, Clone)]
+pub struct GuardMetrics {
+    decisions: IntCounter,
+    lost: IntCounter,
+}
+
+impl GuardMetrics {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            decisions: counter(
+                registry,
+                "messager_guard_decisions_total",
+                "Sends for which a rule of the guard fired, blocked or not.",
+            )?,
+            lost: counter(
+                registry,
+                "messager_guard_decisions_lost_total",
+                "Decisions of the guard that were too many to be stored.",
+            )?,
+        })
+    }
+
+    pub fn flushed(&self, flushed: &Flushed) {
+        self.decisions.inc_by(flushed.decisions as u64 + flushed.lost);
+        self.lost.inc_by(flushed.lost);
+    }
+}
+
+/// What becomes of events.
+#[derive(Debug, Clone)]
+pub struct EventMetrics {
+    events: IntCounterVec,
+}
+
+impl EventMetrics {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let events = IntCounterVec::new(
+            Opts::new("messager_events_total", "Posts of events, by what became of them."),
+            &["outcome"],
+        );
+        let metrics = Self { events: registered(registry, events)? };
+        // As above.
+        for outcome in ["delivered", "retried", "dropped"] {
+            metrics.events.with_label_values(&[outcome]);
+        }
+        Ok(metrics)
+    }
+
+    pub fn told(&self, told: &Told) {
+        let events = |outcome| self.events.with_label_values(&[outcome]);
+        events("delivered").inc_by(told.delivered as u64);
+        events("retried").inc_by(told.retried as u64);
+        events("dropped").inc_by(told.dropped as u64);
     }
 }
 

@@ -8,8 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use application::ports::{
-    BrokerError, Claimed, Fetched, Incoming, MessageBroker, MessageStream, StartFrom, StreamError,
+use application::{
+    Vault,
+    ports::{
+        BrokerError, Claimed, Fetched, Incoming, MessageBroker, MessageStream, StartFrom,
+        StreamError,
+    },
 };
 use migration::{Migrator, MigratorTrait};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
@@ -17,7 +21,9 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use crate::{
     Broker, EmbeddedQueue, EmbeddedQueueSettings, KafkaBroker, KafkaPublisherSettings,
     KafkaSettings, KafkaStream, KafkaStreamSettings, Stream,
-    testing::{TTL, in_time, message_to, messages, read_all, read_from, service, unique_name},
+    testing::{
+        TTL, in_time, message_to, messages, read_all, read_from, service, unique_name, vault,
+    },
 };
 
 /// A topic of its own, which does not exist yet.
@@ -27,6 +33,8 @@ struct Rig {
     stream: Stream,
     /// In another process, so to speak.
     other_broker: Broker,
+    /// Reads in a process that has no keys yet.
+    closed: Stream,
     _file: Option<DatabaseFile>,
 }
 
@@ -59,10 +67,14 @@ impl Rig {
         };
         Some(Self {
             broker: Broker::Kafka(KafkaBroker::new(publisher.clone())),
-            stream: Stream::Kafka(KafkaStream::new(KafkaStreamSettings {
-                kafka,
-                default_ttl: TTL,
-            })),
+            stream: Stream::Kafka(KafkaStream::new(
+                KafkaStreamSettings { kafka: kafka.clone(), default_ttl: TTL },
+                vault(),
+            )),
+            closed: Stream::Kafka(KafkaStream::new(
+                KafkaStreamSettings { kafka, default_ttl: TTL },
+                Vault::default(),
+            )),
             other_broker: Broker::Kafka(KafkaBroker::new(publisher)),
             _file: None,
         })
@@ -82,7 +94,8 @@ impl Rig {
         Self {
             broker: Broker::Embedded(queue.clone()),
             stream: Stream::Embedded(queue),
-            other_broker: Broker::Embedded(embedded(db)),
+            other_broker: Broker::Embedded(embedded(db.clone())),
+            closed: Stream::Embedded(EmbeddedQueue::new(db, settings(), Vault::default())),
             _file: file,
         }
     }
@@ -93,7 +106,11 @@ impl Rig {
 }
 
 fn embedded(db: DatabaseConnection) -> EmbeddedQueue {
-    EmbeddedQueue::new(db, EmbeddedQueueSettings { topic: "message".to_owned(), default_ttl: TTL })
+    EmbeddedQueue::new(db, settings(), vault())
+}
+
+fn settings() -> EmbeddedQueueSettings {
+    EmbeddedQueueSettings { topic: "message".to_owned(), default_ttl: TTL }
 }
 
 async fn sqlite() -> (DatabaseConnection, DatabaseFile) {
@@ -268,6 +285,17 @@ async fn an_offset_that_is_not_there_is_out_of_range(rig: Rig) {
     assert_eq!(rig.stream.fetch(partition, 0).await.unwrap().records.len(), 1);
 }
 
+/// What is sealed would be taken for unreadable.
+async fn nothing_is_read_before_the_keys_are_there(rig: Rig) {
+    rig.publish(&[message_to(7)]).await;
+    let (partition, _) = partition_with_records(&rig.stream).await;
+
+    let fetched = in_time(rig.closed.fetch(partition, 0)).await;
+
+    assert!(matches!(fetched, Err(StreamError::Unavailable(_))), "{fetched:?}");
+    assert_eq!(in_time(rig.closed.partitions()).await.unwrap(), [0, 1, 2, 3]);
+}
+
 async fn publishers_at_the_same_time_leave_no_gaps(rig: Rig) {
     let rig = Arc::new(rig);
     in_time(rig.broker.ready()).await.unwrap();
@@ -373,6 +401,7 @@ held_against! {
     a_fetch_at_the_end_gives_up_after_a_while
     reading_on_neither_skips_nor_repeats
     an_offset_that_is_not_there_is_out_of_range
+    nothing_is_read_before_the_keys_are_there
     publishers_at_the_same_time_leave_no_gaps
     a_dropped_publication_breaks_nothing
 }
@@ -414,6 +443,37 @@ mod embedded_only {
             assert!(matches!(early, Err(StreamError::OutOfRange { offset: 9 })), "{early:?}");
             let first = queue.first_offset(partition, StartFrom::Earliest).await.unwrap();
             assert_eq!(first, 10);
+        }
+    }
+
+    #[tokio::test]
+    async fn trimming_takes_what_all_groups_have_taken_over() {
+        for (db, _file) in databases().await {
+            let queue = embedded(db.clone());
+            queue.publish(&messages(10, 7..8)).await.into_iter().for_each(Result::unwrap);
+            let (partition, _) = partition_with_records(&Stream::Embedded(queue.clone())).await;
+            let trimmed_when = async |topic: &str, group: &str, next_offset: &str| {
+                let sql = format!(
+                    r#"INSERT INTO partition_lease
+                           (topic, group_id, "partition", next_offset, added_later)
+                       VALUES ('{topic}', '{group}', {partition}, {next_offset}, false)
+                       ON CONFLICT (group_id, topic, "partition")
+                       DO UPDATE SET next_offset = excluded.next_offset"#
+                );
+                db.execute_unprepared(&sql).await.unwrap();
+                queue.trim(Duration::from_secs(60)).await.unwrap()
+            };
+
+            assert_eq!(trimmed_when("another", "one", "10").await, 0, "nobody reads this one");
+            assert_eq!(trimmed_when("message", "other", "NULL").await, 0, "it has not begun");
+            assert_eq!(trimmed_when("message", "one", "6").await, 0, "the other one has not");
+            assert_eq!(trimmed_when("message", "other", "4").await, 4);
+            let first = queue.first_offset(partition, StartFrom::Earliest).await.unwrap();
+            assert_eq!((first, queue.fetch(partition, 4).await.unwrap().records.len()), (4, 6));
+            assert_eq!(trimmed_when("message", "other", "10").await, 2);
+            assert_eq!(trimmed_when("message", "one", "11").await, 0, "of a queue of before");
+            assert_eq!(trimmed_when("message", "one", "10").await, 4);
+            assert_eq!(queue.fetch(partition, 10).await.unwrap().next_offset, 10);
         }
     }
 

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use application::{
-    BoxError,
+    BoxError, Keys, Vault, VaultClosed,
     ports::{
         BrokerError, Claimed, Fetched, MessageBroker, MessageStream, Record, StartFrom,
         StreamError, Unreadable,
@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     partitioner::partition_of,
-    wire::{self, Headers, Place, WireRecord},
+    wire::{self, Headers, Place, Reading, WireRecord},
 };
 
 mod queue_record;
@@ -36,6 +36,7 @@ mod queue_record;
 pub struct EmbeddedQueue {
     db: DatabaseConnection,
     settings: EmbeddedQueueSettings,
+    vault: Vault,
     /// Wakes the readers in this process, one for each partition.
     published: Arc<[watch::Sender<()>; PARTITIONS]>,
 }
@@ -73,23 +74,33 @@ struct Row {
 }
 
 impl EmbeddedQueue {
-    /// The database must have the tables `queue_partition` and `queue_record`.
-    pub fn new(db: DatabaseConnection, settings: EmbeddedQueueSettings) -> Self {
-        Self { db, settings, published: Arc::new(std::array::from_fn(|_| watch::Sender::new(()))) }
+    /// The database must have the tables `queue_partition`, `queue_record` and `partition_lease`.
+    /// Reads nothing before `vault` is open: what is sealed would be taken for unreadable.
+    pub fn new(db: DatabaseConnection, settings: EmbeddedQueueSettings, vault: Vault) -> Self {
+        let published = Arc::new(std::array::from_fn(|_| watch::Sender::new(())));
+        Self { db, settings, vault, published }
     }
 
-    /// Deletes what was published longer ago than this, and says how many records that were.
+    /// Deletes what all groups have taken over, and what was published longer ago than this. Says
+    /// how many records that were.
     ///
     /// A reader that had not come so far gets `OutOfRange` then.
     pub async fn trim(&self, older_than: Duration) -> Result<u64, StreamError> {
         // What follows a record that stays stays too, whatever the clock said then: there must
-        // be no gap.
+        // be no gap. An offset beyond the end is one of a queue that was here before.
         let sql = format!(
-            r#"DELETE FROM queue_record WHERE topic = $1 AND "partition" = $2 AND "offset" < COALESCE(
-                (SELECT "offset" FROM queue_record
-                 WHERE topic = $1 AND "partition" = $2 AND written_at >= {now} - $3
-                 ORDER BY "offset" LIMIT 1),
-                9223372036854775807)"#,
+            r#"DELETE FROM queue_record WHERE topic = $1 AND "partition" = $2 AND (
+                "offset" < COALESCE(
+                    (SELECT "offset" FROM queue_record
+                     WHERE topic = $1 AND "partition" = $2 AND written_at >= {now} - $3
+                     ORDER BY "offset" LIMIT 1),
+                    9223372036854775807)
+                OR "offset" < (
+                    SELECT MIN(CASE WHEN lease.next_offset <= p.next_offset
+                        THEN lease.next_offset ELSE 0 END)
+                    FROM partition_lease lease
+                        JOIN queue_partition p USING (topic, "partition")
+                    WHERE topic = $1 AND "partition" = $2))"#,
             now = self.now(),
         );
         let older_than = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
@@ -173,7 +184,7 @@ impl EmbeddedQueue {
     }
 
     /// What the partition has from `offset` on, now.
-    async fn read(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError> {
+    async fn read(&self, partition: i32, offset: i64, keys: &Keys) -> Result<Fetched, StreamError> {
         // One statement, so that the records and the partition's end are of one moment.
         let sql = r#"
             SELECT p.next_offset, r."offset", r.value, r.headers, r.written_at
@@ -192,7 +203,7 @@ impl EmbeddedQueue {
 
         let end = rows.first().ok_or_else(no_such_partition)?.next_offset;
         let records: Vec<Record> =
-            rows.iter().filter_map(|row| self.to_record(partition, row)).collect();
+            rows.iter().filter_map(|row| self.to_record(partition, row, keys)).collect();
         let first = records.first().map_or(end, |record| record.offset);
         if first != offset {
             // Later: what stood there was trimmed. Earlier: the queue was emptied and began anew.
@@ -202,13 +213,14 @@ impl EmbeddedQueue {
         Ok(Fetched { records, next_offset, lag: end - next_offset })
     }
 
-    fn to_record(&self, partition: i32, row: &Row) -> Option<Record> {
+    fn to_record(&self, partition: i32, row: &Row, keys: &Keys) -> Option<Record> {
         let offset = row.offset?;
         let written_at = row.written_at.unwrap_or(-1);
         let place = Place { topic: &self.settings.topic, partition, offset, written_at };
-        let content = from_json(row.headers.as_deref().unwrap_or("{}")).and_then(|headers| {
-            wire::decode(place, row.value.as_deref(), &headers, self.settings.default_ttl)
-        });
+        let reading =
+            Reading { default_ttl: self.settings.default_ttl, keys: keys.payload.as_ref() };
+        let content = from_json(row.headers.as_deref().unwrap_or("{}"))
+            .and_then(|headers| wire::decode(place, row.value.as_deref(), &headers, reading));
         Some(Record { offset, content })
     }
 
@@ -314,13 +326,14 @@ impl MessageStream for EmbeddedQueue {
 
     #[autometrics(struct_name = "EmbeddedQueue")]
     async fn fetch(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError> {
+        let keys = self.vault.keys().ok_or_else(|| StreamError::Unavailable(VaultClosed.into()))?;
         let mut published = self.published(partition).ok_or_else(no_such_partition)?.subscribe();
         let gives_up = Instant::now() + WAIT;
         let mut pause = FIRST_PAUSE;
         loop {
             // Before it is looked for: what is published from here on wakes us.
             published.mark_unchanged();
-            let fetched = self.read(partition, offset).await?;
+            let fetched = self.read(partition, offset, keys).await?;
             if !fetched.records.is_empty() || Instant::now() >= gives_up {
                 return Ok(fetched);
             }

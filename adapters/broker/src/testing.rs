@@ -8,8 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use application::ports::{Claim, Claimed, MessageStream, Record, StartFrom};
-use domain::{Message, MessageId, Validity};
+use application::{
+    Keys, Vault,
+    ports::{Claim, Claimed, MessageStream, Record, StartFrom},
+};
+use domain::{CarriedCode, Code, Message, MessageId, PayloadKeys, PhoneNumber, Validity};
 use rand::{
     SeedableRng,
     rngs::{StdRng, SysRng},
@@ -36,6 +39,15 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Opens what [`message_to`] seals.
+pub(crate) fn vault() -> Vault {
+    Vault::of(Keys { peppers: None, payload: Some(payload_keys()) })
+}
+
+fn payload_keys() -> PayloadKeys {
+    "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap()
+}
+
 /// A name that no other test has.
 pub(crate) fn unique_name() -> String {
     let mut rng = StdRng::try_from_rng(&mut SysRng).unwrap();
@@ -47,17 +59,22 @@ pub(crate) fn messages(count: usize, phones: std::ops::Range<u64>) -> Vec<Claime
     phones.cycle().take(count).map(message_to).collect()
 }
 
+/// Every other one is sealed.
 pub(crate) fn message_to(phone: u64) -> Claimed {
     static SEQUENCE: AtomicI64 = AtomicI64::new(1);
     let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
     let accepted_at = start_of_tests() + Duration::from_millis(u64::try_from(sequence).unwrap());
+    let id = MessageId::of_record("test", 0, sequence, 0);
+    let phone: PhoneNumber = format!("{}", 79_990_000_000 + phone).parse().unwrap();
+    let code: Code = format!("{:06}", sequence % 1_000_000).parse().unwrap();
+    let code = if sequence % 2 == 0 {
+        payload_keys().seal(id, &phone, &code, None, [9; 24])
+    } else {
+        CarriedCode::from(code)
+    };
     Claimed {
         claim: Claim { sequence, attempt: 1 },
-        message: Message {
-            id: MessageId::of_record("test", 0, sequence, 0),
-            phone: format!("{}", 79_990_000_000 + phone).parse().unwrap(),
-            code: format!("{:06}", sequence % 1_000_000).parse().unwrap(),
-        },
+        message: Message { id, phone, code },
         validity: Validity::starting_at(accepted_at, TTL),
         trace: format!("00-{:032x}-{sequence:016x}-01", sequence + 5).parse().unwrap(),
     }

@@ -1,14 +1,19 @@
-//! Gateways that take an SMS: a console for development, and a provider's webhook.
+//! Gateways that take an SMS: a console for development, and a provider's webhook. And whoever is
+//! told of events.
 
+mod client;
 mod console;
 mod events;
 mod public_address;
+#[cfg(test)]
+mod testing;
 mod webhook;
 mod wire;
 
 use application::ports::{Accepted, SendError, Sms, SmsGateway};
 
 pub use console::ConsoleGateway;
+pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};
 pub use webhook::{InvalidWebhook, WebhookGateway, WebhookSettings};
 
 /// The gateway that the configuration names.

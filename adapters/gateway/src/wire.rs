@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Longer names are cut: ours to store, theirs to choose.
 const MAX_REFERENCE_CHARS: usize = 200;
 
-/// A code is long dead after that, whatever the gateway asks for.
+/// A code is long dead after that, and an event old, whatever we are asked for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Serialize)]
@@ -76,7 +76,7 @@ fn reference(body: &[u8]) -> Option<String> {
 
 /// A date is measured against the answer's own `Date`, so that no clock of ours is asked; only an
 /// answer without one is believed to have the time that we have.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text(RETRY_AFTER)?;
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {

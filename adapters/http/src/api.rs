@@ -1,10 +1,9 @@
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use application::{Chain, SubmitError, SubmitMessage, TraceParent, ports::Outbox};
+use application::{
+    Authorize, AuthorizeError, SubmitError, SubmitMessage, TraceParent,
+    ports::{ApiKeys, Outbox},
+};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -16,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use domain::PhoneNumber;
+use domain::{PhoneNumber, Scope};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use rand_core::CryptoRng;
@@ -25,22 +24,21 @@ use tokio::time::{Instant, timeout};
 use validator::{Validate, ValidationError};
 
 use crate::{
-    ApiMetrics,
-    error::{ApiError, JSON},
+    ApiAuth, ApiMetrics, auth,
+    error::{ApiError, FailureLog, JSON},
+    limits,
 };
 
 #[cfg(test)]
 mod tests;
 
 /// A request has a phone number in it and no more.
-const MAX_BODY: usize = 16 * 1024;
+pub(crate) const MAX_BODY: usize = 16 * 1024;
 
 /// How much of a body that is too long is read all the same.
 ///
 /// A connection closed with unread bytes is reset, and then the client may never see our answer.
 const MAX_IGNORED_BODY: usize = 4 * 1024 * 1024;
-
-const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// A JSON string, spelled as the Go service spelled it.
 const ACCEPTED: &str = r#""message successfuly sended""#;
@@ -49,6 +47,15 @@ const ACCEPTED: &str = r#""message successfuly sended""#;
 pub struct ApiSettings {
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// Who must show a key: here, only with [`ApiAuth::All`].
+    pub auth: ApiAuth,
+}
+
+/// Why a body was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unread {
+    TooLong,
+    BrokenOff,
 }
 
 #[derive(Deserialize, Validate)]
@@ -57,34 +64,36 @@ struct SendRequest {
     phone: String,
 }
 
-struct Api<O, R> {
+struct Api<O, K, R> {
     submit: Arc<SubmitMessage<O, R>>,
+    keys: Arc<Authorize<K>>,
     metrics: ApiMetrics,
     settings: ApiSettings,
-    unlogged: Mutex<Unlogged>,
-}
-
-/// Failures since one was logged.
-#[derive(Default)]
-struct Unlogged {
-    failures: u64,
-    since: Option<Instant>,
+    failures: FailureLog,
 }
 
 /// The API: `POST` to `/api` or `/api/send`, each with or without a slash at the end.
 ///
 /// Every answer is counted in `metrics`, except to paths that are not the API's.
-pub fn router<O, R>(
+pub fn router<O, K, R>(
     submit: Arc<SubmitMessage<O, R>>,
+    keys: Arc<Authorize<K>>,
     metrics: ApiMetrics,
     settings: ApiSettings,
 ) -> Router
 where
     O: Outbox,
+    K: ApiKeys,
     R: CryptoRng + Send + 'static,
 {
-    let api = Arc::new(Api { submit, metrics, settings, unlogged: Mutex::default() });
-    let send = post(send::<O, R>).fallback(refuse_method::<O, R>);
+    let api = Arc::new(Api {
+        submit,
+        keys,
+        metrics,
+        settings,
+        failures: FailureLog::new("messages are not stored"),
+    });
+    let send = post(send::<O, K, R>).fallback(refuse_method::<O, K, R>);
     Router::new()
         .route("/api", send.clone())
         .route("/api/", send.clone())
@@ -96,13 +105,14 @@ where
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { body_timeout: Duration::from_secs(10) }
+        Self { body_timeout: Duration::from_secs(10), auth: ApiAuth::default() }
     }
 }
 
-async fn send<O, R>(State(api): State<Arc<Api<O, R>>>, request: Request) -> Response
+async fn send<O, K, R>(State(api): State<Arc<Api<O, K, R>>>, request: Request) -> Response
 where
     O: Outbox,
+    K: ApiKeys,
     R: CryptoRng + Send + 'static,
 {
     let started = Instant::now();
@@ -120,9 +130,10 @@ where
 }
 
 /// axum adds the `Allow` header.
-async fn refuse_method<O, R>(State(api): State<Arc<Api<O, R>>>) -> Response
+async fn refuse_method<O, K, R>(State(api): State<Arc<Api<O, K, R>>>) -> Response
 where
     O: Outbox,
+    K: ApiKeys,
     R: CryptoRng + Send + 'static,
 {
     let response = ApiError::MethodNotAllowed.into_response();
@@ -130,12 +141,13 @@ where
     response
 }
 
-impl<O: Outbox, R: CryptoRng + Send + 'static> Api<O, R> {
+impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     async fn send(&self, request: Request) -> Result<(), ApiError> {
         let (head, body) = request.into_parts();
-        let body = timeout(self.settings.body_timeout, read(body, &head.headers))
-            .await
-            .map_err(|_| ApiError::BodyTimeout)??;
+        // Also of one without a key: whoever is answered in the middle of a body may not hear it.
+        let body = timeout(self.settings.body_timeout, read(body, &head.headers)).await;
+        self.authorize(&head.headers).await?;
+        let body = body.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::InvalidBody)?;
         if !is_json(&head.headers) {
             return Err(ApiError::InvalidBody);
         }
@@ -145,44 +157,49 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> Api<O, R> {
             return Ok(());
         };
         Err(match error {
-            SubmitError::Limited(_) => ApiError::TooMany,
+            SubmitError::Limited(violations) => {
+                ApiError::TooMany { retry_after: limits::retry_after(&violations) }
+            }
             SubmitError::Full => {
-                self.log(&error);
+                self.failures.log(&error);
                 ApiError::Busy
             }
             SubmitError::Unavailable(_) => {
-                self.log(&error);
+                self.failures.log(&error);
                 ApiError::StorageUnavailable
             }
         })
     }
 
-    /// Logs a failure, at most one in a second: an outage fails every request, and a line for each
-    /// would be one more load.
-    fn log(&self, error: &SubmitError) {
-        let mut unlogged = self.unlogged.lock().unwrap_or_else(PoisonError::into_inner);
-        unlogged.failures += 1;
-        if unlogged.since.is_none_or(|since| since.elapsed() >= LOG_PAUSE) {
-            let failures = unlogged.failures;
-            *unlogged = Unlogged { failures: 0, since: Some(Instant::now()) };
-            tracing::warn!(failures, error = %Chain(error), "messages are not stored");
+    async fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.settings.auth != ApiAuth::All {
+            return Ok(());
+        }
+        match auth::caller(&self.keys, headers, Scope::Send).await {
+            Ok(_) => Ok(()),
+            Err(AuthorizeError::Unknown) => Err(ApiError::Unauthorized),
+            Err(AuthorizeError::Lacks(_)) => Err(ApiError::Forbidden),
+            Err(error @ AuthorizeError::Unavailable(_)) => {
+                self.failures.log(&error);
+                Err(ApiError::StorageUnavailable)
+            }
         }
     }
 }
 
 /// Reads a body to its end, and refuses one that is too long.
-async fn read(mut body: Body, headers: &HeaderMap) -> Result<Vec<u8>, ApiError> {
+pub(crate) async fn read(mut body: Body, headers: &HeaderMap) -> Result<Vec<u8>, Unread> {
     // A client that waits for our leave sends nothing that would have to be read.
     let readable = if headers.contains_key(EXPECT) { MAX_BODY } else { MAX_IGNORED_BODY };
     let announced = body.size_hint().lower();
     if announced > readable as u64 {
-        return Err(ApiError::InvalidBody);
+        return Err(Unread::TooLong);
     }
 
     let mut content = Vec::new();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| ApiError::InvalidBody)?.into_data() else { continue };
+        let Ok(data) = frame.map_err(|_| Unread::BrokenOff)?.into_data() else { continue };
         length += data.len();
         if length > MAX_IGNORED_BODY {
             break;
@@ -191,11 +208,11 @@ async fn read(mut body: Body, headers: &HeaderMap) -> Result<Vec<u8>, ApiError> 
             content.extend_from_slice(&data);
         }
     }
-    if length <= MAX_BODY { Ok(content) } else { Err(ApiError::InvalidBody) }
+    if length <= MAX_BODY { Ok(content) } else { Err(Unread::TooLong) }
 }
 
 /// Whether the content type is `application/json` or `application/<something>+json`.
-fn is_json(headers: &HeaderMap) -> bool {
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
@@ -244,7 +261,7 @@ fn rule_broken(errors: &validator::ValidationErrors) -> String {
 }
 
 /// The caller's trace, if it sent one header that is valid.
-fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut values = headers.get_all("traceparent").iter();
     let value = values.next()?;
     if values.next().is_some() {

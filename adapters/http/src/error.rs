@@ -1,12 +1,38 @@
+use std::{
+    error::Error,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use application::Chain;
 use axum::{
     http::{
         HeaderValue, StatusCode,
-        header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+        header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
 };
+use tokio::time::Instant;
 
 pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+
+const LOG_PAUSE: Duration = Duration::from_secs(1);
+
+/// Logs failures of requests, at most one in a second: an outage fails every request, and a line
+/// for each would be one more load.
+#[derive(Debug)]
+pub(crate) struct FailureLog {
+    what: &'static str,
+    unlogged: Mutex<Unlogged>,
+}
+
+/// Failures since one was logged.
+#[derive(Debug, Default)]
+struct Unlogged {
+    failures: u64,
+    since: Option<Instant>,
+}
 
 /// Every way in which a request is not answered as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -21,12 +47,33 @@ pub(crate) enum ApiError {
     MethodNotAllowed,
     #[error("internal error")]
     Internal,
+    #[error("API key needed")]
+    Unauthorized,
+    #[error("API key lacks the scope send")]
+    Forbidden,
     #[error("too many messages to this number")]
-    TooMany,
+    TooMany { retry_after: u64 },
     #[error("too busy")]
     Busy,
     #[error("storage unavailable")]
     StorageUnavailable,
+}
+
+impl FailureLog {
+    /// `what` says what the failures lead to.
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what, unlogged: Mutex::default() }
+    }
+
+    pub(crate) fn log(&self, error: &dyn Error) {
+        let mut unlogged = self.unlogged.lock().unwrap_or_else(PoisonError::into_inner);
+        unlogged.failures += 1;
+        if unlogged.since.is_none_or(|since| since.elapsed() >= LOG_PAUSE) {
+            let failures = unlogged.failures;
+            *unlogged = Unlogged { failures: 0, since: Some(Instant::now()) };
+            tracing::warn!(failures, error = %Chain(error), "{}", self.what);
+        }
+    }
 }
 
 impl ApiError {
@@ -41,7 +88,11 @@ impl ApiError {
                 (StatusCode::METHOD_NOT_ALLOWED, r#"{"error":"method not allowed"}"#)
             }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, r#"{"error":"internal error"}"#),
-            Self::TooMany => {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, r#"{"error":"API key needed"}"#),
+            Self::Forbidden => {
+                (StatusCode::FORBIDDEN, r#"{"error":"API key lacks the scope send"}"#)
+            }
+            Self::TooMany { .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, r#"{"error":"too many messages to this number"}"#)
             }
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"too busy, try again"}"#),
@@ -57,11 +108,24 @@ impl IntoResponse for ApiError {
         let (status, text) = self.answer();
         let mut response = (status, [(CONTENT_TYPE, JSON)], text).into_response();
         let headers = response.headers_mut();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
-        if status == StatusCode::REQUEST_TIMEOUT {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        match self {
+            Self::Busy | Self::StorageUnavailable => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            Self::TooMany { retry_after } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
+            }
+            Self::BodyTimeout => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Self::Unauthorized => {
+                headers.insert(WWW_AUTHENTICATE, BEARER);
+            }
+            Self::InvalidBody
+            | Self::NotFound
+            | Self::MethodNotAllowed
+            | Self::Internal
+            | Self::Forbidden => {}
         }
         response
     }

@@ -1,1 +1,121 @@
-//! Repeated requests.
+//! `Idempotency-Key`: a request that is repeated is done once.
+
+use std::panic::AssertUnwindSafe;
+
+use application::{
+    AnswerError, AnswerOnce, Chain, Repeatable,
+    ports::{Answers, Begun},
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use futures_util::FutureExt;
+
+use crate::{
+    problem::{Fault, Problem, ProblemKind},
+    v1::answer::Reply,
+};
+
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const MAX_KEY: usize = 255;
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// The key of a request, if it has one.
+pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let visible = |byte: &u8| byte.is_ascii_graphic();
+    let fits = (1..=MAX_KEY).contains(&value.len())
+        && value.as_bytes().iter().all(visible)
+        && values.next().is_none();
+    match value.to_str() {
+        Ok(key) if fits => Ok(Some(key)),
+        _ => {
+            let rule = "must be one header of 1 to 255 visible ASCII characters";
+            Err(Problem::invalid(&[Fault::in_header(IDEMPOTENCY_KEY, rule)]))
+        }
+    }
+}
+
+/// Does `work` unless it was done under this key before: then its answer is given again.
+///
+/// Run in a task of its own: dropped in the middle, the key would be taken for two minutes.
+pub(crate) async fn once<A: Answers>(
+    answers: &AnswerOnce<A>,
+    request: Repeatable<'_>,
+    body: &[u8],
+    work: impl Future<Output = Result<Reply, Problem>>,
+) -> Result<Result<Reply, Problem>, AnswerError> {
+    let claim = match answers.begin(request, body).await? {
+        Begun::Ours(claim) => claim,
+        Begun::Other => return Ok(Err(ProblemKind::IdempotencyMismatch.into())),
+        Begun::Running => return Ok(Err(ProblemKind::IdempotencyRunning.into())),
+        Begun::Answered(answer) => {
+            let mut reply = Reply::kept(answer);
+            reply.headers.insert(REPLAYED, HeaderValue::from_static("true"));
+            return Ok(Ok(reply));
+        }
+    };
+    // Nothing is shared with the work but use cases, which are whole between two calls.
+    let done = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!("a request's handler panicked");
+        Err(ProblemKind::Internal.into())
+    });
+    let reply = done.unwrap_or_else(|problem| problem.reply(request.path));
+    let stored = if is_kept(reply.status) {
+        answers.keep(&claim, &reply.to_keep()).await
+    } else {
+        answers.forget(&claim).await
+    };
+    if let Err(error) = stored {
+        tracing::warn!(error = %Chain(&error), "an answer is not kept for those who ask again");
+    }
+    Ok(Ok(reply))
+}
+
+/// Not what may be better the next time, and not what hangs on more than key and body.
+fn is_kept(status: StatusCode) -> bool {
+    let passing = [
+        StatusCode::TOO_MANY_REQUESTS,
+        // By the guard, or by a setting.
+        StatusCode::FORBIDDEN,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    ];
+    !status.is_server_error() && !passing.contains(&status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_visible_ascii() {
+        #[track_caller]
+        fn check(values: &[&[u8]], expected: Result<Option<&str>, ()>) {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
+            }
+            assert_eq!(key(&headers).map_err(|_| ()), expected);
+        }
+
+        check(&[], Ok(None));
+        check(&[b"a"], Ok(Some("a")));
+        check(&[b"\"8e03978e-40d5\""], Ok(Some("\"8e03978e-40d5\"")));
+        check(&[&[b'k'; 255]], Ok(Some(&"k".repeat(255))));
+        check(&[&[b'k'; 256]], Err(()));
+        check(&[b""], Err(()));
+        check(&[b"a b"], Err(()));
+        check(&["ы".as_bytes()], Err(()));
+        check(&[b"a", b"a"], Err(()));
+    }
+
+    #[test]
+    fn what_passes_is_not_kept() {
+        for kept in [200, 202, 400, 404, 409, 410, 422] {
+            assert!(is_kept(StatusCode::from_u16(kept).unwrap()), "{kept}");
+        }
+        for passing in [403, 415, 429, 500, 503] {
+            assert!(!is_kept(StatusCode::from_u16(passing).unwrap()), "{passing}");
+        }
+    }
+}

@@ -17,7 +17,11 @@ mod server;
 mod v1;
 
 pub use api::{ApiSettings, router};
+pub use auth::{ApiAuth, InvalidApiAuth};
+pub use docs::router as docs_router;
 pub use metrics::ApiMetrics;
 pub use operations::metrics_router;
+pub use page::router as page_router;
 pub use readiness::Readiness;
 pub use server::{ServerLimits, serve};
+pub use v1::{V1, V1Settings, v1_router};

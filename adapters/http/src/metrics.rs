@@ -5,6 +5,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
+use crate::v1::Operation;
+
 /// From what the outbox needs at best to what a client will hardly wait for.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -16,10 +18,14 @@ pub struct ApiMetrics {
     durations: HistogramVec,
     /// Kept at hand, because looking a label up takes a lock.
     usual: [(StatusCode, IntCounter, Histogram); 3],
+    v1_answers: IntCounterVec,
+    v1_durations: HistogramVec,
 }
 
 impl ApiMetrics {
-    /// Registers `total_messages` and `messager_http_request_duration_seconds`.
+    /// Registers `total_messages` and `messager_http_request_duration_seconds` for `/api`, and
+    /// `messager_v1_requests_total` and `messager_v1_request_duration_seconds` for `/v1`, these
+    /// also by route.
     ///
     /// The usual statuses stand at zero from the start, so that a first failure is seen as a rise.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
@@ -43,7 +49,28 @@ impl ApiMetrics {
         };
         let usual = [StatusCode::OK, StatusCode::BAD_REQUEST, StatusCode::SERVICE_UNAVAILABLE];
         let usual = usual.map(series);
-        Ok(Self { answers, durations, usual })
+        let v1_answers = IntCounterVec::new(
+            Opts::new("messager_v1_requests_total", "Answers of /v1, by route and HTTP status."),
+            &["route", "status"],
+        )?;
+        let v1_durations = HistogramVec::new(
+            HistogramOpts::new(
+                "messager_v1_request_duration_seconds",
+                "Time from the head of a request to the answer, by route and HTTP status.",
+            )
+            .buckets(BUCKETS.to_vec()),
+            &["route", "status"],
+        )?;
+        registry.register(Box::new(v1_answers.clone()))?;
+        registry.register(Box::new(v1_durations.clone()))?;
+        for operation in Operation::ALL {
+            for status in [operation.success(), StatusCode::SERVICE_UNAVAILABLE] {
+                let label = [operation.route(), status.as_str()];
+                v1_answers.with_label_values(&label);
+                v1_durations.with_label_values(&label);
+            }
+        }
+        Ok(Self { answers, durations, usual, v1_answers, v1_durations })
     }
 
     pub(crate) fn answered(&self, status: StatusCode, took: Duration) {
@@ -55,5 +82,12 @@ impl ApiMetrics {
             self.answers.with_label_values(&[status.as_str()]).inc();
             self.durations.with_label_values(&[status.as_str()]).observe(seconds);
         }
+    }
+
+    /// `route` is the template of a path, never a path.
+    pub(crate) fn answered_v1(&self, route: &'static str, status: StatusCode, took: Duration) {
+        let label = [route, status.as_str()];
+        self.v1_answers.with_label_values(&label).inc();
+        self.v1_durations.with_label_values(&label).observe(took.as_secs_f64());
     }
 }

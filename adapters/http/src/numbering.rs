@@ -1,1 +1,251 @@
-//! What a numbering plan knows of a number.
+//! What a number is, by the numbering plans of the world.
+
+use domain::{NumberType, PhoneNumber, Region};
+use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, PhoneNumberType};
+
+/// What a text must be before the library sees it. The library itself takes letters, extensions,
+/// and digits of other scripts, some of which make another number of it.
+pub(crate) const INTERNATIONAL: &str = "^\\+?[1-9][0-9]{6,14}$";
+/// Where there is a default region, also a number as it is dialled there.
+pub(crate) const WITH_DEFAULT_REGION: &str = "^(\\+?[1-9][0-9]{6,14}|0?[0-9]{4,14})$";
+
+/// A number that some plan has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Number {
+    /// The one form of it, which limits are counted under.
+    pub(crate) phone: PhoneNumber,
+    /// None: it belongs to no country.
+    pub(crate) region: Option<Region>,
+    pub(crate) kind: NumberType,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InvalidNumber {
+    Form,
+    Unassigned,
+}
+
+impl InvalidNumber {
+    pub(crate) const fn detail(self) -> &'static str {
+        match self {
+            Self::Form => {
+                "must be a number in international form: an optional +, then 7 to 15 digits, the \
+                 first not 0"
+            }
+            Self::Unassigned => "must be a number that a numbering plan has",
+        }
+    }
+}
+
+/// Reads a number in international form, with or without `+`.
+///
+/// With a default region, a text without `+` is first taken for a number as it is dialled there.
+pub(crate) fn number(text: &str, default: Option<Region>) -> Result<Number, InvalidNumber> {
+    let international = is_international(text);
+    let national = default.filter(|_| is_national(text));
+    if !international && national.is_none() {
+        return Err(InvalidNumber::Form);
+    }
+    let dialled = national.and_then(|region| look_up(text, Some(region)));
+    dialled
+        .or_else(|| if international { look_up(&with_plus(text), None) } else { None })
+        .ok_or(InvalidNumber::Unassigned)
+}
+
+/// Reads a number that something may have been sent to: by `/api`, also to one that no plan has.
+pub(crate) fn sent_to(text: &str, default: Option<Region>) -> Result<PhoneNumber, InvalidNumber> {
+    match number(text, default) {
+        Ok(number) => Ok(number.phone),
+        Err(InvalidNumber::Unassigned) if is_international(text) => {
+            as_written(text).ok_or(InvalidNumber::Form)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The digits of a number in international form, whether or not a plan has it.
+pub(crate) fn as_written(text: &str) -> Option<PhoneNumber> {
+    if !is_international(text) {
+        return None;
+    }
+    text.strip_prefix('+').unwrap_or(text).parse().ok()
+}
+
+/// `INTERNATIONAL`
+fn is_international(text: &str) -> bool {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    (7..=15).contains(&digits.len()) && !digits.starts_with('0') && is_digits(digits)
+}
+
+/// `^0?[0-9]{4,14}$`
+fn is_national(text: &str) -> bool {
+    let short = (4..=14).contains(&text.len());
+    (short || text.len() == 15 && text.starts_with('0')) && is_digits(text)
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn with_plus(text: &str) -> String {
+    if text.starts_with('+') { text.to_owned() } else { format!("+{text}") }
+}
+
+/// The one place that asks the library.
+fn look_up(text: &str, region: Option<Region>) -> Option<Number> {
+    let region = match region {
+        Some(region) => Some(region.as_str().parse().ok()?),
+        None => None,
+    };
+    let number = PHONE_NUMBER_UTIL.parse(text, region).ok()?;
+    if !PHONE_NUMBER_UTIL.is_valid_number(&number) {
+        return None;
+    }
+    let phone = PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::E164);
+    let region = PHONE_NUMBER_UTIL.get_region_for_number(&number);
+    Some(Number {
+        phone: phone.strip_prefix('+')?.parse().ok()?,
+        region: region.and_then(|region| region.as_region_str().as_str().parse().ok()),
+        kind: kind(PHONE_NUMBER_UTIL.get_number_type(&number)),
+    })
+}
+
+const fn kind(kind: PhoneNumberType) -> NumberType {
+    match kind {
+        PhoneNumberType::FixedLine => NumberType::FixedLine,
+        PhoneNumberType::Mobile => NumberType::Mobile,
+        PhoneNumberType::FixedLineOrMobile => NumberType::FixedLineOrMobile,
+        PhoneNumberType::TollFree => NumberType::TollFree,
+        PhoneNumberType::PremiumRate => NumberType::PremiumRate,
+        PhoneNumberType::SharedCost => NumberType::SharedCost,
+        PhoneNumberType::VoIP => NumberType::Voip,
+        PhoneNumberType::PersonalNumber => NumberType::PersonalNumber,
+        PhoneNumberType::Pager => NumberType::Pager,
+        PhoneNumberType::UAN => NumberType::Uan,
+        PhoneNumberType::VoiceMail => NumberType::Voicemail,
+        PhoneNumberType::Unknown => NumberType::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{NumberRefused, NumberRules};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn region(code: &str) -> Region {
+        code.parse().unwrap()
+    }
+
+    #[test]
+    fn gate_and_library_agree_on_the_table_of_peers() {
+        #[track_caller]
+        fn check(text: &str, expected: Result<(&str, &str, NumberType), InvalidNumber>) {
+            let found = number(text, None);
+            let expected = expected.map(|(phone, code, kind)| Number {
+                phone: phone.parse().unwrap(),
+                region: Some(region(code)),
+                kind,
+            });
+            assert_eq!(found, expected, "{text}");
+        }
+
+        check("+79991234567", Ok(("79991234567", "RU", NumberType::Mobile)));
+        check("79991234567", Ok(("79991234567", "RU", NumberType::Mobile)));
+        check("+390612345678", Ok(("390612345678", "IT", NumberType::FixedLine)));
+        check("+447911123456", Ok(("447911123456", "GG", NumberType::Mobile)));
+        check("+19005551234", Ok(("19005551234", "US", NumberType::PremiumRate)));
+        check("+16502530000", Ok(("16502530000", "US", NumberType::FixedLineOrMobile)));
+        for unassigned in
+            ["+97233142764978", "+89999999999", "+447700900123", "+7999123456", "1234567"]
+        {
+            check(unassigned, Err(InvalidNumber::Unassigned));
+        }
+        for form in [
+            "",
+            "+",
+            "+3367a829916",
+            "+8801712345678;ext=5",
+            "tel:+79991234567",
+            "+7 999 123 45 67",
+            "+7(999)1234567",
+            " +79991234567",
+            "+79991234567\n",
+            "++79991234567",
+            "79991234567+",
+            "+0999123456",
+            "0999123456",
+            "+799912",
+            "+7999123456789012",
+            "٧٩٩٩١٢٣٤٥٦٧",
+            "+７９９９１２３４５６７",
+            "+1800FLOWERS",
+        ] {
+            check(form, Err(InvalidNumber::Form));
+        }
+    }
+
+    #[test]
+    fn premium_is_refused_by_default() {
+        let rules = NumberRules::default();
+        let check = |text| {
+            let number = number(text, None).unwrap();
+            rules.check(number.region, number.kind)
+        };
+
+        assert_eq!(check("+79991234567"), Ok(()));
+        assert_eq!(check("+16502530000"), Ok(()));
+        assert_eq!(check("+19005551234"), Err(NumberRefused::Type));
+        assert_eq!(check("+18002530000"), Err(NumberRefused::Type));
+        assert_eq!(check("+390612345678"), Err(NumberRefused::Type));
+    }
+
+    #[test]
+    fn default_region() {
+        #[track_caller]
+        fn check(text: &str, code: &str, expected: Result<&str, InvalidNumber>) {
+            let found = number(text, Some(region(code))).map(|number| number.phone);
+            assert_eq!(found, expected.map(|phone| phone.parse().unwrap()), "{text} in {code}");
+        }
+
+        check("89991234567", "RU", Ok("79991234567"));
+        check("9991234567", "RU", Ok("79991234567"));
+        check("79991234567", "RU", Ok("79991234567"));
+        check("+79991234567", "RU", Ok("79991234567"));
+        check("89999999999", "RU", Ok("79999999999"));
+        check("015123456789", "DE", Ok("4915123456789"));
+        // An E.164 number of another country stays one without its plus.
+        check("79991234567", "DE", Ok("79991234567"));
+        check("+79991234567", "DE", Ok("79991234567"));
+        check("123", "RU", Err(InvalidNumber::Form));
+        check("1234", "RU", Err(InvalidNumber::Unassigned));
+        check("8 999 123 45 67", "RU", Err(InvalidNumber::Form));
+        check("8999123456a", "RU", Err(InvalidNumber::Form));
+        check("1123456789012345", "RU", Err(InvalidNumber::Form));
+    }
+
+    #[test]
+    fn what_api_has_sent_to_can_be_checked() {
+        let check = |text: &str| sent_to(text, None).map(|phone| phone.as_str().to_owned());
+
+        assert_eq!(check("+79991234567").as_deref(), Ok("79991234567"));
+        assert_eq!(check("89999999999").as_deref(), Ok("89999999999"));
+        assert_eq!(check("+89999999999").as_deref(), Ok("89999999999"));
+        assert_eq!(check("0999999999"), Err(InvalidNumber::Form));
+        assert_eq!(check("8999999999a"), Err(InvalidNumber::Form));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_has_one_form(
+            text in "[+]?[0-9]{3,16}|.{0,20}",
+            default in proptest::option::of(Just("RU".parse::<Region>().unwrap())),
+        ) {
+            if let Ok(found) = number(&text, default) {
+                let again = number(&format!("+{}", found.phone.as_str()), default);
+                prop_assert_eq!(again, Ok(found));
+            }
+        }
+    }
+}

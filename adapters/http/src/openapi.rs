@@ -1,1 +1,693 @@
-//! The description of the API.
+//! The description of the API (`OpenAPI` 3.1), made of what the service has: its operations, the
+//! problems that they have, the limits of what requests say, and its settings.
+
+use application::ports::EventKind;
+use axum::http::{Method, StatusCode};
+use domain::{ATTEMPTS, Pacing};
+use serde_json::{Value, json};
+use utoipa::openapi::{
+    Components, Content, ContentBuilder, Header, HttpMethod, InfoBuilder, LicenseBuilder, Object,
+    ObjectBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required, Response, ResponseBuilder,
+    Schema, SecurityRequirement, Tag, Type,
+    header::HeaderBuilder,
+    link::LinkBuilder,
+    path::{Operation as Described, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
+    request_body::{RequestBody, RequestBodyBuilder},
+    schema::{
+        AdditionalProperties, AllOfBuilder, AnyOfBuilder, ArrayBuilder, KnownFormat, OneOfBuilder,
+        SchemaFormat, SchemaType,
+    },
+    security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+
+use crate::{
+    ApiAuth, V1Settings,
+    idempotency::{IDEMPOTENCY_KEY, MAX_KEY},
+    numbering,
+    problem::{PROBLEM_JSON, ProblemKind},
+    v1::{
+        Operation,
+        body::{
+            CODE_LENGTH, LOCALE, MAX_LIMIT_KEY, MAX_LOCALE, MAX_METADATA, MAX_METADATA_KEY,
+            MAX_METADATA_VALUE, TTL,
+        },
+    },
+};
+
+const JSON: &str = "application/json";
+const BEARER: &str = "bearer";
+const ID: &str = "^ver_[0-9a-f]{30}00$";
+const MASKED: &str = "^\\+[0-9]{0,4}\\*{5,}[0-9]{2}$";
+const CODE: &str = "^[0-9]{4,10}$";
+/// As `/api` has it: no `+`, and not less than the Go predecessor took.
+const API_PHONE: &str = "^[0-9]{11,15}$";
+const API_PATHS: [(&str, &str); 4] = [
+    ("/api", "send"),
+    ("/api/", "sendWithSlash"),
+    ("/api/send", "sendToSend"),
+    ("/api/send/", "sendToSendWithSlash"),
+];
+
+/// The description as JSON.
+pub(crate) fn text(settings: &V1Settings) -> String {
+    document(settings).to_json().expect("a description is JSON")
+}
+
+fn document(settings: &V1Settings) -> OpenApi {
+    let mut paths = Paths::new();
+    for operation in Operation::ALL {
+        let method =
+            if operation.method() == Method::GET { HttpMethod::Get } else { HttpMethod::Post };
+        paths.add_path_operation(operation.route(), vec![method], described(operation, settings));
+    }
+    for (path, id) in API_PATHS {
+        paths.add_path_operation(path, vec![HttpMethod::Post], sending(id, settings));
+    }
+    paths.add_path_operation("/openapi.json", vec![HttpMethod::Get], describing());
+    let info = InfoBuilder::new()
+        .title("Messager")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Sends verification codes by SMS and checks them. Times are RFC 3339 in UTC. Members \
+             of a body that are not described are passed over. Every error of /v1 is \
+             application/problem+json; tell them apart by type.",
+        ))
+        .license(Some(LicenseBuilder::new().name("MIT").identifier(Some("MIT")).build()));
+    let bearer = HttpBuilder::new()
+        .scheme(HttpAuthScheme::Bearer)
+        .bearer_format("msk_<32 hexadecimal digits>_<43 of base64url>")
+        .description(Some("An API key with the scope that the operation names, or with admin."));
+    OpenApiBuilder::new()
+        .info(info.build())
+        .tags(Some([
+            tag("verifications", "Begin, resend, look at and cancel verifications."),
+            tag("checks", "Try codes."),
+            tag("messages", "What the Go predecessor had."),
+            tag("description", "This description."),
+        ]))
+        .paths(paths)
+        .components(Some(
+            components(settings)
+                .security_scheme(BEARER, SecurityScheme::Http(bearer.build()))
+                .build(),
+        ))
+        .build()
+}
+
+fn tag(name: &str, description: &str) -> Tag {
+    let mut tag = Tag::new(name);
+    tag.description = Some(description.to_owned());
+    tag
+}
+
+impl Operation {
+    const fn has_id(self) -> bool {
+        matches!(self, Self::Find | Self::Check | Self::Resend | Self::Cancel)
+    }
+
+    const fn id(self) -> &'static str {
+        match self {
+            Self::Start => "startVerification",
+            Self::Find => "getVerification",
+            Self::Check => "checkCode",
+            Self::CheckByPhone => "checkCodeByPhone",
+            Self::Resend => "resendVerification",
+            Self::Cancel => "cancelVerification",
+        }
+    }
+
+    const fn tag(self) -> &'static str {
+        match self {
+            Self::Check | Self::CheckByPhone => "checks",
+            Self::Start | Self::Find | Self::Resend | Self::Cancel => "verifications",
+        }
+    }
+
+    const fn summary(self) -> &'static str {
+        match self {
+            Self::Start => "Begin a verification: a code is sent to the phone",
+            Self::Find => "Look at a verification and at what has happened to it",
+            Self::Check => "Try a code against a verification",
+            Self::CheckByPhone => "Try a code against the newest verification of a phone",
+            Self::Resend => "Send the code once more",
+            Self::Cancel => "Give a verification up",
+        }
+    }
+
+    const fn description(self) -> &'static str {
+        match self {
+            Self::Start => {
+                "Answered once it is stored: the code will be sent. While a verification is \
+                 pending for the phone this is a resend of it, and the other members are passed \
+                 over."
+            }
+            Self::Find => "Events stand in the order in which they happened.",
+            Self::Check => "An attempt is spent whatever the answer is. A code is right once.",
+            Self::CheckByPhone => {
+                "For callers that keep no id. A wrong code and an unknown phone have the same \
+                 answer."
+            }
+            Self::Resend => "The same code, unless the service is set up otherwise.",
+            Self::Cancel => "Its code is no good any more. Twice is as good as once.",
+        }
+    }
+
+    const fn success_says(self) -> &'static str {
+        match self {
+            Self::Start | Self::Resend => "The code will be sent",
+            Self::Find => "The verification",
+            Self::Check | Self::CheckByPhone => "Whether the code was right",
+            Self::Cancel => "The verification is canceled",
+        }
+    }
+
+    const fn answer(self) -> &'static str {
+        match self {
+            Self::Start | Self::Find | Self::Resend | Self::Cancel => "Verification",
+            Self::Check => "Checked",
+            Self::CheckByPhone => "CheckedByPhone",
+        }
+    }
+
+    /// What its body is, where it has one.
+    const fn request(self) -> Option<&'static str> {
+        match self {
+            Self::Start => Some("Start"),
+            Self::Check => Some("Check"),
+            Self::CheckByPhone => Some("CheckByPhone"),
+            Self::Find | Self::Resend | Self::Cancel => None,
+        }
+    }
+
+    /// Every problem that it may be answered.
+    fn problems(self) -> Vec<ProblemKind> {
+        use ProblemKind as P;
+        let always =
+            [P::Unauthorized, P::Forbidden, P::MethodNotAllowed, P::Internal, P::ReducedCapacity];
+        let of_bodies: &[P] = match self {
+            Self::Find => &[],
+            Self::Resend | Self::Cancel => &[P::MalformedBody, P::RequestTimeout, P::TooLarge],
+            Self::Start | Self::Check | Self::CheckByPhone => &[
+                P::MalformedBody,
+                P::RequestTimeout,
+                P::TooLarge,
+                P::UnsupportedMediaType,
+                P::Invalid,
+            ],
+        };
+        let of_repeats: &[P] = if self.is_repeatable() {
+            &[P::Invalid, P::IdempotencyRunning, P::IdempotencyMismatch]
+        } else {
+            &[]
+        };
+        let own: &[P] = match self {
+            Self::Start => {
+                &[P::RegionNotAllowed, P::NumberTypeNotAllowed, P::AbnormalUsage, P::QuotaExceeded]
+            }
+            Self::Find => &[P::NotFound],
+            Self::Check => &[P::NotFound, P::AlreadyApproved, P::Gone, P::QuotaExceeded],
+            Self::CheckByPhone => &[P::QuotaExceeded],
+            Self::Resend => {
+                &[P::NotFound, P::AlreadyApproved, P::Gone, P::AbnormalUsage, P::QuotaExceeded]
+            }
+            Self::Cancel => &[P::NotFound, P::AlreadyApproved, P::Gone],
+        };
+        let mut problems = [&always[..], of_bodies, of_repeats, own].concat();
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+}
+
+fn described(operation: Operation, settings: &V1Settings) -> Described {
+    let mut described = OperationBuilder::new()
+        .operation_id(Some(operation.id()))
+        .tag(operation.tag())
+        .summary(Some(operation.summary()))
+        .description(Some(format!(
+            "{} Scope of the API key: {}.",
+            operation.description(),
+            operation.scope().as_str()
+        )));
+    if settings.auth != ApiAuth::None {
+        described = described.security(key_needed());
+    }
+    if operation.has_id() {
+        described = described.parameter(id_parameter());
+    }
+    if operation.is_repeatable() {
+        described = described.parameter(idempotency_key());
+    }
+    described = described.request_body(operation.request().map(body));
+    described = described.response(operation.success().as_str(), success(operation));
+    let problems = operation.problems();
+    let mut statuses: Vec<StatusCode> = problems.iter().map(|kind| kind.meaning().status).collect();
+    statuses.sort();
+    statuses.dedup();
+    for status in statuses {
+        let kinds = problems.iter().copied().filter(|kind| kind.meaning().status == status);
+        described = described.response(status.as_str(), problem(&kinds.collect::<Vec<_>>()));
+    }
+    described.build()
+}
+
+fn key_needed() -> SecurityRequirement {
+    SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])
+}
+
+fn id_parameter() -> Parameter {
+    ParameterBuilder::new()
+        .name("id")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("The id of a verification, as its start answered it."))
+        .schema(Some(pattern(ID)))
+        .build()
+}
+
+fn idempotency_key() -> Parameter {
+    ParameterBuilder::new()
+        .name(canonical(IDEMPOTENCY_KEY))
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(
+            "The same key and body within 24 hours: the answer of before, and nothing is done \
+             again. Answers 415, 429 and 5xx are not kept.",
+        ))
+        .schema(Some(
+            ObjectBuilder::from(pattern("^[!-~]+$")).min_length(Some(1)).max_length(Some(MAX_KEY)),
+        ))
+        .build()
+}
+
+/// Header names are written so where people read them.
+fn canonical(name: &str) -> String {
+    let part = |part: &str| part[..1].to_ascii_uppercase() + &part[1..];
+    name.split('-').map(part).collect::<Vec<_>>().join("-")
+}
+
+fn body(schema: &str) -> RequestBody {
+    RequestBodyBuilder::new().required(Some(Required::True)).content(JSON, content(schema)).build()
+}
+
+fn content(schema: &str) -> Content {
+    ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build()
+}
+
+fn success(operation: Operation) -> Response {
+    let mut response = ResponseBuilder::new()
+        .description(operation.success_says())
+        .content(JSON, content(operation.answer()))
+        .header("Cache-Control", header(constant("no-store"), "Nothing of it is stored."));
+    if operation.is_repeatable() {
+        let replayed = header(constant("true"), "Only where the answer is one of before.");
+        response = response.header("Idempotent-Replayed", replayed);
+    }
+    if operation == Operation::Start {
+        let location = pattern("^/v1/verifications/ver_[0-9a-f]{30}00$");
+        response = response.header("Location", header(location, "Where the verification is."));
+        let next = [Operation::Find, Operation::Check, Operation::Resend, Operation::Cancel];
+        for next in next {
+            let link = LinkBuilder::new()
+                .operation_id(next.id())
+                .parameter("id", "$response.body#/id")
+                .description(next.summary());
+            response = response.link(next.id(), link.build());
+        }
+    }
+    response.build()
+}
+
+/// One answer for all kinds of one status.
+fn problem(kinds: &[ProblemKind]) -> Response {
+    let titles: Vec<&str> = kinds.iter().map(|kind| kind.meaning().title).collect();
+    let codes: Vec<Value> = kinds.iter().map(|kind| json!(kind.code())).collect();
+    let types: Vec<Value> = kinds.iter().map(|kind| json!(kind.meaning().uri)).collect();
+    let status = kinds.iter().map(|kind| json!(kind.meaning().status.as_u16())).next();
+    let this = ObjectBuilder::new()
+        .property("type", enumerated(types))
+        .property(
+            "status",
+            ObjectBuilder::new()
+                .schema_type(Type::Integer)
+                .enum_values(status.map(|status| [status])),
+        )
+        .property("code", enumerated(codes));
+    let this = kinds.iter().fold(this, |this, kind| match kind {
+        ProblemKind::Invalid if kinds.len() == 1 => this.required("errors"),
+        ProblemKind::Gone => this.required("verification_status"),
+        ProblemKind::QuotaExceeded => this.required("violated-policies").required("retry_after"),
+        _ => this,
+    });
+    let schema = AllOfBuilder::new().item(Ref::from_schema_name("Problem")).item(this);
+    let mut response = ResponseBuilder::new()
+        .description(titles.join("; "))
+        .content(PROBLEM_JSON, ContentBuilder::new().schema(Some(schema)).build());
+    for kind in kinds {
+        for (name, value) in problem_headers(*kind) {
+            response = response.header(name, value);
+        }
+    }
+    response.build()
+}
+
+fn problem_headers(kind: ProblemKind) -> Vec<(&'static str, Header)> {
+    let seconds = || ("Retry-After", header(seconds(), "Until then."));
+    let text = |name, says| (name, header(string(), says));
+    match kind {
+        ProblemKind::Unauthorized => vec![text("WWW-Authenticate", "Bearer.")],
+        ProblemKind::MethodNotAllowed => vec![text("Allow", "The methods of the path.")],
+        ProblemKind::QuotaExceeded => vec![
+            seconds(),
+            text("RateLimit-Policy", "All policies that the request was held against."),
+            text("RateLimit", "Those that are used up, and for how long."),
+        ],
+        ProblemKind::ReducedCapacity => vec![seconds()],
+        _ => Vec::new(),
+    }
+}
+
+fn header(schema: Object, description: &str) -> Header {
+    HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
+}
+
+/// `POST /api`
+fn sending(id: &str, settings: &V1Settings) -> Described {
+    let said = |says: &str, schema: Object| {
+        let content = ContentBuilder::new().schema(Some(schema)).build();
+        ResponseBuilder::new().description(says).content(JSON, content)
+    };
+    let refused = |says: &str| {
+        let error = ObjectBuilder::new().property("error", string()).required("error");
+        said(says, error.build())
+    };
+    let retry = || header(seconds(), "Until then.");
+    let phone = pattern(API_PHONE);
+    let request = ObjectBuilder::new().property("phone", phone).required("phone");
+    let request = ContentBuilder::new().schema(Some(request)).build();
+    let mut described = OperationBuilder::new()
+        .operation_id(Some(id))
+        .tag("messages")
+        .summary(Some("Send a code to a phone"))
+        .description(Some("The code can be checked by phone. Scope of the API key: send."))
+        .request_body(Some(
+            RequestBodyBuilder::new().required(Some(Required::True)).content(JSON, request).build(),
+        ))
+        .response("200", said("The code will be sent", constant("message successfuly sended")))
+        .response("400", refused("The body cannot be used"))
+        .response(
+            "401",
+            refused("API key needed").header("WWW-Authenticate", header(string(), "Bearer.")),
+        )
+        .response("403", refused("API key lacks the scope"))
+        .response(
+            "405",
+            refused("Method not allowed")
+                .header("Allow", header(string(), "The methods of the path.")),
+        )
+        .response("408", refused("The body took too long"))
+        .response("429", refused("Too many messages to this number").header("Retry-After", retry()))
+        .response("500", refused("Internal error"))
+        .response("503", refused("Temporarily unavailable").header("Retry-After", retry()));
+    if settings.auth == ApiAuth::All {
+        described = described.security(key_needed());
+    }
+    described.build()
+}
+
+/// `GET /openapi.json`
+fn describing() -> Described {
+    let object = ContentBuilder::new().schema(Some(ObjectBuilder::new())).build();
+    let found = ResponseBuilder::new().description("OpenAPI 3.1").content(JSON, object);
+    OperationBuilder::new()
+        .operation_id(Some("getDescription"))
+        .tag("description")
+        .summary(Some("This description"))
+        .response("200", found.build())
+        .response("405", problem(&[ProblemKind::MethodNotAllowed]))
+        .build()
+}
+
+fn components(settings: &V1Settings) -> utoipa::openapi::ComponentsBuilder {
+    utoipa::openapi::ComponentsBuilder::from(Components::new())
+        .schema("Start", start(settings))
+        .schema("Check", ObjectBuilder::new().property("code", code()).required("code"))
+        .schema(
+            "CheckByPhone",
+            ObjectBuilder::new()
+                .property("phone", phone(settings))
+                .property("code", code())
+                .required("phone")
+                .required("code"),
+        )
+        .schema("Verification", verification(&settings.pacing))
+        .schema("Event", event())
+        .schema("Checked", checked())
+        .schema("CheckedByPhone", checked_by_phone())
+        .schema("Problem", problem_schema())
+        .schema("Fault", fault())
+}
+
+fn start(settings: &V1Settings) -> Object {
+    let locale = ObjectBuilder::from(pattern(LOCALE))
+        .max_length(Some(MAX_LOCALE))
+        .description(Some("The language of the text; an unknown one has the text for all."));
+    let ttl = whole(*TTL.start(), *TTL.end())
+        .description(Some("Seconds for which the code is good."))
+        .default(Some(json!(settings.ttl.as_secs())));
+    let length = whole(*CODE_LENGTH.start(), *CODE_LENGTH.end())
+        .default(Some(json!(settings.code_length.get())));
+    let template = ObjectBuilder::from(enumerated(purposes(settings)))
+        .description(Some("What the text is for."));
+    let address =
+        |format| ObjectBuilder::from(string()).format(Some(SchemaFormat::KnownFormat(format)));
+    let ip = AnyOfBuilder::new()
+        .item(address(KnownFormat::Ipv4))
+        .item(address(KnownFormat::Ipv6))
+        .description(Some("The end user's, who is limited by it."));
+    let key = ObjectBuilder::from(string()).min_length(Some(1)).max_length(Some(MAX_METADATA_KEY));
+    let value = ObjectBuilder::from(string()).max_length(Some(MAX_METADATA_VALUE));
+    let metadata = ObjectBuilder::new()
+        .property_names(Some(Schema::Object(key.build())))
+        .additional_properties(Some(value))
+        .max_properties(Some(MAX_METADATA))
+        .description(Some("Kept with the verification and told with it."));
+    ObjectBuilder::new()
+        .property("phone", phone(settings))
+        .property("locale", locale)
+        .property("ttl", ttl)
+        .property("code_length", length)
+        .property("template", template)
+        .property("ip", ip)
+        .property("metadata", metadata)
+        .property("limits", custom_limits(settings))
+        .required("phone")
+        .build()
+}
+
+fn custom_limits(settings: &V1Settings) -> Object {
+    let key = || {
+        ObjectBuilder::from(pattern("^[^\\u0000-\\u001f\\u007f-\\u009f]+$"))
+            .min_length(Some(1))
+            .max_length(Some(MAX_LIMIT_KEY))
+    };
+    let known = settings.limits.custom.keys();
+    known
+        .fold(ObjectBuilder::new(), |limits, name| limits.property(name.as_str(), key()))
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
+        .description(Some("Keys of limits that are set up by name."))
+        .build()
+}
+
+/// The purposes that there are texts for.
+fn purposes(settings: &V1Settings) -> Vec<Value> {
+    let named = settings.templates.measures();
+    let mut purposes: Vec<&str> =
+        named.iter().filter_map(|(name, _)| Some(name.split_once('/')?.0)).collect();
+    purposes.push("default");
+    purposes.sort_unstable();
+    purposes.dedup();
+    purposes.into_iter().map(Value::from).collect()
+}
+
+fn phone(settings: &V1Settings) -> Object {
+    let (form, says) = match settings.default_region {
+        None => (
+            numbering::INTERNATIONAL,
+            "In international form; the + may be left out. It must be a number that a numbering \
+             plan has.",
+        ),
+        Some(_) => (
+            numbering::WITH_DEFAULT_REGION,
+            "In international form, or as it is dialled in the default region. It must be a \
+             number that a numbering plan has.",
+        ),
+    };
+    ObjectBuilder::from(pattern(form))
+        .max_length(Some(16))
+        .description(Some(says))
+        .examples([json!("+79991234567")])
+        .build()
+}
+
+fn code() -> Object {
+    ObjectBuilder::from(pattern(CODE)).max_length(Some(10)).examples([json!("482915")]).build()
+}
+
+fn verification(pacing: &Pacing) -> Object {
+    let statuses = ["pending", "approved", "expired", "canceled"].map(Value::from);
+    let resend_after = ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .description(Some("From when on a resend is sent; null: there will be none."));
+    let metadata = ObjectBuilder::new().additional_properties(Some(string_schema()));
+    let events = ArrayBuilder::new().items(Ref::from_schema_name("Event"));
+    closed(
+        ObjectBuilder::new()
+            .property("id", pattern(ID))
+            .property("status", enumerated(statuses.into()))
+            .property("phone", pattern(MASKED))
+            .property("channel", constant("sms"))
+            .property("expires_at", time())
+            .property("resend_after", resend_after)
+            .property("attempts_left", whole(0, ATTEMPTS.into()))
+            .property("sends_left", whole(0, pacing.sends_max().into()))
+            .property("metadata", metadata)
+            .property(
+                "test",
+                ObjectBuilder::new()
+                    .schema_type(Type::Boolean)
+                    .description(Some("Only where it is one of a test number: nothing is sent.")),
+            )
+            .property("events", events),
+        &[
+            "id",
+            "status",
+            "phone",
+            "channel",
+            "expires_at",
+            "resend_after",
+            "attempts_left",
+            "sends_left",
+            "events",
+        ],
+    )
+}
+
+fn event() -> Object {
+    // Of what was blocked there is no verification.
+    let kinds = EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Blocked);
+    let kinds = kinds.map(|kind| json!(kind.as_str())).collect();
+    let event = ObjectBuilder::new().property("type", enumerated(kinds)).property("at", time());
+    closed(event, &["type", "at"])
+}
+
+fn checked() -> OneOfBuilder {
+    let wrong = ObjectBuilder::new()
+        .property("valid", truth(false))
+        .property("status", constant("pending"))
+        .property("attempts_left", whole(0, u64::from(ATTEMPTS) - 1));
+    OneOfBuilder::new().item(right()).item(closed(wrong, &["valid", "status", "attempts_left"]))
+}
+
+fn checked_by_phone() -> OneOfBuilder {
+    let wrong = ObjectBuilder::new().property("valid", truth(false));
+    OneOfBuilder::new().item(right()).item(closed(wrong, &["valid"]))
+}
+
+fn right() -> Object {
+    let right = ObjectBuilder::new()
+        .property("valid", truth(true))
+        .property("status", constant("approved"));
+    closed(right, &["valid", "status"])
+}
+
+fn problem_schema() -> Object {
+    let types = ProblemKind::ALL.map(|kind| json!(kind.meaning().uri));
+    let codes = ProblemKind::ALL.map(|kind| json!(kind.code()));
+    let policies = ArrayBuilder::new().items(RefOr::from(string_schema()));
+    let ended = enumerated(vec![json!("expired"), json!("canceled")]);
+    let said = |schema: Object, says: &str| ObjectBuilder::from(schema).description(Some(says));
+    closed(
+        ObjectBuilder::new()
+            .property("type", said(enumerated(types.into()), "Stable."))
+            .property("title", string())
+            .property("status", whole(400, 599))
+            .property("detail", said(string(), "Repeats nothing of the request."))
+            .property("instance", said(string(), "The path of the request."))
+            .property("code", said(enumerated(codes.into()), "The last segment of type."))
+            .property("errors", ArrayBuilder::new().items(Ref::from_schema_name("Fault")))
+            .property("scope", said(string(), "Which the API key lacks."))
+            .property("verification_status", said(ended, "How the verification ended."))
+            .property("violated-policies", policies)
+            .property("retry_after", seconds()),
+        &["type", "title", "status", "detail", "instance", "code"],
+    )
+}
+
+fn fault() -> Object {
+    let fault = ObjectBuilder::new()
+        .property(
+            "pointer",
+            ObjectBuilder::from(string())
+                .description(Some("Where in the body, as a JSON pointer.")),
+        )
+        .property("header", string())
+        .property("detail", ObjectBuilder::from(string()).description(Some("The rule.")));
+    closed(fault, &["detail"])
+}
+
+/// An object that has no other members.
+fn closed(object: ObjectBuilder, required: &[&str]) -> Object {
+    required
+        .iter()
+        .fold(object, |object, name| object.required(*name))
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
+        .build()
+}
+
+fn string() -> Object {
+    Object::with_type(Type::String)
+}
+
+fn string_schema() -> Schema {
+    Schema::Object(string())
+}
+
+fn pattern(pattern: &str) -> Object {
+    ObjectBuilder::from(string()).pattern(Some(pattern)).build()
+}
+
+fn enumerated(values: Vec<Value>) -> Object {
+    ObjectBuilder::from(string()).enum_values(Some(values)).build()
+}
+
+fn constant(text: &str) -> Object {
+    enumerated(vec![json!(text)])
+}
+
+fn truth(value: bool) -> Object {
+    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(value)])).build()
+}
+
+fn whole(least: u64, most: u64) -> ObjectBuilder {
+    let number = |number: u64| utoipa::Number::from(usize::try_from(number).unwrap_or(usize::MAX));
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(number(least)))
+        .maximum(Some(number(most)))
+}
+
+fn seconds() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .description(Some("Seconds."))
+        .build()
+}
+
+fn time() -> Object {
+    ObjectBuilder::from(string())
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
+        .build()
+}

@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use application::Vault;
 use bootstrap::{
     Process,
     cli::{Args, Command, healthcheck, run},
@@ -24,8 +25,12 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let mut process = Process::start("api", config, METRICS_PORT, &["database"]).await?;
+    let mut process = Process::start("api", config, METRICS_PORT, &["database", "keys"]).await?;
     register_no_publications(&process.registry)?;
-    roles::api(&mut process).await?;
+    let vault = Vault::default();
+    // It seals, and opens nothing that others have sealed.
+    let settings = process.config.verification.vault.clone();
+    roles::open_vault(&mut process, vault.clone(), settings)?;
+    roles::api(&mut process, vault).await?;
     process.run().await
 }

@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use application::{KeySource, Vault, VaultSettings};
 use bootstrap::{
     Process,
     cli::{Args, Command, healthcheck, run},
@@ -24,7 +25,12 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process =
-        Process::start("consumer", config, METRICS_PORT, &["database", "broker"]).await?;
-    roles::consumer(&mut process, None)?;
+        Process::start("consumer", config, METRICS_PORT, &["database", "broker", "keys"]).await?;
+    let vault = Vault::default();
+    // It opens what was sealed; it makes and checks no codes.
+    let payload = process.config.verification.vault.payload.clone();
+    let settings = VaultSettings { peppers: KeySource::Absent, payload };
+    roles::open_vault(&mut process, vault.clone(), settings)?;
+    roles::consumer(&mut process, None, vault)?;
     process.run().await
 }

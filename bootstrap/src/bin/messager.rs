@@ -6,12 +6,18 @@
 
 use std::process::ExitCode;
 
+use adapters_persistence::{SqlApiKeys, SqlGuard};
 use anyhow::Context;
+use application::Vault;
 use bootstrap::{
     Process,
-    cli::{Migration, SETTINGS, healthcheck, migrate, migrate_up, run},
+    cli::{
+        Migration, SETTINGS, guard, healthcheck, keys, migrate, migrate_up, run, secrets,
+        with_database,
+    },
     config::Config,
-    dead_letters, roles,
+    dead_letters,
+    roles::{self, StoredSecrets},
 };
 use clap::{Parser, Subcommand};
 
@@ -39,6 +45,15 @@ enum Command {
     /// Look after records that are no message.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Make and revoke API keys.
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Look at what the guard did, or try its rules on the past.
+    #[command(subcommand)]
+    Guard(guard::Command),
+    /// Move the keys that were drawn at the first start to where they are safe.
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     /// Exit with 0 if the running service on this machine is ready.
     Healthcheck,
 }
@@ -49,6 +64,26 @@ fn main() -> ExitCode {
         None | Some(Command::Run) => serve(config).await,
         Some(Command::Migrate(migration)) => migrate(&config, migration).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
+        Some(Command::Keys(command)) => {
+            with_database(&config, "messager keys", async |database| {
+                keys::execute(&SqlApiKeys::new(database.clone()), command).await
+            })
+            .await
+        }
+        Some(Command::Guard(command)) => {
+            with_database(&config, "messager guard", async |database| {
+                let records = SqlGuard::new(database.clone());
+                guard::execute(records, &config.verification.guard, command).await
+            })
+            .await
+        }
+        Some(Command::Secrets(command)) => {
+            with_database(&config, "messager secrets", async |database| {
+                let stored = StoredSecrets::new(&config, database);
+                secrets::execute(&stored, &config.verification.vault, command).await
+            })
+            .await
+        }
         Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
     })
 }
@@ -56,15 +91,18 @@ fn main() -> ExitCode {
 async fn serve(config: Config) -> anyhow::Result<()> {
     config.check_all_in_one()?;
     let mut process =
-        Process::start("messager", config, METRICS_PORT, &["database", "broker"]).await?;
+        Process::start("messager", config, METRICS_PORT, &["database", "broker", "keys"]).await?;
     if process.is_embedded() {
         migrate_up(&process.database("migrate", 1), &process.config.database)
             .await
             .with_context(|| process.config.database.to_string())?;
     }
-    let queue = roles::shared_queue(&process);
-    let stored = roles::api(&mut process).await?;
+    let vault = Vault::default();
+    let queue = roles::shared_queue(&process, &vault);
+    let settings = process.config.verification.vault.clone();
+    roles::open_vault(&mut process, vault.clone(), settings)?;
+    let stored = roles::api(&mut process, vault.clone()).await?;
     roles::processor(&mut process, queue.clone(), stored)?;
-    roles::consumer(&mut process, queue)?;
+    roles::consumer(&mut process, queue, vault)?;
     process.run().await
 }

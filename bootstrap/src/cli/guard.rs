@@ -1,1 +1,203 @@
-//! `messager guard`.
+//! `messager guard`: what the guard did, and what it would have done.
+
+use std::{
+    io::{Write, stdout},
+    time::Duration,
+};
+
+use application::{
+    ReplayGuard, Replayed,
+    ports::{GuardRecords, StoredDecision},
+};
+use domain::{GuardMode, GuardRule};
+
+use super::rfc3339;
+use crate::config::{GuardConfig, guard_rules};
+
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Go through the verifications of the past and tell what rules would have blocked, and how
+    /// many of these were approved.
+    Replay {
+        /// How far back: a number of s, m, h or d.
+        #[arg(long, default_value = "7d", value_parser = period)]
+        since: Duration,
+        /// Rules to try instead of `GUARD_RULES`, such as prefix:50:10,region:1000:5.
+        #[arg(long, value_parser = rules)]
+        rules: Option<Rules>,
+    },
+    /// List what was noted and blocked, the newest first.
+    Decisions {
+        /// How far back: a number of s, m, h or d.
+        #[arg(long, default_value = "7d", value_parser = period)]
+        since: Duration,
+        /// How many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+}
+
+/// Rules as one argument.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules(Vec<GuardRule>);
+
+/// Carries out `messager guard …`. `guard` has the rules and the window that are set.
+pub async fn execute(
+    records: impl GuardRecords,
+    guard: &GuardConfig,
+    command: Command,
+) -> anyhow::Result<()> {
+    carry_out(records, guard, command, &mut stdout()).await
+}
+
+async fn carry_out(
+    records: impl GuardRecords,
+    guard: &GuardConfig,
+    command: Command,
+    out: &mut (impl Write + Send),
+) -> anyhow::Result<()> {
+    match command {
+        Command::Replay { since, rules } => {
+            let rules = rules.map_or_else(|| guard.rules.clone(), |Rules(rules)| rules);
+            let replayed = ReplayGuard::new(records).execute(since, &rules, guard.window).await?;
+            writeln!(
+                out,
+                "rule\tkey\tverifications\tapproved\twould be blocked\tof these approved"
+            )?;
+            for Replayed { rule, key, verifications, approvals, blocked, wronged } in replayed {
+                writeln!(out, "{rule}\t{key}\t{verifications}\t{approvals}\t{blocked}\t{wronged}")?;
+            }
+        }
+        Command::Decisions { since, limit } => {
+            writeln!(out, "decided\trule\tkey\tsends\tapprovals\tverification")?;
+            for decision in records.decisions(since, limit).await? {
+                let StoredDecision { decided_at, rule, key, sends, approvals, verification } =
+                    decision;
+                let decided = rfc3339(decided_at);
+                let verification = verification.map_or("-".to_owned(), |id| id.to_string());
+                writeln!(out, "{decided}\t{rule}\t{key}\t{sends}\t{approvals}\t{verification}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn period(text: &str) -> Result<Duration, &'static str> {
+    let read = || {
+        let unit = text.chars().next_back()?;
+        let (number, seconds) = match unit {
+            's' => (text.strip_suffix('s')?, 1),
+            'm' => (text.strip_suffix('m')?, 60),
+            'h' => (text.strip_suffix('h')?, 3_600),
+            'd' => (text.strip_suffix('d')?, 86_400),
+            _ => return None,
+        };
+        let number: u32 = number.parse().ok().filter(|number| (1..=1_000_000).contains(number))?;
+        // Ten years: nothing is kept for longer.
+        Some(Duration::from_secs(u64::from(number) * seconds))
+            .filter(|period| *period <= Duration::from_secs(3_650 * 86_400))
+    };
+    read().ok_or("a whole number of s, m, h or d, such as 7d, and at most 3650d")
+}
+
+fn rules(text: &str) -> Result<Rules, String> {
+    guard_rules(text, GuardMode::Shadow).map(Rules).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use application::ports::{MockGuardRecords, PastVerification};
+    use clap::Parser;
+    use domain::VerificationId;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Line::try_parse_from(format!("guard {line}").split(' ')).map(|line| line.command)
+    }
+
+    async fn said(records: MockGuardRecords, line: &str) -> Vec<String> {
+        let guard = GuardConfig {
+            mode: None,
+            rules: guard_rules("prefix:2:50", GuardMode::Shadow).unwrap(),
+            window: Duration::from_secs(3_600),
+        };
+        let mut out = Vec::new();
+        carry_out(records, &guard, parse(line).unwrap(), &mut out).await.unwrap();
+        String::from_utf8(out).unwrap().lines().skip(1).map(str::to_owned).collect()
+    }
+
+    /// Five to one prefix, the last of them approved.
+    fn past() -> MockGuardRecords {
+        let mut records = MockGuardRecords::new();
+        records.expect_past().returning(|since, after, _| {
+            assert_eq!(since, Duration::from_secs(2 * 86_400));
+            assert_eq!(after, None);
+            let one = |second| {
+                let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+                PastVerification {
+                    id: VerificationId::NIL,
+                    prefix: "7999123".to_owned(),
+                    region: "RU".parse().ok(),
+                    sends: 1,
+                    created_at,
+                    approved_at: (second == 4).then_some(created_at),
+                }
+            };
+            Ok((0..5).map(one).collect())
+        });
+        records
+    }
+
+    #[tokio::test]
+    async fn replay_asks_the_rules_that_are_set_or_those_that_are_named() {
+        let of_settings = said(past(), "replay --since 2d").await;
+        let named = said(past(), "replay --since 48h --rules region:4:50,prefix:9:50").await;
+
+        assert_eq!(of_settings, ["prefix:2:50:shadow\t7999123\t5\t1\t3\t1"]);
+        assert_eq!(named, ["region:4:50:shadow\tRU\t5\t1\t1\t1"]);
+    }
+
+    #[tokio::test]
+    async fn decisions_are_listed() {
+        let mut records = MockGuardRecords::new();
+        records
+            .expect_decisions()
+            .withf(|since, limit| *since == Duration::from_secs(604_800) && *limit == 3)
+            .once()
+            .returning(|_, _| {
+                let decision = StoredDecision {
+                    decided_at: SystemTime::UNIX_EPOCH,
+                    rule: "prefix:50:10:enforce".to_owned(),
+                    key: "7999123".to_owned(),
+                    sends: 50,
+                    approvals: 4,
+                    verification: None,
+                };
+                Ok(vec![decision])
+            });
+
+        let said = said(records, "decisions --limit 3").await;
+
+        assert_eq!(said, ["1970-01-01T00:00:00Z\tprefix:50:10:enforce\t7999123\t50\t4\t-"]);
+    }
+
+    #[test]
+    fn a_period_has_a_unit() {
+        for (text, seconds) in [("1s", 1), ("2m", 120), ("3h", 10_800), ("3650d", 315_360_000)] {
+            assert_eq!(period(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "d", "7", "0d", "-1d", "3651d", "7w", "1.5d", "7ы"] {
+            assert!(period(bad).is_err(), "{bad}");
+        }
+        assert!(parse("replay --rules prefix:50").is_err());
+    }
+}

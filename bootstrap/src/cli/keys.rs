@@ -1,1 +1,187 @@
-//! `messager keys`.
+//! `messager keys`: who may use the API.
+
+use std::{
+    io::{Write, stdout},
+    time::SystemTime,
+};
+
+use anyhow::bail;
+use application::ports::{ApiKey, ApiKeys, NewApiKey};
+use domain::{ApiKeyId, ApiKeyText, Scopes};
+use rand_core::CryptoRng;
+
+use super::{rfc3339, seeded};
+
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Make a key and print it. It is shown this once: only a hash of it is kept.
+    Create {
+        /// Whose it is, for you to know it again.
+        #[arg(long, value_parser = name)]
+        name: String,
+        /// What it is good for, by comma: send (start, resend, cancel, /api), check, read, or
+        /// admin for everything.
+        #[arg(long, value_parser = scopes)]
+        scopes: Scopes,
+    },
+    /// List them, the oldest first, also those that were revoked.
+    List,
+    /// Refuse a key from now on. Running processes know of it within five seconds.
+    Revoke {
+        /// As `list` shows it: the first half of the key.
+        id: ApiKeyId,
+    },
+}
+
+/// Carries out `messager keys …`.
+pub async fn execute(keys: &impl ApiKeys, command: Command) -> anyhow::Result<()> {
+    carry_out(keys, command, &mut seeded()?, &mut stdout()).await
+}
+
+async fn carry_out(
+    keys: &impl ApiKeys,
+    command: Command,
+    rng: &mut (impl CryptoRng + Send),
+    out: &mut (impl Write + Send),
+) -> anyhow::Result<()> {
+    match command {
+        Command::Create { name, scopes } => {
+            let key = ApiKeyText::generate(rng);
+            keys.create(NewApiKey { id: key.id(), name, hash: key.hash(), scopes }).await?;
+            // Alone on its line, for whoever puts it into a variable.
+            writeln!(out, "{}", key.reveal())?;
+        }
+        Command::List => {
+            writeln!(out, "id\tname\tscopes\tcreated\tlast used\trevoked")?;
+            for key in keys.all().await? {
+                list(&key, out)?;
+            }
+        }
+        Command::Revoke { id } => {
+            if !keys.revoke(id).await? {
+                bail!("there is no key {id}");
+            }
+            writeln!(out, "{id}: revoked")?;
+        }
+    }
+    Ok(())
+}
+
+fn list(key: &ApiKey, out: &mut impl Write) -> anyhow::Result<()> {
+    let ApiKey { id, name, scopes, created_at, last_used_at, revoked_at, .. } = key;
+    let or_never = |time: &Option<SystemTime>| time.map_or_else(|| "-".to_owned(), rfc3339);
+    let (created, used, revoked) =
+        (rfc3339(*created_at), or_never(last_used_at), or_never(revoked_at));
+    writeln!(out, "{id}\t{name}\t{scopes}\t{created}\t{used}\t{revoked}")?;
+    Ok(())
+}
+
+fn name(text: &str) -> Result<String, &'static str> {
+    let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    if fits { Ok(text.to_owned()) } else { Err("1 to 64 characters, none of them a control one") }
+}
+
+fn scopes(text: &str) -> Result<Scopes, &'static str> {
+    text.parse().map_err(|_| "some by comma of send, check, read, admin")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
+
+    use application::ports::MockApiKeys;
+    use clap::Parser;
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Line::try_parse_from(format!("keys {line}").split(' ')).map(|line| line.command)
+    }
+
+    async fn said(keys: MockApiKeys, line: &str) -> anyhow::Result<String> {
+        let mut out = Vec::new();
+        let mut rng = StdRng::seed_from_u64(1);
+        carry_out(&keys, parse(line)?, &mut rng, &mut out).await?;
+        Ok(String::from_utf8(out)?)
+    }
+
+    #[tokio::test]
+    async fn create_prints_the_key_whose_hash_it_stores() {
+        let stored = Arc::new(Mutex::new(None));
+        let mut keys = MockApiKeys::new();
+        let store = stored.clone();
+        keys.expect_create().once().returning(move |key| {
+            *store.lock().unwrap() = Some(key);
+            Ok(())
+        });
+
+        let said = said(keys, "create --name shop --scopes send,check").await.unwrap();
+
+        let shown: ApiKeyText = said.trim().parse().unwrap();
+        let NewApiKey { id, name, hash, scopes } = stored.lock().unwrap().take().unwrap();
+        assert!(shown.matches(&hash));
+        assert_eq!((id, &*name, &*scopes.to_string()), (shown.id(), "shop", "send,check"));
+    }
+
+    #[tokio::test]
+    async fn list_shows_all_of_a_key_but_its_hash() {
+        let key = ApiKeyText::generate(&mut StdRng::seed_from_u64(1));
+        let (id, hash) = (key.id(), key.hash());
+        let mut keys = MockApiKeys::new();
+        keys.expect_all().returning(move || {
+            Ok(vec![ApiKey {
+                id,
+                name: "shop".to_owned(),
+                hash: hash.clone(),
+                scopes: "admin".parse().unwrap(),
+                created_at: SystemTime::UNIX_EPOCH,
+                last_used_at: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(60)),
+                revoked_at: None,
+            }])
+        });
+
+        let said = said(keys, "list").await.unwrap();
+
+        let row = format!("{id}\tshop\tadmin\t1970-01-01T00:00:00Z\t1970-01-01T00:01:00Z\t-");
+        assert_eq!(said.lines().collect::<Vec<_>>()[1..], [row]);
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_not_there_cannot_be_revoked() {
+        let keys = |known| {
+            let mut keys = MockApiKeys::new();
+            keys.expect_revoke().once().returning(move |_| Ok(known));
+            keys
+        };
+        let line = "revoke 6f2c1a529d3f4f0e8a550d2f6f3b9c11";
+
+        let revoked = said(keys(true), line).await.unwrap();
+        assert_eq!(revoked, "6f2c1a529d3f4f0e8a550d2f6f3b9c11: revoked\n");
+        assert!(said(keys(false), line).await.is_err());
+    }
+
+    #[test]
+    fn a_command_line_that_cannot_be_meant_is_refused() {
+        let long = "n".repeat(65);
+        for bad in [
+            "create --name shop".to_owned(),
+            "create --scopes send".to_owned(),
+            "create --name shop --scopes everything".to_owned(),
+            format!("create --name {long} --scopes send"),
+            "create --name a\tb --scopes send".to_owned(),
+            "revoke msk_1".to_owned(),
+        ] {
+            assert!(parse(&bad).is_err(), "{bad}");
+        }
+    }
+}

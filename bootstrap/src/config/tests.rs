@@ -1,3 +1,6 @@
+mod texts;
+mod verification;
+
 use std::{cell::RefCell, collections::BTreeSet};
 
 use super::*;
@@ -129,6 +132,18 @@ fn passwords_are_shown_nowhere() {
     let config = read(&[PREDECESSOR, &webhook].concat()).unwrap();
 
     assert!(!format!("{config:?}").contains("secret"));
+}
+
+/// What `.env.example` says are the defaults.
+#[test]
+fn the_example_changes_nothing() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
+    let example = crate::environment::parse(&example).unwrap();
+
+    let config = Config::from_lookup(&|name| example.get(name).cloned()).unwrap();
+
+    assert_eq!(format!("{config:?}"), format!("{:?}", read(&[]).unwrap()));
 }
 
 /// Each name that the code reads stands in `.env.example` and in both READMEs, and no other.

@@ -1,10 +1,16 @@
 //! The whole service, as its users have it: the real binaries on real neighbours.
 
+mod codes;
 mod dead_letters;
 mod embedded;
+mod events;
+mod keys;
+mod limits;
 mod outages;
+mod page;
 mod pipeline;
 mod requests;
 mod settings;
 mod shutdown;
 mod support;
+mod verification;

@@ -6,6 +6,7 @@ mod kafka;
 mod load;
 mod proxy;
 mod services;
+mod verification;
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,8 @@ pub(crate) use gateway::{Gateway, Sms};
 pub(crate) use kafka::{Kafka, Topic};
 pub(crate) use load::{ACCEPTED, Answers, get, post, post_all, raw};
 pub(crate) use proxy::Proxy;
-pub(crate) use services::{Folder, Postgres, Stack};
+pub(crate) use services::{Folder, Postgres, Stack, environment};
+pub(crate) use verification::Client;
 
 /// Waits until `probe` gives something, and fails after `patience`.
 pub(crate) async fn eventually<T>(
@@ -30,6 +32,22 @@ pub(crate) async fn eventually<T>(
         assert!(begun.elapsed() < patience, "{what}: not within {patience:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The code that the gateway was told to send to a phone, the latest if there were some.
+pub(crate) async fn code_for(gateway: &Gateway, phone: &str) -> String {
+    codes_for(gateway, phone, 1).await.pop().unwrap()
+}
+
+/// The codes that the gateway was told to send to a phone, when there are so many.
+pub(crate) async fn codes_for(gateway: &Gateway, phone: &str, count: usize) -> Vec<String> {
+    let phone = phone.trim_start_matches('+');
+    eventually("an SMS", Duration::from_secs(60), async || {
+        let received = gateway.received().into_iter();
+        let codes: Vec<_> = received.filter(|sms| sms.phone == phone).map(|sms| sms.code).collect();
+        (codes.len() >= count).then_some(codes)
+    })
+    .await
 }
 
 pub(crate) fn phone(number: usize) -> String {

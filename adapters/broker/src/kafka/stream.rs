@@ -5,7 +5,7 @@ use std::{
 };
 
 use application::{
-    BoxError,
+    BoxError, Keys, Vault, VaultClosed,
     ports::{Fetched, MessageStream, Record, StartFrom, StreamError, Unreadable},
 };
 use autometrics::autometrics;
@@ -19,13 +19,14 @@ use rskafka::{
 };
 
 use super::{KafkaSettings, bounded, partitions};
-use crate::wire::{self, Place};
+use crate::wire::{self, Place, Reading};
 
 /// Reads a topic of Apache Kafka, without a consumer group: who reads what from where is the
 /// caller's to know.
 #[derive(Debug)]
 pub struct KafkaStream {
     settings: KafkaStreamSettings,
+    vault: Vault,
     /// Knows the cluster; None before the first use and after a failure.
     client: tokio::sync::Mutex<Option<Arc<Client>>>,
     /// A connection for each partition, so that waiting for one holds up no other.
@@ -56,9 +57,15 @@ enum Found {
 }
 
 impl KafkaStream {
-    /// Connects to nothing yet.
-    pub fn new(settings: KafkaStreamSettings) -> Self {
-        Self { settings, client: tokio::sync::Mutex::default(), partitions: Mutex::default() }
+    /// Connects to nothing yet. Reads nothing before `vault` is open: what is sealed would be taken
+    /// for unreadable.
+    pub fn new(settings: KafkaStreamSettings, vault: Vault) -> Self {
+        Self {
+            settings,
+            vault,
+            client: tokio::sync::Mutex::default(),
+            partitions: Mutex::default(),
+        }
     }
 
     /// Does something with a partition, within the request timeout and `wait`; a connection on
@@ -126,7 +133,7 @@ impl KafkaStream {
         self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn to_record(&self, partition: i32, found: RecordAndOffset) -> Record {
+    fn to_record(&self, partition: i32, found: RecordAndOffset, keys: &Keys) -> Record {
         let RecordAndOffset { record, offset } = found;
         let place = Place {
             topic: &self.settings.kafka.topic,
@@ -135,7 +142,9 @@ impl KafkaStream {
             written_at: record.timestamp.timestamp_millis(),
         };
         let value = record.value.as_deref();
-        let content = wire::decode(place, value, &record.headers, self.settings.default_ttl);
+        let reading =
+            Reading { default_ttl: self.settings.default_ttl, keys: keys.payload.as_ref() };
+        let content = wire::decode(place, value, &record.headers, reading);
         Record { offset, content }
     }
 }
@@ -160,6 +169,7 @@ impl MessageStream for KafkaStream {
 
     #[autometrics(struct_name = "KafkaStream")]
     async fn fetch(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError> {
+        let keys = self.vault.keys().ok_or_else(|| StreamError::Unavailable(VaultClosed.into()))?;
         let (found, end) = self
             .with_partition(partition, WAIT, async |client| find(client, offset).await)
             .await
@@ -174,7 +184,7 @@ impl MessageStream for KafkaStream {
         let (records, next_offset) = match found {
             Found::Records(found) => {
                 let next_offset = found.last().map_or(offset, |last| last.offset + 1);
-                let to_record = |found| self.to_record(partition, found);
+                let to_record = |found| self.to_record(partition, found, keys);
                 (found.into_iter().map(to_record).collect(), next_offset)
             }
             Found::Nothing => (Vec::new(), offset + 1),

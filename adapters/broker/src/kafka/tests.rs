@@ -17,7 +17,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 
 use super::*;
 use crate::testing::{
-    TTL, in_time, message_to, messages, read_all, read_from, service, unique_name,
+    TTL, in_time, message_to, messages, read_all, read_from, service, unique_name, vault,
 };
 
 struct Rig {
@@ -44,10 +44,10 @@ impl Rig {
                 partitions: NonZeroU16::new(4).unwrap(),
                 replication_factor: NonZeroU16::MIN,
             }),
-            stream: KafkaStream::new(KafkaStreamSettings {
-                kafka: settings.clone(),
-                default_ttl: TTL,
-            }),
+            stream: KafkaStream::new(
+                KafkaStreamSettings { kafka: settings.clone(), default_ttl: TTL },
+                vault(),
+            ),
             settings,
         }
     }

@@ -1,5 +1,6 @@
 use std::time::SystemTime;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use domain::{Message, MessageId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,6 +9,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::testing::{AMPLE, SHORT, read_request};
 
 mod any_answer;
 
@@ -35,27 +37,6 @@ async fn listen() -> (TcpListener, String) {
 fn gateway(url: &str, timeout: Duration) -> WebhookGateway {
     let settings = WebhookSettings { timeout, ..WebhookSettings::new(url.parse().unwrap()) };
     WebhookGateway::new(settings).unwrap()
-}
-
-/// For answers that come, however slow the machine.
-const AMPLE: Duration = Duration::from_secs(20);
-
-/// For answers that never come.
-const SHORT: Duration = Duration::from_millis(200);
-
-/// Reads one request, head and body, as it is on the wire.
-async fn read_request(stream: &mut TcpStream) -> String {
-    let mut request = Vec::new();
-    loop {
-        let read = stream.read_buf(&mut request).await.unwrap();
-        assert_ne!(read, 0, "the request breaks off: {}", request.escape_ascii());
-        let text = String::from_utf8_lossy(&request);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-        if body.len() >= length.parse().unwrap() {
-            return text.into_owned();
-        }
-    }
 }
 
 /// Answers one request with `answer` as it stands, and closes.
@@ -109,7 +90,7 @@ fn unavailable(detail: &str, seconds: Option<u64>) -> SendError {
 async fn the_request_on_the_wire_is_the_documented_one() {
     let (gateway, server) =
         answering("HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n", AMPLE).await;
-    let host = gateway.target.authority().unwrap().to_string();
+    let host = gateway.target.authority();
 
     gateway.send(&sms()).await.unwrap();
     drop(gateway);

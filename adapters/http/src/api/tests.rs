@@ -1,14 +1,19 @@
 use application::{
     Keys, SubmitSettings, Vault,
-    ports::{EnqueueError, Enqueued, MockOutbox, NewSend, Violation},
+    ports::{
+        ApiKey, EnqueueError, Enqueued, MockApiKeys, MockOutbox, NewSend, StoreError, Violation,
+    },
 };
 use axum::{
     body::Bytes,
     http::{Method, StatusCode, header::ALLOW},
 };
+use domain::ApiKeyText;
 use prometheus::{Registry, TextEncoder};
 use rand::{SeedableRng, rngs::StdRng};
 use tower::ServiceExt;
+
+use std::sync::Mutex;
 
 use super::*;
 
@@ -18,7 +23,11 @@ const BODY: &str = r#"{"phone":"89999999999"}"#;
 const INVALID: &str = r#"{"error":"invalid request body"}"#;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-fn api(outbox: MockOutbox) -> (Router, Registry) {
+fn api(outbox: impl Outbox) -> (Router, Registry) {
+    with_keys(outbox, MockApiKeys::new(), ApiAuth::default())
+}
+
+fn with_keys(outbox: impl Outbox, keys: MockApiKeys, auth: ApiAuth) -> (Router, Registry) {
     let settings = SubmitSettings {
         code_length: 6.try_into().unwrap(),
         code_ttl: Duration::from_secs(600),
@@ -29,7 +38,9 @@ fn api(outbox: MockOutbox) -> (Router, Registry) {
     let submit = SubmitMessage::new(outbox, StdRng::seed_from_u64(1), vault, settings);
     let registry = Registry::new();
     let metrics = ApiMetrics::register(&registry).unwrap();
-    (router(Arc::new(submit), metrics, ApiSettings::default()), registry)
+    let settings = ApiSettings { auth, ..ApiSettings::default() };
+    let keys = Arc::new(Authorize::new(keys));
+    (router(Arc::new(submit), keys, metrics, settings), registry)
 }
 
 fn accepting() -> MockOutbox {
@@ -268,7 +279,53 @@ async fn a_number_that_has_had_too_many_is_refused() {
     let answer = ask(&limited, post_json("/api", BODY)).await;
 
     answer.expect(429, r#"{"error":"too many messages to this number"}"#);
+    assert_eq!(answer.headers["retry-after"], "7");
     assert_eq!(total(&registry, 429), Some(1));
+}
+
+#[tokio::test]
+async fn a_key_is_needed_where_all_must_show_one() {
+    let key = |seed| ApiKeyText::generate(&mut StdRng::seed_from_u64(seed));
+    let known = move |seed, scopes: &str| ApiKey {
+        id: key(seed).id(),
+        name: "shop".to_owned(),
+        hash: key(seed).hash(),
+        scopes: scopes.parse().unwrap(),
+        created_at: std::time::SystemTime::UNIX_EPOCH,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    let mut keys = MockApiKeys::new();
+    keys.expect_all().returning(move || Ok(vec![known(1, "send"), known(2, "check,read")]));
+    let (router, registry) = with_keys(accepting(), keys, ApiAuth::All);
+    let showing = |key: &str| {
+        let mut request = post_json("/api", BODY);
+        let value = format!("Bearer {key}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        request
+    };
+
+    let answer = ask(&router, post_json("/api", BODY)).await;
+    answer.expect(401, r#"{"error":"API key needed"}"#);
+    assert_eq!(answer.headers["www-authenticate"], "Bearer");
+    ask(&router, post_json("/api", "{}")).await.expect(401, r#"{"error":"API key needed"}"#);
+    let unknown = ask(&router, showing(&key(3).reveal())).await;
+    unknown.expect(401, r#"{"error":"API key needed"}"#);
+    let lacking = ask(&router, showing(&key(2).reveal())).await;
+    lacking.expect(403, r#"{"error":"API key lacks the scope send"}"#);
+    ask(&router, showing(&key(1).reveal())).await.expect(200, ACCEPTED);
+    assert_eq!((total(&registry, 401), total(&registry, 403)), (Some(3), Some(1)));
+
+    for open in [ApiAuth::None, ApiAuth::V1] {
+        let (router, _) = with_keys(accepting(), MockApiKeys::new(), open);
+        ask(&router, post_json("/api", BODY)).await.expect(200, ACCEPTED);
+    }
+
+    let mut down = MockApiKeys::new();
+    down.expect_all().returning(|| Err(StoreError::Full));
+    let (router, _) = with_keys(MockOutbox::new(), down, ApiAuth::All);
+    let answer = ask(&router, showing(&key(1).reveal())).await;
+    answer.expect(503, r#"{"error":"storage unavailable, try again"}"#);
 }
 
 #[tokio::test]

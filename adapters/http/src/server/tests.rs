@@ -1,8 +1,8 @@
 use std::{future::pending, net::SocketAddr};
 
 use application::{
-    Keys, SubmitMessage, SubmitSettings, Vault,
-    ports::{EnqueueError, Enqueued, NewSend, Outbox},
+    Authorize, Keys, SubmitMessage, SubmitSettings, Vault,
+    ports::{EnqueueError, Enqueued, MockApiKeys, NewSend, Outbox},
 };
 use prometheus::Registry;
 use rand::{SeedableRng, rngs::StdRng};
@@ -63,7 +63,9 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     let vault = Vault::of(Keys { peppers, payload: None });
     let submit = SubmitMessage::new(gate, StdRng::seed_from_u64(1), vault, settings);
     let metrics = ApiMetrics::register(&Registry::new()).unwrap();
-    let router = crate::router(Arc::new(submit), metrics, ApiSettings { body_timeout });
+    let keys = Arc::new(Authorize::new(MockApiKeys::new()));
+    let settings = ApiSettings { body_timeout, ..ApiSettings::default() };
+    let router = crate::router(Arc::new(submit), keys, metrics, settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();

@@ -1,1 +1,287 @@
 //! What requests say.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use domain::{Code, CodeLength, CustomLimit, Metadata, PhoneNumber, SendLimits};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::V1Settings;
+use crate::{
+    numbering::{self, Number},
+    problem::{Fault, Problem, ProblemKind},
+};
+
+/// Seconds.
+pub(crate) const TTL: std::ops::RangeInclusive<u64> = 60..=3600;
+pub(crate) const CODE_LENGTH: std::ops::RangeInclusive<u64> = 4..=10;
+pub(crate) const LOCALE: &str = "^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$";
+pub(crate) const MAX_LOCALE: usize = 35;
+pub(crate) const MAX_METADATA: usize = 16;
+pub(crate) const MAX_METADATA_KEY: usize = 40;
+pub(crate) const MAX_METADATA_VALUE: usize = 256;
+pub(crate) const MAX_LIMIT_KEY: usize = 128;
+
+const DIGITS: &str = "must be a text of 4 to 10 digits";
+const MISSING: &str = "is missing";
+const PAIRS: &str = "must have at most 16 members, with names of 1 to 40 characters";
+
+/// A verification that is asked for.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) recipient: Recipient,
+    pub(super) locale: Option<String>,
+    pub(super) ttl: Option<Duration>,
+    pub(super) code_length: Option<CodeLength>,
+    pub(super) template: Option<String>,
+    pub(super) ip: Option<IpAddr>,
+    pub(super) metadata: Option<Metadata>,
+    pub(super) limits: Vec<(CustomLimit, String)>,
+}
+
+#[derive(Debug)]
+pub(super) enum Recipient {
+    /// Under which rules is to be seen.
+    Number(Number),
+    /// No numbering plan need have it, and no rule holds for it.
+    Test(PhoneNumber, Code),
+}
+
+/// Members as they come: each is judged by itself, so that all that is wrong is told at once.
+/// Unknown ones are passed over, and one that stands twice makes the body unreadable.
+#[derive(Deserialize)]
+struct StartMembers {
+    #[serde(default, deserialize_with = "present")]
+    phone: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    locale: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    ttl: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    code_length: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    template: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    ip: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    metadata: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    limits: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct CheckMembers {
+    #[serde(default, deserialize_with = "present")]
+    phone: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    code: Option<Value>,
+}
+
+#[derive(Default)]
+struct Faults(Vec<Fault>);
+
+pub(super) fn start(body: &[u8], settings: &V1Settings) -> Result<Start, Problem> {
+    let members: StartMembers = members(body)?;
+    let mut faults = Faults::default();
+    let recipient = faults.required("/phone", members.phone, |phone| recipient(phone, settings));
+    let locale = faults.optional("/locale", members.locale, locale);
+    let ttl = faults.optional("/ttl", members.ttl, ttl);
+    let code_length = faults.optional("/code_length", members.code_length, code_length);
+    let template = faults.optional("/template", members.template, |template| {
+        let known = text(template).filter(|name| settings.templates.has(name));
+        known.map(str::to_owned).ok_or("must be the name of a template that is set up")
+    });
+    let ip = faults.optional("/ip", members.ip, |ip| {
+        let ip = text(ip).and_then(|text| text.parse().ok());
+        ip.ok_or("must be an IPv4 or IPv6 address")
+    });
+    let metadata = members.metadata.and_then(|value| faults.metadata(&value));
+    let limits =
+        members.limits.map_or_else(Vec::new, |value| faults.limits(&value, &settings.limits));
+    match recipient {
+        Some(recipient) if faults.0.is_empty() => {
+            Ok(Start { recipient, locale, ttl, code_length, template, ip, metadata, limits })
+        }
+        _ => Err(Problem::invalid(&faults.0)),
+    }
+}
+
+/// The code that is to be tried.
+pub(super) fn check(body: &[u8]) -> Result<Code, Problem> {
+    let members: CheckMembers = members(body)?;
+    let mut faults = Faults::default();
+    faults.required("/code", members.code, code).ok_or_else(|| Problem::invalid(&faults.0))
+}
+
+/// The code that is to be tried, and at which phone.
+pub(super) fn check_by_phone(
+    body: &[u8],
+    settings: &V1Settings,
+) -> Result<(PhoneNumber, Code), Problem> {
+    let members: CheckMembers = members(body)?;
+    let mut faults = Faults::default();
+    let phone = faults.required("/phone", members.phone, |value| {
+        let text = text(value).ok_or(numbering::InvalidNumber::Form.detail())?;
+        if let Some((phone, _)) = settings.test_number(numbering::as_written(text)) {
+            return Ok(phone.clone());
+        }
+        numbering::sent_to(text, settings.default_region).map_err(numbering::InvalidNumber::detail)
+    });
+    let code = faults.required("/code", members.code, code);
+    phone.zip(code).ok_or_else(|| Problem::invalid(&faults.0))
+}
+
+impl V1Settings {
+    fn test_number(&self, phone: Option<PhoneNumber>) -> Option<(&PhoneNumber, &Code)> {
+        self.test_numbers.get_key_value(&phone?)
+    }
+}
+
+impl Faults {
+    fn optional<T>(
+        &mut self,
+        pointer: &str,
+        value: Option<Value>,
+        read: impl FnOnce(&Value) -> Result<T, &'static str>,
+    ) -> Option<T> {
+        read(&value?).map_err(|rule| self.0.push(Fault::at(pointer, rule))).ok()
+    }
+
+    fn required<T>(
+        &mut self,
+        pointer: &str,
+        value: Option<Value>,
+        read: impl FnOnce(&Value) -> Result<T, &'static str>,
+    ) -> Option<T> {
+        if value.is_none() {
+            self.0.push(Fault::at(pointer, MISSING));
+        }
+        self.optional(pointer, value, read)
+    }
+
+    fn metadata(&mut self, value: &Value) -> Option<Metadata> {
+        const VALUE: &str = "must be a text of at most 256 characters";
+        let pairs = value.as_object().filter(|pairs| {
+            let named = |name: &String| (1..=MAX_METADATA_KEY).contains(&name.chars().count());
+            pairs.len() <= MAX_METADATA && pairs.keys().all(named)
+        });
+        let Some(pairs) = pairs else {
+            self.0.push(Fault::at("/metadata", PAIRS));
+            return None;
+        };
+        let fits = |text: &&str| text.chars().count() <= MAX_METADATA_VALUE;
+        let texts = self.members("/metadata", pairs, VALUE, |value| text(value).filter(fits));
+        let json = serde_json::to_string(&texts).expect("texts are JSON");
+        Some(Metadata::new(json))
+    }
+
+    fn limits(&mut self, value: &Value, settings: &SendLimits) -> Vec<(CustomLimit, String)> {
+        const VALUE: &str = "must be a text of 1 to 128 characters, none of them a control one";
+        let named = |name: &String| -> Option<CustomLimit> {
+            name.parse().ok().filter(|name| settings.custom.contains_key(name))
+        };
+        let known = value.as_object().filter(|keys| keys.keys().all(|name| named(name).is_some()));
+        let Some(keys) = known else {
+            self.0.push(Fault::at("/limits", "must have the names of limits that are set up only"));
+            return Vec::new();
+        };
+        let fits = |text: &&str| {
+            (1..=MAX_LIMIT_KEY).contains(&text.chars().count()) && !text.contains(char::is_control)
+        };
+        let texts = self.members("/limits", keys, VALUE, |value| text(value).filter(fits));
+        let limit = |(name, key): (&String, &str)| Some((named(name)?, key.to_owned()));
+        texts.into_iter().filter_map(limit).collect()
+    }
+
+    /// The members of an object that `read` takes; the others break `rule`.
+    fn members<'a>(
+        &mut self,
+        pointer: &str,
+        members: &'a Map<String, Value>,
+        rule: &'static str,
+        read: impl Fn(&'a Value) -> Option<&'a str>,
+    ) -> BTreeMap<&'a String, &'a str> {
+        let mut texts = BTreeMap::new();
+        for (name, value) in members {
+            if let Some(text) = read(value) {
+                texts.insert(name, text);
+            } else {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                self.0.push(Fault::at(format!("{pointer}/{name}"), rule));
+            }
+        }
+        texts
+    }
+}
+
+/// Takes `null` for a value, where serde takes it for none.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+fn members<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    // All of it: serde_json does not look into the texts of members that it skips.
+    let text = std::str::from_utf8(body).map_err(|_| ProblemKind::MalformedBody)?;
+    // serde would take an array for the struct.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(ProblemKind::MalformedBody.into());
+    }
+    // serde's own words may repeat what stands in the body.
+    serde_json::from_str(text).map_err(|_| ProblemKind::MalformedBody.into())
+}
+
+fn recipient(value: &Value, settings: &V1Settings) -> Result<Recipient, &'static str> {
+    let text = text(value).ok_or(numbering::InvalidNumber::Form.detail())?;
+    let of_a_test = |phone| {
+        let (phone, code) = settings.test_number(phone)?;
+        Some(Recipient::Test(phone.clone(), code.clone()))
+    };
+    if let Some(recipient) = of_a_test(numbering::as_written(text)) {
+        return Ok(recipient);
+    }
+    let number = numbering::number(text, settings.default_region)
+        .map_err(numbering::InvalidNumber::detail)?;
+    Ok(of_a_test(Some(number.phone.clone())).unwrap_or(Recipient::Number(number)))
+}
+
+fn locale(value: &Value) -> Result<String, &'static str> {
+    let is_tag = |tag: &&str| {
+        let mut parts = tag.split('-');
+        let language = |part: &str| {
+            (2..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphabetic())
+        };
+        let more = |part: &str| {
+            (2..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        };
+        tag.len() <= MAX_LOCALE && parts.next().is_some_and(language) && parts.all(more)
+    };
+    text(value).filter(is_tag).map(str::to_owned).ok_or("must be a language tag such as de-AT")
+}
+
+fn ttl(value: &Value) -> Result<Duration, &'static str> {
+    let seconds = whole(value).filter(|seconds| TTL.contains(seconds));
+    seconds.map(Duration::from_secs).ok_or("must be a whole number from 60 to 3600")
+}
+
+fn code_length(value: &Value) -> Result<CodeLength, &'static str> {
+    let digits = whole(value).and_then(|digits| usize::try_from(digits).ok());
+    digits.and_then(|digits| digits.try_into().ok()).ok_or("must be a whole number from 4 to 10")
+}
+
+fn code(value: &Value) -> Result<Code, &'static str> {
+    text(value).and_then(|text| text.parse().ok()).ok_or(DIGITS)
+}
+
+fn text(value: &Value) -> Option<&str> {
+    value.as_str()
+}
+
+/// JSON has one kind of number: 600.0 is whole.
+fn whole(value: &Value) -> Option<u64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    value.as_u64().or_else(|| {
+        let number = value.as_f64().filter(|it| it.fract() == 0.0 && (0.0..EXACT).contains(it))?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
+        Some(number as u64)
+    })
+}

@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
 };
 
-type Http = Client<HttpConnector, Full<bytes::Bytes>>;
+pub(super) type Http = Client<HttpConnector, Full<bytes::Bytes>>;
 
 pub(crate) const ACCEPTED: &str = "\"message successfuly sended\"";
 
@@ -30,7 +30,7 @@ pub(crate) struct Answers {
     pub(crate) slowest: Duration,
 }
 
-fn http() -> Http {
+pub(super) fn http() -> Http {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     Client::builder(TokioExecutor::new()).build(connector)

@@ -5,6 +5,7 @@ use proptest::{
     prelude::*,
     sample::{Index, select},
 };
+use tokio::time::Instant;
 
 use super::*;
 

@@ -1,6 +1,7 @@
 //! Whatever comes is answered, by the contract and without a word of what came.
 
 use axum::http::{HeaderName, HeaderValue};
+use domain::CarriedCode;
 use proptest::{collection, option, prelude::*, sample::select};
 use serde_json::{Value, json};
 use tokio::runtime;
@@ -12,15 +13,15 @@ const PHONE: &str = "89123456789";
 /// Keeps what it is given, or refuses it.
 #[derive(Clone)]
 struct Book {
-    stored: Arc<Mutex<Vec<NewMessage>>>,
+    stored: Arc<Mutex<Vec<NewSend>>>,
     refuses: Option<bool>,
 }
 
 impl Outbox for Book {
-    async fn enqueue(&self, message: NewMessage) -> Result<(), EnqueueError> {
-        self.stored.lock().unwrap().push(message);
+    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, EnqueueError> {
+        self.stored.lock().unwrap().push(send);
         match self.refuses {
-            None => Ok(()),
+            None => Ok(accepted()),
             Some(true) => Err(EnqueueError::Full),
             Some(false) => Err(EnqueueError::Unavailable("down".into())),
         }
@@ -140,13 +141,7 @@ proptest! {
         refuses in option::weighted(0.2, any::<bool>()),
     ) {
         let book = Book { stored: Arc::default(), refuses };
-        let settings = SubmitSettings {
-            code_length: 6.try_into().unwrap(),
-            code_ttl: Duration::from_secs(600),
-        };
-        let submit = SubmitMessage::new(book.clone(), StdRng::seed_from_u64(1), settings);
-        let metrics = ApiMetrics::register(&Registry::new()).unwrap();
-        let router = router(Arc::new(submit), metrics, ApiSettings::default());
+        let (router, _) = api(book.clone());
         let mut request = Request::builder().method(&*method).uri(&*target);
         request.headers_mut().unwrap().extend(headers.into_iter().map(|(n, v)| (Some(n), v)));
         let request = request.body(Body::from(body.clone())).unwrap();
@@ -164,7 +159,8 @@ proptest! {
         let told = format!("{:?} {text}", answer.headers);
         prop_assert!(!told.contains(PHONE), "{told}");
         if let Some(new) = stored.first() {
-            prop_assert!(!told.contains(new.message.code.as_str()), "{told}");
+            let CarriedCode::Clear { code, .. } = &new.message.code else { panic!() };
+            prop_assert!(!told.contains(code.as_str()), "{told}");
             let phone = new.message.phone.as_str();
             // Deeper than serde_json reads a value, it skips what is not asked for.
             if let Ok(value) = serde_json::from_slice::<Value>(&body) {

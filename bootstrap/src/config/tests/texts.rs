@@ -1,0 +1,92 @@
+use std::path::PathBuf;
+
+use super::*;
+
+/// A file that is there as long as this is.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, content: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("messager-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn complaint(settings: &[(&str, &str)]) -> String {
+    read(settings).unwrap_err().to_string()
+}
+
+#[test]
+fn texts_are_read_by_purpose_and_locale() {
+    let texts = r#"{"login":{"de-AT":"Einloggen mit {code}"},"default":{"de":"Ihr Code: {code}"}}"#;
+    let file = File::new("texts", texts);
+
+    let config = read(&[
+        ("TEMPLATES_FILE", file.path()),
+        ("SMS_WEBOTP_HOST", "example.com"),
+        ("SMS_APP_HASH", "FA+9qCX9VSu"),
+    ]);
+
+    let templates = config.unwrap().templates;
+    let code = "482915".parse().unwrap();
+    let text =
+        |purpose, locale| templates.render(templates.resolve(purpose, locale).as_ref(), &code);
+    let lines = "\nFA+9qCX9VSu\n\n@example.com #482915";
+    assert_eq!(text(Some("login"), Some("de-AT")), format!("Einloggen mit 482915{lines}"));
+    assert_eq!(text(Some("login"), Some("de")), format!("Ihr Code: 482915{lines}"));
+    assert_eq!(text(None, None), format!("Your code: 482915{lines}"));
+}
+
+#[test]
+fn bad_templates_fail_the_start() {
+    let texts = format!(
+        r#"{{"login":{{"de":"kein Platz","ru":"{{code}} {}","EN":"{{code}}!","en":"{{code}}?"}},
+            "log in":{{"de":"{{code}}!"}}}}"#,
+        "ы".repeat(70)
+    );
+    let file = File::new("bad", &texts);
+
+    let complaint = complaint(&[("TEMPLATES_FILE", file.path()), ("SMS_TEMPLATE", "{code}")]);
+
+    for expected in [
+        "TEMPLATES_FILE \"login/de\": an SMS template has {code} exactly once",
+        "TEMPLATES_FILE \"log in/de\": a text is named purpose/locale",
+        "TEMPLATES_FILE has two texts \"login/en\"",
+        "SMS text SMS_TEMPLATE: has nothing but the code",
+        "SMS text login/ru: takes 2 SMS in UCS-2 because of 'ы', and 1 are allowed",
+    ] {
+        assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");
+    }
+    assert_eq!(complaint.lines().count(), 1 + 5, "{complaint}");
+}
+
+#[test]
+fn a_longer_text_may_be_allowed() {
+    let long = format!("Code: {{code}}{}", "a".repeat(160));
+    let settings = [("SMS_TEMPLATE", &*long), ("SMS_MAX_SEGMENTS", "2")];
+
+    assert!(complaint(&settings[..1]).contains("takes 2 SMS in GSM-7, and 1 are allowed"));
+    assert!(read(&settings).is_ok());
+}
+
+#[test]
+fn a_file_that_is_no_list_of_texts_is_refused() {
+    for (name, content) in [("json", "{"), ("list", "[]"), ("flat", r#"{"login":"{code}!"}"#)] {
+        let file = File::new(name, content);
+        let complaint = complaint(&[("TEMPLATES_FILE", file.path())]);
+        assert!(complaint.contains("TEMPLATES_FILE must be JSON of purpose"), "{complaint}");
+    }
+    let complaint = complaint(&[("TEMPLATES_FILE", "/nowhere/texts.json")]);
+    assert!(complaint.contains("\"/nowhere/texts.json\", which cannot be read"), "{complaint}");
+}

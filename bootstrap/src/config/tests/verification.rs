@@ -1,0 +1,324 @@
+use adapters_http::ApiAuth;
+use application::{DrawnKeys, KeySource, ResendPolicy};
+use domain::{GuardMode, NumberRules, Pacing, SendLimits, Windows};
+
+use super::*;
+
+const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const EVENTS_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+fn verification(settings: &[(&str, &str)]) -> VerificationConfig {
+    read(settings).unwrap().verification
+}
+
+/// What is said of bad settings.
+fn complaint(settings: &[(&str, &str)]) -> String {
+    read(settings).unwrap_err().to_string()
+}
+
+fn windows(text: &str) -> Windows {
+    text.parse().unwrap()
+}
+
+#[test]
+fn nothing_set_has_the_defaults_of_the_domain() {
+    let VerificationConfig { sends, api_phone_limits, numbers, guard, events, retention, .. } =
+        verification(&[]);
+
+    assert_eq!(sends.limits, SendLimits::default());
+    assert_eq!((sends.pacing, sends.resend_policy), (Pacing::default(), ResendPolicy::Same));
+    assert_eq!(api_phone_limits, windows("20/1h"));
+    assert_eq!(numbers.rules, NumberRules::default());
+    assert!(numbers.default_region.is_none() && numbers.test.is_empty());
+    let rules: Vec<String> = guard.rules_in_force().iter().map(ToString::to_string).collect();
+    assert_eq!(rules, ["prefix:50:10:shadow", "region:1000:5:shadow"]);
+    assert_eq!(guard.window, Duration::from_secs(3_600));
+    assert!(events.is_none());
+    assert_eq!(retention, 30 * DAY);
+}
+
+#[test]
+fn api_auth_defaults() {
+    let auth = |settings: &[(&str, &str)]| verification(settings).api_auth;
+
+    assert_eq!(auth(&[]), ApiAuth::None);
+    assert_eq!(auth(PREDECESSOR), ApiAuth::V1);
+    assert_eq!(auth(&[PREDECESSOR, &[("API_AUTH", "none")]].concat()), ApiAuth::None);
+    assert_eq!(auth(&[("API_AUTH", "all")]), ApiAuth::All);
+}
+
+#[test]
+fn a_phone_limit_that_is_set_holds_for_both() {
+    for (set, limit) in [("3/1m", "3/1m"), ("off", "off"), (" 1/1s, 2/1d ", "1/1s,2/1d")] {
+        let VerificationConfig { sends, api_phone_limits, .. } =
+            verification(&[("LIMIT_PHONE", set)]);
+
+        assert_eq!((sends.limits.phone, api_phone_limits), (windows(limit), windows(limit)));
+    }
+}
+
+#[test]
+fn every_limit_can_be_set() {
+    let limits = verification(&[
+        ("LIMIT_IP", "off"),
+        ("LIMIT_PREFIX", "1000/1h"),
+        ("LIMIT_REGION", "1000/1m,1000000/30d"),
+        ("LIMIT_KEY", "5/1s"),
+        ("LIMIT_CHECK", "3/1h"),
+        ("LIMIT_CUSTOM", "device=5/1d; tenant-2=off"),
+    ])
+    .sends
+    .limits;
+
+    assert_eq!(limits.phone, SendLimits::default().phone);
+    assert_eq!((limits.ip, limits.prefix), (Windows::OFF, windows("1000/1h")));
+    assert_eq!(limits.region, windows("1000/1m,1000000/30d"));
+    assert_eq!((limits.key, limits.check), (windows("5/1s"), windows("3/1h")));
+    let custom: Vec<_> = limits.custom.iter().map(|(name, it)| (name.as_str(), it)).collect();
+    assert_eq!(custom, [("device", &windows("5/1d")), ("tenant-2", &Windows::OFF)]);
+}
+
+#[test]
+fn bad_values_are_reported_with_what_is_allowed() {
+    let complaint = complaint(&[
+        ("API_AUTH", "yes"),
+        ("LIMIT_PHONE", "5"),
+        ("LIMIT_IP", "5/1h,6/1h"),
+        ("LIMIT_PREFIX", "0/1h"),
+        ("LIMIT_REGION", "1/31d"),
+        ("LIMIT_KEY", "1/1h,1/2h,1/3h,1/4h"),
+        ("LIMIT_CHECK", "1000001/1h"),
+        ("LIMIT_CUSTOM", "ip=5/1h"),
+        ("RESEND_AFTER", "60,0"),
+        ("RESEND_POLICY", "other"),
+        ("REGIONS", "DE,at"),
+        ("REFUSED_NUMBER_TYPES", "fax"),
+        ("DEFAULT_REGION", "Germany"),
+        ("GUARD", "on"),
+        ("GUARD_WINDOW", "59"),
+        ("GUARD_RULES", "prefix:50:101"),
+        ("TEST_NUMBERS_IN_RELEASE", "yes"),
+        ("SMS_MAX_SEGMENTS", "11"),
+        ("SMS_WEBOTP_HOST", "https://example.com"),
+        ("SMS_APP_HASH", "short"),
+        ("EVENTS_ALLOW_PRIVATE", "1"),
+        ("VERIFICATION_RETENTION", "0"),
+    ]);
+
+    for expected in [
+        "API_AUTH is \"yes\", and must be one of none, v1, all",
+        "LIMIT_PHONE is \"5\", and must be off, or 1 to 3 limits",
+        "LIMIT_IP is \"5/1h,6/1h\"",
+        "LIMIT_PREFIX is \"0/1h\"",
+        "LIMIT_REGION is \"1/31d\"",
+        "LIMIT_KEY is",
+        "LIMIT_CHECK is \"1000001/1h\"",
+        "LIMIT_CUSTOM is \"ip=5/1h\", and must be name=limits by semicolon",
+        "RESEND_AFTER is \"60,0\", and must be 1 to 9 whole numbers",
+        "RESEND_POLICY is \"other\", and must be one of same, new",
+        "REGIONS is \"DE,at\", and must be *, none, or codes",
+        "REFUSED_NUMBER_TYPES is \"fax\", and must be none, or some",
+        "DEFAULT_REGION is \"Germany\", and must be a code of two",
+        "GUARD is \"on\", and must be one of off, shadow, enforce",
+        "GUARD_WINDOW is \"59\", and must be seconds, a whole number from 60",
+        "GUARD_RULES is \"prefix:50:101\", and must be rules by comma",
+        "TEST_NUMBERS_IN_RELEASE is \"yes\", and must be one of refuse, allow",
+        "SMS_MAX_SEGMENTS is \"11\", and must be a whole number from 1 to 10",
+        "SMS_WEBOTP_HOST is \"https://example.com\", and must be a DNS name",
+        "SMS_APP_HASH is \"short\", and must be 11 characters",
+        "EVENTS_ALLOW_PRIVATE is \"1\", and must be one of true, false",
+        "VERIFICATION_RETENTION is \"0\", and must be a whole number from 1 to 3650",
+    ] {
+        assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");
+    }
+    assert_eq!(complaint.lines().count(), 1 + 22, "{complaint}");
+}
+
+#[test]
+fn names_of_custom_limits_are_not_given_twice() {
+    for bad in ["device=5/1d;device=6/1d", "device", "Device=5/1d", "device=5", "a=1/1h;", ";"] {
+        assert!(complaint(&[("LIMIT_CUSTOM", bad)]).contains("LIMIT_CUSTOM is"), "{bad}");
+    }
+}
+
+/// A key, a code and a password stand in these: what is said of a bad one must not repeat it.
+#[test]
+fn a_bad_secret_is_named_and_not_repeated() {
+    let secret = "c2VjcmV0";
+    let complaint = complaint(&[
+        ("CODE_PEPPER", &format!("p1:{secret}")),
+        ("PAYLOAD_KEY", &format!("k1:{KEY}{secret},k1:{KEY}")),
+        ("TEST_NUMBERS", &format!("+79991234567:{secret}")),
+        ("EVENTS_URL", &format!("ftp://user:{secret}@example.com")),
+        ("EVENTS_SECRET", secret),
+    ]);
+
+    for expected in [
+        "CODE_PEPPER cannot be used: 1 to 4 keys by comma, each id:base64 of 32 bytes",
+        "PAYLOAD_KEY cannot be used: ",
+        "TEST_NUMBERS must be +phone:code by comma",
+        "EVENTS_URL must begin with http:// or https:// and a host",
+        "EVENTS_SECRET cannot be used: 1 to 4 of whsec_",
+    ] {
+        assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");
+    }
+    assert_eq!(complaint.lines().count(), 1 + 5, "{complaint}");
+    assert!(!complaint.contains(secret) && !complaint.contains("1234567"), "{complaint}");
+}
+
+#[test]
+fn good_secrets_are_shown_nowhere() {
+    let key = format!("p1:{KEY}");
+    let config = read(&[
+        ("APP_MODE", "debug"),
+        ("CODE_PEPPER", &key),
+        ("PAYLOAD_KEY", &key),
+        ("TEST_NUMBERS", "+79990000000:482915"),
+        ("EVENTS_URL", "https://user:c2VjcmV0@example.com"),
+        ("EVENTS_SECRET", EVENTS_SECRET),
+    ]);
+
+    let shown = format!("{:?}", config.unwrap());
+
+    for secret in [KEY, "482915", "79990000000", "c2VjcmV0", EVENTS_SECRET] {
+        assert!(!shown.contains(secret), "{secret} is in:\n{shown}");
+    }
+}
+
+#[test]
+fn a_payload_key_is_drawn_only_where_the_queue_is_in_the_sqlite_file() {
+    let payload = |settings: &[(&str, &str)]| match verification(settings).vault.payload {
+        KeySource::Set(_) => "set",
+        KeySource::Drawn => "drawn",
+        KeySource::Absent => "absent",
+    };
+    let set = ("PAYLOAD_KEY", &*format!("k1:{KEY}"));
+
+    assert_eq!(payload(&[]), "drawn");
+    assert_eq!(payload(&[("PRODUCER_URL", "kafka:9092")]), "absent");
+    assert_eq!(payload(&[("CONSUMER_URL", "kafka:9092")]), "absent");
+    let postgres: Vec<_> =
+        PREDECESSOR.iter().copied().filter(|(name, _)| name.starts_with("POSTGRES")).collect();
+    assert_eq!(payload(&postgres), "absent");
+    assert_eq!(payload(&[set]), "set");
+    assert_eq!(payload(&[PREDECESSOR, &[set]].concat()), "set");
+}
+
+#[test]
+fn a_pepper_that_is_not_set_is_drawn() {
+    let two = format!("p2:{KEY}, p1:{KEY}");
+
+    assert!(matches!(verification(&[]).vault.peppers, KeySource::Drawn));
+    let KeySource::Set(peppers) = verification(&[("CODE_PEPPER", &two)]).vault.peppers else {
+        panic!("not set")
+    };
+    assert_eq!(peppers.first().id().as_str(), "p2");
+}
+
+#[test]
+fn numbers_are_let_through_by_region_and_type() {
+    let rules = |regions, types| {
+        let settings = [("REGIONS", regions), ("REFUSED_NUMBER_TYPES", types)];
+        verification(&settings).numbers.rules
+    };
+
+    assert_eq!(rules("*", "none"), NumberRules { allowed: None, refused: [].into() });
+    let some = rules("DE, AT", "voip,pager");
+    let allowed: Vec<_> = some.allowed.iter().flatten().map(|it| it.as_str().to_owned()).collect();
+    assert_eq!((allowed, some.refused.len()), (vec!["AT".to_owned(), "DE".to_owned()], 2));
+    assert_eq!(rules("none", "none").allowed, Some([].into()));
+    let german = verification(&[("DEFAULT_REGION", "DE")]).numbers.default_region;
+    assert_eq!(german, "DE".parse().ok());
+}
+
+#[test]
+fn test_numbers_are_refused_in_release_mode_unless_allowed() {
+    let test = ("TEST_NUMBERS", "+79990000000:000000, +4915100000000:1234");
+
+    assert!(complaint(&[test]).contains("TEST_NUMBERS are refused with APP_MODE=release"));
+    for allowed in [("APP_MODE", "debug"), ("TEST_NUMBERS_IN_RELEASE", "allow")] {
+        let numbers = verification(&[test, allowed]).numbers.test;
+        assert_eq!(numbers[&"79990000000".parse().unwrap()].as_str(), "000000");
+        assert_eq!(numbers[&"4915100000000".parse().unwrap()].as_str(), "1234");
+    }
+    assert!(read(&[("TEST_NUMBERS_IN_RELEASE", "refuse")]).is_ok());
+}
+
+#[test]
+fn a_test_number_is_a_phone_and_a_code_and_stands_once() {
+    for bad in [
+        "79990000000:000000",
+        "+79990000000",
+        "+79990000000:12",
+        "+1:000000",
+        "+79990000000:000000,+79990000000:111111",
+    ] {
+        let complaint = complaint(&[("APP_MODE", "debug"), ("TEST_NUMBERS", bad)]);
+        assert!(complaint.contains("TEST_NUMBERS must be"), "{bad}: {complaint}");
+    }
+}
+
+#[test]
+fn the_mode_of_a_guard_is_that_of_its_rules_unless_they_say_another() {
+    let rules = ("GUARD_RULES", "prefix:1:10, region:2:20:shadow,region:3:30:enforce");
+    let shown = |guard: GuardConfig| {
+        guard.rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+
+    let enforced = verification(&[("GUARD", "enforce"), rules]).guard;
+    let off = verification(&[("GUARD", "off"), rules, ("GUARD_WINDOW", "60")]).guard;
+
+    assert_eq!(enforced.mode, Some(GuardMode::Enforce));
+    assert_eq!(enforced.rules_in_force(), enforced.rules);
+    assert_eq!(shown(enforced), "prefix:1:10:enforce region:2:20:shadow region:3:30:enforce");
+    assert!(off.rules_in_force().is_empty());
+    assert_eq!((off.rules.len(), off.window), (3, Duration::from_secs(60)));
+}
+
+#[test]
+fn events_go_to_an_url_and_are_signed() {
+    let url = ("EVENTS_URL", "https://example.com/hook");
+    let secret = ("EVENTS_SECRET", EVENTS_SECRET);
+
+    let events = verification(&[url, secret, ("EVENTS_ALLOW_PRIVATE", "true")]).events.unwrap();
+    assert_eq!(events.url, "https://example.com/hook");
+    assert!(events.allow_private);
+    assert!(!verification(&[url, secret]).events.unwrap().allow_private);
+    assert!(verification(&[secret]).events.is_none());
+    assert!(complaint(&[url]).contains("EVENTS_SECRET is missing"));
+}
+
+#[test]
+fn warnings_tell_what_is_open() {
+    let warnings = |settings: &[(&str, &str)]| read(settings).unwrap().warnings();
+    let none = [PREDECESSOR, &[("API_AUTH", "none")]].concat();
+    let test = [("APP_MODE", "debug"), ("API_AUTH", "all"), ("TEST_NUMBERS", "+7999000000:0000")];
+
+    assert!(warnings(&[("API_AUTH", "all")]).is_empty());
+    let [api] = &warnings(PREDECESSOR)[..] else { panic!("not one") };
+    assert!(api.contains("/api is open") && api.contains("port 8080"), "{api}");
+    let [both, release] = &warnings(&none)[..] else { panic!("not two") };
+    assert!(both.contains("/api and /v1 are open"), "{both}");
+    assert!(release.contains("API_AUTH=none with APP_MODE=release"), "{release}");
+    let [test] = &warnings(&test)[..] else { panic!("not one") };
+    assert!(test.contains("one of 1 numbers") && !test.contains("7999"), "{test}");
+    // The embedded default is for trying.
+    assert_eq!(warnings(&[]).len(), 1);
+}
+
+#[test]
+fn warns_at_every_start_about_a_drawn_pepper() {
+    let drawn = DrawnKeys { pepper: true, payload_key: true };
+    let warning = |settings: &[(&str, &str)]| read(settings).unwrap().warning_of_drawn(drawn);
+
+    let file = warning(&[("SQLITE_PATH", "a.db")]).unwrap();
+    let table = warning(PREDECESSOR).unwrap();
+
+    assert!(file.contains("the file a.db.secrets"), "{file}");
+    assert!(table.contains("the table secret"), "{table}");
+    for part in ["CODE_PEPPER is not set", "messager secrets show", "messager secrets forget"] {
+        assert!(file.contains(part), "{part} is not in {file}");
+    }
+    let set = DrawnKeys { pepper: false, payload_key: true };
+    assert!(read(&[]).unwrap().warning_of_drawn(set).is_none());
+}

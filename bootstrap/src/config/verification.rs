@@ -1,0 +1,277 @@
+//! The settings of verification: who may ask, how often, for which numbers, and with which keys.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    time::Duration,
+};
+
+use adapters_http::ApiAuth;
+use adapters_persistence::DatabaseSettings;
+use application::{KeySource, ResendPolicy, SendSettings, VaultSettings};
+use domain::{
+    Code, CustomLimit, EventSecrets, GuardMode, GuardRule, InvalidGuardRule, NumberRules,
+    PhoneNumber, Region, SendLimits, Windows,
+};
+
+use super::{DAY, Mode, Reader};
+
+/// What verification needs beside the pipeline.
+#[derive(Debug, Clone)]
+pub struct VerificationConfig {
+    pub api_auth: ApiAuth,
+    /// What holds on `/v1`.
+    pub sends: SendSettings,
+    /// What holds on `/api`, which knows of a phone and of nothing else.
+    pub api_phone_limits: Windows,
+    /// For a process that makes codes and one that sends them; each may need less.
+    pub vault: VaultSettings,
+    pub numbers: NumberConfig,
+    pub guard: GuardConfig,
+    /// None: nobody is told.
+    pub events: Option<EventsConfig>,
+    pub retention: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NumberConfig {
+    pub rules: NumberRules,
+    /// Where a number without a country belongs; none: it is not taken.
+    pub default_region: Option<Region>,
+    /// To these nothing is sent, and their codes are always the same.
+    pub test: HashMap<PhoneNumber, Code>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// None: it is off.
+    pub mode: Option<GuardMode>,
+    /// Also of a guard that is off: a replay asks them.
+    pub rules: Vec<GuardRule>,
+    pub window: Duration,
+}
+
+#[derive(Clone)]
+pub struct EventsConfig {
+    pub url: http::Uri,
+    pub secrets: EventSecrets,
+    /// Whether the URL may lead to a machine of our own network.
+    pub allow_private: bool,
+}
+
+const WINDOWS: &str = "off, or 1 to 3 limits by comma, each of another period: \
+    1 to 1000000 in at most 30d, such as 5/1h,10/1d";
+/// Of an older client, which cannot check and so asks again.
+const API_PHONE: &str = "20/1h";
+const GUARD_RULES: &str = "prefix:50:10,region:1000:5";
+
+impl GuardConfig {
+    /// The rules that are asked before each send; none while the guard is off.
+    pub fn rules_in_force(&self) -> Vec<GuardRule> {
+        if self.mode.is_some() { self.rules.clone() } else { Vec::new() }
+    }
+}
+
+/// Reads rules by comma. `mode` is that of those that name none.
+pub fn guard_rules(text: &str, mode: GuardMode) -> Result<Vec<GuardRule>, InvalidGuardRule> {
+    text.split(',').map(|rule| GuardRule::parse(rule, mode)).collect()
+}
+
+/// `has_kafka`: whether any Kafka is set. `database` and `mode` are none where theirs are bad.
+pub(super) fn read(
+    env: &mut Reader<'_>,
+    database: Option<&DatabaseSettings>,
+    has_kafka: bool,
+    mode: Option<Mode>,
+) -> Option<VerificationConfig> {
+    let is_sqlite = matches!(database, Some(DatabaseSettings::Sqlite(_)));
+    let api_auth = env.choice(
+        "API_AUTH",
+        if is_sqlite { "none" } else { "v1" },
+        &[("none", ApiAuth::None), ("v1", ApiAuth::V1), ("all", ApiAuth::All)],
+    );
+    let (limits, api_phone_limits) = limits(env);
+    let vault = vault(env, is_sqlite && !has_kafka);
+    let pacing = env.parsed(
+        "RESEND_AFTER",
+        "1 to 9 whole numbers of seconds from 1 to 3600, by comma",
+        "60,90,120",
+        |text| text.parse().ok(),
+    );
+    let resend_policy = env.choice(
+        "RESEND_POLICY",
+        "same",
+        &[("same", ResendPolicy::Same), ("new", ResendPolicy::New)],
+    );
+    let numbers = numbers(env, mode);
+    let guard = guard(env);
+    let events = events(env);
+    let retention = env.number("VERIFICATION_RETENTION", 30, 1, 3_650).map(|days: u32| DAY * days);
+
+    Some(VerificationConfig {
+        api_auth: api_auth?,
+        sends: SendSettings { limits, pacing: pacing?, resend_policy: resend_policy? },
+        api_phone_limits,
+        vault,
+        numbers: numbers?,
+        guard: guard?,
+        events,
+        retention: retention?,
+    })
+}
+
+/// The limits of `/v1`, and that of a phone on `/api`.
+fn limits(env: &mut Reader<'_>) -> (SendLimits, Windows) {
+    let defaults = SendLimits::default();
+    let phone: Option<Windows> = env.optional("LIMIT_PHONE", WINDOWS);
+    let api_phone = || API_PHONE.parse().expect("the default is a window");
+    let api_phone = phone.clone().unwrap_or_else(api_phone);
+    let limits = SendLimits {
+        phone: phone.unwrap_or(defaults.phone),
+        ip: env.optional("LIMIT_IP", WINDOWS).unwrap_or(defaults.ip),
+        prefix: env.optional("LIMIT_PREFIX", WINDOWS).unwrap_or(defaults.prefix),
+        region: env.optional("LIMIT_REGION", WINDOWS).unwrap_or(defaults.region),
+        key: env.optional("LIMIT_KEY", WINDOWS).unwrap_or(defaults.key),
+        check: env.optional("LIMIT_CHECK", WINDOWS).unwrap_or(defaults.check),
+        custom: custom_limits(env),
+    };
+    (limits, api_phone)
+}
+
+fn custom_limits(env: &mut Reader<'_>) -> BTreeMap<CustomLimit, Windows> {
+    if env.text("LIMIT_CUSTOM").is_none() {
+        return BTreeMap::new();
+    }
+    let allowed = format!(
+        "name=limits by semicolon, such as device=5/1d;tenant=100/1h: each name once, none of \
+         ours, a letter and up to 31 more of a-z, 0-9 and -; limits as {WINDOWS}"
+    );
+    let limits = env.parsed("LIMIT_CUSTOM", &allowed, "", |text| {
+        let mut limits = BTreeMap::new();
+        for limit in text.split(';') {
+            let (name, windows) = limit.split_once('=')?;
+            let known = limits.insert(name.trim().parse().ok()?, windows.trim().parse().ok()?);
+            if known.is_some() {
+                return None;
+            }
+        }
+        Some(limits)
+    });
+    limits.unwrap_or_default()
+}
+
+/// Where the queue is in the SQLite file, codes pass through it, and what is deleted there can be
+/// read for long: so they are sealed, with a key that is drawn if none is set. Elsewhere they are
+/// carried as before, and only who sets a key on both sides of Kafka has them sealed.
+fn vault(env: &mut Reader<'_>, is_embedded: bool) -> VaultSettings {
+    let unset = if is_embedded { KeySource::Drawn } else { KeySource::Absent };
+    VaultSettings {
+        peppers: env.secret("CODE_PEPPER").map_or(KeySource::Drawn, KeySource::Set),
+        payload: env.secret("PAYLOAD_KEY").map_or(unset, KeySource::Set),
+    }
+}
+
+fn numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<NumberConfig> {
+    let allowed = env.parsed(
+        "REGIONS",
+        "*, none, or codes of two capital letters by comma, such as DE,AT",
+        "*",
+        |text| match text {
+            "*" => Some(None),
+            text => list(text).map(Some),
+        },
+    );
+    let refused = env.parsed(
+        "REFUSED_NUMBER_TYPES",
+        "none, or some by comma of mobile, fixed_line_or_mobile, fixed_line, toll_free, \
+         premium_rate, shared_cost, voip, personal_number, pager, uan, voicemail, unknown",
+        "fixed_line,premium_rate,shared_cost,toll_free,voip,pager,uan,voicemail,personal_number",
+        list,
+    );
+    let default_region = env.optional("DEFAULT_REGION", "a code of two capital letters");
+    let test = test_numbers(env, mode);
+    Some(NumberConfig {
+        rules: NumberRules { allowed: allowed?, refused: refused? },
+        default_region,
+        test: test?,
+    })
+}
+
+/// Words by comma, or `none`.
+fn list<T: std::str::FromStr, L: Default + FromIterator<T>>(text: &str) -> Option<L> {
+    if text == "none" {
+        return Some(L::default());
+    }
+    text.split(',').map(|word| word.trim().parse().ok()).collect()
+}
+
+fn test_numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<HashMap<PhoneNumber, Code>> {
+    let in_release =
+        env.choice("TEST_NUMBERS_IN_RELEASE", "refuse", &[("refuse", false), ("allow", true)]);
+    let text = env.text("TEST_NUMBERS").unwrap_or_default();
+    let mut numbers = HashMap::new();
+    for number in text.split(',').filter(|number| !number.trim().is_empty()) {
+        let read = number.trim().split_once(':').and_then(|(phone, code)| {
+            Some((phone.strip_prefix('+')?.parse().ok()?, code.parse().ok()?))
+        });
+        let is_new = read.is_some_and(|(phone, code)| numbers.insert(phone, code).is_none());
+        if !is_new {
+            // Not shown: a code stands in it.
+            env.problem(
+                "TEST_NUMBERS",
+                "must be +phone:code by comma, such as +79990000000:000000: each phone once, \
+                 with 7 to 15 digits; codes have 4 to 10",
+            );
+            return None;
+        }
+    }
+    if !numbers.is_empty() && mode == Some(Mode::Release) && in_release == Some(false) {
+        env.problem(
+            "TEST_NUMBERS",
+            "are refused with APP_MODE=release: whoever knows one is verified without an SMS; \
+             TEST_NUMBERS_IN_RELEASE=allow takes them all the same",
+        );
+    }
+    in_release.map(|_| numbers)
+}
+
+fn guard(env: &mut Reader<'_>) -> Option<GuardConfig> {
+    let mode = env.choice(
+        "GUARD",
+        "shadow",
+        &[
+            ("off", None),
+            ("shadow", Some(GuardMode::Shadow)),
+            ("enforce", Some(GuardMode::Enforce)),
+        ],
+    );
+    let window = env.seconds("GUARD_WINDOW", 3_600, 60, 604_800);
+    let of_rule = mode.flatten().unwrap_or(GuardMode::Shadow);
+    let rules = env.parsed(
+        "GUARD_RULES",
+        "rules by comma, each prefix or region, the least number of sends and a percentage of \
+         approvals from 1 to 100, and if it is to differ from GUARD, shadow or enforce: \
+         prefix:50:10,region:1000:5:enforce",
+        GUARD_RULES,
+        |text| guard_rules(text, of_rule).ok(),
+    );
+    Some(GuardConfig { mode: mode?, rules: rules?, window: window? })
+}
+
+fn events(env: &mut Reader<'_>) -> Option<EventsConfig> {
+    let allow_private =
+        env.choice("EVENTS_ALLOW_PRIVATE", "false", &[("true", true), ("false", false)]);
+    let secrets = env.secret("EVENTS_SECRET");
+    let url = env.url("EVENTS_URL");
+    if url.is_some() && env.text("EVENTS_SECRET").is_none() {
+        env.problem("EVENTS_SECRET", "is missing: what is posted to EVENTS_URL is signed");
+    }
+    Some(EventsConfig { url: url?, secrets: secrets?, allow_private: allow_private? })
+}
+
+/// Leaves the URL out: a password may stand in it.
+impl fmt::Debug for EventsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventsConfig({:?} …)", self.secrets)
+    }
+}

@@ -1,0 +1,59 @@
+//! What is allowed and should not stay so.
+
+use adapters_http::ApiAuth;
+use adapters_persistence::DatabaseSettings;
+use application::DrawnKeys;
+
+use super::{Config, Mode};
+
+impl Config {
+    /// What whoever runs an API should know at each start.
+    pub fn warnings(&self) -> Vec<String> {
+        let auth = self.verification.api_auth;
+        let mut warnings = Vec::new();
+        if auth != ApiAuth::All {
+            let open = if auth == ApiAuth::None { "/api and /v1 are" } else { "/api is" };
+            warnings.push(format!(
+                "{open} open to all who reach port {}, on all addresses: keep it from the public, \
+                 or set API_AUTH=all",
+                self.api_port
+            ));
+        }
+        let is_postgres = matches!(self.database, DatabaseSettings::Postgres(_));
+        if auth == ApiAuth::None && self.mode == Mode::Release && is_postgres {
+            warnings.push(
+                "API_AUTH=none with APP_MODE=release: make keys with `messager keys create` and \
+                 set API_AUTH=v1"
+                    .to_owned(),
+            );
+        }
+        let tests = self.verification.numbers.test.len();
+        if tests > 0 {
+            warnings.push(format!(
+                "TEST_NUMBERS is set: whoever knows one of {tests} numbers and its code is \
+                 verified without an SMS"
+            ));
+        }
+        warnings
+    }
+
+    /// What whoever runs a process with drawn keys should know at each start of it.
+    pub fn warning_of_drawn(&self, drawn: DrawnKeys) -> Option<String> {
+        drawn.pepper.then(|| {
+            format!(
+                "CODE_PEPPER is not set: the one in use was drawn and stands in {}, where whoever \
+                 reads the database may read it too. `messager secrets show` prints the line for \
+                 your .env, and `messager secrets forget` then removes it there",
+                self.secrets_place()
+            )
+        })
+    }
+
+    /// Where drawn keys are kept.
+    pub fn secrets_place(&self) -> String {
+        match &self.database {
+            DatabaseSettings::Sqlite(path) => format!("the file {}.secrets", path.display()),
+            DatabaseSettings::Postgres(_) => "the table secret".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+use std::{sync::Arc, time::Duration};
+
+use adapters_http::{
+    ApiAuth, ApiMetrics, ApiSettings, ServerLimits, V1, V1Settings, docs_router, page_router,
+    router, serve, v1_router,
+};
+use adapters_persistence::{
+    CoalescingOutbox, OutboxSettings, SqlAnswers, SqlApiKeys, SqlGuard, SqlVerifications,
+};
+use anyhow::{Context, bail};
+use application::{
+    AnswerOnce, Authorize, CancelVerification, Chain, CheckCode, FindVerification, FlushGuard,
+    Guard, ResendVerification, StartVerification, SubmitMessage, SubmitSettings, Vault,
+    ports::{ApiKeys, GuardCounts, StoreError, Verifications},
+};
+use tokio::{
+    net::TcpListener,
+    sync::Notify,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::seeded;
+use crate::{Process, config::Config, metrics::GuardMetrics};
+
+/// How many connections verifications have beside the writers of the outbox.
+const CONNECTIONS: u32 = 8;
+
+/// Accepts messages, begins verifications and checks codes on the API port. Returns what is told
+/// when a message was stored.
+pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
+    let config = process.config.clone();
+    let port = config.api_port;
+    let listener = TcpListener::bind(("0.0.0.0", port))
+        .await
+        .with_context(|| format!("listen on APP_PORT {port}"))?;
+    tracing::info!(address = %listener.local_addr()?, "accepting messages");
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+
+    let events = config.verification.events.is_some();
+    let settings = OutboxSettings { events, ..OutboxSettings::default() };
+    let writing = process.database("api", u32::try_from(settings.writers)? + 1);
+    let usable = process.watch_database(writing.clone());
+    let (outbox, mut writers) = CoalescingOutbox::start(&writing, settings);
+    let stored = outbox.stored();
+    let database = process.database_of_single_rows("verification", CONNECTIONS);
+    let verifications = Arc::new(SqlVerifications::new(database.clone()).with_events(events));
+    let keys = Arc::new(Authorize::new(SqlApiKeys::new(database.clone())));
+    let guard = Arc::new(Guard::new(
+        config.verification.guard.rules_in_force(),
+        config.verification.guard.window,
+    ));
+
+    let submit = SubmitMessage::new(
+        outbox.clone(),
+        seeded()?,
+        vault.clone(),
+        SubmitSettings {
+            code_length: config.code_length,
+            code_ttl: config.code_ttl,
+            phone_limits: config.verification.api_phone_limits.clone(),
+        },
+    );
+    let sends = config.verification.sends.clone();
+    let resend = Arc::new(ResendVerification::new(
+        Arc::clone(&verifications),
+        seeded()?,
+        vault.clone(),
+        Arc::clone(&guard),
+        sends.clone(),
+    ));
+    let v1 = V1 {
+        start: StartVerification::new(outbox, Arc::clone(&resend)),
+        resend,
+        check: CheckCode::new(
+            Arc::clone(&verifications),
+            vault.clone(),
+            Arc::clone(&guard),
+            &sends.limits.check,
+        ),
+        find: FindVerification::new(Arc::clone(&verifications)),
+        cancel: CancelVerification::new(Arc::clone(&verifications)),
+        answers: AnswerOnce::new(SqlAnswers::new(database.clone()), vault),
+        auth: Arc::clone(&keys),
+    };
+    let metrics = ApiMetrics::register(&process.registry)?;
+    let api = ApiSettings { auth: config.verification.api_auth, ..ApiSettings::default() };
+    let mut router = router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), api)
+        .merge(v1_router(Arc::new(v1), metrics, Arc::new(v1_settings(&config))))
+        .merge(docs_router());
+    if process.is_embedded() {
+        router = router.merge(page_router());
+    }
+
+    // Cancelled when the last request has been answered.
+    let served = CancellationToken::new();
+    house(process, &usable, verifications, config.verification.retention);
+    if !config.verification.guard.rules_in_force().is_empty() {
+        let counts = SqlGuard::new(database).with_events(events);
+        let metrics = GuardMetrics::register(&process.registry)?;
+        flush(process, &usable, served.clone(), FlushGuard::new(guard, counts), metrics);
+    }
+    if config.verification.api_auth != ApiAuth::None {
+        look_after(process, &usable, served.clone(), keys);
+    }
+
+    // Idle connections too: pools of clients and load balancers keep theirs for a while.
+    let limits = ServerLimits {
+        head_timeout: Duration::from_secs(30),
+        farewell: Duration::from_millis(250),
+        ..ServerLimits::default()
+    };
+    let stop = process.stop.clone();
+    process.spawn(async move {
+        let _served = served.drop_guard();
+        tokio::select! {
+            () = serve(listener, router, limits, stop) => {}
+            _ = writers.join_next() => bail!("a writer of the outbox ended before its time"),
+        }
+        // The last request has gone, and with it the outbox: what is queued is stored, then the
+        // writers end.
+        writers.join_all().await;
+        Ok(())
+    });
+    Ok(stored)
+}
+
+fn v1_settings(config: &Config) -> V1Settings {
+    let verification = &config.verification;
+    V1Settings {
+        numbers: verification.numbers.rules.clone(),
+        default_region: verification.numbers.default_region,
+        auth: verification.api_auth,
+        limits: verification.sends.limits.clone(),
+        templates: Arc::clone(&config.templates),
+        code_length: config.code_length,
+        ttl: config.code_ttl,
+        pacing: verification.sends.pacing.clone(),
+        test_numbers: verification.numbers.test.clone(),
+        body_timeout: ApiSettings::default().body_timeout,
+    }
+}
+
+/// Ends verifications whose time is up, and removes what nobody needs any more.
+fn house<V: Verifications + Send>(
+    process: &mut Process,
+    usable: &CancellationToken,
+    verifications: Arc<V>,
+    retention: Duration,
+) {
+    const EXPIRE: Duration = Duration::from_secs(5);
+    /// In rounds: ten minutes. It looks at whole tables.
+    const PRUNE: u32 = 120;
+    let (usable, stop) = (usable.clone(), process.stop.clone());
+    process.spawn(async move {
+        let work = async {
+            usable.cancelled().await;
+            let mut rounds = 0_u32;
+            loop {
+                until_none(|| verifications.expire(), "verifications were not ended").await;
+                if rounds.is_multiple_of(PRUNE) {
+                    until_none(|| verifications.prune(retention), "old rows stay").await;
+                }
+                rounds = rounds.wrapping_add(1);
+                sleep(EXPIRE).await;
+            }
+        };
+        stop.run_until_cancelled(work).await;
+        Ok(())
+    });
+}
+
+/// Goes on as long as there is something left to do.
+async fn until_none<F>(mut act: impl FnMut() -> F, failure: &'static str)
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
+    loop {
+        match act().await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "{failure}");
+                return;
+            }
+        }
+    }
+}
+
+/// Adds what the guard has counted here to what all processes have.
+fn flush<C: GuardCounts + Send>(
+    process: &mut Process,
+    usable: &CancellationToken,
+    served: CancellationToken,
+    guard: FlushGuard<C>,
+    metrics: GuardMetrics,
+) {
+    const PAUSE: Duration = Duration::from_millis(250);
+    let usable = usable.clone();
+    process.spawn(async move {
+        if served.run_until_cancelled(usable.cancelled()).await.is_none() {
+            return Ok(());
+        }
+        loop {
+            // Once more at the end: what was sent since the last flush counts.
+            let is_last = served.run_until_cancelled(sleep(PAUSE)).await.is_none();
+            match guard.execute().await {
+                Ok(flushed) => metrics.flushed(&flushed),
+                Err(error) => {
+                    tracing::warn!(error = %Chain(&error), "the guard's counts were not shared");
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    });
+}
+
+/// Keeps the API keys that are known up to date, and notes their use.
+fn look_after<K: ApiKeys + Send>(
+    process: &mut Process,
+    usable: &CancellationToken,
+    served: CancellationToken,
+    keys: Arc<Authorize<K>>,
+) {
+    const REFRESH: Duration = Duration::from_secs(5);
+    const NOTE: u32 = 12;
+    let usable = usable.clone();
+    process.spawn(async move {
+        if served.run_until_cancelled(usable.cancelled()).await.is_none() {
+            return Ok(());
+        }
+        let mut ticks = interval(REFRESH);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = 0_u32;
+        loop {
+            let is_last = served.run_until_cancelled(ticks.tick()).await.is_none();
+            if !is_last && let Err(error) = keys.refresh().await {
+                tracing::warn!(error = %Chain(&error), "API keys were not read");
+            }
+            rounds = rounds.wrapping_add(1);
+            if (is_last || rounds.is_multiple_of(NOTE))
+                && let Err(error) = keys.note_use().await
+            {
+                tracing::warn!(error = %Chain(&error), "the use of API keys was not noted");
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    });
+}

@@ -1,0 +1,107 @@
+use std::{sync::Arc, time::Duration};
+
+use adapters_broker::{EmbeddedQueue, Stream};
+use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
+use adapters_persistence::{SqlDeliveryLedger, SqlPartitionLeases};
+use application::{Chain, DeliverSettings, Vault, ports::StartFrom};
+use rand_core::Rng;
+use tokio::time::sleep;
+
+use super::{seeded, stream};
+use crate::{
+    Process,
+    config::GatewayConfig,
+    consumer::{Consumer, ConsumerSettings},
+    metrics::DeliveryMetrics,
+};
+
+/// How often old entries leave the ledger.
+const PRUNE: Duration = Duration::from_secs(600);
+
+/// Brings messages from the broker to the gateway. What is sealed is opened with the keys of
+/// `vault`; nothing is read before it is open.
+pub fn consumer(
+    process: &mut Process,
+    queue: Option<EmbeddedQueue>,
+    vault: Vault,
+) -> anyhow::Result<()> {
+    let config = process.config.clone();
+    let database = process.database("consumer", 10);
+    let usable = process.watch_database(database.clone());
+    let stream = match queue {
+        Some(queue) => Stream::Embedded(queue),
+        None => stream(&config, &database, &config.consumer.topic, &vault),
+    };
+    let first = match stream {
+        Stream::Kafka(_) => StartFrom::Latest,
+        Stream::Embedded(_) => StartFrom::Earliest,
+    };
+    let (gateway, longest_call) = match config.gateway {
+        GatewayConfig::Console => {
+            (Gateway::Console(ConsoleGateway::stdout()), Duration::from_secs(1))
+        }
+        GatewayConfig::Webhook { url, timeout, deduplicates } => {
+            let settings = WebhookSettings { url, timeout, deduplicates };
+            (Gateway::Webhook(WebhookGateway::new(settings)?), timeout)
+        }
+    };
+    let topic = config.consumer.topic;
+    let member = member()?;
+    let ledger = SqlDeliveryLedger::new(
+        database.clone(),
+        config.group.clone(),
+        topic.clone(),
+        member.clone(),
+    )
+    .with_events(config.verification.events.is_some());
+    let (pruned, retention, stop) =
+        (ledger.clone(), config.delivery_retention, process.stop.clone());
+    process.spawn(async move {
+        while stop.run_until_cancelled(sleep(PRUNE)).await.is_some() {
+            if let Err(error) = pruned.prune(retention).await {
+                tracing::warn!(error = %Chain(&error), "the ledger was not pruned");
+            }
+        }
+        Ok(())
+    });
+    let consumer = Consumer {
+        leases: SqlPartitionLeases::new(database, config.group, topic, member),
+        ledger: Arc::new(ledger),
+        stream: Arc::new(stream),
+        gateway: Arc::new(gateway),
+        settings: ConsumerSettings {
+            // An SQLite file is one machine's, and its renewals cost next to nothing.
+            lease_ttl: Duration::from_secs(if process.is_embedded() { 3 } else { 10 }),
+            start_from: config.start_from.unwrap_or(first),
+            deliver: DeliverSettings {
+                templates: config.templates,
+                vault: vault.clone(),
+                default_ttl: config.code_ttl,
+                concurrency: config.concurrency,
+                in_hand: 1_000.max(2 * config.concurrency),
+                // The gateway keeps its own limit; this one is for when it does not.
+                call_limit: longest_call + Duration::from_secs(2),
+            },
+        },
+        metrics: DeliveryMetrics::register(&process.registry)?,
+        readiness: process.readiness.clone(),
+        stop: process.stop.clone(),
+    };
+    let stop = process.stop.clone();
+    process.spawn(async move {
+        let usable = async {
+            usable.cancelled().await;
+            vault.opened().await;
+        };
+        match stop.run_until_cancelled(usable).await {
+            Some(()) => consumer.run().await,
+            None => Ok(()),
+        }
+    });
+    Ok(())
+}
+
+/// A name that no other consumer has, and that tells an operator which process it is.
+fn member() -> anyhow::Result<String> {
+    Ok(format!("{}-{:016x}", std::process::id(), seeded()?.next_u64()))
+}

@@ -1,0 +1,101 @@
+use std::time::Duration;
+
+use adapters_persistence::{Database, DatabaseSettings, FileSecrets, SqlSecrets};
+use application::{
+    Chain, KeySource, OpenError, OpenVault, Vault, VaultSettings,
+    ports::{Secrets, StoreError},
+};
+use tokio::time::sleep;
+
+use super::seeded;
+use crate::{Process, config::Config};
+
+/// Where drawn keys are kept: beside the SQLite file, or in a table.
+#[derive(Debug)]
+pub enum StoredSecrets {
+    File(FileSecrets),
+    Sql(SqlSecrets),
+}
+
+impl StoredSecrets {
+    pub fn new(config: &Config, database: &Database) -> Self {
+        match &config.database {
+            DatabaseSettings::Sqlite(path) => Self::File(FileSecrets::beside(path)),
+            DatabaseSettings::Postgres(_) => Self::Sql(SqlSecrets::new(database.clone())),
+        }
+    }
+}
+
+impl Secrets for StoredSecrets {
+    async fn keep(&self, name: &str, drawn: &str) -> Result<String, StoreError> {
+        match self {
+            Self::File(secrets) => secrets.keep(name, drawn).await,
+            Self::Sql(secrets) => secrets.keep(name, drawn).await,
+        }
+    }
+
+    async fn find(&self, name: &str) -> Result<Option<String>, StoreError> {
+        match self {
+            Self::File(secrets) => secrets.find(name).await,
+            Self::Sql(secrets) => secrets.find(name).await,
+        }
+    }
+
+    async fn forget(&self, name: &str) -> Result<bool, StoreError> {
+        match self {
+            Self::File(secrets) => secrets.forget(name).await,
+            Self::Sql(secrets) => secrets.forget(name).await,
+        }
+    }
+}
+
+/// Opens the vault as soon as what it needs of the database is there, and says at each start which
+/// keys are not the operator's.
+pub fn open_vault(
+    process: &mut Process,
+    vault: Vault,
+    settings: VaultSettings,
+) -> anyhow::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(500);
+    let config = process.config.clone();
+    let secrets = StoredSecrets::new(&config, &process.database("keys", 1));
+    let open = OpenVault::new(secrets, seeded()?, vault, settings);
+    let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
+    process.spawn(async move {
+        let opening = async {
+            loop {
+                match open.execute().await {
+                    Ok(drawn) => {
+                        if let Some(warning) = config.warning_of_drawn(drawn) {
+                            tracing::warn!("{warning}");
+                        }
+                        readiness.set_up("keys");
+                        return Ok(());
+                    }
+                    Err(error @ OpenError::Damaged(_)) => return Err(error.into()),
+                    // The database is not there yet, or its schema; or a file may not be read.
+                    Err(error) => readiness.set_down("keys", Chain(&error)),
+                }
+                sleep(PAUSE).await;
+            }
+        };
+        match stop.run_until_cancelled(opening).await {
+            Some(Err(error)) => return Err(error),
+            // A task that ends before the others ends the process.
+            Some(Ok(())) => stop.cancelled().await,
+            None => {}
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// A vault for one command that reads what was sealed, opened now.
+pub async fn unlock(config: &Config, database: &Database) -> anyhow::Result<Vault> {
+    let vault = Vault::default();
+    let payload = config.verification.vault.payload.clone();
+    let settings = VaultSettings { peppers: KeySource::Absent, payload };
+    let secrets = StoredSecrets::new(config, database);
+    OpenVault::new(secrets, seeded()?, vault.clone(), settings).execute().await?;
+    Ok(vault)
+}

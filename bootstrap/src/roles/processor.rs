@@ -1,0 +1,135 @@
+use std::{sync::Arc, time::Duration};
+
+use adapters_broker::{Broker, EmbeddedQueue, KafkaBroker, KafkaPublisherSettings};
+use adapters_gateway::{EventSinkSettings, WebhookEventSink};
+use adapters_persistence::{Database, SqlBacklog, SqlEventOutbox};
+use anyhow::Context;
+use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings, Vault};
+use tokio::{sync::Notify, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{embedded_queue, kafka, seeded};
+use crate::{
+    Process,
+    config::EventsConfig,
+    metrics::{EventMetrics, RelayMetrics},
+    relay::{Pauses, relay, sweep},
+};
+
+/// How often records that nobody needs any more leave the embedded queue.
+const TRIM: Duration = Duration::from_secs(5);
+
+/// Moves messages from the outbox to the broker, and tells others of events. `stored` may tell of
+/// new messages.
+pub fn processor(
+    process: &mut Process,
+    queue: Option<EmbeddedQueue>,
+    stored: Arc<Notify>,
+) -> anyhow::Result<()> {
+    let config = process.config.clone();
+    let database = process.database("processor", 4);
+    let usable = process.watch_database(database.clone());
+    let metrics = RelayMetrics::register(&process.registry)?;
+    let broker = match queue {
+        Some(queue) => Broker::Embedded(queue),
+        // It only writes, and what is sealed goes out as it is.
+        None if config.producer.servers.is_empty() => Broker::Embedded(embedded_queue(
+            &database,
+            &config.producer,
+            config.code_ttl,
+            &Vault::default(),
+        )),
+        None => Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {
+            kafka: kafka(&config.producer, "messager-processor"),
+            partitions: config.topic_partitions,
+            replication_factor: config.topic_replication,
+        })),
+    };
+    if let Broker::Embedded(queue) = &broker {
+        let (queue, ttl, stop) = (queue.clone(), config.code_ttl, process.stop.clone());
+        process.spawn(async move {
+            while stop.run_until_cancelled(sleep(TRIM)).await.is_some() {
+                // What is older than its code is never sent; twice that, for good measure.
+                if let Err(error) = queue.trim(2 * ttl).await {
+                    tracing::warn!(error = %Chain(&error), "the queue was not trimmed");
+                }
+            }
+            Ok(())
+        });
+    }
+    let backlog = SqlBacklog::new(database.clone(), config.producer.topic.clone());
+    let batch = RelayBatch::new(
+        backlog.clone(),
+        broker,
+        RelaySettings {
+            batch: config.batch,
+            lease: config.reservation,
+            confirm_within: config.confirm_within,
+        },
+    );
+    let pauses = Pauses {
+        shortest: Duration::from_millis(2),
+        longest: config.reservation.min(Duration::from_millis(50)),
+    };
+    let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
+    let (size, usable_too) = (usize::try_from(config.batch.get())?, usable.clone());
+    let swept = (backlog, metrics.clone(), stop.clone());
+    if let Some(events) = config.verification.events {
+        tell(process, database, events, usable.clone())?;
+    }
+    process.spawn(async move {
+        if stop.run_until_cancelled(usable.cancelled()).await.is_some() {
+            relay(batch, size, pauses, stored, metrics, readiness, stop).await;
+        }
+        Ok(())
+    });
+    process.spawn(async move {
+        let (backlog, metrics, stop) = swept;
+        if stop.run_until_cancelled(usable_too.cancelled()).await.is_some() {
+            sweep(backlog, metrics, stop).await;
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// Tells others of events, for as long as the process runs.
+fn tell(
+    process: &mut Process,
+    database: Database,
+    events: EventsConfig,
+    usable: CancellationToken,
+) -> anyhow::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(500);
+    let EventsConfig { url, secrets, allow_private } = events;
+    let settings = EventSinkSettings { allow_private, ..EventSinkSettings::new(url, secrets) };
+    let sink = WebhookEventSink::new(settings).context("EVENTS_URL")?;
+    let outbox = Arc::new(SqlEventOutbox::new(database));
+    let settings = EventSettings::default();
+    let deliver = DeliverEvents::new(outbox, Arc::new(sink), seeded()?, settings);
+    let metrics = EventMetrics::register(&process.registry)?;
+    let stop = process.stop.clone();
+    process.spawn(async move {
+        if stop.run_until_cancelled(usable.cancelled()).await.is_none() {
+            return Ok(());
+        }
+        while !stop.is_cancelled() {
+            // Dropped in its middle where told to stop: what was not settled is told again.
+            let Some(told) = stop.run_until_cancelled(deliver.execute()).await else {
+                return Ok(());
+            };
+            match told {
+                Ok(told) => {
+                    metrics.told(&told);
+                    if told.claimed == settings.batch {
+                        continue;
+                    }
+                }
+                Err(error) => tracing::warn!(error = %Chain(&error), "no events told"),
+            }
+            stop.run_until_cancelled(sleep(PAUSE)).await;
+        }
+        Ok(())
+    });
+    Ok(())
+}

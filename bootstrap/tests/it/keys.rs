@@ -1,0 +1,58 @@
+//! Who may ask.
+
+use std::time::Duration;
+
+use super::support::{Client, Stack, eventually, post};
+
+#[tokio::test]
+async fn a_key_is_made_used_and_revoked() {
+    let Some(stack) = Stack::new().await else { return };
+    let api = stack.start("api", &[]).ready().await;
+    let client = Client::new(api.port);
+    let messager = async |args: &[&str]| {
+        let output = stack.start("messager", &[]).args(args).output().await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+
+    // On PostgreSQL nobody gets at `/v1` without one; `/api` is as it was.
+    assert_eq!(client.start("+79991234567").await.problem(), (401, "unauthorized"));
+    assert_eq!(post(api.port, "79991234567").await.0, 200);
+
+    let create = ["keys", "create", "--name", "shop", "--scopes", "send"];
+    let key = messager(&create).await.trim().to_owned();
+    let shop = client.with_key(&key);
+    // What processes know of keys is up to a second old.
+    let id = eventually("a key that works", Duration::from_secs(5), async || {
+        let started = shop.start("+79997654321").await;
+        (started.status != 401).then(|| started.id())
+    })
+    .await;
+    assert_eq!(shop.check(&id, "000000").await.problem(), (403, "forbidden"));
+    assert_eq!(shop.find(&id).await.problem(), (403, "forbidden"));
+    assert_eq!(client.with_key("msk_0").find(&id).await.problem(), (401, "unauthorized"));
+
+    let list = messager(&["keys", "list"]).await;
+    let line = list.lines().find(|line| line.contains("shop")).expect(&list);
+    assert!(!list.contains(&key));
+    let key_id = line.split('\t').next().unwrap();
+    messager(&["keys", "revoke", key_id]).await;
+    eventually("revoked", Duration::from_secs(8), async || {
+        (shop.find(&id).await.status == 401).then_some(())
+    })
+    .await;
+
+    let log = api.stderr();
+    assert!(!log.contains(&key) && !log.contains("9991234567"), "{log}");
+    assert!(log.contains("CODE_PEPPER is not set"), "{log}");
+    assert!(log.contains("/api is open"), "{log}");
+}
+
+#[tokio::test]
+async fn with_all_nobody_gets_in_without_a_key() {
+    let Some(stack) = Stack::new().await else { return };
+    let api = stack.start("api", &[("API_AUTH", "all")]).ready().await;
+
+    assert_eq!(post(api.port, "79991234567").await.0, 401);
+    assert!(!api.stderr().contains("is open"), "{}", api.stderr());
+}

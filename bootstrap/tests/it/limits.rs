@@ -1,0 +1,125 @@
+//! Floods are stopped, and what is stopped is told.
+
+use serde_json::json;
+
+use super::support::{Client, Stack, eventually, post};
+
+const OPEN: (&str, &str) = ("API_AUTH", "none");
+
+#[tokio::test]
+async fn both_surfaces_hold_to_the_limit_of_a_phone() {
+    let Some(stack) = Stack::new().await else { return };
+    let api = stack.start("api", &[OPEN, ("LIMIT_PHONE", "3/1h")]).ready().await;
+    let client = Client::new(api.port);
+
+    for _ in 0..3 {
+        assert_eq!(post(api.port, "79991234567").await.0, 200);
+    }
+    let (status, body) = post(api.port, "79991234567").await;
+    assert_eq!((status, &*body), (429, r#"{"error":"too many messages to this number"}"#));
+    for _ in 0..3 {
+        let id = client.start("+79991234568").await.id();
+        client.post(&format!("/v1/verifications/{id}/cancel"), &json!({})).await;
+    }
+    let refused = client.start("+79991234568").await;
+    assert_eq!(refused.problem(), (429, "quota-exceeded"));
+    assert_eq!(refused.body["violated-policies"], json!(["phone-1h"]));
+    assert!(refused.headers["ratelimit-policy"].contains(r#""phone-1h";q=3;w=3600"#));
+    assert!(refused.headers["ratelimit"].starts_with(r#""phone-1h";r=0;t="#));
+    let wait: u64 = refused.headers["retry-after"].parse().unwrap();
+    assert!((3_590..=3_600).contains(&wait), "{wait}");
+
+    assert_eq!(stack.postgres.number("SELECT count(*) FROM outbox").await, 6);
+    assert_eq!(client.start("+79991234569").await.status, 202);
+}
+
+#[tokio::test]
+async fn an_ip_and_a_name_of_the_callers_own_have_limits_too() {
+    let Some(stack) = Stack::new().await else { return };
+    let settings = [OPEN, ("LIMIT_IP", "2/1h"), ("LIMIT_CUSTOM", "device=1/1d")];
+    let api = stack.start("api", &settings).ready().await;
+    let client = Client::new(api.port);
+    let start = async |number: u32, more: serde_json::Value| {
+        let mut body = json!({ "phone": format!("+7999123{number:04}") });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        client.post("/v1/verifications", &body).await
+    };
+
+    for (number, ip) in [(1, "2001:db8::1"), (2, "2001:db8::ffff")] {
+        assert_eq!(start(number, json!({ "ip": ip })).await.status, 202);
+    }
+    // The same /64.
+    let refused = start(3, json!({ "ip": "2001:db8::2" })).await;
+    assert_eq!(refused.body["violated-policies"], json!(["ip-1h"]));
+    assert_eq!(start(3, json!({ "ip": "2001:db8:0:1::2" })).await.status, 202);
+
+    assert_eq!(start(4, json!({ "limits": { "device": "a" } })).await.status, 202);
+    let refused = start(5, json!({ "limits": { "device": "a" } })).await;
+    assert_eq!(refused.body["violated-policies"], json!(["device-1d"]));
+    assert_eq!(start(5, json!({ "limits": { "device": "b" } })).await.status, 202);
+}
+
+#[tokio::test]
+async fn the_guard_notes_a_flood_in_shadow_and_stops_it_in_enforce() {
+    const FLOOD: usize = 60;
+    let Some(stack) = Stack::new().await else { return };
+    let rules = [OPEN, ("GUARD_RULES", "prefix:20:10")];
+    let flood = async |mode: &'static str, prefix: u32| {
+        let settings = [rules[0], rules[1], ("GUARD", mode)];
+        let api = stack.start("api", &settings).ready().await;
+        let client = Client::new(api.port);
+        let (mut passed, mut blocked) = (0, 0);
+        for number in 0..FLOOD {
+            match client.start(&format!("+7{prefix}{number:04}")).await {
+                answer if answer.status == 202 => passed += 1,
+                answer => {
+                    assert_eq!(answer.problem(), (403, "abnormal-usage-detected"));
+                    blocked += 1;
+                }
+            }
+        }
+        // Other prefixes are nobody's victims.
+        assert_eq!(client.start("+79167654321").await.status / 100, 2);
+        (passed, blocked, api)
+    };
+
+    let (passed, blocked, shadow) = flood("shadow", 999_123).await;
+    assert_eq!((passed, blocked), (FLOOD, 0));
+    // What was counted since the last flush is stored at the end.
+    shadow.stop("TERM").await;
+    forget(&stack, "+79167654321").await;
+    let (passed, blocked, enforce) = flood("enforce", 999_124).await;
+    assert_eq!((passed, blocked), (20, FLOOD - 20));
+
+    let noted = |mode: &'static str| {
+        let stack = &stack;
+        async move {
+            stack
+                .postgres
+                .number(&format!("SELECT count(*) FROM guard_decision WHERE mode = '{mode}'"))
+                .await
+        }
+    };
+    eventually("decisions", std::time::Duration::from_secs(5), async || {
+        (noted("enforce").await == 40).then_some(())
+    })
+    .await;
+    assert_eq!(noted("shadow").await, 40);
+    drop(enforce);
+
+    let replay = ["guard", "replay", "--rules", "prefix:30:10"];
+    let told = stack.start("messager", &[]).args(&replay).output().await;
+    let told = String::from_utf8(told.stdout).unwrap();
+    let line = told.lines().find(|line| line.contains("7999123")).expect(&told);
+    let fields: Vec<_> = line.split('\t').collect();
+    // Of sixty, none approved: thirty would have gone out before the rule, thirty not.
+    assert_eq!(fields[2..], ["60", "0", "30", "0"], "{told}");
+}
+
+async fn forget(stack: &Stack, phone: &str) {
+    use sea_orm::ConnectionTrait;
+    // A verification that is pending would be sent again.
+    let phone = phone.trim_start_matches('+');
+    let sql = format!("DELETE FROM phone WHERE phone = '{phone}'");
+    stack.postgres.connection.execute_unprepared(&sql).await.unwrap();
+}

@@ -5,7 +5,7 @@ CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs boundaries deploy-check chaos mutants services services-stop up down logs
+.PHONY: help run build test check fmt lint docs boundaries deploy-check chaos bench mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -23,6 +23,13 @@ test: ## everything, on a real PostgreSQL and a real Kafka; then two minutes of 
 chaos: ## faults under load, CHAOS_MINUTES of them (30), drawn by CHAOS_SEED
 	cargo build --release --bins
 	scripts/services run $(TARGET)/release/chaos run --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+BENCH := bench/results/$(shell date +%Y-%m-%d).json
+
+bench: ## what it does beside what its parts can do, as a table and as JSON
+	cargo build --release --workspace --bins --example drain
+	mkdir -p bench/results
+	scripts/services run $(TARGET)/release/bench run --report $(BENCH) $(BENCH_ARGS)
 
 mutants: ## broken variants of the service, each of which `chaos` must catch
 	cargo build --package lab

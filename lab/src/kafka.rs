@@ -10,15 +10,17 @@ use std::{
 use anyhow::{Context, bail};
 use rskafka::{
     BackoffConfig,
+    chrono::DateTime,
     client::{
         Client, ClientBuilder,
-        partition::{OffsetAt, UnknownTopicHandling},
+        partition::{Compression, OffsetAt, UnknownTopicHandling},
     },
+    record::Record,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::Command,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::environment::variable;
@@ -196,6 +198,51 @@ impl Topic {
             }
         };
         timeout(PATIENCE, made).await.context("the topic did not come back")
+    }
+
+    /// Another topic on the same broker, for a look at what the broker itself can do.
+    pub async fn beside(&self) -> anyhow::Result<Self> {
+        let beside = Self { name: format!("{}_beside", self.name), address: self.address.clone() };
+        beside.create(1).await?;
+        Ok(beside)
+    }
+
+    /// Publishes single small records, one after the other, and reads each. The medians of the
+    /// times until one was acknowledged, and until one that was acknowledged was read.
+    pub async fn probe(&self, records: usize) -> anyhow::Result<(Duration, Duration)> {
+        let client = client(&self.address).await?;
+        let partition = client.partition_client(&self.name, 0, UnknownTopicHandling::Retry).await?;
+        let (mut produced, mut fetched) = (Vec::new(), Vec::new());
+        for _ in 0..records {
+            let record = Record {
+                key: Some(b"79001234567".to_vec()),
+                value: Some(vec![b'0'; 100]),
+                headers: BTreeMap::new(),
+                timestamp: DateTime::UNIX_EPOCH,
+            };
+            let begun = Instant::now();
+            let offsets = partition.produce(vec![record], Compression::NoCompression).await?;
+            produced.push(begun.elapsed());
+            let offset = offsets.first().copied().context("no offset")?;
+            let begun = Instant::now();
+            partition.fetch_records(offset, 1..100_000, 1_000).await?;
+            fetched.push(begun.elapsed());
+        }
+        produced.sort_unstable();
+        fetched.sort_unstable();
+        Ok((produced[records / 2], fetched[records / 2]))
+    }
+
+    /// How many records were published to it.
+    pub async fn length(&self) -> anyhow::Result<usize> {
+        let client = client(&self.address).await?;
+        let mut length = 0;
+        for partition in self.partitions().await? {
+            let reader =
+                client.partition_client(&self.name, partition, UnknownTopicHandling::Error).await?;
+            length += reader.get_offset(OffsetAt::Latest).await?;
+        }
+        Ok(usize::try_from(length)?)
     }
 
     pub async fn partitions(&self) -> anyhow::Result<Vec<i32>> {

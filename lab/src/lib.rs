@@ -2,6 +2,7 @@
 //!
 //! Nothing here links a crate of the service: what is tried is what is shipped.
 
+pub mod bench;
 pub mod checker;
 pub mod clock;
 pub mod environment;

@@ -62,22 +62,26 @@ impl Postgres {
 
     /// Makes a database and connects to it.
     pub async fn create_database(&self, name: &str) -> anyhow::Result<PgPool> {
-        let options = |database: &str| {
-            PgConnectOptions::new_without_pgpass()
-                .host(&self.host)
-                .port(self.port)
-                .username(&self.user)
-                .password(&self.password)
-                .database(database)
-                .application_name("lab")
-        };
-        let admin =
-            PgPoolOptions::new().max_connections(1).connect_with(options("postgres")).await?;
+        let admin = self.admin().await?;
         let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
         sqlx::query(create).execute(&admin).await?;
         admin.close().await;
         let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(5));
-        Ok(pool.connect_lazy_with(options(name)))
+        Ok(pool.connect_lazy_with(self.options(name)))
+    }
+
+    async fn admin(&self) -> sqlx::Result<PgPool> {
+        PgPoolOptions::new().max_connections(1).connect_with(self.options("postgres")).await
+    }
+
+    fn options(&self, database: &str) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .username(&self.user)
+            .password(&self.password)
+            .database(database)
+            .application_name("lab")
     }
 
     /// The settings that lead a process of the service to a database, through `port`.
@@ -92,6 +96,25 @@ impl Postgres {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()
+    }
+
+    /// How a client program of PostgreSQL is told where a database is.
+    pub fn client_args(&self, database: &str) -> Vec<String> {
+        let port = self.port.to_string();
+        ["-h", &self.host, "-p", &port, "-U", &self.user, database].map(ToOwned::to_owned).to_vec()
+    }
+
+    pub fn client_env(&self) -> [(&'static str, &str); 1] {
+        [("PGPASSWORD", &self.password)]
+    }
+
+    /// Removes a database, whoever is still connected to it.
+    pub async fn drop_database(&self, name: &str) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        let drop = sqlx::AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"));
+        sqlx::query(drop).execute(&admin).await?;
+        admin.close().await;
+        Ok(())
     }
 
     /// Restarts the server, and returns when it answers again.

@@ -26,6 +26,8 @@ pub enum Role {
     Api,
     Processor,
     Consumer,
+    /// All three in one; not one of [`Role::ALL`].
+    Messager,
 }
 
 /// One process of the service, under a name that stays when it is started again.
@@ -57,6 +59,7 @@ impl fmt::Display for Role {
             Self::Api => "api",
             Self::Processor => "processor",
             Self::Consumer => "consumer",
+            Self::Messager => "messager",
         })
     }
 }
@@ -176,10 +179,19 @@ impl Process {
                 if matches!(ready, Ok(true)) {
                     return;
                 }
-                sleep(Duration::from_millis(50)).await;
+                sleep(Duration::from_millis(5)).await;
             }
         };
         timeout(patience, wait).await.with_context(|| format!("{} was not ready", self.name))
+    }
+
+    /// Its number, if it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.state().child.as_ref()?.id()
+    }
+
+    pub fn metrics_port(&self) -> u16 {
+        self.metrics_port
     }
 
     fn pid(&self) -> Option<Pid> {

@@ -187,6 +187,7 @@ impl Stage {
                 links.push((LinkKind::ApiPostgres, to_postgres, postgres));
                 links.push((LinkKind::ClientApi, other, own));
             }
+            Role::Messager => {}
             Role::Processor => {
                 set(
                     "PRODUCER_URL",

@@ -34,6 +34,8 @@ pub struct Plan {
     pub env: Vec<(&'static str, String)>,
     /// Settings of single processes, by role and number.
     pub more: fn(Role, usize, &Plan) -> Vec<(String, String)>,
+    /// Whether triggers watch the tables for writes that may not be.
+    pub is_watched: bool,
     /// How long the gateway takes for a slow phone.
     pub slowness: Duration,
     /// Whatever else `more` needs.
@@ -49,6 +51,9 @@ pub struct Slot {
 
 #[derive(Debug)]
 pub struct Stand {
+    pub postgres: Postgres,
+    /// Of the database and of the topic.
+    pub name: String,
     pub database: PgPool,
     pub topic: Topic,
     pub kafka_address: String,
@@ -75,6 +80,7 @@ impl Plan {
             consumers: 3,
             env: Vec::new(),
             more: |_, _, _| Vec::new(),
+            is_watched: true,
             slowness: Duration::ZERO,
             library: None,
         }
@@ -108,6 +114,9 @@ impl Stand {
         let tape = Tape::default();
         let desk = Desk::open(tape.clone(), plan.slowness).await?;
         let mut stand = Self {
+            database_settings: postgres.settings(&name, postgres.port),
+            postgres,
+            name,
             database,
             topic,
             kafka_address: variable("TEST_KAFKA")?,
@@ -116,11 +125,12 @@ impl Stand {
             slots: Vec::new(),
             api_ports: Vec::new(),
             folder: plan.folder.clone(),
-            database_settings: postgres.settings(&name, postgres.port),
         };
         let bins = plan.bins.first().context("no binaries")?;
         stand.migrate(bins).await?;
-        ledger::watch(&stand.database).await.context("watch the tables")?;
+        if plan.is_watched {
+            ledger::watch(&stand.database).await.context("watch the tables")?;
+        }
         for (role, count) in [
             (Role::Consumer, plan.consumers),
             (Role::Processor, plan.processors),
@@ -151,6 +161,7 @@ impl Stand {
                 set("APP_PORT", ports[0].to_string());
                 self.api_ports.push(ports[0]);
             }
+            Role::Messager => {}
             Role::Processor => set("PRODUCER_URL", self.kafka_address.clone()),
             Role::Consumer => {
                 set("CONSUMER_URL", self.kafka_address.clone());
@@ -167,6 +178,21 @@ impl Stand {
             .iter()
             .map(|bins| Process::new(role, number, bins, &plan.folder, ports[1], env.clone()));
         self.slots.push(Slot { versions: versions.collect(), current: AtomicUsize::new(0) });
+    }
+
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.slots.iter().map(Slot::process)
+    }
+
+    /// The settings that lead a process to the database.
+    pub fn database_settings(&self) -> &[(String, String)] {
+        &self.database_settings
+    }
+
+    /// Removes the database with all that is in it; nothing can be asked of the stand after that.
+    pub async fn drop_database(&self) -> anyhow::Result<()> {
+        self.database.close().await;
+        self.postgres.drop_database(&self.name).await
     }
 
     /// Starts the processes of these roles, and waits until they are ready.

@@ -66,6 +66,9 @@ struct Record {
     slow: BTreeMap<u64, Vec<String>>,
     /// Phones that nobody asked for.
     strangers: u64,
+    /// Messages that were called for, and those that were accepted.
+    called: usize,
+    accepted: usize,
     /// Some of the answers that may not be.
     samples: Vec<String>,
 }
@@ -114,9 +117,11 @@ impl Tape {
 
     pub fn answer(&self, number: u64, reply: Reply) {
         let at = self.micros();
-        if let Some(entry) = self.record().entry(number) {
+        let mut record = self.record();
+        if let Some(entry) = record.entry(number) {
             (entry.answered, entry.reply) = (at, reply);
         }
+        record.accepted += usize::from(reply == Reply::Accepted);
     }
 
     /// Keeps an answer that may not be, to be shown.
@@ -144,6 +149,8 @@ impl Tape {
                     entry.others += 1;
                 }
                 entry.calls = entry.calls.saturating_add(1);
+                let is_first = entry.calls == 1;
+                record.called += usize::from(is_first);
             }
             _ => record.strangers += 1,
         }
@@ -152,9 +159,7 @@ impl Tape {
     /// How many messages were called for, and how many were accepted.
     pub fn progress(&self) -> (usize, usize) {
         let record = self.record();
-        let called = record.entries.iter().filter(|entry| entry.calls > 0).count();
-        let accepted = record.entries.iter().filter(|entry| entry.reply == Reply::Accepted).count();
-        (called, accepted)
+        (record.called, record.accepted)
     }
 
     /// How many first calls came since `from`, a time since the tape began.

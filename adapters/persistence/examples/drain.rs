@@ -1,0 +1,55 @@
+//! Claims and settles all that waits in an outbox, with a broker that takes everything at once:
+//! what a relay could do if Kafka cost nothing. The benchmark holds the relay against it.
+//!
+//! Reads `POSTGRES_HOST`, `_PORT`, `_USER`, `_PASSWORD` and `_DB`.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use adapters_persistence::{Database, DatabaseSettings, PostgresSettings, SqlBacklog, SslMode};
+use application::{
+    RelayBatch, RelaySettings,
+    ports::{BrokerError, Claimed, MessageBroker},
+};
+
+struct NoBroker;
+
+impl MessageBroker for NoBroker {
+    async fn ready(&self) -> Result<(), BrokerError> {
+        Ok(())
+    }
+
+    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+        messages.iter().map(|_| Ok(())).collect()
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let settings = DatabaseSettings::Postgres(PostgresSettings {
+        host: variable("POSTGRES_HOST")?,
+        port: variable("POSTGRES_PORT")?.parse()?,
+        database: variable("POSTGRES_DB")?,
+        user: variable("POSTGRES_USER")?,
+        password: Some(variable("POSTGRES_PASSWORD")?),
+        ssl_mode: SslMode::Disable,
+        ssl_root_cert: None,
+    });
+    let database = Database::connect_lazily(&settings, "drain", 4);
+    let relay = RelayBatch::new(
+        SqlBacklog::new(database, "drain".to_owned()),
+        NoBroker,
+        // As the processor has them where nothing is set.
+        RelaySettings {
+            batch: NonZeroU32::new(1_000).ok_or("no batch")?,
+            lease: Duration::from_secs(10),
+            confirm_within: Duration::from_secs(30),
+        },
+    );
+    while relay.execute().await?.claimed > 0 {}
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "an example has no other settings")]
+fn variable(name: &'static str) -> Result<String, String> {
+    std::env::var(name).map_err(|_| format!("{name} is not set"))
+}

@@ -1,0 +1,101 @@
+//! What the parts below the service can do by themselves.
+
+use std::{io::Write, path::Path, time::Duration};
+
+use anyhow::Context;
+use tokio::process::Command;
+
+use crate::{environment::variable, kafka::Topic, postgres::Postgres};
+
+/// pgbench with one script.
+#[derive(Debug)]
+pub struct PgBench<'a> {
+    pub postgres: &'a Postgres,
+    pub database: &'a str,
+    pub script: &'a str,
+    pub folder: &'a Path,
+}
+
+/// What pgbench found.
+#[derive(Debug, Clone, Copy)]
+pub struct Transactions {
+    pub per_second: f64,
+    /// Mean latency in milliseconds.
+    pub latency: f64,
+}
+
+/// One commit of one row, as the outbox has them: what a simple service would do.
+pub const INSERT: &str = "\\set phone random(0, 9999999999)
+INSERT INTO bench_outbox (id, phone, code, trace, expires_at)
+VALUES (gen_random_uuid(), '790' || lpad((:phone)::text, 10, '0'), '482915',
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', now() + interval '10 minutes');
+";
+
+impl PgBench<'_> {
+    /// Runs prepared statements on so many connections.
+    pub async fn run(&self, clients: usize, duration: Duration) -> anyhow::Result<Transactions> {
+        let script = self.folder.join("pgbench.sql");
+        std::fs::File::create(&script)?.write_all(self.script.as_bytes())?;
+        let program = format!("{}/pgbench", variable("TEST_PG_BIN")?);
+        let clients = clients.to_string();
+        let output = Command::new(program)
+            .args(["-n", "-M", "prepared", "-c", &clients, "-j", "2"])
+            .args(["-T", &duration.as_secs().max(3).to_string(), "-f"])
+            .arg(&script)
+            .args(self.postgres.client_args(self.database))
+            .envs(self.postgres.client_env())
+            .env("LC_ALL", "C")
+            .output()
+            .await
+            .context("run pgbench")?;
+        let told = String::from_utf8_lossy(&output.stdout);
+        let number = |start: &str| {
+            let line = told.lines().find_map(|line| line.strip_prefix(start))?;
+            line.split_whitespace().next()?.parse().ok()
+        };
+        let found = || {
+            Some(Transactions {
+                per_second: number("tps = ")?,
+                latency: number("latency average = ")?,
+            })
+        };
+        found()
+            .with_context(|| format!("pgbench: {told}{}", String::from_utf8_lossy(&output.stderr)))
+    }
+
+    /// The most that any of 16, 64 and 128 connections do.
+    pub async fn best(&self, duration: Duration) -> anyhow::Result<f64> {
+        let mut best: f64 = 0.0;
+        for clients in [16, 64, 128] {
+            best = best.max(self.run(clients, duration).await?.per_second);
+        }
+        Ok(best)
+    }
+}
+
+/// Records a second that Kafka's own load generator gets acknowledged by all replicas.
+pub async fn producer_performance(
+    topic: &Topic,
+    records: usize,
+    record_bytes: usize,
+) -> anyhow::Result<f64> {
+    let output = Command::new(variable("TEST_JAVA")?)
+        .args(["-cp", &format!("{}/*", variable("TEST_KAFKA_LIBS")?)])
+        .arg("org.apache.kafka.tools.ProducerPerformance")
+        .args(["--topic", &topic.name, "--num-records", &records.to_string()])
+        .args(["--record-size", &record_bytes.to_string(), "--throughput", "-1"])
+        .args(["--producer-props", &format!("bootstrap.servers={}", variable("TEST_KAFKA")?)])
+        .arg("acks=all")
+        .output()
+        .await
+        .context("run ProducerPerformance")?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    // "500000 records sent, 301204.819277 records/sec (46.21 MB/sec), …", of which the last counts.
+    let last = told.lines().rev().find_map(|line| {
+        let (_, rest) = line.split_once(" records sent, ")?;
+        rest.split_whitespace().next()?.parse().ok()
+    });
+    last.with_context(|| {
+        format!("ProducerPerformance: {told}{}", String::from_utf8_lossy(&output.stderr))
+    })
+}

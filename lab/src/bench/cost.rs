@@ -1,0 +1,99 @@
+//! What a message costs, beside time.
+
+use std::path::Path;
+
+use anyhow::Context;
+use sqlx::PgPool;
+
+use crate::{environment::variable, process::Process};
+
+/// What was used up to some moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// CPU time of the service's processes.
+    pub ours: f64,
+    /// CPU time of PostgreSQL, all of its processes.
+    pub postgres: f64,
+    pub wal_bytes: f64,
+    pub commits: f64,
+    pub dead_tuples: f64,
+}
+
+impl Usage {
+    /// What these processes, and PostgreSQL for this database, have used so far. Times are in
+    /// microseconds.
+    pub async fn now<'a>(
+        processes: impl Iterator<Item = &'a Process>,
+        database: &PgPool,
+    ) -> anyhow::Result<Self> {
+        let ours = processes.filter_map(Process::id).filter_map(cpu_of).map(|cpu| cpu.own).sum();
+        let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8,
+            (SELECT xact_commit::float8 FROM pg_stat_database WHERE datname = current_database()),
+            (SELECT sum(n_tup_upd + n_tup_del)::float8 FROM pg_stat_user_tables)";
+        let (wal_bytes, commits, dead_tuples) =
+            sqlx::query_as::<_, (f64, f64, f64)>(sql).fetch_one(database).await?;
+        Ok(Self { ours, postgres: postgres_cpu()?, wal_bytes, commits, dead_tuples })
+    }
+
+    /// What was used since `before`, for each of so many messages.
+    #[must_use]
+    pub fn since(self, before: Self, messages: f64) -> Self {
+        let each = |now: f64, then: f64| (now - then) / messages;
+        Self {
+            ours: each(self.ours, before.ours),
+            postgres: each(self.postgres, before.postgres),
+            wal_bytes: each(self.wal_bytes, before.wal_bytes),
+            commits: each(self.commits, before.commits),
+            dead_tuples: each(self.dead_tuples, before.dead_tuples),
+        }
+    }
+}
+
+/// CPU time in microseconds.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    parent: u32,
+    own: f64,
+    /// Of children that have ended.
+    ended: f64,
+}
+
+/// CPU time of the server and of all its processes, those that have ended too.
+fn postgres_cpu() -> anyhow::Result<f64> {
+    let file = Path::new(&variable("TEST_PG_DATA")?).join("postmaster.pid");
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let server: u32 = text.lines().next().context("postmaster.pid is empty")?.trim().parse()?;
+    let Cpu { own, ended, .. } = cpu_of(server).context("PostgreSQL is not there")?;
+    let processes = std::fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(cpu_of);
+    let children: f64 = processes.filter(|it| it.parent == server).map(|it| it.own).sum();
+    Ok(own + ended + children)
+}
+
+/// From `/proc/<pid>/stat` (proc(5)): parent is field 4, the times are 14 to 17, in ticks of 10 ms.
+fn cpu_of(pid: u32) -> Option<Cpu> {
+    const TICK: f64 = 10_000.0;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in field 2 may have spaces and brackets.
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split(' ').collect();
+    let time = |field: usize| fields.get(field - 3)?.parse::<f64>().ok().map(|ticks| ticks * TICK);
+    Some(Cpu {
+        parent: fields.get(1)?.parse().ok()?,
+        own: time(14)? + time(15)?,
+        ended: time(16)? + time(17)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_has_a_parent_and_uses_time() {
+        let own = cpu_of(std::process::id()).unwrap();
+
+        assert_eq!(own.parent, std::os::unix::process::parent_id());
+        assert!(cpu_of(own.parent).is_some());
+    }
+}

@@ -1,0 +1,128 @@
+//! All three processes at their most, with a backlog that does not grow.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::ensure;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{end, stand};
+use crate::{
+    bench::{
+        Setting,
+        cost::Usage,
+        report::{Row, Spread},
+    },
+    process::{Process, Role},
+    trial::{http::Clients, stand::Stand, tape::Reply},
+};
+
+const CONNECTIONS: usize = 64;
+/// How many accepted messages may wait for their call: flat, and enough to keep all parts busy.
+const BACKLOG: usize = 4_000;
+const WARM_UP: Duration = Duration::from_secs(10);
+const DURATION: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a load with a flat backlog showed.
+#[derive(Debug)]
+pub(super) struct Sustained {
+    /// Calls at the gateway a second.
+    pub(super) rate: f64,
+    pub(super) usage: Usage,
+    /// Of the busiest process of each role, in MiB.
+    pub(super) memory: Vec<(Role, f64)>,
+}
+
+pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+    let mut found = Vec::new();
+    for _ in 0..setting.repeats {
+        let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
+        stand.start(&Role::ALL).await?;
+        found.push(sustain(&stand, duration(setting)).await?);
+        end(&stand).await?;
+    }
+    let each = |part: fn(&Sustained) -> f64| Spread::of(found.iter().map(part).collect());
+    let row = |name: &str, unit, part| Row::new("end-to-end", name, unit, each(part));
+    Ok(vec![
+        row("messages, flat backlog", "/s", |it| it.rate).at_least(4_000.0, 8_000.0),
+        row("CPU a message, ours and PostgreSQL's", "µs", |it| it.usage.ours + it.usage.postgres)
+            .at_most(300.0, 150.0),
+        row("  ours", "µs", |it| it.usage.ours),
+        row("  PostgreSQL's", "µs", |it| it.usage.postgres),
+        row("WAL a message", "bytes", |it| it.usage.wal_bytes),
+        row("commits a message", "", |it| it.usage.commits),
+        row("dead tuples a message", "", |it| it.usage.dead_tuples),
+        row("memory of api", "MiB", |it| it.memory_of(Role::Api)).at_most(48.0, 24.0),
+        row("memory of processor", "MiB", |it| it.memory_of(Role::Processor)).at_most(48.0, 24.0),
+        row("memory of consumer", "MiB", |it| it.memory_of(Role::Consumer)).at_most(48.0, 24.0),
+    ])
+}
+
+/// The issue asks for a minute; a quick look may take less.
+pub(super) fn duration(setting: &Setting) -> Duration {
+    if setting.scale < 1.0 { setting.measured } else { DURATION }
+}
+
+/// Asks as fast as messages leave, then waits until all have left.
+pub(super) async fn sustain(stand: &Stand, duration: Duration) -> anyhow::Result<Sustained> {
+    let clients = Arc::new(stand.clients(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut asking = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        asking.spawn(ask(Arc::clone(&clients), Arc::clone(&stop)));
+    }
+    sleep(WARM_UP.min(duration)).await;
+    let before = Usage::now(stand.processes(), &stand.database).await?;
+    let (called_before, _) = stand.tape.progress();
+    let begun = Instant::now();
+    sleep(duration).await;
+    let after = Usage::now(stand.processes(), &stand.database).await?;
+    let (called, _) = stand.tape.progress();
+    let seconds = begun.elapsed().as_secs_f64();
+    let memory = Role::ALL.map(|role| (role, memory(stand, role)));
+    stop.store(true, Ordering::Relaxed);
+    asking.join_all().await;
+    ensure!(stand.wait_until_done(PATIENCE).await.is_some(), "messages are left over");
+    let account = stand.tape.account();
+    ensure!(account.unclean() == 0, "other answers than 200 and 503: {:?}", account.samples);
+    ensure!(account.lost == 0 && account.repeated == 0, "lost or repeated: {account:?}");
+
+    #[expect(clippy::cast_precision_loss, reason = "some hundred thousand")]
+    let messages = (called - called_before) as f64;
+    Ok(Sustained {
+        rate: messages / seconds,
+        usage: after.since(before, messages),
+        memory: memory.to_vec(),
+    })
+}
+
+async fn ask(clients: Arc<Clients>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        let (called, accepted) = clients.tape.progress();
+        let is_full = accepted.saturating_sub(called) >= BACKLOG;
+        if is_full || clients.ask().await != Reply::Accepted {
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "KiB of memory")]
+fn memory(stand: &Stand, role: Role) -> f64 {
+    let of_role = stand.processes().filter(|process| process.role == role);
+    of_role.filter_map(Process::memory).max().unwrap_or(0) as f64 / 1_024.0
+}
+
+impl Sustained {
+    fn memory_of(&self, role: Role) -> f64 {
+        self.memory.iter().find(|(of, _)| *of == role).map_or(f64::NAN, |(_, memory)| *memory)
+    }
+}

@@ -1,0 +1,71 @@
+//! How long a message takes through all parts when none of them is busy.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::ensure;
+use tokio::time::{Instant, sleep};
+
+use super::{BASELINE, end, pgbench, stand};
+use crate::{
+    bench::{
+        Setting,
+        baseline::INSERT,
+        http::{Requests, closed, post},
+        report::{Bar, Row, Spread},
+    },
+    process::Role,
+    trial::load::Running,
+};
+
+const RATE: f64 = 200.0;
+const WARM_UP: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
+const PROBES: usize = 300;
+
+pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+    let (mut p50, mut p99, mut floors) = (vec![], vec![], vec![]);
+    for _ in 0..setting.repeats {
+        let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
+        sqlx::query(BASELINE).execute(&stand.database).await?;
+        let commit = pgbench(setting, &stand, INSERT).run(1, Duration::from_secs(3)).await?.latency;
+        let (produce, fetch) = stand.topic.beside().await?.probe(PROBES).await?;
+        let call = closed(stand.desk.port, 1, Duration::from_secs(1), 0, &calls()).await?;
+        floors.push(commit + millis(produce) + millis(fetch) + commit + call.percentile(500));
+
+        stand.start(&Role::ALL).await?;
+        let load = Running::begin(Arc::new(stand.clients(0)), RATE);
+        sleep(WARM_UP).await;
+        let from = stand.tape.elapsed();
+        let begun = Instant::now();
+        while begun.elapsed() < setting.measured {
+            sleep(Duration::from_millis(100)).await;
+        }
+        load.end().await?;
+        ensure!(stand.wait_until_done(PATIENCE).await.is_some(), "messages are left over");
+        let account = stand.tape.account();
+        ensure!(account.lost == 0 && account.repeated == 0, "lost or repeated: {account:?}");
+        let latency = stand.tape.latency_since(from);
+        p50.push(latency.p50);
+        p99.push(latency.p99);
+        end(&stand).await?;
+    }
+    let row = |name: &str, values| Row::new("latency", name, "ms", Spread::of(values));
+    Ok(vec![
+        row("answer to call, p50 at 200/s", p50.clone())
+            .against("commit + produce + fetch + commit + call", Spread::of(floors))
+            .at_most(2.5, 2.5),
+        row("answer to call, p50 at 200/s", p50).wanted(Bar::AtMost(5.0)),
+        row("answer to call, p99 at 200/s", p99).at_most(50.0, 15.0),
+    ])
+}
+
+/// What a consumer asks of the gateway.
+fn calls() -> Requests {
+    Arc::new(|_, request| {
+        post(request, "/send", r#"{"id":"0","phone":"0","code":"0","text":"0","expires_at":"0"}"#);
+    })
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}

@@ -1,0 +1,106 @@
+//! The benchmark's command line.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use lab::bench::{Scenario, Setting, compare::regressions, report::Report, run};
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Measures the service beside what its parts can do.")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take the baselines and ours, and print the table.
+    ///
+    /// Exits with 1 if a bar is missed. Run it inside `scripts/services run`, with release
+    /// binaries.
+    Run(RunArgs),
+    /// Hold one run's results against those of another.
+    ///
+    /// Exits with 1 if a figure with a bar is worse than before.
+    Compare {
+        before: PathBuf,
+        after: PathBuf,
+        /// What counts as noise, as a share.
+        #[arg(long, default_value_t = 0.2)]
+        tolerance: f64,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
+    /// Only these, by comma [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Scenario>,
+    /// How often each is measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// How long one measurement takes.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// A share of the rows, and less than the whole minutes, where a scenario asks for many.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Where to write the results as JSON.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Where the service's binaries are [default: beside this one].
+    #[arg(long)]
+    bins: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    match Args::parse().command {
+        Command::Run(args) => bench(args).await,
+        Command::Compare { before, after, tolerance } => {
+            let found = regressions(&read(&before)?, &read(&after)?, tolerance);
+            for line in &found {
+                println!("{line}");
+            }
+            Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+async fn bench(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let bins = match args.bins {
+        Some(bins) => bins,
+        None => std::env::current_exe()?.parent().context("a folder of our own")?.to_owned(),
+    };
+    let folder = std::env::temp_dir().join(format!("messager-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let setting = Setting {
+        bins: std::path::absolute(bins)?,
+        folder: folder.clone(),
+        measured: Duration::from_secs(args.seconds),
+        repeats: usize::try_from(args.repeats)?,
+        scale: args.scale,
+    };
+    let all = Scenario::value_variants();
+    let scenarios = if args.only.is_empty() { all } else { &*args.only };
+    let report =
+        run(&setting, scenarios).await.with_context(|| format!("logs: {}", folder.display()))?;
+    println!("{report}");
+    if let Some(path) = args.report {
+        let mut json = serde_json::to_vec_pretty(&report)?;
+        json.push(b'\n');
+        std::fs::write(&path, json).with_context(|| path.display().to_string())?;
+    }
+    std::fs::remove_dir_all(&folder)?;
+    Ok(if report.misses().next().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(path: &Path) -> anyhow::Result<Report> {
+    let json = std::fs::read(path).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&json).with_context(|| path.display().to_string())
+}

@@ -1,7 +1,5 @@
 //! Who asks, and whether it may.
 
-use std::str::FromStr;
-
 use application::{Authorize, AuthorizeError, ports::ApiKeys};
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use domain::{ApiKeyId, Scope};
@@ -16,23 +14,6 @@ pub enum ApiAuth {
     V1,
     /// Callers of `/api` too.
     All,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("none, v1 or all")]
-pub struct InvalidApiAuth;
-
-impl FromStr for ApiAuth {
-    type Err = InvalidApiAuth;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self::None),
-            "v1" => Ok(Self::V1),
-            "all" => Ok(Self::All),
-            _ => Err(InvalidApiAuth),
-        }
-    }
 }
 
 /// Whose key `headers` show, if it is good for `scope`.
@@ -75,14 +56,5 @@ mod tests {
         check(&["Basic msk_1"], None);
         check(&["Bearermsk_1"], None);
         check(&["Bearer msk_1", "Bearer msk_1"], None);
-    }
-
-    #[test]
-    fn who_must_show_a_key_is_read() {
-        assert_eq!("none".parse(), Ok(ApiAuth::None));
-        assert_eq!("v1".parse(), Ok(ApiAuth::V1));
-        assert_eq!("all".parse(), Ok(ApiAuth::All));
-        assert_eq!("".parse::<ApiAuth>(), Err(InvalidApiAuth));
-        assert_eq!("V1".parse::<ApiAuth>(), Err(InvalidApiAuth));
     }
 }

@@ -17,7 +17,7 @@ mod server;
 mod v1;
 
 pub use api::{ApiSettings, router};
-pub use auth::{ApiAuth, InvalidApiAuth};
+pub use auth::ApiAuth;
 pub use docs::router as docs_router;
 pub use metrics::ApiMetrics;
 pub use operations::metrics_router;

@@ -82,6 +82,8 @@ async fn snapshot(setting: &Setting) -> anyhow::Result<Row> {
         sleep(Duration::from_millis(1)).await;
     }
     old.rollback().await?;
+    // The end of the stand waits for all connections of its pool.
+    drop(reader);
     end(&stand).await?;
     let figure = format!("messages, a snapshot open for {:.0} s", begun.elapsed().as_secs_f64());
     Ok(Row::new("growth", figure, "/s", Spread::once(rate))
@@ -96,7 +98,7 @@ async fn finish(stand: &Stand, rows: usize) -> anyhow::Result<()> {
         SELECT 'message-group', gen_random_uuid(), 'message', n % 4, '791' || lpad(n::text, 10, '0'),
             '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', at, at + interval '10 minutes',
             at, 'sent', 1, at + interval '5 ms', NULL
-        FROM generate_series(1, $1) AS n, LATERAL (SELECT now() - n * interval '50 ms' AS at) AS then";
+        FROM generate_series(1, $1) AS n, LATERAL (SELECT now() - n * interval '50 ms' AS at) AS past";
     sqlx::query(sql).bind(i64::try_from(rows)?).execute(&stand.database).await?;
     sqlx::query("VACUUM ANALYZE delivery").execute(&stand.database).await?;
     Ok(())

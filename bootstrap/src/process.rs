@@ -75,14 +75,6 @@ impl Process {
         })
     }
 
-    /// The same, for statements that find single rows by key.
-    pub fn database_of_single_rows(&self, part: &str, connections: u32) -> Database {
-        self.sqlite.clone().unwrap_or_else(|| {
-            let name = format!("messager {part}");
-            Database::for_single_rows(&self.config.database, &name, connections)
-        })
-    }
-
     pub fn is_embedded(&self) -> bool {
         self.sqlite.is_some()
     }

@@ -142,7 +142,7 @@ impl Backlog for SqlBacklog {
 
 // `candidate` takes the oldest messages that nobody holds. `elsewhere` are older messages, never
 // published, that are no candidates: another relay has them, and they must reach the broker
-// before any message to the same phone. What is below the highest candidate is short, since
+// before any younger message to the same phone. What is below the highest candidate is short, since
 // published messages leave the table.
 const CLAIM: Sql = Sql {
     postgres: "
@@ -164,11 +164,12 @@ WITH candidate AS MATERIALIZED (
 UPDATE outbox
 SET claimable_at = now() + $2 * interval '1 millisecond', attempt = outbox.attempt + 1
 FROM candidate
-WHERE outbox.sequence = candidate.sequence AND NOT EXISTS (
+WHERE outbox.sequence = candidate.sequence
+  AND ((candidate.phone IN (SELECT phone FROM elsewhere)) IS NOT TRUE OR NOT EXISTS (
     SELECT 1
     FROM elsewhere
     WHERE elsewhere.phone = candidate.phone AND elsewhere.sequence < candidate.sequence
-)
+  ))
 RETURNING outbox.sequence, outbox.attempt, outbox.id::text AS id, outbox.phone, outbox.code,
     outbox.trace, (extract(epoch FROM outbox.accepted_at) * 1000)::bigint AS accepted_at,
     (extract(epoch FROM outbox.expires_at) * 1000)::bigint AS expires_at",

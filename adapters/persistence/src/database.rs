@@ -53,19 +53,7 @@ struct Shared {
     settings: DatabaseSettings,
     name: String,
     connections: u32,
-    plans: Plans,
     pool: RwLock<Pool>,
-}
-
-/// How PostgreSQL plans the statements of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Plans {
-    /// Each time anew. A plan that was made while the tables were small reads all of them for each
-    /// row of a batch once they are large.
-    Fresh,
-    /// Once for each connection, and through indexes: right for statements about single rows,
-    /// whatever the size of their tables, and planning them costs more than they do.
-    Kept,
 }
 
 #[derive(Clone)]
@@ -87,6 +75,22 @@ const ACQUIRE: Duration = Duration::from_secs(2);
 /// How long PostgreSQL works on one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
 
+/// Statements are planned once for each connection, and reach tables through indexes.
+///
+/// Planning a batch costs more than a small one does. A plan that is kept was made without knowing
+/// how large the batches and the tables would be, so what would be right only for small ones is
+/// ruled out: a table that is read as a whole for each row, and joins that read all of both sides.
+/// Statements must not join two lists of their own, which would compare each with each; they ask
+/// whether a value is in one (`(x IN (SELECT …)) IS TRUE`, which is hashed). What has been ruled
+/// out and is used all the same counts as very dear, for which the server would compile it.
+const PLANS: [(&str, &str); 5] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
+];
+
 /// How long one step may take, from asking for a connection to the answer: whatever takes longer
 /// than the server allows itself will not be answered any more. It may still be done, and late.
 const LIMIT: Duration = STATEMENT.saturating_add(ACQUIRE).saturating_add(Duration::from_secs(1));
@@ -96,22 +100,12 @@ impl Database {
     ///
     /// `connections` is ignored for SQLite: it has one writer, and so one connection.
     pub fn connect_lazily(settings: &DatabaseSettings, name: &str, connections: u32) -> Self {
-        Self::connect(settings, name, connections, Plans::Fresh)
-    }
-
-    /// A pool for statements that find their rows by key, one or a few: they are planned once.
-    pub fn for_single_rows(settings: &DatabaseSettings, name: &str, connections: u32) -> Self {
-        Self::connect(settings, name, connections, Plans::Kept)
-    }
-
-    fn connect(settings: &DatabaseSettings, name: &str, connections: u32, plans: Plans) -> Self {
-        let pool = Pool { generation: 0, connection: settings.pool(name, connections, plans) };
+        let pool = Pool { generation: 0, connection: settings.pool(name, connections) };
         Self {
             shared: Arc::new(Shared {
                 settings: settings.clone(),
                 name: name.to_owned(),
                 connections,
-                plans,
                 pool: RwLock::new(pool),
             }),
         }
@@ -161,17 +155,15 @@ impl Database {
     /// it is of use again, and its place in the pool is taken until then: with a silent server,
     /// until the kernel gives up, which takes a quarter of an hour.
     fn renew(&self, generation: u64) {
-        let Shared { settings, name, connections, plans, pool } = &*self.shared;
+        let Shared { settings, name, connections, pool } = &*self.shared;
         if !self.is_postgres() {
             return;
         }
         let mut pool = pool.write().unwrap_or_else(PoisonError::into_inner);
         if pool.generation == generation {
             tracing::warn!(pool = name, "the database is silent: connecting anew");
-            *pool = Pool {
-                generation: generation + 1,
-                connection: settings.pool(name, *connections, *plans),
-            };
+            *pool =
+                Pool { generation: generation + 1, connection: settings.pool(name, *connections) };
         }
     }
 
@@ -250,7 +242,7 @@ pub(crate) async fn clock(transaction: &DatabaseTransaction) -> Result<i64, DbEr
 }
 
 impl DatabaseSettings {
-    fn pool(&self, name: &str, connections: u32, plans: Plans) -> DatabaseConnection {
+    fn pool(&self, name: &str, connections: u32) -> DatabaseConnection {
         match self {
             Self::Postgres(postgres) => SqlxPostgresConnector::from_sqlx_postgres_pool(
                 PgPoolOptions::new()
@@ -258,9 +250,7 @@ impl DatabaseSettings {
                     .acquire_timeout(ACQUIRE)
                     // After a failover, sessions with what was the primary do not stay for long.
                     .max_lifetime(Duration::from_secs(60))
-                    .connect_lazy_with(
-                        postgres.connect_options(name).options(plans.settings().iter().copied()),
-                    ),
+                    .connect_lazy_with(postgres.connect_options(name)),
             ),
             Self::Sqlite(path) => SqlxSqliteConnector::from_sqlx_sqlite_pool(
                 SqlitePoolOptions::new()
@@ -281,21 +271,6 @@ impl DatabaseSettings {
     }
 }
 
-impl Plans {
-    /// What they are to the server, by the names of its settings.
-    fn settings(self) -> &'static [(&'static str, &'static str)] {
-        match self {
-            Self::Fresh => &[("plan_cache_mode", "force_custom_plan")],
-            Self::Kept => &[
-                ("plan_cache_mode", "force_generic_plan"),
-                ("enable_seqscan", "off"),
-                ("enable_hashjoin", "off"),
-                ("enable_mergejoin", "off"),
-            ],
-        }
-    }
-}
-
 impl PostgresSettings {
     fn connect_options(&self, name: &str) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
@@ -311,7 +286,8 @@ impl PostgresSettings {
                 ("statement_timeout", format!("{}s", STATEMENT.as_secs())),
                 ("idle_in_transaction_session_timeout", format!("{}s", STATEMENT.as_secs())),
                 ("lock_timeout", "5s".to_owned()),
-            ]);
+            ])
+            .options(PLANS);
         if let Some(password) = &self.password {
             options = options.password(password);
         }

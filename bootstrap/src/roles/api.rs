@@ -45,7 +45,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     let usable = process.watch_database(writing.clone());
     let (outbox, mut writers) = CoalescingOutbox::start(&writing, settings);
     let stored = outbox.stored();
-    let database = process.database_of_single_rows("verification", CONNECTIONS);
+    let database = process.database("verification", CONNECTIONS);
     let verifications = Arc::new(SqlVerifications::new(database.clone()).with_events(events));
     let keys = Arc::new(Authorize::new(SqlApiKeys::new(database.clone())));
     let guard = Arc::new(Guard::new(

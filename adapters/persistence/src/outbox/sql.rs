@@ -17,17 +17,18 @@ pub(super) fn start(counters: bool, events: bool) -> String {
 
 // A phone has one row in `wanted`, whatever is sent to it. What `allowed` leaves out was refused,
 // and nothing else happens for it.
+//
+// Places in the outbox are drawn when the phones are locked already: `new` is read after that.
 const START: &str = concat!(
     "
 WITH new AS MATERIALIZED (
-    SELECT *
+    SELECT *, nextval('outbox_sequence_seq') AS sequence
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[],
             $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::smallint[],
             $13::text[], $14::text[], $15::uuid[])
-        WITH ORDINALITY
         AS new (id, verification, phone, code, trace, ttl, origin, region, code_hash, seed,
-            pepper_id, code_length, template, metadata, api_key, place)
-), wanted AS MATERIALIZED (
+            pepper_id, code_length, template, metadata, api_key)
+), wanted AS (
     SELECT *
     FROM unnest($16::text[], $17::uuid[], $18::bigint[], $19::integer[], $20::integer[],
             $21::integer[], $22::bigint[], $23::integer[], $24::bigint[], $25::integer[],
@@ -55,8 +56,8 @@ const COUNTED: &str = ", counted AS (
     INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
     SELECT policy, key, max(quota), count(*), now() + max(period) * interval '1 millisecond'
     FROM unnest($27::text[], $28::text[], $29::text[], $30::integer[], $31::bigint[])
-            AS counter (phone, policy, key, quota, period)
-        JOIN allowed USING (phone)
+        AS counter (phone, policy, key, quota, period)
+    WHERE (phone IN (SELECT phone FROM allowed)) IS TRUE
     GROUP BY policy, key
     ORDER BY policy, key
     ON CONFLICT (policy, key) DO UPDATE SET
@@ -67,11 +68,10 @@ const COUNTED: &str = ", counted AS (
 )";
 
 const STORED: &str = ", stored AS (
-    INSERT INTO outbox (id, phone, code, trace, expires_at)
-    SELECT id, phone, code, trace, now() + ttl * interval '1 millisecond'
-    FROM new JOIN allowed USING (phone)
-    ORDER BY place
-    RETURNING id, sequence
+    INSERT INTO outbox (sequence, id, phone, code, trace, expires_at)
+    SELECT sequence, id, phone, code, trace, now() + ttl * interval '1 millisecond'
+    FROM new
+    WHERE (phone IN (SELECT phone FROM allowed)) IS TRUE
 ), created AS (
     INSERT INTO verification
         (id, phone, origin, region, code_hash, seed, pepper_id, code_length, template, metadata,
@@ -80,7 +80,8 @@ const STORED: &str = ", stored AS (
         decode(seed, 'hex'), pepper_id, code_length, nullif(template, ''), nullif(metadata, ''),
         nullif(api_key, '00000000-0000-0000-0000-000000000000'), sequence,
         now() + ttl * interval '1 millisecond'
-    FROM new JOIN stored USING (id)
+    FROM new
+    WHERE (phone IN (SELECT phone FROM allowed)) IS TRUE
     RETURNING id
 )";
 

@@ -14,3 +14,8 @@ pub mod roles;
 mod telemetry;
 
 pub use process::Process;
+
+/// Gives back to the system what a crowd of connections took. The C library's allocator keeps it:
+/// its arenas are cut up by what outlives the crowd.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -32,7 +32,7 @@ use crate::ports::{
 ///
 /// | in the ledger | in memory | what happens next |
 /// |---|---|---|
-/// | nothing | `arrived`: fetched | `admit` |
+/// | nothing | `arrived`: fetched | `admit`, which may `start` it too |
 /// | pending | *waiting* in its phone's lane | `start`, when the lane is free |
 /// | calling | a task in `calls`, then in `ended` | `finish` |
 /// | pending, or calling for another consumer | *parked*: counted in its lane | due: `resume` |
@@ -41,7 +41,8 @@ use crate::ports::{
 /// *In hand* is what waits or is called for; *open* is what is pending or calling.
 ///
 /// A message passes three commits: `admit` makes it the ledger's and moves the offset on, `start`
-/// records the intent to call, `finish` records the outcome. After a crash before `start` it is
+/// records the intent to call, `finish` records the outcome. The first two are one where nothing
+/// is in the message's way. After a crash before `start` it is
 /// still to be sent; after one between `start` and `finish` the call may have been made, and it
 /// is repeated only if the gateway would know it again.
 #[derive(Debug)]
@@ -243,9 +244,11 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     async fn admit(&mut self) -> Result<(), LedgerError> {
         let Some(fetched) = &self.arrived else { return Ok(()) };
 
+        let begun = Instant::now();
         let mut batch = Batch {
             next_offset: fetched.next_offset,
             default_ttl: self.settings.default_ttl,
+            call_limit: self.settings.call_limit,
             ..Batch::default()
         };
         for record in &fetched.records {
@@ -254,9 +257,13 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 Err(reason) => batch.unreadable.push((record.offset, reason.clone())),
             }
         }
+        batch.call_now = self.callable(&batch.messages);
         let admitted = self.ledger.admit(&self.lease, &batch).await?;
+        let mut calls: HashMap<MessageId, Call> =
+            admitted.calls.into_iter().map(|call| (call.id, call)).collect();
         let mut fresh: HashSet<MessageId> = admitted.fresh.into_iter().collect();
-        let known = batch.messages.len() - fresh.len() - admitted.expired.len();
+        let admitted_now = calls.len() + fresh.len();
+        let known = batch.messages.len() - admitted_now - admitted.expired.len();
 
         for (offset, reason) in &batch.unreadable {
             let partition = self.lease.partition;
@@ -264,17 +271,34 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         }
         self.delivered.lag = Some(fetched.lag);
         self.delivered.unreadable += batch.unreadable.len();
-        self.delivered.admitted += fresh.len();
+        self.delivered.admitted += admitted_now;
         self.delivered.passed_over += known;
         self.delivered.ended.extend(admitted.expired);
         self.arrived = None;
         for Incoming { message, trace, .. } in batch.messages {
             // Removed, since a batch may hold a message twice.
-            if fresh.remove(&message.id) {
+            if let Some(call) = calls.remove(&message.id) {
+                self.lanes.begin(&message.phone);
+                self.call(call, message, trace, begun);
+            } else if fresh.remove(&message.id) {
                 self.lanes.push(Waiting { message, trace });
             }
         }
         Ok(())
+    }
+
+    /// The messages that can be called for as they come: nothing of their phones is open, and what
+    /// is ready already leaves room.
+    fn callable(&self, messages: &[Incoming]) -> HashSet<MessageId> {
+        let busy = self.calls.len() + self.lanes.ready();
+        let mut phones = HashSet::new();
+        messages
+            .iter()
+            .map(|incoming| &incoming.message)
+            .filter(|message| phones.insert(&message.phone) && self.lanes.is_free(&message.phone))
+            .take(self.settings.concurrency.saturating_sub(busy))
+            .map(|message| message.id)
+            .collect()
     }
 
     /// Brings back parked messages whose time has come.

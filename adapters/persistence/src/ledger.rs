@@ -21,7 +21,7 @@ use sea_orm::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::database::{Database, Told, begin, millis, since_1970, time};
+use crate::database::{Database, Told, begin, lasting, millis, since_1970, time};
 
 mod sql;
 
@@ -82,6 +82,11 @@ impl SqlDeliveryLedger {
         .collect()
     }
 
+    /// The number of the next statement that begins calls.
+    fn turn(&self) -> Value {
+        (self.turns.fetch_add(1, Ordering::Relaxed) + 1).into()
+    }
+
     /// A step of a transaction in SQLite.
     async fn run(
         &self,
@@ -114,6 +119,9 @@ impl SqlDeliveryLedger {
                 number(accepted_at),
                 number(expires_at),
                 number(sequence),
+                messages().map(|m| call_now(batch, m)).collect::<Vec<i32>>().into(),
+                millis(batch.call_limit).into(),
+                self.turn(),
                 dead().map(|(offset, _)| *offset).collect::<Vec<i64>>().into(),
                 dead().map(|(_, reason)| reason.0.to_owned()).collect::<Vec<_>>().into(),
             ],
@@ -161,6 +169,7 @@ impl SqlDeliveryLedger {
                     accepted_at(incoming),
                     expires_at(incoming),
                     sequence(incoming),
+                    call_now(batch, incoming),
                 ])
             })
             .collect();
@@ -183,7 +192,12 @@ impl SqlDeliveryLedger {
             self.run(&transaction, sql, vec![messages()]).await?;
         }
         let mut values = with(messages());
-        values.push(millis(batch.default_ttl).into());
+        values.extend([
+            Value::from(millis(batch.default_ttl)),
+            lease.epoch.into(),
+            millis(batch.call_limit).into(),
+            self.turn(),
+        ]);
         let mut rows = self.run(&transaction, sql::TAKE, values).await?;
         transaction.commit().await.map_err(unavailable)?;
         rows.extend(held);
@@ -205,10 +219,10 @@ impl DeliveryLedger for SqlDeliveryLedger {
         let mut admitted = Admitted::default();
         for row in fenced(lease, &rows)? {
             let recorded = read_recorded(row)?;
-            if recorded.state == DeliveryState::Pending {
-                admitted.fresh.push(recorded.id);
-            } else {
-                admitted.expired.push(recorded);
+            match recorded.state {
+                DeliveryState::Calling => admitted.calls.push(read_call(row)?),
+                DeliveryState::Pending => admitted.fresh.push(recorded.id),
+                _ => admitted.expired.push(recorded),
             }
         }
         Ok(admitted)
@@ -222,7 +236,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
         let limit = Value::from(millis(call_limit));
-        let turn = Value::from(self.turns.fetch_add(1, Ordering::Relaxed) + 1);
+        let turn = self.turn();
         let rows = if self.database.is_postgres() {
             let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
             let values = self.lease(lease, [ids.into(), limit, turn]);
@@ -244,14 +258,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
         for row in fenced(lease, &rows)? {
             let recorded = read_recorded(row)?;
             if recorded.state == DeliveryState::Calling {
-                started.calls.push(Call {
-                    id: recorded.id,
-                    attempt: attempt(row).map_err(unavailable)?,
-                    expires_at: time(row.try_get("", "expires_at").map_err(unavailable)?),
-                    good_for: Duration::from_millis(
-                        row.try_get::<i64>("", "good_for").map_err(unavailable)?.unsigned_abs(),
-                    ),
-                });
+                started.calls.push(read_call(row)?);
             } else {
                 started.expired.push(recorded);
             }
@@ -382,6 +389,10 @@ fn expires_at(incoming: &Incoming) -> i64 {
     incoming.validity.map_or(ABSENT, |validity| since_1970(validity.expires_at))
 }
 
+fn call_now(batch: &Batch, incoming: &Incoming) -> i32 {
+    i32::from(batch.call_now.contains(&incoming.message.id))
+}
+
 fn sequence(incoming: &Incoming) -> i64 {
     incoming.sequence.unwrap_or(ABSENT)
 }
@@ -428,6 +439,16 @@ fn read_recorded(row: &QueryResult) -> Result<Recorded, LedgerError> {
         id: id(row)?,
         state,
         age: Duration::from_millis(u64::try_from(age).unwrap_or(0)),
+    })
+}
+
+fn read_call(row: &QueryResult) -> Result<Call, LedgerError> {
+    let millis = |column| row.try_get::<i64>("", column).map_err(unavailable);
+    Ok(Call {
+        id: id(row)?,
+        attempt: attempt(row).map_err(unavailable)?,
+        expires_at: time(millis("expires_at")?),
+        good_for: lasting(millis("good_for")?),
     })
 }
 

@@ -59,6 +59,22 @@ impl Lanes {
         self.by_phone.len()
     }
 
+    /// Phones whose first message may be sent now.
+    pub(super) fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whether nothing of this phone is open.
+    pub(super) fn is_free(&self, phone: &PhoneNumber) -> bool {
+        !self.by_phone.contains_key(phone)
+    }
+
+    /// A message of this phone, which must be free, is called for without having waited.
+    pub(super) fn begin(&mut self, phone: &PhoneNumber) {
+        self.by_phone.entry(phone.clone()).or_default().calling = true;
+        self.calling += 1;
+    }
+
     /// Takes the ledger's word for how many open entries each phone has.
     ///
     /// What is not in memory is parked. Needed at the start, when the entries are another
@@ -250,6 +266,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Push(u8),
+        Begin(u8),
         Take(usize),
         Done(usize),
         Park(usize),
@@ -260,6 +277,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             (0_u8..4).prop_map(Step::Push),
+            (0_u8..4).prop_map(Step::Begin),
             (1_usize..4).prop_map(Step::Take),
             (0_usize..4).prop_map(Step::Done),
             (0_usize..4).prop_map(Step::Park),
@@ -283,6 +301,13 @@ mod tests {
                         number += 1;
                         open.entry(phone).or_default().push_back(number);
                         lanes.push(waiting(phone, number));
+                    }
+                    Step::Begin(phone) if lanes.is_free(&waiting(phone, 0).message.phone) => {
+                        prop_assert!(open.get(&phone).is_none_or(VecDeque::is_empty), "not free");
+                        number += 1;
+                        open.entry(phone).or_default().push_back(number);
+                        lanes.begin(&waiting(phone, number).message.phone);
+                        calls.push((phone, number));
                     }
                     Step::Take(limit) => {
                         for taken in lanes.take(limit) {
@@ -316,7 +341,7 @@ mod tests {
                             .map(|(phone, open)| (waiting(*phone, 0).message.phone, open.len()))
                             .collect(),
                     ),
-                    Step::Done(_) | Step::Park(_) => {}
+                    Step::Begin(_) | Step::Done(_) | Step::Park(_) => {}
                 }
                 prop_assert_eq!(lanes.calling, calls.len());
                 let parked: usize = lanes.by_phone.values().map(|lane| lane.parked).sum();

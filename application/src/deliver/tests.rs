@@ -44,7 +44,7 @@ fn ledger() -> MockDeliveryLedger {
 }
 
 fn admitted(fresh: Vec<MessageId>) -> Admitted {
-    Admitted { fresh, expired: Vec::new() }
+    Admitted { fresh, ..Admitted::default() }
 }
 
 fn starts(ledger: &mut MockDeliveryLedger) {
@@ -176,6 +176,42 @@ async fn what_the_ledger_had_already_is_not_called_for() {
 
     let counts = (delivered.admitted, delivered.passed_over, delivered.unreadable);
     assert_eq!(counts, (1, 2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nothing_is_in_the_way_of_is_called_for_with_its_admission() {
+    let mut ledger = MockDeliveryLedger::new();
+    ledger.expect_open().returning(|_| Ok(vec![(message(2).phone, 1)]));
+    ledger.expect_due().returning(|_, _| Ok(Vec::new()));
+    // The second's phone has an open entry, the third and fourth are for one phone, and three
+    // calls may be made at a time.
+    let first_of_their_phones = [1, 3, 5].map(|number| message(number).id);
+    ledger
+        .expect_admit()
+        .withf(move |_, batch| batch.call_now == HashSet::from(first_of_their_phones))
+        .once()
+        .returning(move |_, batch| {
+            let (now, fresh) = batch
+                .messages
+                .iter()
+                .map(|it| it.message.id)
+                .partition::<Vec<_>, _>(|id| batch.call_now.contains(id));
+            Ok(Admitted { calls: started(&now).calls, ..admitted(fresh) })
+        });
+    starts(&mut ledger);
+    let book = finishes(&mut ledger);
+    let gateway = gateway_that(Ok(Accepted::default()), true);
+    let mut records: Vec<Record> = (1..=6).map(record).collect();
+    let Ok(fourth) = &mut records[3].content else { panic!() };
+    fourth.message.phone = message(3).phone;
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(records)]);
+
+    let delivered = run(&mut deliver, 5).await;
+
+    assert_eq!((delivered.admitted, delivered.calls), (6, 5));
+    let book = book.lock().unwrap();
+    let first: HashSet<MessageId> = book[..3].iter().map(|outcome| outcome.id).collect();
+    assert_eq!(first, HashSet::from(first_of_their_phones));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,7 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
 use domain::{Message, MessageId, PhoneNumber};
 
@@ -18,10 +21,11 @@ pub trait DeliveryLedger: Sync + 'static {
     /// Takes a fetched batch over, in one commit: an entry for each message that has none yet,
     /// a dead letter for each unreadable record, and the offset to go on from.
     ///
-    /// Takes the messages out of the outbox. Returns, in any order, which of them are new and
-    /// still to be sent, and which are new and have expired already, and so end here. Entries
-    /// that ended long ago may have been deleted: a record that is read again after that counts
-    /// as new, but its message has expired.
+    /// Takes the messages out of the outbox. Returns, in any order, which of them are new: those
+    /// that may be called for at once, as by [`start`](Self::start), since the intent is recorded
+    /// with the entry; those that are still to be sent; and those that have expired already, and
+    /// so end here. Entries that ended long ago may have been deleted: a record that is read again
+    /// after that counts as new, but its message has expired.
     async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError>;
 
     /// Records the intent to call the gateway, before the call, for at most `call_limit`.
@@ -51,6 +55,9 @@ pub trait DeliveryLedger: Sync + 'static {
     /// Open entries that wait for a call now: for each phone its oldest, and only if its time
     /// has come. Those that would be called for the first time come first.
     ///
+    /// What is recorded as called for under this very lease is among them: the caller knows for
+    /// which of them it is calling, and that nobody is for the others.
+    ///
     /// Fenced: an owner of before must not take the calls of the present one for interrupted.
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError>;
 }
@@ -63,10 +70,14 @@ pub struct Batch {
     pub next_offset: i64,
     /// How long a message may be sent whose record says nothing of time.
     pub default_ttl: Duration,
+    /// Messages to call for with their admission, if they are new, for at most `call_limit`.
+    pub call_now: HashSet<MessageId>,
+    pub call_limit: Duration,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admitted {
+    pub calls: Vec<Call>,
     pub fresh: Vec<MessageId>,
     pub expired: Vec<Recorded>,
 }

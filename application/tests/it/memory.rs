@@ -250,6 +250,17 @@ impl Entry {
         self.validity.expires_at <= clock(time)
     }
 
+    /// Records the intent to call.
+    fn start(&mut self, epoch: i64, now: Duration, call_limit: Duration) -> Call {
+        self.state = DeliveryState::Calling;
+        self.attempt += 1;
+        self.epoch = epoch;
+        self.due_at = now + call_limit;
+        let expires_at = self.validity.expires_at;
+        let good_for = expires_at.duration_since(clock(now)).unwrap_or_default();
+        Call { id: self.message.id, attempt: self.attempt, expires_at, good_for }
+    }
+
     fn recorded(&self, now: Duration) -> Recorded {
         let age = clock(now).duration_since(self.validity.accepted_at).unwrap_or_default();
         Recorded { id: self.message.id, state: self.state, age }
@@ -624,6 +635,8 @@ impl DeliveryLedger for Member {
                     entry.state = DeliveryState::Expired;
                     state.ended.push((message.id, entry.state));
                     admitted.expired.push(entry.recorded(now));
+                } else if batch.call_now.contains(&message.id) {
+                    admitted.calls.push(entry.start(lease.epoch, now, batch.call_limit));
                 } else {
                     admitted.fresh.push(message.id);
                 }
@@ -661,17 +674,7 @@ impl DeliveryLedger for Member {
                     state.ended.push((*id, DeliveryState::Expired));
                     continue;
                 }
-                entry.state = DeliveryState::Calling;
-                entry.attempt += 1;
-                entry.epoch = lease.epoch;
-                entry.due_at = now + call_limit;
-                let expires_at = entry.validity.expires_at;
-                started.calls.push(Call {
-                    id: *id,
-                    attempt: entry.attempt,
-                    expires_at,
-                    good_for: expires_at.duration_since(clock(now)).unwrap_or_default(),
-                });
+                started.calls.push(entry.start(lease.epoch, now, call_limit));
             }
             Ok(started)
         })
@@ -736,7 +739,9 @@ impl DeliveryLedger for Member {
                     oldest.push(entry);
                 }
             }
-            oldest.retain(|entry| entry.due_at <= now);
+            let ours =
+                |entry: &Entry| entry.state == DeliveryState::Calling && entry.epoch == lease.epoch;
+            oldest.retain(|entry| entry.due_at <= now || ours(entry));
             oldest.sort_by_key(|entry| entry.attempt > 0 && !entry.expires_by(now));
             let due = oldest.into_iter().take(limit);
             let due = due.map(|entry| Due {

@@ -17,30 +17,37 @@ WITH lease AS (
     RETURNING 1
 ), incoming AS (
     SELECT new.id, new.phone, new.code, nullif(new.trace, '') AS trace, new.sequence, new.place,
+        new.call = 1 AS call,
         CASE WHEN new.accepted_at < 0 THEN now()
              ELSE to_timestamp(new.accepted_at / 1000.0) END AS accepted_at,
         CASE WHEN new.expires_at < 0 THEN now() + $7 * interval '1 millisecond'
              ELSE to_timestamp(new.expires_at / 1000.0) END AS expires_at
     FROM lease,
         unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[],
-            $14::bigint[])
+            $14::bigint[], $15::integer[])
         WITH ORDINALITY
-        AS new (id, phone, code, trace, accepted_at, expires_at, sequence, place)
+        AS new (id, phone, code, trace, accepted_at, expires_at, sequence, call, place)
+), judged AS (
+    SELECT *, CASE WHEN expires_at <= now() THEN 'expired' WHEN call THEN 'calling' ELSE 'pending'
+        END AS state
+    FROM incoming
 ), taken AS (
     INSERT INTO delivery
         (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at,
-         expires_at, ended_at)
+         expires_at, ended_at, attempt, epoch, turn, due_at, called_at)
     SELECT $1, $2, $3, id, phone,
-        CASE WHEN expires_at > now() THEN code END,
-        trace,
-        CASE WHEN expires_at > now() THEN 'pending' ELSE 'expired' END,
-        accepted_at, expires_at,
-        CASE WHEN expires_at > now() THEN NULL ELSE now() END
-    FROM incoming
+        CASE WHEN state <> 'expired' THEN code END,
+        trace, state, accepted_at, expires_at,
+        CASE WHEN state = 'expired' THEN now() END,
+        CASE WHEN state = 'calling' THEN 1 ELSE 0 END,
+        CASE WHEN state = 'calling' THEN $5 END,
+        CASE WHEN state = 'calling' THEN $17 ELSE 0 END,
+        CASE WHEN state = 'calling' THEN now() + $16 * interval '1 millisecond' ELSE now() END,
+        CASE WHEN state = 'calling' THEN now() END
+    FROM judged
     ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING message_id, state,
-        (extract(epoch FROM now() - accepted_at) * 1000)::bigint AS age
+    RETURNING message_id, state, attempt, expires_at, accepted_at
 ), waiting AS (
     SELECT outbox.sequence
     FROM outbox JOIN incoming USING (sequence, id)
@@ -58,7 +65,7 @@ WITH lease AS (
 ), buried AS (
     INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
     SELECT $1, $2, $3, dead.record_offset, dead.reason
-    FROM lease, unnest($15::bigint[], $16::text[]) AS dead (record_offset, reason)
+    FROM lease, unnest($18::bigint[], $19::text[]) AS dead (record_offset, reason)
     -- this may be the second try of a commit that was not heard of
     WHERE NOT EXISTS (
         SELECT 1
@@ -67,9 +74,14 @@ WITH lease AS (
           AND known.record_offset = dead.record_offset
     )
 )
-SELECT message_id::text AS id, state, age FROM taken
+SELECT message_id::text AS id, state, attempt,
+    (extract(epoch FROM expires_at) * 1000)::bigint AS expires_at,
+    (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
+    (extract(epoch FROM now() - accepted_at) * 1000)::bigint AS age
+FROM taken
 UNION ALL
-SELECT NULL, 'held', (SELECT count(*) FROM waiting) + (SELECT count(*) FROM transit) FROM lease";
+SELECT NULL, 'held', 0, 0, 0, (SELECT count(*) FROM waiting) + (SELECT count(*) FROM transit)
+FROM lease";
 
 // What was settled while `ADMIT_POSTGRES` waited for its row in the outbox is in transit in a
 // snapshot that it did not see.
@@ -88,30 +100,39 @@ pub(super) const MOVE_ON: &str = "
 UPDATE partition_lease
 SET next_offset = $6
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
-RETURNING NULL AS id, 'held' AS state, 0 AS age";
+RETURNING NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS good_for, 0 AS age";
 
 pub(super) const TAKE: &str = "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
-     admitted_at, due_at, ended_at)
+     admitted_at, ended_at, attempt, epoch, turn, due_at, called_at)
 SELECT $1, $2, $3, id, phone,
-    CASE WHEN expires_at > now THEN code END,
-    nullif(trace, ''),
-    CASE WHEN expires_at > now THEN 'pending' ELSE 'expired' END,
-    accepted_at, expires_at, now, now,
-    CASE WHEN expires_at > now THEN NULL ELSE now END
+    CASE WHEN state <> 'expired' THEN code END,
+    nullif(trace, ''), state, accepted_at, expires_at, now,
+    CASE WHEN state = 'expired' THEN now END,
+    state = 'calling',
+    CASE WHEN state = 'calling' THEN $6 END,
+    iif(state = 'calling', $8, 0),
+    now + iif(state = 'calling', $7, 0),
+    CASE WHEN state = 'calling' THEN now END
 FROM (
-    SELECT value ->> 0 AS id, value ->> 1 AS phone, value ->> 2 AS code, value ->> 3 AS trace,
-        CASE WHEN value ->> 4 < 0 THEN clock.now ELSE value ->> 4 END AS accepted_at,
-        CASE WHEN value ->> 5 < 0 THEN clock.now + $5 ELSE value ->> 5 END AS expires_at,
-        clock.now, key
-    FROM json_each($4),
-        (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+    SELECT *,
+        CASE WHEN expires_at <= now THEN 'expired' WHEN call THEN 'calling' ELSE 'pending' END
+            AS state
+    FROM (
+        SELECT value ->> 0 AS id, value ->> 1 AS phone, value ->> 2 AS code, value ->> 3 AS trace,
+            CASE WHEN value ->> 4 < 0 THEN clock.now ELSE value ->> 4 END AS accepted_at,
+            CASE WHEN value ->> 5 < 0 THEN clock.now + $5 ELSE value ->> 5 END AS expires_at,
+            value ->> 7 AS call, clock.now, key
+        FROM json_each($4),
+            (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+    )
 )
 WHERE true
 ORDER BY key
 ON CONFLICT DO NOTHING
-RETURNING message_id AS id, state,
+RETURNING message_id AS id, state, attempt, expires_at,
+    expires_at - CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS good_for,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age";
 
 pub(super) const LEAVE_OUTBOX: &str = "
@@ -308,7 +329,8 @@ WITH lease AS (
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
 ), oldest AS (
     SELECT DISTINCT ON (phone COLLATE \"C\")
-        message_id::text AS id, phone, code, trace, attempt, due_at, place,
+        message_id::text AS id, phone, code, trace, attempt, place,
+        due_at <= now() OR (state = 'calling' AND epoch = $5) AS due,
         state = 'calling' AND epoch IS DISTINCT FROM $5 AS interrupted,
         expires_at <= now() AS expired
     FROM delivery
@@ -317,7 +339,7 @@ WITH lease AS (
 ), due AS (
     SELECT *, attempt > 0 AND NOT expired AS again
     FROM oldest
-    WHERE due_at <= now()
+    WHERE due
     ORDER BY again, place
     LIMIT $6
 )
@@ -334,15 +356,16 @@ WITH lease AS (
 ), clock AS (
     SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now
 ), oldest AS (
-    SELECT message_id AS id, phone, code, trace, attempt, due_at, expires_at, min(place) AS place,
+    SELECT message_id AS id, phone, code, trace, attempt, expires_at, min(place) AS place,
+        due_at <= now OR (state = 'calling' AND epoch = $5) AS due,
         state = 'calling' AND epoch IS NOT $5 AS interrupted
-    FROM delivery
+    FROM clock CROSS JOIN delivery
     WHERE group_id = $1 AND topic = $2 AND partition = $3 AND state IN ('pending', 'calling')
     GROUP BY phone
 ), due AS (
     SELECT *, expires_at <= now AS expired, attempt > 0 AND expires_at > now AS again
     FROM clock, oldest
-    WHERE due_at <= now
+    WHERE due
     ORDER BY again, place
     LIMIT $6
 )

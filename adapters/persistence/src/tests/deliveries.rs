@@ -1,9 +1,12 @@
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use application::ports::{
-    Backlog, Batch, CallOutcome, Claimed, DeadLetter, DeadLetters, DeliveryLedger, DeliveryState,
-    Incoming, Lease, LedgerError, Outbox, OutcomeClass, PartitionLeases, Revived, Started, Swept,
-    Unreadable, Verdict,
+    Admitted, Backlog, Batch, CallOutcome, Claimed, DeadLetter, DeadLetters, DeliveryLedger,
+    DeliveryState, Incoming, Lease, LedgerError, Outbox, OutcomeClass, PartitionLeases, Revived,
+    Started, Swept, Unreadable, Verdict,
 };
 use domain::{MessageId, Validity};
 use sea_orm::ConnectionTrait;
@@ -28,6 +31,8 @@ on_both_databases!(
     each_group_has_its_own_ledger,
     a_fenced_owner_writes_nothing,
     a_call_is_begun_once,
+    a_call_may_begin_with_the_admission,
+    a_call_that_was_begun_with_the_admission_is_granted_again,
     a_call_whose_grant_was_not_heard_of_is_granted_again,
     a_start_that_was_given_up_does_nothing_when_it_is_done_late,
     every_attempt_is_kept_with_its_class,
@@ -97,9 +102,9 @@ impl Consumer {
 fn batch(messages: &[Incoming], next_offset: i64) -> Batch {
     Batch {
         messages: messages.to_vec(),
-        unreadable: Vec::new(),
         next_offset,
         default_ttl: Duration::from_secs(600),
+        ..Batch::default()
     }
 }
 
@@ -291,6 +296,49 @@ async fn a_call_is_begun_once(database: Database) {
 
     assert_eq!(new.start(id, LONG).await, Started::default());
     assert_eq!(new.due().await, []);
+}
+
+async fn a_call_may_begin_with_the_admission(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let messages = [incoming(&phone(1)), incoming(&phone(2)), incoming(&phone(3))];
+    let [now, later, late] = [0, 1, 2].map(|place: usize| messages[place].message.id);
+    let long_ago = Validity::starting_at(UNIX_EPOCH + LONG, LONG);
+    let over = Incoming { validity: Some(long_ago), ..messages[2].clone() };
+    let batch = Batch {
+        call_now: HashSet::from([now, late]),
+        call_limit: LONG,
+        ..batch(&[messages[0].clone(), messages[1].clone(), over], 1)
+    };
+
+    let admitted = consumer.ledger.admit(&consumer.lease, &batch).await.unwrap();
+    let again = consumer.ledger.admit(&consumer.lease, &batch).await.unwrap();
+
+    let call = admitted.calls[0];
+    assert_eq!((admitted.calls.len(), call.id, call.attempt), (1, now, 1));
+    assert!(call.good_for > LONG && call.good_for <= 10 * LONG, "{call:?}");
+    assert_eq!(admitted.fresh, [later]);
+    assert_eq!(admitted.expired[0].id, late);
+    assert_eq!(again, Admitted::default());
+    assert_eq!(consumer.finish(now, 1, sent()).await, Some(DeliveryState::Sent));
+    assert_eq!(consumer.due().await, [later]);
+}
+
+async fn a_call_that_was_begun_with_the_admission_is_granted_again(database: Database) {
+    let old = consumer(&database, "1", "a", NONE).await;
+    let message = incoming(&phone(1));
+    let id = message.message.id;
+    let call_now = HashSet::from([id]);
+    let batch = Batch { call_now, call_limit: LONG, ..batch(&[message], 1) };
+    old.ledger.admit(&old.lease, &batch).await.unwrap();
+
+    let due = old.due().await;
+    let granted = old.call(id, LONG).await;
+    let new = consumer(&database, "1", "b", LONG).await;
+
+    assert_eq!(due, [id], "to whoever did not hear of the first");
+    assert_eq!(granted, 2);
+    assert_eq!(new.due().await, []);
+    assert_eq!(new.start(id, LONG).await, Started::default(), "to nobody else");
 }
 
 async fn a_call_whose_grant_was_not_heard_of_is_granted_again(database: Database) {

@@ -59,6 +59,8 @@ pub struct DeliverMessages<L, G, R> {
     called: HashMap<task::Id, Called>,
     ended: Vec<(PhoneNumber, CallOutcome)>,
     budget: RetryBudget,
+    /// When the next round may begin.
+    next_round: Instant,
     /// When to look for parked messages whose time has come, and when to do so at the earliest.
     next_look: Instant,
     earliest_look: Instant,
@@ -109,6 +111,8 @@ struct Called {
 
 /// How often the ledger is asked which parked messages are due.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often a round may begin: calls that end one after the other are recorded together.
+const ROUND: Duration = Duration::from_millis(5);
 /// How often the lanes are held against the ledger, where other consumers' calls may have ended.
 const SYNC: Duration = Duration::from_secs(5);
 /// Phones of one partition whose messages may be open at a time; beyond that, reading pauses.
@@ -137,6 +141,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             called: HashMap::new(),
             ended: Vec::new(),
             budget: RetryBudget::new(Instant::now()),
+            next_round: Instant::now(),
             next_look: Instant::now(),
             earliest_look: Instant::now(),
             next_sync: Instant::now(),
@@ -155,6 +160,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             Some(call) = self.calls.join_next_with_id() => self.end_call(call),
             () = sleep_until(look) => {}
         }
+        sleep_until(self.next_round).await;
     }
 
     /// Does what is to be done: records outcomes, takes new messages over, starts calls.
@@ -163,6 +169,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     /// that. Must not be dropped half-way.
     #[autometrics(struct_name = "DeliverMessages")]
     pub async fn act(&mut self) -> Result<Delivered, LedgerError> {
+        self.next_round = Instant::now() + ROUND;
         let result = self.round().await;
         if result.is_err() {
             // It may have been committed without our hearing of it: what the ledger has comes

@@ -222,35 +222,45 @@ RETURNING message_id AS id, state, attempt, expires_at,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
 };
 
+/// What an entry is after an outcome was `said` of it: `now()` is the same all over a statement.
+macro_rules! state_after {
+    () => {
+        "CASE WHEN said.verdict = 'pending'
+              AND now() + said.wait * interval '1 millisecond' >= delivery.expires_at
+             THEN 'expired' ELSE said.verdict END"
+    };
+}
+
 // Not fenced by the lease: the outcome of a call counts also when the partition has gone to
 // another consumer, as long as no later call was begun. A retry that would come too late ends
 // the entry. Of very many attempts the first and the latest are kept.
 pub(super) const FINISH: Sql = Sql {
-    postgres: "
+    postgres: concat!(
+        "
 UPDATE delivery
-SET state = outcome.state,
-    code = CASE WHEN outcome.state = 'pending' THEN code END,
-    due_at = now() + outcome.wait * interval '1 millisecond',
-    ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE now() END,
-    reference = nullif(outcome.reference, ''),
-    detail = concat_ws(': ', outcome.class, nullif(outcome.detail, '')),
+SET state = ",
+        state_after!(),
+        ",
+    code = CASE WHEN ",
+        state_after!(),
+        " = 'pending' THEN delivery.code END,
+    due_at = now() + said.wait * interval '1 millisecond',
+    ended_at = CASE WHEN ",
+        state_after!(),
+        " = 'pending' THEN NULL ELSE now() END,
+    reference = nullif(said.reference, ''),
+    detail = concat_ws(': ', said.class, nullif(said.detail, '')),
     attempts = CASE WHEN jsonb_array_length(attempts) < 100 THEN attempts ELSE attempts - 1 END
-        || jsonb_build_object('attempt', outcome.attempt, 'outcome', outcome.class,
-            'detail', outcome.detail, 'called_at', called_at, 'ended_at', now())
-FROM (
-    SELECT said.id, said.attempt, said.wait, said.reference, said.detail, said.class,
-        CASE WHEN said.verdict = 'pending'
-              AND now() + said.wait * interval '1 millisecond' >= entry.expires_at
-             THEN 'expired' ELSE said.verdict END AS state
-    FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::text[], $7::text[],
-            $8::text[])
-            AS said (id, attempt, verdict, wait, reference, detail, class)
-        JOIN delivery AS entry ON entry.group_id = $1 AND entry.message_id = said.id
-) AS outcome
-WHERE delivery.group_id = $1 AND delivery.message_id = outcome.id
-  AND delivery.state = 'calling' AND delivery.attempt = outcome.attempt
+        || jsonb_build_object('attempt', said.attempt, 'outcome', said.class,
+            'detail', said.detail, 'called_at', called_at, 'ended_at', now())
+FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::text[], $7::text[],
+        $8::text[])
+    AS said (id, attempt, verdict, wait, reference, detail, class)
+WHERE delivery.group_id = $1 AND delivery.message_id = said.id
+  AND delivery.state = 'calling' AND delivery.attempt = said.attempt
 RETURNING delivery.message_id::text AS id, delivery.state,
-    (extract(epoch FROM now() - delivery.accepted_at) * 1000)::bigint AS age",
+    (extract(epoch FROM now() - delivery.accepted_at) * 1000)::bigint AS age"
+    ),
     sqlite: "
 WITH clock AS MATERIALIZED (
     SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now

@@ -8,19 +8,29 @@ use autometrics::autometrics;
 use domain::{Message, Validity};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 
-use crate::database::{Database, Sql, Told, begin, millis, time};
+use crate::{
+    database::{Database, Sql, Told, begin, millis, time},
+    events::TELL_SQLITE,
+};
 
 /// The outbox as a relay reads it.
 #[derive(Debug, Clone)]
 pub struct SqlBacklog {
     database: Database,
     topic: String,
+    events: bool,
 }
 
 impl SqlBacklog {
     /// `topic` is where the messages are published to.
     pub fn new(database: Database, topic: String) -> Self {
-        Self { database, topic }
+        Self { database, topic, events: false }
+    }
+
+    /// Whether others are told of what expires.
+    #[must_use]
+    pub fn with_events(self, events: bool) -> Self {
+        Self { events, ..self }
     }
 
     async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, BacklogError> {
@@ -43,6 +53,26 @@ impl SqlBacklog {
         execute(second).await?;
         transaction.commit().await.map_err(unavailable)?;
         Ok(written)
+    }
+
+    /// Ends what `note` selects, in SQLite; says how many.
+    async fn expire_sqlite(&self, note: &str, leave: &str) -> Result<u64, BacklogError> {
+        let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
+        let run = async |sql, values| {
+            let statement = self.database.as_written(sql, values);
+            transaction.query_all_raw(statement).await.map_err(unavailable)
+        };
+        let noted = run(note, vec![]).await?;
+        if self.events && !noted.is_empty() {
+            let ended = noted.iter().map(|row| Ok([row.try_get("", "id")?, "expired".to_owned()]));
+            let ended = ended.collect::<Result<Vec<_>, DbErr>>().map_err(unavailable)?;
+            let no_group = "";
+            let values = vec![serde_json::json!(ended).to_string().into(), no_group.into()];
+            run(TELL_SQLITE, values).await?;
+        }
+        run(leave, vec![]).await?;
+        transaction.commit().await.map_err(unavailable)?;
+        Ok(u64::try_from(noted.len()).unwrap_or(u64::MAX))
     }
 
     fn claims(&self, claims: &[Claim]) -> Vec<Value> {
@@ -102,15 +132,15 @@ impl Backlog for SqlBacklog {
     async fn sweep(&self) -> Result<Swept, BacklogError> {
         let mut swept = Swept::default();
         while self.database.execute(FORGET_KNOWN, vec![]).await.map_err(unavailable)? == SWEPT {}
-        for (postgres, sqlite) in [
-            (EXPIRE_OUTBOX_POSTGRES, [NOTE_EXPIRED_IN_OUTBOX, EXPIRE_OUTBOX]),
-            (EXPIRE_IN_TRANSIT_POSTGRES, [NOTE_EXPIRED_IN_TRANSIT, EXPIRE_IN_TRANSIT]),
+        for (postgres, note, leave) in [
+            (EXPIRE_OUTBOX_POSTGRES, NOTE_EXPIRED_IN_OUTBOX, EXPIRE_OUTBOX),
+            (EXPIRE_IN_TRANSIT_POSTGRES, NOTE_EXPIRED_IN_TRANSIT, EXPIRE_IN_TRANSIT),
         ] {
             loop {
                 let expired = if self.database.is_postgres() {
-                    self.run(postgres, vec![]).await?
+                    self.run(postgres, vec![self.events.into()]).await?
                 } else {
-                    self.run_both(sqlite.map(|sql| (sql, vec![]))).await?
+                    self.expire_sqlite(note, leave).await?
                 };
                 swept.expired += expired;
                 if expired < SWEPT {
@@ -287,10 +317,32 @@ WHERE sequence IN (
 )",
 };
 
+/// What ends with `gone`, which PostgreSQL has just deleted; `$1`: and is told of. Where it ends in
+/// the ledger of no group it has failed: see `events::TELL_POSTGRES`.
+macro_rules! noted_postgres {
+    () => {
+        ", told AS (
+    INSERT INTO event (id, kind, verification, delivery)
+    SELECT gone.id, 'failed', verification.id, 'expired'
+    FROM gone JOIN verification ON verification.id = (left(gone.id::text, 34) || '00')::uuid
+    WHERE $1 AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
+)
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at,
+     ended_at, detail)
+SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now(),
+    'no consumer took it over in time'
+FROM gone
+WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
+ON CONFLICT DO NOTHING"
+    };
+}
+
 // What has expired before a consumer took it over ends in the ledger of no group (`''`), where no
 // group has it. In SQLite rows are written before they are deleted, and only those that are in a
 // ledger are deleted.
-const EXPIRE_OUTBOX_POSTGRES: &str = "
+const EXPIRE_OUTBOX_POSTGRES: &str = concat!(
+    "
 WITH late AS (
     SELECT sequence
     FROM outbox
@@ -299,31 +351,20 @@ WITH late AS (
     FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM outbox USING late WHERE outbox.sequence = late.sequence RETURNING outbox.*
-)
-INSERT INTO delivery
-    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at,
-     ended_at, detail)
-SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now(),
-    'no consumer took it over in time'
-FROM gone
-WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
-ON CONFLICT DO NOTHING";
+)",
+    noted_postgres!()
+);
 
-const EXPIRE_IN_TRANSIT_POSTGRES: &str = "
+const EXPIRE_IN_TRANSIT_POSTGRES: &str = concat!(
+    "
 WITH late AS (
     SELECT sequence FROM in_transit WHERE expires_at <= now() LIMIT 10000 FOR UPDATE SKIP LOCKED
 ), gone AS (
     DELETE FROM in_transit USING late WHERE in_transit.sequence = late.sequence
     RETURNING in_transit.*
-)
-INSERT INTO delivery
-    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at,
-     ended_at, detail)
-SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now(),
-    'no consumer took it over in time'
-FROM gone
-WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
-ON CONFLICT DO NOTHING";
+)",
+    noted_postgres!()
+);
 
 const NOTE_EXPIRED_IN_OUTBOX: &str = "
 INSERT INTO delivery
@@ -335,7 +376,8 @@ FROM outbox, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
 WHERE max(expires_at, claimable_at) <= now
   AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = outbox.id)
 LIMIT 10000
-ON CONFLICT DO NOTHING";
+ON CONFLICT DO NOTHING
+RETURNING message_id AS id";
 
 const EXPIRE_OUTBOX: &str = "
 DELETE FROM outbox
@@ -352,7 +394,8 @@ FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS n
 WHERE expires_at <= now
   AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
 LIMIT 10000
-ON CONFLICT DO NOTHING";
+ON CONFLICT DO NOTHING
+RETURNING message_id AS id";
 
 const EXPIRE_IN_TRANSIT: &str = "
 DELETE FROM in_transit

@@ -51,6 +51,46 @@ impl EventOutbox for SqlEventOutbox {
     }
 }
 
+/// Tells how messages ended, in the statement of PostgreSQL that ends them: `ended` has their `id`
+/// and `state`.
+///
+/// An id without its last byte is that of the verification; messages that are none of ours have
+/// none. A message fails once: with the entry of the first group that ends so, and not where it
+/// has been sent by another. Two that end in the same moment do not see each other; so the event
+/// has the id of its message, by which whoever hears it twice knows it again.
+pub(crate) const TELL_POSTGRES: &str = ", told AS (
+    INSERT INTO event (id, kind, verification, delivery)
+    SELECT CASE ended.state WHEN 'sent' THEN gen_random_uuid() ELSE ended.id END,
+        CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state
+    FROM ended JOIN verification ON verification.id = (left(ended.id::text, 34) || '00')::uuid
+    WHERE ended.state = 'sent' OR NOT EXISTS (
+        SELECT 1
+        FROM delivery AS known
+        WHERE known.message_id = ended.id
+          AND known.ended_at IS NOT NULL
+    )
+)
+";
+
+/// The same in SQLite, after a statement that has ended `$1`, a list of ids and states, in the
+/// ledger of group `$2`.
+pub(crate) const TELL_SQLITE: &str = "
+INSERT INTO event (id, kind, verification, delivery, at, due_at)
+SELECT
+    CASE ended.state WHEN 'sent' THEN lower(hex(randomblob(16))) ELSE replace(ended.id, '-', '') END,
+    CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state,
+    now, now
+FROM (SELECT value ->> 0 AS id, value ->> 1 AS state FROM json_each($1)) AS ended
+    CROSS JOIN (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+    CROSS JOIN verification
+WHERE verification.id = substr(ended.id, 1, 34) || '00'
+  AND (ended.state = 'sent' OR NOT EXISTS (
+      SELECT 1
+      FROM delivery AS known
+      WHERE known.message_id = ended.id
+        AND known.group_id <> $2 AND known.ended_at IS NOT NULL
+  ))";
+
 // By when they are due, so that those that wait for another try are not read each time.
 const CLAIM: Sql = Sql {
     postgres: "

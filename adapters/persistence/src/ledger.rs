@@ -15,13 +15,14 @@ use application::{
 };
 use autometrics::autometrics;
 use domain::{Message, MessageId, PhoneNumber};
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::database::{Database, Told, begin, lasting, millis, since_1970, time};
+use crate::{
+    database::{Database, Told, begin, lasting, millis, since_1970, time},
+    events::TELL_SQLITE,
+};
 
 mod sql;
 
@@ -43,7 +44,7 @@ impl SqlDeliveryLedger {
         Self { database, group, topic, member, turns: Arc::default(), events: false }
     }
 
-    /// Whether others are told how calls ended.
+    /// Whether others are told how messages ended.
     #[must_use]
     pub fn with_events(self, events: bool) -> Self {
         Self { events, ..self }
@@ -97,6 +98,37 @@ impl SqlDeliveryLedger {
         transaction.query_all_raw(self.database.as_written(sql, values)).await.map_err(unavailable)
     }
 
+    /// One statement of PostgreSQL.
+    async fn run_alone(
+        &self,
+        sql: &str,
+        values: Vec<Value>,
+    ) -> Result<Vec<QueryResult>, LedgerError> {
+        let statement = self.database.as_written(sql, values);
+        let rows = self.database.step(async |it| it.query_all_raw(statement).await).await;
+        rows.map_err(unavailable)
+    }
+
+    /// Tells of what a step of a transaction in SQLite has ended, if others are told.
+    async fn tell(
+        &self,
+        transaction: &DatabaseTransaction,
+        rows: &[QueryResult],
+    ) -> Result<(), LedgerError> {
+        if !self.events {
+            return Ok(());
+        }
+        let mut ended = Vec::new();
+        for row in rows.iter().filter(|row| !is_held(row)) {
+            let Recorded { id, state, .. } = read_recorded(row)?;
+            if !matches!(state, DeliveryState::Pending | DeliveryState::Calling) {
+                ended.push(json!([id.to_string(), state.as_str()]));
+            }
+        }
+        let values = vec![json!(ended).to_string().into(), self.group.clone().into()];
+        self.run(transaction, TELL_SQLITE, values).await.map(|_| ())
+    }
+
     /// `admit` for PostgreSQL: one statement, one round trip, one commit.
     async fn admit_postgres(
         &self,
@@ -126,9 +158,7 @@ impl SqlDeliveryLedger {
                 dead().map(|(_, reason)| reason.0.to_owned()).collect::<Vec<_>>().into(),
             ],
         );
-        let statement = self.database.as_written(sql::ADMIT_POSTGRES, values);
-        let rows = self.database.step(async |it| it.query_all_raw(statement).await).await;
-        rows.map_err(unavailable)
+        self.run_alone(&sql::admit_postgres(self.events), values).await
     }
 
     /// Takes out of transit what was settled while it was taken over.
@@ -199,6 +229,7 @@ impl SqlDeliveryLedger {
             self.turn(),
         ]);
         let mut rows = self.run(&transaction, sql::TAKE, values).await?;
+        self.tell(&transaction, &rows).await?;
         transaction.commit().await.map_err(unavailable)?;
         rows.extend(held);
         Ok(rows)
@@ -240,7 +271,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
         let rows = if self.database.is_postgres() {
             let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
             let values = self.lease(lease, [ids.into(), limit, turn]);
-            self.database.rows(sql::START, values).await.map_err(unavailable)?
+            self.run_alone(&sql::start_postgres(self.events), values).await?
         } else {
             let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
             let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
@@ -248,7 +279,8 @@ impl DeliveryLedger for SqlDeliveryLedger {
             if !rows.is_empty() {
                 let ids = json!(ids).to_string().into();
                 let values = vec![self.group.clone().into(), ids, limit, lease.epoch.into(), turn];
-                rows.extend(self.run(&transaction, sql::START.sqlite, values).await?);
+                rows.extend(self.run(&transaction, sql::START_SQLITE, values).await?);
+                self.tell(&transaction, &rows).await?;
             }
             transaction.commit().await.map_err(unavailable)?;
             rows
@@ -317,19 +349,11 @@ impl DeliveryLedger for SqlDeliveryLedger {
         let rows = if !self.events {
             self.database.rows(sql::FINISH, values).await.map_err(unavailable)?
         } else if self.database.is_postgres() {
-            let statement = self.database.as_written(&sql::finish_and_tell_postgres(), values);
-            let step = async |it: DatabaseConnection| it.query_all_raw(statement).await;
-            self.database.step(step).await.map_err(unavailable)?
+            self.run_alone(&sql::finish_and_tell_postgres(), values).await?
         } else {
             let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
             let rows = self.run(&transaction, sql::FINISH.sqlite, values).await?;
-            let ended = rows.iter().map(read_recorded).collect::<Result<Vec<_>, _>>()?;
-            let ended: serde_json::Value = ended
-                .iter()
-                .filter(|recorded| recorded.state != DeliveryState::Pending)
-                .map(|recorded| json!([recorded.id.to_string(), recorded.state.as_str()]))
-                .collect();
-            self.run(&transaction, sql::TELL, vec![ended.to_string().into()]).await?;
+            self.tell(&transaction, &rows).await?;
             transaction.commit().await.map_err(unavailable)?;
             rows
         };

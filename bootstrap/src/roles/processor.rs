@@ -57,7 +57,8 @@ pub fn processor(
             Ok(())
         });
     }
-    let backlog = SqlBacklog::new(database.clone(), config.producer.topic.clone());
+    let backlog = SqlBacklog::new(database.clone(), config.producer.topic.clone())
+        .with_events(config.verification.events.is_some());
     let batch = RelayBatch::new(
         backlog.clone(),
         broker,

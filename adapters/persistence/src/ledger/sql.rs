@@ -3,13 +3,19 @@
 //! `$1` to `$5` of a fenced statement name the lease: group, topic, partition, owner, epoch. It
 //! returns a row in state `held` if the lease is ours, and has done nothing otherwise.
 
-use crate::database::Sql;
+use crate::{database::Sql, events::TELL_POSTGRES};
+
+/// Takes a batch over. `events`: what has expired already is told of.
+pub(super) fn admit_postgres(events: bool) -> String {
+    const EXPIRED: &str =
+        ", ended AS (SELECT message_id AS id, state FROM taken WHERE state = 'expired')";
+    [ADMIT, if events { EXPIRED } else { "" }, if events { TELL_POSTGRES } else { "" }, ADMITTED]
+        .concat()
+}
 
 // Rows of the outbox are locked in the order of their sequence, here as in the backlog's
 // statements: two that lock the same rows in different orders wait for each other.
-//
-// The age of the row in state `held` is the number of messages that left the outbox or transit.
-pub(super) const ADMIT_POSTGRES: &str = "
+const ADMIT: &str = "
 WITH lease AS (
     UPDATE partition_lease
     SET next_offset = $6
@@ -73,7 +79,10 @@ WITH lease AS (
         WHERE known.group_id = $1 AND known.topic = $2 AND known.partition = $3
           AND known.record_offset = dead.record_offset
     )
-)
+)";
+
+// The age of the row in state `held` is the number of messages that left the outbox or transit.
+const ADMITTED: &str = "
 SELECT message_id::text AS id, state, attempt,
     (extract(epoch FROM expires_at) * 1000)::bigint AS expires_at,
     (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
@@ -83,7 +92,7 @@ UNION ALL
 SELECT NULL, 'held', 0, 0, 0, (SELECT count(*) FROM waiting) + (SELECT count(*) FROM transit)
 FROM lease";
 
-// What was settled while `ADMIT_POSTGRES` waited for its row in the outbox is in transit in a
+// What was settled while `ADMIT` waited for its row in the outbox is in transit in a
 // snapshot that it did not see.
 pub(super) const LEAVE_TRANSIT_POSTGRES: &str = "
 DELETE FROM in_transit
@@ -95,7 +104,7 @@ WHERE sequence IN (
     FOR UPDATE OF in_transit SKIP LOCKED
 )";
 
-// What `ADMIT_POSTGRES` does, in SQLite, where a statement writes to one table.
+// What `ADMIT` does, in SQLite, where a statement writes to one table.
 pub(super) const MOVE_ON: &str = "
 UPDATE partition_lease
 SET next_offset = $6
@@ -160,11 +169,18 @@ SELECT NULL AS id, 'held' AS state, 0 AS attempt, 0 AS expires_at, 0 AS good_for
 FROM partition_lease
 WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5";
 
+/// Begins calls. `events`: what has expired meanwhile is told of.
+pub(super) fn start_postgres(events: bool) -> String {
+    const EXPIRED: &str =
+        ", ended AS (SELECT message_id AS id, state FROM begun WHERE state = 'expired')";
+    [START, if events { EXPIRED } else { "" }, if events { TELL_POSTGRES } else { "" }, STARTED]
+        .concat()
+}
+
 // A call that was interrupted is over when its time is; it may have been made, and is noted so.
 // One that was begun under this lease was not made: see `DeliveryLedger::start`. A statement that we
 // gave up may still be done, after later ones: `turn` numbers them, and the late one does nothing.
-pub(super) const START: Sql = Sql {
-    postgres: "
+const START: &str = "
 WITH lease AS (
     SELECT 1
     FROM partition_lease
@@ -190,15 +206,19 @@ WITH lease AS (
       AND (epoch IS DISTINCT FROM $5 OR turn < $8)
       AND (state = 'pending' OR (state = 'calling' AND (due_at <= now() OR epoch = $5)))
     RETURNING message_id, state, attempt, expires_at, accepted_at
-)
+)";
+
+const STARTED: &str = "
 SELECT message_id::text AS id, state, attempt,
     (extract(epoch FROM expires_at) * 1000)::bigint AS expires_at,
     (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
     (extract(epoch FROM now() - accepted_at) * 1000)::bigint AS age
 FROM begun
 UNION ALL
-SELECT NULL, 'held', 0, 0, 0, 0 FROM lease",
-    sqlite: "
+SELECT NULL, 'held', 0, 0, 0, 0 FROM lease";
+
+// The same in SQLite.
+pub(super) const START_SQLITE: &str = "
 UPDATE delivery
 SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
     code = CASE WHEN expires_at > clock.now THEN code END,
@@ -219,8 +239,7 @@ WHERE group_id = $1 AND message_id IN (SELECT value FROM json_each($2))
   AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = $4)))
 RETURNING message_id AS id, state, attempt, expires_at,
     expires_at - CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS good_for,
-    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
-};
+    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age";
 
 /// What an entry is after an outcome was `said` of it: `now()` is the same all over a statement.
 macro_rules! state_after {
@@ -295,34 +314,12 @@ RETURNING message_id AS id, state,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age",
 };
 
-/// `FINISH` in PostgreSQL, where others are told. An id without its last byte is that of the
-/// verification; messages that are none of ours have none.
+/// `FINISH` in PostgreSQL, where others are told.
 pub(super) fn finish_and_tell_postgres() -> String {
-    [
-        "WITH finished AS (",
-        FINISH.postgres,
-        "
-), told AS (
-    INSERT INTO event (kind, verification, delivery)
-    SELECT CASE state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, state
-    FROM finished
-        JOIN verification ON verification.id = (left(finished.id, 34) || '00')::uuid
-    WHERE state <> 'pending'
-)
-SELECT * FROM finished",
-    ]
-    .concat()
+    const ENDED: &str =
+        "), ended AS (SELECT id::uuid AS id, state FROM finished WHERE state <> 'pending')";
+    ["WITH finished AS (", FINISH.postgres, ENDED, TELL_POSTGRES, "SELECT * FROM finished"].concat()
 }
-
-// The same in SQLite, of a list of ids and states.
-pub(super) const TELL: &str = "
-INSERT INTO event (kind, verification, delivery, at, due_at)
-SELECT CASE value ->> 1 WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, value ->> 1,
-    now, now
-FROM json_each($1) AS ended
-    CROSS JOIN (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
-    CROSS JOIN verification
-WHERE verification.id = substr(ended.value ->> 0, 1, 34) || '00'";
 
 const OPEN_SQL: &str = "
 SELECT phone, count(*) AS entries

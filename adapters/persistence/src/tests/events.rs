@@ -1,16 +1,19 @@
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use application::ports::{
-    Backlog, Batch, CallOutcome, Decision, DeliveryLedger, DueEvent, EventKind, EventOutbox,
-    GuardCounts, Incoming, NewSend, NewTest, NewVerification, Outbox, OutcomeClass,
-    PartitionLeases, Verdict, Verifications,
+    Backlog, Batch, CallOutcome, Claim, Claimed, Decision, DeliveryLedger, DueEvent, EventKind,
+    EventOutbox, GuardCounts, Incoming, Lease, NewSend, NewTest, NewVerification, Outbox,
+    OutcomeClass, PartitionLeases, Verdict, Verifications,
 };
-use domain::{GuardMode, GuardRule, Metadata, Origin, VerificationId};
+use domain::{GuardMode, GuardRule, Metadata, Origin, Validity, VerificationId};
 use sea_orm::ConnectionTrait;
 
 use super::{
     on_both_databases,
-    support::{accepted, count, enqueue, id_of, in_time, new_message, phone, rng, start},
+    support::{accepted, count, enqueue, id_of, in_time, incoming, phone, rng, start},
 };
 use crate::{
     CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeliveryLedger, SqlEventOutbox,
@@ -20,6 +23,8 @@ use crate::{
 on_both_databases!(
     an_event_is_of_the_commit_it_tells_of,
     what_calls_came_to_is_told,
+    a_message_that_expires_is_told_of_once,
+    a_message_that_one_group_has_sent_has_not_failed,
     what_was_blocked_is_told_without_a_verification,
     nothing_is_told_where_events_are_off,
     an_event_that_is_not_settled_comes_again,
@@ -35,6 +40,33 @@ async fn tell_start(database: &Database, send: &NewSend) {
     let settings = OutboxSettings { writers: 1, events: true, ..OutboxSettings::default() };
     let (outbox, _writers) = CoalescingOutbox::start(database, settings);
     accepted(&outbox.enqueue(send.clone()).await.unwrap());
+}
+
+/// What a relay has claimed for so long, as a consumer reads it.
+async fn published(database: &Database, lease: Duration) -> Vec<(Incoming, Claim)> {
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), lease).await.unwrap();
+    let incoming = |Claimed { claim, message, validity, trace }| {
+        let (validity, trace) = (Some(validity), Some(trace));
+        (Incoming { message, validity, trace, sequence: Some(claim.sequence) }, claim)
+    };
+    claimed.into_iter().map(incoming).collect()
+}
+
+/// The ledger of a group that holds partition 0, and tells.
+async fn ledger(database: &Database, group: &str) -> (SqlDeliveryLedger, Lease) {
+    let [group, topic, member] = [group, "message", "member"].map(str::to_owned);
+    let leases =
+        SqlPartitionLeases::new(database.clone(), group.clone(), topic.clone(), member.clone());
+    leases.register(&[0]).await.unwrap();
+    let lease = leases.acquire(1, LONG).await.unwrap().remove(0);
+    let ledger = SqlDeliveryLedger::new(database.clone(), group, topic, member).with_events(true);
+    (ledger, lease)
+}
+
+fn batch(messages: &[Incoming]) -> Batch {
+    let messages = messages.to_vec();
+    Batch { messages, next_offset: 1, default_ttl: LONG, ..Batch::default() }
 }
 
 /// Takes all that are due.
@@ -109,27 +141,12 @@ async fn what_calls_came_to_is_told(database: Database) {
     for send in &sends {
         accepted(&enqueue(&database, send).await);
     }
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), LONG).await.unwrap();
-    let ours = claimed.into_iter().map(|claimed| Incoming {
-        message: claimed.message,
-        validity: Some(claimed.validity),
-        trace: Some(claimed.trace),
-        sequence: Some(claimed.claim.sequence),
-    });
+    let ours = published(&database, LONG).await.into_iter().map(|(incoming, _)| incoming);
     // And one that is none of ours.
-    let NewSend { message: foreign, .. } = new_message(&phone(9));
-    let foreign = Incoming { message: foreign, validity: None, trace: None, sequence: None };
-    let messages: Vec<Incoming> = ours.chain([foreign]).collect();
+    let messages: Vec<Incoming> = ours.chain([incoming(&phone(9))]).collect();
     let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
-    let [group, topic, member] = ["group", "message", "member"].map(str::to_owned);
-    let leases =
-        SqlPartitionLeases::new(database.clone(), group.clone(), topic.clone(), member.clone());
-    leases.register(&[0]).await.unwrap();
-    let lease = leases.acquire(1, LONG).await.unwrap().remove(0);
-    let ledger = SqlDeliveryLedger::new(database.clone(), group, topic, member).with_events(true);
-    let batch = Batch { messages, next_offset: 1, default_ttl: LONG, ..Batch::default() };
-    ledger.admit(&lease, &batch).await.unwrap();
+    let (ledger, lease) = ledger(&database, "group").await;
+    ledger.admit(&lease, &batch(&messages)).await.unwrap();
     ledger.start(&lease, &ids, LONG).await.unwrap();
 
     let verdicts = [
@@ -167,6 +184,90 @@ async fn what_calls_came_to_is_told(database: Database) {
     assert_eq!(told, expected);
 }
 
+async fn a_message_that_expires_is_told_of_once(database: Database) {
+    let sends = [1, 2, 3, 4, 5].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(&database, send).await);
+    }
+    let messages = published(&database, NONE).await;
+    let backlog = SqlBacklog::new(database.clone(), "message".into()).with_events(true);
+    let claims: Vec<Claim> = messages.iter().map(|(_, claim)| *claim).collect();
+    backlog.settle(&claims[..4], LONG).await.unwrap();
+    let mut messages: Vec<Incoming> =
+        messages.into_iter().map(|(incoming, _)| incoming).chain([incoming(&phone(9))]).collect();
+    let long_ago = Some(Validity::starting_at(UNIX_EPOCH + LONG, LONG));
+    let (ledger, lease) = ledger(&database, "group").await;
+    let expire = async |table: &str| {
+        let sql = format!("UPDATE {table} SET expires_at = accepted_at");
+        database.connection().execute_unprepared(&sql).await.unwrap();
+    };
+
+    // The first while its retry would wait, the second before its call, the third and one that is
+    // none of ours before they were read, the fourth in transit, the fifth in the outbox.
+    let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
+    ledger.admit(&lease, &batch(&messages[..2])).await.unwrap();
+    let call = ledger.start(&lease, &ids[..1], LONG).await.unwrap().calls[0];
+    let too_late = CallOutcome {
+        id: call.id,
+        attempt: call.attempt,
+        class: OutcomeClass::Throttled,
+        verdict: Verdict::Retry { after: 20 * LONG },
+        detail: String::new(),
+    };
+    ledger.finish(&[too_late]).await.unwrap();
+    expire("delivery").await;
+    assert_eq!(ledger.start(&lease, &ids[1..2], LONG).await.unwrap().expired.len(), 1);
+    for place in [2, 5] {
+        messages[place].validity = long_ago;
+        let late = batch(std::slice::from_ref(&messages[place]));
+        assert_eq!(ledger.admit(&lease, &late).await.unwrap().expired.len(), 1);
+    }
+    for table in ["in_transit", "outbox"] {
+        expire(table).await;
+    }
+    assert_eq!(backlog.sweep().await.unwrap().expired, 2);
+
+    let told_of = told(&SqlEventOutbox::new(database.clone())).await;
+    let mut told_of: Vec<_> = told_of
+        .into_iter()
+        .map(|event| (event.verification.unwrap(), event.kind, event.delivery.unwrap(), event.id))
+        .collect();
+    told_of.sort_unstable();
+    let mut expected = sends.each_ref().map(|send| {
+        let id = send.message.id.as_uuid().simple().to_string();
+        (id_of(send), EventKind::Failed, "expired".to_owned(), id)
+    });
+    expected.sort_unstable();
+    assert_eq!(told_of, expected);
+
+    // Read once more, by this group and by another.
+    for message in &mut messages {
+        message.validity = long_ago;
+    }
+    let (other, other_lease) = self::ledger(&database, "other").await;
+    let swept = ledger.admit(&lease, &batch(&messages)).await.unwrap();
+    let late = other.admit(&other_lease, &batch(&messages)).await.unwrap();
+    assert_eq!((swept.expired.len(), late.expired.len()), (2, 6));
+    assert_eq!(backlog.sweep().await.unwrap().expired, 0);
+    assert_eq!(count(&database, "event").await, 5);
+}
+
+async fn a_message_that_one_group_has_sent_has_not_failed(database: Database) {
+    accepted(&enqueue(&database, &start(&phone(1))).await);
+    let (message, _) = published(&database, LONG).await.remove(0);
+    let id = message.message.id;
+    for (group, verdict) in [("a", Verdict::Sent { reference: None }), ("b", Verdict::Failed)] {
+        let (ledger, lease) = ledger(&database, group).await;
+        ledger.admit(&lease, &batch(std::slice::from_ref(&message))).await.unwrap();
+        ledger.start(&lease, &[id], LONG).await.unwrap();
+        let (class, detail) = (OutcomeClass::Rejected, String::new());
+        ledger.finish(&[CallOutcome { id, attempt: 1, class, verdict, detail }]).await.unwrap();
+    }
+
+    let told = told(&SqlEventOutbox::new(database)).await;
+    assert_eq!(kinds(&told), [(EventKind::Sent, Some(VerificationId::of(id)))]);
+}
+
 async fn what_was_blocked_is_told_without_a_verification(database: Database) {
     let guard = SqlGuard::new(database.clone()).with_events(true);
     let rule = |mode| GuardRule::parse("prefix:50:10", mode).unwrap();
@@ -198,6 +299,8 @@ async fn nothing_is_told_where_events_are_off(database: Database) {
     let over = NewSend { ttl: NONE, ..start(&phone(4)) };
     accepted(&enqueue(&database, &over).await);
     verifications.expire().await.unwrap();
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    assert_eq!(backlog.sweep().await.unwrap().expired, 1);
 
     assert_eq!(count(&database, "event").await, 0);
 }

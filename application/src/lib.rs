@@ -45,4 +45,4 @@ pub use vault::{
     CODE_PEPPER, DrawnKeys, KeySource, Keys, OpenError, OpenVault, PAYLOAD_KEY, Vault, VaultClosed,
     VaultSettings,
 };
-pub use verification::{CancelError, CancelVerification, FindVerification};
+pub use verification::{CancelError, CancelVerification, FindVerification, NoteReceipt};

@@ -1,11 +1,11 @@
 use std::sync::Arc;
 
 use autometrics::autometrics;
-use domain::{VerificationId, VerificationStatus};
+use domain::{MessageId, VerificationId, VerificationStatus};
 
 use crate::{
     BoxError,
-    ports::{History, StoreError, Verifications},
+    ports::{History, Receipt, StoreError, Verifications},
 };
 
 /// Looks at a verification.
@@ -17,6 +17,12 @@ pub struct FindVerification<V> {
 /// Gives a verification up.
 #[derive(Debug)]
 pub struct CancelVerification<V> {
+    verifications: Arc<V>,
+}
+
+/// Notes what a gateway tells later of a message.
+#[derive(Debug)]
+pub struct NoteReceipt<V> {
     verifications: Arc<V>,
 }
 
@@ -44,6 +50,19 @@ impl<V: Verifications> FindVerification<V> {
     #[autometrics(struct_name = "FindVerification")]
     pub async fn execute(&self, id: VerificationId) -> Result<Option<History>, StoreError> {
         self.verifications.history(id).await
+    }
+}
+
+impl<V: Verifications> NoteReceipt<V> {
+    pub fn new(verifications: Arc<V>) -> Self {
+        Self { verifications }
+    }
+
+    /// Says whether there is such a message: one that a gateway was called for. Twice is as good
+    /// as once.
+    #[autometrics(struct_name = "NoteReceipt")]
+    pub async fn execute(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError> {
+        self.verifications.note_receipt(message, receipt).await
     }
 }
 

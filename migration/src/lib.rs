@@ -18,6 +18,7 @@ mod m20261122_000003_published_at;
 mod m20261122_000004_seen_until;
 mod m20261123_000001_verification;
 mod m20261123_000002_admitted_at;
+mod m20261123_000003_receipts;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261122_000004_seen_until::Migration),
             Box::new(m20261123_000001_verification::Migration),
             Box::new(m20261123_000002_admitted_at::Migration),
+            Box::new(m20261123_000003_receipts::Migration),
         ]
     }
 }

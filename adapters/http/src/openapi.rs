@@ -1,7 +1,7 @@
 //! The description of the API (`OpenAPI` 3.1), made of what the service has: its operations, the
 //! problems that they have, the limits of what requests say, and its settings.
 
-use application::ports::EventKind;
+use application::ports::{EventKind, Receipt};
 use axum::http::{Method, StatusCode};
 use domain::{ATTEMPTS, Pacing};
 use serde_json::{Value, json};
@@ -82,6 +82,7 @@ fn document(settings: &V1Settings) -> OpenApi {
         .tags(Some([
             tag("verifications", "Begin, resend, look at and cancel verifications."),
             tag("checks", "Try codes."),
+            tag("receipts", "For gateways: tell what became of messages."),
             tag("messages", "What the Go predecessor had."),
             tag("description", "This description."),
         ]))
@@ -113,6 +114,7 @@ impl Operation {
             Self::CheckByPhone => "checkCodeByPhone",
             Self::Resend => "resendVerification",
             Self::Cancel => "cancelVerification",
+            Self::Receipt => "noteReceipt",
         }
     }
 
@@ -120,6 +122,7 @@ impl Operation {
         match self {
             Self::Check | Self::CheckByPhone => "checks",
             Self::Start | Self::Find | Self::Resend | Self::Cancel => "verifications",
+            Self::Receipt => "receipts",
         }
     }
 
@@ -131,6 +134,7 @@ impl Operation {
             Self::CheckByPhone => "Try a code against the newest verification of a phone",
             Self::Resend => "Send the code once more",
             Self::Cancel => "Give a verification up",
+            Self::Receipt => "Tell that a message has arrived, or will not",
         }
     }
 
@@ -149,6 +153,11 @@ impl Operation {
             }
             Self::Resend => "The same code, unless the service is set up otherwise.",
             Self::Cancel => "Its code is no good any more. Twice is as good as once.",
+            Self::Receipt => {
+                "For whoever hears of it from the gateway. Answered once it is stored; it becomes \
+                 the event delivered or failed. Twice is as good as once, and undelivered does \
+                 not count after delivered."
+            }
         }
     }
 
@@ -158,14 +167,17 @@ impl Operation {
             Self::Find => "The verification",
             Self::Check | Self::CheckByPhone => "Whether the code was right",
             Self::Cancel => "The verification is canceled",
+            Self::Receipt => "It is noted",
         }
     }
 
-    const fn answer(self) -> &'static str {
+    /// What its answer is, where that has a body.
+    const fn answer(self) -> Option<&'static str> {
         match self {
-            Self::Start | Self::Find | Self::Resend | Self::Cancel => "Verification",
-            Self::Check => "Checked",
-            Self::CheckByPhone => "CheckedByPhone",
+            Self::Start | Self::Find | Self::Resend | Self::Cancel => Some("Verification"),
+            Self::Check => Some("Checked"),
+            Self::CheckByPhone => Some("CheckedByPhone"),
+            Self::Receipt => None,
         }
     }
 
@@ -175,6 +187,7 @@ impl Operation {
             Self::Start => Some("Start"),
             Self::Check => Some("Check"),
             Self::CheckByPhone => Some("CheckByPhone"),
+            Self::Receipt => Some("Receipt"),
             Self::Find | Self::Resend | Self::Cancel => None,
         }
     }
@@ -187,7 +200,7 @@ impl Operation {
         let of_bodies: &[P] = match self {
             Self::Find => &[],
             Self::Resend | Self::Cancel => &[P::MalformedBody, P::RequestTimeout, P::TooLarge],
-            Self::Start | Self::Check | Self::CheckByPhone => &[
+            Self::Start | Self::Check | Self::CheckByPhone | Self::Receipt => &[
                 P::MalformedBody,
                 P::RequestTimeout,
                 P::TooLarge,
@@ -204,7 +217,7 @@ impl Operation {
             Self::Start => {
                 &[P::RegionNotAllowed, P::NumberTypeNotAllowed, P::AbnormalUsage, P::QuotaExceeded]
             }
-            Self::Find => &[P::NotFound],
+            Self::Find | Self::Receipt => &[P::NotFound],
             Self::Check => &[P::NotFound, P::AlreadyApproved, P::Gone, P::QuotaExceeded],
             Self::CheckByPhone => &[P::QuotaExceeded],
             Self::Resend => {
@@ -297,8 +310,10 @@ fn content(schema: &str) -> Content {
 fn success(operation: Operation) -> Response {
     let mut response = ResponseBuilder::new()
         .description(operation.success_says())
-        .content(JSON, content(operation.answer()))
         .header("Cache-Control", header(constant("no-store"), "Nothing of it is stored."));
+    if let Some(answer) = operation.answer() {
+        response = response.content(JSON, content(answer));
+    }
     if operation.is_repeatable() {
         let replayed = header(constant("true"), "Only where the answer is one of before.");
         response = response.header("Idempotent-Replayed", replayed);
@@ -440,6 +455,7 @@ fn components(settings: &V1Settings) -> utoipa::openapi::ComponentsBuilder {
                 .required("phone")
                 .required("code"),
         )
+        .schema("Receipt", receipt())
         .schema("Verification", verification(&settings.pacing))
         .schema("Event", event())
         .schema("Checked", checked())
@@ -482,6 +498,19 @@ fn start(settings: &V1Settings) -> Object {
         .property("metadata", metadata)
         .property("limits", custom_limits(settings))
         .required("phone")
+        .build()
+}
+
+fn receipt() -> Object {
+    let id = ObjectBuilder::from(string())
+        .format(Some(SchemaFormat::Custom("uuid".to_owned())))
+        .description(Some("Of the message, as the gateway got it."));
+    let statuses = Receipt::ALL.map(|receipt| json!(receipt.as_str()));
+    ObjectBuilder::new()
+        .property("id", id)
+        .property("status", enumerated(statuses.into()))
+        .required("id")
+        .required("status")
         .build()
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 
 use application::{
     AnswerOnce, Authorize, AuthorizeError, CancelVerification, CheckCode, FindVerification,
-    Repeatable, ResendVerification, StartVerification,
+    NoteReceipt, Repeatable, ResendVerification, StartVerification,
     ports::{Answers, ApiKeys, Outbox, Verifications},
 };
 use axum::{
@@ -36,6 +36,7 @@ use answer::Reply;
 pub(crate) mod answer;
 pub(crate) mod body;
 mod checks;
+mod receipts;
 #[cfg(test)]
 mod tests;
 mod verifications;
@@ -48,6 +49,7 @@ pub struct V1<O, V, A, K, R> {
     pub check: CheckCode<V>,
     pub find: FindVerification<V>,
     pub cancel: CancelVerification<V>,
+    pub receipts: NoteReceipt<V>,
     pub answers: AnswerOnce<A>,
     pub auth: Arc<Authorize<K>>,
 }
@@ -80,6 +82,7 @@ pub(crate) enum Operation {
     CheckByPhone,
     Resend,
     Cancel,
+    Receipt,
 }
 
 struct Surface<O, V, A, K, R> {
@@ -158,8 +161,15 @@ fn ended(status: VerificationStatus) -> Problem {
 }
 
 impl Operation {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Start, Self::Find, Self::Check, Self::CheckByPhone, Self::Resend, Self::Cancel];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Start,
+        Self::Find,
+        Self::Check,
+        Self::CheckByPhone,
+        Self::Resend,
+        Self::Cancel,
+        Self::Receipt,
+    ];
 
     /// The template of its path.
     pub(crate) const fn route(self) -> &'static str {
@@ -170,22 +180,26 @@ impl Operation {
             Self::CheckByPhone => "/v1/verifications/check",
             Self::Resend => "/v1/verifications/{id}/resend",
             Self::Cancel => "/v1/verifications/{id}/cancel",
+            Self::Receipt => "/v1/receipts",
         }
     }
 
     pub(crate) const fn method(self) -> Method {
         match self {
             Self::Find => Method::GET,
-            Self::Start | Self::Check | Self::CheckByPhone | Self::Resend | Self::Cancel => {
-                Method::POST
-            }
+            Self::Start
+            | Self::Check
+            | Self::CheckByPhone
+            | Self::Resend
+            | Self::Cancel
+            | Self::Receipt => Method::POST,
         }
     }
 
     /// What an API key must be good for.
     pub(crate) const fn scope(self) -> Scope {
         match self {
-            Self::Start | Self::Resend | Self::Cancel => Scope::Send,
+            Self::Start | Self::Resend | Self::Cancel | Self::Receipt => Scope::Send,
             Self::Check | Self::CheckByPhone => Scope::Check,
             Self::Find => Scope::Read,
         }
@@ -196,7 +210,7 @@ impl Operation {
         match self {
             Self::Start | Self::Check | Self::CheckByPhone | Self::Resend => true,
             // These can be repeated as they are.
-            Self::Find | Self::Cancel => false,
+            Self::Find | Self::Cancel | Self::Receipt => false,
         }
     }
 
@@ -204,6 +218,7 @@ impl Operation {
         match self {
             Self::Start | Self::Resend => StatusCode::ACCEPTED,
             Self::Find | Self::Check | Self::CheckByPhone | Self::Cancel => StatusCode::OK,
+            Self::Receipt => StatusCode::NO_CONTENT,
         }
     }
 }
@@ -306,6 +321,7 @@ where
             Operation::Check => self.check(asked.id()?, asked).await,
             Operation::Resend => self.resend(asked.id()?, asked).await,
             Operation::Cancel => self.cancel(asked.id()?).await,
+            Operation::Receipt => self.note_receipt(asked).await,
         }
     }
 

@@ -56,7 +56,7 @@ impl EventOutbox for SqlEventOutbox {
 ///
 /// An id without its last byte is that of the verification; messages that are none of ours have
 /// none. A message fails once: with the entry of the first group that ends so, and not where it
-/// has been sent by another. Two that end in the same moment do not see each other; so the event
+/// has been sent by another or a receipt came before. Two that end in the same moment do not see each other; so the event
 /// has the id of its message, by which whoever hears it twice knows it again.
 pub(crate) const TELL_POSTGRES: &str = ", told AS (
     INSERT INTO event (id, kind, verification, delivery)
@@ -67,7 +67,7 @@ pub(crate) const TELL_POSTGRES: &str = ", told AS (
         SELECT 1
         FROM delivery AS known
         WHERE known.message_id = ended.id
-          AND known.ended_at IS NOT NULL
+          AND coalesce(known.ended_at, known.delivered_at, known.undelivered_at) IS NOT NULL
     )
 )
 ";
@@ -88,7 +88,8 @@ WHERE verification.id = substr(ended.id, 1, 34) || '00'
       SELECT 1
       FROM delivery AS known
       WHERE known.message_id = ended.id
-        AND known.group_id <> $2 AND known.ended_at IS NOT NULL
+        AND (known.group_id <> $2 AND known.ended_at IS NOT NULL
+             OR coalesce(known.delivered_at, known.undelivered_at) IS NOT NULL)
   ))";
 
 // By when they are due, so that those that wait for another try are not read each time.

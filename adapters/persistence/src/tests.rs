@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 mod messages;
 mod partitions;
+mod receipts;
 mod resends;
 mod schemas;
 mod silence;

@@ -3,12 +3,13 @@ mod sql;
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    Approval, CodeSecret, Counted, Event, EventKind, History, NewTest, NewVerification, Resend,
-    Resent, StoreError, Target, Verification, Verifications,
+    Approval, CodeSecret, Counted, Event, EventKind, History, NewTest, NewVerification, Receipt,
+    Resend, Resent, StoreError, Target, Verification, Verifications,
 };
 use autometrics::autometrics;
 use domain::{
-    ATTEMPTS, CodeHash, Metadata, Origin, Policy, Seed, VerificationId, VerificationStatus,
+    ATTEMPTS, CodeHash, MessageId, Metadata, Origin, Policy, Seed, VerificationId,
+    VerificationStatus,
 };
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Value,
@@ -386,6 +387,29 @@ impl SqlVerifications {
         Ok(now)
     }
 
+    async fn note_receipt_sqlite(
+        &self,
+        connection: DatabaseConnection,
+        message: MessageId,
+        receipt: Receipt,
+    ) -> Result<bool, DbErr> {
+        let id = self.database.id(message.as_uuid());
+        let is_delivered = Value::from(receipt == Receipt::Delivered);
+        let transaction = begin(&connection).await?;
+        let now = clock(&transaction).await?;
+        if self.events {
+            let verification = self.database.id(VerificationId::of(message).as_uuid());
+            let name = receipt.as_str().into();
+            let values = vec![id.clone(), is_delivered.clone(), name, verification, now.into()];
+            self.run_in(&transaction, sql::TELL_RECEIPT, values).await?;
+        }
+        let values = vec![id, is_delivered, now.into()];
+        let statement = self.database.as_written(sql::NOTE_RECEIPT, values);
+        let noted = transaction.execute_raw(statement).await?.rows_affected();
+        transaction.commit().await?;
+        Ok(noted > 0)
+    }
+
     async fn expire_sqlite(&self, connection: DatabaseConnection) -> Result<u64, DbErr> {
         let transaction = begin(&connection).await?;
         let now = clock(&transaction).await?;
@@ -507,6 +531,24 @@ impl Verifications for SqlVerifications {
         };
         let NewTest { id, phone, ttl, verification } = test;
         Ok(Verification::begun(id, phone, ttl, &verification, time(at)))
+    }
+
+    #[autometrics(struct_name = "SqlVerifications")]
+    async fn note_receipt(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError> {
+        if !self.database.is_postgres() {
+            let step = async |it| self.note_receipt_sqlite(it, message, receipt).await;
+            return Ok(self.database.step(step).await.map_err(Told)?);
+        }
+        let values = vec![
+            message.as_uuid().into(),
+            (receipt == Receipt::Delivered).into(),
+            self.events.into(),
+            receipt.as_str().into(),
+            VerificationId::of(message).as_uuid().into(),
+        ];
+        let rows = self.run(sql::NOTE_RECEIPT_POSTGRES, values).await.map_err(Told)?;
+        let known = rows.first().map_or(Ok(false), |row| row.try_get("", "known"));
+        Ok(known.map_err(Told)?)
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
@@ -657,10 +699,13 @@ struct Story {
     sent: Option<i64>,
     open: bool,
     failed: Option<i64>,
+    delivered: Option<i64>,
+    undelivered: Option<i64>,
 }
 
 /// What a verification's row and those of its messages tell. Where several groups have a message,
-/// one that sent it is enough, and it has failed once none can send it.
+/// one that sent it is enough, and it has failed once none can send it, or the gateway says so. What
+/// was delivered has not failed, whatever was said before.
 fn events(verification: &Verification, messages: &[QueryResult]) -> Result<Vec<Event>, DbErr> {
     let mut stories: BTreeMap<String, Story> = BTreeMap::new();
     for row in messages {
@@ -668,6 +713,9 @@ fn events(verification: &Verification, messages: &[QueryResult]) -> Result<Vec<E
         let (published, ended): (Option<i64>, Option<i64>) =
             (row.try_get("", "published_at")?, row.try_get("", "ended_at")?);
         story.published = story.published.into_iter().chain(published).min();
+        let receipt = |column| row.try_get::<Option<i64>>("", column);
+        story.delivered = story.delivered.into_iter().chain(receipt("delivered_at")?).min();
+        story.undelivered = story.undelivered.into_iter().chain(receipt("undelivered_at")?).min();
         match &*row.try_get::<String>("", "state")? {
             "sent" => story.sent = story.sent.into_iter().chain(ended).min(),
             "failed" | "expired" | "unknown" => story.failed = story.failed.max(ended),
@@ -684,12 +732,18 @@ fn events(verification: &Verification, messages: &[QueryResult]) -> Result<Vec<E
         }
     }
     for story in stories.into_values() {
-        events.extend(story.published.map(|at| event(EventKind::Published, time(at))));
-        if story.sent.is_some() {
-            events.extend(story.sent.map(|at| event(EventKind::Sent, time(at))));
-        } else if !story.open {
-            events.extend(story.failed.map(|at| event(EventKind::Failed, time(at))));
-        }
+        let failed = match story {
+            Story { delivered: Some(_), .. } => None,
+            Story { sent: None, open: false, failed: Some(at), .. } => Some(at),
+            Story { undelivered, .. } => undelivered,
+        };
+        let told = [
+            (EventKind::Published, story.published),
+            (EventKind::Sent, story.sent),
+            (EventKind::Delivered, story.delivered),
+            (EventKind::Failed, failed),
+        ];
+        events.extend(told.into_iter().filter_map(|(kind, at)| Some(event(kind, time(at?)))));
     }
     let end = match verification.status {
         VerificationStatus::Pending => None,

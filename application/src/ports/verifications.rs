@@ -1,8 +1,8 @@
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    CodeHash, CodeLength, Counter, KeyId, Message, Metadata, Origin, PhoneNumber, Policy, Region,
-    Seed, TemplateKey, VerificationId, VerificationStatus, Windows,
+    CodeHash, CodeLength, Counter, KeyId, Message, MessageId, Metadata, Origin, PhoneNumber,
+    Policy, Region, Seed, TemplateKey, VerificationId, VerificationStatus, Windows,
 };
 
 use crate::{
@@ -59,6 +59,14 @@ pub trait Verifications: Sync + 'static {
     /// Begins a verification of a test number: nothing is sent, nothing is counted. It is the newest
     /// of its phone.
     async fn start_test(&self, test: NewTest) -> Result<Verification, StoreError>;
+
+    /// Notes what a gateway tells of a message that it was called for, on the entries of all groups
+    /// that called. False: nobody did, so there is nothing to note it on.
+    ///
+    /// Once this returns `Ok`, it is kept. It may come before the outcome of the call is recorded,
+    /// which is not waited for. Of each kind the first counts, and `Undelivered` does not after
+    /// `Delivered`: both may come twice, and in any order.
+    async fn note_receipt(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError>;
 
     /// Ends some of those whose time is up. Returns how many; zero: none is left.
     async fn expire(&self) -> Result<u64, StoreError>;
@@ -123,6 +131,8 @@ pub enum EventKind {
     Published,
     /// The gateway has it.
     Sent,
+    /// The handset has it, says the gateway.
+    Delivered,
     /// It will not come.
     Failed,
     Approved,
@@ -130,6 +140,15 @@ pub enum EventKind {
     Canceled,
     /// The guard refused to begin one. It is told to others only: there is no verification.
     Blocked,
+}
+
+/// What a gateway tells, some time later, of a message that it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// The handset has it.
+    Delivered,
+    /// The handset will not get it.
+    Undelivered,
 }
 
 /// One more message of a verification.
@@ -269,12 +288,24 @@ impl Verification {
     }
 }
 
+impl Receipt {
+    pub const ALL: [Self; 2] = [Self::Delivered, Self::Undelivered];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Undelivered => "undelivered",
+        }
+    }
+}
+
 impl EventKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Created,
         Self::Queued,
         Self::Published,
         Self::Sent,
+        Self::Delivered,
         Self::Failed,
         Self::Approved,
         Self::Expired,
@@ -288,6 +319,7 @@ impl EventKind {
             Self::Queued => "queued",
             Self::Published => "published",
             Self::Sent => "sent",
+            Self::Delivered => "delivered",
             Self::Failed => "failed",
             Self::Approved => "approved",
             Self::Expired => "expired",

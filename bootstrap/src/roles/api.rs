@@ -10,7 +10,8 @@ use adapters_persistence::{
 use anyhow::{Context, bail};
 use application::{
     AnswerOnce, Authorize, CancelVerification, Chain, CheckCode, FindVerification, FlushGuard,
-    Guard, ResendVerification, StartVerification, SubmitMessage, SubmitSettings, Vault,
+    Guard, NoteReceipt, ResendVerification, StartVerification, SubmitMessage, SubmitSettings,
+    Vault,
     ports::{ApiKeys, GuardCounts, StoreError, Verifications},
 };
 use tokio::{
@@ -82,6 +83,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         ),
         find: FindVerification::new(Arc::clone(&verifications)),
         cancel: CancelVerification::new(Arc::clone(&verifications)),
+        receipts: NoteReceipt::new(Arc::clone(&verifications)),
         answers: AnswerOnce::new(SqlAnswers::new(database.clone()), vault),
         auth: Arc::clone(&keys),
     };

@@ -8,8 +8,8 @@ use std::{
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use domain::EventSecrets;
-use serde_json::Value;
-use tokio::net::TcpListener;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::support::{Client, Stack, code_for, eventually};
 
@@ -56,16 +56,8 @@ async fn take(
 async fn events_arrive_signed_again_after_a_failure_and_without_a_code() {
     let Some(stack) = Stack::new().await else { return };
     let book = Arc::new(Book::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://127.0.0.1:{}/hooks", listener.local_addr().unwrap().port());
-    let router = Router::new().route("/hooks", post(take)).with_state(Arc::clone(&book));
-    let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    let settings = [
-        ("API_AUTH", "none"),
-        ("EVENTS_URL", &*url),
-        ("EVENTS_SECRET", SECRET),
-        ("EVENTS_ALLOW_PRIVATE", "true"),
-    ];
+    let (url, server) = listen(&book).await;
+    let settings = settings(&url);
     let _consumer = stack.start("consumer", &settings).ready().await;
     let processor = stack.start("processor", &settings).ready().await;
     let api = stack.start("api", &settings).ready().await;
@@ -85,11 +77,9 @@ async fn events_arrive_signed_again_after_a_failure_and_without_a_code() {
         (told.len() >= 2 * wanted.len()).then_some(told)
     })
     .await;
-    let secrets: EventSecrets = SECRET.parse().unwrap();
     let mut kinds = BTreeSet::new();
     for told in &told {
-        let expected = secrets.sign(&told.id, told.timestamp, told.body.as_bytes());
-        assert_eq!(told.signature, expected);
+        told.assert_signed();
         let body: Value = serde_json::from_str(&told.body).unwrap();
         assert_eq!(body["data"]["id"], *id);
         assert_eq!(body["data"]["phone"], "+7999*****67");
@@ -107,6 +97,70 @@ async fn events_arrive_signed_again_after_a_failure_and_without_a_code() {
     let delivered = processor.metric("messager_events_total{outcome=\"delivered\"}").await;
     assert_eq!(delivered, Some(3.0));
     server.abort();
+}
+
+#[tokio::test]
+async fn a_receipt_of_the_gateway_is_told_and_shown() {
+    let Some(stack) = Stack::new().await else { return };
+    let book = Arc::new(Book::default());
+    let (url, server) = listen(&book).await;
+    let settings = settings(&url);
+    let _consumer = stack.start("consumer", &settings).ready().await;
+    let _processor = stack.start("processor", &settings).ready().await;
+    let api = stack.start("api", &settings).ready().await;
+    let client = Client::new(api.port);
+
+    // By the id that it got, and perhaps before we have noted its answer.
+    let id = client.start(PHONE).await.id();
+    code_for(&stack.gateway, PHONE).await;
+    let message = stack.gateway.received().remove(0).id;
+    let receipt = json!({ "id": message, "status": "delivered" });
+    for _ in 0..2 {
+        let noted = client.post("/v1/receipts", &receipt).await;
+        assert_eq!((noted.status, &*noted.text), (204, ""));
+    }
+    let unknown =
+        json!({ "id": message.replace(&message[..8], "00000000"), "status": "delivered" });
+    assert_eq!(client.post("/v1/receipts", &unknown).await.problem(), (404, "not-found"));
+
+    eventually("sent and delivered", Duration::from_secs(10), async || {
+        let found = client.find(&id).await;
+        ["sent", "delivered"].iter().all(|kind| found.events().contains(kind)).then_some(())
+    })
+    .await;
+    let told = eventually("told", Duration::from_secs(10), async || {
+        let told = book.told.lock().unwrap().clone();
+        told.into_iter().find(|told| told.body.contains("\"verification.delivered\""))
+    })
+    .await;
+    told.assert_signed();
+    let body: Value = serde_json::from_str(&told.body).unwrap();
+    assert_eq!((&body["data"]["id"], &body["data"]["delivery"]), (&json!(id), &json!("delivered")));
+    server.abort();
+}
+
+async fn listen(book: &Arc<Book>) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://127.0.0.1:{}/hooks", listener.local_addr().unwrap().port());
+    let router = Router::new().route("/hooks", post(take)).with_state(Arc::clone(book));
+    (url, tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }))
+}
+
+fn settings(url: &str) -> [(&str, &str); 4] {
+    [
+        ("API_AUTH", "none"),
+        ("EVENTS_URL", url),
+        ("EVENTS_SECRET", SECRET),
+        ("EVENTS_ALLOW_PRIVATE", "true"),
+    ]
+}
+
+impl Told {
+    #[track_caller]
+    fn assert_signed(&self) {
+        let secrets: EventSecrets = SECRET.parse().unwrap();
+        assert_eq!(self.signature, secrets.sign(&self.id, self.timestamp, self.body.as_bytes()));
+    }
 }
 
 fn told_of(book: &Book, id: &str) -> Vec<Told> {

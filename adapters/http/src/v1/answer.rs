@@ -7,6 +7,7 @@ use std::{
 
 use application::ports::{Answer, Event, History, Verification};
 use axum::{
+    body::Body,
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{CACHE_CONTROL, CONTENT_TYPE, LOCATION},
@@ -69,6 +70,11 @@ impl Reply {
         Self { status, headers: HeaderMap::from_iter([(CONTENT_TYPE, JSON)]), body }
     }
 
+    /// There is nothing to say.
+    pub(super) fn empty() -> Self {
+        Self { status: StatusCode::NO_CONTENT, headers: HeaderMap::new(), body: String::new() }
+    }
+
     pub(super) fn verification(status: StatusCode, history: &History, pacing: &Pacing) -> Self {
         Self::json(status, &Seen::of(history, pacing))
     }
@@ -111,7 +117,8 @@ impl Reply {
 impl IntoResponse for Reply {
     fn into_response(mut self) -> Response {
         self.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        (self.status, self.headers, self.body).into_response()
+        // A `String` would bring a type of its own where there is no body.
+        (self.status, self.headers, Body::from(self.body)).into_response()
     }
 }
 

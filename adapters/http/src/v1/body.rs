@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
-use domain::{Code, CodeLength, CustomLimit, Metadata, PhoneNumber, SendLimits};
+use application::ports::Receipt;
+use domain::{Code, CodeLength, CustomLimit, MessageId, Metadata, PhoneNumber, SendLimits};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -77,6 +78,14 @@ struct CheckMembers {
     code: Option<Value>,
 }
 
+#[derive(Deserialize)]
+struct ReceiptMembers {
+    #[serde(default, deserialize_with = "present")]
+    id: Option<Value>,
+    #[serde(default, deserialize_with = "present")]
+    status: Option<Value>,
+}
+
 #[derive(Default)]
 struct Faults(Vec<Fault>);
 
@@ -129,6 +138,20 @@ pub(super) fn check_by_phone(
     });
     let code = faults.required("/code", members.code, code);
     phone.zip(code).ok_or_else(|| Problem::invalid(&faults.0))
+}
+
+/// What a gateway tells, and of which message.
+pub(super) fn receipt(body: &[u8]) -> Result<(MessageId, Receipt), Problem> {
+    let members: ReceiptMembers = members(body)?;
+    let mut faults = Faults::default();
+    let message = faults.required("/id", members.id, |id| {
+        text(id).and_then(|id| id.parse().ok()).ok_or("must be the id of a message, a UUID")
+    });
+    let receipt = faults.required("/status", members.status, |status| {
+        let said = |receipt: &Receipt| text(status) == Some(receipt.as_str());
+        Receipt::ALL.into_iter().find(said).ok_or("must be delivered or undelivered")
+    });
+    message.zip(receipt).ok_or_else(|| Problem::invalid(&faults.0))
 }
 
 impl V1Settings {

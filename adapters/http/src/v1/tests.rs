@@ -9,7 +9,7 @@ use application::{
     ports::{
         Answer, AnswerClaim, ApiKey, Approval, Begun, Counted, EnqueueError, Enqueued, Event,
         EventKind, History, MockAnswers, MockApiKeys, MockOutbox, MockVerifications, NewSend,
-        Resent, StoreError, Target, Verification, Violation,
+        Receipt, Resent, StoreError, Target, Verification, Violation,
     },
 };
 use axum::http::{HeaderValue, header::ALLOW};
@@ -29,6 +29,7 @@ const START: &str = "/v1/verifications";
 const ID: &str = "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00";
 const PHONE: &str = r#"{"phone":"+79991234567"}"#;
 const CODE: &str = "482915";
+const RECEIPT: &str = r#"{"id":"6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c01","status":"delivered"}"#;
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 /// 2026-11-23T10:00:00.123Z
@@ -114,7 +115,8 @@ impl<O: Outbox, A: Answers> Parts<O, A> {
             resend,
             check: CheckCode::new(Arc::clone(&verifications), vault.clone(), guard, &limits.check),
             find: FindVerification::new(Arc::clone(&verifications)),
-            cancel: CancelVerification::new(verifications),
+            cancel: CancelVerification::new(Arc::clone(&verifications)),
+            receipts: NoteReceipt::new(verifications),
             answers: AnswerOnce::new(self.answers, vault),
             auth: Arc::new(Authorize::new(self.keys)),
         };
@@ -660,6 +662,61 @@ async fn a_check_by_phone_takes_numbers_that_api_takes() {
 }
 
 #[tokio::test]
+async fn a_receipt_is_noted_where_there_is_such_a_message() {
+    let id: VerificationId = ID.parse().unwrap();
+    let undelivered = RECEIPT.replace("delivered", "undelivered");
+    for (body, receipt, known) in [
+        (RECEIPT, Receipt::Delivered, true),
+        (RECEIPT, Receipt::Delivered, false),
+        (&*undelivered, Receipt::Undelivered, true),
+    ] {
+        let mut verifications = MockVerifications::new();
+        verifications
+            .expect_note_receipt()
+            .withf(move |message, told| *message == id.message(1) && *told == receipt)
+            .once()
+            .returning(move |_, _| Ok(known));
+        let router = Parts { verifications, ..parts() }.router();
+
+        let told = ask(&router, post("/v1/receipts", body.to_owned())).await;
+
+        if known {
+            assert_eq!((told.status, &*told.text), (204, ""));
+            assert!(!told.headers.contains_key(CONTENT_TYPE));
+        } else {
+            told.expect_problem(404, "not-found");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_receipt_that_says_something_else_is_refused() {
+    let router = parts().router();
+    for (body, pointers) in [
+        ("{}", &["/id", "/status"][..]),
+        (r#"{"id":1,"status":null}"#, &["/id", "/status"]),
+        (r#"{"id":"ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00","status":"delivered"}"#, &["/id"]),
+        (r#"{"id":"6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c01","status":"sent"}"#, &["/status"]),
+    ] {
+        assert_eq!(ask(&router, post("/v1/receipts", body)).await.pointers(), pointers);
+    }
+    let told = ask(&router, post("/v1/receipts", "[]")).await;
+    told.expect_problem(400, "malformed-body");
+}
+
+#[tokio::test]
+async fn a_receipt_that_cannot_be_kept_is_asked_for_again() {
+    let mut verifications = MockVerifications::new();
+    verifications.expect_note_receipt().returning(|_, _| Err(StoreError::Full));
+    let router = Parts { verifications, ..parts() }.router();
+
+    let told = ask(&router, post("/v1/receipts", RECEIPT)).await;
+
+    told.expect_problem(503, "temporary-reduced-capacity");
+    assert!(told.headers.contains_key("retry-after"));
+}
+
+#[tokio::test]
 async fn limits_name_policy_and_headers_of_draft_11() {
     let mut outbox = MockOutbox::new();
     outbox.expect_enqueue().returning(|_| {
@@ -891,13 +948,18 @@ async fn scopes_and_401_403() {
         .expect_find()
         .returning(|_| Ok(Some(Verification { read_at: after(60), ..pending() })));
     verifications.expect_resend().returning(|_| Ok(Resent::Sent(Box::new(pending()))));
+    verifications.expect_note_receipt().returning(|_, _| Ok(true));
     let mut parts = Parts { verifications, keys, ..parts() }.with_outbox(outbox);
     parts.settings.auth = ApiAuth::V1;
     let router = parts.router();
     let check = r#"{"phone":"79991234567","code":"000000"}"#;
     let request = |operation: Operation| {
         let path = operation.route().replace("{id}", ID);
-        let body = if operation == Operation::Start { PHONE } else { check };
+        let body = match operation {
+            Operation::Start => PHONE,
+            Operation::Receipt => RECEIPT,
+            _ => check,
+        };
         if operation == Operation::Find { get(&path) } else { post(&path, body) }
     };
 
@@ -1293,6 +1355,9 @@ fn problems_of(operation: Operation) -> &'static [(&'static str, &'static [&'sta
         ],
         Operation::Cancel => {
             &[("404", &["not-found"]), ("409", &["already-approved"]), ("410", &["gone"])]
+        }
+        Operation::Receipt => {
+            &[("404", &["not-found"]), ("415", &["unsupported-media-type"]), ("422", &["invalid"])]
         }
     }
 }

@@ -1,23 +1,23 @@
-use std::{
-    num::NonZeroU32,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::time::{Duration, UNIX_EPOCH};
 
 use application::ports::{
-    Backlog, Batch, CallOutcome, Claim, Claimed, Decision, DeliveryLedger, DueEvent, EventKind,
-    EventOutbox, GuardCounts, Incoming, Lease, NewSend, NewTest, NewVerification, Outbox,
-    OutcomeClass, PartitionLeases, Verdict, Verifications,
+    Backlog, CallOutcome, Claim, Decision, DeliveryLedger, DueEvent, EventKind, EventOutbox,
+    GuardCounts, Incoming, NewSend, NewTest, NewVerification, Outbox, OutcomeClass, Verdict,
+    Verifications,
 };
 use domain::{GuardMode, GuardRule, Metadata, Origin, Validity, VerificationId};
 use sea_orm::ConnectionTrait;
 
 use super::{
     on_both_databases,
-    support::{accepted, count, enqueue, id_of, in_time, incoming, phone, rng, start},
+    support::{
+        LONG, accepted, batch, count, enqueue, id_of, in_time, incoming, ledger, phone, published,
+        rng, start,
+    },
 };
 use crate::{
-    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeliveryLedger, SqlEventOutbox,
-    SqlGuard, SqlPartitionLeases, SqlVerifications,
+    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlEventOutbox, SqlGuard,
+    SqlVerifications,
 };
 
 on_both_databases!(
@@ -33,40 +33,12 @@ on_both_databases!(
 );
 
 const NONE: Duration = Duration::ZERO;
-const LONG: Duration = Duration::from_secs(60);
 
 /// Stores it, alone, and tells of it.
 async fn tell_start(database: &Database, send: &NewSend) {
     let settings = OutboxSettings { writers: 1, events: true, ..OutboxSettings::default() };
     let (outbox, _writers) = CoalescingOutbox::start(database, settings);
     accepted(&outbox.enqueue(send.clone()).await.unwrap());
-}
-
-/// What a relay has claimed for so long, as a consumer reads it.
-async fn published(database: &Database, lease: Duration) -> Vec<(Incoming, Claim)> {
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), lease).await.unwrap();
-    let incoming = |Claimed { claim, message, validity, trace }| {
-        let (validity, trace) = (Some(validity), Some(trace));
-        (Incoming { message, validity, trace, sequence: Some(claim.sequence) }, claim)
-    };
-    claimed.into_iter().map(incoming).collect()
-}
-
-/// The ledger of a group that holds partition 0, and tells.
-async fn ledger(database: &Database, group: &str) -> (SqlDeliveryLedger, Lease) {
-    let [group, topic, member] = [group, "message", "member"].map(str::to_owned);
-    let leases =
-        SqlPartitionLeases::new(database.clone(), group.clone(), topic.clone(), member.clone());
-    leases.register(&[0]).await.unwrap();
-    let lease = leases.acquire(1, LONG).await.unwrap().remove(0);
-    let ledger = SqlDeliveryLedger::new(database.clone(), group, topic, member).with_events(true);
-    (ledger, lease)
-}
-
-fn batch(messages: &[Incoming]) -> Batch {
-    let messages = messages.to_vec();
-    Batch { messages, next_offset: 1, default_ttl: LONG, ..Batch::default() }
 }
 
 /// Takes all that are due.
@@ -244,7 +216,7 @@ async fn a_message_that_expires_is_told_of_once(database: Database) {
     for message in &mut messages {
         message.validity = long_ago;
     }
-    let (other, other_lease) = self::ledger(&database, "other").await;
+    let (other, other_lease) = super::support::ledger(&database, "other").await;
     let swept = ledger.admit(&lease, &batch(&messages)).await.unwrap();
     let late = other.admit(&other_lease, &batch(&messages)).await.unwrap();
     assert_eq!((swept.expired.len(), late.expired.len()), (2, 6));

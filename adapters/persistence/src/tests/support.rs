@@ -1,4 +1,5 @@
 use std::{
+    num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -6,7 +7,10 @@ use std::{
 
 use application::{
     TraceParent,
-    ports::{Enqueued, Incoming, NewSecret, NewSend, NewVerification, Outbox, Violation},
+    ports::{
+        Backlog, Batch, Claim, Claimed, Enqueued, Incoming, Lease, NewSecret, NewSend,
+        NewVerification, Outbox, PartitionLeases, Violation,
+    },
 };
 use domain::{
     CodeHash, Counter, Message, MessageId, Origin, Policy, Seed, VerificationId, Windows,
@@ -16,8 +20,12 @@ use rand::{SeedableRng, rngs::StdRng};
 use sea_orm::{ConnectionTrait, sqlx};
 
 use crate::{
-    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, PostgresSettings, SslMode,
+    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, PostgresSettings, SqlBacklog,
+    SqlDeliveryLedger, SqlPartitionLeases, SslMode,
 };
+
+/// Longer than any test.
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 /// A new database on the server that `TEST_POSTGRES_URL` names. Without one the test is skipped,
 /// unless `REQUIRE_SERVICES` says that it must not be.
@@ -176,6 +184,33 @@ pub(super) fn phone(number: usize) -> String {
 pub(super) fn incoming(phone: &str) -> Incoming {
     let NewSend { message, .. } = new_message(phone);
     Incoming { message, validity: None, trace: None, sequence: None }
+}
+
+/// What a relay has claimed for so long, as a consumer reads it.
+pub(super) async fn published(database: &Database, lease: Duration) -> Vec<(Incoming, Claim)> {
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), lease).await.unwrap();
+    let incoming = |Claimed { claim, message, validity, trace }| {
+        let (validity, trace) = (Some(validity), Some(trace));
+        (Incoming { message, validity, trace, sequence: Some(claim.sequence) }, claim)
+    };
+    claimed.into_iter().map(incoming).collect()
+}
+
+/// The ledger of a group that holds partition 0, and tells.
+pub(super) async fn ledger(database: &Database, group: &str) -> (SqlDeliveryLedger, Lease) {
+    let [group, topic, member] = [group, "message", "member"].map(str::to_owned);
+    let leases =
+        SqlPartitionLeases::new(database.clone(), group.clone(), topic.clone(), member.clone());
+    leases.register(&[0]).await.unwrap();
+    let lease = leases.acquire(1, LONG).await.unwrap().remove(0);
+    let ledger = SqlDeliveryLedger::new(database.clone(), group, topic, member).with_events(true);
+    (ledger, lease)
+}
+
+pub(super) fn batch(messages: &[Incoming]) -> Batch {
+    let messages = messages.to_vec();
+    Batch { messages, next_offset: 1, default_ttl: LONG, ..Batch::default() }
 }
 
 pub(super) async fn count(database: &Database, from: &str) -> i64 {

@@ -50,21 +50,25 @@ pub(super) const MESSAGES: Sql = Sql {
     postgres: "
 SELECT id::text AS id, 'in transit' AS state,
     (extract(epoch FROM published_at) * 1000)::bigint AS published_at,
-    NULL::bigint AS ended_at
+    NULL::bigint AS ended_at, NULL::bigint AS delivered_at, NULL::bigint AS undelivered_at
 FROM in_transit
 WHERE sequence = $1 AND id = ANY ($2::uuid[])
 UNION ALL
 SELECT message_id::text, state,
     (extract(epoch FROM CASE WHEN group_id <> '' THEN admitted_at END) * 1000)::bigint,
-    (extract(epoch FROM ended_at) * 1000)::bigint
+    (extract(epoch FROM ended_at) * 1000)::bigint,
+    (extract(epoch FROM delivered_at) * 1000)::bigint,
+    (extract(epoch FROM undelivered_at) * 1000)::bigint
 FROM delivery
 WHERE message_id = ANY ($2::uuid[])",
     sqlite: "
-SELECT id, 'in transit' AS state, published_at, NULL AS ended_at
+SELECT id, 'in transit' AS state, published_at, NULL AS ended_at, NULL AS delivered_at,
+    NULL AS undelivered_at
 FROM in_transit
 WHERE sequence = $1 AND id IN (SELECT value FROM json_each($2))
 UNION ALL
-SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at
+SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at, delivered_at,
+    undelivered_at
 FROM delivery
 WHERE message_id IN (SELECT value FROM json_each($2))",
 };
@@ -409,6 +413,56 @@ WHERE id IN (
     ORDER BY expires_at, id
     LIMIT 10000
 )";
+
+/// Notes a receipt; `$2`: of a message that was delivered. `$3`: and tells of it, by the name `$4`,
+/// as of the verification `$5`.
+///
+/// A message is delivered once and fails once: see `events::TELL_POSTGRES`.
+pub(super) const NOTE_RECEIPT_POSTGRES: &str = "
+WITH noted AS (
+    UPDATE delivery
+    SET delivered_at = CASE WHEN $2 THEN now() END,
+        undelivered_at = CASE WHEN $2 THEN undelivered_at ELSE now() END
+    WHERE message_id = $1 AND called_at IS NOT NULL
+      AND delivered_at IS NULL AND ($2 OR undelivered_at IS NULL)
+    RETURNING 1
+), told AS (
+    INSERT INTO event (id, kind, verification, delivery)
+    SELECT CASE WHEN $2 THEN gen_random_uuid() ELSE $1 END,
+        CASE WHEN $2 THEN 'delivered' ELSE 'failed' END, id, $4
+    FROM verification
+    WHERE $3 AND id = $5 AND EXISTS (SELECT 1 FROM noted) AND NOT EXISTS (
+        SELECT 1
+        FROM delivery
+        WHERE message_id = $1 AND (delivered_at IS NOT NULL OR NOT $2 AND (
+            undelivered_at IS NOT NULL OR state IN ('failed', 'expired', 'unknown')
+        ))
+    )
+)
+SELECT EXISTS (SELECT 1 FROM delivery WHERE message_id = $1 AND called_at IS NOT NULL) AS known";
+
+// The same in SQLite: first what is told, then what is.
+pub(super) const TELL_RECEIPT: &str = "
+INSERT INTO event (id, kind, verification, delivery, at, due_at)
+SELECT iif($2, lower(hex(randomblob(16))), replace($1, '-', '')), iif($2, 'delivered', 'failed'),
+    id, $3, $5, $5
+FROM verification
+WHERE id = $4
+  AND EXISTS (SELECT 1 FROM delivery WHERE message_id = $1 AND called_at IS NOT NULL)
+  AND NOT EXISTS (
+    SELECT 1
+    FROM delivery
+    WHERE message_id = $1 AND (delivered_at IS NOT NULL OR NOT $2 AND (
+        undelivered_at IS NOT NULL OR state IN ('failed', 'expired', 'unknown')
+    ))
+)";
+
+pub(super) const NOTE_RECEIPT: &str = "
+UPDATE delivery
+SET delivered_at = iif(delivered_at IS NULL AND $2, $3, delivered_at),
+    undelivered_at = iif(coalesce(delivered_at, undelivered_at) IS NULL AND NOT $2, $3,
+        undelivered_at)
+WHERE message_id = $1 AND called_at IS NOT NULL";
 
 /// What is deleted by its age, which is given.
 pub(super) const PRUNE_OLD: [Sql; 3] = [

@@ -95,8 +95,12 @@ pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> 
 
 /// Asks the service on this machine whether it is ready.
 pub fn healthcheck(config: &Config, default_port: u16) -> anyhow::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(3);
     let address = SocketAddr::from(([127, 0, 0, 1], config.metrics_port.unwrap_or(default_port)));
+    ask_whether_ready(address).with_context(|| format!("http://{address}/readyz"))
+}
+
+fn ask_whether_ready(address: SocketAddr) -> anyhow::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(3);
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;

@@ -1,6 +1,8 @@
 use std::{
     fmt,
-    path::PathBuf,
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -189,6 +191,11 @@ impl Database {
         self.connection().close().await
     }
 
+    #[cfg(test)]
+    pub(crate) fn settings(&self) -> &DatabaseSettings {
+        &self.shared.settings
+    }
+
     pub(crate) fn is_postgres(&self) -> bool {
         matches!(self.shared.settings, DatabaseSettings::Postgres(_))
     }
@@ -252,23 +259,32 @@ impl DatabaseSettings {
                     .max_lifetime(Duration::from_secs(60))
                     .connect_lazy_with(postgres.connect_options(name)),
             ),
-            Self::Sqlite(path) => SqlxSqliteConnector::from_sqlx_sqlite_pool(
-                SqlitePoolOptions::new()
-                    .max_connections(1)
-                    // One connection for all: wait for it, there is no other.
-                    .acquire_timeout(Duration::from_secs(30))
-                    .connect_lazy_with(
-                        SqliteConnectOptions::new()
-                            .filename(path)
-                            .create_if_missing(true)
-                            .journal_mode(SqliteJournalMode::Wal)
-                            // A commit survives a power cut, not only a crash of ours.
-                            .synchronous(SqliteSynchronous::Full)
-                            .busy_timeout(Duration::from_secs(5)),
-                    ),
-            ),
+            Self::Sqlite(path) => {
+                create_for_owner(path);
+                SqlxSqliteConnector::from_sqlx_sqlite_pool(
+                    SqlitePoolOptions::new()
+                        .max_connections(1)
+                        // One connection for all: wait for it, there is no other.
+                        .acquire_timeout(Duration::from_secs(30))
+                        .connect_lazy_with(
+                            SqliteConnectOptions::new()
+                                .filename(path)
+                                .create_if_missing(true)
+                                .journal_mode(SqliteJournalMode::Wal)
+                                // A commit survives a power cut, not only a crash of ours.
+                                .synchronous(SqliteSynchronous::Full)
+                                .busy_timeout(Duration::from_secs(5)),
+                        ),
+                )
+            }
         }
     }
+}
+
+/// SQLite's own files would be readable by all, and it gives those beside one the mode of that
+/// one. What fails here fails again, and is told, when the file is opened.
+fn create_for_owner(path: &Path) {
+    let _ = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
 }
 
 impl PostgresSettings {

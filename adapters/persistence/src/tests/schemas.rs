@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt;
+
 use migration::{Migrator, MigratorTrait};
 
 use super::support::{empty_postgres, empty_sqlite};
@@ -21,6 +23,20 @@ async fn goes_up_and_down_and_says_where_it_is(database: Database) {
 async fn on_postgres() {
     if let Some(database) = empty_postgres().await {
         goes_up_and_down_and_says_where_it_is(database).await;
+    }
+}
+
+#[tokio::test]
+async fn a_new_file_of_sqlite_is_for_its_owner_only() {
+    let (database, folder) = empty_sqlite();
+    Migrator::up(&database.connection(), None).await.unwrap();
+
+    let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
+
+    assert_eq!(files.len(), 3, "with -wal and -shm");
+    for file in files {
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{:?}", file.file_name());
     }
 }
 

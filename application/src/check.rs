@@ -1,12 +1,13 @@
-use std::{hint::black_box, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     BoxError, Guard, Vault,
-    ports::{Approval, Counted, StoreError, Target, Verifications, Violation},
+    ports::{Approval, Attempt, StoreError, Target, Tried, Verifications, Violation},
 };
 use autometrics::autometrics;
 use domain::{
-    ATTEMPTS, CodeHash, KeyId, Origin, Policy, VerificationId, VerificationStatus, Window, Windows,
+    ATTEMPTS, Code, Origin, Peppers, PhoneNumber, Policy, VerificationId, VerificationStatus,
+    Window, Windows,
 };
 
 /// Tries a code.
@@ -16,6 +17,14 @@ pub struct CheckCode<V> {
     vault: Vault,
     guard: Arc<Guard>,
     guesses: Vec<Policy>,
+}
+
+/// Whose code is tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CodeOf {
+    Verification(VerificationId),
+    /// Its newest verification's.
+    Phone(PhoneNumber),
 }
 
 /// What a code that was tried is.
@@ -46,6 +55,9 @@ pub enum CheckError {
     Unavailable(#[source] BoxError),
 }
 
+/// Tries at what others change in between.
+const TRIES: usize = 3;
+
 impl<V: Verifications> CheckCode<V> {
     /// `guesses` are those at one phone, over its verifications.
     pub fn new(verifications: Arc<V>, vault: Vault, guard: Arc<Guard>, guesses: &Windows) -> Self {
@@ -54,75 +66,77 @@ impl<V: Verifications> CheckCode<V> {
 
     /// Tries `code` against a verification, or against the newest one of a phone.
     ///
-    /// The attempt is counted before anything is compared, and is spent whatever happens then. A
-    /// code is right once. By phone, there is one answer for all that is not right, and it takes
-    /// the same work.
+    /// The attempt is counted in the commit that decides about it. A code is right once. By phone,
+    /// there is one answer for all that is not right, and it takes the same work.
     #[autometrics(struct_name = "CheckCode")]
-    pub async fn execute(&self, target: Target, code: &str) -> Result<Checked, CheckError> {
+    pub async fn execute(&self, of: CodeOf, code: &Code) -> Result<Checked, CheckError> {
         let peppers = self.vault.peppers().map_err(|it| CheckError::Unavailable(it.into()))?;
-        let by_phone = matches!(target, Target::Phone(_));
-        let (id, attempts) = match self.verifications.count(target, &self.guesses).await? {
-            Counted::Compare { id, hash, pepper, attempts } => {
-                let Some(pepper) = peppers.get(&pepper) else {
-                    return undecided(by_phone, &pepper);
-                };
-                if !pepper.matches(id, code, &hash) {
-                    let left = ATTEMPTS.saturating_sub(attempts);
-                    return Ok(Checked::Wrong { attempts_left: (!by_phone).then_some(left) });
-                }
-                (id, attempts)
+        for _ in 0..TRIES {
+            let target = self.target(&of).await?;
+            // Where there is no verification, hashes are made all the same: it takes as long.
+            let hashes = peppers.hashes(target.id().unwrap_or(VerificationId::NIL), code);
+            let attempt = Attempt { target: target.clone(), hashes };
+            let tried = self.verifications.check(attempt, &self.guesses).await?;
+            if let Some(checked) = self.judge(&target, tried, peppers)? {
+                return Ok(checked);
             }
-            Counted::Nothing => {
-                // The same work as for a wrong code, kept though nobody asks for its outcome.
-                black_box(peppers.first().matches(VerificationId::NIL, code, &CodeHash::NONE));
-                return Ok(Checked::Wrong { attempts_left: None });
-            }
-            Counted::Unknown => return Err(CheckError::Unknown),
-            Counted::Approved => return Err(CheckError::AlreadyApproved),
-            Counted::Gone(status) => return Err(CheckError::Gone(status)),
-            Counted::Exhausted { retry_after, ttl } => {
-                let window = Window { quota: ATTEMPTS.into(), period: ttl };
-                let policy = Policy::named("attempts", window);
-                return Err(CheckError::Limited(vec![Violation { policy, retry_after }]));
-            }
-            Counted::Limited(violations) => return Err(CheckError::Limited(violations)),
-        };
+        }
+        Err(CheckError::Unavailable("others change the verification all the time".into()))
+    }
 
-        match self.verifications.approve(id, &self.guesses).await? {
-            Some(Approval { origin, phone, region }) => {
+    async fn target(&self, of: &CodeOf) -> Result<Target, StoreError> {
+        Ok(match of {
+            CodeOf::Verification(id) => Target::Id(*id),
+            CodeOf::Phone(phone) => {
+                let id = self.verifications.newest(phone.clone()).await?;
+                Target::Newest { phone: phone.clone(), id }
+            }
+        })
+    }
+
+    /// None: to be tried again.
+    fn judge(
+        &self,
+        target: &Target,
+        tried: Tried,
+        peppers: &Peppers,
+    ) -> Result<Option<Checked>, CheckError> {
+        let by_phone = matches!(target, Target::Newest { .. });
+        let wrong = |attempts_left| Ok(Some(Checked::Wrong { attempts_left }));
+        match tried {
+            Tried::Right(Approval { origin, phone, region }) => {
                 // Whoever sends with `/api` may check nothing, so only `/v1` is counted at all.
                 if origin == Origin::V1 {
                     self.guard.approved(&phone, region);
                 }
-                tracing::debug!(verification.id = %id, attempts, "verification approved");
-                Ok(Checked::Approved)
+                tracing::debug!(verification.id = ?target.id(), "verification approved");
+                Ok(Some(Checked::Approved))
             }
-            None if by_phone => Ok(Checked::Wrong { attempts_left: None }),
-            None => Err(self.ended(id).await?),
+            Tried::Wrong { pepper, .. } if peppers.get(&pepper).is_none() => {
+                let pepper = pepper.as_str();
+                tracing::error!(pepper, "codes were made with a pepper that is not set here");
+                if by_phone {
+                    // That there is one must not show.
+                    return wrong(None);
+                }
+                Err(CheckError::Unavailable("the pepper of the code is not set here".into()))
+            }
+            Tried::Wrong { attempts, .. } => {
+                wrong((!by_phone).then_some(ATTEMPTS.saturating_sub(attempts)))
+            }
+            Tried::Nothing => wrong(None),
+            Tried::Unknown => Err(CheckError::Unknown),
+            Tried::Approved => Err(CheckError::AlreadyApproved),
+            Tried::Gone(status) => Err(CheckError::Gone(status)),
+            Tried::Exhausted { retry_after, ttl } => {
+                let window = Window { quota: ATTEMPTS.into(), period: ttl };
+                let policy = Policy::named("attempts", window);
+                Err(CheckError::Limited(vec![Violation { policy, retry_after }]))
+            }
+            Tried::Limited(violations) => Err(CheckError::Limited(violations)),
+            Tried::Changed => Ok(None),
         }
     }
-
-    /// How a verification ended between the attempt and its approval.
-    async fn ended(&self, id: VerificationId) -> Result<CheckError, CheckError> {
-        let found = self.verifications.find(id).await?;
-        Ok(match found.map(|verification| verification.status) {
-            None => CheckError::Unknown,
-            Some(VerificationStatus::Canceled) => CheckError::Gone(VerificationStatus::Canceled),
-            Some(VerificationStatus::Approved) => CheckError::AlreadyApproved,
-            Some(VerificationStatus::Pending | VerificationStatus::Expired) => {
-                CheckError::Gone(VerificationStatus::Expired)
-            }
-        })
-    }
-}
-
-/// What to say of a code whose pepper is not set here. By phone, that there is one must not show.
-fn undecided(by_phone: bool, pepper: &KeyId) -> Result<Checked, CheckError> {
-    tracing::error!(pepper = pepper.as_str(), "codes were made with a pepper that is not set here");
-    if by_phone {
-        return Ok(Checked::Wrong { attempts_left: None });
-    }
-    Err(CheckError::Unavailable("the pepper of the code is not set here".into()))
 }
 
 impl From<StoreError> for CheckError {
@@ -138,60 +152,66 @@ impl From<StoreError> for CheckError {
 mod tests {
     use std::time::Duration;
 
+    use mockall::Sequence;
+
     use super::*;
     use crate::{
-        ports::{MockVerifications, Verification},
+        ports::MockVerifications,
         testing::{pending, peppers, vault},
     };
-
-    const CODE: &str = "482915";
 
     fn check(verifications: MockVerifications) -> CheckCode<MockVerifications> {
         let guard = Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600)));
         CheckCode::new(Arc::new(verifications), vault(), guard, &"10/1h".parse().unwrap())
     }
 
-    fn by_id() -> Target {
-        Target::Id(pending().id)
+    fn code() -> Code {
+        "482915".parse().unwrap()
     }
 
-    fn by_phone() -> Target {
-        Target::Phone(pending().phone)
+    fn by_id() -> CodeOf {
+        CodeOf::Verification(pending().id)
     }
 
-    fn compare(attempts: u8) -> Counted {
-        let pepper = peppers().first().clone();
-        let (id, pepper_id) = (pending().id, pepper.id().clone());
-        let hash = pepper.hash(id, &CODE.parse().unwrap());
-        Counted::Compare { id, hash, pepper: pepper_id, attempts }
+    fn by_phone() -> CodeOf {
+        CodeOf::Phone(pending().phone)
     }
 
-    fn counting(counted: Counted) -> MockVerifications {
+    fn right() -> Tried {
+        Tried::Right(Approval { origin: Origin::V1, phone: pending().phone, region: None })
+    }
+
+    fn wrong(attempts: u8) -> Tried {
+        Tried::Wrong { attempts, pepper: peppers().first().id().clone() }
+    }
+
+    /// Of a phone whose newest verification is `newest`.
+    fn answering(newest: Option<VerificationId>, tried: Tried) -> MockVerifications {
         let mut verifications = MockVerifications::new();
+        verifications.expect_newest().returning(move |_| Ok(newest));
         verifications
-            .expect_count()
-            .withf(|_, guesses| guesses[0].name.as_str() == "check-1h")
+            .expect_check()
+            .withf(move |attempt, guesses| {
+                let id = newest.unwrap_or(VerificationId::NIL);
+                let hash = peppers().first().hash(id, &code());
+                attempt.hashes.len() == 1
+                    && attempt.hashes[0].0 == *peppers().first().id()
+                    && attempt.hashes[0].1.as_bytes() == hash.as_bytes()
+                    && guesses[0].name.as_str() == "check-1h"
+            })
             .once()
-            .returning(move |_, _| Ok(counted.clone()));
+            .returning(move |_, _| Ok(tried.clone()));
         verifications
     }
 
-    fn approving(verifications: &mut MockVerifications, won: bool) {
-        let approval = Approval { origin: Origin::V1, phone: pending().phone, region: None };
-        verifications
-            .expect_approve()
-            .withf(|id, guesses| *id == pending().id && guesses.len() == 1)
-            .once()
-            .returning(move |_, _| Ok(won.then(|| approval.clone())));
+    fn trying(tried: Tried) -> MockVerifications {
+        answering(Some(pending().id), tried)
     }
 
     #[tokio::test]
     async fn the_right_code_is_approved() {
-        for target in [by_id(), by_phone()] {
-            let mut verifications = counting(compare(1));
-            approving(&mut verifications, true);
-
-            let checked = check(verifications).execute(target, CODE).await.unwrap();
+        for of in [by_id(), by_phone()] {
+            let checked = check(trying(right())).execute(of, &code()).await.unwrap();
 
             assert_eq!(checked, Checked::Approved);
         }
@@ -200,50 +220,54 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_code_says_what_is_left_by_id_only() {
         for (attempts, left) in [(1, 4), (5, 0)] {
-            let wrong = check(counting(compare(attempts))).execute(by_id(), "482916").await;
-            assert_eq!(wrong.unwrap(), Checked::Wrong { attempts_left: Some(left) });
+            let checked = check(trying(wrong(attempts))).execute(by_id(), &code()).await;
+            assert_eq!(checked.unwrap(), Checked::Wrong { attempts_left: Some(left) });
         }
-        let wrong = check(counting(compare(1))).execute(by_phone(), "482916").await.unwrap();
-        assert_eq!(wrong, Checked::Wrong { attempts_left: None });
+        let checked = check(trying(wrong(1))).execute(by_phone(), &code()).await.unwrap();
+        assert_eq!(checked, Checked::Wrong { attempts_left: None });
     }
 
     #[tokio::test]
     async fn an_unknown_phone_is_a_wrong_code() {
-        for code in [CODE, "0000000000"] {
-            let checked = check(counting(Counted::Nothing)).execute(by_phone(), code).await;
-            assert_eq!(checked.unwrap(), Checked::Wrong { attempts_left: None });
-        }
+        let check = check(answering(None, Tried::Nothing));
+
+        let checked = check.execute(by_phone(), &code()).await.unwrap();
+
+        assert_eq!(checked, Checked::Wrong { attempts_left: None });
     }
 
     #[tokio::test]
-    async fn who_comes_second_with_the_right_code_is_told_how_it_ended() {
-        for (status, approved) in
-            [(VerificationStatus::Approved, true), (VerificationStatus::Canceled, false)]
-        {
-            let mut verifications = counting(compare(2));
-            approving(&mut verifications, false);
+    async fn what_others_change_is_tried_again_as_it_is_then() {
+        let mut verifications = MockVerifications::new();
+        let mut order = Sequence::new();
+        for (newest, tried) in [(None, Tried::Changed), (Some(pending().id), right())] {
             verifications
-                .expect_find()
-                .returning(move |_| Ok(Some(Verification { status, ..pending() })));
-
-            let error = check(verifications).execute(by_id(), CODE).await.unwrap_err();
-
-            assert_eq!(matches!(error, CheckError::AlreadyApproved), approved, "{error:?}");
-            assert_eq!(matches!(error, CheckError::Gone(VerificationStatus::Canceled)), !approved);
+                .expect_newest()
+                .once()
+                .in_sequence(&mut order)
+                .return_once(move |_| Ok(newest));
+            verifications
+                .expect_check()
+                .withf(move |attempt, _| attempt.target.id() == newest)
+                .once()
+                .in_sequence(&mut order)
+                .return_once(|_, _| Ok(tried));
         }
+        let checked = check(verifications).execute(by_phone(), &code()).await.unwrap();
+        assert_eq!(checked, Checked::Approved);
 
-        let mut verifications = counting(compare(2));
-        approving(&mut verifications, false);
-        let checked = check(verifications).execute(by_phone(), CODE).await.unwrap();
-        assert_eq!(checked, Checked::Wrong { attempts_left: None });
+        let mut verifications = MockVerifications::new();
+        verifications.expect_check().times(TRIES).returning(|_, _| Ok(Tried::Changed));
+        let error = check(verifications).execute(by_id(), &code()).await.unwrap_err();
+        assert!(matches!(error, CheckError::Unavailable(_)), "{error:?}");
     }
 
     #[tokio::test]
     async fn five_wrong_then_limited_until_it_expires() {
         let (retry_after, ttl) = (Duration::from_secs(200), Duration::from_secs(600));
-        let exhausted = counting(Counted::Exhausted { retry_after, ttl });
+        let exhausted = trying(Tried::Exhausted { retry_after, ttl });
 
-        let error = check(exhausted).execute(by_id(), CODE).await.unwrap_err();
+        let error = check(exhausted).execute(by_id(), &code()).await.unwrap_err();
 
         let CheckError::Limited(violations) = error else { panic!("{error:?}") };
         let Violation { policy, retry_after: found } = &violations[0];
@@ -257,25 +281,22 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_checked_is_said() {
         let answer =
-            async |counted| check(counting(counted)).execute(by_id(), CODE).await.unwrap_err();
+            async |tried| check(trying(tried)).execute(by_id(), &code()).await.unwrap_err();
 
-        assert!(matches!(answer(Counted::Unknown).await, CheckError::Unknown));
-        assert!(matches!(answer(Counted::Approved).await, CheckError::AlreadyApproved));
-        let gone = answer(Counted::Gone(VerificationStatus::Expired)).await;
+        assert!(matches!(answer(Tried::Unknown).await, CheckError::Unknown));
+        assert!(matches!(answer(Tried::Approved).await, CheckError::AlreadyApproved));
+        let gone = answer(Tried::Gone(VerificationStatus::Expired)).await;
         assert!(matches!(gone, CheckError::Gone(VerificationStatus::Expired)));
     }
 
     #[tokio::test]
     async fn a_code_whose_pepper_is_not_set_here_is_not_called_wrong() {
-        let gone = || {
-            let Counted::Compare { id, hash, attempts, .. } = compare(1) else { panic!() };
-            Counted::Compare { id, hash, pepper: "gone".parse().unwrap(), attempts }
-        };
+        let gone = || trying(Tried::Wrong { attempts: 1, pepper: "gone".parse().unwrap() });
 
-        let error = check(counting(gone())).execute(by_id(), CODE).await.unwrap_err();
+        let error = check(gone()).execute(by_id(), &code()).await.unwrap_err();
         assert!(matches!(error, CheckError::Unavailable(_)), "{error:?}");
         // By phone it must look like all that is not right.
-        let checked = check(counting(gone())).execute(by_phone(), CODE).await.unwrap();
+        let checked = check(gone()).execute(by_phone(), &code()).await.unwrap();
         assert_eq!(checked, Checked::Wrong { attempts_left: None });
     }
 
@@ -288,12 +309,11 @@ mod tests {
                 panic!()
             };
             guard.sent(passed, pending().id);
-            let mut verifications = counting(compare(1));
             let approval = Approval { origin, phone: pending().phone, region: None };
-            verifications.expect_approve().returning(move |_, _| Ok(Some(approval.clone())));
+            let verifications = trying(Tried::Right(approval));
             let check = CheckCode { guard: Arc::clone(&guard), ..check(verifications) };
 
-            check.execute(by_id(), CODE).await.unwrap();
+            check.execute(by_id(), &code()).await.unwrap();
 
             let passed = guard.decide(&pending().phone, None) != crate::Verdict::Blocked;
             assert_eq!(passed, passes, "{origin:?}");
@@ -306,7 +326,7 @@ mod tests {
         let verifications = Arc::new(MockVerifications::new());
         let check = CheckCode::new(verifications, Vault::default(), guard, &Windows::OFF);
 
-        let error = check.execute(by_id(), CODE).await.unwrap_err();
+        let error = check.execute(by_id(), &code()).await.unwrap_err();
 
         assert!(matches!(error, CheckError::Unavailable(_)));
     }

@@ -27,7 +27,7 @@ mod vault;
 mod verification;
 
 pub use authorize::{Authorize, AuthorizeError};
-pub use check::{CheckCode, CheckError, Checked};
+pub use check::{CheckCode, CheckError, Checked, CodeOf};
 pub use deliver::{DeliverMessages, DeliverSettings, Delivered};
 pub use error::{BoxError, Chain};
 pub use events::{DeliverEvents, EventSettings, Told};

@@ -3,12 +3,12 @@ mod sql;
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    Approval, CodeSecret, Counted, Event, EventKind, History, NewTest, NewVerification, Receipt,
-    Resend, Resent, StoreError, Target, Verification, Verifications,
+    Approval, Attempt, CodeSecret, Event, EventKind, History, NewTest, NewVerification, Receipt,
+    Resend, Resent, StoreError, Target, Tried, Verification, Verifications, Violation,
 };
 use autometrics::autometrics;
 use domain::{
-    ATTEMPTS, CodeHash, MessageId, Metadata, Origin, Policy, Seed, VerificationId,
+    ATTEMPTS, Counter, MessageId, Metadata, Origin, PhoneNumber, Policy, Seed, VerificationId,
     VerificationStatus,
 };
 use sea_orm::{
@@ -33,13 +33,23 @@ pub struct SqlVerifications {
 
 /// What became of one try to send again.
 #[derive(Debug)]
-enum Tried {
+enum Resending {
     Sent(Box<Verification>),
     /// It is not what it was taken for.
     Changed,
     PhoneFull,
     /// A counter has no room.
     Over,
+}
+
+/// What is tried in SQLite, as it stands before.
+#[derive(Debug)]
+struct Found {
+    id: VerificationId,
+    phone: String,
+    origin: Origin,
+    exhausted: bool,
+    is_right: bool,
 }
 
 /// Tries of what others can change in between.
@@ -106,7 +116,7 @@ impl SqlVerifications {
         Ok(())
     }
 
-    async fn try_resend(&self, again: &Resend) -> Result<Tried, DbErr> {
+    async fn try_resend(&self, again: &Resend) -> Result<Resending, DbErr> {
         if self.database.is_postgres() {
             self.database.step(async |it| self.resend_postgres(it, again).await).await
         } else {
@@ -118,7 +128,7 @@ impl SqlVerifications {
         &self,
         connection: DatabaseConnection,
         again: &Resend,
-    ) -> Result<Tried, DbErr> {
+    ) -> Result<Resending, DbErr> {
         let [code_hash, seed, pepper] = new_secret(again);
         let mut values = vec![
             again.id.as_uuid().into(),
@@ -150,13 +160,13 @@ impl SqlVerifications {
         let row = transaction.query_one_raw(statement).await?;
         let row = row.ok_or_else(|| DbErr::RecordNotFound("what was tried".to_owned()))?;
         let tried = if !row.try_get::<bool>("", "found")? {
-            Tried::Changed
+            Resending::Changed
         } else if !row.try_get::<bool>("", "allowed")? {
-            Tried::PhoneFull
+            Resending::PhoneFull
         } else if !row.try_get::<bool>("", "holds")? {
-            Tried::Over
+            Resending::Over
         } else {
-            read_if_any(&row)?.map_or(Tried::Changed, |sent| Tried::Sent(Box::new(sent)))
+            read_if_any(&row)?.map_or(Resending::Changed, |sent| Resending::Sent(Box::new(sent)))
         };
         finish(transaction, tried).await
     }
@@ -165,7 +175,7 @@ impl SqlVerifications {
         &self,
         connection: DatabaseConnection,
         again: &Resend,
-    ) -> Result<Tried, DbErr> {
+    ) -> Result<Resending, DbErr> {
         let transaction = begin(&connection).await?;
         let now = clock(&transaction).await?;
         let id = self.database.id(again.id.as_uuid());
@@ -177,7 +187,9 @@ impl SqlVerifications {
             now.into(),
         ];
         let rows = self.run_in(&transaction, sql::RESENDABLE, values).await?;
-        let Some(target) = rows.first() else { return finish(transaction, Tried::Changed).await };
+        let Some(target) = rows.first() else {
+            return finish(transaction, Resending::Changed).await;
+        };
         let phone: String = target.try_get("", "phone")?;
         let ttl: i64 = target.try_get("", "ttl")?;
 
@@ -189,13 +201,13 @@ impl SqlVerifications {
         ]]);
         let values = vec![wanted.to_string().into(), now.into()];
         if self.run_in(&transaction, COUNT_ON_PHONES, values).await?.is_empty() {
-            return finish(transaction, Tried::PhoneFull).await;
+            return finish(transaction, Resending::PhoneFull).await;
         }
         let counters: serde_json::Value = again.extra.iter().map(counter_row).collect();
         let values = vec![counters.to_string().into(), now.into()];
         for row in self.run_in(&transaction, COUNT_SQLITE, values).await? {
             if !row.try_get::<bool>("", "holds")? {
-                return finish(transaction, Tried::Over).await;
+                return finish(transaction, Resending::Over).await;
             }
         }
         let message = json!([[
@@ -214,14 +226,11 @@ impl SqlVerifications {
             vec![id, now.into(), sequence.into(), code_hash.into(), seed.into(), pepper.into()];
         let rows = self.run_in(&transaction, sql::SEND_AGAIN, values).await?;
         let sent = read(rows.first().ok_or(DbErr::RecordNotUpdated)?)?;
-        finish(transaction, Tried::Sent(Box::new(sent))).await
+        finish(transaction, Resending::Sent(Box::new(sent))).await
     }
 
     /// Why the phone of a verification refuses a send; nothing, if it does not any more.
-    async fn phone_violations(
-        &self,
-        again: &Resend,
-    ) -> Result<Vec<application::ports::Violation>, DbErr> {
+    async fn phone_violations(&self, again: &Resend) -> Result<Vec<Violation>, DbErr> {
         let phones = vec![again.message.phone.as_str().to_owned()];
         let values = if self.database.is_postgres() {
             vec![phones.into()]
@@ -233,123 +242,144 @@ impl SqlVerifications {
         Ok(windows.map(|it| it.violations(&again.phone_limits)).unwrap_or_default())
     }
 
-    /// None: it changed while it was looked at.
-    async fn count_postgres(
-        &self,
-        target: &Target,
-        guesses: &[Policy],
-    ) -> Result<Option<Counted>, DbErr> {
-        let (key, limits, attempt): (Value, &str, &str) = match target {
-            Target::Id(id) => (id.as_uuid().into(), sql::GUESSES_BY_ID, sql::COUNT_BY_ID_POSTGRES),
-            Target::Phone(phone) => (
-                phone.as_str().into(),
-                sql::GUESSES_BY_PHONE.postgres,
-                sql::COUNT_BY_PHONE_POSTGRES,
-            ),
+    async fn check_postgres(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, DbErr> {
+        let names = guesses.iter().map(|policy| policy.name.as_str().to_owned());
+        let quotas = guesses.iter().map(|policy| policy.window.quota.cast_signed());
+        let periods = guesses.iter().map(|policy| millis(policy.window.period));
+        let (peppers, hashes): (Vec<String>, Vec<Vec<u8>>) = attempt
+            .hashes
+            .iter()
+            .map(|(pepper, hash)| (pepper.as_str().to_owned(), hash.as_bytes().to_vec()))
+            .unzip();
+        let values = vec![
+            names.collect::<Vec<_>>().into(),
+            quotas.collect::<Vec<i32>>().into(),
+            periods.collect::<Vec<i64>>().into(),
+            peppers.into(),
+            hashes.into(),
+            i16::from(ATTEMPTS).into(),
+            self.events.into(),
+        ];
+        let (key, values, sql) = match &attempt.target {
+            Target::Id(id) => (id.as_uuid().into(), values, sql::CHECK_BY_ID_POSTGRES),
+            Target::Newest { phone, id } => {
+                let newest = vec![id.map(VerificationId::as_uuid).into()];
+                let values = [values, newest].concat();
+                (phone.as_str().into(), values, sql::CHECK_BY_PHONE_POSTGRES)
+            }
         };
-        // What has no room is found without a write: that is what brute force meets.
-        let names: Vec<String> =
-            guesses.iter().map(|policy| policy.name.as_str().to_owned()).collect();
-        let used = self.run(limits, vec![key.clone(), names.clone().into()]).await?;
-        let over = violations(guesses, &used)?;
-        if !over.is_empty() {
-            return Ok(Some(Counted::Limited(over)));
+        let rows = self.run(sql, [vec![key], values].concat()).await?;
+        let Some(row) = rows.first() else { return Ok(Tried::Unknown) };
+        let by_phone = matches!(attempt.target, Target::Newest { .. });
+        if by_phone && row.try_get::<bool>("", "changed")? {
+            return Ok(Tried::Changed);
         }
-        let quotas: Vec<i32> =
-            guesses.iter().map(|policy| policy.window.quota.cast_signed()).collect();
-        let periods: Vec<i64> = guesses.iter().map(|policy| millis(policy.window.period)).collect();
-        let values =
-            vec![key, names.into(), quotas.into(), periods.into(), i16::from(ATTEMPTS).into()];
-        let rows = self.run(attempt, values).await?;
-        let Some(row) = rows.first() else { return Ok(Some(Counted::Unknown)) };
-        if let Some(compare) = read_counted(row)? {
-            return Ok(Some(compare));
+        if let Some(attempts) = row.try_get::<Option<i32>>("", "attempts")? {
+            return if row.try_get("", "is_right")? {
+                Ok(Tried::Right(read_approval(row)?))
+            } else {
+                read_wrong(row, attempts)
+            };
         }
-        if matches!(target, Target::Phone(_)) {
+        if row.try_get::<Option<String>>("", "policy")?.is_some() {
+            return Ok(Tried::Limited(violations(guesses, &rows)?));
+        }
+        if by_phone {
             let is_guess_counted: bool = row.try_get("", "guessed")?;
-            return Ok(is_guess_counted.then_some(Counted::Nothing));
+            return Ok(if is_guess_counted { Tried::Nothing } else { Tried::Changed });
         }
-        read_uncounted(row)
+        Ok(read_untried(row)?.unwrap_or(Tried::Changed))
     }
 
-    async fn count_sqlite(
+    async fn check_sqlite(
         &self,
         connection: DatabaseConnection,
-        target: &Target,
+        attempt: &Attempt,
         guesses: &[Policy],
-    ) -> Result<Counted, DbErr> {
+    ) -> Result<Tried, DbErr> {
         let transaction = begin(&connection).await?;
         let now = clock(&transaction).await?;
-        let (key, found) = match target {
+        let (key, found) = match &attempt.target {
             Target::Id(id) => (self.database.id(id.as_uuid()), sql::TARGET_BY_ID),
-            Target::Phone(phone) => (phone.as_str().into(), sql::TARGET_BY_PHONE),
+            Target::Newest { phone, .. } => (phone.as_str().into(), sql::TARGET_BY_PHONE),
         };
-        let values = vec![key, now.into(), ATTEMPTS.into()];
+        let hashes = attempt.hashes.iter();
+        let hashes = hashes.map(|(pepper, hash)| json!([pepper.as_str(), hex(hash.as_bytes())]));
+        let hashes = hashes.collect::<serde_json::Value>().to_string();
+        let values = vec![key, now.into(), ATTEMPTS.into(), hashes.into()];
         let rows = self.run_in(&transaction, found, values).await?;
-        let found = rows.first();
-        if matches!(target, Target::Id(_)) {
-            let Some(row) = found else { return Ok(Counted::Unknown) };
-            if let Some(uncounted) = read_uncounted(row)? {
-                return Ok(uncounted);
+        let found = rows.first().map(Found::read).transpose()?;
+        let phone = match (&attempt.target, &found) {
+            (Target::Id(_), None) => return Ok(Tried::Unknown),
+            (Target::Id(_), Some(found)) => {
+                if let Some(untried) = rows.first().map(read_untried).transpose()?.flatten() {
+                    return Ok(untried);
+                }
+                found.phone.clone()
+            }
+            (Target::Newest { id, .. }, _) if found.as_ref().map(|it| it.id) != *id => {
+                return Ok(Tried::Changed);
+            }
+            (Target::Newest { phone, .. }, _) => phone.as_str().to_owned(),
+        };
+        if found.as_ref().is_none_or(|found| found.origin != Origin::Test) {
+            let over = self.guess_sqlite(&transaction, &phone, guesses, now).await?;
+            if !over.is_empty() {
+                return Ok(Tried::Limited(over));
             }
         }
-        let is_test = found
-            .map(|row| row.try_get::<String>("", "origin"))
-            .transpose()?
-            .is_some_and(|origin| origin == Origin::Test.as_str());
-        if !is_test {
-            let phone = match (target, found) {
-                (Target::Phone(phone), _) => phone.as_str().to_owned(),
-                (Target::Id(_), Some(row)) => row.try_get("", "phone")?,
-                (Target::Id(_), None) => return Ok(Counted::Unknown),
-            };
-            let names: Vec<&str> = guesses.iter().map(|policy| policy.name.as_str()).collect();
-            let values = vec![phone.clone().into(), json!(names).to_string().into(), now.into()];
-            let used = self.run_in(&transaction, sql::GUESSES_BY_PHONE.sqlite, values).await?;
-            let over = violations(guesses, &used)?;
-            if !over.is_empty() {
-                return Ok(Counted::Limited(over));
-            }
+        let tried = match found.filter(|found| !found.exhausted) {
+            None => Tried::Nothing,
+            Some(found) => self.try_sqlite(&transaction, &found, guesses, now).await?,
+        };
+        transaction.commit().await?;
+        Ok(tried)
+    }
+
+    /// Counts a guess at a phone, or tells which windows have no room.
+    async fn guess_sqlite(
+        &self,
+        transaction: &DatabaseTransaction,
+        phone: &str,
+        guesses: &[Policy],
+        now: i64,
+    ) -> Result<Vec<Violation>, DbErr> {
+        let values = vec![phone.into(), names(guesses), now.into()];
+        let used = self.run_in(transaction, sql::GUESSES, values).await?;
+        let over = violations(guesses, &used)?;
+        if over.is_empty() {
             let counters = guesses
                 .iter()
-                .map(|policy| domain::Counter { policy: policy.clone(), key: phone.clone() });
+                .map(|policy| Counter { policy: policy.clone(), key: phone.to_owned() });
             let counters: serde_json::Value = counters.map(|it| counter_row(&it)).collect();
             let values = vec![counters.to_string().into(), now.into()];
-            self.run_in(&transaction, COUNT_SQLITE, values).await?;
+            self.run_in(transaction, COUNT_SQLITE, values).await?;
         }
-        let mut counted = Counted::Nothing;
-        if let Some(row) = found
-            && !row.try_get::<bool>("", "exhausted")?
-        {
-            let id: String = row.try_get("", "id")?;
-            let rows = self.run_in(&transaction, sql::COUNT_ATTEMPT, vec![id.into()]).await?;
-            let row = rows.first().ok_or(DbErr::RecordNotUpdated)?;
-            counted = read_counted(row)?.ok_or(DbErr::RecordNotUpdated)?;
-        }
-        transaction.commit().await?;
-        Ok(counted)
+        Ok(over)
     }
 
-    async fn approve_sqlite(
+    /// Counts an attempt, and approves what it is right for.
+    async fn try_sqlite(
         &self,
-        connection: DatabaseConnection,
-        id: VerificationId,
+        transaction: &DatabaseTransaction,
+        found: &Found,
         guesses: &[Policy],
-    ) -> Result<Option<Approval>, DbErr> {
-        let uuid = self.database.id(id.as_uuid());
-        let transaction = begin(&connection).await?;
-        let now = clock(&transaction).await?;
-        let values = vec![uuid.clone(), now.into()];
-        let rows = self.run_in(&transaction, sql::APPROVE, values).await?;
-        let Some(approval) = rows.first().map(read_approval).transpose()? else { return Ok(None) };
+        now: i64,
+    ) -> Result<Tried, DbErr> {
+        let id = self.database.id(found.id.as_uuid());
+        let rows = self.run_in(transaction, sql::COUNT_ATTEMPT, vec![id.clone()]).await?;
+        let row = rows.first().ok_or(DbErr::RecordNotUpdated)?;
+        if !found.is_right {
+            return read_wrong(row, row.try_get("", "attempts")?);
+        }
+        let values = vec![id.clone(), now.into()];
+        let rows = self.run_in(transaction, sql::APPROVE, values).await?;
+        let approval = read_approval(rows.first().ok_or(DbErr::RecordNotUpdated)?)?;
         let phone = Value::from(approval.phone.as_str());
-        self.run_in(&transaction, sql::CLEAR, vec![phone.clone(), uuid.clone()]).await?;
-        let names: Vec<&str> = guesses.iter().map(|policy| policy.name.as_str()).collect();
-        let values = vec![phone, json!(names).to_string().into(), uuid];
-        self.run_in(&transaction, sql::FORGIVE, values).await?;
-        self.tell_in(&transaction, EventKind::Approved, id, now).await?;
-        transaction.commit().await?;
-        Ok(Some(approval))
+        self.run_in(transaction, sql::CLEAR, vec![phone.clone(), id.clone()]).await?;
+        self.run_in(transaction, sql::FORGIVE, vec![phone, names(guesses), id]).await?;
+        self.tell_in(transaction, EventKind::Approved, found.id, now).await?;
+        Ok(Tried::Right(approval))
     }
 
     async fn cancel_sqlite(
@@ -439,10 +469,10 @@ impl Verifications for SqlVerifications {
     async fn resend(&self, again: Resend) -> Result<Resent, StoreError> {
         for _ in 0..TRIES {
             let violations = match self.try_resend(&again).await.map_err(Told)? {
-                Tried::Sent(verification) => return Ok(Resent::Sent(verification)),
-                Tried::Changed => return Ok(Resent::Changed),
-                Tried::PhoneFull => self.phone_violations(&again).await.map_err(Told)?,
-                Tried::Over => {
+                Resending::Sent(verification) => return Ok(Resent::Sent(verification)),
+                Resending::Changed => return Ok(Resent::Changed),
+                Resending::PhoneFull => self.phone_violations(&again).await.map_err(Told)?,
+                Resending::Over => {
                     let counters = Counters::read(&self.database, again.extra.iter()).await;
                     counters.map_err(Told)?.violations(&again.extra)
                 }
@@ -456,34 +486,18 @@ impl Verifications for SqlVerifications {
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
-    async fn count(&self, target: Target, guesses: &[Policy]) -> Result<Counted, StoreError> {
-        if !self.database.is_postgres() {
-            let step = async |it| self.count_sqlite(it, &target, guesses).await;
-            return Ok(self.database.step(step).await.map_err(Told)?);
-        }
-        for _ in 0..TRIES {
-            if let Some(counted) = self.count_postgres(&target, guesses).await.map_err(Told)? {
-                return Ok(counted);
-            }
-        }
-        Err(StoreError::Full)
+    async fn newest(&self, phone: PhoneNumber) -> Result<Option<VerificationId>, StoreError> {
+        let rows = self.database.rows(sql::NEWEST, vec![phone.as_str().into()]).await;
+        Ok(rows.map_err(Told)?.first().map(read_id).transpose().map_err(Told)?)
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
-    async fn approve(
-        &self,
-        id: VerificationId,
-        guesses: &[Policy],
-    ) -> Result<Option<Approval>, StoreError> {
-        if !self.database.is_postgres() {
-            let step = async |it| self.approve_sqlite(it, id, guesses).await;
-            return Ok(self.database.step(step).await.map_err(Told)?);
+    async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError> {
+        if self.database.is_postgres() {
+            return Ok(self.check_postgres(attempt, guesses).await.map_err(Told)?);
         }
-        let names: Vec<String> =
-            guesses.iter().map(|policy| policy.name.as_str().to_owned()).collect();
-        let values = vec![id.as_uuid().into(), names.into(), self.events.into()];
-        let rows = self.run(sql::APPROVE_POSTGRES, values).await.map_err(Told)?;
-        Ok(rows.first().map(read_approval).transpose().map_err(Told)?)
+        let step = async |it| self.check_sqlite(it, &attempt, guesses).await;
+        Ok(self.database.step(step).await.map_err(Told)?)
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
@@ -581,9 +595,21 @@ impl Verifications for SqlVerifications {
     }
 }
 
+impl Found {
+    fn read(row: &QueryResult) -> Result<Self, DbErr> {
+        Ok(Self {
+            id: read_id(row)?,
+            phone: row.try_get("", "phone")?,
+            origin: parsed(&row.try_get::<String>("", "origin")?, "an origin")?,
+            exhausted: row.try_get("", "exhausted")?,
+            is_right: row.try_get::<Option<bool>>("", "is_right")?.unwrap_or_default(),
+        })
+    }
+}
+
 /// Commits what was done in full, and nothing else.
-async fn finish(transaction: DatabaseTransaction, tried: Tried) -> Result<Tried, DbErr> {
-    if matches!(tried, Tried::Sent(_)) {
+async fn finish(transaction: DatabaseTransaction, tried: Resending) -> Result<Resending, DbErr> {
+    if matches!(tried, Resending::Sent(_)) {
         transaction.commit().await?;
     } else {
         transaction.rollback().await?;
@@ -653,32 +679,37 @@ fn read_approval(row: &QueryResult) -> Result<Approval, DbErr> {
     })
 }
 
-/// What to compare with, if the attempt was counted.
-fn read_counted(row: &QueryResult) -> Result<Option<Counted>, DbErr> {
-    let Some(id) = row.try_get::<Option<String>>("", "id")? else { return Ok(None) };
-    let attempts: i32 = row.try_get("", "attempts")?;
-    Ok(Some(Counted::Compare {
-        id: VerificationId::from_uuid(parsed(&id, "an id")?),
-        hash: CodeHash::from_bytes(read_hex(&row.try_get::<String>("", "code_hash")?)?),
-        pepper: parsed(&row.try_get::<String>("", "pepper_id")?, "a key's name")?,
-        attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
-    }))
+fn read_id(row: &QueryResult) -> Result<VerificationId, DbErr> {
+    Ok(VerificationId::from_uuid(parsed(&row.try_get::<String>("", "id")?, "an id")?))
 }
 
-/// Why an attempt at a known verification cannot be counted, as far as its own row says.
-fn read_uncounted(row: &QueryResult) -> Result<Option<Counted>, DbErr> {
+fn read_wrong(row: &QueryResult, attempts: i32) -> Result<Tried, DbErr> {
+    Ok(Tried::Wrong {
+        attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
+        pepper: parsed(&row.try_get::<String>("", "pepper_id")?, "a key's name")?,
+    })
+}
+
+/// Why a known verification cannot be tried, as far as its own row says.
+fn read_untried(row: &QueryResult) -> Result<Option<Tried>, DbErr> {
     let status = parsed(&row.try_get::<String>("", "status")?, "a status")?;
     Ok(match status {
-        VerificationStatus::Approved => Some(Counted::Approved),
-        VerificationStatus::Expired | VerificationStatus::Canceled => Some(Counted::Gone(status)),
+        VerificationStatus::Approved => Some(Tried::Approved),
+        VerificationStatus::Expired | VerificationStatus::Canceled => Some(Tried::Gone(status)),
         VerificationStatus::Pending if row.try_get::<bool>("", "exhausted")? => {
-            Some(Counted::Exhausted {
+            Some(Tried::Exhausted {
                 retry_after: lasting(row.try_get("", "good_for")?),
                 ttl: lasting(row.try_get("", "ttl")?),
             })
         }
         VerificationStatus::Pending => None,
     })
+}
+
+/// The names of policies, for SQLite.
+fn names(policies: &[Policy]) -> Value {
+    let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
+    json!(names).to_string().into()
 }
 
 fn read_hex<const N: usize>(text: &str) -> Result<[u8; N], DbErr> {

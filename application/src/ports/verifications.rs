@@ -31,26 +31,19 @@ pub trait Verifications: Sync + 'static {
     /// of its phone again.
     async fn resend(&self, again: Resend) -> Result<Resent, StoreError>;
 
-    /// Counts a guess, on the verification and under each of `guesses` on its phone, in one commit,
-    /// and only then shows what to compare it with.
+    /// The newest verification of a phone, if it is pending.
+    async fn newest(&self, phone: PhoneNumber) -> Result<Option<VerificationId>, StoreError>;
+
+    /// Counts an attempt on its verification, and under each of `guesses` on the phone; and where
+    /// it is right, ends the verification as approved and forgets the guesses at it, and no others
+    /// at its phone. All in one commit: an attempt that was not counted decides nothing, and a
+    /// right one is not lost. Of all that are right, exactly one is ever [`Tried::Right`].
     ///
-    /// By phone: of the newest verification, if it is pending. A guess is counted on the phone
-    /// whether or not there is one, and whatever there is, the work is the same. By id: on the
-    /// phone of the verification. A guess at a test number's verification is not counted on its
-    /// phone.
+    /// By phone a guess is counted whether or not there is a verification, and whatever there is,
+    /// the work is the same. A guess at a test number's verification is not counted on its phone.
     ///
     /// Where a window of `guesses` is used up, nothing is counted and nothing is written.
-    async fn count(&self, target: Target, guesses: &[Policy]) -> Result<Counted, StoreError>;
-
-    /// Ends a verification as approved and forgets the `guesses` at it, and no others at its phone.
-    ///
-    /// None if it is not pending (any more): exactly one caller ever gets `Some` for a
-    /// verification.
-    async fn approve(
-        &self,
-        id: VerificationId,
-        guesses: &[Policy],
-    ) -> Result<Option<Approval>, StoreError>;
+    async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError>;
 
     /// Ends a verification as canceled, if it is pending, and returns what it then is; none if
     /// there is none. The guesses of its phone stay counted.
@@ -178,18 +171,34 @@ pub enum Resent {
     Changed,
 }
 
+/// A code that is tried.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub target: Target,
+    /// What is kept of the target if the code is its code: for each pepper of this process, the
+    /// hash that it makes.
+    pub hashes: Vec<(KeyId, CodeHash)>,
+}
+
 /// What a code is tried against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Id(VerificationId),
-    Phone(PhoneNumber),
+    /// By phone: what [`Verifications::newest`] has told of it.
+    Newest {
+        phone: PhoneNumber,
+        id: Option<VerificationId>,
+    },
 }
 
+/// What became of an attempt.
 #[derive(Debug, Clone)]
-pub enum Counted {
-    /// The attempt is counted: `attempts` with this one.
-    Compare { id: VerificationId, hash: CodeHash, pepper: KeyId, attempts: u8 },
-    /// By phone: there is nothing to compare with, and it is not said why.
+pub enum Tried {
+    /// It is counted, and the verification is approved by it.
+    Right(Approval),
+    /// It is counted: `attempts` with this one. What is kept was made with `pepper`.
+    Wrong { attempts: u8, pepper: KeyId },
+    /// By phone: the guess is counted, there is nothing to try it against, and it is not said why.
     Nothing,
     /// By id: there is no such verification.
     Unknown,
@@ -201,6 +210,8 @@ pub enum Counted {
     Exhausted { retry_after: Duration, ttl: Duration },
     /// Too many guesses at the phone; known or not.
     Limited(Vec<Violation>),
+    /// Nothing is decided: others have changed the target in between.
+    Changed,
 }
 
 /// What was approved.
@@ -229,6 +240,16 @@ pub enum StoreError {
     /// The database did not confirm in time or at all. What was to be stored may be.
     #[error("the database is unavailable")]
     Unavailable(#[source] BoxError),
+}
+
+impl Target {
+    /// The verification, if there is one.
+    pub fn id(&self) -> Option<VerificationId> {
+        match self {
+            Self::Id(id) => Some(*id),
+            Self::Newest { id, .. } => *id,
+        }
+    }
 }
 
 impl Verification {

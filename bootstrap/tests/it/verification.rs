@@ -119,15 +119,26 @@ async fn a_thousand_right_checks_approve_once() {
     let mut checks = JoinSet::new();
     for _ in 0..1_000 {
         let (client, id, code) = (client.clone(), id.clone(), code.clone());
-        checks.spawn(async move { client.check(&id, &code).await });
+        checks.spawn(async move {
+            loop {
+                let answer = client.check(&id, &code).await;
+                // This machine is busy with other tests. Whoever comes back has lost nothing.
+                if answer.status != 503 {
+                    break answer;
+                }
+            }
+        });
     }
     let answers = checks.join_all().await;
 
-    let right = answers.iter().filter(|answer| answer.body["valid"] == true).count();
-    assert_eq!(right, 1);
-    for answer in &answers {
-        assert!(matches!(answer.status, 200 | 409 | 429 | 503), "{answer:?}");
+    let (right, late): (Vec<_>, Vec<_>) =
+        answers.into_iter().partition(|answer| answer.body["valid"] == true);
+    assert_eq!(right.len(), 1);
+    for answer in late {
+        assert_eq!(answer.problem(), (409, "already-approved"));
     }
+    let attempts = stack.postgres.number("SELECT sum(attempts) FROM verification").await;
+    assert_eq!(attempts, 1);
 }
 
 /// `BRUTE_SECONDS` makes it longer.

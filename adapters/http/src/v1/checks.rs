@@ -1,8 +1,8 @@
 //! Trying a code.
 
 use application::{
-    CheckError, Checked,
-    ports::{Answers, ApiKeys, Outbox, Target, Verifications},
+    CheckError, Checked, CodeOf,
+    ports::{Answers, ApiKeys, Outbox, Verifications},
 };
 use axum::http::StatusCode;
 use domain::{Code, VerificationId};
@@ -28,16 +28,16 @@ where
 {
     pub(super) async fn check(&self, id: VerificationId, asked: &Asked) -> Result<Reply, Problem> {
         let code = body::check(asked.json()?)?;
-        self.try_code(Target::Id(id), &code).await
+        self.try_code(CodeOf::Verification(id), &code).await
     }
 
     pub(super) async fn check_by_phone(&self, asked: &Asked) -> Result<Reply, Problem> {
         let (phone, code) = body::check_by_phone(asked.json()?, &self.settings)?;
-        self.try_code(Target::Phone(phone), &code).await
+        self.try_code(CodeOf::Phone(phone), &code).await
     }
 
-    async fn try_code(&self, target: Target, code: &Code) -> Result<Reply, Problem> {
-        match self.v1.check.execute(target, code.as_str()).await {
+    async fn try_code(&self, of: CodeOf, code: &Code) -> Result<Reply, Problem> {
+        match self.v1.check.execute(of, code).await {
             Ok(Checked::Approved) => Ok(Reply::json(StatusCode::OK, &Tried::RIGHT)),
             Ok(Checked::Wrong { attempts_left }) => {
                 Ok(Reply::json(StatusCode::OK, &Tried::wrong(attempts_left)))

@@ -7,13 +7,13 @@ use std::{
 use application::{
     Guard, Keys, SendSettings, TraceParent, Vault,
     ports::{
-        Answer, AnswerClaim, ApiKey, Approval, Begun, Counted, EnqueueError, Enqueued, Event,
+        Answer, AnswerClaim, ApiKey, Approval, Attempt, Begun, EnqueueError, Enqueued, Event,
         EventKind, History, MockAnswers, MockApiKeys, MockOutbox, MockVerifications, NewSend,
-        Receipt, Resent, StoreError, Target, Verification, Violation,
+        Receipt, Resent, StoreError, Tried, Verification, Violation,
     },
 };
 use axum::http::{HeaderValue, header::ALLOW};
-use domain::{ApiKeyText, CodeHash, Metadata, Origin, Peppers, Policy, Seed, SmsTemplate, Window};
+use domain::{ApiKeyText, KeyId, Metadata, Origin, Peppers, Policy, Seed, SmsTemplate, Window};
 use http_body_util::BodyExt;
 use prometheus::{Registry, TextEncoder};
 use rand::{SeedableRng, rngs::StdRng};
@@ -242,22 +242,31 @@ impl Told {
     }
 }
 
-fn counting(counted: impl Fn() -> Counted + Send + 'static) -> MockVerifications {
+/// Every phone has [`ID`] pending, unless it is said otherwise by what was tried.
+fn trying(tried: impl Fn() -> Tried + Send + 'static) -> MockVerifications {
+    checking(move |_| tried())
+}
+
+fn checking(check: impl Fn(&Attempt) -> Tried + Send + 'static) -> MockVerifications {
     let mut verifications = MockVerifications::new();
-    verifications.expect_count().returning(move |_, _| Ok(counted()));
+    verifications.expect_newest().returning(|_| Ok(ID.parse().ok()));
+    verifications.expect_check().returning(move |attempt, _| Ok(check(&attempt)));
     verifications
 }
 
-/// What is to be compared with [`CODE`] at the `attempts`-th try.
-fn compare(attempts: u8) -> Counted {
-    let (peppers, id) = (peppers(), ID.parse().unwrap());
-    let hash: CodeHash = peppers.first().hash(id, &CODE.parse().unwrap());
-    Counted::Compare { id, hash, pepper: peppers.first().id().clone(), attempts }
+fn wrong(attempts: u8) -> Tried {
+    Tried::Wrong { attempts, pepper: peppers().first().id().clone() }
 }
 
-fn approval() -> Approval {
-    let Verification { origin, phone, region, .. } = pending();
-    Approval { origin, phone, region }
+/// As of [`CODE`] at the `attempts`-th try.
+fn compared(attempt: &Attempt, attempts: u8) -> Tried {
+    let hash = peppers().first().hash(ID.parse().unwrap(), &CODE.parse().unwrap());
+    if attempt.hashes.iter().any(|(_, tried)| tried.as_bytes() == hash.as_bytes()) {
+        let Verification { origin, phone, region, .. } = pending();
+        Tried::Right(Approval { origin, phone, region })
+    } else {
+        wrong(attempts)
+    }
 }
 
 fn violation(name: &str, quota: u32, period: u64, retry_after: u64) -> Violation {
@@ -269,7 +278,7 @@ fn violation(name: &str, quota: u32, period: u64, retry_after: u64) -> Violation
 #[tokio::test]
 async fn contract_of_v1_to_the_letter() {
     let (outbox, stored) = accepting();
-    let mut verifications = MockVerifications::new();
+    let mut verifications = checking(|attempt| compared(attempt, 2));
     verifications.expect_history().returning(|_| Ok(Some(history(pending()))));
     verifications
         .expect_find()
@@ -282,8 +291,6 @@ async fn contract_of_v1_to_the_letter() {
         let status = VerificationStatus::Canceled;
         Ok(Some(history(Verification { status, secret: None, ..pending() })))
     });
-    verifications.expect_count().returning(|_, _| Ok(compare(2)));
-    verifications.expect_approve().returning(|_, _| Ok(Some(approval())));
     let router = Parts { verifications, ..parts() }.with_outbox(outbox).router();
 
     let started = ask(&router, post(START, PHONE)).await;
@@ -583,11 +590,10 @@ async fn what_a_verification_has_come_to_is_told() {
     let resend = || post(&at("/resend"), Body::empty());
     let cancel = || post(&at("/cancel"), Body::empty());
 
-    let mut unknown = MockVerifications::new();
+    let mut unknown = trying(|| Tried::Unknown);
     unknown.expect_find().returning(|_| Ok(None));
     unknown.expect_history().returning(|_| Ok(None));
     unknown.expect_cancel().returning(|_| Ok(None));
-    unknown.expect_count().returning(|_, _| Ok(Counted::Unknown));
     let router = Parts { verifications: unknown, ..parts() }.router();
     for request in [check(), resend(), cancel(), get(&at(""))] {
         ask(&router, request).await.expect_problem(404, "not-found");
@@ -598,9 +604,9 @@ async fn what_a_verification_has_come_to_is_told() {
         (VerificationStatus::Expired, "gone", Some("expired")),
         (VerificationStatus::Canceled, "gone", Some("canceled")),
     ] {
-        let mut verifications = counting(move || match ended {
-            VerificationStatus::Approved => Counted::Approved,
-            ended => Counted::Gone(ended),
+        let mut verifications = trying(move || match ended {
+            VerificationStatus::Approved => Tried::Approved,
+            ended => Tried::Gone(ended),
         });
         let find = status(ended);
         verifications.expect_find().returning(move |_| find());
@@ -624,19 +630,22 @@ async fn what_a_verification_has_come_to_is_told() {
 async fn a_wrong_code_and_an_unknown_phone_have_the_same_answer() {
     let check = || post("/v1/verifications/check", r#"{"phone":"79991234567","code":"000000"}"#);
     let right = || post("/v1/verifications/check", r#"{"phone":"79991234567","code":"482915"}"#);
-    let mut lost = counting(|| compare(1));
-    lost.expect_approve().returning(|_, _| Ok(None));
-    let wrong = Parts { verifications: counting(|| compare(1)), ..parts() }.router();
-    let fifth = Parts { verifications: counting(|| compare(5)), ..parts() }.router();
-    let unknown = Parts { verifications: counting(|| Counted::Nothing), ..parts() }.router();
-    let lost = Parts { verifications: lost, ..parts() }.router();
+    let first = Parts { verifications: trying(|| wrong(1)), ..parts() }.router();
+    let fifth = Parts { verifications: trying(|| wrong(5)), ..parts() }.router();
+    let mut unknown = MockVerifications::new();
+    unknown.expect_newest().returning(|_| Ok(None));
+    unknown.expect_check().returning(|_, _| Ok(Tried::Nothing));
+    let unknown = Parts { verifications: unknown, ..parts() }.router();
+    let pepper = "gone".parse().unwrap();
+    let gone = trying(move || Tried::Wrong { attempts: 1, pepper: KeyId::clone(&pepper) });
+    let gone = Parts { verifications: gone, ..parts() }.router();
 
-    let expected = ask(&wrong, check()).await;
+    let expected = ask(&first, check()).await;
     let others = [
         ask(&fifth, check()).await,
         ask(&unknown, check()).await,
         ask(&unknown, right()).await,
-        ask(&lost, right()).await,
+        ask(&gone, right()).await,
     ];
 
     assert_eq!((expected.status, &*expected.text), (200, r#"{"valid":false}"#));
@@ -650,9 +659,10 @@ async fn a_wrong_code_and_an_unknown_phone_have_the_same_answer() {
 async fn a_check_by_phone_takes_numbers_that_api_takes() {
     let mut verifications = MockVerifications::new();
     verifications
-        .expect_count()
-        .withf(|target, _| *target == Target::Phone("89999999999".parse().unwrap()))
-        .returning(|_, _| Ok(Counted::Nothing));
+        .expect_newest()
+        .withf(|phone| *phone == "89999999999".parse().unwrap())
+        .returning(|_| Ok(None));
+    verifications.expect_check().returning(|_, _| Ok(Tried::Nothing));
     let router = Parts { verifications, ..parts() }.router();
 
     let body = r#"{"phone":"89999999999","code":"482915"}"#;
@@ -746,7 +756,7 @@ async fn limits_name_policy_and_headers_of_draft_11() {
 
 #[tokio::test]
 async fn a_resend_too_early_and_a_check_too_many_say_when() {
-    let mut verifications = counting(|| Counted::Exhausted {
+    let mut verifications = trying(|| Tried::Exhausted {
         retry_after: Duration::from_millis(300_001),
         ttl: Duration::from_secs(600),
     });
@@ -772,8 +782,8 @@ async fn a_resend_too_early_and_a_check_too_many_say_when() {
         "\"check-1h\";q=10;w=3600, \"check-1d\";q=50;w=86400, \"attempts\";q=5;w=600"
     );
 
-    let limited = || Counted::Limited(vec![violation("check", 10, 3_600, 9)]);
-    let router = Parts { verifications: counting(limited), ..parts() }.router();
+    let limited = || Tried::Limited(vec![violation("check", 10, 3_600, 9)]);
+    let router = Parts { verifications: trying(limited), ..parts() }.router();
     let body = r#"{"phone":"79991234567","code":"482915"}"#;
     let told = ask(&router, post("/v1/verifications/check", body)).await;
     let extra = told.expect_problem(429, "quota-exceeded");
@@ -839,13 +849,15 @@ async fn a_test_number_has_its_code_and_no_rules() {
             let hash = &test.verification.secret.code_hash;
             let (phone, length) = (test.phone.as_str(), test.verification.code_length.get());
             let peppers = peppers();
-            phone == "10000000001" && length == 4 && peppers.first().matches(test.id, "1234", hash)
+            let expected = peppers.first().hash(test.id, &"1234".parse().unwrap());
+            phone == "10000000001" && length == 4 && hash.as_bytes() == expected.as_bytes()
         })
         .returning(|_| Ok(Verification { origin: Origin::Test, ..pending() }));
     verifications
-        .expect_count()
-        .withf(|target, _| *target == Target::Phone("10000000001".parse().unwrap()))
-        .returning(|_, _| Ok(Counted::Nothing));
+        .expect_newest()
+        .withf(|phone| *phone == "10000000001".parse().unwrap())
+        .returning(|_| Ok(None));
+    verifications.expect_check().returning(|_, _| Ok(Tried::Nothing));
     let mut parts = Parts { verifications, ..parts() };
     let number = ("10000000001".parse().unwrap(), "1234".parse().unwrap());
     parts.settings.test_numbers = [number].into();
@@ -889,7 +901,8 @@ async fn what_cannot_be_stored_is_not_accepted() {
         down.expect_find().returning(move |_| Err(error()));
         down.expect_history().returning(move |_| Err(error()));
         down.expect_cancel().returning(move |_| Err(error()));
-        down.expect_count().returning(move |_, _| Err(error()));
+        down.expect_newest().returning(move |_| Err(error()));
+        down.expect_check().returning(move |_, _| Err(error()));
         let router = Parts { verifications: down, ..parts() }.router();
         for request in [
             get(&at("")),
@@ -938,7 +951,7 @@ async fn scopes_and_401_403() {
         Ok(Scope::ALL.map(known).into())
     });
     let (outbox, stored) = accepting();
-    let mut verifications = counting(|| compare(1));
+    let mut verifications = trying(|| wrong(1));
     verifications.expect_history().returning(|_| Ok(Some(history(pending()))));
     verifications.expect_cancel().returning(|_| {
         let status = VerificationStatus::Canceled;
@@ -1046,7 +1059,8 @@ impl Answers for Book {
 #[tokio::test]
 async fn a_repeated_check_spends_no_attempt() {
     let mut verifications = MockVerifications::new();
-    verifications.expect_count().times(2).returning(|_, _| Ok(compare(1)));
+    verifications.expect_newest().once().returning(|_| Ok(ID.parse().ok()));
+    verifications.expect_check().times(2).returning(|_, _| Ok(wrong(1)));
     let router = Parts { verifications, ..parts() }.with_answers(Book::default()).router();
     let by_phone = r#"{"phone":"79991234567","code":"000000"}"#;
 
@@ -1092,7 +1106,7 @@ async fn a_repeated_start_and_resend_send_once() {
 #[tokio::test]
 async fn another_body_under_a_key_is_refused() {
     let mut verifications = MockVerifications::new();
-    verifications.expect_count().once().returning(|_, _| Ok(compare(1)));
+    verifications.expect_check().once().returning(|_, _| Ok(wrong(1)));
     let router = Parts { verifications, ..parts() }.with_answers(Book::default()).router();
 
     ask(&router, keyed(post(&at("/checks"), r#"{"code":"000000"}"#))).await;

@@ -1,28 +1,32 @@
 use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    Approval, Counted, EventKind, NewSecret, NewSend, NewTest, NewVerification, Target,
-    Verification, Verifications,
+    Approval, Attempt, EventKind, NewSend, NewTest, NewVerification, Target, Tried, Verification,
+    Verifications,
 };
-use domain::{CodeHash, Origin, Policy, Seed, VerificationId, VerificationStatus};
+use domain::{Origin, Policy, VerificationId, VerificationStatus};
 use sea_orm::ConnectionTrait;
-use tokio::{
-    sync::{Barrier, Mutex},
-    task::JoinSet,
-};
+use tokio::{sync::Barrier, task::JoinSet};
 
 use super::{
     on_both_databases,
-    support::{accepted, count, enqueue, id_of, names, new_message, phone, policies, rng, start},
+    support::{
+        accepted, approve, count, enqueue, id_of, in_time, names, new_message, phone, policies,
+        right, rng, start, try_by_id, try_by_phone, wrong,
+    },
 };
 use crate::{Database, SqlVerifications};
 
 on_both_databases!(
-    the_attempt_is_counted_before_the_code_is_shown,
+    an_attempt_is_counted_whatever_it_is,
+    the_hash_counts_that_is_by_the_same_pepper,
     a_thousand_right_checks_approve_once,
+    one_connection_is_enough_for_many_checks,
     right_checks_of_many_verifications_at_once_bear_each_other,
+    of_many_guesses_at_once_five_are_tried,
     five_wrong_then_exhausted,
     by_phone_the_newest_counts,
+    what_is_not_the_newest_any_more_changes_nothing,
     an_unknown_phone_is_counted_alike,
     what_is_used_up_counts_nothing,
     racing_guesses_never_pass_their_quota,
@@ -39,6 +43,15 @@ on_both_databases!(
 const NONE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(86_400);
 
+/// Such a pool as `api` has for checks.
+fn pool(database: &Database, connections: u32) -> Database {
+    if database.is_postgres() {
+        Database::connect_lazily(database.settings(), "checks", connections)
+    } else {
+        database.clone()
+    }
+}
+
 /// None of them is reached where it is not the point.
 fn guesses() -> Vec<Policy> {
     policies("check", "1000/1h,5000/1d")
@@ -50,29 +63,30 @@ async fn begin(database: &Database, send: &NewSend) -> VerificationId {
     id_of(send)
 }
 
-fn by_phone(number: usize) -> Target {
-    Target::Phone(phone(number).parse().unwrap())
-}
-
 async fn find(verifications: &SqlVerifications, id: VerificationId) -> Verification {
     verifications.find(id).await.unwrap().unwrap()
 }
 
 /// Attempts, with the one that was counted.
 #[track_caller]
-fn attempt(counted: &Counted) -> u8 {
-    match counted {
-        Counted::Compare { attempts, .. } => *attempts,
-        counted => panic!("{counted:?}"),
+fn attempt(tried: &Tried) -> u8 {
+    match tried {
+        Tried::Wrong { attempts, .. } => *attempts,
+        tried => panic!("{tried:?}"),
     }
 }
 
 #[track_caller]
-fn over(counted: &Counted) -> Vec<&str> {
-    match counted {
-        Counted::Limited(violations) => names(violations),
-        counted => panic!("{counted:?}"),
+fn over(tried: &Tried) -> Vec<&str> {
+    match tried {
+        Tried::Limited(violations) => names(violations),
+        tried => panic!("{tried:?}"),
     }
+}
+
+#[track_caller]
+fn is_right(tried: &Tried) {
+    assert!(matches!(tried, Tried::Right(_)), "{tried:?}");
 }
 
 fn test_number(number: usize) -> NewTest {
@@ -85,72 +99,106 @@ fn test_number(number: usize) -> NewTest {
     }
 }
 
-async fn the_attempt_is_counted_before_the_code_is_shown(database: Database) {
-    let secret = NewSecret {
-        pepper: "p7".parse().unwrap(),
-        seed: Seed::from_bytes([9; 16]),
-        code_hash: CodeHash::from_bytes(std::array::from_fn(|place| place.try_into().unwrap())),
-    };
-    let send = start(&phone(1));
-    let verification = NewVerification { secret: secret.clone(), ..send.verification };
-    let id = begin(&database, &NewSend { verification, ..send }).await;
+async fn an_attempt_is_counted_whatever_it_is(database: Database) {
+    let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
 
-    let counted = verifications.count(Target::Id(id), &guesses()).await.unwrap();
-
-    // Whoever was shown it and then died has spent the attempt.
+    assert_eq!(attempt(&try_by_id(&verifications, id, wrong(), &guesses()).await), 1);
     assert_eq!(find(&verifications, id).await.attempts, 1);
     assert_eq!(count(&database, "limit_counter WHERE used = 1").await, 2);
-    let Counted::Compare { id: found, hash, pepper, attempts } = counted else {
-        panic!("{counted:?}")
-    };
-    assert_eq!((found, attempts, pepper), (id, 1, secret.pepper));
-    assert_eq!(hash.as_bytes(), secret.code_hash.as_bytes());
-    let by_phone = verifications.count(by_phone(1), &guesses()).await.unwrap();
-    assert_eq!(attempt(&by_phone), 2);
+    assert_eq!(attempt(&try_by_phone(&verifications, &phone(1), wrong(), &guesses()).await), 2);
     assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 2);
+    // Hashes of no pepper that this process has.
+    assert_eq!(attempt(&try_by_id(&verifications, id, vec![], &guesses()).await), 3);
+    assert_eq!(count(&database, "limit_counter WHERE used = 3").await, 2);
+    is_right(&try_by_id(&verifications, id, right(), &guesses()).await);
+
+    let found = find(&verifications, id).await;
+    assert_eq!((found.attempts, found.status), (4, VerificationStatus::Approved));
+    assert_eq!(count(&database, "limit_counter WHERE used = 0").await, 2);
+}
+
+async fn the_hash_counts_that_is_by_the_same_pepper(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    for (number, place) in [(1, 0), (2, 1)] {
+        let id = begin(&database, &start(&phone(number))).await;
+        let hashes = |mut hashes: Vec<_>| {
+            hashes.swap(0, place);
+            hashes
+        };
+
+        let tried = try_by_id(&verifications, id, hashes(wrong()), &guesses()).await;
+        let Tried::Wrong { pepper, .. } = &tried else { panic!("{tried:?}") };
+        assert_eq!(pepper.as_str(), "test");
+        is_right(&try_by_id(&verifications, id, hashes(right()), &guesses()).await);
+    }
 }
 
 async fn a_thousand_right_checks_approve_once(database: Database) {
     const CHECKS: usize = 1_000;
-    let id = begin(&database, &start(&phone(1))).await;
-    let verifications = SqlVerifications::new(database.clone());
+    let begun = begin(&database, &start(&phone(1))).await;
+    let verifications = SqlVerifications::new(pool(&database, 8));
     let at_once = Arc::new(Barrier::new(CHECKS));
-    let turn = Arc::new(Mutex::new(()));
 
     let mut checks = JoinSet::new();
     for number in 0..CHECKS {
         let (verifications, at_once) = (verifications.clone(), Arc::clone(&at_once));
-        let turn = Arc::clone(&turn);
-        let target = if number % 2 == 0 { Target::Id(id) } else { by_phone(1) };
         checks.spawn(async move {
-            at_once.wait().await;
-            // So many at once wait long for one of a few connections: a caller would come back.
-            // Those that do take turns, or on a slow machine none of them ever opens one.
-            let mut mine = None;
-            let counted = loop {
-                match verifications.count(target.clone(), &guesses()).await {
-                    Ok(counted) => break counted,
-                    Err(_) if mine.is_none() => mine = Some(turn.lock().await),
-                    Err(_) => {}
-                }
+            let id = match number % 2 {
+                0 => None,
+                _ => verifications.newest(phone(1).parse().unwrap()).await.unwrap(),
             };
-            let Counted::Compare { id, .. } = counted else { return (false, false) };
+            at_once.wait().await;
+            let target = match number % 2 {
+                0 => Target::Id(begun),
+                _ => Target::Newest { phone: phone(1).parse().unwrap(), id },
+            };
+            // So many at once may wait too long for one of a few connections: a caller comes back,
+            // and has lost nothing.
             loop {
-                match verifications.approve(id, &guesses()).await {
-                    Ok(approval) => return (true, approval.is_some()),
-                    Err(_) if mine.is_none() => mine = Some(turn.lock().await),
-                    Err(_) => {}
+                let attempt = Attempt { target: target.clone(), hashes: right() };
+                if let Ok(tried) = verifications.check(attempt, &guesses()).await {
+                    break tried;
                 }
             }
         });
     }
     let answers = checks.join_all().await;
 
-    let compared = answers.iter().filter(|(compared, _)| *compared).count();
-    assert!((1..=5).contains(&compared), "{compared}");
-    assert_eq!(answers.iter().filter(|(_, approved)| *approved).count(), 1);
-    assert_eq!(find(&verifications, id).await.status, VerificationStatus::Approved);
+    assert_eq!(answers.iter().filter(|tried| matches!(tried, Tried::Right(_))).count(), 1);
+    for tried in &answers {
+        let late = matches!(tried, Tried::Approved | Tried::Changed);
+        assert!(late || matches!(tried, Tried::Right(_)), "{tried:?}");
+    }
+    let found = find(&verifications, begun).await;
+    assert_eq!((found.status, found.attempts), (VerificationStatus::Approved, 1));
+}
+
+/// Whoever holds the only connection needs no second one.
+async fn one_connection_is_enough_for_many_checks(database: Database) {
+    const CHECKS: usize = 200;
+    let id = begin(&database, &start(&phone(1))).await;
+    let verifications = SqlVerifications::new(pool(&database, 1));
+
+    let mut checks = JoinSet::new();
+    for number in 0..CHECKS {
+        let verifications = verifications.clone();
+        checks.spawn(async move {
+            // One in ten is right.
+            let hashes = if number % 10 == 9 { right() } else { wrong() };
+            try_by_id(&verifications, id, hashes, &[]).await
+        });
+    }
+    let answers = in_time(checks.join_all()).await;
+
+    let count = |is: fn(&Tried) -> bool| answers.iter().filter(|tried| is(tried)).count();
+    let right = count(|tried| matches!(tried, Tried::Right(_)));
+    let wrong = count(|tried| matches!(tried, Tried::Wrong { .. }));
+    let late = count(|tried| matches!(tried, Tried::Approved | Tried::Exhausted { .. }));
+    assert_eq!(right + wrong + late, CHECKS);
+    let found = find(&verifications, id).await;
+    assert_eq!(usize::from(found.attempts), right + wrong);
+    assert_eq!(found.status == VerificationStatus::Approved, right == 1, "{right}");
 }
 
 async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Database) {
@@ -161,11 +209,9 @@ async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Da
         for _ in 0..4 {
             let verifications = verifications.clone();
             checks.spawn(async move {
-                for _ in 0..2 {
-                    verifications.count(Target::Id(id), &guesses()).await.unwrap();
-                    verifications.count(by_phone(number), &guesses()).await.unwrap();
-                }
-                verifications.approve(id, &guesses()).await.unwrap().is_some()
+                try_by_phone(&verifications, &phone(number), wrong(), &guesses()).await;
+                let right = try_by_id(&verifications, id, right(), &guesses()).await;
+                matches!(right, Tried::Right(_))
             });
         }
     }
@@ -174,40 +220,90 @@ async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Da
     assert_eq!(approved, 20);
 }
 
+async fn of_many_guesses_at_once_five_are_tried(database: Database) {
+    let id = begin(&database, &start(&phone(1))).await;
+    let verifications = SqlVerifications::new(database.clone());
+    let mut checks = JoinSet::new();
+    for _ in 0..40 {
+        let verifications = verifications.clone();
+        checks.spawn(async move { try_by_id(&verifications, id, wrong(), &guesses()).await });
+    }
+    let answers = checks.join_all().await;
+    let late = try_by_id(&verifications, id, right(), &guesses()).await;
+
+    let mut tried: Vec<u8> = answers
+        .iter()
+        .filter_map(|tried| match tried {
+            Tried::Wrong { attempts, .. } => Some(*attempts),
+            _ => None,
+        })
+        .collect();
+    tried.sort_unstable();
+    assert_eq!(tried, [1, 2, 3, 4, 5]);
+    assert!(matches!(late, Tried::Exhausted { .. }), "{late:?}");
+    // A right one too many has not touched the phone.
+    let newest = verifications.newest(phone(1).parse().unwrap()).await.unwrap();
+    assert_eq!(newest, Some(id));
+    assert_eq!(count(&database, "limit_counter WHERE used = 5").await, 2);
+}
+
 async fn five_wrong_then_exhausted(database: Database) {
     let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
 
     for number in 1..=5 {
-        let target = if number % 2 == 0 { by_phone(1) } else { Target::Id(id) };
-        let counted = verifications.count(target, &guesses()).await.unwrap();
-        assert_eq!(attempt(&counted), number);
+        let tried = if number % 2 == 0 {
+            try_by_phone(&verifications, &phone(1), wrong(), &guesses()).await
+        } else {
+            try_by_id(&verifications, id, wrong(), &guesses()).await
+        };
+        assert_eq!(attempt(&tried), number);
     }
-    let by_id = verifications.count(Target::Id(id), &guesses()).await.unwrap();
-    let Counted::Exhausted { retry_after, ttl } = by_id else { panic!("{by_id:?}") };
-    let by_phone = verifications.count(by_phone(1), &guesses()).await.unwrap();
+    let by_id = try_by_id(&verifications, id, right(), &guesses()).await;
+    let Tried::Exhausted { retry_after, ttl } = by_id else { panic!("{by_id:?}") };
+    let by_phone = try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
 
     assert_eq!(ttl, Duration::from_secs(600));
     assert!(retry_after > Duration::from_secs(500) && retry_after <= ttl, "{retry_after:?}");
-    assert!(matches!(by_phone, Counted::Nothing), "{by_phone:?}");
+    assert!(matches!(by_phone, Tried::Nothing), "{by_phone:?}");
     assert_eq!(find(&verifications, id).await.attempts, 5);
+    assert_eq!(count(&database, "limit_counter WHERE used = 6").await, 2);
 }
 
 async fn by_phone_the_newest_counts(database: Database) {
     let first = begin(&database, &start(&phone(1))).await;
-    let second = begin(&database, &new_message(&phone(1))).await;
+    begin(&database, &new_message(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
 
-    let counted = verifications.count(by_phone(1), &guesses()).await.unwrap();
-    assert!(matches!(counted, Counted::Compare { id, .. } if id == second), "{counted:?}");
-    let approval = verifications.approve(second, &guesses()).await.unwrap().unwrap();
+    let tried = try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
+    let Tried::Right(approval) = tried else { panic!("{tried:?}") };
     assert_eq!(approval.origin, Origin::Api);
 
     // The one before it is not found by phone again.
-    let counted = verifications.count(by_phone(1), &guesses()).await.unwrap();
-    assert!(matches!(counted, Counted::Nothing), "{counted:?}");
-    let counted = verifications.count(Target::Id(first), &guesses()).await.unwrap();
-    assert_eq!(attempt(&counted), 1);
+    let tried = try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
+    assert!(matches!(tried, Tried::Nothing), "{tried:?}");
+    assert_eq!(attempt(&try_by_id(&verifications, first, wrong(), &guesses()).await), 1);
+}
+
+async fn what_is_not_the_newest_any_more_changes_nothing(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let check = async |id| {
+        let target = Target::Newest { phone: phone(1).parse().unwrap(), id };
+        let attempt = Attempt { target, hashes: right() };
+        verifications.check(attempt, &guesses()).await.unwrap()
+    };
+    let none = VerificationId::generate(&mut rng());
+    assert!(matches!(check(Some(none)).await, Tried::Changed));
+    let first = begin(&database, &new_message(&phone(1))).await;
+    assert!(matches!(check(None).await, Tried::Changed));
+    let second = begin(&database, &new_message(&phone(1))).await;
+    assert!(matches!(check(Some(first)).await, Tried::Changed));
+
+    for id in [first, second] {
+        assert_eq!(find(&verifications, id).await.attempts, 0);
+    }
+    assert_eq!(count(&database, "limit_counter").await, 0);
+    is_right(&check(Some(second)).await);
 }
 
 async fn an_unknown_phone_is_counted_alike(database: Database) {
@@ -217,14 +313,14 @@ async fn an_unknown_phone_is_counted_alike(database: Database) {
 
     for number in [1, 2] {
         for _ in 0..2 {
-            verifications.count(by_phone(number), &guesses).await.unwrap();
+            try_by_phone(&verifications, &phone(number), wrong(), &guesses).await;
         }
-        let counted = verifications.count(by_phone(number), &guesses).await.unwrap();
-        assert_eq!(over(&counted), ["check-1h"]);
+        let tried = try_by_phone(&verifications, &phone(number), right(), &guesses).await;
+        assert_eq!(over(&tried), ["check-1h"]);
     }
     let unknown = VerificationId::generate(&mut rng());
-    let counted = verifications.count(Target::Id(unknown), &guesses).await.unwrap();
-    assert!(matches!(counted, Counted::Unknown), "{counted:?}");
+    let tried = try_by_id(&verifications, unknown, right(), &guesses).await;
+    assert!(matches!(tried, Tried::Unknown), "{tried:?}");
     assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 2);
     assert_eq!(count(&database, "limit_counter").await, 2);
 }
@@ -233,15 +329,34 @@ async fn what_is_used_up_counts_nothing(database: Database) {
     let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
     let guesses = policies("check", "1/1h,9/1d");
-    verifications.count(Target::Id(id), &guesses).await.unwrap();
+    try_by_id(&verifications, id, wrong(), &guesses).await;
+    let written = last_write(&database).await;
 
-    for target in [Target::Id(id), by_phone(1)] {
-        let counted = verifications.count(target, &guesses).await.unwrap();
-        assert_eq!(over(&counted), ["check-1h"]);
+    for _ in 0..2 {
+        let tried = try_by_id(&verifications, id, right(), &guesses).await;
+        assert_eq!(over(&tried), ["check-1h"]);
+        let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
+        assert_eq!(over(&tried), ["check-1h"]);
     }
 
+    assert_eq!(last_write(&database).await, written);
     assert_eq!(count(&database, "limit_counter WHERE used = 1").await, 2);
-    assert_eq!(find(&verifications, id).await.attempts, 1);
+    let found = find(&verifications, id).await;
+    assert_eq!((found.attempts, found.status), (1, VerificationStatus::Pending));
+}
+
+/// Which transaction wrote to the rows of a check last, or even locked one; nothing in SQLite.
+async fn last_write(database: &Database) -> Vec<String> {
+    if !database.is_postgres() {
+        return Vec::new();
+    }
+    let sql = "
+        SELECT xmin || ' ' || xmax AS last FROM limit_counter
+        UNION ALL SELECT xmin || ' ' || xmax FROM verification
+        UNION ALL SELECT xmin || ' ' || xmax FROM phone";
+    let statement = sea_orm::Statement::from_string(sea_orm::DbBackend::Postgres, sql);
+    let rows = database.connection().query_all_raw(statement).await.unwrap();
+    rows.iter().map(|row| row.try_get("", "last").unwrap()).collect()
 }
 
 async fn racing_guesses_never_pass_their_quota(database: Database) {
@@ -250,15 +365,20 @@ async fn racing_guesses_never_pass_their_quota(database: Database) {
     let mut checks = JoinSet::new();
     for number in 0..40 {
         let verifications = verifications.clone();
-        let target = if number % 2 == 0 { Target::Id(id) } else { by_phone(1) };
         let guesses = policies("check", "3/1h,50/1d");
-        checks.spawn(async move { verifications.count(target, &guesses).await.unwrap() });
+        checks.spawn(async move {
+            if number % 2 == 0 {
+                try_by_id(&verifications, id, wrong(), &guesses).await
+            } else {
+                try_by_phone(&verifications, &phone(1), wrong(), &guesses).await
+            }
+        });
     }
 
     let answers = checks.join_all().await;
-    let compared = answers.iter().filter(|it| matches!(it, Counted::Compare { .. })).count();
+    let tried = answers.iter().filter(|it| matches!(it, Tried::Wrong { .. })).count();
 
-    assert_eq!(compared, 3);
+    assert_eq!(tried, 3);
     assert_eq!(find(&verifications, id).await.attempts, 3);
     assert_eq!(count(&database, "limit_counter WHERE policy = 'check-1h' AND used = 3").await, 1);
 }
@@ -268,36 +388,39 @@ async fn cancel_and_restart_give_no_fresh_guesses(database: Database) {
     let guesses = policies("check", "6/1h");
     let first = begin(&database, &start(&phone(1))).await;
     for _ in 0..5 {
-        attempt(&verifications.count(Target::Id(first), &guesses).await.unwrap());
+        attempt(&try_by_id(&verifications, first, wrong(), &guesses).await);
     }
 
     verifications.cancel(first).await.unwrap().unwrap();
     let second = begin(&database, &start(&phone(1))).await;
 
-    attempt(&verifications.count(Target::Id(second), &guesses).await.unwrap());
-    for target in [Target::Id(second), by_phone(1)] {
-        let counted = verifications.count(target, &guesses).await.unwrap();
-        assert_eq!(over(&counted), ["check-1h"]);
+    attempt(&try_by_id(&verifications, second, wrong(), &guesses).await);
+    let by_id = try_by_id(&verifications, second, right(), &guesses).await;
+    let by_phone = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
+    for tried in [by_id, by_phone] {
+        assert_eq!(over(&tried), ["check-1h"]);
     }
     assert_eq!(find(&verifications, second).await.attempts, 1);
 }
 
 async fn an_approval_forgets_the_guesses_at_it_only(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
-    // One before there was anything to guess, one at it, and one at another phone.
-    verifications.count(by_phone(1), &guesses()).await.unwrap();
+    // One before there was anything to guess, two at it, and one at another phone.
+    try_by_phone(&verifications, &phone(1), wrong(), &guesses()).await;
     let send = start(&phone(1));
     let verification = NewVerification { region: "RU".parse().ok(), ..send.verification };
     let id = begin(&database, &NewSend { verification, ..send }).await;
-    verifications.count(Target::Id(id), &guesses()).await.unwrap();
-    verifications.count(by_phone(2), &guesses()).await.unwrap();
+    for _ in 0..2 {
+        try_by_id(&verifications, id, wrong(), &guesses()).await;
+    }
+    try_by_phone(&verifications, &phone(2), wrong(), &guesses()).await;
 
-    let approval = verifications.approve(id, &guesses()).await.unwrap();
+    let tried = try_by_id(&verifications, id, right(), &guesses()).await;
 
+    let Tried::Right(approval) = tried else { panic!("{tried:?}") };
     let phone_1 = phone(1).parse().unwrap();
     let expected = Approval { origin: Origin::V1, phone: phone_1, region: "RU".parse().ok() };
-    assert_eq!(approval, Some(expected));
-    assert_eq!(verifications.approve(id, &guesses()).await.unwrap(), None);
+    assert_eq!(approval, expected);
     for number in [1, 2] {
         let kept = format!("limit_counter WHERE key = '{}' AND used = 1", phone(number));
         assert_eq!(count(&database, &kept).await, 2);
@@ -314,7 +437,7 @@ async fn code_hash_and_seed_are_wiped_at_every_end(database: Database) {
     let pending = begin(&database, &start(&phone(4))).await;
     assert_eq!(count(&database, "verification WHERE code_hash IS NOT NULL").await, 4);
 
-    verifications.approve(approved, &guesses()).await.unwrap().unwrap();
+    approve(&verifications, approved).await;
     verifications.cancel(canceled).await.unwrap().unwrap();
     assert_eq!(verifications.expire().await.unwrap(), 1);
     assert_eq!(verifications.expire().await.unwrap(), 0);
@@ -339,18 +462,16 @@ async fn what_is_over_is_shown_as_expired_before_it_is_swept(database: Database)
     let id = begin(&database, &NewSend { ttl: NONE, ..start(&phone(1)) }).await;
 
     let before = find(&verifications, id).await;
-    let counted = verifications.count(Target::Id(id), &guesses()).await.unwrap();
-    let by_phone = verifications.count(by_phone(1), &guesses()).await.unwrap();
-    let approved = verifications.approve(id, &guesses()).await.unwrap();
+    let by_id = try_by_id(&verifications, id, right(), &guesses()).await;
+    let by_phone = try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
     let canceled = verifications.cancel(id).await.unwrap().unwrap();
     assert_eq!(verifications.expire().await.unwrap(), 1);
     let after = verifications.history(id).await.unwrap().unwrap();
 
     assert_eq!(before.status, VerificationStatus::Expired);
     assert_eq!((before.ended_at, &before.secret), (Some(before.expires_at), &None));
-    assert!(matches!(counted, Counted::Gone(VerificationStatus::Expired)), "{counted:?}");
-    assert!(matches!(by_phone, Counted::Nothing), "{by_phone:?}");
-    assert_eq!(approved, None);
+    assert!(matches!(by_id, Tried::Gone(VerificationStatus::Expired)), "{by_id:?}");
+    assert!(matches!(by_phone, Tried::Nothing), "{by_phone:?}");
     assert_eq!(canceled.verification.status, VerificationStatus::Expired);
     let Verification { read_at, .. } = after.verification;
     assert_eq!(after.verification, Verification { read_at, ..before });
@@ -362,14 +483,14 @@ async fn what_has_ended_is_told_by_its_end(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let approved = begin(&database, &start(&phone(1))).await;
     let canceled = begin(&database, &start(&phone(2))).await;
-    verifications.approve(approved, &guesses()).await.unwrap().unwrap();
+    approve(&verifications, approved).await;
     verifications.cancel(canceled).await.unwrap().unwrap();
 
-    let of_approved = verifications.count(Target::Id(approved), &guesses()).await.unwrap();
-    let of_canceled = verifications.count(Target::Id(canceled), &guesses()).await.unwrap();
+    let of_approved = try_by_id(&verifications, approved, right(), &guesses()).await;
+    let of_canceled = try_by_id(&verifications, canceled, right(), &guesses()).await;
 
-    assert!(matches!(of_approved, Counted::Approved), "{of_approved:?}");
-    assert!(matches!(of_canceled, Counted::Gone(VerificationStatus::Canceled)), "{of_canceled:?}");
+    assert!(matches!(of_approved, Tried::Approved), "{of_approved:?}");
+    assert!(matches!(of_canceled, Tried::Gone(VerificationStatus::Canceled)), "{of_canceled:?}");
     // Nothing could be learnt, and nothing is counted.
     assert_eq!(count(&database, "limit_counter").await, 0);
 }
@@ -385,11 +506,10 @@ async fn a_canceled_one_stays_canceled(database: Database) {
     assert_eq!(first.verification.ended_at, second.verification.ended_at);
     assert_eq!(first.events, second.events);
     assert_eq!(first.events.last().unwrap().kind, EventKind::Canceled);
-    assert_eq!(verifications.approve(id, &guesses()).await.unwrap(), None);
     let unknown = VerificationId::generate(&mut rng());
     assert_eq!(verifications.cancel(unknown).await.unwrap(), None);
     let approved = begin(&database, &start(&phone(1))).await;
-    verifications.approve(approved, &guesses()).await.unwrap().unwrap();
+    approve(&verifications, approved).await;
     let history = verifications.cancel(approved).await.unwrap().unwrap();
     assert_eq!(history.verification.status, VerificationStatus::Approved);
 }
@@ -404,12 +524,15 @@ async fn a_test_number_has_no_limits_and_no_message(database: Database) {
     let stored = find(&verifications, test.id).await;
     assert_eq!(stored, Verification { read_at: stored.read_at, ..begun });
     for number in 1..=4 {
-        let target = if number % 2 == 0 { by_phone(1) } else { Target::Id(test.id) };
-        let counted = verifications.count(target, &guesses).await.unwrap();
-        assert_eq!(attempt(&counted), number);
+        let tried = if number % 2 == 0 {
+            try_by_phone(&verifications, &phone(1), wrong(), &guesses).await
+        } else {
+            try_by_id(&verifications, test.id, wrong(), &guesses).await
+        };
+        assert_eq!(attempt(&tried), number);
     }
-    let approval = verifications.approve(test.id, &guesses).await.unwrap().unwrap();
-    assert_eq!(approval.origin, Origin::Test);
+    let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
+    assert!(matches!(&tried, Tried::Right(it) if it.origin == Origin::Test), "{tried:?}");
     let history = verifications.history(test.id).await.unwrap().unwrap();
     let kinds: Vec<_> = history.events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Created, EventKind::Approved]);
@@ -421,8 +544,10 @@ async fn what_nobody_needs_any_more_is_deleted_and_nothing_else(database: Databa
     let verifications = SqlVerifications::new(database.clone());
     let old = begin(&database, &NewSend { ttl: NONE, ..start(&phone(1)) }).await;
     let pending = begin(&database, &start(&phone(2))).await;
-    verifications.count(by_phone(1), &policies("check", "9/1s")).await.unwrap();
-    verifications.count(by_phone(2), &policies("check", "9/1h")).await.unwrap();
+    for (number, windows) in [(1, "9/1s"), (2, "9/1h")] {
+        let guesses = policies("check", windows);
+        try_by_phone(&verifications, &phone(number), wrong(), &guesses).await;
+    }
     let past = if database.is_postgres() { "now() - interval '1 s'" } else { "1" };
     let sql = format!("UPDATE limit_counter SET ends_at = {past} WHERE policy = 'check-1s'");
     database.connection().execute_unprepared(&sql).await.unwrap();

@@ -2,7 +2,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use application::ports::{
     Backlog, CallOutcome, Claim, Decision, DeliveryLedger, DueEvent, EventKind, EventOutbox,
-    GuardCounts, Incoming, NewSend, NewTest, NewVerification, Outbox, OutcomeClass, Verdict,
+    GuardCounts, Incoming, NewSend, NewTest, NewVerification, Outbox, OutcomeClass, Tried, Verdict,
     Verifications,
 };
 use domain::{GuardMode, GuardRule, Metadata, Origin, Validity, VerificationId};
@@ -11,8 +11,8 @@ use sea_orm::ConnectionTrait;
 use super::{
     on_both_databases,
     support::{
-        LONG, accepted, batch, count, enqueue, id_of, in_time, incoming, ledger, phone, published,
-        rng, start,
+        LONG, accepted, approve, batch, count, enqueue, id_of, in_time, incoming, ledger, phone,
+        published, right, rng, start, try_by_id,
     },
 };
 use crate::{
@@ -68,8 +68,9 @@ async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
     let found = verifications.find(id).await.unwrap().unwrap();
     assert_eq!(created[0].at, found.created_at);
 
-    verifications.approve(id, &[]).await.unwrap().unwrap();
-    assert_eq!(verifications.approve(id, &[]).await.unwrap(), None);
+    approve(&verifications, id).await;
+    let again = try_by_id(&verifications, id, right(), &[]).await;
+    assert!(matches!(again, Tried::Approved), "{again:?}");
     verifications.cancel(id).await.unwrap().unwrap();
     assert_eq!(kinds(&told(&events).await), [(EventKind::Approved, Some(id))]);
 
@@ -267,7 +268,7 @@ async fn nothing_is_told_where_events_are_off(database: Database) {
     }
     let send = start(&phone(3));
     accepted(&enqueue(&database, &send).await);
-    verifications.approve(id_of(&send), &[]).await.unwrap().unwrap();
+    approve(&verifications, id_of(&send)).await;
     let over = NewSend { ttl: NONE, ..start(&phone(4)) };
     accepted(&enqueue(&database, &over).await);
     verifications.expire().await.unwrap();

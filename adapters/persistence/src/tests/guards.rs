@@ -1,15 +1,13 @@
 use std::time::{Duration, SystemTime};
 
-use application::ports::{
-    Decision, GuardCounts, GuardKey, GuardRecords, Moved, Total, Verifications,
-};
+use application::ports::{Decision, GuardCounts, GuardKey, GuardRecords, Moved, Total};
 use domain::{GuardMode, GuardRule, GuardScope, Rolling, VerificationId};
 use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
 
 use super::{
     on_both_databases,
-    support::{accepted, count, enqueue, id_of, new_message, phone, rng, start},
+    support::{accepted, approve, count, enqueue, id_of, new_message, phone, rng, start},
 };
 use crate::{Database, SqlGuard, SqlVerifications};
 
@@ -146,7 +144,7 @@ async fn the_past_is_read_page_by_page(database: Database) {
         "UPDATE verification SET created_at = (SELECT max(created_at) FROM verification)"
     };
     database.connection().execute_unprepared(same).await.unwrap();
-    SqlVerifications::new(database.clone()).approve(begun[4], &[]).await.unwrap().unwrap();
+    approve(&SqlVerifications::new(database.clone()), begun[4]).await;
 
     let mut after: Option<(SystemTime, VerificationId)> = None;
     let mut past = Vec::new();

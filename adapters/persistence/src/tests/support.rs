@@ -8,12 +8,13 @@ use std::{
 use application::{
     TraceParent,
     ports::{
-        Backlog, Batch, Claim, Claimed, Enqueued, Incoming, Lease, NewSecret, NewSend,
-        NewVerification, Outbox, PartitionLeases, Violation,
+        Attempt, Backlog, Batch, Claim, Claimed, Enqueued, Incoming, Lease, NewSecret, NewSend,
+        NewVerification, Outbox, PartitionLeases, Target, Tried, Verifications, Violation,
     },
 };
 use domain::{
-    CodeHash, Counter, Message, MessageId, Origin, Policy, Seed, VerificationId, Windows,
+    CodeHash, Counter, KeyId, Message, MessageId, Origin, PhoneNumber, Policy, Seed,
+    VerificationId, Windows,
 };
 use migration::{Migrator, MigratorTrait};
 use rand::{SeedableRng, rngs::StdRng};
@@ -21,7 +22,7 @@ use sea_orm::{ConnectionTrait, sqlx};
 
 use crate::{
     CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, PostgresSettings, SqlBacklog,
-    SqlDeliveryLedger, SqlPartitionLeases, SslMode,
+    SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications, SslMode,
 };
 
 /// Longer than any test.
@@ -169,6 +170,59 @@ pub(super) async fn enqueue(database: &Database, send: &NewSend) -> Enqueued {
 #[track_caller]
 pub(super) fn accepted(answer: &Enqueued) {
     assert!(matches!(answer, Enqueued::Accepted { .. }), "{answer:?}");
+}
+
+/// The hashes of the code that every verification here has.
+pub(super) fn right() -> Vec<(KeyId, CodeHash)> {
+    vec![hash("other", [9; 32]), hash("test", [7; 32])]
+}
+
+/// Those of another, and the right one under another pepper.
+pub(super) fn wrong() -> Vec<(KeyId, CodeHash)> {
+    vec![hash("test", [8; 32]), hash("other", [7; 32])]
+}
+
+fn hash(pepper: &str, bytes: [u8; 32]) -> (KeyId, CodeHash) {
+    (pepper.parse().unwrap(), CodeHash::from_bytes(bytes))
+}
+
+pub(super) async fn try_by_id(
+    verifications: &SqlVerifications,
+    id: VerificationId,
+    hashes: Vec<(KeyId, CodeHash)>,
+    guesses: &[Policy],
+) -> Tried {
+    loop {
+        let attempt = Attempt { target: Target::Id(id), hashes: hashes.clone() };
+        match verifications.check(attempt, guesses).await.unwrap() {
+            Tried::Changed => {}
+            tried => return tried,
+        }
+    }
+}
+
+pub(super) async fn try_by_phone(
+    verifications: &SqlVerifications,
+    phone: &str,
+    hashes: Vec<(KeyId, CodeHash)>,
+    guesses: &[Policy],
+) -> Tried {
+    let phone: PhoneNumber = phone.parse().unwrap();
+    loop {
+        let id = verifications.newest(phone.clone()).await.unwrap();
+        let target = Target::Newest { phone: phone.clone(), id };
+        let attempt = Attempt { target, hashes: hashes.clone() };
+        match verifications.check(attempt, guesses).await.unwrap() {
+            Tried::Changed => {}
+            tried => return tried,
+        }
+    }
+}
+
+/// Ends it as approved.
+pub(super) async fn approve(verifications: &SqlVerifications, id: VerificationId) {
+    let tried = try_by_id(verifications, id, right(), &[]).await;
+    assert!(matches!(tried, Tried::Right(_)), "{tried:?}");
 }
 
 /// What is sure to come, or else the test fails.

@@ -149,161 +149,199 @@ RETURNING ",
     verification_columns!(sqlite)
 );
 
-pub(super) const GUESSES_BY_ID: &str = "
-SELECT policy, used, (extract(epoch FROM ends_at - now()) * 1000)::bigint AS remains
-FROM limit_counter
-WHERE policy = ANY ($2::text[]) AND ends_at > now() AND key = (
-    SELECT phone
-    FROM verification
-    WHERE id = $1 AND origin <> 'test' AND status = 'pending' AND expires_at > now()
-)";
-
-pub(super) const GUESSES_BY_PHONE: Sql = Sql {
-    postgres: "
-SELECT policy, used, (extract(epoch FROM ends_at - now()) * 1000)::bigint AS remains
-FROM limit_counter
-WHERE policy = ANY ($2::text[]) AND ends_at > now() AND key = $1",
-    sqlite: "
-SELECT policy, used, ends_at - $3 AS remains
-FROM limit_counter
-WHERE policy IN (SELECT value FROM json_each($2)) AND ends_at > $3 AND key = $1",
-};
-
-/// Counts the guess, and with it the attempt at `target`. Windows are locked in one order; one that
-/// another guess has just used up leaves those before it counted, which errs to the strict side.
-macro_rules! count_guess {
-    () => {
-        "
-), guess AS (
-    INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
-    SELECT policy, key, quota, 1, now() + period * interval '1 millisecond'
-    FROM wanted
-    ORDER BY policy
-    ON CONFLICT (policy, key) DO UPDATE SET
-        quota = excluded.quota,
-        used = CASE WHEN known.ends_at > now() THEN known.used ELSE 0 END + 1,
-        ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
-    WHERE known.ends_at <= now() OR known.used < excluded.quota
-    RETURNING 1
-), counted AS (
-    UPDATE verification
-    SET attempts = attempts + 1
-    WHERE id = (SELECT id FROM target)
-      AND status = 'pending' AND expires_at > now() AND attempts < $5
-      AND (SELECT count(*) FROM guess) = (SELECT count(*) FROM wanted)
-    RETURNING id, code_hash, pepper_id, attempts
-)
-SELECT (SELECT count(*) FROM guess) = (SELECT count(*) FROM wanted) AS guessed,
-    counted.id::text AS id, encode(counted.code_hash, 'hex') AS code_hash,
-    counted.pepper_id, counted.attempts::integer AS attempts"
+/// The newest verification of a phone, if it is pending.
+macro_rules! newest {
+    ($now:literal) => {
+        concat!(
+            "
+    FROM phone CROSS JOIN verification
+    WHERE phone.phone = $1 AND newest_until > ",
+            $now,
+            " AND verification.id = newest AND status = 'pending' AND expires_at > ",
+            $now
+        )
     };
 }
 
-pub(super) const COUNT_BY_ID_POSTGRES: &str = concat!(
+pub(super) const NEWEST: Sql = Sql {
+    postgres: concat!("SELECT verification.id::text AS id", newest!("now()")),
+    sqlite: concat!("SELECT id", newest!("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")),
+};
+
+/// Whether one of the given hashes is that of the row: the one by the same pepper.
+///
+/// An early difference ends the comparison sooner, which tells nothing: the hashes are under a
+/// pepper, so nobody can choose how they begin (ADR 24).
+macro_rules! is_right {
+    () => {
+        "(code_hash = ($6::bytea[])[array_position($5::text[], pepper_id)]) IS TRUE"
+    };
+}
+
+/// Tries a code at `target` and counts the guess under what is `wanted`, if there is room in all
+/// of it; which is looked at before anything is written, as brute force meets nothing else.
+///
+/// Rows are named by subqueries and not by joins, which leaves a plan nothing but their keys,
+/// whatever it was made for.
+///
+/// `latest` is the row as it is when it is locked, so that of many attempts at once each is the
+/// only one. What is right is taken off the counters again with all attempts before it; where
+/// another guess has just used up one of two windows, the one before it is changed all the same.
+macro_rules! attempt {
+    () => {
+        "
+), over AS (
+    SELECT wanted.policy, known.used, known.remains
+    FROM wanted CROSS JOIN LATERAL (
+        SELECT used, (extract(epoch FROM ends_at - now()) * 1000)::bigint AS remains
+        FROM limit_counter
+        WHERE policy = wanted.policy AND key = wanted.key AND ends_at > now()
+          AND used >= wanted.quota
+        OFFSET 0
+    ) AS known
+), held AS (
+    SELECT phone
+    FROM phone
+    WHERE phone = (SELECT phone FROM target WHERE is_right)
+      AND newest = (SELECT id FROM target) AND NOT EXISTS (SELECT 1 FROM over)
+    FOR UPDATE
+), latest AS (
+    SELECT id, attempts,
+        (SELECT is_right FROM target) AND code_hash = (SELECT code_hash FROM target) AS is_right
+    FROM verification
+    WHERE id = (SELECT id FROM target)
+      AND status = 'pending' AND expires_at > now() AND attempts < $7
+      AND NOT EXISTS (SELECT 1 FROM over) AND (SELECT count(*) FROM held) >= 0
+    FOR UPDATE
+), guess AS (
+    INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
+    SELECT policy, key, quota, CASE WHEN (SELECT is_right FROM latest) THEN 0 ELSE 1 END,
+        now() + period * interval '1 millisecond'
+    FROM wanted
+    WHERE NOT EXISTS (SELECT 1 FROM over)
+      AND (SELECT count(*) FROM latest) = (SELECT count(*) FROM target)
+    ORDER BY policy
+    ON CONFLICT (policy, key) DO UPDATE SET
+        quota = excluded.quota,
+        used = CASE
+            WHEN known.ends_at <= now() THEN excluded.used
+            WHEN (SELECT is_right FROM latest)
+                THEN greatest(known.used - (SELECT attempts FROM latest), 0)
+            ELSE known.used + 1 END,
+        ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
+    WHERE known.ends_at <= now() OR known.used < excluded.quota
+    RETURNING 1
+), decided AS (
+    SELECT (SELECT count(*) FROM latest) = (SELECT count(*) FROM target)
+        AND (SELECT count(*) FROM guess) = (SELECT count(*) FROM wanted) AS guessed
+), counted AS (
+    UPDATE verification AS it
+    SET attempts = it.attempts + 1,
+        status = CASE WHEN is_right THEN 'approved' ELSE status END,
+        ended_at = CASE WHEN is_right THEN now() END,
+        code_hash = CASE WHEN NOT is_right THEN code_hash END,
+        seed = CASE WHEN NOT is_right THEN seed END
+    FROM latest
+    WHERE it.id = (SELECT id FROM latest) AND (SELECT guessed FROM decided)
+    RETURNING it.id, it.attempts, pepper_id, is_right, origin, phone, region
+), cleared AS (
+    UPDATE phone
+    SET newest = NULL, newest_until = '-infinity'
+    FROM counted
+    WHERE phone.phone = (SELECT phone FROM counted WHERE is_right) AND newest = counted.id
+), told AS (
+    INSERT INTO event (kind, verification) SELECT 'approved', id FROM counted WHERE is_right AND $8
+)
+SELECT (SELECT guessed FROM decided) AND NOT EXISTS (SELECT 1 FROM over) AS guessed,
+    counted.attempts::integer AS attempts, counted.pepper_id, counted.is_right,
+    counted.origin, counted.phone, counted.region,
+    over.policy, over.used, over.remains"
+    };
+}
+
+pub(super) const CHECK_BY_ID_POSTGRES: &str = concat!(
     "
 WITH target AS (
-    SELECT id, phone, origin
+    SELECT id, phone, origin, code_hash, ",
+    is_right!(),
+    " AS is_right
     FROM verification
-    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND attempts < $5
+    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND attempts < $7
 ), wanted AS (
-    SELECT policy, target.phone AS key, quota, period
-    FROM target,
-        unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
-    WHERE target.origin <> 'test'",
-    count_guess!(),
+    SELECT policy, phone AS key, quota, period
+    FROM target, unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
+    WHERE origin <> 'test'",
+    attempt!(),
     ",
     CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END AS status,
-    known.attempts >= $5 AS exhausted,
+    known.attempts >= $7 AS exhausted,
     (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
     (extract(epoch FROM expires_at - created_at) * 1000)::bigint AS ttl
-FROM verification AS known LEFT JOIN counted ON true
+FROM verification AS known LEFT JOIN counted ON true LEFT JOIN over ON true
 WHERE known.id = $1"
 );
 
 // Whatever there is, the work is the same, but for one row that is changed in place.
-pub(super) const COUNT_BY_PHONE_POSTGRES: &str = concat!(
+pub(super) const CHECK_BY_PHONE_POSTGRES: &str = concat!(
     "
-WITH target AS (
-    SELECT verification.id, origin
-    FROM phone JOIN verification ON verification.id = newest
-    WHERE phone.phone = $1 AND newest_until > now()
-      AND status = 'pending' AND expires_at > now()
+WITH newest AS (
+    SELECT verification.*",
+    newest!("now()"),
+    "
+), target AS (
+    SELECT id, phone, origin, code_hash, ",
+    is_right!(),
+    " AS is_right
+    FROM newest
+    WHERE attempts < $7 AND id = $9::uuid
 ), wanted AS (
     SELECT policy, $1::text AS key, quota, period
     FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
-    WHERE NOT EXISTS (SELECT 1 FROM target WHERE origin = 'test')",
-    count_guess!(),
-    "
-FROM (SELECT) AS one LEFT JOIN counted ON true"
+    WHERE NOT EXISTS (SELECT 1 FROM newest WHERE origin = 'test')
+      AND (SELECT id FROM newest) IS NOT DISTINCT FROM $9::uuid",
+    attempt!(),
+    ",
+    (SELECT id FROM newest) IS DISTINCT FROM $9::uuid AS changed
+FROM (SELECT) AS one LEFT JOIN counted ON true LEFT JOIN over ON true"
 );
 
 // The same in SQLite, in its steps.
 pub(super) const TARGET_BY_ID: &str = "
-SELECT id, phone, origin, attempts >= $3 AS exhausted, expires_at - $2 AS good_for,
-    expires_at - created_at AS ttl,
-    CASE WHEN status = 'pending' AND expires_at <= $2 THEN 'expired' ELSE status END AS status
+SELECT id, phone, origin, pepper_id, attempts >= $3 AS exhausted,
+    (pepper_id, code_hash) IN (SELECT value ->> 0, unhex(value ->> 1) FROM json_each($4))
+        AS is_right,
+    CASE WHEN status = 'pending' AND expires_at <= $2 THEN 'expired' ELSE status END AS status,
+    expires_at - $2 AS good_for, expires_at - created_at AS ttl
 FROM verification
 WHERE id = $1";
 
-pub(super) const TARGET_BY_PHONE: &str = "
-SELECT id, verification.phone, origin, attempts >= $3 AS exhausted
-FROM phone CROSS JOIN verification
-WHERE phone.phone = $1 AND newest_until > $2 AND id = newest
-  AND status = 'pending' AND expires_at > $2";
+pub(super) const TARGET_BY_PHONE: &str = concat!(
+    "
+SELECT id, verification.phone, origin, pepper_id, attempts >= $3 AS exhausted,
+    (pepper_id, code_hash) IN (SELECT value ->> 0, unhex(value ->> 1) FROM json_each($4))
+        AS is_right",
+    newest!("$2")
+);
 
-pub(super) const COUNT_ATTEMPT: &str = "
-UPDATE verification
-SET attempts = attempts + 1
-WHERE id = $1
-RETURNING id, lower(hex(code_hash)) AS code_hash, pepper_id, attempts";
+pub(super) const GUESSES: &str = "
+SELECT policy, used, ends_at - $3 AS remains
+FROM limit_counter
+WHERE policy IN (SELECT value FROM json_each($2)) AND ends_at > $3 AND key = $1";
 
-// Whoever comes second finds the row ended once the first has committed, and so nothing. Only the
-// guesses at this verification are forgiven: a stranger's stay counted however often the owner of
-// the phone is approved.
-pub(super) const APPROVE_POSTGRES: &str = "
-WITH target AS (
-    SELECT id, phone, attempts
-    FROM verification
-    WHERE id = $1 AND status = 'pending' AND expires_at > now()
-), cleared AS (
-    UPDATE phone
-    SET newest = NULL, newest_until = '-infinity'
-    FROM target
-    WHERE phone.phone = target.phone AND newest = target.id
-    RETURNING 1
-), held AS (
-    SELECT policy, key, attempts
-    FROM limit_counter JOIN target ON key = target.phone
-    WHERE policy = ANY ($2::text[]) AND (SELECT count(*) FROM cleared) >= 0
-    ORDER BY policy
-    FOR UPDATE OF limit_counter
-), forgiven AS (
-    UPDATE limit_counter
-    SET used = greatest(used - held.attempts, 0)
-    FROM held
-    WHERE limit_counter.policy = held.policy AND limit_counter.key = held.key
-    RETURNING 1
-), approved AS (
-    UPDATE verification
-    SET status = 'approved', ended_at = now(), code_hash = NULL, seed = NULL
-    WHERE id = (SELECT id FROM target) AND status = 'pending' AND expires_at > now()
-      AND (SELECT count(*) FROM forgiven) >= 0
-    RETURNING id, phone, region, origin
-), told AS (
-    INSERT INTO event (kind, verification) SELECT 'approved', id FROM approved WHERE $3
-)
-SELECT phone, region, origin FROM approved";
+pub(super) const COUNT_ATTEMPT: &str =
+    "UPDATE verification SET attempts = attempts + 1 WHERE id = $1 RETURNING attempts, pepper_id";
 
-// The same in SQLite.
 pub(super) const APPROVE: &str = "
 UPDATE verification
 SET status = 'approved', ended_at = $2, code_hash = NULL, seed = NULL
-WHERE id = $1 AND status = 'pending' AND expires_at > $2
+WHERE id = $1
 RETURNING phone, region, origin";
 
 pub(super) const CLEAR: &str =
     "UPDATE phone SET newest = NULL, newest_until = 0 WHERE phone = $1 AND newest = $2";
 
+// Only the guesses at this verification: a stranger's stay counted however often the owner of the
+// phone is approved.
 pub(super) const FORGIVE: &str = "
 UPDATE limit_counter
 SET used = max(used - (SELECT attempts FROM verification WHERE id = $3), 0)

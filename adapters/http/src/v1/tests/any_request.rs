@@ -73,8 +73,7 @@ proptest! {
         body in any_body(),
     ) {
         let (outbox, stored) = accepting();
-        let mut verifications = counting(|| compare(1));
-        verifications.expect_approve().returning(|_, _| Ok(Some(approval())));
+        let mut verifications = checking(|attempt| compared(attempt, 1));
         verifications.expect_history().returning(|_| Ok(Some(history(pending()))));
         verifications.expect_cancel().returning(|_| Ok(None));
         verifications.expect_note_receipt().returning(|_, _| Ok(true));

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use crate::{
     BoxError, Guard, Vault,
-    ports::{Approval, Attempt, StoreError, Target, Tried, Verifications, Violation},
+    ports::{AnswerClaim, Approval, Attempt, StoreError, Target, Tried, Verifications, Violation},
 };
 use autometrics::autometrics;
 use domain::{
@@ -66,16 +66,25 @@ impl<V: Verifications> CheckCode<V> {
 
     /// Tries `code` against a verification, or against the newest one of a phone.
     ///
-    /// The attempt is counted in the commit that decides about it. A code is right once. By phone,
-    /// there is one answer for all that is not right, and it takes the same work.
+    /// The attempt is counted in the commit that decides about it. A code is right once, and for
+    /// whoever takes the claim over of the one for whom it was. By phone, there is one answer for
+    /// all that is not right, and it takes the same work.
     #[autometrics(struct_name = "CheckCode")]
-    pub async fn execute(&self, of: CodeOf, code: &Code) -> Result<Checked, CheckError> {
+    pub async fn execute(
+        &self,
+        of: CodeOf,
+        code: &Code,
+        claim: Option<&AnswerClaim>,
+    ) -> Result<Checked, CheckError> {
+        if claim.is_some_and(|claim| claim.done.is_some()) {
+            return Ok(Checked::Approved);
+        }
         let peppers = self.vault.peppers().map_err(|it| CheckError::Unavailable(it.into()))?;
         for _ in 0..TRIES {
             let target = self.target(&of).await?;
             // Where there is no verification, hashes are made all the same: it takes as long.
             let hashes = peppers.hashes(target.id().unwrap_or(VerificationId::NIL), code);
-            let attempt = Attempt { target: target.clone(), hashes };
+            let attempt = Attempt { target: target.clone(), hashes, claim: claim.cloned() };
             let tried = self.verifications.check(attempt, &self.guesses).await?;
             if let Some(checked) = self.judge(&target, tried, peppers)? {
                 return Ok(checked);
@@ -157,7 +166,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::MockVerifications,
-        testing::{pending, peppers, vault},
+        testing::{claim, pending, peppers, taken_over, vault},
     };
 
     fn check(verifications: MockVerifications) -> CheckCode<MockVerifications> {
@@ -211,7 +220,7 @@ mod tests {
     #[tokio::test]
     async fn the_right_code_is_approved() {
         for of in [by_id(), by_phone()] {
-            let checked = check(trying(right())).execute(of, &code()).await.unwrap();
+            let checked = check(trying(right())).execute(of, &code(), None).await.unwrap();
 
             assert_eq!(checked, Checked::Approved);
         }
@@ -220,18 +229,40 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_code_says_what_is_left_by_id_only() {
         for (attempts, left) in [(1, 4), (5, 0)] {
-            let checked = check(trying(wrong(attempts))).execute(by_id(), &code()).await;
+            let checked = check(trying(wrong(attempts))).execute(by_id(), &code(), None).await;
             assert_eq!(checked.unwrap(), Checked::Wrong { attempts_left: Some(left) });
         }
-        let checked = check(trying(wrong(1))).execute(by_phone(), &code()).await.unwrap();
+        let checked = check(trying(wrong(1))).execute(by_phone(), &code(), None).await.unwrap();
         assert_eq!(checked, Checked::Wrong { attempts_left: None });
+    }
+
+    #[tokio::test]
+    async fn what_was_right_is_right_for_whoever_takes_it_over() {
+        for of in [by_id(), by_phone()] {
+            let done = taken_over(Some(pending().id));
+            let check = check(MockVerifications::new());
+            let checked = check.execute(of, &code(), Some(&done)).await.unwrap();
+            assert_eq!(checked, Checked::Approved);
+        }
+
+        for claim in [claim(), taken_over(None)] {
+            let mut verifications = MockVerifications::new();
+            let passed = claim.clone();
+            verifications
+                .expect_check()
+                .withf(move |attempt, _| attempt.claim == Some(passed.clone()))
+                .once()
+                .returning(|_, _| Ok(wrong(1)));
+            let checked = check(verifications).execute(by_id(), &code(), Some(&claim)).await;
+            assert_eq!(checked.unwrap(), Checked::Wrong { attempts_left: Some(4) });
+        }
     }
 
     #[tokio::test]
     async fn an_unknown_phone_is_a_wrong_code() {
         let check = check(answering(None, Tried::Nothing));
 
-        let checked = check.execute(by_phone(), &code()).await.unwrap();
+        let checked = check.execute(by_phone(), &code(), None).await.unwrap();
 
         assert_eq!(checked, Checked::Wrong { attempts_left: None });
     }
@@ -253,12 +284,12 @@ mod tests {
                 .in_sequence(&mut order)
                 .return_once(|_, _| Ok(tried));
         }
-        let checked = check(verifications).execute(by_phone(), &code()).await.unwrap();
+        let checked = check(verifications).execute(by_phone(), &code(), None).await.unwrap();
         assert_eq!(checked, Checked::Approved);
 
         let mut verifications = MockVerifications::new();
         verifications.expect_check().times(TRIES).returning(|_, _| Ok(Tried::Changed));
-        let error = check(verifications).execute(by_id(), &code()).await.unwrap_err();
+        let error = check(verifications).execute(by_id(), &code(), None).await.unwrap_err();
         assert!(matches!(error, CheckError::Unavailable(_)), "{error:?}");
     }
 
@@ -267,7 +298,7 @@ mod tests {
         let (retry_after, ttl) = (Duration::from_secs(200), Duration::from_secs(600));
         let exhausted = trying(Tried::Exhausted { retry_after, ttl });
 
-        let error = check(exhausted).execute(by_id(), &code()).await.unwrap_err();
+        let error = check(exhausted).execute(by_id(), &code(), None).await.unwrap_err();
 
         let CheckError::Limited(violations) = error else { panic!("{error:?}") };
         let Violation { policy, retry_after: found } = &violations[0];
@@ -281,7 +312,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_checked_is_said() {
         let answer =
-            async |tried| check(trying(tried)).execute(by_id(), &code()).await.unwrap_err();
+            async |tried| check(trying(tried)).execute(by_id(), &code(), None).await.unwrap_err();
 
         assert!(matches!(answer(Tried::Unknown).await, CheckError::Unknown));
         assert!(matches!(answer(Tried::Approved).await, CheckError::AlreadyApproved));
@@ -293,10 +324,10 @@ mod tests {
     async fn a_code_whose_pepper_is_not_set_here_is_not_called_wrong() {
         let gone = || trying(Tried::Wrong { attempts: 1, pepper: "gone".parse().unwrap() });
 
-        let error = check(gone()).execute(by_id(), &code()).await.unwrap_err();
+        let error = check(gone()).execute(by_id(), &code(), None).await.unwrap_err();
         assert!(matches!(error, CheckError::Unavailable(_)), "{error:?}");
         // By phone it must look like all that is not right.
-        let checked = check(gone()).execute(by_phone(), &code()).await.unwrap();
+        let checked = check(gone()).execute(by_phone(), &code(), None).await.unwrap();
         assert_eq!(checked, Checked::Wrong { attempts_left: None });
     }
 
@@ -313,7 +344,7 @@ mod tests {
             let verifications = trying(Tried::Right(approval));
             let check = CheckCode { guard: Arc::clone(&guard), ..check(verifications) };
 
-            check.execute(by_id(), &code()).await.unwrap();
+            check.execute(by_id(), &code(), None).await.unwrap();
 
             let passed = guard.decide(&pending().phone, None) != crate::Verdict::Blocked;
             assert_eq!(passed, passes, "{origin:?}");
@@ -326,7 +357,7 @@ mod tests {
         let verifications = Arc::new(MockVerifications::new());
         let check = CheckCode::new(verifications, Vault::default(), guard, &Windows::OFF);
 
-        let error = check.execute(by_id(), &code()).await.unwrap_err();
+        let error = check.execute(by_id(), &code(), None).await.unwrap_err();
 
         assert!(matches!(error, CheckError::Unavailable(_)));
     }

@@ -24,6 +24,8 @@ pub(crate) struct Issuer<R> {
 /// What a verification is begun with.
 #[derive(Debug, Clone)]
 pub(crate) struct Order {
+    /// What it is called, if that is not to be drawn.
+    pub(crate) id: Option<VerificationId>,
     pub(crate) origin: Origin,
     pub(crate) phone: PhoneNumber,
     pub(crate) region: Option<Region>,
@@ -55,6 +57,7 @@ impl<R: CryptoRng> Issuer<R> {
     pub(crate) fn first(&self, order: Order) -> Result<NewSend, VaultClosed> {
         let pepper = self.vault.peppers()?.first();
         let Drawn { id, seed, nonce, trace } = self.draw();
+        let id = order.id.unwrap_or(id);
         let code = pepper.derive(id, &seed, order.code_length);
         let (message, template) = (id.message(1), order.template.as_ref());
         let carried = self.carry(message, &order.phone, &code, template, nonce)?;
@@ -104,6 +107,7 @@ impl<R: CryptoRng> Issuer<R> {
     pub(crate) fn test(&self, order: Order, code: &Code) -> Result<NewTest, VaultClosed> {
         let pepper = self.vault.peppers()?.first();
         let Drawn { id, seed, .. } = self.draw();
+        let id = order.id.unwrap_or(id);
         Ok(NewTest {
             id,
             phone: order.phone,

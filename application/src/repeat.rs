@@ -35,8 +35,8 @@ impl<A: Answers> AnswerOnce<A> {
         Self { answers, vault }
     }
 
-    /// Begins a request, or tells what is known of it. Whoever begins it must then [`Self::keep`]
-    /// or [`Self::forget`].
+    /// Begins a request, or tells what is known of it. Whoever begins it must then [`Self::keep`],
+    /// [`Self::forget`] or [`Self::give_up`].
     ///
     /// Of the body only a hash is kept, and that under the pepper: a body may hold a code. So with
     /// a new pepper a body counts as another one.
@@ -55,6 +55,10 @@ impl<A: Answers> AnswerOnce<A> {
 
     pub async fn forget(&self, claim: &AnswerClaim) -> Result<(), AnswerError> {
         self.answers.forget(claim).await.map_err(AnswerError::from)
+    }
+
+    pub async fn give_up(&self, claim: &AnswerClaim) -> Result<(), AnswerError> {
+        self.answers.give_up(claim).await.map_err(AnswerError::from)
     }
 }
 

@@ -11,8 +11,8 @@ use crate::{
     BoxError, Guard, Passed, TraceParent, Vault, Verdict,
     issue::Issuer,
     ports::{
-        Event, EventKind, History, Resend, Resent, StoreError, Verification, Verifications,
-        Violation,
+        AnswerClaim, Event, EventKind, History, Resend, Resent, StoreError, Verification,
+        Verifications, Violation,
     },
 };
 
@@ -43,7 +43,7 @@ pub enum ResendPolicy {
     New,
 }
 
-/// Who asks for a message, as far as that is counted.
+/// Who asks for a message, as far as that is counted, and under which claim.
 #[derive(Clone, Default)]
 pub struct Caller {
     /// The end user's.
@@ -51,6 +51,8 @@ pub struct Caller {
     pub custom: Vec<(CustomLimit, String)>,
     pub api_key: Option<ApiKeyId>,
     pub trace: Option<TraceParent>,
+    /// Of a request that may be repeated.
+    pub claim: Option<AnswerClaim>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +96,8 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
     }
 
     /// Stores one more message of the verification. Once this returns `Ok`, it will be sent.
+    ///
+    /// Under one claim that is done once: whoever takes it over finds the verification as it is.
     #[autometrics(struct_name = "ResendVerification")]
     pub async fn execute(
         &self,
@@ -101,6 +105,9 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
         // `caller` is a name that autometrics takes.
         asker: &Caller,
     ) -> Result<History, ResendError> {
+        if let Some(history) = self.done(asker).await? {
+            return Ok(history);
+        }
         for _ in 0..2 {
             let found = self.verifications.find(id).await.map_err(ResendError::from)?;
             let verification = found.ok_or(ResendError::Unknown)?;
@@ -115,6 +122,18 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
             }
         }
         Err(ResendError::Unavailable("others change the verification all the time".into()))
+    }
+
+    /// What was done for this request before, and was never answered: the verification that it sent
+    /// a message of, or has begun.
+    pub(crate) async fn done(&self, caller: &Caller) -> Result<Option<History>, ResendError> {
+        match &caller.claim {
+            Some(claim) if claim.is_taken_over() => {
+                let id = claim.done.unwrap_or_else(|| claim.begins());
+                self.verifications.history(id).await.map_err(ResendError::from)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Whether one more message may be sent, as far as the verification itself says.
@@ -172,6 +191,7 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
             secret,
             phone_limits: self.settings.limits.phone.clone(),
             extra: self.settings.counters(&verification.phone, verification.region, caller),
+            claim: caller.claim.clone(),
         };
         match self.verifications.resend(resend).await.map_err(ResendError::from)? {
             Resent::Sent(verification) => {
@@ -247,7 +267,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::{CodeSecret, MockVerifications},
-        testing::{START, pending, peppers, vault},
+        testing::{START, claim, pending, peppers, taken_over, vault},
     };
 
     type Resender = ResendVerification<MockVerifications, StdRng>;
@@ -334,6 +354,30 @@ mod tests {
         assert_ne!(secret.seed, pending().secret.unwrap().seed);
         let hash = peppers().first().hash(pending().id, &code_of(&stored[0]).parse().unwrap());
         assert_eq!(hash.as_bytes(), secret.code_hash.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_a_resend_over_sends_only_what_was_not_sent() {
+        let mut done = MockVerifications::new();
+        let sent = begun(Verification { sends: 2, ..pending() });
+        let found = sent.clone();
+        done.expect_history()
+            .withf(|id| *id == pending().id)
+            .returning(move |_| Ok(Some(found.clone())));
+        let under = |claim| Caller { claim: Some(claim), ..Caller::default() };
+
+        let caller = under(taken_over(Some(pending().id)));
+        let history = resender(done, ResendPolicy::Same).execute(pending().id, &caller).await;
+        assert_eq!(history.unwrap(), sent);
+
+        for claim in [claim(), taken_over(None)] {
+            let mut verifications = finding(rested());
+            let stored = storing(&mut verifications);
+            let resender = resender(verifications, ResendPolicy::Same);
+            resender.execute(pending().id, &under(claim.clone())).await.unwrap();
+            // And tells those that come after.
+            assert_eq!(stored.lock().unwrap()[0].claim, Some(claim));
+        }
     }
 
     #[tokio::test]

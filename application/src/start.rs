@@ -8,7 +8,8 @@ use crate::{
     BoxError, Caller, ResendError, ResendVerification, Verdict,
     issue::Order,
     ports::{
-        EnqueueError, Enqueued, History, Outbox, StoreError, Verification, Verifications, Violation,
+        AnswerClaim, EnqueueError, Enqueued, History, Outbox, StoreError, Verification,
+        Verifications, Violation,
     },
     resend::begun,
 };
@@ -58,8 +59,13 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
     ///
     /// While one is pending for the phone this is a resend of that one, and what else the request
     /// says is passed over.
+    ///
+    /// Under one claim that is done once: whoever takes it over finds the verification as it is.
     #[autometrics(struct_name = "StartVerification")]
     pub async fn execute(&self, request: StartRequest) -> Result<History, StartError> {
+        if let Some(history) = self.resend.done(&request.caller).await? {
+            return Ok(history);
+        }
         if let Some(code) = &request.test_code {
             return self.start_test(&request, code).await;
         }
@@ -92,12 +98,7 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
                 Ok(None)
                 | Err(ResendError::Gone(_) | ResendError::AlreadyApproved | ResendError::Unknown) =>
                     {}
-                Err(ResendError::Limited(violations)) => {
-                    return Err(StartError::Limited(violations));
-                }
-                Err(ResendError::Blocked) => return Err(StartError::Blocked),
-                Err(ResendError::Full) => return Err(StartError::Full),
-                Err(ResendError::Unavailable(cause)) => return Err(StartError::Unavailable(cause)),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(StartError::Unavailable("others change the verification all the time".into()))
@@ -117,6 +118,7 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
         let settings = &self.resend.settings;
         let request = request.clone();
         Order {
+            id: request.caller.claim.as_ref().map(AnswerClaim::begins),
             origin: Origin::V1,
             phone_limits: settings.limits.phone.clone(),
             extra: settings.counters(&request.phone, request.region, &request.caller),
@@ -128,6 +130,21 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
             metadata: request.metadata,
             api_key: request.caller.api_key,
             trace: request.caller.trace,
+        }
+    }
+}
+
+impl From<ResendError> for StartError {
+    fn from(error: ResendError) -> Self {
+        match error {
+            ResendError::Limited(violations) => Self::Limited(violations),
+            ResendError::Blocked => Self::Blocked,
+            ResendError::Full => Self::Full,
+            ResendError::Unavailable(cause) => Self::Unavailable(cause),
+            ended
+            @ (ResendError::Unknown | ResendError::AlreadyApproved | ResendError::Gone(_)) => {
+                Self::Unavailable(ended.into())
+            }
         }
     }
 }
@@ -149,7 +166,7 @@ mod tests {
     use crate::{
         Guard, SendSettings, Vault,
         ports::{EventKind, MockOutbox, MockVerifications, NewSend, Resent},
-        testing::{START, pending, peppers, vault},
+        testing::{START, claim, pending, peppers, taken_over, vault},
     };
 
     type Starter = StartVerification<MockOutbox, MockVerifications, StdRng>;
@@ -261,6 +278,56 @@ mod tests {
         let StartError::Limited(violations) = error else { panic!("{error:?}") };
         assert_eq!(violations[0].policy.name.as_str(), "resend");
         assert_eq!(violations[0].retry_after, Duration::from_secs(40));
+    }
+
+    fn under(claim: AnswerClaim) -> StartRequest {
+        StartRequest { caller: Caller { claim: Some(claim), ..request().caller }, ..request() }
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_a_start_over_finds_what_it_began() {
+        for (claim, id) in
+            [(taken_over(None), claim().begins()), (taken_over(Some(pending().id)), pending().id)]
+        {
+            let begun = begun(Verification { id, ..pending() });
+            let found = begun.clone();
+            let mut verifications = MockVerifications::new();
+            verifications
+                .expect_history()
+                .withf(move |asked| *asked == id)
+                .once()
+                .returning(move |_| Ok(Some(found.clone())));
+
+            let starter = starter(MockOutbox::new(), verifications);
+
+            assert_eq!(starter.execute(under(claim)).await.unwrap(), begun);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_has_one_id_whoever_of_its_holders_begins_it() {
+        for (claim, looks) in [(claim(), 0), (taken_over(None), 1)] {
+            let (outbox, stored) = accepting();
+            let mut verifications = MockVerifications::new();
+            verifications.expect_history().times(looks).returning(|_| Ok(None));
+
+            let history = starter(outbox, verifications).execute(under(claim)).await.unwrap();
+
+            let id = crate::testing::claim().begins();
+            assert_eq!(history.verification.id, id);
+            assert_eq!(stored.lock().unwrap()[0].message.id, id.message(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_is_not_done_again_while_nothing_can_be_known_of_it() {
+        let mut verifications = MockVerifications::new();
+        verifications.expect_history().returning(|_| Err(StoreError::Unavailable("down".into())));
+
+        let starter = starter(MockOutbox::new(), verifications);
+        let error = starter.execute(under(taken_over(None))).await.unwrap_err();
+
+        assert!(matches!(error, StartError::Unavailable(_)), "{error:?}");
     }
 
     #[tokio::test]

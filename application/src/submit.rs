@@ -55,6 +55,7 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
         trace: Option<TraceParent>,
     ) -> Result<MessageId, SubmitError> {
         let order = Order {
+            id: None,
             origin: Origin::Api,
             phone,
             region: None,

@@ -1,10 +1,10 @@
 use std::time::{Duration, SystemTime};
 
-use domain::{Origin, Peppers, Seed, VerificationStatus};
+use domain::{Origin, Peppers, Seed, VerificationId, VerificationStatus};
 
 use crate::{
     Keys, Vault,
-    ports::{CodeSecret, Verification},
+    ports::{AnswerClaim, CodeSecret, Verification},
 };
 
 pub(crate) const PEPPER: &str = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -49,4 +49,14 @@ pub(crate) fn pending() -> Verification {
             seed: Seed::from_bytes([7; 16]),
         }),
     }
+}
+
+/// Of a request that nobody has begun before.
+pub(crate) fn claim() -> AnswerClaim {
+    AnswerClaim { key: [1; 32], holder: [2; 16], first: [2; 16], done: None }
+}
+
+/// The same, after a holder that did not come back.
+pub(crate) fn taken_over(done: Option<VerificationId>) -> AnswerClaim {
+    AnswerClaim { holder: [3; 16], done, ..claim() }
 }

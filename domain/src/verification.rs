@@ -67,6 +67,11 @@ impl VerificationId {
         Self::of(MessageId::generate(rng))
     }
 
+    /// Of random bytes that somebody else has drawn: always the same.
+    pub fn of_random(bytes: [u8; 16]) -> Self {
+        Self::from_uuid(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    }
+
     /// The verification that a message is a send of.
     pub const fn of(message: MessageId) -> Self {
         Self::from_uuid(message.as_uuid())
@@ -227,6 +232,15 @@ mod tests {
         assert_eq!(first.as_uuid().as_bytes()[..15], id.as_uuid().as_bytes()[..15]);
         assert_eq!(ninth.as_uuid().as_bytes()[15], 9);
         assert_eq!(first.as_uuid().get_version_num(), 4);
+    }
+
+    #[test]
+    fn an_id_of_given_bytes_is_one_like_any_other() {
+        let id = VerificationId::of_random([0xff; 16]);
+
+        assert_eq!(id.to_string(), "ver_ffffffffffff4fffbfffffffffffff00");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_ne!(VerificationId::of_random([0xfe; 16]), id);
     }
 
     #[test]

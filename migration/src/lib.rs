@@ -19,6 +19,7 @@ mod m20261122_000004_seen_until;
 mod m20261123_000001_verification;
 mod m20261123_000002_admitted_at;
 mod m20261123_000003_receipts;
+mod m20261123_000004_taken_over;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000001_verification::Migration),
             Box::new(m20261123_000002_admitted_at::Migration),
             Box::new(m20261123_000003_receipts::Migration),
+            Box::new(m20261123_000004_taken_over::Migration),
         ]
     }
 }

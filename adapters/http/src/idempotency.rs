@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 
 use application::{
     AnswerError, AnswerOnce, Chain, Repeatable,
-    ports::{Answers, Begun},
+    ports::{AnswerClaim, Answers, Begun},
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use futures_util::FutureExt;
@@ -39,11 +39,11 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 /// Does `work` unless it was done under this key before: then its answer is given again.
 ///
 /// Run in a task of its own: dropped in the middle, the key would be taken for two minutes.
-pub(crate) async fn once<A: Answers>(
+pub(crate) async fn once<A: Answers, W: Future<Output = Result<Reply, Problem>>>(
     answers: &AnswerOnce<A>,
     request: Repeatable<'_>,
     body: &[u8],
-    work: impl Future<Output = Result<Reply, Problem>>,
+    work: impl FnOnce(AnswerClaim) -> W,
 ) -> Result<Result<Reply, Problem>, AnswerError> {
     let claim = match answers.begin(request, body).await? {
         Begun::Ours(claim) => claim,
@@ -56,15 +56,15 @@ pub(crate) async fn once<A: Answers>(
         }
     };
     // Nothing is shared with the work but use cases, which are whole between two calls.
-    let done = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+    let done = AssertUnwindSafe(work(claim.clone())).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!("a request's handler panicked");
         Err(ProblemKind::Internal.into())
     });
     let reply = done.unwrap_or_else(|problem| problem.reply(request.path));
-    let stored = if is_kept(reply.status) {
-        answers.keep(&claim, &reply.to_keep()).await
-    } else {
-        answers.forget(&claim).await
+    let stored = match fate(reply.status) {
+        Fate::Kept => answers.keep(&claim, &reply.to_keep()).await,
+        Fate::Forgotten => answers.forget(&claim).await,
+        Fate::GivenUp => answers.give_up(&claim).await,
     };
     if let Err(error) = stored {
         tracing::warn!(error = %Chain(&error), "an answer is not kept for those who ask again");
@@ -72,15 +72,30 @@ pub(crate) async fn once<A: Answers>(
     Ok(Ok(reply))
 }
 
-/// Not what may be better the next time, and not what hangs on more than key and body.
-fn is_kept(status: StatusCode) -> bool {
+/// What becomes of an answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    /// It may be better the next time, or hangs on more than key and body. Nothing was done.
+    Forgotten,
+    /// Whether something was done is not known.
+    GivenUp,
+}
+
+fn fate(status: StatusCode) -> Fate {
     let passing = [
         StatusCode::TOO_MANY_REQUESTS,
         // By the guard, or by a setting.
         StatusCode::FORBIDDEN,
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
     ];
-    !status.is_server_error() && !passing.contains(&status)
+    if status.is_server_error() {
+        Fate::GivenUp
+    } else if passing.contains(&status) {
+        Fate::Forgotten
+    } else {
+        Fate::Kept
+    }
 }
 
 #[cfg(test)]
@@ -111,11 +126,16 @@ mod tests {
 
     #[test]
     fn what_passes_is_not_kept() {
-        for kept in [200, 202, 400, 404, 409, 410, 422] {
-            assert!(is_kept(StatusCode::from_u16(kept).unwrap()), "{kept}");
+        #[track_caller]
+        fn check(statuses: &[u16], expected: &Fate) {
+            for status in statuses {
+                let found = fate(StatusCode::from_u16(*status).unwrap());
+                assert_eq!(found, *expected, "{status}");
+            }
         }
-        for passing in [403, 415, 429, 500, 503] {
-            assert!(!is_kept(StatusCode::from_u16(passing).unwrap()), "{passing}");
-        }
+
+        check(&[200, 202, 400, 404, 409, 410, 422], &Fate::Kept);
+        check(&[403, 415, 429], &Fate::Forgotten);
+        check(&[500, 503], &Fate::GivenUp);
     }
 }

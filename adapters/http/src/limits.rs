@@ -99,7 +99,7 @@ mod tests {
             ip: "203.0.113.7".parse().ok(),
             custom: vec![(device, "a1".to_owned()), (off, "b2".to_owned())],
             api_key: "6f2c1a529d3f4f0e8a550d2f6f3b9c00".parse().ok(),
-            trace: None,
+            ..Caller::default()
         };
         let expected =
             ["phone-1h", "phone-1d", "prefix-1m", "ip-1h", "ip-1d", "key-1d", "device-1h"];

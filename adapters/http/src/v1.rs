@@ -5,7 +5,7 @@ use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
 use application::{
     AnswerOnce, Authorize, AuthorizeError, CancelVerification, CheckCode, FindVerification,
     NoteReceipt, Repeatable, ResendVerification, StartVerification,
-    ports::{Answers, ApiKeys, Outbox, Verifications},
+    ports::{AnswerClaim, Answers, ApiKeys, Outbox, Verifications},
 };
 use axum::{
     Router,
@@ -285,10 +285,10 @@ where
         let key = key.map(str::to_owned);
         let (path, headers) = (head.uri.path().to_owned(), head.headers);
         let asked = Asked { path, headers, id, body: body?, api_key };
-        let Some(key) = key else { return self.act(operation, &asked).await };
+        let Some(key) = key else { return self.act(operation, &asked, None).await };
         let method = operation.method();
         let request = Repeatable { api_key, method: method.as_str(), path: &asked.path, key: &key };
-        let work = self.act(operation, &asked);
+        let work = |claim| self.act(operation, &asked, Some(claim));
         match idempotency::once(&self.v1.answers, request, &asked.body, work).await {
             Ok(done) => done,
             Err(error) => Err(self.unavailable(&error)),
@@ -313,13 +313,18 @@ where
         }
     }
 
-    async fn act(&self, operation: Operation, asked: &Asked) -> Result<Reply, Problem> {
+    async fn act(
+        &self,
+        operation: Operation,
+        asked: &Asked,
+        claim: Option<AnswerClaim>,
+    ) -> Result<Reply, Problem> {
         match operation {
-            Operation::Start => self.start(asked).await,
-            Operation::CheckByPhone => self.check_by_phone(asked).await,
+            Operation::Start => self.start(asked, claim).await,
+            Operation::CheckByPhone => self.check_by_phone(asked, claim).await,
             Operation::Find => self.find(asked.id()?).await,
-            Operation::Check => self.check(asked.id()?, asked).await,
-            Operation::Resend => self.resend(asked.id()?, asked).await,
+            Operation::Check => self.check(asked.id()?, asked, claim).await,
+            Operation::Resend => self.resend(asked.id()?, asked, claim).await,
             Operation::Cancel => self.cancel(asked.id()?).await,
             Operation::Receipt => self.note_receipt(asked).await,
         }

@@ -1,8 +1,9 @@
 use application::ports::{Answer, AnswerClaim, Answers, Begun, StoreError};
 use autometrics::autometrics;
+use domain::VerificationId;
 use sea_orm::{DbErr, QueryResult, Value};
 
-use crate::database::{Database, Sql, Told, bytes};
+use crate::database::{Database, Sql, Told, bytes, parsed};
 
 /// Answers to requests that may be repeated.
 #[derive(Debug, Clone)]
@@ -23,7 +24,7 @@ impl SqlAnswers {
         let values = vec![key.to_vec().into(), body.to_vec().into()];
         let rows = self.database.rows(BEGIN, values).await?;
         if let Some(row) = rows.first() {
-            return Ok(Some(Begun::Ours(AnswerClaim { key, holder: bytes(row, "holder")? })));
+            return Ok(Some(Begun::Ours(read_claim(key, row)?)));
         }
         let rows = self.database.rows(FIND, vec![key.to_vec().into()]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -62,10 +63,16 @@ impl Answers for SqlAnswers {
         self.database.execute(FORGET, named(claim)).await.map_err(Told)?;
         Ok(())
     }
+
+    #[autometrics(struct_name = "SqlAnswers")]
+    async fn give_up(&self, claim: &AnswerClaim) -> Result<(), StoreError> {
+        self.database.execute(GIVE_UP, named(claim)).await.map_err(Told)?;
+        Ok(())
+    }
 }
 
 // Two minutes are more than all steps of a request may take together. A claim that nobody came back
-// for is begun again by whoever asks the same; after a day, by whoever asks.
+// for is taken over by whoever asks the same; after a day it is begun anew, by whoever asks.
 const BEGIN: Sql = Sql {
     postgres: "
 INSERT INTO idempotency AS known (key_hash, body_hash, holder, running_until, expires_at)
@@ -75,13 +82,16 @@ ON CONFLICT (key_hash) DO UPDATE SET
     holder = excluded.holder,
     running_until = excluded.running_until,
     expires_at = excluded.expires_at,
+    first_holder = CASE WHEN known.expires_at > now()
+        THEN coalesce(known.first_holder, known.holder) END,
+    done = CASE WHEN known.expires_at > now() THEN known.done END,
     status = NULL,
     headers = NULL,
     body = NULL
 WHERE known.expires_at <= now()
    OR (known.status IS NULL AND known.running_until <= now()
        AND known.body_hash = excluded.body_hash)
-RETURNING holder",
+RETURNING holder, first_holder, done::text AS done",
     sqlite: "
 INSERT INTO idempotency AS known (key_hash, body_hash, holder, running_until, expires_at)
 SELECT $1, $2, randomblob(16), now + 120000, now + 86400000
@@ -92,6 +102,9 @@ ON CONFLICT (key_hash) DO UPDATE SET
     holder = excluded.holder,
     running_until = excluded.running_until,
     expires_at = excluded.expires_at,
+    first_holder = CASE WHEN known.expires_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+        THEN coalesce(known.first_holder, known.holder) END,
+    done = CASE WHEN known.expires_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER) THEN known.done END,
     status = NULL,
     headers = NULL,
     body = NULL
@@ -99,7 +112,7 @@ WHERE known.expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
    OR (known.status IS NULL
        AND known.running_until <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
        AND known.body_hash = excluded.body_hash)
-RETURNING holder",
+RETURNING holder, first_holder, done",
 };
 
 const FIND: Sql = Sql {
@@ -117,9 +130,53 @@ const KEEP: Sql = Sql { postgres: KEEP_SQL, sqlite: KEEP_SQL };
 const FORGET_SQL: &str = "DELETE FROM idempotency WHERE key_hash = $1 AND holder = $2";
 const FORGET: Sql = Sql { postgres: FORGET_SQL, sqlite: FORGET_SQL };
 
+const GIVE_UP: Sql = Sql {
+    postgres: "
+UPDATE idempotency
+SET running_until = now()
+WHERE key_hash = $1 AND holder = $2 AND status IS NULL",
+    sqlite: "
+UPDATE idempotency
+SET running_until = CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+WHERE key_hash = $1 AND holder = $2 AND status IS NULL",
+};
+
+/// Tells those who take a claim over, in the statement that does the work. `$claim` and `$first`
+/// are of [`done_under`].
+macro_rules! tell_holders {
+    ($done:literal, $claim:literal, $first:literal) => {
+        concat!(
+            "
+    UPDATE idempotency
+    SET done = ",
+            $done,
+            "
+    WHERE key_hash = ",
+            $claim,
+            " AND coalesce(first_holder, holder) = ",
+            $first
+        )
+    };
+}
+pub(crate) use tell_holders;
+
+/// The parameters that say whom to tell; NULL: nobody.
+pub(crate) fn done_under(claim: Option<&AnswerClaim>) -> [Value; 2] {
+    [claim.map(|claim| claim.key.to_vec()).into(), claim.map(|claim| claim.first.to_vec()).into()]
+}
+
 /// The parameters that name a claim.
 fn named(claim: &AnswerClaim) -> Vec<Value> {
     vec![claim.key.to_vec().into(), claim.holder.to_vec().into()]
+}
+
+fn read_claim(key: [u8; 32], row: &QueryResult) -> Result<AnswerClaim, DbErr> {
+    let holder = bytes(row, "holder")?;
+    let is_taken_over = row.try_get::<Option<Vec<u8>>>("", "first_holder")?.is_some();
+    let first = if is_taken_over { bytes(row, "first_holder")? } else { holder };
+    let done: Option<String> = row.try_get("", "done")?;
+    let done = done.map(|id| parsed(&id, "an id")).transpose()?.map(VerificationId::from_uuid);
+    Ok(AnswerClaim { key, holder, first, done })
 }
 
 /// None while it runs.

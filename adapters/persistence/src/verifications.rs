@@ -3,8 +3,9 @@ mod sql;
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    Approval, Attempt, CodeSecret, Event, EventKind, History, NewTest, NewVerification, Receipt,
-    Resend, Resent, StoreError, Target, Tried, Verification, Verifications, Violation,
+    AnswerClaim, Approval, Attempt, CodeSecret, Event, EventKind, History, NewTest,
+    NewVerification, Receipt, Resend, Resent, StoreError, Target, Tried, Verification,
+    Verifications, Violation,
 };
 use autometrics::autometrics;
 use domain::{
@@ -20,6 +21,7 @@ use uuid::Uuid;
 pub(crate) use self::sql::verification_columns;
 use crate::{
     database::{Database, Told, begin, clock, hex, lasting, millis, parsed, time},
+    idempotency::done_under,
     limits::{COUNT_SQLITE, Counters, PhoneWindows, counter_row, three, violations},
     outbox::{COUNT_ON_PHONES, PHONES, STORE, code_length},
 };
@@ -116,6 +118,20 @@ impl SqlVerifications {
         Ok(())
     }
 
+    async fn note_in(
+        &self,
+        transaction: &DatabaseTransaction,
+        id: VerificationId,
+        claim: Option<&AnswerClaim>,
+    ) -> Result<(), DbErr> {
+        if claim.is_some() {
+            let [key, first] = done_under(claim);
+            let values = vec![self.database.id(id.as_uuid()), key, first];
+            self.run_in(transaction, sql::NOTE, values).await?;
+        }
+        Ok(())
+    }
+
     async fn try_resend(&self, again: &Resend) -> Result<Resending, DbErr> {
         if self.database.is_postgres() {
             self.database.step(async |it| self.resend_postgres(it, again).await).await
@@ -154,6 +170,7 @@ impl SqlVerifications {
             quotas.collect::<Vec<i32>>().into(),
             counters().map(|it| millis(it.policy.window.period)).collect::<Vec<i64>>().into(),
         ]);
+        values.extend(done_under(again.claim.as_ref()));
 
         let transaction = begin(&connection).await?;
         let statement = self.database.as_written(sql::RESEND_POSTGRES, values);
@@ -226,6 +243,7 @@ impl SqlVerifications {
             vec![id, now.into(), sequence.into(), code_hash.into(), seed.into(), pepper.into()];
         let rows = self.run_in(&transaction, sql::SEND_AGAIN, values).await?;
         let sent = read(rows.first().ok_or(DbErr::RecordNotUpdated)?)?;
+        self.note_in(&transaction, again.id, again.claim.as_ref()).await?;
         finish(transaction, Resending::Sent(Box::new(sent))).await
     }
 
@@ -260,6 +278,7 @@ impl SqlVerifications {
             i16::from(ATTEMPTS).into(),
             self.events.into(),
         ];
+        let values = [values, done_under(attempt.claim.as_ref()).into()].concat();
         let (key, values, sql) = match &attempt.target {
             Target::Id(id) => (id.as_uuid().into(), values, sql::CHECK_BY_ID_POSTGRES),
             Target::Newest { phone, id } => {
@@ -332,6 +351,9 @@ impl SqlVerifications {
             None => Tried::Nothing,
             Some(found) => self.try_sqlite(&transaction, &found, guesses, now).await?,
         };
+        if let (Tried::Right(_), Some(id)) = (&tried, attempt.target.id()) {
+            self.note_in(&transaction, id, attempt.claim.as_ref()).await?;
+        }
         transaction.commit().await?;
         Ok(tried)
     }

@@ -7,7 +7,7 @@ use domain::{
 
 use crate::{
     BoxError, TraceParent,
-    ports::{NewSecret, NewSend, NewVerification, Violation},
+    ports::{AnswerClaim, NewSecret, NewSend, NewVerification, Violation},
 };
 
 /// Verifications after their first message.
@@ -159,6 +159,8 @@ pub struct Resend {
     pub secret: Option<NewSecret>,
     pub phone_limits: Windows,
     pub extra: Vec<Counter>,
+    /// Under which it is sent: its holders learn of it, by the same commit.
+    pub claim: Option<AnswerClaim>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +180,8 @@ pub struct Attempt {
     /// What is kept of the target if the code is its code: for each pepper of this process, the
     /// hash that it makes.
     pub hashes: Vec<(KeyId, CodeHash)>,
+    /// Under which it is tried: its holders learn, by the same commit, that it was right.
+    pub claim: Option<AnswerClaim>,
 }
 
 /// What a code is tried against.

@@ -9,6 +9,7 @@ mod limits;
 mod outages;
 mod page;
 mod pipeline;
+mod repeats;
 mod requests;
 mod settings;
 mod shutdown;

@@ -16,7 +16,7 @@ pub(crate) use kafka::{Kafka, Topic};
 pub(crate) use load::{ACCEPTED, Answers, get, post, post_all, raw};
 pub(crate) use proxy::Proxy;
 pub(crate) use services::{Folder, Postgres, Stack, environment};
-pub(crate) use verification::Client;
+pub(crate) use verification::{Answer, Client};
 
 /// Waits until `probe` gives something, and fails after `patience`.
 pub(crate) async fn eventually<T>(

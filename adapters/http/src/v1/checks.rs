@@ -2,7 +2,7 @@
 
 use application::{
     CheckError, Checked, CodeOf,
-    ports::{Answers, ApiKeys, Outbox, Verifications},
+    ports::{AnswerClaim, Answers, ApiKeys, Outbox, Verifications},
 };
 use axum::http::StatusCode;
 use domain::{Code, VerificationId};
@@ -26,18 +26,32 @@ where
     K: ApiKeys,
     R: CryptoRng + Send + 'static,
 {
-    pub(super) async fn check(&self, id: VerificationId, asked: &Asked) -> Result<Reply, Problem> {
+    pub(super) async fn check(
+        &self,
+        id: VerificationId,
+        asked: &Asked,
+        claim: Option<AnswerClaim>,
+    ) -> Result<Reply, Problem> {
         let code = body::check(asked.json()?)?;
-        self.try_code(CodeOf::Verification(id), &code).await
+        self.try_code(CodeOf::Verification(id), &code, claim).await
     }
 
-    pub(super) async fn check_by_phone(&self, asked: &Asked) -> Result<Reply, Problem> {
+    pub(super) async fn check_by_phone(
+        &self,
+        asked: &Asked,
+        claim: Option<AnswerClaim>,
+    ) -> Result<Reply, Problem> {
         let (phone, code) = body::check_by_phone(asked.json()?, &self.settings)?;
-        self.try_code(CodeOf::Phone(phone), &code).await
+        self.try_code(CodeOf::Phone(phone), &code, claim).await
     }
 
-    async fn try_code(&self, of: CodeOf, code: &Code) -> Result<Reply, Problem> {
-        match self.v1.check.execute(of, code).await {
+    async fn try_code(
+        &self,
+        of: CodeOf,
+        code: &Code,
+        claim: Option<AnswerClaim>,
+    ) -> Result<Reply, Problem> {
+        match self.v1.check.execute(of, code, claim.as_ref()).await {
             Ok(Checked::Approved) => Ok(Reply::json(StatusCode::OK, &Tried::RIGHT)),
             Ok(Checked::Wrong { attempts_left }) => {
                 Ok(Reply::json(StatusCode::OK, &Tried::wrong(attempts_left)))

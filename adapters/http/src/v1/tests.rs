@@ -1028,20 +1028,26 @@ struct Book {
 struct Entry {
     body: [u8; 32],
     answer: Option<Answer>,
+    is_given_up: bool,
 }
 
 impl Answers for Book {
     async fn begin(&self, key: [u8; 32], body: [u8; 32]) -> Result<Begun, StoreError> {
         let mut entries = self.entries.lock().unwrap();
-        if let Some(entry) = entries.get(&key) {
+        let claim = AnswerClaim { key, holder: [1; 16], first: [1; 16], done: None };
+        if let Some(entry) = entries.get_mut(&key) {
+            if entry.is_given_up && entry.body == body {
+                entry.is_given_up = false;
+                return Ok(Begun::Ours(AnswerClaim { holder: [2; 16], ..claim }));
+            }
             return Ok(match &entry.answer {
                 _ if entry.body != body => Begun::Other,
                 None => Begun::Running,
                 Some(answer) => Begun::Answered(answer.clone()),
             });
         }
-        entries.insert(key, Entry { body, answer: None });
-        Ok(Begun::Ours(AnswerClaim { key, holder: [1; 16] }))
+        entries.insert(key, Entry { body, answer: None, is_given_up: false });
+        Ok(Begun::Ours(claim))
     }
 
     async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), StoreError> {
@@ -1052,6 +1058,11 @@ impl Answers for Book {
 
     async fn forget(&self, claim: &AnswerClaim) -> Result<(), StoreError> {
         self.entries.lock().unwrap().remove(&claim.key);
+        Ok(())
+    }
+
+    async fn give_up(&self, claim: &AnswerClaim) -> Result<(), StoreError> {
+        self.entries.lock().unwrap().get_mut(&claim.key).unwrap().is_given_up = true;
         Ok(())
     }
 }
@@ -1104,6 +1115,28 @@ async fn a_repeated_start_and_resend_send_once() {
 }
 
 #[tokio::test]
+async fn what_may_have_been_stored_is_looked_for_before_it_is_repeated() {
+    let mut outbox = MockOutbox::new();
+    outbox.expect_enqueue().once().returning(|_| Err(EnqueueError::Unavailable("late".into())));
+    let begun = VerificationId::of_random([1; 16]);
+    let mut verifications = MockVerifications::new();
+    verifications
+        .expect_history()
+        .withf(move |id| *id == begun)
+        .once()
+        .returning(move |id| Ok(Some(history(Verification { id, ..pending() }))));
+    let parts = Parts { verifications, ..parts() }.with_outbox(outbox);
+    let router = parts.with_answers(Book::default()).router();
+
+    let first = ask(&router, keyed(post(START, PHONE))).await;
+    first.expect_problem(503, "temporary-reduced-capacity");
+    let again = ask(&router, keyed(post(START, PHONE))).await;
+
+    assert_eq!((again.status, &again.json()["id"]), (202, &json!(begun.to_string())));
+    assert_eq!(again.headers["location"], format!("/v1/verifications/{begun}"));
+}
+
+#[tokio::test]
 async fn another_body_under_a_key_is_refused() {
     let mut verifications = MockVerifications::new();
     verifications.expect_check().once().returning(|_, _| Ok(wrong(1)));
@@ -1117,7 +1150,10 @@ async fn another_body_under_a_key_is_refused() {
 
 #[tokio::test]
 async fn a_refusal_is_kept_and_what_passes_is_not() {
-    let router = parts().with_outbox(Rounds::default()).with_answers(Book::default()).router();
+    let mut verifications = MockVerifications::new();
+    verifications.expect_history().returning(|_| Ok(None));
+    let parts = Parts { verifications, ..parts() }.with_outbox(Rounds::default());
+    let router = parts.with_answers(Book::default()).router();
 
     ask(&router, keyed(post(START, PHONE))).await.expect_problem(429, "quota-exceeded");
     ask(&router, keyed(post(START, PHONE))).await.expect_problem(503, "temporary-reduced-capacity");

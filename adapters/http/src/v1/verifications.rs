@@ -2,7 +2,7 @@
 
 use application::{
     Caller, CancelError, ResendError, StartError, StartRequest,
-    ports::{Answers, ApiKeys, Outbox, Verifications},
+    ports::{AnswerClaim, Answers, ApiKeys, Outbox, Verifications},
 };
 use axum::http::StatusCode;
 use domain::{CodeLength, NumberRefused, VerificationId};
@@ -29,9 +29,14 @@ where
     K: ApiKeys,
     R: CryptoRng + Send + 'static,
 {
-    pub(super) async fn start(&self, asked: &Asked) -> Result<Reply, Problem> {
+    pub(super) async fn start(
+        &self,
+        asked: &Asked,
+        claim: Option<AnswerClaim>,
+    ) -> Result<Reply, Problem> {
         let start = body::start(asked.json()?, &self.settings)?;
-        let request = self.start_request(start, asked)?;
+        let mut request = self.start_request(start, asked)?;
+        request.caller.claim = claim;
         let caller = request.caller.clone();
         match self.v1.start.execute(request).await {
             Ok(history) => {
@@ -49,13 +54,14 @@ where
         }
     }
 
-    pub(super) async fn resend(&self, id: VerificationId, asked: &Asked) -> Result<Reply, Problem> {
-        let caller = Caller {
-            ip: None,
-            custom: Vec::new(),
-            api_key: asked.api_key,
-            trace: trace(&asked.headers),
-        };
+    pub(super) async fn resend(
+        &self,
+        id: VerificationId,
+        asked: &Asked,
+        claim: Option<AnswerClaim>,
+    ) -> Result<Reply, Problem> {
+        let trace = trace(&asked.headers);
+        let caller = Caller { api_key: asked.api_key, trace, claim, ..Caller::default() };
         match self.v1.resend.execute(id, &caller).await {
             Ok(history) => {
                 let pacing = &self.settings.pacing;
@@ -124,6 +130,7 @@ where
                 custom: start.limits,
                 api_key: asked.api_key,
                 trace: trace(&asked.headers),
+                claim: None,
             },
             test_code,
         })

@@ -1,8 +1,15 @@
-use application::ports::{Answer, AnswerClaim, Answers, Begun, Verifications};
+use application::ports::{
+    Answer, AnswerClaim, Answers, Attempt, Begun, Resend, Resent, Target, Tried, Verifications,
+};
+use domain::VerificationId;
 use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
 
-use super::{on_both_databases, support::count};
+use super::{
+    on_both_databases,
+    resends::again,
+    support::{accepted, count, enqueue, id_of, phone, right, start, wrong},
+};
 use crate::{Database, SqlAnswers, SqlVerifications};
 
 on_both_databases!(
@@ -10,6 +17,10 @@ on_both_databases!(
     of_many_that_race_one_begins,
     what_was_given_back_begins_anew,
     whoever_does_not_come_back_is_given_up,
+    what_was_given_up_is_taken_over_at_once,
+    a_request_is_one_for_all_its_holders_and_another_for_the_next,
+    a_message_that_was_sent_again_is_known_to_those_who_come_after,
+    an_approval_is_known_to_those_who_come_after,
 );
 
 const KEY: [u8; 32] = [1; 32];
@@ -99,4 +110,102 @@ async fn whoever_does_not_come_back_is_given_up(database: Database) {
     assert_eq!(answers.begin(KEY, BODY).await.unwrap(), Begun::Running);
     answers.keep(&second, &answer()).await.unwrap();
     assert_eq!(answers.begin(KEY, BODY).await.unwrap(), Begun::Answered(answer()));
+}
+
+async fn what_was_given_up_is_taken_over_at_once(database: Database) {
+    let answers = SqlAnswers::new(database);
+    let first = ours(answers.begin(KEY, BODY).await.unwrap());
+    assert!(!first.is_taken_over());
+
+    answers.give_up(&first).await.unwrap();
+
+    assert_eq!(answers.begin(KEY, [3; 32]).await.unwrap(), Begun::Other);
+    let second = ours(answers.begin(KEY, BODY).await.unwrap());
+    assert!(second.is_taken_over());
+    // What is not ours any more cannot be given up, and neither can an answer.
+    answers.give_up(&first).await.unwrap();
+    assert_eq!(answers.begin(KEY, BODY).await.unwrap(), Begun::Running);
+    answers.keep(&second, &answer()).await.unwrap();
+    answers.give_up(&second).await.unwrap();
+    assert_eq!(answers.begin(KEY, BODY).await.unwrap(), Begun::Answered(answer()));
+}
+
+async fn a_request_is_one_for_all_its_holders_and_another_for_the_next(database: Database) {
+    let answers = SqlAnswers::new(database.clone());
+    let first = ours(answers.begin(KEY, BODY).await.unwrap());
+    let mut holders = vec![first.holder];
+    for _ in 0..3 {
+        passes(&database, "running_until").await;
+        let next = ours(answers.begin(KEY, BODY).await.unwrap());
+        assert_eq!((next.first, next.begins()), (first.holder, first.begins()));
+        assert!(next.is_taken_over() && next.done.is_none());
+        assert!(!holders.contains(&next.holder));
+        holders.push(next.holder);
+    }
+
+    passes(&database, "expires_at").await;
+    let anew = ours(answers.begin(KEY, BODY).await.unwrap());
+    assert!(!anew.is_taken_over() && anew.begins() != first.begins());
+    answers.forget(&anew).await.unwrap();
+    let again = ours(answers.begin(KEY, BODY).await.unwrap());
+    assert!(!again.is_taken_over() && again.begins() != anew.begins());
+}
+
+/// What the next holder knows of what was done.
+async fn done(database: &Database) -> Option<VerificationId> {
+    passes(database, "running_until").await;
+    ours(SqlAnswers::new(database.clone()).begin(KEY, BODY).await.unwrap()).done
+}
+
+async fn a_message_that_was_sent_again_is_known_to_those_who_come_after(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let first = start(&phone(1));
+    accepted(&enqueue(&database, &first).await);
+    let answers = SqlAnswers::new(database.clone());
+    let claim = ours(answers.begin(KEY, BODY).await.unwrap());
+    let other = ours(answers.begin([9; 32], BODY).await.unwrap());
+    let next =
+        |sends, claim: &AnswerClaim| Resend { claim: Some(claim.clone()), ..again(&first, sends) };
+
+    // Not what changed nothing, and not what another request has done.
+    assert_eq!(verifications.resend(next(7, &claim)).await.unwrap(), Resent::Changed);
+    let resent = verifications.resend(next(1, &other)).await.unwrap();
+    assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
+    assert_eq!(done(&database).await, None);
+
+    // It is late, and somebody else has taken over from it.
+    let resent = verifications.resend(next(2, &claim)).await.unwrap();
+    assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
+    assert_eq!(done(&database).await, Some(id_of(&first)));
+    assert_eq!(done(&database).await, Some(id_of(&first)));
+    passes(&database, "expires_at").await;
+    assert_eq!(done(&database).await, None);
+}
+
+async fn an_approval_is_known_to_those_who_come_after(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let answers = SqlAnswers::new(database.clone());
+    for by_phone in [false, true] {
+        let send = start(&phone(1));
+        accepted(&enqueue(&database, &send).await);
+        let id = id_of(&send);
+        let claim = ours(answers.begin(KEY, BODY).await.unwrap());
+        let attempt = |hashes| Attempt {
+            target: if by_phone {
+                Target::Newest { phone: phone(1).parse().unwrap(), id: Some(id) }
+            } else {
+                Target::Id(id)
+            },
+            hashes,
+            claim: Some(claim.clone()),
+        };
+
+        let tried = verifications.check(attempt(wrong()), &[]).await.unwrap();
+        assert!(matches!(tried, Tried::Wrong { .. }), "{tried:?}");
+        assert_eq!(done(&database).await, None);
+        let tried = verifications.check(attempt(right()), &[]).await.unwrap();
+        assert!(matches!(tried, Tried::Right(_)), "{tried:?}");
+        assert_eq!(done(&database).await, Some(id));
+        passes(&database, "expires_at").await;
+    }
 }

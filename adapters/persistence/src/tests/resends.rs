@@ -31,7 +31,7 @@ const NONE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(60);
 
 /// The message after the first `sends`, of the verification that `first` began.
-fn again(first: &NewSend, sends: u8) -> Resend {
+pub(super) fn again(first: &NewSend, sends: u8) -> Resend {
     let NewSend { message, trace, .. } = new_message(first.message.phone.as_str());
     let id = id_of(first);
     let message = domain::Message { id: id.message(sends + 1), ..message };
@@ -44,6 +44,7 @@ fn again(first: &NewSend, sends: u8) -> Resend {
         secret: None,
         phone_limits: Windows::OFF,
         extra: Vec::new(),
+        claim: None,
     }
 }
 

@@ -193,7 +193,7 @@ pub(super) async fn try_by_id(
     guesses: &[Policy],
 ) -> Tried {
     loop {
-        let attempt = Attempt { target: Target::Id(id), hashes: hashes.clone() };
+        let attempt = Attempt { target: Target::Id(id), hashes: hashes.clone(), claim: None };
         match verifications.check(attempt, guesses).await.unwrap() {
             Tried::Changed => {}
             tried => return tried,
@@ -211,7 +211,7 @@ pub(super) async fn try_by_phone(
     loop {
         let id = verifications.newest(phone.clone()).await.unwrap();
         let target = Target::Newest { phone: phone.clone(), id };
-        let attempt = Attempt { target, hashes: hashes.clone() };
+        let attempt = Attempt { target, hashes: hashes.clone(), claim: None };
         match verifications.check(attempt, guesses).await.unwrap() {
             Tried::Changed => {}
             tried => return tried,

@@ -1,4 +1,4 @@
-use crate::{database::Sql, limits::count_on_phone};
+use crate::{database::Sql, idempotency::tell_holders, limits::count_on_phone};
 
 /// What a verification is read from. One whose time is up is shown as expired.
 macro_rules! verification_columns {
@@ -121,6 +121,9 @@ WITH target AS (
     FROM stored
     WHERE id = $1 AND status = 'pending' AND expires_at > now() AND sends = $2 AND attempts < $3
     RETURNING verification.*
+), noted AS (",
+    tell_holders!("(SELECT id FROM sent)", "(SELECT $21::bytea FROM sent)", "$22"),
+    "
 )
 SELECT EXISTS (SELECT 1 FROM target) AS found, EXISTS (SELECT 1 FROM allowed) AS allowed,
     (SELECT bool_and(holds) FROM counted) IS NOT FALSE AS holds, sent.*
@@ -189,7 +192,8 @@ macro_rules! is_right {
 /// another guess has just used up one of two windows, the one before it is changed all the same.
 macro_rules! attempt {
     () => {
-        "
+        concat!(
+            "
 ), over AS (
     SELECT wanted.policy, known.used, known.remains
     FROM wanted CROSS JOIN LATERAL (
@@ -251,11 +255,19 @@ macro_rules! attempt {
     WHERE phone.phone = (SELECT phone FROM counted WHERE is_right) AND newest = counted.id
 ), told AS (
     INSERT INTO event (kind, verification) SELECT 'approved', id FROM counted WHERE is_right AND $8
+), noted AS (",
+            tell_holders!(
+                "(SELECT id FROM counted)",
+                "(SELECT $9::bytea FROM counted WHERE is_right)",
+                "$10"
+            ),
+            "
 )
 SELECT (SELECT guessed FROM decided) AND NOT EXISTS (SELECT 1 FROM over) AS guessed,
     counted.attempts::integer AS attempts, counted.pepper_id, counted.is_right,
     counted.origin, counted.phone, counted.region,
     over.policy, over.used, over.remains"
+        )
     };
 }
 
@@ -293,15 +305,15 @@ WITH newest AS (
     is_right!(),
     " AS is_right
     FROM newest
-    WHERE attempts < $7 AND id = $9::uuid
+    WHERE attempts < $7 AND id = $11::uuid
 ), wanted AS (
     SELECT policy, $1::text AS key, quota, period
     FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
     WHERE NOT EXISTS (SELECT 1 FROM newest WHERE origin = 'test')
-      AND (SELECT id FROM newest) IS NOT DISTINCT FROM $9::uuid",
+      AND (SELECT id FROM newest) IS NOT DISTINCT FROM $11::uuid",
     attempt!(),
     ",
-    (SELECT id FROM newest) IS DISTINCT FROM $9::uuid AS changed
+    (SELECT id FROM newest) IS DISTINCT FROM $11::uuid AS changed
 FROM (SELECT) AS one LEFT JOIN counted ON true LEFT JOIN over ON true"
 );
 
@@ -336,6 +348,8 @@ UPDATE verification
 SET status = 'approved', ended_at = $2, code_hash = NULL, seed = NULL
 WHERE id = $1
 RETURNING phone, region, origin";
+
+pub(super) const NOTE: &str = tell_holders!("$1", "$2", "$3");
 
 pub(super) const CLEAR: &str =
     "UPDATE phone SET newest = NULL, newest_until = 0 WHERE phone = $1 AND newest = $2";

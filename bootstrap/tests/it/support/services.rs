@@ -100,6 +100,10 @@ impl Postgres {
     }
 
     /// One number.
+    pub(crate) async fn execute(&self, sql: &str) {
+        self.connection.execute_unprepared(sql).await.unwrap();
+    }
+
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let statement = Statement::from_string(sea_orm::DbBackend::Postgres, sql);
         let row = self.connection.query_one_raw(statement).await.unwrap().unwrap();

@@ -12,6 +12,7 @@ pub(crate) struct Client {
     http: Http,
     port: u16,
     key: Option<String>,
+    idempotency_key: Option<String>,
 }
 
 /// An answer of `/v1`.
@@ -26,12 +27,17 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(port: u16) -> Self {
-        Self { http: http(), port, key: None }
+        Self { http: http(), port, key: None, idempotency_key: None }
     }
 
     /// Shows this key with each request.
     pub(crate) fn with_key(&self, key: &str) -> Self {
         Self { key: Some(key.to_owned()), ..self.clone() }
+    }
+
+    /// Sends this `Idempotency-Key` with each request.
+    pub(crate) fn once(&self, key: &str) -> Self {
+        Self { idempotency_key: Some(key.to_owned()), ..self.clone() }
     }
 
     pub(crate) async fn start(&self, phone: &str) -> Answer {
@@ -62,6 +68,9 @@ impl Client {
             .header(CONTENT_TYPE, "application/json");
         if let Some(key) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        if let Some(key) = &self.idempotency_key {
+            request = request.header("Idempotency-Key", key);
         }
         let request = request.body(Full::from(body.to_owned())).unwrap();
         let answer = self.http.request(request).await.unwrap();

@@ -119,17 +119,14 @@ async fn a_thousand_right_checks_approve_once() {
     let mut checks = JoinSet::new();
     for _ in 0..1_000 {
         let (client, id, code) = (client.clone(), id.clone(), code.clone());
-        checks.spawn(async move {
-            loop {
-                let answer = client.check(&id, &code).await;
-                // This machine is busy with other tests. Whoever comes back has lost nothing.
-                if answer.status != 503 {
-                    break answer;
-                }
-            }
-        });
+        checks.spawn(async move { client.check(&id, &code).await });
     }
-    let answers = checks.join_all().await;
+    let mut answers = checks.join_all().await;
+    // Where this machine is busy with other tests, some are too many. Whoever comes back has lost
+    // nothing.
+    for answer in answers.iter_mut().filter(|answer| answer.status == 503) {
+        *answer = client.check(&id, &code).await;
+    }
 
     let (right, late): (Vec<_>, Vec<_>) =
         answers.into_iter().partition(|answer| answer.body["valid"] == true);

@@ -1,5 +1,8 @@
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,8 @@ pub struct DeliverEvents<E, S, R> {
     sink: Arc<S>,
     rng: Mutex<R>,
     settings: EventSettings,
+    /// Whether the latest round had posts that failed: it is said when that changes.
+    failing: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,12 +49,19 @@ pub struct Told {
     pub unsettled: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Outcome {
     Delivered,
-    Retried,
+    Retried { detail: String },
     Dropped,
     Unsettled,
+}
+
+/// A change between two rounds.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Worse,
+    Better,
 }
 
 const MINUTE: u64 = 60;
@@ -71,7 +83,7 @@ impl Default for EventSettings {
 
 impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, R> {
     pub fn new(outbox: Arc<E>, sink: Arc<S>, rng: R, settings: EventSettings) -> Self {
-        Self { outbox, sink, rng: Mutex::new(rng), settings }
+        Self { outbox, sink, rng: Mutex::new(rng), settings, failing: AtomicBool::new(false) }
     }
 
     /// Tells of the events whose time has come. May be dropped: what was not settled is told again.
@@ -82,21 +94,47 @@ impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, 
         let EventSettings { batch, concurrency, lease } = self.settings;
         let due = self.outbox.claim(batch, lease).await?;
         let mut told = Told { claimed: due.len(), ..Told::default() };
+        let mut failure = None;
         let mut posts = JoinSet::new();
         for event in due {
             if posts.len() >= concurrency.max(1)
                 && let Some(outcome) = posts.join_next().await
             {
-                told.count(outcome.unwrap_or(Outcome::Unsettled));
+                told.count(outcome.unwrap_or(Outcome::Unsettled), &mut failure);
             }
             let wait = self.wait_after(event.claim.attempt);
             let (outbox, sink) = (Arc::clone(&self.outbox), Arc::clone(&self.sink));
             posts.spawn(async move { tell(&*outbox, &*sink, &event, wait).await });
         }
         while let Some(outcome) = posts.join_next().await {
-            told.count(outcome.unwrap_or(Outcome::Unsettled));
+            told.count(outcome.unwrap_or(Outcome::Unsettled), &mut failure);
         }
+        self.report(told, failure.as_deref());
         Ok(told)
+    }
+
+    /// Says when posts begin to fail, and when they do not any more: a line for each would tell no
+    /// more.
+    fn report(&self, told: Told, failure: Option<&str>) {
+        let Told { delivered, retried, .. } = told;
+        match self.turn(told, failure) {
+            Some(Turn::Worse) => {
+                let detail = failure.unwrap_or_default();
+                tracing::warn!(retried, delivered, detail, "events are not taken; tried again");
+            }
+            Some(Turn::Better) => tracing::info!(delivered, "events are taken again"),
+            None => {}
+        }
+    }
+
+    fn turn(&self, told: Told, failure: Option<&str>) -> Option<Turn> {
+        if failure.is_some() {
+            (!self.failing.swap(true, Ordering::Relaxed)).then_some(Turn::Worse)
+        } else if told.delivered > 0 {
+            self.failing.swap(false, Ordering::Relaxed).then_some(Turn::Better)
+        } else {
+            None
+        }
     }
 
     /// None after the last try.
@@ -122,7 +160,7 @@ async fn tell(
         (Err(PostError::Failed { detail, retry_after }), Some(wait)) => {
             tracing::debug!(event.id, event.kind = kind, claim.attempt, detail, "event not taken");
             let after = wait.max(retry_after.unwrap_or_default().min(LONGEST));
-            (Outcome::Retried, outbox.retry(claim, after).await)
+            (Outcome::Retried { detail }, outbox.retry(claim, after).await)
         }
         (Err(error), _) => {
             let attempts = claim.attempt;
@@ -140,10 +178,14 @@ async fn tell(
 }
 
 impl Told {
-    fn count(&mut self, outcome: Outcome) {
+    /// Keeps why a post failed, too.
+    fn count(&mut self, outcome: Outcome, failure: &mut Option<String>) {
         *match outcome {
             Outcome::Delivered => &mut self.delivered,
-            Outcome::Retried => &mut self.retried,
+            Outcome::Retried { detail } => {
+                *failure = Some(detail);
+                &mut self.retried
+            }
             Outcome::Dropped => &mut self.dropped,
             Outcome::Unsettled => &mut self.unsettled,
         } += 1;
@@ -152,7 +194,7 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use rand::{SeedableRng, rngs::StdRng};
 
@@ -227,6 +269,26 @@ mod tests {
 
             assert_eq!(told, Told { claimed: 1, retried: 1, ..Told::default() });
         }
+    }
+
+    #[tokio::test]
+    async fn what_begins_to_fail_is_said_once_until_it_is_over() {
+        let deliver = DeliverEvents::new(
+            Arc::new(MockEventOutbox::new()),
+            Arc::new(MockEventSink::new()),
+            StdRng::seed_from_u64(1),
+            EventSettings::default(),
+        );
+        let taken = Told { delivered: 1, ..Told::default() };
+        let said = |told, failure| deliver.turn(told, failure);
+
+        assert_eq!(said(taken, None), None);
+        assert_eq!(said(taken, Some("status 503")), Some(Turn::Worse));
+        assert_eq!(said(Told::default(), Some("status 503")), None);
+        // Nothing was due, which tells nothing.
+        assert_eq!(said(Told::default(), None), None);
+        assert_eq!(said(taken, None), Some(Turn::Better));
+        assert_eq!(said(taken, None), None);
     }
 
     #[tokio::test]

@@ -20,6 +20,7 @@ pub use api::{ApiSettings, router};
 pub use auth::ApiAuth;
 pub use docs::router as docs_router;
 pub use metrics::ApiMetrics;
+pub use numbering::has_numbers;
 pub use operations::metrics_router;
 pub use page::router as page_router;
 pub use readiness::Readiness;

@@ -37,6 +37,12 @@ impl InvalidNumber {
     }
 }
 
+/// Whether a region has a numbering plan. What is none is most likely a slip.
+pub fn has_numbers(region: Region) -> bool {
+    let mut regions = PHONE_NUMBER_UTIL.get_supported_regions();
+    regions.any(|known| known.as_region_str().as_str() == region.as_str())
+}
+
 /// Reads a number in international form, with or without `+`.
 ///
 /// With a default region, a text without `+` is first taken for a number as it is dialled there.
@@ -223,6 +229,16 @@ mod tests {
         check("8 999 123 45 67", "RU", Err(InvalidNumber::Form));
         check("8999123456a", "RU", Err(InvalidNumber::Form));
         check("1123456789012345", "RU", Err(InvalidNumber::Form));
+    }
+
+    #[test]
+    fn a_region_has_numbers_or_is_none() {
+        for region in ["RU", "DE", "US", "XK", "TA"] {
+            assert!(has_numbers(region.parse().unwrap()), "{region}");
+        }
+        for none in ["XX", "UK", "SU", "ZZ", "EU"] {
+            assert!(!has_numbers(none.parse().unwrap()), "{none}");
+        }
     }
 
     #[test]

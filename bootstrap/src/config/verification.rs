@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use adapters_http::ApiAuth;
+use adapters_http::{ApiAuth, has_numbers};
 use adapters_persistence::DatabaseSettings;
 use application::{KeySource, ResendPolicy, SendSettings, VaultSettings};
 use domain::{
@@ -189,12 +189,24 @@ fn numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<NumberConfig> {
         list,
     );
     let default_region = env.optional("DEFAULT_REGION", "a code of two capital letters");
+    known_regions(env, "REGIONS", allowed.iter().flatten().flatten());
+    known_regions(env, "DEFAULT_REGION", default_region.iter());
     let test = test_numbers(env, mode);
     Some(NumberConfig {
         rules: NumberRules { allowed: allowed?, refused: refused? },
         default_region,
         test: test?,
     })
+}
+
+/// Says which regions are none: nothing would ever be sent there.
+fn known_regions<'a>(env: &mut Reader<'_>, name: &str, regions: impl Iterator<Item = &'a Region>) {
+    let unknown: Vec<&str> =
+        regions.filter(|region| !has_numbers(**region)).map(Region::as_str).collect();
+    if !unknown.is_empty() {
+        let unknown = unknown.join(", ");
+        env.problem(name, &format!("has {unknown}: no country with phone numbers has this code"));
+    }
 }
 
 /// Words by comma, or `none`.

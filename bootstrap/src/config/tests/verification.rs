@@ -232,6 +232,14 @@ fn numbers_are_let_through_by_region_and_type() {
 }
 
 #[test]
+fn a_region_that_is_none_is_refused_by_name() {
+    let complaint = complaint(&[("REGIONS", "DE,XX,UK"), ("DEFAULT_REGION", "SU")]);
+
+    assert!(complaint.contains("REGIONS has UK, XX: no country with phone numbers"), "{complaint}");
+    assert!(complaint.contains("DEFAULT_REGION has SU: no country"), "{complaint}");
+}
+
+#[test]
 fn test_numbers_are_refused_in_release_mode_unless_allowed() {
     let test = ("TEST_NUMBERS", "+79990000000:000000, +4915100000000:1234");
 

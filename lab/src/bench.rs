@@ -7,17 +7,22 @@ pub mod baseline;
 pub mod compare;
 pub mod cost;
 pub mod http;
+pub mod model;
+pub mod pages;
+pub mod plot;
 pub mod report;
 pub mod scenario;
+pub mod statements;
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use anyhow::Context;
 use clap::ValueEnum;
 
-use self::report::{Machine, Report};
+use self::report::{Found, Machine, Report, Run};
 
 /// How a benchmark is run.
 #[derive(Debug, Clone)]
@@ -43,6 +48,8 @@ pub enum Scenario {
     Relay,
     /// All three processes for a minute, with a flat backlog.
     EndToEnd,
+    /// The same with more processors and consumers.
+    Scaling,
     /// From the answer to the gateway's call, at 200 a second.
     Latency,
     /// `POST /v1/verifications` against `/api`, and checks against pgbench.
@@ -57,24 +64,28 @@ pub enum Scenario {
 
 /// Runs the scenarios one after the other.
 pub async fn run(setting: &Setting, scenarios: &[Scenario]) -> anyhow::Result<Report> {
-    let mut report = Report::new(Machine::here().await?);
+    let run = Run::now(setting.repeats, setting.measured, setting.scale).await;
+    let mut report = Report::new(run, Machine::here().await?);
     for scenario in scenarios {
         let name = scenario.to_possible_value().map_or_else(String::new, |it| it.get_name().into());
         eprintln!("bench: {name}");
-        let rows = match scenario {
-            Scenario::Accept => scenario::accept::measure(setting).await?,
-            Scenario::Relay => scenario::relay::measure(setting).await?,
-            Scenario::EndToEnd => scenario::end_to_end::measure(setting).await?,
-            Scenario::Latency => scenario::latency::measure(setting).await?,
-            Scenario::Verification => scenario::verification::measure(setting).await?,
-            Scenario::Growth => scenario::growth::measure(setting).await?,
-            Scenario::Embedded => scenario::embedded::measure(setting).await?,
-            Scenario::Footprint => scenario::footprint::measure(setting).await?,
+        let found: anyhow::Result<Found> = match scenario {
+            Scenario::Accept => scenario::accept::measure(setting).await,
+            Scenario::Relay => scenario::relay::measure(setting).await,
+            Scenario::EndToEnd => scenario::end_to_end::measure(setting).await,
+            Scenario::Scaling => scenario::scaling::measure(setting).await,
+            Scenario::Latency => scenario::latency::measure(setting).await,
+            Scenario::Verification => scenario::verification::measure(setting).await,
+            Scenario::Growth => scenario::growth::measure(setting).await,
+            Scenario::Embedded => scenario::embedded::measure(setting).await,
+            Scenario::Footprint => scenario::footprint::measure(setting).await,
         };
+        let Found { rows, curves } = found.with_context(|| name.clone())?;
         for row in &rows {
             eprintln!("  {row}");
         }
         report.rows.extend(rows);
+        report.curves.extend(curves);
     }
     Ok(report)
 }

@@ -1,6 +1,6 @@
 //! The PostgreSQL server of `scripts/services`, and a database on it.
 
-use std::{process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context;
 use sqlx::{
@@ -96,6 +96,10 @@ impl Postgres {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .to_vec()
+    }
+
+    pub fn log(&self) -> &Path {
+        Path::new(&self.log)
     }
 
     /// How a client program of PostgreSQL is told where a database is.

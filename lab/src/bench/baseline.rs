@@ -22,7 +22,16 @@ pub struct Transactions {
     pub per_second: f64,
     /// Mean latency in milliseconds.
     pub latency: f64,
+    pub done: usize,
 }
+
+/// Numbers of connections to try: which one is best depends on the machine.
+pub const CLIENTS: [usize; 3] = [16, 64, 128];
+
+/// What a script for [`PgBench::each`] begins with.
+pub const EACH_ROW: &str = "\\set row :client_id * :share + :turn
+\\set turn :turn + 1
+";
 
 /// One commit of one row, as the outbox has them: what a simple service would do.
 pub const INSERT: &str = "\\set phone random(0, 9999999999)
@@ -34,13 +43,32 @@ VALUES (gen_random_uuid(), '790' || lpad((:phone)::text, 10, '0'), '482915',
 impl PgBench<'_> {
     /// Runs prepared statements on so many connections.
     pub async fn run(&self, clients: usize, duration: Duration) -> anyhow::Result<Transactions> {
+        self.tell(clients, &["-T", &duration.as_secs().max(3).to_string()]).await
+    }
+
+    /// Runs the script once with each value of `:row` from `first` on, `rows` of them or a few
+    /// less.
+    pub async fn each(
+        &self,
+        clients: usize,
+        first: usize,
+        rows: usize,
+    ) -> anyhow::Result<Transactions> {
+        let share = rows / clients;
+        let variables = [format!("share={share}"), format!("turn={first}")];
+        let [share_is, turn_is] = &variables;
+        self.tell(clients, &["-t", &share.to_string(), "-D", share_is, "-D", turn_is]).await
+    }
+
+    async fn tell(&self, clients: usize, how_long: &[&str]) -> anyhow::Result<Transactions> {
         let script = self.folder.join("pgbench.sql");
         std::fs::File::create(&script)?.write_all(self.script.as_bytes())?;
         let program = format!("{}/pgbench", variable("TEST_PG_BIN")?);
         let clients = clients.to_string();
         let output = Command::new(program)
             .args(["-n", "-M", "prepared", "-c", &clients, "-j", "2"])
-            .args(["-T", &duration.as_secs().max(3).to_string(), "-f"])
+            .args(how_long)
+            .arg("-f")
             .arg(&script)
             .args(self.postgres.client_args(self.database))
             .envs(self.postgres.client_env())
@@ -57,16 +85,17 @@ impl PgBench<'_> {
             Some(Transactions {
                 per_second: number("tps = ")?,
                 latency: number("latency average = ")?,
+                done: done(&told)?,
             })
         };
         found()
             .with_context(|| format!("pgbench: {told}{}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// The most that any of 16, 64 and 128 connections do.
+    /// The most that any of [`CLIENTS`] do.
     pub async fn best(&self, duration: Duration) -> anyhow::Result<f64> {
         let mut best: f64 = 0.0;
-        for clients in [16, 64, 128] {
+        for clients in CLIENTS {
             best = best.max(self.run(clients, duration).await?.per_second);
         }
         Ok(best)
@@ -98,4 +127,10 @@ pub async fn producer_performance(
     last.with_context(|| {
         format!("ProducerPerformance: {told}{}", String::from_utf8_lossy(&output.stderr))
     })
+}
+
+/// From "number of transactions actually processed: 19200/19200", or without what was wanted.
+fn done(told: &str) -> Option<usize> {
+    let rest = told.split_once("transactions actually processed: ")?.1;
+    rest.split(|next: char| !next.is_ascii_digit()).next()?.parse().ok()
 }

@@ -27,20 +27,14 @@ pub fn regressions(before: &Report, after: &Report, tolerance: f64) -> Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::report::{Machine, Spread};
+    use crate::bench::report::{Machine, Run, Spread};
 
     fn report(rate: f64, latency: f64) -> Report {
-        let machine = Machine {
-            processor: String::new(),
-            cores: 2,
-            kernel: String::new(),
-            postgres: String::new(),
-        };
         let rows = vec![
             Row::new("accept", "rate", "/s", Spread::once(rate)).at_least(1.0, 2.0),
             Row::new("accept", "p99", "ms", Spread::once(latency)).at_most(9.0, 5.0),
         ];
-        Report { machine, rows }
+        Report { rows, ..Report::new(Run::default(), Machine::default()) }
     }
 
     #[test]

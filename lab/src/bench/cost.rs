@@ -5,46 +5,78 @@ use std::path::Path;
 use anyhow::Context;
 use sqlx::PgPool;
 
-use crate::{environment::variable, process::Process};
+use crate::{
+    environment::variable,
+    process::{Process, Role},
+};
 
-/// What was used up to some moment.
+/// What was used up to some moment. CPU times are of all processes of a part, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
-    /// CPU time of the service's processes.
-    pub ours: f64,
-    /// CPU time of PostgreSQL, all of its processes.
+    pub api: f64,
+    pub processor: f64,
+    pub consumer: f64,
     pub postgres: f64,
+    pub kafka: f64,
+    /// The clients and the gateway.
+    pub lab: f64,
     pub wal_bytes: f64,
     pub commits: f64,
     pub dead_tuples: f64,
 }
 
 impl Usage {
-    /// What these processes, and PostgreSQL for this database, have used so far. Times are in
-    /// microseconds.
+    /// What these processes, and PostgreSQL for this database, have used so far.
     pub async fn now<'a>(
         processes: impl Iterator<Item = &'a Process>,
         database: &PgPool,
     ) -> anyhow::Result<Self> {
-        let ours = processes.filter_map(Process::id).filter_map(cpu_of).map(|cpu| cpu.own).sum();
         let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8,
             (SELECT xact_commit::float8 FROM pg_stat_database WHERE datname = current_database()),
             (SELECT sum(n_tup_upd + n_tup_del)::float8 FROM pg_stat_user_tables)";
         let (wal_bytes, commits, dead_tuples) =
             sqlx::query_as::<_, (f64, f64, f64)>(sql).fetch_one(database).await?;
-        Ok(Self { ours, postgres: postgres_cpu()?, wal_bytes, commits, dead_tuples })
+        let own = |pid| cpu_of(pid).map_or(0.0, |cpu| cpu.own);
+        let mut usage = Self {
+            postgres: postgres_cpu()?,
+            kafka: own(variable("TEST_KAFKA_PID")?.parse()?),
+            lab: own(std::process::id()),
+            wal_bytes,
+            commits,
+            dead_tuples,
+            ..Self::default()
+        };
+        for process in processes {
+            let used = process.id().map_or(0.0, own);
+            match process.role {
+                Role::Api => usage.api += used,
+                Role::Processor => usage.processor += used,
+                Role::Consumer => usage.consumer += used,
+                Role::Messager => {}
+            }
+        }
+        Ok(usage)
+    }
+
+    /// CPU time of the service's processes.
+    pub fn ours(&self) -> f64 {
+        self.api + self.processor + self.consumer
     }
 
     /// What was used since `before`, for each of so many messages.
     #[must_use]
     pub fn since(self, before: Self, messages: f64) -> Self {
-        let each = |now: f64, then: f64| (now - then) / messages;
+        let each = |of: fn(&Self) -> f64| (of(&self) - of(&before)) / messages;
         Self {
-            ours: each(self.ours, before.ours),
-            postgres: each(self.postgres, before.postgres),
-            wal_bytes: each(self.wal_bytes, before.wal_bytes),
-            commits: each(self.commits, before.commits),
-            dead_tuples: each(self.dead_tuples, before.dead_tuples),
+            api: each(|it| it.api),
+            processor: each(|it| it.processor),
+            consumer: each(|it| it.consumer),
+            postgres: each(|it| it.postgres),
+            kafka: each(|it| it.kafka),
+            lab: each(|it| it.lab),
+            wal_bytes: each(|it| it.wal_bytes),
+            commits: each(|it| it.commits),
+            dead_tuples: each(|it| it.dead_tuples),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::Ipv4Addr,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -67,6 +68,27 @@ pub async fn closed(
     first: u64,
     requests: &Requests,
 ) -> anyhow::Result<Outcome> {
+    load(port, connections, first, requests, move |_, elapsed| elapsed < duration).await
+}
+
+/// Sends each request of a range once, over so many connections.
+pub async fn each(
+    port: u16,
+    connections: usize,
+    numbers: Range<u64>,
+    requests: &Requests,
+) -> anyhow::Result<Outcome> {
+    load(port, connections, numbers.start, requests, move |number, _| number < numbers.end).await
+}
+
+/// A closed loop that goes on while it is told so, for the next request's number and the time.
+async fn load(
+    port: u16,
+    connections: usize,
+    first: u64,
+    requests: &Requests,
+    goes_on: impl Fn(u64, Duration) -> bool + Clone + Send + 'static,
+) -> anyhow::Result<Outcome> {
     let turn = Arc::new(AtomicU64::new(first));
     let mut streams = Vec::with_capacity(connections);
     for _ in 0..connections {
@@ -76,12 +98,17 @@ pub async fn closed(
     let mut loads = JoinSet::new();
     for mut stream in streams {
         let (turn, requests) = (Arc::clone(&turn), Arc::clone(requests));
+        let goes_on = goes_on.clone();
         loads.spawn(async move {
             let (mut request, mut answer) = (Vec::new(), Vec::new());
             let mut found = Vec::new();
-            while begun.elapsed() < duration {
+            loop {
+                let number = turn.fetch_add(1, Ordering::Relaxed);
+                if !goes_on(number, begun.elapsed()) {
+                    break;
+                }
                 request.clear();
-                requests(turn.fetch_add(1, Ordering::Relaxed), &mut request);
+                requests(number, &mut request);
                 let sent = Instant::now();
                 let status = exchange(&mut stream, &request, &mut answer).await?;
                 found.push((status, micros(sent.elapsed())));

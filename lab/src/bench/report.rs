@@ -1,7 +1,11 @@
 //! The table of figures.
 
-use std::fmt::{self, Display};
+use std::{
+    fmt::{self, Display},
+    time::Duration,
+};
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::environment::variable;
@@ -9,18 +13,59 @@ use crate::environment::variable;
 /// All that a run found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
+    pub run: Run,
     pub machine: Machine,
     pub rows: Vec<Row>,
+    pub curves: Vec<Curve>,
+}
+
+/// What was measured, and how.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// When it began, RFC 3339, UTC.
+    pub date: String,
+    /// Of the source, with `-dirty` where it had changes.
+    pub commit: String,
+    pub repeats: usize,
+    /// Of one measurement.
+    pub seconds: u64,
+    /// The share of the rows, where a scenario asks for many; with less than 1 it is a quick look.
+    pub scale: f64,
 }
 
 /// Where it was found.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Machine {
     pub processor: String,
     pub cores: usize,
+    pub memory_gib: f64,
     pub kernel: String,
     pub postgres: String,
+    pub kafka: String,
 }
+
+/// What a scenario found.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    pub rows: Vec<Row>,
+    pub curves: Vec<Curve>,
+}
+
+/// How a latency is distributed, over all repeats.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Curve {
+    pub scenario: String,
+    pub figure: String,
+    pub count: usize,
+    /// A share of the messages, and the milliseconds that so many do not exceed.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Where a curve has points: a step on is half as many messages that take longer.
+const SHARES: [f64; 18] = [
+    0.0, 0.1, 0.25, 0.5, 0.625, 0.75, 0.875, 0.9, 0.9375, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998,
+    0.999, 0.9999, 1.0,
+];
 
 /// One figure of ours, beside its baseline.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,8 +103,15 @@ pub enum Bar {
 }
 
 impl Report {
-    pub fn new(machine: Machine) -> Self {
-        Self { machine, rows: Vec::new() }
+    pub fn new(run: Run, machine: Machine) -> Self {
+        Self { run, machine, rows: Vec::new(), curves: Vec::new() }
+    }
+
+    /// The median of a figure that was measured.
+    pub fn median(&self, scenario: &str, figure: &str) -> anyhow::Result<f64> {
+        let mut rows = self.rows.iter();
+        let row = rows.find(|row| row.scenario == scenario && row.figure == figure);
+        Ok(row.with_context(|| format!("no {scenario}: {figure}"))?.ours.median)
     }
 
     pub fn misses(&self) -> impl Iterator<Item = &Row> {
@@ -67,24 +119,82 @@ impl Report {
     }
 }
 
+impl Run {
+    /// Of now, and of the source in this folder.
+    pub async fn now(repeats: usize, measured: Duration, scale: f64) -> Self {
+        Self {
+            date: told("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).await,
+            commit: told("git", &["describe", "--always", "--dirty"]).await,
+            repeats,
+            seconds: measured.as_secs(),
+            scale,
+        }
+    }
+}
+
 impl Machine {
     pub async fn here() -> anyhow::Result<Self> {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let processor = read("/proc/cpuinfo")
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map_or_else(|| "unknown".to_owned(), |(_, name)| name.to_owned());
-        let version =
-            tokio::process::Command::new(format!("{}/postgres", variable("TEST_PG_BIN")?))
-                .arg("--version")
-                .output()
-                .await?;
+        let field = |path, name| {
+            let text = read(path);
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
+            line.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
+        };
+        let memory = field("/proc/meminfo", "MemTotal");
+        let kibibytes: f64 = memory.trim_end_matches(" kB").parse().unwrap_or(f64::NAN);
+        let libs = std::fs::read_dir(variable("TEST_KAFKA_LIBS")?)?;
+        // "kafka_2.13-4.1.0.jar"
+        let kafka = libs.filter_map(|file| {
+            let name = file.ok()?.file_name().into_string().ok()?;
+            let (_, version) =
+                name.strip_prefix("kafka_")?.strip_suffix(".jar")?.split_once('-')?;
+            Some(format!("Kafka {version}"))
+        });
         Ok(Self {
-            processor,
+            processor: field("/proc/cpuinfo", "model name"),
             cores: std::thread::available_parallelism()?.get(),
+            memory_gib: (kibibytes / 1_048_576.0).round(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            postgres: String::from_utf8_lossy(&version.stdout).trim().to_owned(),
+            postgres: told(&format!("{}/postgres", variable("TEST_PG_BIN")?), &["--version"]).await,
+            kafka: { kafka }.next().unwrap_or_else(|| "Kafka".to_owned()),
         })
+    }
+}
+
+/// What a program says, or nothing.
+async fn told(program: &str, args: &[&str]) -> String {
+    let output = tokio::process::Command::new(program).args(args).output().await;
+    let output = output.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).trim().to_owned()
+}
+
+impl From<Vec<Row>> for Found {
+    fn from(rows: Vec<Row>) -> Self {
+        Self { rows, curves: Vec::new() }
+    }
+}
+
+impl Curve {
+    /// Of latencies in microseconds.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "some millions, times a share"
+    )]
+    pub fn new(scenario: &str, figure: &str, mut micros: Vec<u32>) -> Self {
+        micros.sort_unstable();
+        let last = micros.len().saturating_sub(1);
+        let at = |share: f64| {
+            let place = (micros.len() as f64 * share).ceil() as usize;
+            micros.get(place.saturating_sub(1).min(last)).copied().unwrap_or(0)
+        };
+        Self {
+            scenario: scenario.to_owned(),
+            figure: figure.to_owned(),
+            count: micros.len(),
+            points: SHARES.iter().map(|share| (*share, f64::from(at(*share)) / 1_000.0)).collect(),
+        }
     }
 }
 
@@ -137,6 +247,13 @@ impl Row {
         self.ratio().unwrap_or(self.ours.median)
     }
 
+    /// The figure that is judged, with its bar.
+    pub fn verdict(&self) -> String {
+        let unit = if self.baseline.is_some() { "×" } else { "" };
+        let bar = self.bar.map_or_else(String::new, |bar| format!(" ({bar}{unit})"));
+        format!("{}{unit}{bar}", short(self.judged()))
+    }
+
     pub fn meets_bar(&self) -> bool {
         self.bar.is_none_or(|bar| bar.holds(self.judged()))
     }
@@ -159,6 +276,20 @@ impl Spread {
 }
 
 impl Bar {
+    pub fn value(self) -> f64 {
+        match self {
+            Self::AtLeast(bar) | Self::AtMost(bar) => bar,
+        }
+    }
+
+    /// How many times as good as it has to be a value is.
+    pub fn times(self, value: f64) -> f64 {
+        match self {
+            Self::AtLeast(bar) => value / bar,
+            Self::AtMost(bar) => bar / value,
+        }
+    }
+
     pub fn holds(self, value: f64) -> bool {
         match self {
             Self::AtLeast(bar) => value >= bar,
@@ -190,7 +321,9 @@ impl Display for Row {
     /// A line of a Markdown table.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { scenario, figure, unit, ours, baseline, .. } = self;
-        let bar = |bar: Option<Bar>| bar.map_or_else(String::new, |bar| bar.to_string());
+        let unit_of_bars = if baseline.is_some() { "×" } else { "" };
+        let bar =
+            |bar: Option<Bar>| bar.map_or_else(String::new, |bar| format!("{bar}{unit_of_bars}"));
         let ratio = self.ratio().map_or_else(String::new, |ratio| format!("{}×", short(ratio)));
         let baseline = baseline
             .as_ref()
@@ -212,8 +345,13 @@ impl Display for Row {
 
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { processor, cores, kernel, postgres } = &self.machine;
-        writeln!(f, "{cores} cores of {processor}, Linux {kernel}, {postgres}\n")?;
+        let Run { date, commit, repeats, seconds, scale } = &self.run;
+        let Machine { processor, cores, memory_gib, kernel, postgres, kafka } = &self.machine;
+        writeln!(
+            f,
+            "{cores} cores of {processor}, {memory_gib:.0} GiB, Linux {kernel}, {postgres}, {kafka}; \
+             {date}, commit {commit}, {repeats} × {seconds} s, scale {scale}\n"
+        )?;
         writeln!(f, "| scenario | figure | ours | baseline | ratio | bar | we want | |")?;
         writeln!(f, "|---|---|---|---|---|---|---|---|")?;
         self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))
@@ -244,6 +382,16 @@ mod tests {
     }
 
     #[test]
+    fn a_curve_has_the_values_that_so_many_do_not_exceed() {
+        let curve = Curve::new("latency", "all", (1..=1_000).rev().map(|at| at * 1_000).collect());
+
+        let at = |share: f64| curve.points.iter().find(|point| point.0.total_cmp(&share).is_eq());
+        assert_eq!(at(0.5), Some(&(0.5, 500.0)));
+        assert_eq!(at(0.99), Some(&(0.99, 990.0)));
+        assert_eq!(at(1.0), Some(&(1.0, 1_000.0)));
+    }
+
+    #[test]
     fn a_row_shows_medians_with_their_spread() {
         let row = Row::new("relay", "rows", "/s", Spread::of(vec![61_234.0, 50_000.0, 70_000.0]))
             .against("claims", Spread::once(80_000.0))
@@ -253,7 +401,7 @@ mod tests {
 
         assert_eq!(
             line,
-            "| relay | rows | 61234 (50000–70000) /s | claims: 80000 | 0.77× | ≥ 0.50 | ≥ 0.80 | met |"
+            "| relay | rows | 61234 (50000–70000) /s | claims: 80000 | 0.77× | ≥ 0.50× | ≥ 0.80× | met |"
         );
     }
 }

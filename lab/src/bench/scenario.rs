@@ -7,6 +7,7 @@ pub mod footprint;
 pub mod growth;
 pub mod latency;
 pub mod relay;
+pub mod scaling;
 pub mod verification;
 
 use anyhow::Context;

@@ -8,7 +8,15 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use lab::bench::{Scenario, Setting, compare::regressions, report::Report, run};
+use lab::bench::{
+    Scenario, Setting,
+    compare::regressions,
+    model::{Costs, tables},
+    pages::{PAGES, renew},
+    plot::{bars, latencies},
+    report::Report,
+    run,
+};
 
 #[derive(Debug, Parser)]
 #[command(version, about = "Measures the service beside what its parts can do.")]
@@ -34,6 +42,19 @@ enum Command {
         #[arg(long, default_value_t = 0.2)]
         tolerance: f64,
     },
+    /// Print the table of a run's results.
+    Report { results: PathBuf },
+    /// Print what the service carries by what a message cost in a run.
+    Model { results: PathBuf },
+    /// Draw a run's results.
+    Plot {
+        results: PathBuf,
+        #[arg(long, default_value = "docs/performance")]
+        folder: PathBuf,
+    },
+    /// Bring docs/performance.md and docs/scaling.md, with what is drawn in them, to a run's
+    /// results.
+    Docs { results: PathBuf },
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +83,27 @@ struct RunArgs {
 async fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Run(args) => bench(args).await,
+        Command::Report { results } => {
+            println!("{}", read(&results)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Model { results } => {
+            println!("{}", tables(&Costs::read(&read(&results)?)?));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Plot { results, folder } => {
+            plot(&read(&results)?, &folder)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Docs { results } => {
+            let report = read(&results)?;
+            plot(&report, Path::new("docs/performance"))?;
+            for page in PAGES {
+                let text = std::fs::read_to_string(page).context(page)?;
+                std::fs::write(page, renew(&text, &results, &report)?).context(page)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Compare { before, after, tolerance } => {
             let found = regressions(&read(&before)?, &read(&after)?, tolerance);
             for line in &found {
@@ -98,6 +140,13 @@ async fn bench(args: RunArgs) -> anyhow::Result<ExitCode> {
     }
     std::fs::remove_dir_all(&folder)?;
     Ok(if report.misses().next().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn plot(report: &Report, folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(folder.join("bars.svg"), bars(report))?;
+    std::fs::write(folder.join("latency.svg"), latencies(&report.curves))?;
+    Ok(())
 }
 
 fn read(path: &Path) -> anyhow::Result<Report> {

@@ -201,10 +201,15 @@ impl Tape {
 
     /// Of the messages that were answered since `from`, a time since the tape began.
     pub fn latency_since(&self, from: Duration) -> Latency {
+        Latency::of(self.waits_since(from))
+    }
+
+    /// How long each message waited that was answered since then, in microseconds.
+    pub fn waits_since(&self, from: Duration) -> Vec<u32> {
         let from = micros(from);
         let record = self.record();
         let late = record.entries.iter().filter(|entry| entry.answered >= from);
-        Latency::of(late.filter_map(Entry::wait).collect())
+        late.filter_map(Entry::wait).collect()
     }
 
     /// Messages that waited longest, as phones with their milliseconds.
@@ -260,7 +265,8 @@ impl Account {
 }
 
 impl Latency {
-    fn of(mut waits: Vec<u32>) -> Self {
+    /// Of waits in microseconds.
+    pub fn of(mut waits: Vec<u32>) -> Self {
         waits.sort_unstable();
         let at = |thousandths: usize| {
             let place = (waits.len() * thousandths).div_ceil(1_000).max(1) - 1;

@@ -11,7 +11,7 @@ use crate::{
         baseline::INSERT,
         cost::Usage,
         http::{Requests, closed, open, percentiles, rates, submissions},
-        report::{Row, Spread},
+        report::{Curve, Found, Row, Spread},
     },
     process::Process,
 };
@@ -20,7 +20,7 @@ const CONNECTIONS: usize = 256;
 /// The share of the most that it takes at which latency is looked at.
 const EASY: f64 = 0.5;
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let stand = stand(setting, (1, 0, 0), &[("LIMIT_PHONE", "off")]).await?;
     let port = api(&stand).await?;
     sqlx::query(BASELINE).execute(&stand.database).await?;
@@ -65,7 +65,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
             .against("one insert, one client", commit)
     };
     let each = |part: fn(&Usage) -> f64| Spread::of(cost.iter().map(part).collect());
-    Ok(vec![
+    let rows = vec![
         rate("requests, 256 connections")
             .against("pgbench, best of 16/64/128 clients", Spread::of(best))
             .at_least(2.0, 3.0),
@@ -74,11 +74,14 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
             .at_least(0.35, 0.5),
         latency("p50 at half of that, open loop", 500).at_most(6.0, 3.0),
         latency("p99 at half of that, open loop", 990).at_most(40.0, 10.0),
-        Row::new("accept", "CPU of api a message", "µs", each(|it| it.ours)),
+        Row::new("accept", "CPU of api a message", "µs", each(Usage::ours)),
         Row::new("accept", "CPU of PostgreSQL a message", "µs", each(|it| it.postgres)),
         Row::new("accept", "WAL a message", "bytes", each(|it| it.wal_bytes)),
         Row::new("accept", "commits a message", "", each(|it| it.commits)),
-    ])
+    ];
+    let all = easy.into_iter().flat_map(|load| load.latencies).collect();
+    let curve = Curve::new("accept", "POST /api, open loop at half of its maximum", all);
+    Ok(Found { rows, curves: vec![curve] })
 }
 
 /// Requests that the same server answers at once.

@@ -17,7 +17,7 @@ use crate::{
     bench::{
         Setting,
         http::{closed, submissions},
-        report::{Row, Spread},
+        report::{Found, Row, Spread},
     },
     process::{Process, Role, free_ports},
 };
@@ -25,7 +25,7 @@ use crate::{
 const CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let (mut ours, mut inserts, mut memory) = (vec![], vec![], vec![]);
     for round in 0..setting.repeats {
         inserts
@@ -65,12 +65,13 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         database.close().await?;
         process.terminate(Duration::from_secs(20)).await;
     }
-    Ok(vec![
+    let rows = vec![
         Row::new("embedded", "accepted to console, all done", "/s", Spread::of(ours))
             .against("SQLite, one insert a commit", Spread::of(inserts))
             .at_least(3.0, 10.0),
         Row::new("embedded", "memory of messager", "MiB", Spread::of(memory)).at_most(48.0, 24.0),
-    ])
+    ];
+    Ok(rows.into())
 }
 
 /// Single-row commits a second, with the pragmas of the service.

@@ -19,7 +19,7 @@ use crate::{
     bench::{
         Setting,
         cost::Usage,
-        report::{Row, Spread},
+        report::{Found, Row, Spread},
     },
     process::{Process, Role},
     trial::{http::Clients, stand::Stand, tape::Reply},
@@ -32,6 +32,22 @@ const WARM_UP: Duration = Duration::from_secs(10);
 const DURATION: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The names of figures that the capacity model reads.
+pub mod figure {
+    pub const RATE: &str = "messages, flat backlog";
+    pub const API: &str = "CPU of api a message";
+    pub const PROCESSOR: &str = "CPU of processor a message";
+    pub const CONSUMER: &str = "CPU of consumer a message";
+    pub const POSTGRES: &str = "CPU of PostgreSQL a message";
+    pub const KAFKA: &str = "CPU of Kafka a message";
+    pub const LAB: &str = "CPU of clients and gateway a message";
+    pub const WAL: &str = "WAL a message";
+    pub const COMMITS: &str = "commits a message";
+    pub const DEAD_TUPLES: &str = "dead tuples a message";
+}
+
+pub const SCENARIO: &str = "end-to-end";
+
 /// What a load with a flat backlog showed.
 #[derive(Debug)]
 pub(super) struct Sustained {
@@ -42,7 +58,7 @@ pub(super) struct Sustained {
     pub(super) memory: Vec<(Role, f64)>,
 }
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let mut found = Vec::new();
     for _ in 0..setting.repeats {
         let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
@@ -51,20 +67,27 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         end(&stand).await?;
     }
     let each = |part: fn(&Sustained) -> f64| Spread::of(found.iter().map(part).collect());
-    let row = |name: &str, unit, part| Row::new("end-to-end", name, unit, each(part));
-    Ok(vec![
-        row("messages, flat backlog", "/s", |it| it.rate).at_least(4_000.0, 8_000.0),
-        row("CPU a message, ours and PostgreSQL's", "µs", |it| it.usage.ours + it.usage.postgres)
-            .at_most(300.0, 150.0),
-        row("  ours", "µs", |it| it.usage.ours),
-        row("  PostgreSQL's", "µs", |it| it.usage.postgres),
-        row("WAL a message", "bytes", |it| it.usage.wal_bytes),
-        row("commits a message", "", |it| it.usage.commits),
-        row("dead tuples a message", "", |it| it.usage.dead_tuples),
+    let row = |name: &str, unit, part| Row::new(SCENARIO, name, unit, each(part));
+    let rows = vec![
+        row(figure::RATE, "/s", |it| it.rate).at_least(4_000.0, 8_000.0),
+        row("CPU a message, ours and PostgreSQL's", "µs", |it| {
+            it.usage.ours() + it.usage.postgres
+        })
+        .at_most(300.0, 150.0),
+        row(figure::API, "µs", |it| it.usage.api),
+        row(figure::PROCESSOR, "µs", |it| it.usage.processor),
+        row(figure::CONSUMER, "µs", |it| it.usage.consumer),
+        row(figure::POSTGRES, "µs", |it| it.usage.postgres),
+        row(figure::KAFKA, "µs", |it| it.usage.kafka),
+        row(figure::LAB, "µs", |it| it.usage.lab),
+        row(figure::WAL, "bytes", |it| it.usage.wal_bytes),
+        row(figure::COMMITS, "", |it| it.usage.commits),
+        row(figure::DEAD_TUPLES, "", |it| it.usage.dead_tuples),
         row("memory of api", "MiB", |it| it.memory_of(Role::Api)).at_most(48.0, 24.0),
         row("memory of processor", "MiB", |it| it.memory_of(Role::Processor)).at_most(48.0, 24.0),
         row("memory of consumer", "MiB", |it| it.memory_of(Role::Consumer)).at_most(48.0, 24.0),
-    ])
+    ];
+    Ok(rows.into())
 }
 
 /// The issue asks for a minute; a quick look may take less.

@@ -9,14 +9,14 @@ use super::stand;
 use crate::{
     bench::{
         Setting,
-        report::{Row, Spread},
+        report::{Found, Row, Spread},
     },
     process::Role,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let stand = stand(setting, (1, 1, 1), &[]).await?;
     let mut rows = Vec::new();
     for process in stand.processes() {
@@ -45,5 +45,5 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         let figure = format!("{role}, stripped");
         rows.push(Row::new("footprint", figure, "MiB", Spread::once(mib)).at_most(30.0, 15.0));
     }
-    Ok(rows)
+    Ok(rows.into())
 }

@@ -1,21 +1,20 @@
-//! A database with a past, and one that may not clean up.
+//! A database with a past.
 
 use std::time::Duration;
 
-use sqlx::Connection;
-use tokio::time::{Instant, sleep};
+use anyhow::ensure;
+use tokio::time::Instant;
 
 use super::{
     api, end,
-    end_to_end::{duration, sustain},
-    relay::fill,
+    relay::{drain, fill},
     stand,
 };
 use crate::{
     bench::{
         Setting,
-        http::{closed, rates, submissions},
-        report::{Row, Spread},
+        http::{closed, submissions},
+        report::{Found, Row, Spread},
     },
     process::Role,
     trial::stand::Stand,
@@ -24,82 +23,140 @@ use crate::{
 const CONNECTIONS: usize = 256;
 const FINISHED: usize = 10_000_000;
 const WAITING: usize = 1_000_000;
-const HELD: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(30);
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
-    let mut rows = past(setting).await?;
-    rows.push(snapshot(setting).await?);
-    Ok(rows)
-}
-
-/// Accepting into an empty database and into one that is full of messages.
-async fn past(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+/// Accepting and relaying in an empty database and in one that is full of messages.
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let (finished, waiting) = (setting.scaled(FINISHED), setting.scaled(WAITING));
     let (empty, full) = (one(setting).await?, one(setting).await?);
-    let requests = submissions();
+    let begun = Instant::now();
     finish(&full.0, finished).await?;
-    fill(&full.0, waiting).await?;
-    let (mut before, mut after) = (vec![], vec![]);
+    wait(&full.0, waiting).await?;
+    let size = full.0.count("SELECT pg_database_size(current_database())").await?;
+    eprintln!("  loaded {} MB in {:.0} s", size / 1_000_000, begun.elapsed().as_secs_f64());
+    let (mut accepts, mut relays) = (Pair::default(), Pair::default());
     for round in 1..=setting.repeats {
         let first = u64::try_from(round)? << 28;
-        for ((_, port), loads) in [(&empty, &mut before), (&full, &mut after)] {
-            let load = closed(*port, CONNECTIONS, setting.measured, first, &requests).await?;
-            loads.push(load.only_good()?);
+        for ((stand, port), accepts, relays) in [
+            (&empty, &mut accepts.empty, &mut relays.empty),
+            (&full, &mut accepts.full, &mut relays.full),
+        ] {
+            let load = closed(*port, CONNECTIONS, setting.measured, first, &submissions()).await?;
+            accepts.push(load.only_good()?.rate());
+            relays.push(relay(stand).await?);
         }
+        wait(&full.0, waiting).await?;
     }
-    end(&empty.0).await?;
-    end(&full.0).await?;
-    let figure = format!("requests with {finished} finished, {waiting} waiting messages");
-    Ok(vec![
-        Row::new("growth", figure, "/s", rates(&after))
-            .against("empty", rates(&before))
-            .at_least(0.9, 1.0),
-    ])
+    for (stand, _) in [&empty, &full] {
+        // One that does not run has not ended well.
+        stand.start(&[Role::Processor]).await?;
+        end(stand).await?;
+    }
+    let row = |what: &str, found: Pair| {
+        let figure =
+            format!("{what}, {} finished, {} waiting", millions(finished), millions(waiting));
+        Row::new("growth", figure, "/s", Spread::of(found.full))
+            .against("empty", Spread::of(found.empty))
+            .at_least(0.9, 1.0)
+    };
+    Ok(vec![row("requests", accepts), row("relay", relays)].into())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some millions")]
+fn millions(rows: usize) -> String {
+    format!("{} million", rows as f64 / 1e6)
+}
+
+/// Rates in an empty database and in a full one.
+#[derive(Default)]
+struct Pair {
+    empty: Vec<f64>,
+    full: Vec<f64>,
 }
 
 async fn one(setting: &Setting) -> anyhow::Result<(Stand, u16)> {
-    let stand = stand(setting, (1, 0, 0), &[("LIMIT_PHONE", "off")]).await?;
+    let stand = stand(setting, (1, 1, 0), &[("LIMIT_PHONE", "off")]).await?;
     let port = api(&stand).await?;
     Ok((stand, port))
 }
 
-/// All three parts, with and without an old transaction that looks at everything.
-async fn snapshot(setting: &Setting) -> anyhow::Result<Row> {
-    let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
-    stand.start(&Role::ALL).await?;
-    let measured = duration(setting);
-    let free = sustain(&stand, measured).await?.rate;
-    let held = HELD.mul_f64(setting.scale.min(1.0));
-    let mut reader = stand.database.acquire().await?;
-    let mut old = reader.begin().await?;
-    sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM outbox")
-        .execute(&mut *old)
-        .await?;
-    let begun = Instant::now();
-    let mut rate = sustain(&stand, measured).await?.rate;
-    while begun.elapsed() < held {
-        rate = sustain(&stand, measured).await?.rate;
-        sleep(Duration::from_millis(1)).await;
+/// Publishes all that waits; how many a second.
+async fn relay(stand: &Stand) -> anyhow::Result<f64> {
+    let rows = usize::try_from(stand.count("SELECT count(*) FROM outbox").await?)?;
+    let rate = drain(stand, rows).await?;
+    let published = stand.count("SELECT count(*) FROM in_transit").await?;
+    ensure!(usize::try_from(published)? == rows, "{published} of {rows} are in transit");
+    for process in stand.processes().filter(|process| process.role == Role::Processor) {
+        process.terminate(PATIENCE).await;
     }
-    old.rollback().await?;
-    // The end of the stand waits for all connections of its pool.
-    drop(reader);
-    end(&stand).await?;
-    let figure = format!("messages, a snapshot open for {:.0} s", begun.elapsed().as_secs_f64());
-    Ok(Row::new("growth", figure, "/s", Spread::once(rate))
-        .against("without it", Spread::once(free))
-        .at_least(0.7, 0.9))
+    sqlx::query("TRUNCATE in_transit").execute(&stand.database).await?;
+    Ok(rate)
 }
 
-/// Messages that were sent, over the last days.
+/// Messages that were sent over the last days, with their verifications, and the phones of the
+/// last one.
 async fn finish(stand: &Stand, rows: usize) -> anyhow::Result<()> {
-    let sql = "INSERT INTO delivery (group_id, message_id, topic, partition, phone, trace,
-            accepted_at, expires_at, due_at, state, attempt, ended_at, code)
-        SELECT 'message-group', gen_random_uuid(), 'message', n % 4, '791' || lpad(n::text, 10, '0'),
-            '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', at, at + interval '10 minutes',
-            at, 'sent', 1, at + interval '5 ms', NULL
-        FROM generate_series(1, $1) AS n, LATERAL (SELECT now() - n * interval '50 ms' AS at) AS past";
-    sqlx::query(sql).bind(i64::try_from(rows)?).execute(&stand.database).await?;
-    sqlx::query("VACUUM ANALYZE delivery").execute(&stand.database).await?;
+    for first in (1..=rows).step_by(CHUNK) {
+        let last = rows.min(first + CHUNK - 1);
+        for sql in [PAST_DELIVERIES, PAST_VERIFICATIONS, PAST_PHONES] {
+            let insert = sqlx::query(sql).bind(i64::try_from(first)?).bind(i64::try_from(last)?);
+            insert.bind(i64::try_from(rows)?).execute(&stand.database).await?;
+        }
+    }
+    sqlx::query("VACUUM ANALYZE").execute(&stand.database).await?;
     Ok(())
 }
+
+/// Messages that the API has just stored, each with its verification and its phone.
+async fn wait(stand: &Stand, rows: usize) -> anyhow::Result<()> {
+    fill(stand, rows).await?;
+    for sql in [WAITING_VERIFICATIONS, WAITING_PHONES] {
+        sqlx::query(sql).execute(&stand.database).await?;
+    }
+    sqlx::query("VACUUM ANALYZE").execute(&stand.database).await?;
+    Ok(())
+}
+
+/// So that a statement's temporary files stay small.
+const CHUNK: usize = 1_000_000;
+
+// Twenty a second. Ids come in their order, so that the index is written once; a lookup finds its
+// page no faster for it.
+const PAST_DELIVERIES: &str = "
+INSERT INTO delivery (group_id, message_id, topic, partition, phone, trace, accepted_at, expires_at,
+    due_at, state, attempt, ended_at, code)
+SELECT 'message-group', (lpad(to_hex(n * 4294967295 / $3), 8, '0') || substr(md5(n::text), 9))::uuid,
+    'message', n % 4, '791' || lpad(n::text, 10, '0'),
+    '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', at, at + interval '10 minutes', at,
+    'sent', 1, at + interval '5 ms', NULL
+FROM generate_series($1::bigint, $2::bigint) AS n,
+    LATERAL (SELECT now() - ($3 - n) * interval '50 ms' AS at) AS moment";
+const PAST_VERIFICATIONS: &str = "
+INSERT INTO verification (id, phone, origin, status, pepper_id, code_length, sequence, created_at,
+    sent_at, expires_at, ended_at)
+SELECT (lpad(to_hex(n * 4294967295 / $3), 8, '0') || substr(md5(n::text), 9, 22) || '00')::uuid,
+    '791' || lpad(n::text, 10, '0'), 'api', 'expired', 'p1', 6, n - $3 - 1, at, at,
+    at + interval '10 minutes', at + interval '10 minutes'
+FROM generate_series($1::bigint, $2::bigint) AS n,
+    LATERAL (SELECT now() - interval '10 minutes' - ($3 - n) * interval '50 ms' AS at) AS moment";
+const PAST_PHONES: &str = "
+INSERT INTO phone (phone, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2, ends_2, quota_3,
+    sends_3, ends_3)
+SELECT '791' || lpad(n::text, 10, '0'), false, 5, 1, at + interval '1 hour', 10, 1,
+    at + interval '1 day', 0, 0, at
+FROM generate_series($1::bigint, $2::bigint) AS n,
+    LATERAL (SELECT now() - ($3 - n) * interval '50 ms' AS at) AS moment
+WHERE at > now() - interval '1 day'";
+const WAITING_VERIFICATIONS: &str = "
+INSERT INTO verification (id, phone, origin, code_hash, seed, pepper_id, code_length, sequence,
+    expires_at)
+SELECT id, phone, 'api', decode(md5(phone) || md5(code), 'hex'), decode(md5(phone), 'hex'), 'p1', 6,
+    sequence, expires_at
+FROM outbox
+ON CONFLICT DO NOTHING";
+const WAITING_PHONES: &str = "
+INSERT INTO phone (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2,
+    sends_2, ends_2, quota_3, sends_3, ends_3)
+SELECT phone, id, expires_at, false, 0, 0, now(), 0, 0, now(), 0, 0, now()
+FROM outbox
+ON CONFLICT DO NOTHING";

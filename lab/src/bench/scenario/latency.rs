@@ -11,10 +11,10 @@ use crate::{
         Setting,
         baseline::INSERT,
         http::{Requests, closed, post},
-        report::{Bar, Row, Spread},
+        report::{Bar, Curve, Found, Row, Spread},
     },
     process::Role,
-    trial::load::Running,
+    trial::{load::Running, tape::Latency},
 };
 
 const RATE: f64 = 200.0;
@@ -22,8 +22,8 @@ const WARM_UP: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROBES: usize = 300;
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
-    let (mut p50, mut p99, mut floors) = (vec![], vec![], vec![]);
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
+    let (mut p50, mut p99, mut floors, mut all) = (vec![], vec![], vec![], vec![]);
     for _ in 0..setting.repeats {
         let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
         sqlx::query(BASELINE).execute(&stand.database).await?;
@@ -44,19 +44,23 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         ensure!(stand.wait_until_done(PATIENCE).await.is_some(), "messages are left over");
         let account = stand.tape.account();
         ensure!(account.lost == 0 && account.repeated == 0, "lost or repeated: {account:?}");
-        let latency = stand.tape.latency_since(from);
+        let waits = stand.tape.waits_since(from);
+        let latency = Latency::of(waits.clone());
         p50.push(latency.p50);
         p99.push(latency.p99);
+        all.extend(waits);
         end(&stand).await?;
     }
     let row = |name: &str, values| Row::new("latency", name, "ms", Spread::of(values));
-    Ok(vec![
+    let rows = vec![
         row("answer to call, p50 at 200/s", p50.clone())
             .against("commit + produce + fetch + commit + call", Spread::of(floors))
             .at_most(2.5, 2.5),
         row("answer to call, p50 at 200/s", p50).wanted(Bar::AtMost(5.0)),
         row("answer to call, p99 at 200/s", p99).at_most(50.0, 15.0),
-    ])
+    ];
+    let curve = Curve::new("latency", "answer to call, 200 a second", all);
+    Ok(Found { rows, curves: vec![curve] })
 }
 
 /// What a consumer asks of the gateway.

@@ -11,19 +11,18 @@ use crate::{
         Setting,
         baseline::producer_performance,
         cost::Usage,
-        report::{Row, Spread},
+        report::{Found, Row, Spread},
     },
     process::{Role, run_once},
     trial::stand::Stand,
 };
 
-const ROWS: usize = 500_000;
+pub(super) const ROWS: usize = 500_000;
 /// As long as a record of a message is: key, value and headers.
 const RECORD: usize = 160;
-/// To start and to find its neighbours; the clock runs from the first row that leaves.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let rows = setting.scaled(ROWS);
     let (mut ours, mut claims, mut kafka, mut cost) = (vec![], vec![], vec![], vec![]);
     for _ in 0..setting.repeats {
@@ -32,8 +31,8 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
 
         fill(&stand, rows).await?;
         let begun = Instant::now();
-        let drain = setting.examples().join("examples/drain");
-        run_once(&drain, &[], stand.database_settings(), &setting.folder.join("drain.log"))
+        let program = setting.examples().join("examples/drain");
+        run_once(&program, &[], stand.database_settings(), &setting.folder.join("drain.log"))
             .await
             .context("claim and settle without a broker")?;
         claims.push(rate(rows, begun.elapsed()));
@@ -42,13 +41,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
 
         fill(&stand, rows).await?;
         let before = Usage::now(stand.processes(), &stand.database).await?;
-        stand.start(&[Role::Processor]).await?;
-        let begun = Instant::now();
-        while !is_empty(&stand).await? {
-            ensure!(begun.elapsed() < PATIENCE, "the outbox is not empty after {PATIENCE:?}");
-            sleep(Duration::from_millis(20)).await;
-        }
-        ours.push(rate(rows, begun.elapsed()));
+        ours.push(drain(&stand, rows).await?);
         let after = Usage::now(stand.processes(), &stand.database).await?;
         #[expect(clippy::cast_precision_loss, reason = "half a million")]
         cost.push(after.since(before, rows as f64));
@@ -66,16 +59,28 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
     };
     let each = |part: fn(&Usage) -> f64| Spread::of(cost.iter().map(part).collect());
     let rate = || Row::new("relay", format!("{rows} rows by one processor"), "/s", ours);
-    Ok(vec![
+    let rows = vec![
         rate().against(slower.0, slower.1).at_least(0.5, 0.8),
         rate().at_least(20_000.0, 60_000.0),
         Row::new("relay", "claims and settles without a broker", "/s", claims),
         Row::new("relay", "ProducerPerformance, acks=all", "/s", kafka),
-        Row::new("relay", "CPU of processor a message", "µs", each(|it| it.ours)),
+        Row::new("relay", "CPU of processor a message", "µs", each(Usage::ours)),
         Row::new("relay", "CPU of PostgreSQL a message", "µs", each(|it| it.postgres)),
         Row::new("relay", "WAL a message", "bytes", each(|it| it.wal_bytes)),
         Row::new("relay", "commits a message", "", each(|it| it.commits)),
-    ])
+    ];
+    Ok(rows.into())
+}
+
+/// Starts the processors; how many of so many rows a second they publish.
+pub(super) async fn drain(stand: &Stand, rows: usize) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    stand.start(&[Role::Processor]).await?;
+    while !is_empty(stand).await? {
+        ensure!(begun.elapsed() < PATIENCE, "the outbox is not empty after {PATIENCE:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(rate(rows, begun.elapsed()))
 }
 
 /// Messages as the API stores them, to phones of their own.

@@ -1,19 +1,39 @@
 //! `/v1`: beginning verifications and checking codes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use sqlx::AssertSqlSafe;
+use tokio::time::sleep;
 
-use super::{api, end, stand};
-use crate::bench::{
-    Setting,
-    http::{Requests, closed, post, rates},
-    report::Row,
+use super::{api, end, pgbench, stand};
+use crate::{
+    bench::{
+        Setting,
+        baseline::{CLIENTS, EACH_ROW},
+        http::{Requests, closed, each, post, rates},
+        report::{Found, Row, Spread},
+        statements::{Log, Statements},
+    },
+    trial::stand::Stand,
 };
 
 const CONNECTIONS: usize = 256;
+/// Verifications for one number of clients in one round, if there are so many.
+const SHARE: usize = 25_600;
+const PATIENCE: Duration = Duration::from_secs(20);
+/// More than a log takes to be written.
+const LOGGED: Duration = Duration::from_millis(500);
 
-pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
+/// A verification that waits for its code.
+#[derive(Debug, Clone, sqlx::FromRow)]
+struct Begun {
+    id: String,
+    phone: String,
+    code: String,
+}
+
+pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let stand = stand(setting, (1, 0, 0), &[("API_AUTH", "none")]).await?;
     let port = api(&stand).await?;
     let (old, new) = (legacy(), starts());
@@ -27,30 +47,105 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Vec<Row>> {
         ours.push(load.only_good()?);
     }
 
-    let codes: Vec<(String, String)> = sqlx::query_as(
-        "SELECT 'ver_' || left(replace(outbox.id::text, '-', ''), 30) || '00', code
-        FROM outbox JOIN verification AS it ON it.sequence = outbox.sequence
-        WHERE it.origin = 'v1'",
-    )
-    .fetch_all(&stand.database)
-    .await?;
-    let checks = checks(codes.clone());
-    let mut load = closed(port, CONNECTIONS, setting.measured, 0, &checks).await?;
-    // Each is right once; what comes after the last one finds it approved.
-    let right = load.answers.remove(&200).unwrap_or(0);
-    let late = load.answers.values().sum::<usize>();
-    let approved =
-        stand.count("SELECT count(*) FROM verification WHERE status = 'approved'").await?;
-    ensure!(usize::try_from(approved)? == right, "{right} were told so, {approved} are approved");
-    ensure!(late == 0 || right == codes.len(), "{late} other answers: {:?}", load.answers);
-    load.answers = [(200, right)].into();
+    let (checks, statements) = checks(setting, &stand, port).await?;
     end(&stand).await?;
-    Ok(vec![
+    let rows = vec![
         Row::new("verification", "POST /v1/verifications, default limits", "/s", rates(&ours))
             .against("POST /api, default limits", rates(&legacy))
             .at_least(0.7, 0.9),
-        Row::new("verification", "checks, each right", "/s", rates(&[load])),
-    ])
+        Row::new("verification", "checks, each right", "/s", checks)
+            .against("pgbench with the same statements", statements)
+            .at_least(0.7, 1.0),
+    ];
+    Ok(rows.into())
+}
+
+/// Checks a second, and how often pgbench does in a second what a check does in the database.
+///
+/// Both have verifications of their own, which the API has begun, and each is approved once.
+async fn checks(setting: &Setting, stand: &Stand, port: u16) -> anyhow::Result<(Spread, Spread)> {
+    // The newest last: they are good for longest.
+    let sql = "SELECT it.id::text AS id, it.phone, code
+        FROM outbox JOIN verification AS it ON it.sequence = outbox.sequence
+        WHERE it.origin = 'v1'
+        ORDER BY it.created_at";
+    let mut codes: Vec<Begun> = sqlx::query_as(sql).fetch_all(&stand.database).await?;
+    let sample = codes.pop().context("no verification was begun")?;
+    let statements = statements_of_a_check(stand, port, &sample).await?;
+
+    // In each round ours takes as many as pgbench does for all numbers of clients.
+    let share = (codes.len() / setting.repeats / 2 / CLIENTS.len()).min(setting.scaled(SHARE));
+    let (theirs, ours) = codes.split_at(share * CLIENTS.len() * setting.repeats);
+    number(stand, theirs.iter().map(|begun| begun.id.clone()).collect()).await?;
+    let script = format!("{EACH_ROW}{statements}");
+    let pgbench = pgbench(setting, stand, &script);
+    let requests = guesses(ours.to_vec());
+    let (mut rates, mut baseline) = (vec![], vec![]);
+    let (mut first, mut turn, mut done) = (0, 0, 0);
+    for _ in 0..setting.repeats {
+        let mut best: f64 = 0.0;
+        for clients in CLIENTS {
+            let found = pgbench.each(clients, first, share).await?;
+            best = best.max(found.per_second);
+            done += found.done;
+            first += share;
+        }
+        baseline.push(best);
+        let next = turn + u64::try_from(share * CLIENTS.len())?;
+        let load = each(port, CONNECTIONS, turn..next, &requests).await?.only_good()?;
+        turn = next;
+        done += load.good();
+        rates.push(load.rate());
+    }
+    let sql = "SELECT count(*) FROM verification WHERE status = 'approved'";
+    let approved = usize::try_from(stand.count(sql).await?)?;
+    // And the sample's.
+    ensure!(approved == done + 1, "{done} right codes were checked, {approved} are approved");
+    Ok((Spread::of(rates), Spread::of(baseline)))
+}
+
+/// What the service does in the database for one right code, as a script for pgbench: taken from
+/// the server's log, so that it is whatever the service does. Restarts the API.
+async fn statements_of_a_check(stand: &Stand, port: u16, sample: &Begun) -> anyhow::Result<String> {
+    let verbose = format!("ALTER DATABASE {} SET log_statement = 'all'", stand.name);
+    restart(stand, verbose).await?;
+    let log = Log::from_now_on(stand.postgres.log())?;
+    each(port, 1, 0..1, &guesses(vec![sample.clone()])).await?.only_good()?;
+    sleep(LOGGED).await;
+    let statements = Statements::about(&[&sample.id, &sample.phone], &log.read()?)?;
+    restart(stand, format!("ALTER DATABASE {} RESET log_statement", stand.name)).await?;
+    // As `number` numbers them.
+    Ok(statements.with(&[
+        (&sample.id, "md5(:row::text)::uuid"),
+        (&sample.phone, "('7888' || lpad(:row::text, 7, '0'))"),
+    ]))
+}
+
+/// Gives verifications ids and phones that pgbench can make of their numbers.
+async fn number(stand: &Stand, ids: Vec<String>) -> anyhow::Result<()> {
+    let sql = "WITH numbered AS (
+            SELECT id, md5((place - 1)::text)::uuid AS other,
+                '7888' || lpad((place - 1)::text, 7, '0') AS other_phone
+            FROM unnest($1::uuid[]) WITH ORDINALITY AS it (id, place)
+        ), pointed AS (
+            UPDATE phone SET phone = other_phone, newest = other FROM numbered WHERE newest = id
+        )
+        UPDATE verification SET phone = other_phone, id = other
+        FROM numbered
+        WHERE verification.id = numbered.id";
+    sqlx::query(sql).bind(ids).execute(&stand.database).await?;
+    sqlx::query("VACUUM ANALYZE").execute(&stand.database).await?;
+    Ok(())
+}
+
+/// Ends the API, changes the database, and starts the API again.
+async fn restart(stand: &Stand, sql: String) -> anyhow::Result<()> {
+    for process in stand.processes() {
+        process.terminate(PATIENCE).await;
+    }
+    sqlx::query(AssertSqlSafe(sql)).execute(&stand.database).await?;
+    api(stand).await?;
+    Ok(())
 }
 
 /// A Russian mobile number of its own for each.
@@ -70,11 +165,12 @@ fn starts() -> Requests {
     })
 }
 
-fn checks(codes: Vec<(String, String)>) -> Requests {
+/// Right codes, by the ids of their verifications.
+fn guesses(codes: Vec<Begun>) -> Requests {
     Arc::new(move |number, request| {
         let place = usize::try_from(number).unwrap_or(usize::MAX) % codes.len().max(1);
-        let Some((id, code)) = codes.get(place) else { return };
-        let path = format!("/v1/verifications/{id}/checks");
+        let Some(Begun { id, code, .. }) = codes.get(place) else { return };
+        let path = format!("/v1/verifications/ver_{}/checks", id.replace('-', ""));
         post(request, &path, &format!("{{\"code\":\"{code}\"}}"));
     })
 }

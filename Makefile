@@ -5,7 +5,7 @@ CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs boundaries deploy-check chaos bench mutants services services-stop up down logs
+.PHONY: help run build test check fmt lint docs boundaries instructions instructions-accept deploy-check chaos bench bench-docs mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -31,11 +31,14 @@ bench: ## what it does beside what its parts can do, as a table and as JSON
 	mkdir -p bench/results
 	scripts/services run $(TARGET)/release/bench run --report $(BENCH) $(BENCH_ARGS)
 
+bench-docs: ## docs/performance.md and docs/scaling.md made anew from RESULTS=bench/results/….json
+	cargo run --quiet --package lab --bin bench -- docs $(RESULTS)
+
 mutants: ## broken variants of the service, each of which `chaos` must catch
 	cargo build --package lab
 	scripts/services run $(TARGET)/debug/chaos mutants
 
-check: fmt lint docs boundaries deploy-check test ## what CI runs
+check: fmt lint docs boundaries instructions deploy-check test ## what CI runs
 
 fmt: ## the format
 	cargo fmt --all --check
@@ -49,6 +52,18 @@ docs: ## the API documentation builds
 boundaries: ## the inner rings depend on what this list says, and on nothing else
 	scripts/boundaries domain base64 chacha20poly1305 hmac rand_core sha2 thiserror uuid
 	scripts/boundaries application autometrics domain rand_core thiserror tokio tracing trait-variant
+
+INSTRUCTIONS := bench/instructions.json
+
+instructions: ## the hot functions take no more instructions than bench/instructions.json says
+	scripts/services valgrind
+	cargo build --quiet --release --package hot
+	$(TARGET)/release/hot check $(INSTRUCTIONS)
+
+instructions-accept: ## count them anew
+	scripts/services valgrind
+	cargo build --quiet --release --package hot
+	$(TARGET)/release/hot accept $(INSTRUCTIONS)
 
 deploy-check: ## compose file, image, alerts and dashboards, as far as this machine can
 	deploy/check

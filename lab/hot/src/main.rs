@@ -28,7 +28,7 @@ enum Command {
     /// Count, and compare with what a file says.
     ///
     /// Exits with 1 if a function takes more than before. Where another compiler or another
-    /// processor architecture counted, nothing can be said, and so it exits with 0.
+    /// kind of processor counted, nothing can be said, and so it exits with 0.
     Check {
         file: PathBuf,
         /// What is no regression, as a share.
@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let (before, now) = (Counts::read(&file)?, Counts::here()?);
             print!("{}", now.beside(&before));
             if !now.is_comparable_with(&before) {
-                println!("counted by {} before: not compared", before.compiler);
+                println!("not compared: counted by {} before", before.counter());
                 return Ok(ExitCode::SUCCESS);
             }
             let worse = now.worse_than(&before, tolerance);

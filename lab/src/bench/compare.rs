@@ -10,7 +10,9 @@ pub fn regressions(before: &Report, after: &Report, tolerance: f64) -> Vec<Strin
     let worse = |old: &Row| {
         let bar = old.bar?;
         let name = format!("{}: {}", old.scenario, old.figure);
-        let same = |row: &&Row| row.scenario == old.scenario && row.figure == old.figure;
+        // A figure may be judged twice: by itself, and beside a baseline.
+        let key = |row: &Row| (row.scenario.clone(), row.figure.clone(), row.baseline.is_some());
+        let same = |row: &&Row| key(row) == key(old);
         let Some(new) = after.rows.iter().find(same) else {
             return Some(format!("{name} was not measured"));
         };
@@ -47,6 +49,21 @@ mod tests {
         let found = regressions(&report(100.0, 10.0), &report(89.0, 11.1), 0.1);
 
         assert_eq!(found, ["accept: rate: 89.00 after 100.00", "accept: p99: 11.10 after 10.00"]);
+    }
+
+    #[test]
+    fn a_figure_that_is_judged_twice_is_compared_with_its_like() {
+        let report = |ratio: f64, rate: f64| {
+            let row = || Row::new("relay", "rows", "/s", Spread::once(rate)).at_least(0.5, 1.0);
+            let beside = row().against("Kafka", Spread::once(rate / ratio));
+            Report { rows: vec![beside, row()], ..report(1.0, 1.0) }
+        };
+
+        assert_eq!(regressions(&report(2.0, 100.0), &report(2.0, 100.0), 0.1), [""; 0]);
+        assert_eq!(
+            regressions(&report(2.0, 100.0), &report(2.0, 50.0), 0.1),
+            ["relay: rows: 50.00 after 100.00"]
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub fn bars(report: &Report) -> String {
         let reach = axis.place(bar.times(row.judged()));
         let class = if row.meets_bar() { "met" } else { "missed" };
         let name = format!("{}: {}", row.scenario, row.figure);
-        drawing.text("end", (330.0, y + 16.0), &shortened(&name, 52));
+        drawing.text("end", (330.0, y + 16.0), &shortened(&name, 46));
         drawing.rect(class, (axis.from, y + 5.0), (reach - axis.from, LINE - 10.0));
         if let Some(want) = row.want.map(Bar::value) {
             let x = axis.place(bar.times(want));

@@ -352,6 +352,9 @@ impl Display for Report {
             "{cores} cores of {processor}, {memory_gib:.0} GiB, Linux {kernel}, {postgres}, {kafka}; \
              {date}, commit {commit}, {repeats} × {seconds} s, scale {scale}\n"
         )?;
+        if *scale < 1.0 {
+            writeln!(f, "A quick look with fewer rows and less time, not a result.\n")?;
+        }
         writeln!(f, "| scenario | figure | ours | baseline | ratio | bar | we want | |")?;
         writeln!(f, "|---|---|---|---|---|---|---|---|")?;
         self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))

@@ -17,6 +17,8 @@ pub struct Report {
     pub machine: Machine,
     pub rows: Vec<Row>,
     pub curves: Vec<Curve>,
+    /// Scenarios that came to no end, or lost a message, with the reason.
+    pub failures: Vec<String>,
 }
 
 /// What was measured, and how.
@@ -104,7 +106,12 @@ pub enum Bar {
 
 impl Report {
     pub fn new(run: Run, machine: Machine) -> Self {
-        Self { run, machine, rows: Vec::new(), curves: Vec::new() }
+        Self { run, machine, rows: Vec::new(), curves: Vec::new(), failures: Vec::new() }
+    }
+
+    /// Whether every scenario came to its end, and every bar is met.
+    pub fn is_good(&self) -> bool {
+        self.failures.is_empty() && self.misses().next().is_none()
     }
 
     /// The median of a figure that was measured.
@@ -357,7 +364,8 @@ impl Display for Report {
         }
         writeln!(f, "| scenario | figure | ours | baseline | ratio | bar | we want | |")?;
         writeln!(f, "|---|---|---|---|---|---|---|---|")?;
-        self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))
+        self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))?;
+        self.failures.iter().try_for_each(|failure| writeln!(f, "\n**Failed:** {failure}"))
     }
 }
 

@@ -8,6 +8,7 @@ pub mod growth;
 pub mod latency;
 pub mod relay;
 pub mod scaling;
+pub mod snapshot;
 pub mod verification;
 
 use anyhow::Context;

@@ -130,16 +130,19 @@ async fn bench(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let all = Scenario::value_variants();
     let scenarios = if args.only.is_empty() { all } else { &*args.only };
-    let report =
-        run(&setting, scenarios).await.with_context(|| format!("logs: {}", folder.display()))?;
+    let report = run(&setting, scenarios).await?;
     println!("{report}");
     if let Some(path) = args.report {
         let mut json = serde_json::to_vec_pretty(&report)?;
         json.push(b'\n');
         std::fs::write(&path, json).with_context(|| path.display().to_string())?;
     }
-    std::fs::remove_dir_all(&folder)?;
-    Ok(if report.misses().next().is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if report.failures.is_empty() {
+        std::fs::remove_dir_all(&folder)?;
+    } else {
+        eprintln!("logs: {}", folder.display());
+    }
+    Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn plot(report: &Report, folder: &Path) -> anyhow::Result<()> {

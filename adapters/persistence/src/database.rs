@@ -4,7 +4,7 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,13 +14,14 @@ use sea_orm::{
     SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
     TransactionOptions, TransactionTrait, Value,
     sqlx::{
+        Connection as _,
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
 };
 
 pub use sea_orm::sqlx::postgres::PgSslMode as SslMode;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -73,6 +74,14 @@ pub(crate) struct Sql {
 
 /// How long a caller waits for a connection, and so how soon it hears that there is none.
 const ACQUIRE: Duration = Duration::from_secs(2);
+
+/// How long a connection lives, and how long after another of its pool it ends at the earliest.
+/// After a failover, sessions with what was the primary do not stay for long.
+const LIFETIME: Duration = Duration::from_secs(60);
+const APART: Duration = Duration::from_secs(5);
+
+/// How long a connection may have been idle and is used without asking whether it is still there.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// How long PostgreSQL works on one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
@@ -251,14 +260,30 @@ pub(crate) async fn clock(transaction: &DatabaseTransaction) -> Result<i64, DbEr
 impl DatabaseSettings {
     fn pool(&self, name: &str, connections: u32) -> DatabaseConnection {
         match self {
-            Self::Postgres(postgres) => SqlxPostgresConnector::from_sqlx_postgres_pool(
-                PgPoolOptions::new()
-                    .max_connections(connections)
-                    .acquire_timeout(ACQUIRE)
-                    // After a failover, sessions with what was the primary do not stay for long.
-                    .max_lifetime(Duration::from_secs(60))
-                    .connect_lazy_with(postgres.connect_options(name)),
-            ),
+            Self::Postgres(postgres) => {
+                let turnover = Turnover::default();
+                SqlxPostgresConnector::from_sqlx_postgres_pool(
+                    PgPoolOptions::new()
+                        .max_connections(connections)
+                        .acquire_timeout(ACQUIRE)
+                        .max_lifetime(None)
+                        .after_release(move |_, it| {
+                            let retires = turnover.retires(it.age);
+                            Box::pin(async move { Ok(!retires) })
+                        })
+                        // It was asked when it was released.
+                        .test_before_acquire(false)
+                        .before_acquire(|connection, it| {
+                            Box::pin(async move {
+                                if it.idle_for > FRESH {
+                                    connection.ping().await?;
+                                }
+                                Ok(true)
+                            })
+                        })
+                        .connect_lazy_with(postgres.connect_options(name)),
+                )
+            }
             Self::Sqlite(path) => {
                 create_for_owner(path);
                 SqlxSqliteConnector::from_sqlx_sqlite_pool(
@@ -278,6 +303,28 @@ impl DatabaseSettings {
                 )
             }
         }
+    }
+}
+
+/// Retires the connections of a pool, one after the other: those that were opened together would
+/// have to be opened anew together, while the work waits.
+#[derive(Debug, Default)]
+struct Turnover {
+    latest: Mutex<Option<Instant>>,
+}
+
+impl Turnover {
+    /// Whether a connection of this age, which was just released, is the next to go.
+    fn retires(&self, age: Duration) -> bool {
+        if age < LIFETIME {
+            return false;
+        }
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let retires = latest.is_none_or(|latest| latest.elapsed() > APART);
+        if retires {
+            *latest = Some(Instant::now());
+        }
+        retires
     }
 }
 
@@ -398,4 +445,24 @@ pub(crate) fn bytes<const N: usize>(
 /// How long, in milliseconds; what is over takes no time.
 pub(crate) fn lasting(millis: i64) -> Duration {
     Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_were_opened_together_end_one_by_one() {
+        let turnover = Turnover::default();
+        let retired = |age| (0..3).filter(|_| turnover.retires(age)).count();
+
+        assert_eq!(retired(APART), 0, "young");
+        assert_eq!(retired(LIFETIME), 1);
+        advance(APART).await;
+        assert_eq!(retired(LIFETIME + APART), 0);
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(retired(LIFETIME + APART), 1);
+    }
 }

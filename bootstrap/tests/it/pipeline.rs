@@ -31,7 +31,7 @@ async fn every_message_reaches_the_gateway_once() {
     consumers.push(stack.start("consumer", &[]).ready().await);
     let answers = load.await.unwrap();
 
-    assert_eq!(answers.statuses, HashMap::from([(200, MESSAGES)]));
+    assert_eq!(answers.statuses, HashMap::from([(200, MESSAGES)]), "{}", api.stderr());
     eventually("all received", PATIENCE, async || {
         (stack.gateway.count() >= MESSAGES).then_some(())
     })
@@ -111,8 +111,12 @@ async fn a_phone_gets_its_messages_in_their_order() {
         stack.start("processor", &small).ready().await,
         stack.start("processor", &small).ready().await,
     ];
-    let _consumers =
-        [stack.start("consumer", &[]).ready().await, stack.start("consumer", &[]).ready().await];
+    // What is published before a group has come, and is to begin at the latest, comes later.
+    let from_the_start = [("CONSUMER_AUTO_OFFSET_RESET", "earliest")];
+    let _consumers = [
+        stack.start("consumer", &from_the_start).ready().await,
+        stack.start("consumer", &from_the_start).ready().await,
+    ];
 
     // One client a phone: its next request follows the answer to the one before.
     let mut clients = tokio::task::JoinSet::new();

@@ -16,7 +16,7 @@ use tokio::{
         oneshot,
     },
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use uuid::Uuid;
 
@@ -30,8 +30,8 @@ use crate::{
 /// The outbox as the API writes to it: requests that wait together are committed together.
 ///
 /// A few writers take what is queued and store it with one statement, which decides of each phone
-/// alone, and the callers hear of it when that has been committed. There is no timer: while one batch is being committed the next
-/// gathers. A full queue is refused at once.
+/// alone, and the callers hear of it when that has been committed. There is no timer: while one
+/// batch is being committed the next gathers. A full queue is refused at once.
 #[derive(Debug, Clone)]
 pub struct CoalescingOutbox {
     queue: mpsc::Sender<Job>,
@@ -82,6 +82,7 @@ impl CoalescingOutbox {
         for _ in 0..settings.writers {
             let writer = Writer {
                 database: database.clone(),
+                queue: queue.downgrade(),
                 jobs: Arc::clone(&jobs),
                 settings,
                 stored: Arc::clone(&stored),
@@ -115,6 +116,7 @@ impl Outbox for CoalescingOutbox {
 
 struct Writer {
     database: Database,
+    queue: mpsc::WeakSender<Job>,
     jobs: Arc<Mutex<mpsc::Receiver<Job>>>,
     settings: OutboxSettings,
     stored: Arc<Notify>,
@@ -159,6 +161,9 @@ struct Known {
 /// How many more sends a phone has room for, where that is known.
 type Rooms = HashMap<PhoneNumber, u32>;
 
+/// How long a writer waits where it gets no connection.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Turns that a batch gets: others may take the room of a phone or of a counter in between.
 const TURNS: usize = 5;
 
@@ -181,6 +186,10 @@ impl Writer {
             let (turn, later) = Turn::of(waiting, &rooms);
             let inserted = match self.insert(&turn).await {
                 Ok(inserted) => inserted,
+                Err(error @ DbErr::ConnectionAcquire(_)) => {
+                    self.give_back(turn.jobs.into_iter().chain(later), &error);
+                    return self.connect().await;
+                }
                 Err(error) if is_about_a_row(&error) && turn.jobs.len() > 1 => {
                     return self.store_each(turn.jobs.into_iter().chain(later)).await;
                 }
@@ -215,6 +224,27 @@ impl Writer {
         }
         for job in waiting {
             job.answer(Err(EnqueueError::Full));
+        }
+    }
+
+    /// Whoever got no connection has stored nothing, and another writer may have one.
+    fn give_back(&self, jobs: impl Iterator<Item = Job>, error: &DbErr) {
+        let Some(queue) = self.queue.upgrade() else { return fail(jobs.collect(), error) };
+        for job in jobs {
+            if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) = queue.try_send(job) {
+                job.answer(Err(EnqueueError::Full));
+            }
+        }
+    }
+
+    /// Waits for a connection: opening one takes seconds where many processes want the machine, and
+    /// whoever opens one must not have taken what another writer could store.
+    async fn connect(&self) {
+        while self.queue.strong_count() > 0
+            && let Err(error) = self.database.step(async |it| it.ping().await).await
+        {
+            tracing::warn!(%error, "no connection to store messages with");
+            sleep(PAUSE).await;
         }
     }
 

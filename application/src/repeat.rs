@@ -1,4 +1,4 @@
-use domain::{ApiKeyId, digest};
+use domain::{ApiKeyId, VerificationId, digest};
 
 use crate::{
     BoxError, Vault,
@@ -47,6 +47,11 @@ impl<A: Answers> AnswerOnce<A> {
         let peppers = self.vault.peppers().map_err(|it| AnswerError::Unavailable(it.into()))?;
         let body = peppers.first().body_hash(body);
         self.answers.begin(key, body).await.map_err(AnswerError::from)
+    }
+
+    /// What those before the claim have done.
+    pub async fn done(&self, claim: &AnswerClaim) -> Result<Option<VerificationId>, AnswerError> {
+        self.answers.done(claim).await.map_err(AnswerError::from)
     }
 
     pub async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), AnswerError> {

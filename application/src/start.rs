@@ -88,6 +88,10 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
                 Err(EnqueueError::Full) => return Err(StartError::Full),
                 Err(error @ EnqueueError::Unavailable(_)) => return Err(unavailable(error)),
             };
+            if request.caller.claim.as_ref().is_some_and(|claim| claim.begins() == pending.id) {
+                // Begun by whoever had the claim before, in this moment.
+                return Ok(resend.tell(pending).await);
+            }
             let sent = match resend.check(&pending) {
                 Ok(()) => resend.again(&pending, passed, &request.caller).await,
                 Err(error) => Err(error),
@@ -302,6 +306,25 @@ mod tests {
 
             assert_eq!(starter.execute(under(claim)).await.unwrap(), begun);
         }
+    }
+
+    /// What timed out for its caller may still be under way in the database.
+    #[tokio::test]
+    async fn a_start_that_is_done_late_is_found_by_whoever_takes_it_over_meanwhile() {
+        let begun = Verification { id: claim().begins(), ..pending() };
+        let pending = begun.clone();
+        let mut outbox = MockOutbox::new();
+        outbox
+            .expect_enqueue()
+            .once()
+            .returning(move |_| Ok(Enqueued::Pending(Box::new(pending.clone()))));
+        let mut verifications = MockVerifications::new();
+        verifications.expect_history().returning(|_| Ok(None));
+
+        let starter = starter(outbox, verifications);
+        let history = starter.execute(under(taken_over(None))).await.unwrap();
+
+        assert_eq!(history.verification, begun);
     }
 
     #[tokio::test]

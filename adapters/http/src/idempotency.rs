@@ -43,7 +43,7 @@ pub(crate) async fn once<A: Answers, W: Future<Output = Result<Reply, Problem>>>
     answers: &AnswerOnce<A>,
     request: Repeatable<'_>,
     body: &[u8],
-    work: impl FnOnce(AnswerClaim) -> W,
+    work: impl Fn(AnswerClaim) -> W,
 ) -> Result<Result<Reply, Problem>, AnswerError> {
     let claim = match answers.begin(request, body).await? {
         Begun::Ours(claim) => claim,
@@ -55,16 +55,32 @@ pub(crate) async fn once<A: Answers, W: Future<Output = Result<Reply, Problem>>>
             return Ok(Ok(reply));
         }
     };
-    // Nothing is shared with the work but use cases, which are whole between two calls.
-    let done = AssertUnwindSafe(work(claim.clone())).catch_unwind().await.unwrap_or_else(|_| {
-        tracing::error!("a request's handler panicked");
-        Err(ProblemKind::Internal.into())
-    });
-    let reply = done.unwrap_or_else(|problem| problem.reply(request.path));
+    let act = async |claim: AnswerClaim| {
+        // Nothing is shared with the work but use cases, which are whole between two calls.
+        let done = AssertUnwindSafe(work(claim)).catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!("a request's handler panicked");
+            Err(ProblemKind::Internal.into())
+        });
+        done.unwrap_or_else(|problem| problem.reply(request.path))
+    };
+    let mut reply = act(claim.clone()).await;
+    if claim.is_taken_over() && claim.done.is_none() {
+        // What was begun under the claim before may have been done since, which is why there was
+        // nothing left for us.
+        match answers.done(&claim).await {
+            Ok(None) => {}
+            Ok(done) => reply = act(AnswerClaim { done, ..claim.clone() }).await,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "what was done before is not known");
+                reply = Problem::from(ProblemKind::ReducedCapacity).reply(request.path);
+            }
+        }
+    }
     let stored = match fate(reply.status) {
         Fate::Kept => answers.keep(&claim, &reply.to_keep()).await,
-        Fate::Forgotten => answers.forget(&claim).await,
-        Fate::GivenUp => answers.give_up(&claim).await,
+        Fate::Forgotten if !claim.is_taken_over() => answers.forget(&claim).await,
+        // Whoever was before us may still be at it.
+        Fate::Forgotten | Fate::GivenUp => answers.give_up(&claim).await,
     };
     if let Err(error) = stored {
         tracing::warn!(error = %Chain(&error), "an answer is not kept for those who ask again");

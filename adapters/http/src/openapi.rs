@@ -285,7 +285,8 @@ fn idempotency_key() -> Parameter {
         .required(Required::False)
         .description(Some(
             "The same key and body within 24 hours: the answer of before, and nothing is done \
-             again. Answers 415, 429 and 5xx are not kept.",
+             again. Answers 403, 415, 429 and 5xx are not kept; after a 5xx another body is \
+             refused.",
         ))
         .schema(Some(
             ObjectBuilder::from(pattern("^[!-~]+$")).min_length(Some(1)).max_length(Some(MAX_KEY)),

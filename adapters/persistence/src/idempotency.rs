@@ -47,6 +47,12 @@ impl Answers for SqlAnswers {
     }
 
     #[autometrics(struct_name = "SqlAnswers")]
+    async fn done(&self, claim: &AnswerClaim) -> Result<Option<VerificationId>, StoreError> {
+        let rows = self.database.rows(DONE, named(claim)).await.map_err(Told)?;
+        Ok(rows.first().map(read_done).transpose().map_err(Told)?.flatten())
+    }
+
+    #[autometrics(struct_name = "SqlAnswers")]
     async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), StoreError> {
         let mut values = named(claim);
         values.extend([
@@ -76,7 +82,8 @@ impl Answers for SqlAnswers {
 const BEGIN: Sql = Sql {
     postgres: "
 INSERT INTO idempotency AS known (key_hash, body_hash, holder, running_until, expires_at)
-VALUES ($1, $2, uuid_send(gen_random_uuid()), now() + interval '2 minutes', now() + interval '1 day')
+VALUES ($1, $2, uuid_send(gen_random_uuid()), now() + interval '2 minutes',
+    now() + interval '1 day')
 ON CONFLICT (key_hash) DO UPDATE SET
     body_hash = excluded.body_hash,
     holder = excluded.holder,
@@ -104,7 +111,8 @@ ON CONFLICT (key_hash) DO UPDATE SET
     expires_at = excluded.expires_at,
     first_holder = CASE WHEN known.expires_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
         THEN coalesce(known.first_holder, known.holder) END,
-    done = CASE WHEN known.expires_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER) THEN known.done END,
+    done = CASE WHEN known.expires_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+        THEN known.done END,
     status = NULL,
     headers = NULL,
     body = NULL
@@ -119,6 +127,11 @@ const FIND: Sql = Sql {
     postgres: "
 SELECT body_hash, status::integer AS status, headers, body FROM idempotency WHERE key_hash = $1",
     sqlite: "SELECT body_hash, status, headers, body FROM idempotency WHERE key_hash = $1",
+};
+
+const DONE: Sql = Sql {
+    postgres: "SELECT done::text AS done FROM idempotency WHERE key_hash = $1 AND holder = $2",
+    sqlite: "SELECT done FROM idempotency WHERE key_hash = $1 AND holder = $2",
 };
 
 const KEEP_SQL: &str = "
@@ -174,9 +187,12 @@ fn read_claim(key: [u8; 32], row: &QueryResult) -> Result<AnswerClaim, DbErr> {
     let holder = bytes(row, "holder")?;
     let is_taken_over = row.try_get::<Option<Vec<u8>>>("", "first_holder")?.is_some();
     let first = if is_taken_over { bytes(row, "first_holder")? } else { holder };
+    Ok(AnswerClaim { key, holder, first, done: read_done(row)? })
+}
+
+fn read_done(row: &QueryResult) -> Result<Option<VerificationId>, DbErr> {
     let done: Option<String> = row.try_get("", "done")?;
-    let done = done.map(|id| parsed(&id, "an id")).transpose()?.map(VerificationId::from_uuid);
-    Ok(AnswerClaim { key, holder, first, done })
+    Ok(done.map(|id| parsed(&id, "an id")).transpose()?.map(VerificationId::from_uuid))
 }
 
 /// None while it runs.

@@ -15,6 +15,10 @@ pub trait Answers: Sync + 'static {
     /// was done under those before it.
     async fn begin(&self, key: [u8; 32], body: [u8; 32]) -> Result<Begun, StoreError>;
 
+    /// What was done under those before a claim, as it is now: one of them may have been at it still
+    /// when it was taken over. None also where it is not ours any more.
+    async fn done(&self, claim: &AnswerClaim) -> Result<Option<VerificationId>, StoreError>;
+
     /// Keeps the answer for those that repeat the request, unless the claim was given up.
     async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), StoreError>;
 

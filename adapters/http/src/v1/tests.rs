@@ -1022,6 +1022,8 @@ async fn callers_whose_keys_cannot_be_read_are_asked_to_wait() {
 #[derive(Clone, Default)]
 struct Book {
     entries: Arc<Mutex<HashMap<[u8; 32], Entry>>>,
+    /// What all who take over find.
+    done: Option<VerificationId>,
 }
 
 #[derive(Clone)]
@@ -1048,6 +1050,10 @@ impl Answers for Book {
         }
         entries.insert(key, Entry { body, answer: None, is_given_up: false });
         Ok(Begun::Ours(claim))
+    }
+
+    async fn done(&self, _: &AnswerClaim) -> Result<Option<VerificationId>, StoreError> {
+        Ok(self.done)
     }
 
     async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), StoreError> {
@@ -1134,6 +1140,25 @@ async fn what_may_have_been_stored_is_looked_for_before_it_is_repeated() {
 
     assert_eq!((again.status, &again.json()["id"]), (202, &json!(begun.to_string())));
     assert_eq!(again.headers["location"], format!("/v1/verifications/{begun}"));
+}
+
+/// What timed out for its caller may still be under way in the database.
+#[tokio::test]
+async fn a_check_that_is_right_late_is_right_for_whoever_takes_it_over_meanwhile() {
+    let mut verifications = MockVerifications::new();
+    let mut tries = 0;
+    verifications.expect_check().times(2).returning(move |_, _| {
+        tries += 1;
+        if tries == 1 { Err(StoreError::Unavailable("late".into())) } else { Ok(Tried::Approved) }
+    });
+    let book = Book { done: ID.parse().ok(), ..Book::default() };
+    let router = Parts { verifications, ..parts() }.with_answers(book).router();
+    let check = || keyed(post(&at("/checks"), r#"{"code":"482915"}"#));
+
+    ask(&router, check()).await.expect_problem(503, "temporary-reduced-capacity");
+    let told = ask(&router, check()).await;
+
+    assert_eq!((told.status, &told.json()["valid"]), (200, &json!(true)));
 }
 
 #[tokio::test]

@@ -151,10 +151,14 @@ async fn a_request_is_one_for_all_its_holders_and_another_for_the_next(database:
     assert!(!again.is_taken_over() && again.begins() != anew.begins());
 }
 
+async fn next_holder(database: &Database) -> AnswerClaim {
+    passes(database, "running_until").await;
+    ours(SqlAnswers::new(database.clone()).begin(KEY, BODY).await.unwrap())
+}
+
 /// What the next holder knows of what was done.
 async fn done(database: &Database) -> Option<VerificationId> {
-    passes(database, "running_until").await;
-    ours(SqlAnswers::new(database.clone()).begin(KEY, BODY).await.unwrap()).done
+    next_holder(database).await.done
 }
 
 async fn a_message_that_was_sent_again_is_known_to_those_who_come_after(database: Database) {
@@ -202,9 +206,12 @@ async fn an_approval_is_known_to_those_who_come_after(database: Database) {
 
         let tried = verifications.check(attempt(wrong()), &[]).await.unwrap();
         assert!(matches!(tried, Tried::Wrong { .. }), "{tried:?}");
-        assert_eq!(done(&database).await, None);
+        let taken_over = next_holder(&database).await;
+        assert_eq!((taken_over.done, answers.done(&taken_over).await.unwrap()), (None, None));
         let tried = verifications.check(attempt(right()), &[]).await.unwrap();
         assert!(matches!(tried, Tried::Right(_)), "{tried:?}");
+        assert_eq!(answers.done(&taken_over).await.unwrap(), Some(id), "by whom it was taken from");
+        assert_eq!(answers.done(&claim).await.unwrap(), None, "not ours any more");
         assert_eq!(done(&database).await, Some(id));
         passes(&database, "expires_at").await;
     }

@@ -42,15 +42,16 @@ pub trait Verifications: Sync + 'static {
     /// By phone a guess is counted whether or not there is a verification, and whatever there is,
     /// the work is the same. A guess at a test number's verification is not counted on its phone.
     ///
-    /// Where a window of `guesses` is used up, nothing is counted and nothing is written.
+    /// Where a window of `guesses` is used up, nothing is counted and nothing is written; where
+    /// another guess uses it up in this moment, a window before it may be counted all the same.
     async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError>;
 
     /// Ends a verification as canceled, if it is pending, and returns what it then is; none if
     /// there is none. The guesses of its phone stay counted.
     async fn cancel(&self, id: VerificationId) -> Result<Option<History>, StoreError>;
 
-    /// Begins a verification of a test number: nothing is sent, nothing is counted. It is the newest
-    /// of its phone.
+    /// Begins a verification of a test number: nothing is sent, nothing is counted. It is the
+    /// newest of its phone.
     async fn start_test(&self, test: NewTest) -> Result<Verification, StoreError>;
 
     /// Notes what a gateway tells of a message that it was called for, on the entries of all groups

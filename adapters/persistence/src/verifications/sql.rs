@@ -190,6 +190,8 @@ macro_rules! is_right {
 /// `latest` is the row as it is when it is locked, so that of many attempts at once each is the
 /// only one. What is right is taken off the counters again with all attempts before it; where
 /// another guess has just used up one of two windows, the one before it is changed all the same.
+/// Whether the phone's newest is this one is asked of the row as it is when it is locked, too: a
+/// resend may have made it so in between.
 macro_rules! attempt {
     () => {
         concat!(
@@ -206,8 +208,7 @@ macro_rules! attempt {
 ), held AS (
     SELECT phone
     FROM phone
-    WHERE phone = (SELECT phone FROM target WHERE is_right)
-      AND newest = (SELECT id FROM target) AND NOT EXISTS (SELECT 1 FROM over)
+    WHERE phone = (SELECT phone FROM target WHERE is_right) AND NOT EXISTS (SELECT 1 FROM over)
     FOR UPDATE
 ), latest AS (
     SELECT id, attempts,
@@ -250,9 +251,10 @@ macro_rules! attempt {
     RETURNING it.id, it.attempts, pepper_id, is_right, origin, phone, region
 ), cleared AS (
     UPDATE phone
-    SET newest = NULL, newest_until = '-infinity'
+    SET newest = CASE WHEN newest <> counted.id THEN newest END,
+        newest_until = CASE WHEN newest <> counted.id THEN newest_until ELSE '-infinity' END
     FROM counted
-    WHERE phone.phone = (SELECT phone FROM counted WHERE is_right) AND newest = counted.id
+    WHERE phone.phone = (SELECT phone FROM counted WHERE is_right)
 ), told AS (
     INSERT INTO event (kind, verification) SELECT 'approved', id FROM counted WHERE is_right AND $8
 ), noted AS (",
@@ -369,9 +371,10 @@ WITH target AS (
     SELECT id, phone FROM verification WHERE id = $1 AND status = 'pending' AND expires_at > now()
 ), cleared AS (
     UPDATE phone
-    SET newest = NULL, newest_until = '-infinity'
+    SET newest = CASE WHEN newest <> target.id THEN newest END,
+        newest_until = CASE WHEN newest <> target.id THEN newest_until ELSE '-infinity' END
     FROM target
-    WHERE phone.phone = target.phone AND newest = target.id
+    WHERE phone.phone = target.phone
     RETURNING 1
 ), canceled AS (
     UPDATE verification

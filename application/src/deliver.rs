@@ -42,9 +42,9 @@ use crate::ports::{
 ///
 /// A message passes three commits: `admit` makes it the ledger's and moves the offset on, `start`
 /// records the intent to call, `finish` records the outcome. The first two are one where nothing
-/// is in the message's way. After a crash before `start` it is
-/// still to be sent; after one between `start` and `finish` the call may have been made, and it
-/// is repeated only if the gateway would know it again.
+/// is in the message's way. After a crash before `start` it is still to be sent; after one between
+/// `start` and `finish` the call may have been made, and it is repeated only if the gateway would
+/// know it again.
 #[derive(Debug)]
 pub struct DeliverMessages<L, G, R> {
     ledger: Arc<L>,
@@ -59,6 +59,8 @@ pub struct DeliverMessages<L, G, R> {
     called: HashMap<task::Id, Called>,
     ended: Vec<(PhoneNumber, CallOutcome)>,
     budget: RetryBudget,
+    /// Something was asked of the ledger and not heard of: it may be done, now or soon.
+    unheard: bool,
     /// When the next round may begin.
     next_round: Instant,
     /// When to look for parked messages whose time has come, and when to do so at the earliest.
@@ -141,6 +143,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             called: HashMap::new(),
             ended: Vec::new(),
             budget: RetryBudget::new(Instant::now()),
+            unheard: false,
             next_round: Instant::now(),
             next_look: Instant::now(),
             earliest_look: Instant::now(),
@@ -155,10 +158,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             && self.lanes.in_hand() < self.settings.in_hand
             && self.lanes.phones() < PHONES;
         let look = if self.lanes.parked() > 0 { self.next_look } else { self.next_sync };
-        tokio::select! {
-            Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
-            Some(call) = self.calls.join_next_with_id() => self.end_call(call),
-            () = sleep_until(look) => {}
+        if self.arrived.is_none() && self.ended.is_empty() {
+            tokio::select! {
+                Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
+                Some(call) = self.calls.join_next_with_id() => self.end_call(call),
+                () = sleep_until(look) => {}
+            }
         }
         sleep_until(self.next_round).await;
     }
@@ -175,6 +180,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             // It may have been committed without our hearing of it: what the ledger has comes
             // before what is admitted next.
             self.next_sync = Instant::now();
+            self.unheard = true;
         }
         result
     }
@@ -280,6 +286,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.delivered.unreadable += batch.unreadable.len();
         self.delivered.admitted += admitted_now;
         self.delivered.passed_over += known;
+        if known > 0 && std::mem::take(&mut self.unheard) {
+            // What was not heard of was done after the look at the ledger.
+            self.next_sync = Instant::now();
+        }
         self.delivered.ended.extend(admitted.expired);
         self.arrived = None;
         for Incoming { message, trace, .. } in batch.messages {

@@ -383,44 +383,46 @@ async fn an_admission_that_was_not_heard_of_keeps_the_phones_order() {
         let incoming = Incoming { message, validity: None, trace: None, sequence: None };
         Record { offset: number, content: Ok(incoming) }
     };
-    // The first admission is committed, and the answer lost.
-    let mut ledger = MockDeliveryLedger::new();
-    let mut admissions = 0;
-    ledger.expect_admit().returning(move |_, batch| {
-        admissions += 1;
-        match admissions {
-            1 => Err(LedgerError::Unavailable("reset".into())),
-            2 => Ok(Admitted::default()),
-            _ => Ok(admitted(batch.messages.iter().map(|it| it.message.id).collect())),
+    // The first admission is committed, and the answer lost; also where that is after the next look.
+    for seen_by in [2, 3] {
+        let mut ledger = MockDeliveryLedger::new();
+        let mut admissions = 0;
+        ledger.expect_admit().returning(move |_, batch| {
+            admissions += 1;
+            match admissions {
+                1 => Err(LedgerError::Unavailable("reset".into())),
+                2 => Ok(Admitted::default()),
+                _ => Ok(admitted(batch.messages.iter().map(|it| it.message.id).collect())),
+            }
+        });
+        let mut looks = 0;
+        ledger.expect_open().returning(move |_| {
+            looks += 1;
+            Ok(if looks < seen_by { Vec::new() } else { vec![(message(1).phone, 1)] })
+        });
+        ledger.expect_due().returning(|_, _| {
+            Ok(vec![Due {
+                message: message(1),
+                trace: None,
+                interrupted: false,
+                attempt: 0,
+                expired: false,
+            }])
+        });
+        starts(&mut ledger);
+        let book = finishes(&mut ledger);
+        let gateway = gateway_that(Ok(Accepted::default()), true);
+        let batches = vec![fetched(vec![same_phone(1)]), fetched(vec![same_phone(2)])];
+        let (mut deliver, _open) = deliver(ledger, gateway, batches);
+
+        while book.lock().unwrap().is_empty() {
+            deliver.wait().await;
+            // The first failure is the one above.
+            let _ = deliver.act().await;
         }
-    });
-    let mut looks = 0;
-    ledger.expect_open().returning(move |_| {
-        looks += 1;
-        Ok(if looks == 1 { Vec::new() } else { vec![(message(1).phone, 1)] })
-    });
-    ledger.expect_due().returning(|_, _| {
-        Ok(vec![Due {
-            message: message(1),
-            trace: None,
-            interrupted: false,
-            attempt: 0,
-            expired: false,
-        }])
-    });
-    starts(&mut ledger);
-    let book = finishes(&mut ledger);
-    let gateway = gateway_that(Ok(Accepted::default()), true);
-    let batches = vec![fetched(vec![same_phone(1)]), fetched(vec![same_phone(2)])];
-    let (mut deliver, _open) = deliver(ledger, gateway, batches);
 
-    while book.lock().unwrap().is_empty() {
-        deliver.wait().await;
-        // The first failure is the one above.
-        let _ = deliver.act().await;
+        assert_eq!(book.lock().unwrap()[0].id, message(1).id, "seen by look {seen_by}");
     }
-
-    assert_eq!(book.lock().unwrap()[0].id, message(1).id);
 }
 
 #[tokio::test(start_paused = true)]

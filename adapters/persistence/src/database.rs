@@ -267,6 +267,7 @@ impl DatabaseSettings {
                         .max_connections(connections)
                         .acquire_timeout(ACQUIRE)
                         .max_lifetime(None)
+                        .idle_timeout(LIFETIME)
                         .after_release(move |_, it| {
                             let retires = turnover.retires(it.age);
                             Box::pin(async move { Ok(!retires) })

@@ -55,9 +55,9 @@ impl EventOutbox for SqlEventOutbox {
 /// and `state`.
 ///
 /// An id without its last byte is that of the verification; messages that are none of ours have
-/// none. A message fails once: with the entry of the first group that ends so, and not where it
-/// has been sent by another or a receipt came before. Two that end in the same moment do not see each other; so the event
-/// has the id of its message, by which whoever hears it twice knows it again.
+/// none. A message fails once: with the entry of the first group that ends so, and not where it has
+/// been sent by another or a receipt came before. Two that end in the same moment do not see each
+/// other; so the event has the id of its message, by which whoever hears it twice knows it again.
 pub(crate) const TELL_POSTGRES: &str = ", told AS (
     INSERT INTO event (id, kind, verification, delivery)
     SELECT CASE ended.state WHEN 'sent' THEN gen_random_uuid() ELSE ended.id END,

@@ -178,8 +178,9 @@ pub(super) fn start_postgres(events: bool) -> String {
 }
 
 // A call that was interrupted is over when its time is; it may have been made, and is noted so.
-// One that was begun under this lease was not made: see `DeliveryLedger::start`. A statement that we
-// gave up may still be done, after later ones: `turn` numbers them, and the late one does nothing.
+// One that was begun under this lease was not made: see `DeliveryLedger::start`. A statement that
+// we gave up may still be done, after later ones: `turn` numbers them, and the late one does
+// nothing.
 const START: &str = "
 WITH lease AS (
     SELECT 1

@@ -2,8 +2,7 @@ use crate::{database::Sql, limits::count_on_phone, verifications::verification_c
 
 /// What stores a batch in PostgreSQL: one statement, whose parameters of counters come last.
 ///
-/// Locks in the order phone, `limit_counter`, verification, outbox, event, and within a table in
-/// the order of the keys: all statements do.
+/// Locks in the order that all statements keep to: ARCHITECTURE.md has it.
 pub(super) fn start(counters: bool, events: bool) -> String {
     [
         START,

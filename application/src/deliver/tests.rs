@@ -383,7 +383,8 @@ async fn an_admission_that_was_not_heard_of_keeps_the_phones_order() {
         let incoming = Incoming { message, validity: None, trace: None, sequence: None };
         Record { offset: number, content: Ok(incoming) }
     };
-    // The first admission is committed, and the answer lost; also where that is after the next look.
+    // The first admission is committed, and the answer lost; also where it is committed after the
+    // next look.
     for seen_by in [2, 3] {
         let mut ledger = MockDeliveryLedger::new();
         let mut admissions = 0;

@@ -306,51 +306,47 @@ impl DeliveryLedger for SqlDeliveryLedger {
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
-        let fields = outcomes.iter().map(|outcome| {
-            let (verdict, after, reference) = match &outcome.verdict {
-                Verdict::Sent { reference } => ("sent", 0, reference.clone()),
+        let said = outcomes.iter().map(|outcome| {
+            let (verdict, wait, reference) = match &outcome.verdict {
+                Verdict::Sent { reference } => ("sent", 0, reference.as_deref()),
                 Verdict::Failed => ("failed", 0, None),
                 Verdict::Unknown => ("unknown", 0, None),
                 Verdict::Retry { after } => ("pending", millis(*after), None),
             };
-            (outcome, verdict, after, reference.unwrap_or_default())
+            (outcome, verdict, wait, reference.unwrap_or_default())
         });
         let mut values = vec![Value::from(self.group.clone())];
         if self.database.is_postgres() {
             let ids: Vec<Uuid> = outcomes.iter().map(|outcome| outcome.id.as_uuid()).collect();
-            let attempts: Vec<i32> =
-                outcomes.iter().map(|outcome| outcome.attempt.cast_signed()).collect();
-            let details: Vec<String> =
-                outcomes.iter().map(|outcome| outcome.detail.clone()).collect();
-            let verdicts: Vec<String> = fields.clone().map(|(_, v, ..)| v.to_owned()).collect();
-            let waits: Vec<i64> = fields.clone().map(|(_, _, after, _)| after).collect();
-            let references: Vec<String> = fields.map(|(.., reference)| reference).collect();
-            let classes: Vec<String> =
-                outcomes.iter().map(|outcome| outcome.class.as_str().to_owned()).collect();
-            values.extend([
-                ids.into(),
-                attempts.into(),
-                verdicts.into(),
-                waits.into(),
-                references.into(),
-                details.into(),
-                classes.into(),
-            ]);
+            let said: serde_json::Map<_, _> = said
+                .map(|(outcome, verdict, wait, reference)| {
+                    let key = format!("{} {}", outcome.id.as_uuid(), outcome.attempt);
+                    let said = json!({
+                        "verdict": verdict,
+                        "wait": wait,
+                        "reference": reference,
+                        "detail": outcome.detail,
+                        "class": outcome.class.as_str(),
+                    });
+                    (key, said)
+                })
+                .collect();
+            values.extend([ids.into(), serde_json::Value::from(said).into()]);
         } else {
-            let rows: serde_json::Value = fields
-                .map(|(outcome, verdict, after, reference)| {
+            let said: serde_json::Value = said
+                .map(|(outcome, verdict, wait, reference)| {
                     json!([
                         outcome.id.to_string(),
                         outcome.attempt,
                         verdict,
-                        after,
+                        wait,
                         reference,
                         outcome.detail,
                         outcome.class.as_str(),
                     ])
                 })
                 .collect();
-            values.push(rows.to_string().into());
+            values.push(said.to_string().into());
         }
         let rows = if !self.events {
             self.database.rows(sql::FINISH, values).await.map_err(unavailable)?

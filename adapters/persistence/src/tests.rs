@@ -9,6 +9,7 @@ mod keys;
 mod limits;
 mod messages;
 mod partitions;
+mod plans;
 mod receipts;
 mod resends;
 mod schemas;

@@ -2,6 +2,9 @@
 //!
 //! `$1` to `$5` of a fenced statement name the lease: group, topic, partition, owner, epoch. It
 //! returns a row in state `held` if the lease is ours, and has done nothing otherwise.
+//!
+//! `state || ''` is the state for which no index speaks. To a plan that was made for an empty table
+//! all indexes are alike, and it would read all that is open to find a few by their ids.
 
 use crate::{database::Sql, events::TELL_POSTGRES};
 
@@ -205,7 +208,8 @@ WITH lease AS (
     FROM lease
     WHERE group_id = $1 AND message_id = ANY ($6::uuid[])
       AND (epoch IS DISTINCT FROM $5 OR turn < $8)
-      AND (state = 'pending' OR (state = 'calling' AND (due_at <= now() OR epoch = $5)))
+      AND (state || '' = 'pending'
+          OR (state || '' = 'calling' AND (due_at <= now() OR epoch = $5)))
     RETURNING message_id, state, attempt, expires_at, accepted_at
 )";
 
@@ -242,45 +246,39 @@ RETURNING message_id AS id, state, attempt, expires_at,
     expires_at - CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS good_for,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age";
 
-/// What an entry is after an outcome was `said` of it: `now()` is the same all over a statement.
-macro_rules! state_after {
-    () => {
-        "CASE WHEN said.verdict = 'pending'
-              AND now() + said.wait * interval '1 millisecond' >= delivery.expires_at
-             THEN 'expired' ELSE said.verdict END"
-    };
-}
-
 // Not fenced by the lease: the outcome of a call counts also when the partition has gone to
 // another consumer, as long as no later call was begun. A retry that would come too late ends
 // the entry. Of very many attempts the first and the latest are kept.
+//
+// PostgreSQL gets the outcomes as an object, by id and attempt, and not as a list to join: a plan
+// made for an empty table would compare each with each.
 pub(super) const FINISH: Sql = Sql {
-    postgres: concat!(
-        "
+    postgres: "
 UPDATE delivery
-SET state = ",
-        state_after!(),
-        ",
-    code = CASE WHEN ",
-        state_after!(),
-        " = 'pending' THEN delivery.code END,
-    due_at = now() + said.wait * interval '1 millisecond',
-    ended_at = CASE WHEN ",
-        state_after!(),
-        " = 'pending' THEN NULL ELSE now() END,
-    reference = nullif(said.reference, ''),
-    detail = concat_ws(': ', said.class, nullif(said.detail, '')),
-    attempts = CASE WHEN jsonb_array_length(attempts) < 100 THEN attempts ELSE attempts - 1 END
-        || jsonb_build_object('attempt', said.attempt, 'outcome', said.class,
-            'detail', said.detail, 'called_at', called_at, 'ended_at', now())
-FROM unnest($2::uuid[], $3::integer[], $4::text[], $5::bigint[], $6::text[], $7::text[],
-        $8::text[])
-    AS said (id, attempt, verdict, wait, reference, detail, class)
-WHERE delivery.group_id = $1 AND delivery.message_id = said.id
-  AND delivery.state = 'calling' AND delivery.attempt = said.attempt
-RETURNING delivery.message_id::text AS id, delivery.state,
-    (extract(epoch FROM now() - delivery.accepted_at) * 1000)::bigint AS age"
-    ),
+SET (state, code, due_at, ended_at, reference, detail, attempts) = (
+    SELECT outcome.state,
+        CASE WHEN outcome.state = 'pending' THEN delivery.code END,
+        outcome.due_at,
+        CASE WHEN outcome.state = 'pending' THEN NULL ELSE now() END,
+        nullif(said.reference, ''),
+        concat_ws(': ', said.class, nullif(said.detail, '')),
+        CASE WHEN jsonb_array_length(delivery.attempts) < 100 THEN delivery.attempts
+             ELSE delivery.attempts - 1 END
+            || jsonb_build_object('attempt', delivery.attempt, 'outcome', said.class,
+                'detail', said.detail, 'called_at', delivery.called_at, 'ended_at', now())
+    FROM jsonb_to_record($3 -> (delivery.message_id || ' ' || delivery.attempt))
+            AS said (verdict text, wait bigint, reference text, detail text, class text)
+        CROSS JOIN LATERAL (
+            SELECT due_at,
+                CASE WHEN said.verdict = 'pending' AND due_at >= delivery.expires_at
+                     THEN 'expired' ELSE said.verdict END AS state
+            FROM (SELECT now() + said.wait * interval '1 millisecond' AS due_at) AS next
+        ) AS outcome
+)
+WHERE group_id = $1 AND message_id = ANY ($2)
+  AND state || '' = 'calling' AND $3 ? (message_id || ' ' || attempt)
+RETURNING message_id::text AS id, state,
+    (extract(epoch FROM now() - accepted_at) * 1000)::bigint AS age",
     sqlite: "
 WITH clock AS MATERIALIZED (
     SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now

@@ -1,0 +1,149 @@
+//! What statements of PostgreSQL read, whose plans are kept.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use application::ports::{
+    Attempt, Backlog, Batch, CallOutcome, DeliveryLedger, Lease, NewSend, OutcomeClass, Target,
+    Verdict, Verifications,
+};
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+
+use super::support::{
+    LONG, batch, enqueue, id_of, ledger, phone, postgres, published, right, start,
+};
+use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
+
+/// More rows than the steps of a few messages have a reason to read.
+const ROWS: usize = 3_000;
+const ENOUGH: i64 = 100;
+
+#[tokio::test]
+async fn a_plan_reads_what_it_is_asked_for_whatever_it_was_made_for() {
+    let Some(database) = postgres().await else { return };
+    for (made_for, vacuumed) in [(0, false), (0, true), (ROWS, false), (ROWS, true)] {
+        for events in [false, true] {
+            // All on one connection, which keeps its plans.
+            let one = Database::connect_lazily(database.settings(), "test", 1);
+            let (ledger, lease) = ledger(&one, "group").await;
+            let ledger = ledger.with_events(events);
+            let pipeline = Pipeline { database: one, ledger, lease };
+
+            pipeline.fill(made_for).await;
+            if vacuumed {
+                pipeline.run("VACUUM ANALYZE").await;
+            }
+            pipeline.pass(1).await;
+            pipeline.fill(ROWS).await;
+            let before = pipeline.read().await;
+            pipeline.pass(2).await;
+
+            let read =
+                pipeline.read().await.into_iter().map(|(name, rows)| (rows - before[&name], name));
+            let dear: Vec<_> = read.filter(|(rows, _)| *rows > ENOUGH).collect();
+            assert!(
+                dear.is_empty(),
+                "plans for {made_for} rows, vacuumed: {vacuumed}, events: {events}: {dear:?}"
+            );
+            pipeline.run(EMPTY).await;
+            pipeline.database.close().await.unwrap();
+        }
+    }
+}
+
+/// The steps of a message.
+struct Pipeline {
+    database: Database,
+    ledger: SqlDeliveryLedger,
+    lease: Lease,
+}
+
+impl Pipeline {
+    /// Sends three messages, one of which is refused at first.
+    async fn pass(&self, round: usize) {
+        let send = |number| start(&phone(10 * round + number));
+        let sends: [NewSend; 3] = [send(1), send(2), send(3)];
+        for send in &sends {
+            enqueue(&self.database, send).await;
+        }
+        let (messages, claims): (Vec<_>, Vec<_>) =
+            published(&self.database, LONG).await.into_iter().take(sends.len()).unzip();
+        let backlog = SqlBacklog::new(self.database.clone(), "message".into());
+        backlog.extend(&claims, LONG).await.unwrap();
+        backlog.settle(&claims, LONG).await.unwrap();
+
+        let now = batch(&messages);
+        let call_now = messages[..2].iter().map(|it| it.message.id).collect();
+        let now = Batch { call_now, call_limit: LONG, ..now };
+        let admitted = self.ledger.admit(&self.lease, &now).await.unwrap();
+        assert_eq!((admitted.calls.len(), admitted.fresh.len()), (2, 1));
+        let started = self.ledger.start(&self.lease, &admitted.fresh, LONG).await.unwrap();
+        assert_eq!(started.calls.len(), 1);
+        let said = |id, verdict| CallOutcome {
+            id,
+            attempt: 1,
+            verdict,
+            class: OutcomeClass::Accepted,
+            detail: String::new(),
+        };
+        let outcomes = [
+            said(messages[0].message.id, Verdict::Sent { reference: Some("7".to_owned()) }),
+            said(messages[1].message.id, Verdict::Failed),
+            said(messages[2].message.id, Verdict::Retry { after: Duration::ZERO }),
+        ];
+        assert_eq!(self.ledger.finish(&outcomes).await.unwrap().len(), 3);
+
+        let verifications = SqlVerifications::new(self.database.clone());
+        for target in [
+            Target::Id(id_of(&sends[0])),
+            Target::Newest { phone: sends[1].message.phone.clone(), id: Some(id_of(&sends[1])) },
+        ] {
+            let attempt = Attempt { target, hashes: right(), claim: None };
+            verifications.check(attempt, &[]).await.unwrap();
+        }
+    }
+
+    /// Puts so many messages in each place where one may be, behind those that pass.
+    async fn fill(&self, rows: usize) {
+        let fill = format!(
+            "INSERT INTO outbox (sequence, id, phone, code, trace, expires_at)
+             SELECT 1000000 + nextval(pg_get_serial_sequence('outbox', 'sequence')),
+                 gen_random_uuid(), 79990000000 + n, '1234', '', now() + interval '1 hour'
+             FROM generate_series(1, {rows}) AS n;
+             INSERT INTO in_transit
+                 (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications,
+                  due_at)
+             SELECT 1000000 + nextval(pg_get_serial_sequence('outbox', 'sequence')),
+                 gen_random_uuid(), 79990000000 + n, '1234', '', now(), now() + interval '1 hour', 1, 1,
+                 now() + interval '1 hour'
+             FROM generate_series(1, {rows}) AS n;
+             INSERT INTO delivery
+                 (group_id, topic, partition, message_id, phone, code, state, accepted_at,
+                  expires_at, attempt, epoch)
+             SELECT 'group', 'message', 0, gen_random_uuid(), 79990000000 + n, '1234', 'calling', now(),
+                 now() + interval '1 hour', 1, 1
+             FROM generate_series(1, {rows}) AS n"
+        );
+        self.run(&fill).await;
+    }
+
+    /// How many entries of each index, and rows of each table, were read so far.
+    async fn read(&self) -> BTreeMap<String, i64> {
+        self.run("SELECT pg_stat_force_next_flush()").await;
+        let sql =
+            "SELECT indexrelname::text AS name, idx_tup_read AS rows FROM pg_stat_user_indexes
+                   UNION ALL
+                   SELECT relname::text, seq_tup_read FROM pg_stat_user_tables";
+        let statement = Statement::from_string(DbBackend::Postgres, sql);
+        let rows = self.database.connection().query_all_raw(statement).await.unwrap();
+        rows.iter()
+            .map(|row| (row.try_get("", "name").unwrap(), row.try_get("", "rows").unwrap()))
+            .collect()
+    }
+
+    async fn run(&self, sql: &str) {
+        self.database.connection().execute_unprepared(sql).await.unwrap();
+    }
+}
+
+const EMPTY: &str =
+    "TRUNCATE outbox, in_transit, delivery, verification, phone, event, partition_lease";

@@ -192,17 +192,19 @@ WITH candidate AS MATERIALIZED (
       AND sequence NOT IN (SELECT sequence FROM candidate)
 )
 UPDATE outbox
-SET claimable_at = now() + $2 * interval '1 millisecond', attempt = outbox.attempt + 1
-FROM candidate
-WHERE outbox.sequence = candidate.sequence
-  AND ((candidate.phone IN (SELECT phone FROM elsewhere)) IS NOT TRUE OR NOT EXISTS (
-    SELECT 1
-    FROM elsewhere
-    WHERE elsewhere.phone = candidate.phone AND elsewhere.sequence < candidate.sequence
-  ))
-RETURNING outbox.sequence, outbox.attempt, outbox.id::text AS id, outbox.phone, outbox.code,
-    outbox.trace, (extract(epoch FROM outbox.accepted_at) * 1000)::bigint AS accepted_at,
-    (extract(epoch FROM outbox.expires_at) * 1000)::bigint AS expires_at",
+SET claimable_at = now() + $2 * interval '1 millisecond', attempt = attempt + 1
+WHERE sequence = ANY (ARRAY(
+    SELECT sequence
+    FROM candidate
+    WHERE (phone IN (SELECT phone FROM elsewhere)) IS NOT TRUE OR NOT EXISTS (
+        SELECT 1
+        FROM elsewhere
+        WHERE elsewhere.phone = candidate.phone AND elsewhere.sequence < candidate.sequence
+    )
+))
+RETURNING sequence, attempt, id::text AS id, phone, code, trace,
+    (extract(epoch FROM accepted_at) * 1000)::bigint AS accepted_at,
+    (extract(epoch FROM expires_at) * 1000)::bigint AS expires_at",
     sqlite: "
 WITH clock AS MATERIALIZED (
     SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now
@@ -231,19 +233,32 @@ WHERE outbox.sequence = candidate.sequence AND NOT EXISTS (
 RETURNING sequence, attempt, id, phone, code, trace, accepted_at, expires_at",
 };
 
-const EXTEND: Sql = Sql {
-    postgres: "
+/// Locks what is claimed as `$1`, sequences, and `$2`, attempts, in the order of the sequence: a
+/// consumer may be taking the same messages out.
+macro_rules! mine {
+    () => {
+        "
 WITH mine AS (
-    SELECT outbox.sequence
-    FROM outbox JOIN unnest($1::bigint[], $2::integer[]) AS claim (sequence, attempt)
-        USING (sequence, attempt)
-    ORDER BY outbox.sequence
-    FOR UPDATE OF outbox
-)
+    SELECT own.sequence
+    FROM (SELECT * FROM unnest($1::bigint[], $2::integer[]) ORDER BY 1) AS claim (sequence, attempt)
+        CROSS JOIN LATERAL (
+            SELECT sequence
+            FROM outbox
+            WHERE sequence = claim.sequence AND attempt = claim.attempt
+            FOR UPDATE
+        ) AS own
+)"
+    };
+}
+
+const EXTEND: Sql = Sql {
+    postgres: concat!(
+        mine!(),
+        "
 UPDATE outbox
 SET claimable_at = now() + $3 * interval '1 millisecond'
-FROM mine
-WHERE outbox.sequence = mine.sequence",
+WHERE sequence = ANY (ARRAY(SELECT sequence FROM mine))"
+    ),
     sqlite: "
 WITH claim AS MATERIALIZED (
     SELECT value ->> 0 AS sequence, value ->> 1 AS attempt FROM json_each($1)
@@ -254,23 +269,18 @@ FROM claim
 WHERE outbox.sequence = claim.sequence AND outbox.attempt = claim.attempt",
 };
 
-// Locks in the order of the sequence: a consumer may be taking the same messages out.
-const SETTLE_POSTGRES: &str = "
-WITH mine AS (
-    SELECT outbox.sequence
-    FROM outbox JOIN unnest($1::bigint[], $2::integer[]) AS claim (sequence, attempt)
-        USING (sequence, attempt)
-    ORDER BY outbox.sequence
-    FOR UPDATE OF outbox
-), published AS (
-    DELETE FROM outbox USING mine WHERE outbox.sequence = mine.sequence RETURNING outbox.*
+const SETTLE_POSTGRES: &str = concat!(
+    mine!(),
+    ", published AS (
+    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM mine)) RETURNING *
 )
 INSERT INTO in_transit
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications, due_at)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications + 1,
     now() + $3 * interval '1 millisecond'
 FROM published
-ON CONFLICT DO NOTHING";
+ON CONFLICT DO NOTHING"
+);
 
 // The same in SQLite, where a statement writes to one table.
 const COPY_TO_TRANSIT: &str = "

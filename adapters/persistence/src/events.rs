@@ -62,13 +62,16 @@ pub(crate) const TELL_POSTGRES: &str = ", told AS (
     INSERT INTO event (id, kind, verification, delivery)
     SELECT CASE ended.state WHEN 'sent' THEN gen_random_uuid() ELSE ended.id END,
         CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state
-    FROM ended JOIN verification ON verification.id = (left(ended.id::text, 34) || '00')::uuid
-    WHERE ended.state = 'sent' OR NOT EXISTS (
-        SELECT 1
+    FROM ended CROSS JOIN LATERAL (
+        SELECT id FROM verification WHERE id = (left(ended.id::text, 34) || '00')::uuid OFFSET 0
+    ) AS verification
+    -- counted, as PostgreSQL 18 would read all there are to know which exist
+    WHERE ended.state = 'sent' OR (
+        SELECT count(*)
         FROM delivery AS known
         WHERE known.message_id = ended.id
           AND coalesce(known.ended_at, known.delivered_at, known.undelivered_at) IS NOT NULL
-    )
+    ) = 0
 )
 ";
 

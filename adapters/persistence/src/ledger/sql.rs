@@ -58,19 +58,24 @@ WITH lease AS (
     ON CONFLICT DO NOTHING
     RETURNING message_id, state, attempt, expires_at, accepted_at
 ), waiting AS (
-    SELECT outbox.sequence
-    FROM outbox JOIN incoming USING (sequence, id)
-    ORDER BY outbox.sequence
-    FOR UPDATE OF outbox
+    SELECT own.sequence
+    FROM (SELECT sequence, id FROM incoming ORDER BY sequence) AS named
+        CROSS JOIN LATERAL (
+            SELECT sequence FROM outbox WHERE sequence = named.sequence AND id = named.id FOR UPDATE
+        ) AS own
 ), left_outbox AS (
-    DELETE FROM outbox USING waiting WHERE outbox.sequence = waiting.sequence
+    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM waiting))
 ), transit AS (
-    SELECT in_transit.sequence
-    FROM in_transit JOIN incoming USING (sequence, id)
-    ORDER BY in_transit.sequence
-    FOR UPDATE OF in_transit
+    SELECT own.sequence
+    FROM (SELECT sequence, id FROM incoming ORDER BY sequence) AS named
+        CROSS JOIN LATERAL (
+            SELECT sequence
+            FROM in_transit
+            WHERE sequence = named.sequence AND id = named.id
+            FOR UPDATE
+        ) AS own
 ), left_transit AS (
-    DELETE FROM in_transit USING transit WHERE in_transit.sequence = transit.sequence
+    DELETE FROM in_transit WHERE sequence = ANY (ARRAY(SELECT sequence FROM transit))
 ), buried AS (
     INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
     SELECT $1, $2, $3, dead.record_offset, dead.reason
@@ -99,13 +104,16 @@ FROM lease";
 // snapshot that it did not see.
 pub(super) const LEAVE_TRANSIT_POSTGRES: &str = "
 DELETE FROM in_transit
-WHERE sequence IN (
-    SELECT in_transit.sequence
-    FROM in_transit
-        JOIN unnest($1::bigint[], $2::uuid[]) AS taken (sequence, id) USING (sequence, id)
-    ORDER BY in_transit.sequence
-    FOR UPDATE OF in_transit SKIP LOCKED
-)";
+WHERE sequence = ANY (ARRAY(
+    SELECT own.sequence
+    FROM (SELECT * FROM unnest($1::bigint[], $2::uuid[]) ORDER BY 1) AS taken (sequence, id)
+        CROSS JOIN LATERAL (
+            SELECT sequence
+            FROM in_transit
+            WHERE sequence = taken.sequence AND id = taken.id
+            FOR UPDATE SKIP LOCKED
+        ) AS own
+))";
 
 // What `ADMIT` does, in SQLite, where a statement writes to one table.
 pub(super) const MOVE_ON: &str = "

@@ -113,8 +113,10 @@ struct Called {
 
 /// How often the ledger is asked which parked messages are due.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often a round may begin: calls that end one after the other are recorded together.
+/// How soon the next round may begin for each message that one was about, and how soon at the latest:
+/// where much happens, more of it is recorded together.
 const ROUND: Duration = Duration::from_millis(5);
+const LONGEST_ROUND: Duration = Duration::from_millis(20);
 /// How often the lanes are held against the ledger, where other consumers' calls may have ended.
 const SYNC: Duration = Duration::from_secs(5);
 /// Phones of one partition whose messages may be open at a time; beyond that, reading pauses.
@@ -174,18 +176,21 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     /// that. Must not be dropped half-way.
     #[autometrics(struct_name = "DeliverMessages")]
     pub async fn act(&mut self) -> Result<Delivered, LedgerError> {
-        self.next_round = Instant::now() + ROUND;
+        let begun = Instant::now();
         let result = self.round().await;
+        let about = self.delivered.admitted + self.delivered.outcomes.len();
+        let about = u32::try_from(about).unwrap_or(u32::MAX).max(1);
+        self.next_round = begun + ROUND.saturating_mul(about).min(LONGEST_ROUND);
         if result.is_err() {
             // It may have been committed without our hearing of it: what the ledger has comes
             // before what is admitted next.
             self.next_sync = Instant::now();
             self.unheard = true;
         }
-        result
+        result.map(|()| std::mem::take(&mut self.delivered))
     }
 
-    async fn round(&mut self) -> Result<Delivered, LedgerError> {
+    async fn round(&mut self) -> Result<(), LedgerError> {
         while let Some(call) = self.calls.try_join_next_with_id() {
             self.end_call(call);
         }
@@ -193,8 +198,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         // Before anything is admitted: what the partition's last owner left comes first.
         self.resume().await?;
         self.admit().await?;
-        self.start().await?;
-        Ok(std::mem::take(&mut self.delivered))
+        self.start().await
     }
 
     /// Waits for a call that is under way to end, if there is one, and records its outcome; starts

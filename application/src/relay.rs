@@ -1,4 +1,4 @@
-use std::{num::NonZeroU32, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use autometrics::autometrics;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -14,6 +14,8 @@ pub struct RelayBatch<B, M> {
     backlog: B,
     broker: M,
     settings: RelaySettings,
+    /// What the broker took and is not settled, the oldest first.
+    published: VecDeque<(Instant, Claim)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,10 @@ pub struct RelaySettings {
     /// How long a consumer has to take a published message over before it is published again.
     pub confirm_within: Duration,
 }
+
+/// How long a published message is left in the outbox at least, for a consumer to take it out of
+/// there: most are taken over sooner than that, and need no settlement. Twice that at most.
+const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// What one round did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,15 +49,20 @@ pub enum RelayError {
 
 impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
     pub fn new(backlog: B, broker: M, settings: RelaySettings) -> Self {
-        Self { backlog, broker, settings }
+        Self { backlog, broker, settings, published: VecDeque::new() }
     }
 
-    /// Publishes one batch and settles what the broker took.
+    /// Settles what the broker took a while ago, and publishes one batch.
     ///
     /// A message is settled only after it was published: a crash in between repeats it and never
     /// loses it. Nothing is claimed while the broker is out of reach.
     #[autometrics(struct_name = "RelayBatch")]
-    pub async fn execute(&self) -> Result<Relayed, RelayError> {
+    pub async fn execute(&mut self) -> Result<Relayed, RelayError> {
+        // Well before another relay may claim it again.
+        let after = SETTLE_AFTER.min(self.settings.lease / 5);
+        if self.published.front().is_some_and(|(at, _)| at.elapsed() >= 2 * after) {
+            self.settle_older_than(after).await?;
+        }
         self.broker.ready().await?;
         let batch = self.backlog.claim(self.settings.batch, self.settings.lease).await?;
         if batch.is_empty() {
@@ -60,21 +71,41 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
 
         let answers = self.publish(&batch).await;
 
-        let mut published = Vec::with_capacity(batch.len());
+        let (now, mut published) = (Instant::now(), 0);
         let mut failure = None;
         for (claimed, answer) in batch.iter().zip(answers) {
             match answer {
-                Ok(()) => published.push(claimed.claim),
+                Ok(()) => {
+                    self.published.push_back((now, claimed.claim));
+                    published += 1;
+                }
                 Err(BrokerError::Held) => {}
                 Err(error) => failure = Some(error),
             }
         }
         if let Some(error) = failure {
-            let left = batch.len() - published.len();
+            let left = batch.len() - published;
             tracing::warn!(left, error = %Chain(&error), "messages left for a later batch");
         }
-        self.backlog.settle(&published, self.settings.confirm_within).await?;
-        Ok(Relayed { claimed: batch.len(), published: published.len() })
+        Ok(Relayed { claimed: batch.len(), published })
+    }
+
+    /// Settles all that the broker took, as far as no consumer has taken it over.
+    pub async fn settle(&mut self) -> Result<(), BacklogError> {
+        self.settle_older_than(Duration::ZERO).await
+    }
+
+    async fn settle_older_than(&mut self, age: Duration) -> Result<(), BacklogError> {
+        let batch = usize::try_from(self.settings.batch.get()).unwrap_or(usize::MAX);
+        loop {
+            let old = self.published.iter().take_while(|(at, _)| at.elapsed() >= age);
+            let claims: Vec<Claim> = old.take(batch).map(|(_, claim)| *claim).collect();
+            if claims.is_empty() {
+                return Ok(());
+            }
+            self.backlog.settle(&claims, self.settings.confirm_within).await?;
+            self.published.drain(..claims.len());
+        }
     }
 
     /// Publishes, and keeps the lease alive meanwhile: a slow broker must not make another relay
@@ -102,6 +133,8 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
 #[cfg(test)]
 mod tests {
     use domain::{Message, Validity};
+    use mockall::Sequence;
+    use tokio::time::advance;
 
     use super::*;
     use crate::ports::{MockBacklog, MockMessageBroker};
@@ -151,9 +184,39 @@ mod tests {
             vec![Err(BrokerError::Unavailable("gone".into())), Ok(()), Err(BrokerError::Held)]
         });
 
-        let relayed = RelayBatch::new(backlog, broker, settings()).execute().await.unwrap();
+        let mut relay = RelayBatch::new(backlog, broker, settings());
+        let relayed = relay.execute().await.unwrap();
+        relay.settle().await.unwrap();
 
         assert_eq!(relayed, Relayed { claimed: 3, published: 1 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_published_a_while_ago_is_settled_until_that_is_heard_of() {
+        let mut backlog = MockBacklog::new();
+        let mut claims = Sequence::new();
+        for batch in [vec![claimed(1), claimed(2)], vec![claimed(3)], vec![]] {
+            backlog.expect_claim().once().in_sequence(&mut claims).return_once(|_, _| Ok(batch));
+        }
+        let mut settlements = Sequence::new();
+        for answer in [Err(BacklogError("gone".into())), Ok(())] {
+            backlog
+                .expect_settle()
+                .withf(|claims, _| claims.iter().map(|it| it.sequence).eq([1, 2]))
+                .once()
+                .in_sequence(&mut settlements)
+                .return_once(|_, _| answer);
+        }
+        let mut broker = ready_broker();
+        broker.expect_publish().returning(|batch| batch.iter().map(|_| Ok(())).collect());
+        let mut relay = RelayBatch::new(backlog, broker, settings());
+
+        relay.execute().await.unwrap();
+        advance(2 * SETTLE_AFTER - Duration::from_millis(1)).await;
+        relay.execute().await.unwrap();
+        advance(Duration::from_millis(1)).await;
+        assert!(matches!(relay.execute().await, Err(RelayError::Backlog(_))));
+        relay.execute().await.unwrap();
     }
 
     #[tokio::test]
@@ -201,7 +264,9 @@ mod tests {
         backlog.expect_extend().times(14..=15).returning(|_, _| Ok(()));
         backlog.expect_settle().once().returning(|_, _| Ok(()));
 
-        let relayed = RelayBatch::new(backlog, SlowBroker, settings()).execute().await.unwrap();
+        let mut relay = RelayBatch::new(backlog, SlowBroker, settings());
+        let relayed = relay.execute().await.unwrap();
+        relay.settle().await.unwrap();
 
         assert_eq!(relayed.published, 1);
     }

@@ -75,6 +75,14 @@ impl Process {
         })
     }
 
+    /// The same, for steps that may be taken again: see [`Database::connect_lazily_to_repeat`].
+    pub fn database_to_repeat(&self, part: &str, connections: u32) -> Database {
+        self.sqlite.clone().unwrap_or_else(|| {
+            let name = format!("messager {part}");
+            Database::connect_lazily_to_repeat(&self.config.database, &name, connections)
+        })
+    }
+
     pub fn is_embedded(&self) -> bool {
         self.sqlite.is_some()
     }

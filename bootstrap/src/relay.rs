@@ -26,7 +26,7 @@ const FAILED: Duration = Duration::from_millis(500);
 /// Relays batch after batch: a full one is followed by the next at once; where nothing waits the
 /// pause grows, and ends when `stored` tells of a new message.
 pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
-    relay: RelayBatch<B, M>,
+    mut relay: RelayBatch<B, M>,
     batch: usize,
     pauses: Pauses,
     stored: Arc<Notify>,
@@ -61,6 +61,9 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
             () = stored.notified() => {}
             () = sleep(pause) => {}
         }
+    }
+    if let Err(error) = relay.settle().await {
+        tracing::warn!(error = %Chain(&error), "what was published is published again");
     }
 }
 

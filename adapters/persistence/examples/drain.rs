@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ssl_root_cert: None,
     });
     let database = Database::connect_lazily(&settings, "drain", 4);
-    let relay = RelayBatch::new(
+    let mut relay = RelayBatch::new(
         SqlBacklog::new(database, "drain".to_owned()),
         NoBroker,
         // As the processor has them where nothing is set.
@@ -46,6 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         },
     );
     while relay.execute().await?.claimed > 0 {}
+    relay.settle().await?;
     Ok(())
 }
 

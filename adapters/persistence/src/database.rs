@@ -56,7 +56,17 @@ struct Shared {
     settings: DatabaseSettings,
     name: String,
     connections: u32,
+    commit: Commit,
     pool: RwLock<Pool>,
+}
+
+/// When a commit is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Commit {
+    /// When it is durable.
+    Durable,
+    /// When it is done. It is durable soon.
+    Done,
 }
 
 #[derive(Clone)]
@@ -111,12 +121,28 @@ impl Database {
     ///
     /// `connections` is ignored for SQLite: it has one writer, and so one connection.
     pub fn connect_lazily(settings: &DatabaseSettings, name: &str, connections: u32) -> Self {
-        let pool = Pool { generation: 0, connection: settings.pool(name, connections) };
+        Self::connect(settings, name, connections, Commit::Durable)
+    }
+
+    /// The same, for steps that may be taken again: the server answers before a step is durable
+    /// (`synchronous_commit = off`). A crash of the server takes the latest of them back, none
+    /// without all that came after it, whoever took that; so not what a durable step has seen.
+    pub fn connect_lazily_to_repeat(
+        settings: &DatabaseSettings,
+        name: &str,
+        connections: u32,
+    ) -> Self {
+        Self::connect(settings, name, connections, Commit::Done)
+    }
+
+    fn connect(settings: &DatabaseSettings, name: &str, connections: u32, commit: Commit) -> Self {
+        let pool = Pool { generation: 0, connection: settings.pool(name, connections, commit) };
         Self {
             shared: Arc::new(Shared {
                 settings: settings.clone(),
                 name: name.to_owned(),
                 connections,
+                commit,
                 pool: RwLock::new(pool),
             }),
         }
@@ -166,15 +192,15 @@ impl Database {
     /// it is of use again, and its place in the pool is taken until then: with a silent server,
     /// until the kernel gives up, which takes a quarter of an hour.
     fn renew(&self, generation: u64) {
-        let Shared { settings, name, connections, pool } = &*self.shared;
+        let Shared { settings, name, connections, commit, pool } = &*self.shared;
         if !self.is_postgres() {
             return;
         }
         let mut pool = pool.write().unwrap_or_else(PoisonError::into_inner);
         if pool.generation == generation {
             tracing::warn!(pool = name, "the database is silent: connecting anew");
-            *pool =
-                Pool { generation: generation + 1, connection: settings.pool(name, *connections) };
+            let connection = settings.pool(name, *connections, *commit);
+            *pool = Pool { generation: generation + 1, connection };
         }
     }
 
@@ -258,7 +284,7 @@ pub(crate) async fn clock(transaction: &DatabaseTransaction) -> Result<i64, DbEr
 }
 
 impl DatabaseSettings {
-    fn pool(&self, name: &str, connections: u32) -> DatabaseConnection {
+    fn pool(&self, name: &str, connections: u32, commit: Commit) -> DatabaseConnection {
         match self {
             Self::Postgres(postgres) => {
                 let turnover = Turnover::default();
@@ -282,7 +308,7 @@ impl DatabaseSettings {
                                 Ok(true)
                             })
                         })
-                        .connect_lazy_with(postgres.connect_options(name)),
+                        .connect_lazy_with(postgres.connect_options(name, commit)),
                 )
             }
             Self::Sqlite(path) => {
@@ -336,7 +362,7 @@ fn create_for_owner(path: &Path) {
 }
 
 impl PostgresSettings {
-    fn connect_options(&self, name: &str) -> PgConnectOptions {
+    fn connect_options(&self, name: &str, commit: Commit) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
             .port(self.port)
@@ -352,6 +378,9 @@ impl PostgresSettings {
                 ("lock_timeout", "5s".to_owned()),
             ])
             .options(PLANS);
+        if commit == Commit::Done {
+            options = options.options([("synchronous_commit", "off")]);
+        }
         if let Some(password) = &self.password {
             options = options.password(password);
         }

@@ -171,7 +171,9 @@ async fn relay(memory: Memory) {
         lease: Duration::from_secs(1),
         confirm_within: Duration::from_secs(10),
     };
-    let _ = RelayBatch::new(memory.clone(), memory, settings).execute().await;
+    let mut relay = RelayBatch::new(memory.clone(), memory, settings);
+    let _ = relay.execute().await;
+    let _ = relay.settle().await;
 }
 
 /// Shares partitions and works on its own, as `bootstrap` does.

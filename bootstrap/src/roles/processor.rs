@@ -27,14 +27,17 @@ pub fn processor(
     stored: Arc<Notify>,
 ) -> anyhow::Result<()> {
     let config = process.config.clone();
-    let database = process.database("processor", 4);
+    // To claim, settle, publish or tell once more does no harm; what a consumer has taken over is
+    // durable, and all before it.
+    let database = process.database_to_repeat("processor", 4);
     let usable = process.watch_database(database.clone());
     let metrics = RelayMetrics::register(&process.registry)?;
     let broker = match queue {
         Some(queue) => Broker::Embedded(queue),
         // It only writes, and what is sealed goes out as it is.
         None if config.producer.servers.is_empty() => Broker::Embedded(embedded_queue(
-            &database,
+            // A record that was read must not change.
+            &process.database("queue", 6),
             &config.producer,
             config.code_ttl,
             &Vault::default(),

@@ -71,12 +71,14 @@ async fn checks(setting: &Setting, stand: &Stand, port: u16) -> anyhow::Result<(
         ORDER BY it.created_at";
     let mut codes: Vec<Begun> = sqlx::query_as(sql).fetch_all(&stand.database).await?;
     let sample = codes.pop().context("no verification was begun")?;
+    let hash = "SELECT code_hash FROM verification WHERE id = $1::uuid";
+    let hash = sqlx::query_scalar(hash).bind(&sample.id).fetch_one(&stand.database).await?;
     let statements = statements_of_a_check(stand, port, &sample).await?;
 
     // In each round ours takes as many as pgbench does for all numbers of clients.
     let share = (codes.len() / setting.repeats / 2 / CLIENTS.len()).min(setting.scaled(SHARE));
     let (theirs, ours) = codes.split_at(share * CLIENTS.len() * setting.repeats);
-    number(stand, theirs.iter().map(|begun| begun.id.clone()).collect()).await?;
+    number(stand, theirs.iter().map(|begun| begun.id.clone()).collect(), hash).await?;
     let script = format!("{EACH_ROW}{statements}");
     let pgbench = pgbench(setting, stand, &script);
     let requests = guesses(ours.to_vec());
@@ -121,8 +123,9 @@ async fn statements_of_a_check(stand: &Stand, port: u16, sample: &Begun) -> anyh
     ]))
 }
 
-/// Gives verifications ids and phones that pgbench can make of their numbers.
-async fn number(stand: &Stand, ids: Vec<String>) -> anyhow::Result<()> {
+/// Gives verifications ids and phones that pgbench can make of their numbers, and the hash that the
+/// sample's right code has.
+async fn number(stand: &Stand, ids: Vec<String>, hash: Vec<u8>) -> anyhow::Result<()> {
     let sql = "WITH numbered AS (
             SELECT id, md5((place - 1)::text)::uuid AS other,
                 '7888' || lpad((place - 1)::text, 7, '0') AS other_phone
@@ -130,10 +133,10 @@ async fn number(stand: &Stand, ids: Vec<String>) -> anyhow::Result<()> {
         ), pointed AS (
             UPDATE phone SET phone = other_phone, newest = other FROM numbered WHERE newest = id
         )
-        UPDATE verification SET phone = other_phone, id = other
+        UPDATE verification SET phone = other_phone, id = other, code_hash = $2
         FROM numbered
         WHERE verification.id = numbered.id";
-    sqlx::query(sql).bind(ids).execute(&stand.database).await?;
+    sqlx::query(sql).bind(ids).bind(hash).execute(&stand.database).await?;
     sqlx::query("VACUUM ANALYZE").execute(&stand.database).await?;
     Ok(())
 }

@@ -170,10 +170,10 @@ impl Backlog for SqlBacklog {
     }
 }
 
-// `candidate` takes the oldest messages that nobody holds. `elsewhere` are older messages, never
-// published, that are no candidates: another relay has them, and they must reach the broker
+// `candidate` takes the oldest messages that nobody holds. `elsewhere` are older messages that are
+// no candidates and are not known to be published: a relay has them, and they must reach the broker
 // before any younger message to the same phone. What is below the highest candidate is short, since
-// published messages leave the table.
+// published messages leave the table soon.
 const CLAIM: Sql = Sql {
     postgres: "
 WITH candidate AS MATERIALIZED (
@@ -308,14 +308,14 @@ const SWEPT: u64 = 10_000;
 const FORGET_KNOWN: Sql = Sql {
     postgres: "
 DELETE FROM in_transit
-WHERE sequence IN (
+WHERE sequence = ANY (ARRAY(
     SELECT sequence
     FROM in_transit
     WHERE least(due_at, expires_at) <= now()
       AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
-)",
+))",
     sqlite: "
 DELETE FROM in_transit
 WHERE sequence IN (
@@ -334,7 +334,9 @@ macro_rules! noted_postgres {
         ", told AS (
     INSERT INTO event (id, kind, verification, delivery)
     SELECT gone.id, 'failed', verification.id, 'expired'
-    FROM gone JOIN verification ON verification.id = (left(gone.id::text, 34) || '00')::uuid
+    FROM gone CROSS JOIN LATERAL (
+        SELECT id FROM verification WHERE id = (left(gone.id::text, 34) || '00')::uuid OFFSET 0
+    ) AS verification
     WHERE $1 AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
 )
 INSERT INTO delivery
@@ -360,7 +362,7 @@ WITH late AS (
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM outbox USING late WHERE outbox.sequence = late.sequence RETURNING outbox.*
+    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM late)) RETURNING *
 )",
     noted_postgres!()
 );
@@ -370,8 +372,7 @@ const EXPIRE_IN_TRANSIT_POSTGRES: &str = concat!(
 WITH late AS (
     SELECT sequence FROM in_transit WHERE expires_at <= now() LIMIT 10000 FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM in_transit USING late WHERE in_transit.sequence = late.sequence
-    RETURNING in_transit.*
+    DELETE FROM in_transit WHERE sequence = ANY (ARRAY(SELECT sequence FROM late)) RETURNING *
 )",
     noted_postgres!()
 );
@@ -430,7 +431,7 @@ WITH seen AS (
     ) AS by_group
 ), late AS (
     DELETE FROM in_transit
-    WHERE sequence IN (
+    WHERE sequence = ANY (ARRAY(
         SELECT sequence
         FROM in_transit
         WHERE published_at + (due_at - published_at) * (1 << least(publications - 1, 10)) <= now()
@@ -442,7 +443,7 @@ WITH seen AS (
         ORDER BY sequence
         LIMIT 10000
         FOR UPDATE SKIP LOCKED
-    )
+    ))
     RETURNING *
 )
 INSERT INTO outbox

@@ -108,9 +108,8 @@ WITH due AS (
 ), claimed AS (
     UPDATE event
     SET attempt = attempt + 1, due_at = now() + $2 * interval '1 millisecond'
-    FROM due
-    WHERE event.sequence = due.sequence
-    RETURNING event.*
+    WHERE sequence = ANY (ARRAY(SELECT sequence FROM due))
+    RETURNING *
 )
 SELECT claimed.sequence, attempt, replace(claimed.id::text, '-', '') AS id, kind,
     (extract(epoch FROM at) * 1000)::bigint AS at,

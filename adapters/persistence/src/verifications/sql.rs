@@ -1,3 +1,8 @@
+//! The statements about verifications.
+//!
+//! `status || ''` is the status for which no index speaks (ADR 26): a plan might go through all
+//! pending ones to find one by its id.
+
 use crate::{database::Sql, idempotency::tell_holders, limits::count_on_phone};
 
 /// What a verification is read from. One whose time is up is shown as expired.
@@ -79,7 +84,8 @@ pub(super) const RESEND_POSTGRES: &str = concat!(
 WITH target AS (
     SELECT id, phone, expires_at
     FROM verification
-    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND sends = $2 AND attempts < $3
+    WHERE id = $1 AND status || '' = 'pending' AND expires_at > now() AND sends = $2
+      AND attempts < $3
       AND sent_at + $4 * interval '1 millisecond' <= now()
 ), allowed AS (
     INSERT INTO phone AS known
@@ -119,7 +125,8 @@ WITH target AS (
         seed = coalesce(decode(nullif($9, ''), 'hex'), seed),
         pepper_id = coalesce(nullif($10, ''), pepper_id)
     FROM stored
-    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND sends = $2 AND attempts < $3
+    WHERE id = $1 AND status || '' = 'pending' AND expires_at > now() AND sends = $2
+      AND attempts < $3
     RETURNING verification.*
 ), noted AS (",
     tell_holders!("(SELECT id FROM sent)", "(SELECT $21::bytea FROM sent)", "$22"),
@@ -157,17 +164,17 @@ macro_rules! newest {
     ($now:literal) => {
         concat!(
             "
-    FROM phone CROSS JOIN verification
-    WHERE phone.phone = $1 AND newest_until > ",
+    FROM verification
+    WHERE id = (SELECT newest FROM phone WHERE phone = $1 AND newest_until > ",
             $now,
-            " AND verification.id = newest AND status = 'pending' AND expires_at > ",
+            ") AND status || '' = 'pending' AND expires_at > ",
             $now
         )
     };
 }
 
 pub(super) const NEWEST: Sql = Sql {
-    postgres: concat!("SELECT verification.id::text AS id", newest!("now()")),
+    postgres: concat!("SELECT id::text AS id", newest!("now()")),
     sqlite: concat!("SELECT id", newest!("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")),
 };
 
@@ -215,7 +222,7 @@ macro_rules! attempt {
         (SELECT is_right FROM target) AND code_hash = (SELECT code_hash FROM target) AS is_right
     FROM verification
     WHERE id = (SELECT id FROM target)
-      AND status = 'pending' AND expires_at > now() AND attempts < $7
+      AND status || '' = 'pending' AND expires_at > now() AND attempts < $7
       AND NOT EXISTS (SELECT 1 FROM over) AND (SELECT count(*) FROM held) >= 0
     FOR UPDATE
 ), guess AS (
@@ -280,7 +287,7 @@ WITH target AS (
     is_right!(),
     " AS is_right
     FROM verification
-    WHERE id = $1 AND status = 'pending' AND expires_at > now() AND attempts < $7
+    WHERE id = $1 AND status || '' = 'pending' AND expires_at > now() AND attempts < $7
 ), wanted AS (
     SELECT policy, phone AS key, quota, period
     FROM target, unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
@@ -299,7 +306,7 @@ WHERE known.id = $1"
 pub(super) const CHECK_BY_PHONE_POSTGRES: &str = concat!(
     "
 WITH newest AS (
-    SELECT verification.*",
+    SELECT *",
     newest!("now()"),
     "
 ), target AS (
@@ -368,7 +375,9 @@ pub(super) const TELL: &str =
 
 pub(super) const CANCEL_POSTGRES: &str = "
 WITH target AS (
-    SELECT id, phone FROM verification WHERE id = $1 AND status = 'pending' AND expires_at > now()
+    SELECT id, phone
+    FROM verification
+    WHERE id = $1 AND status || '' = 'pending' AND expires_at > now()
 ), cleared AS (
     UPDATE phone
     SET newest = CASE WHEN newest <> target.id THEN newest END,
@@ -379,7 +388,7 @@ WITH target AS (
 ), canceled AS (
     UPDATE verification
     SET status = 'canceled', ended_at = now(), code_hash = NULL, seed = NULL
-    WHERE id = (SELECT id FROM target) AND status = 'pending' AND expires_at > now()
+    WHERE id = (SELECT id FROM target) AND status || '' = 'pending' AND expires_at > now()
       AND (SELECT count(*) FROM cleared) >= 0
     RETURNING id
 )

@@ -1,16 +1,46 @@
 //! The texts of SMS.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, fmt, marker::PhantomData, sync::Arc};
 
 use domain::{SmsTemplate, Templates, TextOptions};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
 
 use super::Reader;
 
 /// By purpose and locale.
-type Texts = BTreeMap<String, BTreeMap<String, String>>;
+type Texts = Entries<Entries<String>>;
+
+/// The entries of a JSON object as they stand there: of two with one name a map would keep the last
+/// one and say nothing.
+#[derive(Debug)]
+struct Entries<V>(Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder<V>(PhantomData<V>);
+
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for InOrder<V> {
+            type Value = Entries<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Entries<V>, M::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder(PhantomData))
+    }
+}
 
 /// Reads all texts and refuses those that are not fit to be sent.
 pub(super) fn read(env: &mut Reader<'_>) -> Option<Arc<Templates>> {
@@ -47,7 +77,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<Arc<Templates>> {
 }
 
 fn texts(env: &mut Reader<'_>) -> Option<Texts> {
-    let Some(path) = env.text("TEMPLATES_FILE") else { return Some(Texts::new()) };
+    let Some(path) = env.text("TEMPLATES_FILE") else { return Some(Entries(Vec::new())) };
     let text = match std::fs::read_to_string(path.trim()) {
         Ok(text) => text,
         Err(error) => {
@@ -66,7 +96,7 @@ fn texts(env: &mut Reader<'_>) -> Option<Texts> {
 }
 
 fn flat(texts: Texts) -> impl Iterator<Item = (String, String, String)> {
-    texts.into_iter().flat_map(|(purpose, locales)| {
-        locales.into_iter().map(move |(locale, text)| (purpose.clone(), locale, text))
+    texts.0.into_iter().flat_map(|(purpose, locales)| {
+        locales.0.into_iter().map(move |(locale, text)| (purpose.clone(), locale, text))
     })
 }

@@ -52,7 +52,7 @@ fn texts_are_read_by_purpose_and_locale() {
 fn bad_templates_fail_the_start() {
     let texts = format!(
         r#"{{"login":{{"de":"kein Platz","ru":"{{code}} {}","EN":"{{code}}!","en":"{{code}}?"}},
-            "log in":{{"de":"{{code}}!"}}}}"#,
+            "log in":{{"de":"{{code}}!"}},"buy":{{"de":"{{code}}!"}},"buy":{{"de":"{{code}}?"}}}}"#,
         "ы".repeat(70)
     );
     let file = File::new("bad", &texts);
@@ -63,12 +63,13 @@ fn bad_templates_fail_the_start() {
         "TEMPLATES_FILE \"login/de\": an SMS template has {code} exactly once",
         "TEMPLATES_FILE \"log in/de\": a text is named purpose/locale",
         "TEMPLATES_FILE has two texts \"login/en\"",
+        "TEMPLATES_FILE has two texts \"buy/de\"",
         "SMS text SMS_TEMPLATE: has nothing but the code",
         "SMS text login/ru: takes 2 SMS in UCS-2 because of 'ы', and 1 are allowed",
     ] {
         assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");
     }
-    assert_eq!(complaint.lines().count(), 1 + 5, "{complaint}");
+    assert_eq!(complaint.lines().count(), 1 + 6, "{complaint}");
 }
 
 #[test]

@@ -72,6 +72,11 @@ pub enum Migration {
 ///
 /// Exits with 2 if the settings are not usable, and with 1 on another failure.
 pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> F) -> ExitCode {
+    // In small pages: of the buffers that a connection reserves it uses the first bytes, and a page
+    // of 2 MiB takes the rest as well. With 2,000 connections that was 105 MiB instead of 65.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+
     let runtime = Config::read().map_err(anyhow::Error::from).and_then(|config| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         Ok((runtime, config))

@@ -113,8 +113,8 @@ struct Called {
 
 /// How often the ledger is asked which parked messages are due.
 const LOOK: Duration = Duration::from_millis(250);
-/// How soon the next round may begin for each message that one was about, and how soon at the latest:
-/// where much happens, more of it is recorded together.
+/// A round that was about so many messages is followed by the next after so many times this, at most
+/// [`LONGEST_ROUND`]: where much happens, more of it is recorded together.
 const ROUND: Duration = Duration::from_millis(5);
 const LONGEST_ROUND: Duration = Duration::from_millis(20);
 /// How often the lanes are held against the ledger, where other consumers' calls may have ended.

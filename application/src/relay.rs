@@ -29,7 +29,8 @@ pub struct RelaySettings {
 }
 
 /// How long a published message is left in the outbox at least, for a consumer to take it out of
-/// there: most are taken over sooner than that, and need no settlement. Twice that at most.
+/// there: most are taken over sooner than that, and need no settlement. What is twice as old is
+/// settled before the next batch. The shortest lease, of a second, is longer.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// What one round did.
@@ -58,10 +59,8 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
     /// loses it. Nothing is claimed while the broker is out of reach.
     #[autometrics(struct_name = "RelayBatch")]
     pub async fn execute(&mut self) -> Result<Relayed, RelayError> {
-        // Well before another relay may claim it again.
-        let after = SETTLE_AFTER.min(self.settings.lease / 5);
-        if self.published.front().is_some_and(|(at, _)| at.elapsed() >= 2 * after) {
-            self.settle_older_than(after).await?;
+        if self.published.front().is_some_and(|(at, _)| at.elapsed() >= 2 * SETTLE_AFTER) {
+            self.settle_older_than(SETTLE_AFTER).await?;
         }
         self.broker.ready().await?;
         let batch = self.backlog.claim(self.settings.batch, self.settings.lease).await?;
@@ -91,6 +90,8 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
     }
 
     /// Settles all that the broker took, as far as no consumer has taken it over.
+    ///
+    /// What could not be settled is forgotten here, and published again when its lease has ended.
     pub async fn settle(&mut self) -> Result<(), BacklogError> {
         self.settle_older_than(Duration::ZERO).await
     }
@@ -98,20 +99,21 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
     async fn settle_older_than(&mut self, age: Duration) -> Result<(), BacklogError> {
         let batch = usize::try_from(self.settings.batch.get()).unwrap_or(usize::MAX);
         loop {
-            let old = self.published.iter().take_while(|(at, _)| at.elapsed() >= age);
-            let claims: Vec<Claim> = old.take(batch).map(|(_, claim)| *claim).collect();
+            let old = self.published.partition_point(|(at, _)| at.elapsed() >= age);
+            let oldest = self.published.drain(..old.min(batch));
+            let claims: Vec<Claim> = oldest.map(|(_, claim)| claim).collect();
             if claims.is_empty() {
                 return Ok(());
             }
             self.backlog.settle(&claims, self.settings.confirm_within).await?;
-            self.published.drain(..claims.len());
         }
     }
 
-    /// Publishes, and keeps the lease alive meanwhile: a slow broker must not make another relay
-    /// publish the same messages.
+    /// Publishes, and keeps all leases alive meanwhile: a slow broker must not make another relay
+    /// publish the same messages, or those before.
     async fn publish(&self, batch: &[Claimed]) -> Vec<Result<(), BrokerError>> {
-        let claims: Vec<Claim> = batch.iter().map(|claimed| claimed.claim).collect();
+        let before = self.published.iter().map(|(_, claim)| *claim);
+        let claims: Vec<Claim> = before.chain(batch.iter().map(|it| it.claim)).collect();
         let renew = async {
             let pause = self.settings.lease / 3;
             let mut renewals = interval_at(Instant::now() + pause, pause);
@@ -192,17 +194,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_published_a_while_ago_is_settled_until_that_is_heard_of() {
+    async fn what_was_published_a_while_ago_is_settled() {
         let mut backlog = MockBacklog::new();
         let mut claims = Sequence::new();
-        for batch in [vec![claimed(1), claimed(2)], vec![claimed(3)], vec![]] {
+        for batch in [vec![claimed(1), claimed(2)], vec![claimed(3)], vec![], vec![]] {
             backlog.expect_claim().once().in_sequence(&mut claims).return_once(|_, _| Ok(batch));
         }
         let mut settlements = Sequence::new();
-        for answer in [Err(BacklogError("gone".into())), Ok(())] {
+        for (expected, answer) in
+            [(vec![1, 2], Err(BacklogError("gone".into()))), (vec![3], Ok(()))]
+        {
             backlog
                 .expect_settle()
-                .withf(|claims, _| claims.iter().map(|it| it.sequence).eq([1, 2]))
+                .withf(move |claims, _| claims.iter().map(|it| it.sequence).eq(expected.clone()))
                 .once()
                 .in_sequence(&mut settlements)
                 .return_once(|_, _| answer);
@@ -212,10 +216,12 @@ mod tests {
         let mut relay = RelayBatch::new(backlog, broker, settings());
 
         relay.execute().await.unwrap();
-        advance(2 * SETTLE_AFTER - Duration::from_millis(1)).await;
+        advance(Duration::from_millis(101)).await;
         relay.execute().await.unwrap();
-        advance(Duration::from_millis(1)).await;
+        advance(Duration::from_millis(99)).await;
         assert!(matches!(relay.execute().await, Err(RelayError::Backlog(_))));
+        relay.execute().await.unwrap();
+        advance(2 * SETTLE_AFTER).await;
         relay.execute().await.unwrap();
     }
 
@@ -260,14 +266,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn keeps_the_lease_while_a_slow_broker_publishes() {
         let mut backlog = MockBacklog::new();
-        backlog.expect_claim().returning(|_, _| Ok(vec![claimed(1)]));
-        backlog.expect_extend().times(14..=15).returning(|_, _| Ok(()));
-        backlog.expect_settle().once().returning(|_, _| Ok(()));
-
+        let mut claims = Sequence::new();
+        for sequence in [1, 2] {
+            let batch = vec![claimed(sequence)];
+            backlog.expect_claim().once().in_sequence(&mut claims).return_once(|_, _| Ok(batch));
+        }
+        for leased in [1, 2] {
+            let is_renewed = move |claims: &[Claim], _: &Duration| claims.len() == leased;
+            backlog.expect_extend().withf(is_renewed).times(14..=15).returning(|_, _| Ok(()));
+        }
         let mut relay = RelayBatch::new(backlog, SlowBroker, settings());
-        let relayed = relay.execute().await.unwrap();
-        relay.settle().await.unwrap();
 
-        assert_eq!(relayed.published, 1);
+        assert_eq!(relay.execute().await.unwrap().published, 1);
+        assert_eq!(relay.execute().await.unwrap().published, 1, "while the first is young");
     }
 }

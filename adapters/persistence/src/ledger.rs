@@ -306,7 +306,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
-        let said = outcomes.iter().map(|outcome| {
+        let rows = outcomes.iter().map(|outcome| {
             let (verdict, wait, reference) = match &outcome.verdict {
                 Verdict::Sent { reference } => ("sent", 0, reference.as_deref()),
                 Verdict::Failed => ("failed", 0, None),
@@ -318,22 +318,22 @@ impl DeliveryLedger for SqlDeliveryLedger {
         let mut values = vec![Value::from(self.group.clone())];
         if self.database.is_postgres() {
             let ids: Vec<Uuid> = outcomes.iter().map(|outcome| outcome.id.as_uuid()).collect();
-            let said: serde_json::Map<_, _> = said
+            let said: serde_json::Map<_, _> = rows
                 .map(|(outcome, verdict, wait, reference)| {
-                    let key = format!("{} {}", outcome.id.as_uuid(), outcome.attempt);
-                    let said = json!({
+                    let call = format!("{} {}", outcome.id.as_uuid(), outcome.attempt);
+                    let outcome = json!({
                         "verdict": verdict,
                         "wait": wait,
                         "reference": reference,
                         "detail": outcome.detail,
                         "class": outcome.class.as_str(),
                     });
-                    (key, said)
+                    (call, outcome)
                 })
                 .collect();
             values.extend([ids.into(), serde_json::Value::from(said).into()]);
         } else {
-            let said: serde_json::Value = said
+            let said: serde_json::Value = rows
                 .map(|(outcome, verdict, wait, reference)| {
                     json!([
                         outcome.id.to_string(),

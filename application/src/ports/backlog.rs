@@ -6,8 +6,8 @@ use crate::{BoxError, TraceParent};
 
 /// The outbox as a relay sees it: messages that still have to reach a consumer.
 ///
-/// A message is *waiting* until a relay settles it, then *in transit* until a consumer's ledger
-/// takes it over, which removes it here. One that is in transit for too long waits again.
+/// A message is *waiting* until a relay settles it, and then *in transit*. A consumer's ledger may
+/// take it over from either, which removes it here. One that is in transit for too long waits again.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Backlog: Sync + 'static {
@@ -15,7 +15,7 @@ pub trait Backlog: Sync + 'static {
     ///
     /// A leased message is invisible to other callers; when the lease runs out without a
     /// `settle`, it may be claimed again. A message is not claimed while an older one to the same
-    /// phone, never published yet, is left behind or leased by somebody else. One that has
+    /// phone, never settled yet, is left behind or leased. One that has
     /// expired is never claimed.
     async fn claim(&self, limit: NonZeroU32, lease: Duration)
     -> Result<Vec<Claimed>, BacklogError>;

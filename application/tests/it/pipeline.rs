@@ -23,7 +23,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     runtime::Runtime,
     sync::{mpsc, watch},
-    task::{JoinHandle, JoinSet, yield_now},
+    task::{JoinSet, yield_now},
     time::{Instant, sleep},
 };
 
@@ -136,13 +136,19 @@ struct Pipeline {
     runtime: Runtime,
     memory: Memory,
     submit: SubmitMessage<Memory, StdRng>,
-    relays: [Option<JoinHandle<()>>; RELAYS],
+    relays: [Option<Relaying>; RELAYS],
     consumers: [Running; CONSUMERS],
     names: u32,
     accepted: Vec<MessageId>,
     /// A process failed, or did not hear what became of a commit.
     disturbed: bool,
     wiped: bool,
+}
+
+/// A relay's process. Dropped, it has crashed.
+struct Relaying {
+    _task: JoinSet<()>,
+    rounds: mpsc::Sender<()>,
 }
 
 /// A consumer's process. Dropped, it has crashed.
@@ -165,15 +171,17 @@ fn phone(number: u8) -> PhoneNumber {
     format!("7999000000{number}").parse().expect("it has eleven digits")
 }
 
-async fn relay(memory: Memory) {
+/// Does a round whenever it is told to.
+async fn relay(memory: Memory, mut rounds: mpsc::Receiver<()>) {
     let settings = RelaySettings {
         batch: NonZeroU32::new(3).expect("it is not zero"),
         lease: Duration::from_secs(1),
         confirm_within: Duration::from_secs(10),
     };
     let mut relay = RelayBatch::new(memory.clone(), memory, settings);
-    let _ = relay.execute().await;
-    let _ = relay.settle().await;
+    while rounds.recv().await.is_some() {
+        let _ = relay.execute().await;
+    }
 }
 
 /// Shares partitions and works on its own, as `bootstrap` does.
@@ -336,11 +344,7 @@ impl Pipeline {
                 self.wiped = true;
                 self.memory.wipe_topic();
             }
-            Step::CrashRelay(relay) => {
-                if let Some(relay) = self.relays[relay].take() {
-                    relay.abort();
-                }
-            }
+            Step::CrashRelay(relay) => self.relays[relay] = None,
             Step::CrashConsumer(consumer) => {
                 self.disturbed = true;
                 self.consumers[consumer] = run(&self.memory, self.names);
@@ -363,10 +367,14 @@ impl Pipeline {
     }
 
     fn relay(&mut self, relay: usize) {
-        let slot = &mut self.relays[relay];
-        if slot.as_ref().is_none_or(JoinHandle::is_finished) {
-            *slot = Some(self.runtime.spawn(self::relay(self.memory.clone())));
-        }
+        let running = self.relays[relay].get_or_insert_with(|| {
+            let (rounds, told) = mpsc::channel(1);
+            let mut task = JoinSet::new();
+            task.spawn_on(self::relay(self.memory.clone(), told), self.runtime.handle());
+            Relaying { _task: task, rounds }
+        });
+        // One that is in the middle of a round does another after it, not two.
+        let _ = running.rounds.try_send(());
     }
 
     /// Nothing goes wrong any more, and relays and sweep do their rounds. Says which messages

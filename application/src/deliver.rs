@@ -414,9 +414,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                     retry_after: None,
                 });
             }
-            timeout(end_by - now, gateway.send(&sms))
+            let Accepted { reference } = timeout(end_by - now, gateway.send(&sms))
                 .await
-                .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))
+                .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))?;
+            // It is kept, and a gateway might repeat what it was given.
+            let reference = reference.filter(|it| !it.contains(sms.code.as_str()));
+            Ok(Accepted { reference })
         });
         self.called.insert(handle.id(), called);
     }
@@ -452,7 +455,14 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             .and_then(
                 |it| if it.phone == message.phone { Ok(it) } else { Err(CannotOpen::Damaged) },
             )
-            .map_err(|error| SendError::Misconfigured(error.to_string()))
+            .map_err(|error| match error {
+                // Another consumer may have it, or this one after its next start.
+                CannotOpen::UnknownKey => SendError::Unavailable {
+                    detail: format!("not called: {error}"),
+                    retry_after: None,
+                },
+                CannotOpen::Damaged => SendError::Misconfigured(error.to_string()),
+            })
     }
 
     fn end_call(&mut self, call: Result<(task::Id, Result<Accepted, SendError>), task::JoinError>) {

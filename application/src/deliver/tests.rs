@@ -587,27 +587,60 @@ async fn a_sealed_code_is_opened_for_the_gateway_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_opened_ends_as_failed_and_calls_nobody() {
-    let unknown_key = "sealed with a key that is not set here";
-    let not_ours = "sealed for another message, or damaged";
-    for (phone, vault, detail) in
-        [(1, crate::testing::vault(), unknown_key), (2, crate::testing::sealing_vault(), not_ours)]
-    {
+async fn a_reference_that_repeats_the_code_is_not_kept() {
+    for (reference, kept) in [("Your code: 123456", None), ("SM-0123", Some("SM-0123"))] {
         let mut ledger = ledger();
         starts(&mut ledger);
         let book = finishes(&mut ledger);
-        let sent = sealed(1, &message(phone).phone, None);
         let mut gateway = MockSmsGateway::new();
-        gateway.expect_send().never();
-        let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record_of(sent)])]);
-        deliver.settings.vault = vault;
+        gateway
+            .expect_send()
+            .returning(move |_| Ok(Accepted { reference: Some(reference.to_owned()) }));
+        let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
 
-        let delivered = run(&mut deliver, 1).await;
+        run(&mut deliver, 1).await;
 
-        assert_eq!(delivered.ended[0].state, DeliveryState::Failed);
-        let book = book.lock().unwrap();
-        assert_eq!((book[0].detail.as_str(), book[0].class), (detail, OutcomeClass::Misconfigured));
+        let kept = kept.map(str::to_owned);
+        assert_eq!(book.lock().unwrap()[0].verdict, Verdict::Sent { reference: kept });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_ours_to_open_ends_as_failed_and_calls_nobody() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    let book = finishes(&mut ledger);
+    let sent = sealed(1, &message(2).phone, None);
+    let mut gateway = MockSmsGateway::new();
+    gateway.expect_send().never();
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record_of(sent)])]);
+    deliver.settings.vault = crate::testing::sealing_vault();
+
+    let delivered = run(&mut deliver, 1).await;
+
+    assert_eq!(delivered.ended[0].state, DeliveryState::Failed);
+    let book = book.lock().unwrap();
+    assert_eq!(book[0].class, OutcomeClass::Misconfigured);
+    assert_eq!(book[0].detail, "sealed for another message, or damaged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_key_a_sealed_code_waits_for_a_consumer_with_it() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    let book = finishes(&mut ledger);
+    ledger.expect_due().returning(|_, _| Ok(vec![]));
+    let mut gateway = MockSmsGateway::new();
+    gateway.expect_send().never();
+    let sent = record_of(sealed(1, &message(1).phone, None));
+    let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![sent])]);
+    deliver.settings.vault = crate::testing::vault();
+
+    let delivered = run(&mut deliver, 1).await;
+
+    assert_eq!((delivered.retries, delivered.ended.len()), (1, 0));
+    let book = book.lock().unwrap();
+    assert_eq!(book[0].detail, "not called: sealed with a key that is not set here");
 }
 
 #[tokio::test(start_paused = true)]

@@ -324,9 +324,13 @@ impl Reader<'_> {
         let url = self.text(name)?.trim().parse::<http::Uri>().ok().filter(|url| {
             matches!(url.scheme_str(), Some("http" | "https"))
                 && url.host().is_some_and(|host| !host.is_empty())
+                && has_good_port(url)
         });
         if url.is_none() {
-            self.problem(name, "must begin with http:// or https:// and a host");
+            self.problem(
+                name,
+                "must begin with http:// or https:// and a host, and a port may be 1 to 65535",
+            );
         }
         url
     }
@@ -395,6 +399,15 @@ impl Reader<'_> {
 fn is_server(text: &str) -> bool {
     text.rsplit_once(':')
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<NonZeroU16>().is_ok())
+}
+
+/// What stands behind the host's colon. Where that is no port, `Uri` has none, and the scheme's own
+/// would be connected to.
+fn has_good_port(url: &http::Uri) -> bool {
+    let authority = url.authority().map_or("", |it| it.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let port = host.strip_prefix(url.host().unwrap_or_default()).unwrap_or_default();
+    port.is_empty() || port.strip_prefix(':').is_some_and(|it| it.parse::<NonZeroU16>().is_ok())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use application::ports::{Accepted, SendError, Sms, SmsGateway};
 
 pub use console::ConsoleGateway;
 pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};
+pub use public_address::has_private_address;
 pub use webhook::{InvalidWebhook, WebhookGateway, WebhookSettings};
 
 /// The gateway that the configuration names.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use application::BoxError;
+use http::Uri;
 use hyper_util::client::legacy::connect::dns::Name;
 use tower::Service;
 
@@ -66,6 +67,11 @@ where
             }
         })
     }
+}
+
+/// Whether an address that is not public stands in a URL as its host.
+pub fn has_private_address(url: &Uri) -> bool {
+    url.host().is_some_and(|host| !Guarded::new((), is_public).permits_literal(host))
 }
 
 /// Whether an address is one of the Internet's, and of a single host there, by the registries of

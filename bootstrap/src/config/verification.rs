@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use adapters_gateway::has_private_address;
 use adapters_http::{ApiAuth, has_numbers};
 use adapters_persistence::DatabaseSettings;
 use application::{KeySource, ResendPolicy, SendSettings, VaultSettings};
@@ -277,6 +278,10 @@ fn events(env: &mut Reader<'_>) -> Option<EventsConfig> {
     let url = env.url("EVENTS_URL");
     if url.is_some() && env.text("EVENTS_SECRET").is_none() {
         env.problem("EVENTS_SECRET", "is missing: what is posted to EVENTS_URL is signed");
+    }
+    if allow_private == Some(false) && url.as_ref().is_some_and(has_private_address) {
+        let problem = "has an address that is not public; EVENTS_ALLOW_PRIVATE=true would allow it";
+        env.problem("EVENTS_URL", problem);
     }
     Some(EventsConfig { url: url?, secrets: secrets?, allow_private: allow_private? })
 }

@@ -157,13 +157,36 @@ fn a_bad_secret_is_named_and_not_repeated() {
         "CODE_PEPPER cannot be used: 1 to 4 keys by comma, each id:base64 of 32 bytes",
         "PAYLOAD_KEY cannot be used: ",
         "TEST_NUMBERS must be +phone:code by comma",
-        "EVENTS_URL must begin with http:// or https:// and a host",
+        "EVENTS_URL must begin with http:// or https:// and a host, and a port may be 1 to 65535",
         "EVENTS_SECRET cannot be used: 1 to 4 of whsec_",
     ] {
         assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");
     }
     assert_eq!(complaint.lines().count(), 1 + 5, "{complaint}");
     assert!(!complaint.contains(secret) && !complaint.contains("1234567"), "{complaint}");
+}
+
+#[test]
+fn a_port_that_is_none_is_not_taken_for_the_usual_one() {
+    for host in ["127.0.0.1:99999", "[::1]:0", "example.com:", "user:secret@example.com:80a"] {
+        let complaint =
+            complaint(&[("GATEWAY_URL", &format!("http://{host}/")), ("GATEWAY", "webhook")]);
+        assert!(complaint.contains("GATEWAY_URL must begin with"), "{host}: {complaint}");
+    }
+    for host in ["[::1]:8080", "user:99999@example.com", "example.com:65535"] {
+        let settings = [("GATEWAY_URL", &*format!("http://{host}/")), ("GATEWAY", "webhook")];
+        assert!(read(&settings).is_ok(), "{host}");
+    }
+}
+
+#[test]
+fn events_go_into_a_private_network_only_where_that_is_allowed() {
+    for url in ["http://127.0.0.1:9000/events", "https://[fd00::1]"] {
+        let settings = [("EVENTS_URL", url), ("EVENTS_SECRET", EVENTS_SECRET)];
+        let complaint = complaint(&settings);
+        assert!(complaint.contains("EVENTS_URL has an address that is not public"), "{complaint}");
+        assert!(read(&[&settings[..], &[("EVENTS_ALLOW_PRIVATE", "true")]].concat()).is_ok());
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use adapters_persistence::{Database, DatabaseSettings, check_schema};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use migration::{MigrationStatus, Migrator, MigratorTrait};
@@ -123,7 +123,7 @@ pub async fn with_database(
     name: &str,
     act: impl AsyncFnOnce(&Database) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let database = Database::connect_lazily(&config.database, name, 1);
+    let database = existing_database(config, name)?;
     let result = async {
         check_schema(&database).await?;
         act(&database).await
@@ -133,17 +133,34 @@ pub async fn with_database(
     result.with_context(|| config.database.to_string())
 }
 
+/// A file that is not there would be made: an empty database where somebody stands in the wrong
+/// folder.
+pub(crate) fn existing_database(config: &Config, name: &str) -> anyhow::Result<Database> {
+    if let DatabaseSettings::Sqlite(path) = &config.database {
+        ensure!(
+            path.exists(),
+            "there is no {}: stand where the service's .env is, or set SQLITE_PATH or POSTGRES_HOST",
+            path.display()
+        );
+    }
+    Ok(Database::connect_lazily(&config.database, name, 1))
+}
+
 /// Carries out `messager migrate …`.
 pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()> {
     let database = Database::connect_lazily(&config.database, "messager migrate", 1);
-    let result = match migration {
-        Migration::Up => migrate_up(&database, &config.database).await,
-        Migration::Down { steps } => {
-            take_turns(&database, &config.database).await?;
-            Migrator::down(&database.connection(), Some(steps)).await.context("migrate down")
+    let result = async {
+        database.ping().await?;
+        match migration {
+            Migration::Up => migrate_up(&database, &config.database).await,
+            Migration::Down { steps } => {
+                take_turns(&database, &config.database).await?;
+                Migrator::down(&database.connection(), Some(steps)).await.context("migrate down")
+            }
+            Migration::Status => status(&database).await,
         }
-        Migration::Status => status(&database).await,
-    };
+    }
+    .await;
     database.close().await?;
     result.with_context(|| config.database.to_string())
 }

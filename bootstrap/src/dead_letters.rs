@@ -9,7 +9,11 @@ use application::{
     ports::{DeadLetter, DeadLetters, Revived},
 };
 
-use crate::{cli::rfc3339, config::Config, roles};
+use crate::{
+    cli::{existing_database, rfc3339},
+    config::Config,
+    roles,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
@@ -35,7 +39,7 @@ pub enum Command {
 
 /// Carries out `messager dead-letters …`. Fails if one of several could not be dealt with.
 pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
-    let database = Database::connect_lazily(&config.database, "messager dead-letters", 1);
+    let database = existing_database(config, "messager dead-letters")?;
     let letters = SqlDeadLetters::new(database.clone());
     let result = match command {
         Command::List { limit } => list(&letters, limit).await,

@@ -11,11 +11,11 @@ use std::{
 use application::ports::StoreError;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
-    SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
+    RuntimeErr, SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
     TransactionOptions, TransactionTrait, Value,
     sqlx::{
         Connection as _,
-        postgres::{PgConnectOptions, PgPoolOptions},
+        postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
 };
@@ -206,7 +206,26 @@ impl Database {
 
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<(), DbErr> {
-        self.step(async |connection| connection.ping().await).await
+        match self.step(async |connection| connection.ping().await).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.reason(error).await),
+        }
+    }
+
+    /// What is behind an error: a pool that gets no connection tries again until the time is up, and
+    /// keeps to itself why.
+    pub(crate) async fn reason(&self, error: DbErr) -> DbErr {
+        let Shared { settings, name, commit, .. } = &*self.shared;
+        let (DbErr::ConnectionAcquire(_), DatabaseSettings::Postgres(postgres)) =
+            (&error, settings)
+        else {
+            return error;
+        };
+        let options = postgres.connect_options(name, *commit);
+        match timeout(ACQUIRE, PgConnection::connect_with(&options)).await {
+            Ok(Err(refused)) => DbErr::Conn(RuntimeErr::Internal(refused.to_string())),
+            Ok(Ok(_)) | Err(_) => error,
+        }
     }
 
     /// Waits until no other session holds this lock, and holds it until the session ends.

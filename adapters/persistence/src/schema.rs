@@ -30,7 +30,11 @@ pub async fn check_schema(database: &Database) -> Result<(), SchemaError> {
     };
 
     // A primary that was demoted, say.
-    if !database.rows(READ_ONLY, vec![]).await.map_err(SchemaError::Unavailable)?.is_empty() {
+    let read_only = match database.rows(READ_ONLY, vec![]).await {
+        Ok(rows) => rows,
+        Err(error) => return Err(SchemaError::Unavailable(database.reason(error).await)),
+    };
+    if !read_only.is_empty() {
         return Err(SchemaError::Unavailable(DbErr::Custom("it is read-only".to_owned())));
     }
     let mut applied = HashSet::new();

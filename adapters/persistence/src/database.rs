@@ -125,8 +125,8 @@ impl Database {
     }
 
     /// The same, for steps that may be taken again: the server answers before a step is durable
-    /// (`synchronous_commit = off`). A crash of the server takes the latest of them back, none
-    /// without all that came after it, whoever took that; so not what a durable step has seen.
+    /// (`synchronous_commit = off`). A crash of the server takes the latest commits back, in their
+    /// order; so never one that a durable step came after.
     pub fn connect_lazily_to_repeat(
         settings: &DatabaseSettings,
         name: &str,

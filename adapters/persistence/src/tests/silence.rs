@@ -2,6 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use application::ports::{EnqueueError, Outbox};
 use migration::{Migrator, MigratorTrait};
+use sea_orm::ConnectionTrait;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -9,7 +10,7 @@ use tokio::{
 };
 
 use super::support::{new_message, new_postgres, phone};
-use crate::{CoalescingOutbox, Database, DatabaseSettings, OutboxSettings};
+use crate::{CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, PostgresSettings};
 
 /// A way to a server whose connections can all be made to fall silent: nothing is closed, and
 /// nothing comes through. Later connections are not touched.
@@ -65,4 +66,32 @@ async fn connections_that_fell_silent_are_replaced() {
     assert!(matches!(unheard, Err(EnqueueError::Unavailable(_))), "{unheard:?}");
 
     outbox.enqueue(new_message(&phone(3))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_told_from_one_that_is_busy() {
+    let Some(settings) = new_postgres().await else { return };
+    // Nobody listens on the port of a listener that is gone.
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let settings = DatabaseSettings::Postgres(PostgresSettings { port, ..settings });
+    let database = Database::connect_lazily(&settings, "test", 1);
+
+    let error = database.ping().await.unwrap_err().to_string();
+
+    assert!(error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn only_what_may_be_repeated_is_answered_before_it_is_durable() {
+    let Some(settings) = new_postgres().await else { return };
+    let settings = DatabaseSettings::Postgres(settings);
+    for (database, expected) in [
+        (Database::connect_lazily(&settings, "test", 1), "on"),
+        (Database::connect_lazily_to_repeat(&settings, "test", 1), "off"),
+    ] {
+        let statement =
+            database.as_written("SELECT current_setting('synchronous_commit') AS it", vec![]);
+        let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
+        assert_eq!(row.try_get::<String>("", "it").unwrap(), expected);
+    }
 }

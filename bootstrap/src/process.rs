@@ -69,17 +69,22 @@ impl Process {
 
     /// Connections for one part of the process, which no other part can use up.
     pub fn database(&self, part: &str, connections: u32) -> Database {
-        self.sqlite.clone().unwrap_or_else(|| {
-            let name = format!("messager {part}");
-            Database::connect_lazily(&self.config.database, &name, connections)
-        })
+        self.connect(part, connections, Database::connect_lazily)
     }
 
     /// The same, for steps that may be taken again: see [`Database::connect_lazily_to_repeat`].
     pub fn database_to_repeat(&self, part: &str, connections: u32) -> Database {
+        self.connect(part, connections, Database::connect_lazily_to_repeat)
+    }
+
+    fn connect(
+        &self,
+        part: &str,
+        connections: u32,
+        connect: fn(&DatabaseSettings, &str, u32) -> Database,
+    ) -> Database {
         self.sqlite.clone().unwrap_or_else(|| {
-            let name = format!("messager {part}");
-            Database::connect_lazily_to_repeat(&self.config.database, &name, connections)
+            connect(&self.config.database, &format!("messager {part}"), connections)
         })
     }
 

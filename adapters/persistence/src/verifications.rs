@@ -201,12 +201,15 @@ impl SqlVerifications {
             again.sends.into(),
             ATTEMPTS.into(),
             millis(again.wait).into(),
+        let [key, first] = done_under(again.claim.as_ref());
             now.into(),
         ];
         let rows = self.run_in(&transaction, sql::RESENDABLE, values).await?;
         let Some(target) = rows.first() else {
             return finish(transaction, Resending::Changed).await;
         };
+            key,
+            first,
         let phone: String = target.try_get("", "phone")?;
         let ttl: i64 = target.try_get("", "ttl")?;
 

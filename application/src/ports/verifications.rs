@@ -170,7 +170,7 @@ pub enum Resent {
     Sent(Box<Verification>),
     Limited(Vec<Violation>),
     /// The verification is not what the caller took it for: it has ended, has no attempts left,
-    /// another message was stored, or the wait is not over.
+    /// another message was stored, or the wait is not over. Or another holder of the claim has sent.
     Changed,
 }
 

@@ -20,6 +20,7 @@ on_both_databases!(
     what_was_given_up_is_taken_over_at_once,
     a_request_is_one_for_all_its_holders_and_another_for_the_next,
     a_message_that_was_sent_again_is_known_to_those_who_come_after,
+    of_two_holders_one_sends_again,
     an_approval_is_known_to_those_who_come_after,
 );
 
@@ -184,6 +185,28 @@ async fn a_message_that_was_sent_again_is_known_to_those_who_come_after(database
     assert_eq!(done(&database).await, Some(id_of(&first)));
     passes(&database, "expires_at").await;
     assert_eq!(done(&database).await, None);
+}
+
+/// Both are at it still, and the wait after the first one's message is over.
+async fn of_two_holders_one_sends_again(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let first = start(&phone(1));
+    accepted(&enqueue(&database, &first).await);
+    let answers = SqlAnswers::new(database.clone());
+    for (sends, late_one_is_first) in [(1, true), (2, false)] {
+        let late = ours(answers.begin(KEY, BODY).await.unwrap());
+        let taken_over = next_holder(&database).await;
+        let (one, other) = if late_one_is_first { (late, taken_over) } else { (taken_over, late) };
+        let under = |sends, claim| Resend { claim: Some(claim), ..again(&first, sends) };
+
+        let resent = verifications.resend(under(sends, one)).await.unwrap();
+        assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
+        let resent = verifications.resend(under(sends + 1, other)).await.unwrap();
+        assert_eq!(resent, Resent::Changed);
+
+        passes(&database, "expires_at").await;
+    }
+    assert_eq!(count(&database, "outbox").await, 3);
 }
 
 async fn an_approval_is_known_to_those_who_come_after(database: Database) {

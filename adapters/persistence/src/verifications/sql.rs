@@ -79,6 +79,9 @@ WHERE message_id IN (SELECT value FROM json_each($2))",
 };
 
 // Each step only if the one before was taken; whoever finds that one was not rolls it all back.
+//
+// Of two holders of one claim the one that comes second finds what the first has done: in
+// `idempotency`, or if that was not committed yet when it looked, in `sends`.
 pub(super) const RESEND_POSTGRES: &str = concat!(
     "
 WITH target AS (
@@ -87,6 +90,11 @@ WITH target AS (
     WHERE id = $1 AND status || '' = 'pending' AND expires_at > now() AND sends = $2
       AND attempts < $3
       AND sent_at + $4 * interval '1 millisecond' <= now()
+      AND NOT EXISTS (
+        SELECT 1
+        FROM idempotency
+        WHERE key_hash = $21 AND coalesce(first_holder, holder) = $22 AND done IS NOT NULL
+      )
 ), allowed AS (
     INSERT INTO phone AS known
         (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2,
@@ -145,7 +153,12 @@ pub(super) const RESENDABLE: &str = "
 SELECT phone, expires_at - $5 AS ttl
 FROM verification
 WHERE id = $1 AND status = 'pending' AND expires_at > $5 AND sends = $2 AND attempts < $3
-  AND sent_at + $4 <= $5";
+  AND sent_at + $4 <= $5
+  AND NOT EXISTS (
+    SELECT 1
+    FROM idempotency
+    WHERE key_hash = $6 AND coalesce(first_holder, holder) = $7 AND done IS NOT NULL
+  )";
 
 pub(super) const SEND_AGAIN: &str = concat!(
     "

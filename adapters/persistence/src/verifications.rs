@@ -76,16 +76,21 @@ impl SqlVerifications {
     async fn told(&self, id: VerificationId) -> Result<Option<History>, DbErr> {
         let Some(row) = self.row(id).await? else { return Ok(None) };
         let verification = read(&row)?;
-        let messages = (1..=verification.sends).map(|send| id.message(send).as_uuid());
-        let messages = if self.database.is_postgres() {
-            Value::from(messages.collect::<Vec<Uuid>>())
-        } else {
-            json!(messages.map(|id| id.to_string()).collect::<Vec<_>>()).to_string().into()
-        };
+        let messages = self.messages(id, verification.sends);
         let sequence: i64 = row.try_get("", "sequence")?;
         let rows = self.database.rows(sql::MESSAGES, vec![sequence.into(), messages]).await?;
         let events = events(&verification, &rows)?;
         Ok(Some(History { verification, events }))
+    }
+
+    /// The ids of a verification's messages.
+    fn messages(&self, id: VerificationId, sends: u8) -> Value {
+        let messages = (1..=sends).map(|send| id.message(send).as_uuid());
+        if self.database.is_postgres() {
+            messages.collect::<Vec<Uuid>>().into()
+        } else {
+            json!(messages.map(|id| id.to_string()).collect::<Vec<_>>()).to_string().into()
+        }
     }
 
     /// One statement of PostgreSQL.
@@ -196,20 +201,20 @@ impl SqlVerifications {
         let transaction = begin(&connection).await?;
         let now = clock(&transaction).await?;
         let id = self.database.id(again.id.as_uuid());
+        let [key, first] = done_under(again.claim.as_ref());
         let values = vec![
             id.clone(),
             again.sends.into(),
             ATTEMPTS.into(),
             millis(again.wait).into(),
-        let [key, first] = done_under(again.claim.as_ref());
             now.into(),
+            key,
+            first,
         ];
         let rows = self.run_in(&transaction, sql::RESENDABLE, values).await?;
         let Some(target) = rows.first() else {
             return finish(transaction, Resending::Changed).await;
         };
-            key,
-            first,
         let phone: String = target.try_get("", "phone")?;
         let ttl: i64 = target.try_get("", "ttl")?;
 
@@ -419,7 +424,15 @@ impl SqlVerifications {
         let rows = self.run_in(&transaction, sql::CANCEL, values).await?;
         let Some(row) = rows.first() else { return Ok(()) };
         let phone: String = row.try_get("", "phone")?;
-        self.run_in(&transaction, sql::CLEAR, vec![phone.into(), uuid]).await?;
+        let sequence: i64 = row.try_get("", "sequence")?;
+        let messages = self.messages(id, row.try_get("", "sends")?);
+        for (sql, values) in [
+            (sql::CLEAR, vec![phone.into(), uuid]),
+            (sql::CANCEL_UNCLAIMED, vec![sequence.into(), now.into()]),
+            (sql::CANCEL_UNCALLED, vec![messages, now.into()]),
+        ] {
+            self.run_in(&transaction, sql, values).await?;
+        }
         self.tell_in(&transaction, EventKind::Canceled, id, now).await?;
         transaction.commit().await
     }

@@ -47,7 +47,8 @@ pub trait Verifications: Sync + 'static {
     async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError>;
 
     /// Ends a verification as canceled, if it is pending, and returns what it then is; none if
-    /// there is none. The guesses of its phone stay counted.
+    /// there is none. The guesses of its phone stay counted. Of its messages, what waits in a ledger
+    /// expires with it, and the latest if no relay has had it.
     async fn cancel(&self, id: VerificationId) -> Result<Option<History>, StoreError>;
 
     /// Begins a verification of a test number: nothing is sent, nothing is counted. It is the

@@ -5,8 +5,8 @@ use std::{
 
 use application::ports::{
     Admitted, Backlog, Batch, CallOutcome, Claimed, DeadLetter, DeadLetters, DeliveryLedger,
-    DeliveryState, Incoming, Lease, LedgerError, Outbox, OutcomeClass, PartitionLeases, Revived,
-    Started, Swept, Unreadable, Verdict,
+    DeliveryState, Incoming, Lease, LedgerError, NewSend, Outbox, OutcomeClass, PartitionLeases,
+    Resent, Revived, Started, Swept, Unreadable, Verdict, Verifications,
 };
 use domain::{MessageId, Validity};
 use sea_orm::ConnectionTrait;
@@ -14,11 +14,14 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     on_both_databases,
-    support::{count, in_time, incoming, new_message, phone},
+    resends::again,
+    support::{
+        accepted, count, enqueue, id_of, in_time, incoming, new_message, phone, published, start,
+    },
 };
 use crate::{
     CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeadLetters, SqlDeliveryLedger,
-    SqlPartitionLeases,
+    SqlPartitionLeases, SqlVerifications,
 };
 
 on_both_databases!(
@@ -43,6 +46,7 @@ on_both_databases!(
     a_retry_waits_for_its_time,
     a_retry_that_would_come_too_late_expires_the_message,
     an_expired_message_is_never_called_for,
+    what_waits_when_its_verification_is_canceled_is_never_called_for,
     a_record_that_says_nothing_of_time_gets_the_default,
     unreadable_records_are_buried_with_their_place,
     a_dead_letter_comes_back_as_a_message_or_goes,
@@ -508,6 +512,49 @@ async fn an_expired_message_is_never_called_for(database: Database) {
     assert_eq!(started.calls, []);
     assert_eq!(started.expired[0].state, DeliveryState::Expired);
     assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 2);
+}
+
+/// In the outbox, for another call, or for one that is not over; but not what a relay has.
+async fn what_waits_when_its_verification_is_canceled_is_never_called_for(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let sends = [1, 2, 3].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(&database, send).await);
+    }
+    sent_again(&verifications, &sends[0]).await;
+    let records: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    let [first, called, relayed, second] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(first.message.phone, second.message.phone);
+    consumer.admit(&[first.clone(), second.clone(), called.clone()]).await;
+    let parked = Verdict::Retry { after: NONE };
+    for id in [first.message.id, second.message.id] {
+        consumer.finish(id, consumer.call(id, LONG).await, parked.clone()).await;
+    }
+    let attempt = consumer.call(called.message.id, LONG).await;
+    let waiting = start(&phone(4));
+    accepted(&enqueue(&database, &waiting).await);
+
+    for send in sends.iter().chain([&waiting]) {
+        verifications.cancel(id_of(send)).await.unwrap().unwrap();
+    }
+
+    for id in [first.message.id, second.message.id] {
+        let started = consumer.start(id, LONG).await;
+        assert_eq!((started.calls.len(), started.expired[0].id), (0, id));
+    }
+    let state = consumer.finish(called.message.id, attempt, parked).await;
+    assert_eq!(state, Some(DeliveryState::Expired));
+    assert_eq!(published(&database, LONG).await, []);
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 0, expired: 1 });
+    assert_eq!(consumer.admit(std::slice::from_ref(relayed)).await, [relayed.message.id]);
+    assert_eq!(consumer.start(relayed.message.id, LONG).await.calls.len(), 1);
+}
+
+async fn sent_again(verifications: &SqlVerifications, first: &NewSend) {
+    let resent = verifications.resend(again(first, 1)).await.unwrap();
+    assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
 }
 
 async fn a_record_that_says_nothing_of_time_gets_the_default(database: Database) {

@@ -386,6 +386,8 @@ WHERE key = $1 AND policy IN (SELECT value FROM json_each($2))";
 pub(super) const TELL: &str =
     "INSERT INTO event (kind, verification, at, due_at) VALUES ($1, $2, $3, $3)";
 
+// Its messages expire now: one that no relay has, and what waits in a ledger for a call. What a relay
+// has published is in the topic as it was, and what is there must not be told of as ended.
 pub(super) const CANCEL_POSTGRES: &str = "
 WITH target AS (
     SELECT id, phone
@@ -403,7 +405,20 @@ WITH target AS (
     SET status = 'canceled', ended_at = now(), code_hash = NULL, seed = NULL
     WHERE id = (SELECT id FROM target) AND status || '' = 'pending' AND expires_at > now()
       AND (SELECT count(*) FROM cleared) >= 0
-    RETURNING id
+    RETURNING id, sequence, sends
+), unclaimed AS (
+    UPDATE outbox
+    SET expires_at = now()
+    WHERE sequence = (SELECT sequence FROM canceled)
+      AND publications = 0 AND claimable_at <= now()
+), uncalled AS (
+    UPDATE delivery
+    SET expires_at = least(expires_at, now())
+    WHERE message_id = ANY (ARRAY(
+            SELECT (left(id::text, 34) || lpad(to_hex(send), 2, '0'))::uuid
+            FROM canceled, generate_series(1, sends) AS send
+        ))
+      AND state || '' IN ('pending', 'calling')
 )
 INSERT INTO event (kind, verification) SELECT 'canceled', id FROM canceled WHERE $2";
 
@@ -412,7 +427,17 @@ pub(super) const CANCEL: &str = "
 UPDATE verification
 SET status = 'canceled', ended_at = $2, code_hash = NULL, seed = NULL
 WHERE id = $1 AND status = 'pending' AND expires_at > $2
-RETURNING phone";
+RETURNING phone, sequence, sends";
+
+pub(super) const CANCEL_UNCLAIMED: &str = "
+UPDATE outbox
+SET expires_at = $2
+WHERE sequence = $1 AND publications = 0 AND claimable_at <= $2";
+
+pub(super) const CANCEL_UNCALLED: &str = "
+UPDATE delivery
+SET expires_at = min(expires_at, $2)
+WHERE message_id IN (SELECT value FROM json_each($1)) AND state IN ('pending', 'calling')";
 
 pub(super) const START_TEST_POSTGRES: &str = "
 WITH known AS (

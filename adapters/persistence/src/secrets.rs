@@ -129,7 +129,7 @@ impl Secrets for FileSecrets {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
-            let found = lines(&text).into_iter().find(|(known, _)| *known == name);
+            let found = lines(&text)?.into_iter().find(|(known, _)| *known == name);
             Ok(found.map(|(_, value)| value))
         })
         .await
@@ -183,7 +183,7 @@ impl Held {
             if is_in_place {
                 let mut text = String::new();
                 file.read_to_string(&mut text)?;
-                return Ok(Self { lines: lines(&text), _file: file });
+                return Ok(Self { lines: lines(&text)?, _file: file });
             }
         }
     }
@@ -215,9 +215,16 @@ impl Held {
 
 const OWNER_ONLY: u32 = 0o600;
 
-fn lines(text: &str) -> Vec<(String, String)> {
-    let pairs = text.lines().filter_map(|line| line.split_once('='));
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+/// A line that says nothing may have been a key: what is drawn in its place would fit no code.
+fn lines(text: &str) -> io::Result<Vec<(String, String)>> {
+    let pairs = text.lines().enumerate().map(|(number, line)| {
+        let (name, value) = line.split_once('=').ok_or_else(|| {
+            let problem = format!("line {} of the file of secrets is not NAME=value", number + 1);
+            io::Error::new(io::ErrorKind::InvalidData, problem)
+        })?;
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    pairs.collect()
 }
 
 fn file_id(file: &File) -> io::Result<(u64, u64)> {

@@ -133,6 +133,24 @@ async fn a_file_that_others_may_read_is_refused() {
 }
 
 #[tokio::test]
+async fn a_garbled_file_is_not_taken_for_an_empty_one() {
+    let (_database, folder) = empty_sqlite();
+    let secrets = FileSecrets::beside(&folder.path().join("messager.db"));
+    secrets.keep("PAYLOAD_KEY", "d1:AAAA=").await.unwrap();
+    let garbled = "PAYLOAD_KEY=d1:AAAA=\nCODE_PEP\n";
+    fs::write(secrets.path(), garbled).unwrap();
+
+    for outcome in [
+        secrets.find("CODE_PEPPER").await.map(drop),
+        secrets.keep("CODE_PEPPER", "d2:AAAA=").await.map(drop),
+        secrets.forget("PAYLOAD_KEY").await.map(drop),
+    ] {
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
+    }
+    assert_eq!(fs::read_to_string(secrets.path()).unwrap(), garbled);
+}
+
+#[tokio::test]
 async fn what_a_crash_left_is_no_hindrance() {
     let (_database, folder) = empty_sqlite();
     let secrets = FileSecrets::beside(&folder.path().join("messager.db"));

@@ -90,9 +90,15 @@ impl fmt::Display for InvalidConfig {
 impl Config {
     /// Reads the process's environment and the file `.env` of the working directory.
     pub fn read() -> Result<Self, InvalidConfig> {
-        let environment =
-            Environment::read(Path::new(".env")).map_err(|it| InvalidConfig(vec![it]))?;
-        Self::from_lookup(&|name| environment.get(name))
+        let (environment, mut problems) = Environment::read(Path::new(".env"));
+        match Self::from_lookup(&|name| environment.get(name)) {
+            Ok(config) if problems.is_empty() => Ok(config),
+            Ok(_) => Err(InvalidConfig(problems)),
+            Err(InvalidConfig(others)) => {
+                problems.extend(others);
+                Err(InvalidConfig(problems))
+            }
+        }
     }
 
     /// Reads what `lookup` knows, and reports all that is wrong with it.

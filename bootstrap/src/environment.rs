@@ -11,19 +11,19 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Reads both. A `.env` that is not there is no error; a line of it that cannot be read is.
+    /// Reads both, and says what of `.env` cannot be read. That it is not there is no problem.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
-    pub(crate) fn read(file: &Path) -> Result<Self, String> {
+    pub(crate) fn read(file: &Path) -> (Self, Vec<String>) {
         // What is not Unicode is no setting of ours.
         let process = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let file = match fs::read_to_string(file) {
-            Ok(text) => parse(&text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
-            Err(error) => return Err(format!(".env cannot be read: {error}")),
+        let (file, problems) = match fs::read_to_string(file) {
+            Ok(text) => parse(&text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
+            Err(error) => (HashMap::new(), vec![format!(".env cannot be read: {error}")]),
         };
-        Ok(Self { process, file })
+        (Self { process, file }, problems)
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<String> {
@@ -31,8 +31,10 @@ impl Environment {
     }
 }
 
-pub(crate) fn parse(text: &str) -> Result<HashMap<String, String>, String> {
+/// The values, and what is wrong with the other lines.
+pub(crate) fn parse(text: &str) -> (HashMap<String, String>, Vec<String>) {
     let mut values = HashMap::new();
+    let mut problems = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -40,14 +42,19 @@ pub(crate) fn parse(text: &str) -> Result<HashMap<String, String>, String> {
         }
         let line = line.strip_prefix("export ").unwrap_or(line);
         // The line itself is not shown: it may hold a password.
-        let (name, value) = line
-            .split_once('=')
-            .ok_or_else(|| format!(".env, line {}: not NAME=value", number + 1))?;
-        let value = unquote(value.trim())
-            .ok_or_else(|| format!(".env, line {}: a quote is not closed", number + 1))?;
-        values.insert(name.trim().to_owned(), value);
+        let mut refuse = |rule| problems.push(format!(".env, line {}: {rule}", number + 1));
+        let Some((name, value)) = line.split_once('=') else {
+            refuse("not NAME=value");
+            continue;
+        };
+        match unquote(value.trim()) {
+            Some(value) => {
+                values.insert(name.trim().to_owned(), value);
+            }
+            None => refuse("a quote is not closed"),
+        }
     }
-    Ok(values)
+    (values, problems)
 }
 
 /// The value without its quotes and without a comment behind it.
@@ -67,11 +74,10 @@ mod tests {
 
     #[test]
     fn reads_a_file_as_the_predecessor_wrote_it() {
-        let values = parse(
+        let (values, problems) = parse(
             "# comment\nAPP_PORT=8080\n\nPROCESSOR_TOPIC=\"message\"\nexport DB='a # b'\n\
              PRODUCER_URL=a:9092 b:9092\nPOSTGRES_PASSWORD=pa$s=w #rd\nEMPTY=\r\n",
-        )
-        .unwrap();
+        );
 
         let expected = [
             ("APP_PORT", "8080"),
@@ -84,11 +90,17 @@ mod tests {
         for (name, value) in expected {
             assert_eq!(values[name], value, "{name}");
         }
+        assert_eq!(problems, [""; 0]);
     }
 
     #[test]
-    fn names_the_line_that_it_cannot_read_and_not_its_content() {
-        assert_eq!(parse("A=1\nsecret"), Err(".env, line 2: not NAME=value".to_owned()));
-        assert_eq!(parse("A=\"secret"), Err(".env, line 1: a quote is not closed".to_owned()));
+    fn names_the_lines_that_it_cannot_read_and_not_their_content() {
+        let (values, problems) = parse("A=1\nsecret\nB=\"secret\nC=3");
+
+        assert_eq!((values.len(), &*values["A"], &*values["C"]), (2, "1", "3"));
+        assert_eq!(
+            problems,
+            [".env, line 2: not NAME=value", ".env, line 3: a quote is not closed"]
+        );
     }
 }

@@ -7,6 +7,7 @@ const ALL: [&str; 4] = ["api", "processor", "consumer", "messager"];
 #[tokio::test]
 async fn bad_settings_are_all_reported_at_once() {
     let folder = Folder::new();
+    std::fs::write(folder.path().join(".env"), "no setting\n").unwrap();
     for binary in ALL {
         let output = Binary::new(binary, folder.path())
             .env("CODE_LENGTH", "0")
@@ -18,7 +19,8 @@ async fn bad_settings_are_all_reported_at_once() {
 
         assert_eq!(output.status.code(), Some(2), "{binary}");
         let said = String::from_utf8(output.stderr).unwrap();
-        for name in ["CODE_LENGTH", "APP_PORT", "DB_SSL_MODE", "POSTGRES_DB", "POSTGRES_USER"] {
+        let names = ["CODE_LENGTH", "APP_PORT", "DB_SSL_MODE", "POSTGRES_DB", "POSTGRES_USER"];
+        for name in names.into_iter().chain([".env, line 1"]) {
             assert!(said.contains(name), "{binary} does not name {name}:\n{said}");
         }
     }

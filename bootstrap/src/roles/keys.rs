@@ -58,7 +58,8 @@ pub fn open_vault(
 ) -> anyhow::Result<()> {
     const PAUSE: Duration = Duration::from_millis(500);
     let config = process.config.clone();
-    let secrets = StoredSecrets::new(&config, &process.database("keys", 1));
+    let database = process.database("keys", 1);
+    let secrets = StoredSecrets::new(&config, &database);
     let open = OpenVault::new(secrets, seeded()?, vault, settings);
     let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
     process.spawn(async move {
@@ -74,7 +75,10 @@ pub fn open_vault(
                     }
                     Err(error @ OpenError::Damaged(_)) => return Err(error.into()),
                     // The database is not there yet, or its schema; or a file may not be read.
-                    Err(error) => readiness.set_down("keys", Chain(&error)),
+                    Err(error) => match database.ping().await {
+                        Err(unreachable) => readiness.set_down("keys", unreachable),
+                        Ok(()) => readiness.set_down("keys", Chain(&error)),
+                    },
                 }
                 sleep(PAUSE).await;
             }

@@ -143,17 +143,8 @@ where
 
 impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     async fn send(&self, request: Request) -> Result<(), ApiError> {
-        let (head, body) = request.into_parts();
-        // Also of one without a key: whoever is answered in the middle of a body may not hear it.
-        let body = timeout(self.settings.body_timeout, read(body, &head.headers)).await;
-        self.authorize(&head.headers).await?;
-        let body = body.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::InvalidBody)?;
-        if !is_json(&head.headers) {
-            return Err(ApiError::InvalidBody);
-        }
-        let phone = parse(&body)?;
-
-        let Err(error) = self.submit.execute(phone, trace(&head.headers)).await else {
+        let (phone, trace) = self.asked(request).await?;
+        let Err(error) = self.submit.execute(phone, trace).await else {
             return Ok(());
         };
         Err(match error {
@@ -169,6 +160,23 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
                 ApiError::StorageUnavailable
             }
         })
+    }
+
+    /// What is asked for. Nothing of the request is kept while it waits to be stored: its headers
+    /// alone hold the whole buffer that they came in, and the connection would take another.
+    async fn asked(
+        &self,
+        request: Request,
+    ) -> Result<(PhoneNumber, Option<TraceParent>), ApiError> {
+        let (head, body) = request.into_parts();
+        // Also of one without a key: whoever is answered in the middle of a body may not hear it.
+        let body = timeout(self.settings.body_timeout, read(body, &head.headers)).await;
+        self.authorize(&head.headers).await?;
+        let body = body.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::InvalidBody)?;
+        if !is_json(&head.headers) {
+            return Err(ApiError::InvalidBody);
+        }
+        Ok((parse(&body)?, trace(&head.headers)))
     }
 
     async fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {

@@ -131,7 +131,8 @@ impl Backlog for SqlBacklog {
     #[autometrics(struct_name = "SqlBacklog")]
     async fn sweep(&self) -> Result<Swept, BacklogError> {
         let mut swept = Swept::default();
-        while self.database.execute(FORGET_KNOWN, vec![]).await.map_err(unavailable)? == SWEPT {}
+        let topic = || vec![self.topic.clone().into()];
+        while self.database.execute(FORGET_KNOWN, topic()).await.map_err(unavailable)? == SWEPT {}
         for (postgres, note, leave) in [
             (EXPIRE_OUTBOX_POSTGRES, NOTE_EXPIRED_IN_OUTBOX, EXPIRE_OUTBOX),
             (EXPIRE_IN_TRANSIT_POSTGRES, NOTE_EXPIRED_IN_TRANSIT, EXPIRE_IN_TRANSIT),
@@ -150,9 +151,9 @@ impl Backlog for SqlBacklog {
         }
         // Not until it is done: what comes back must not swamp what is new.
         swept.waiting_again = if self.database.is_postgres() {
-            self.run(RETURN_POSTGRES, vec![self.topic.clone().into()]).await?
+            self.run(RETURN_POSTGRES, topic()).await?
         } else {
-            let copy = (COPY_TO_OUTBOX, vec![self.topic.clone().into()]);
+            let copy = (COPY_TO_OUTBOX, topic());
             self.run_both([copy, (LEAVE_TRANSIT, vec![])]).await?
         };
         Ok(swept)
@@ -304,27 +305,57 @@ WHERE (sequence, attempt) IN (SELECT value ->> 0, value ->> 1 FROM json_each($1)
 /// Rows that one statement of a sweep touches at most: none of ours may take long.
 const SWEPT: u64 = 10_000;
 
-// A consumer that took a message over while it was being settled could not see it in transit.
+/// Until when some group has read all partitions of the topic `$1`, by its own account.
+macro_rules! read_until {
+    ($never:literal) => {
+        concat!(
+            "(
+    SELECT max(until)
+    FROM (
+        SELECT min(coalesce(seen_until, ",
+            $never,
+            ")) AS until
+        FROM partition_lease
+        WHERE topic = $1
+        GROUP BY group_id
+    ) AS by_group
+)"
+        )
+    };
+}
+
+// A consumer that took a message over while it was being settled could not see it in transit. What
+// no group has come to cannot be known to one: where consumers lag behind, that may be very much.
 const FORGET_KNOWN: Sql = Sql {
-    postgres: "
+    postgres: concat!(
+        "
 DELETE FROM in_transit
 WHERE sequence = ANY (ARRAY(
     SELECT sequence
     FROM in_transit
     WHERE least(due_at, expires_at) <= now()
+      AND (expires_at <= now() OR published_at + interval '2 seconds' < ",
+        read_until!("'-infinity'"),
+        ")
       AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
-))",
-    sqlite: "
+))"
+    ),
+    sqlite: concat!(
+        "
 DELETE FROM in_transit
 WHERE sequence IN (
     SELECT sequence
-    FROM in_transit
-    WHERE min(due_at, expires_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+    FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+    WHERE min(due_at, expires_at) <= now
+      AND (expires_at <= now OR published_at + 2000 < ",
+        read_until!("0"),
+        ")
       AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
     LIMIT 10000
-)",
+)"
+    ),
 };
 
 /// What ends with `gone`, which PostgreSQL has just deleted; `$1`: and is told of. Where it ends in
@@ -420,23 +451,18 @@ WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
 // as they were two seconds after the publication, by its own account, and has not met it. Where
 // none gets so far, because a partition has no reader or the topic began anew, time must do. Each
 // publication doubles both times: what groups read and cannot take over must not come for ever.
-const RETURN_POSTGRES: &str = "
-WITH seen AS (
-    SELECT max(until) AS until
-    FROM (
-        SELECT min(coalesce(seen_until, '-infinity')) AS until
-        FROM partition_lease
-        WHERE topic = $1
-        GROUP BY group_id
-    ) AS by_group
-), late AS (
+const RETURN_POSTGRES: &str = concat!(
+    "
+WITH late AS (
     DELETE FROM in_transit
     WHERE sequence = ANY (ARRAY(
         SELECT sequence
         FROM in_transit
         WHERE published_at + (due_at - published_at) * (1 << least(publications - 1, 10)) <= now()
           AND (
-              published_at + interval '2 seconds' < (SELECT until FROM seen)
+              published_at + interval '2 seconds' < ",
+    read_until!("'-infinity'"),
+    "
               OR published_at + (due_at - published_at) * (8 << least(publications, 10)) <= now()
           )
           AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
@@ -450,31 +476,28 @@ INSERT INTO outbox
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
 FROM late
-ON CONFLICT DO NOTHING";
+ON CONFLICT DO NOTHING"
+);
 
 // The same in SQLite.
-const COPY_TO_OUTBOX: &str = "
+const COPY_TO_OUTBOX: &str = concat!(
+    "
 INSERT INTO outbox
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
 FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
 WHERE published_at + (due_at - published_at) * (1 << min(publications - 1, 10)) <= now
   AND (
-      published_at + 2000 < (
-          SELECT max(until)
-          FROM (
-              SELECT min(coalesce(seen_until, 0)) AS until
-              FROM partition_lease
-              WHERE topic = $1
-              GROUP BY group_id
-          )
-      )
+      published_at + 2000 < ",
+    read_until!("0"),
+    "
       OR published_at + (due_at - published_at) * (8 << min(publications, 10)) <= now
   )
   AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
 ORDER BY sequence
 LIMIT 10000
-ON CONFLICT DO NOTHING";
+ON CONFLICT DO NOTHING"
+);
 
 const LEAVE_TRANSIT: &str =
     "DELETE FROM in_transit WHERE sequence IN (SELECT sequence FROM outbox)";

@@ -1,7 +1,7 @@
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use domain::{
@@ -15,8 +15,12 @@ use crate::{
     ports::{NewSecret, NewSend, NewTest, NewVerification, Verification},
 };
 
+/// What an id begins with. Nothing is decided by it.
+pub type Clock = fn() -> SystemTime;
+
 /// Makes codes and what is kept of them.
 pub(crate) struct Issuer<R> {
+    clock: Clock,
     rng: Mutex<R>,
     vault: Vault,
 }
@@ -49,8 +53,8 @@ struct Drawn {
 
 impl<R: CryptoRng> Issuer<R> {
     /// `rng` must be seeded from the operating system: ids, seeds and nonces are drawn from it.
-    pub(crate) fn new(rng: R, vault: Vault) -> Self {
-        Self { rng: Mutex::new(rng), vault }
+    pub(crate) fn new(clock: Clock, rng: R, vault: Vault) -> Self {
+        Self { clock, rng: Mutex::new(rng), vault }
     }
 
     /// Begins a verification: its id, its code, and the message that carries it.
@@ -130,7 +134,7 @@ impl<R: CryptoRng> Issuer<R> {
         let mut nonce = [0; 24];
         rng.fill_bytes(&mut nonce);
         Drawn {
-            id: VerificationId::generate(&mut *rng),
+            id: VerificationId::generate((self.clock)(), &mut *rng),
             seed: Seed::generate(&mut *rng),
             nonce,
             trace: TraceParent::generate(&mut *rng),

@@ -32,6 +32,7 @@ pub use deliver::{DeliverMessages, DeliverSettings, Delivered};
 pub use error::{BoxError, Chain};
 pub use events::{DeliverEvents, EventSettings, Told};
 pub use guard::{FlushGuard, Flushed, Guard, Passed, Verdict};
+pub use issue::Clock;
 pub use relay::{RelayBatch, RelayError, RelaySettings, Relayed};
 pub use repeat::{AnswerError, AnswerOnce, Repeatable};
 pub use replay::{ReplayGuard, Replayed};

@@ -9,7 +9,7 @@ use rand_core::CryptoRng;
 
 use crate::{
     BoxError, Guard, Passed, TraceParent, Vault, Verdict,
-    issue::Issuer,
+    issue::{Clock, Issuer},
     ports::{
         AnswerClaim, Event, EventKind, History, Resend, Resent, StoreError, Verification,
         Verifications, Violation,
@@ -87,12 +87,13 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
     /// `rng` must be seeded from the operating system: ids and codes come of it.
     pub fn new(
         verifications: Arc<V>,
+        clock: Clock,
         rng: R,
         vault: Vault,
         guard: Arc<Guard>,
         settings: SendSettings,
     ) -> Self {
-        Self { verifications, issuer: Issuer::new(rng, vault), guard, settings }
+        Self { verifications, issuer: Issuer::new(clock, rng, vault), guard, settings }
     }
 
     /// Stores one more message of the verification. Once this returns `Ok`, it will be sent.
@@ -276,7 +277,8 @@ mod tests {
         let settings = SendSettings { resend_policy: policy, ..SendSettings::default() };
         let guard = Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600)));
         let rng = StdRng::seed_from_u64(1);
-        ResendVerification::new(Arc::new(verifications), rng, vault(), guard, settings)
+        let verifications = Arc::new(verifications);
+        ResendVerification::new(verifications, || START, rng, vault(), guard, settings)
     }
 
     /// A minute after its first message.

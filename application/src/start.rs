@@ -188,7 +188,8 @@ mod tests {
         let rng = StdRng::seed_from_u64(1);
         let settings = SendSettings::default();
         let verifications = Arc::new(verifications);
-        let resend = ResendVerification::new(verifications, rng, vault(), guard, settings);
+        let resend =
+            ResendVerification::new(verifications, || START, rng, vault(), guard, settings);
         StartVerification::new(outbox, Arc::new(resend))
     }
 
@@ -396,7 +397,14 @@ mod tests {
         let guard = Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600)));
         let (rng, settings) = (StdRng::seed_from_u64(1), SendSettings::default());
         let verifications = Arc::new(MockVerifications::new());
-        let resend = ResendVerification::new(verifications, rng, Vault::default(), guard, settings);
+        let resend = ResendVerification::new(
+            verifications,
+            || START,
+            rng,
+            Vault::default(),
+            guard,
+            settings,
+        );
         let starter = StartVerification::new(MockOutbox::new(), Arc::new(resend));
 
         let error = starter.execute(request()).await.unwrap_err();

@@ -6,7 +6,7 @@ use rand_core::CryptoRng;
 
 use crate::{
     BoxError, TraceParent, Vault,
-    issue::{Issuer, Order},
+    issue::{Clock, Issuer, Order},
     ports::{EnqueueError, Enqueued, Outbox, Violation},
 };
 
@@ -41,8 +41,8 @@ pub enum SubmitError {
 
 impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
     /// `rng` must be seeded from the operating system: codes come of it.
-    pub fn new(outbox: O, rng: R, vault: Vault, settings: SubmitSettings) -> Self {
-        Self { outbox, issuer: Issuer::new(rng, vault), settings }
+    pub fn new(outbox: O, clock: Clock, rng: R, vault: Vault, settings: SubmitSettings) -> Self {
+        Self { outbox, issuer: Issuer::new(clock, rng, vault), settings }
     }
 
     /// Accepts a message for `phone`. Once this returns `Ok`, it will be sent.
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::{MockOutbox, NewSend},
-        testing::{PEPPER, sealing_vault, vault},
+        testing::{PEPPER, START, sealing_vault, vault},
     };
 
     fn submit_with(outbox: MockOutbox, vault: Vault) -> SubmitMessage<MockOutbox, StdRng> {
@@ -107,7 +107,7 @@ mod tests {
             code_ttl: Duration::from_secs(600),
             phone_limits: "20/1h".parse().unwrap(),
         };
-        SubmitMessage::new(outbox, StdRng::seed_from_u64(1), vault, settings)
+        SubmitMessage::new(outbox, || START, StdRng::seed_from_u64(1), vault, settings)
     }
 
     fn submit(outbox: MockOutbox) -> SubmitMessage<MockOutbox, StdRng> {

@@ -1,4 +1,8 @@
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
 use rand_core::CryptoRng;
 use uuid::Uuid;
@@ -8,7 +12,7 @@ use crate::MessageId;
 /// How many codes may be tried against one verification.
 pub const ATTEMPTS: u8 = 5;
 
-/// Identifies a verification: a random UUID whose last byte is 0.
+/// Identifies a verification: a UUID that begins with the time, and whose last byte is 0.
 ///
 /// The message of its n-th send has the same UUID with n as its last byte, so that each leads to
 /// the other without a table between them. As text it is `ver_` and 32 hexadecimal digits.
@@ -63,13 +67,17 @@ impl VerificationId {
     /// Of no verification.
     pub const NIL: Self = Self(Uuid::nil());
 
-    pub fn generate(rng: &mut impl CryptoRng) -> Self {
-        Self::of(MessageId::generate(rng))
+    /// Draws an id, as [`MessageId::generate`] does.
+    pub fn generate(now: SystemTime, rng: &mut impl CryptoRng) -> Self {
+        Self::of(MessageId::generate(now, rng))
     }
 
-    /// Of random bytes that somebody else has drawn: always the same.
-    pub fn of_random(bytes: [u8; 16]) -> Self {
-        Self::from_uuid(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    /// Of bytes that somebody else has drawn, the first six of them the milliseconds since 1970:
+    /// always the same.
+    pub fn of_drawn(bytes: [u8; 16]) -> Self {
+        let builder = uuid::Builder::from_bytes(bytes);
+        let builder = builder.with_variant(uuid::Variant::RFC4122);
+        Self::from_uuid(builder.with_version(uuid::Version::SortRand).into_uuid())
     }
 
     /// The verification that a message is a send of.
@@ -222,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_message_leads_to_its_verification_and_back() {
-        let id = VerificationId::generate(&mut StdRng::seed_from_u64(1));
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab);
+        let id = VerificationId::generate(at, &mut StdRng::seed_from_u64(1));
 
         let (first, ninth) = (id.message(1), id.message(9));
 
@@ -231,16 +240,17 @@ mod tests {
         assert_eq!(VerificationId::of(ninth), id);
         assert_eq!(first.as_uuid().as_bytes()[..15], id.as_uuid().as_bytes()[..15]);
         assert_eq!(ninth.as_uuid().as_bytes()[15], 9);
-        assert_eq!(first.as_uuid().get_version_num(), 4);
+        assert_eq!(first.as_uuid().get_version_num(), 7);
+        assert!(id.to_string().starts_with("ver_0123456789ab7"), "{id}");
     }
 
     #[test]
     fn an_id_of_given_bytes_is_one_like_any_other() {
-        let id = VerificationId::of_random([0xff; 16]);
+        let id = VerificationId::of_drawn([0xff; 16]);
 
-        assert_eq!(id.to_string(), "ver_ffffffffffff4fffbfffffffffffff00");
+        assert_eq!(id.to_string(), "ver_ffffffffffff7fffbfffffffffffff00");
         assert_eq!(id.to_string().parse(), Ok(id));
-        assert_ne!(VerificationId::of_random([0xfe; 16]), id);
+        assert_ne!(VerificationId::of_drawn([0xfe; 16]), id);
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn payload_keys() -> PayloadKeys {
 /// A name that no other test has.
 pub(crate) fn unique_name() -> String {
     let mut rng = StdRng::try_from_rng(&mut SysRng).unwrap();
-    format!("test_{}", MessageId::generate(&mut rng).as_uuid().simple())
+    format!("test_{}", MessageId::generate(SystemTime::UNIX_EPOCH, &mut rng).as_uuid().simple())
 }
 
 /// So many messages to phones of these numbers, taking turns, none like another.

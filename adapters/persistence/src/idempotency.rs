@@ -77,13 +77,17 @@ impl Answers for SqlAnswers {
     }
 }
 
+// A holder begins with the time, as an id of a verification does: it becomes one.
+//
 // Two minutes are more than all steps of a request may take together. A claim that nobody came back
 // for is taken over by whoever asks the same; after a day it is begun anew, by whoever asks.
 const BEGIN: Sql = Sql {
     postgres: "
 INSERT INTO idempotency AS known (key_hash, body_hash, holder, running_until, expires_at)
-VALUES ($1, $2, uuid_send(gen_random_uuid()), now() + interval '2 minutes',
-    now() + interval '1 day')
+VALUES ($1, $2,
+    substring(int8send((extract(epoch FROM now()) * 1000)::bigint) FROM 3)
+        || substring(uuid_send(gen_random_uuid()) FROM 7),
+    now() + interval '2 minutes', now() + interval '1 day')
 ON CONFLICT (key_hash) DO UPDATE SET
     body_hash = excluded.body_hash,
     holder = excluded.holder,
@@ -101,7 +105,7 @@ WHERE known.expires_at <= now()
 RETURNING holder, first_holder, done::text AS done",
     sqlite: "
 INSERT INTO idempotency AS known (key_hash, body_hash, holder, running_until, expires_at)
-SELECT $1, $2, randomblob(16), now + 120000, now + 86400000
+SELECT $1, $2, unhex(printf('%012x', now) || hex(randomblob(10))), now + 120000, now + 86400000
 FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
 WHERE true
 ON CONFLICT (key_hash) DO UPDATE SET

@@ -47,7 +47,8 @@ pub enum Begun {
 pub struct AnswerClaim {
     pub key: [u8; 32],
     pub holder: [u8; 16],
-    /// Of those that took it over one after the other, the first holder. Random.
+    /// Of those that took it over one after the other, the first holder: drawn, behind six bytes of
+    /// time.
     pub first: [u8; 16],
     /// The verification that one of them sent a message of, or approved, as [`Resend::claim`] and
     /// [`Attempt::claim`] have it.
@@ -73,7 +74,7 @@ impl AnswerClaim {
 
     /// What a verification is called that the request begins, whoever of its holders begins it.
     pub fn begins(&self) -> VerificationId {
-        VerificationId::of_random(self.first)
+        VerificationId::of_drawn(self.first)
     }
 }
 

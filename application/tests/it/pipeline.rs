@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     num::NonZeroU32,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use application::{
@@ -305,7 +305,8 @@ impl Pipeline {
             phone_limits: Windows::OFF,
         };
         let rng = StdRng::seed_from_u64(1);
-        let submit = SubmitMessage::new(memory.clone(), rng, vault(), settings);
+        let submit =
+            SubmitMessage::new(memory.clone(), || SystemTime::UNIX_EPOCH, rng, vault(), settings);
         let consumers = [0, 1].map(|name| run(&memory, name));
         drop(entered);
         Self {

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::seeded;
+use super::{clock, seeded};
 use crate::{Process, config::Config, metrics::GuardMetrics};
 
 /// How many connections verifications have beside the writers of the outbox.
@@ -56,6 +56,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
 
     let submit = SubmitMessage::new(
         outbox.clone(),
+        clock,
         seeded()?,
         vault.clone(),
         SubmitSettings {
@@ -67,6 +68,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     let sends = config.verification.sends.clone();
     let resend = Arc::new(ResendVerification::new(
         Arc::clone(&verifications),
+        clock,
         seeded()?,
         vault.clone(),
         Arc::clone(&guard),

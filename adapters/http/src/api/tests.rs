@@ -13,7 +13,7 @@ use prometheus::{Registry, TextEncoder};
 use rand::{SeedableRng, rngs::StdRng};
 use tower::ServiceExt;
 
-use std::sync::Mutex;
+use std::{sync::Mutex, time::SystemTime};
 
 use super::*;
 
@@ -35,7 +35,13 @@ fn with_keys(outbox: impl Outbox, keys: MockApiKeys, auth: ApiAuth) -> (Router, 
     };
     let peppers = domain::draw_key(&mut StdRng::seed_from_u64(2)).parse().ok();
     let vault = Vault::of(Keys { peppers, payload: None });
-    let submit = SubmitMessage::new(outbox, StdRng::seed_from_u64(1), vault, settings);
+    let submit = SubmitMessage::new(
+        outbox,
+        || SystemTime::UNIX_EPOCH,
+        StdRng::seed_from_u64(1),
+        vault,
+        settings,
+    );
     let registry = Registry::new();
     let metrics = ApiMetrics::register(&registry).unwrap();
     let settings = ApiSettings { auth, ..ApiSettings::default() };
@@ -50,7 +56,7 @@ fn accepting() -> MockOutbox {
 }
 
 fn accepted() -> Enqueued {
-    Enqueued::Accepted { at: std::time::SystemTime::UNIX_EPOCH }
+    Enqueued::Accepted { at: SystemTime::UNIX_EPOCH }
 }
 
 fn refusing(error: impl Fn() -> EnqueueError + Send + 'static) -> MockOutbox {
@@ -291,7 +297,7 @@ async fn a_key_is_needed_where_all_must_show_one() {
         name: "shop".to_owned(),
         hash: key(seed).hash(),
         scopes: scopes.parse().unwrap(),
-        created_at: std::time::SystemTime::UNIX_EPOCH,
+        created_at: SystemTime::UNIX_EPOCH,
         last_used_at: None,
         revoked_at: None,
     };

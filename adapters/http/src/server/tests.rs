@@ -1,4 +1,4 @@
-use std::{future::pending, net::SocketAddr};
+use std::{future::pending, net::SocketAddr, time::SystemTime};
 
 use application::{
     Authorize, Keys, SubmitMessage, SubmitSettings, Vault,
@@ -37,7 +37,7 @@ impl Outbox for Gate {
         if !self.always_open {
             self.open.notified().await;
         }
-        Ok(Enqueued::Accepted { at: std::time::SystemTime::UNIX_EPOCH })
+        Ok(Enqueued::Accepted { at: SystemTime::UNIX_EPOCH })
     }
 }
 
@@ -61,7 +61,13 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     };
     let peppers = domain::draw_key(&mut StdRng::seed_from_u64(2)).parse().ok();
     let vault = Vault::of(Keys { peppers, payload: None });
-    let submit = SubmitMessage::new(gate, StdRng::seed_from_u64(1), vault, settings);
+    let submit = SubmitMessage::new(
+        gate,
+        || SystemTime::UNIX_EPOCH,
+        StdRng::seed_from_u64(1),
+        vault,
+        settings,
+    );
     let metrics = ApiMetrics::register(&Registry::new()).unwrap();
     let keys = Arc::new(Authorize::new(MockApiKeys::new()));
     let settings = ApiSettings { body_timeout, ..ApiSettings::default() };

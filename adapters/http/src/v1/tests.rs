@@ -105,6 +105,7 @@ impl<O: Outbox, A: Answers> Parts<O, A> {
         let limits = self.settings.limits.clone();
         let resend = Arc::new(ResendVerification::new(
             Arc::clone(&verifications),
+            || SystemTime::UNIX_EPOCH,
             StdRng::seed_from_u64(1),
             vault.clone(),
             Arc::clone(&guard),
@@ -1124,7 +1125,7 @@ async fn a_repeated_start_and_resend_send_once() {
 async fn what_may_have_been_stored_is_looked_for_before_it_is_repeated() {
     let mut outbox = MockOutbox::new();
     outbox.expect_enqueue().once().returning(|_| Err(EnqueueError::Unavailable("late".into())));
-    let begun = VerificationId::of_random([1; 16]);
+    let begun = VerificationId::of_drawn([1; 16]);
     let mut verifications = MockVerifications::new();
     verifications
         .expect_history()
@@ -1303,7 +1304,13 @@ async fn it_stands_beside_api() {
         code_ttl: Duration::from_secs(600),
         phone_limits: domain::Windows::OFF,
     };
-    let submit = application::SubmitMessage::new(outbox, StdRng::seed_from_u64(1), vault, settings);
+    let submit = application::SubmitMessage::new(
+        outbox,
+        || SystemTime::UNIX_EPOCH,
+        StdRng::seed_from_u64(1),
+        vault,
+        settings,
+    );
     let keys = Arc::new(Authorize::new(MockApiKeys::new()));
     let metrics = ApiMetrics::register(&Registry::new()).unwrap();
     let api = crate::router(Arc::new(submit), keys, metrics, crate::ApiSettings::default());

@@ -11,8 +11,8 @@ use tokio::{sync::Barrier, task::JoinSet};
 use super::{
     on_both_databases,
     support::{
-        accepted, approve, count, enqueue, id_of, in_time, names, new_message, phone, policies,
-        right, rng, start, try_by_id, try_by_phone, wrong,
+        accepted, approve, count, enqueue, id_of, in_time, names, new_id, new_message, phone,
+        policies, right, start, try_by_id, try_by_phone, wrong,
     },
 };
 use crate::{Database, SqlVerifications};
@@ -92,7 +92,7 @@ fn is_right(tried: &Tried) {
 fn test_number(number: usize) -> NewTest {
     let NewSend { verification, .. } = start(&phone(number));
     NewTest {
-        id: VerificationId::generate(&mut rng()),
+        id: new_id(),
         phone: phone(number).parse().unwrap(),
         ttl: Duration::from_secs(600),
         verification: NewVerification { origin: Origin::Test, ..verification },
@@ -294,7 +294,7 @@ async fn what_is_not_the_newest_any_more_changes_nothing(database: Database) {
         let attempt = Attempt { target, hashes: right(), claim: None };
         verifications.check(attempt, &guesses()).await.unwrap()
     };
-    let none = VerificationId::generate(&mut rng());
+    let none = new_id();
     assert!(matches!(check(Some(none)).await, Tried::Changed));
     let first = begin(&database, &new_message(&phone(1))).await;
     assert!(matches!(check(None).await, Tried::Changed));
@@ -320,7 +320,7 @@ async fn an_unknown_phone_is_counted_alike(database: Database) {
         let tried = try_by_phone(&verifications, &phone(number), right(), &guesses).await;
         assert_eq!(over(&tried), ["check-1h"]);
     }
-    let unknown = VerificationId::generate(&mut rng());
+    let unknown = new_id();
     let tried = try_by_id(&verifications, unknown, right(), &guesses).await;
     assert!(matches!(tried, Tried::Unknown), "{tried:?}");
     assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 2);
@@ -508,7 +508,7 @@ async fn a_canceled_one_stays_canceled(database: Database) {
     assert_eq!(first.verification.ended_at, second.verification.ended_at);
     assert_eq!(first.events, second.events);
     assert_eq!(first.events.last().unwrap().kind, EventKind::Canceled);
-    let unknown = VerificationId::generate(&mut rng());
+    let unknown = new_id();
     assert_eq!(verifications.cancel(unknown).await.unwrap(), None);
     let approved = begin(&database, &start(&phone(1))).await;
     approve(&verifications, approved).await;

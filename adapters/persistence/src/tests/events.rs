@@ -11,8 +11,8 @@ use sea_orm::ConnectionTrait;
 use super::{
     on_both_databases,
     support::{
-        LONG, accepted, approve, batch, count, enqueue, id_of, in_time, incoming, ledger, phone,
-        published, right, rng, start, try_by_id,
+        LONG, accepted, approve, batch, count, enqueue, id_of, in_time, incoming, ledger, new_id,
+        phone, published, right, start, try_by_id,
     },
 };
 use crate::{
@@ -88,7 +88,7 @@ async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
     assert_eq!(kinds(&told(&events).await), [(EventKind::Expired, Some(id_of(&over)))]);
 
     let verification = NewVerification { origin: Origin::Test, ..send.verification };
-    let id = VerificationId::generate(&mut rng());
+    let id = new_id();
     let phone = phone(4).parse().unwrap();
     verifications.start_test(NewTest { id, phone, ttl: LONG, verification }).await.unwrap();
     assert_eq!(kinds(&told(&events).await), [(EventKind::Created, Some(id))]);

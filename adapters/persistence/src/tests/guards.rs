@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::{
     on_both_databases,
-    support::{accepted, approve, count, enqueue, id_of, new_message, phone, rng, start},
+    support::{accepted, approve, count, enqueue, id_of, new_id, new_message, phone, start},
 };
 use crate::{Database, SqlGuard, SqlVerifications};
 
@@ -106,7 +106,7 @@ async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
         key: "7999123".to_owned(),
         sends: 60,
         approvals: 1,
-        verification: Some(VerificationId::generate(&mut rng())),
+        verification: Some(new_id()),
         phone: "+7999*****67".to_owned(),
     };
     let blocked =

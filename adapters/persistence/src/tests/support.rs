@@ -2,7 +2,7 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use application::{
@@ -13,8 +13,7 @@ use application::{
     },
 };
 use domain::{
-    CodeHash, Counter, KeyId, Message, MessageId, Origin, PhoneNumber, Policy, Seed,
-    VerificationId, Windows,
+    CodeHash, Counter, KeyId, Message, Origin, PhoneNumber, Policy, Seed, VerificationId, Windows,
 };
 use migration::{Migrator, MigratorTrait};
 use rand::{SeedableRng, rngs::StdRng};
@@ -49,7 +48,7 @@ pub(super) async fn new_postgres() -> Option<PostgresSettings> {
         return None;
     };
     let options = sqlx::postgres::PgConnectOptions::from_str(&url).unwrap();
-    let name = format!("test_{}", MessageId::generate(&mut rng()).as_uuid().simple());
+    let name = format!("test_{}", new_id().as_uuid().simple());
     let mut settings = PostgresSettings {
         host: options.get_host().to_owned(),
         port: options.get_port(),
@@ -73,7 +72,7 @@ pub(super) async fn sqlite() -> (Database, Folder) {
 }
 
 pub(super) fn empty_sqlite() -> (Database, Folder) {
-    let name = format!("messager-{}", MessageId::generate(&mut rng()));
+    let name = format!("messager-{}", new_id());
     let folder = Folder(std::env::temp_dir().join(name));
     std::fs::create_dir(&folder.0).unwrap();
     let settings = DatabaseSettings::Sqlite(folder.0.join("messager.db"));
@@ -104,10 +103,14 @@ pub(super) fn rng() -> StdRng {
     StdRng::try_from_rng(&mut rand::rngs::SysRng).unwrap()
 }
 
+pub(super) fn new_id() -> VerificationId {
+    VerificationId::generate(SystemTime::UNIX_EPOCH, &mut rng())
+}
+
 pub(super) fn new_message(phone: &str) -> NewSend {
     NewSend {
         message: Message {
-            id: VerificationId::generate(&mut rng()).message(1),
+            id: new_id().message(1),
             phone: phone.parse().unwrap(),
             code: "048213".parse().unwrap(),
         },

@@ -56,9 +56,9 @@ pub struct OutboxSettings {
 impl Default for OutboxSettings {
     fn default() -> Self {
         Self {
-            // Each holds a connection's buffers, 17 KiB to 23 KiB with them, and waits longer than
-            // the one before: where more wait than that, it is better to come back.
-            queue: 1_000,
+            // As many as are being stored: whoever comes later would wait for two commits or more,
+            // and holds a connection's buffers meanwhile, 17 to 28 KiB.
+            queue: 512,
             writers: 2,
             batch: 256,
             patience: Duration::from_secs(5),

@@ -56,9 +56,9 @@ pub struct OutboxSettings {
 impl Default for OutboxSettings {
     fn default() -> Self {
         Self {
-            // One batch, while others are being stored: whoever comes later would wait for two
-            // commits or more, and holds a connection's buffers meanwhile, 17 to 28 KiB.
-            queue: 256,
+            // As many as are being stored: whoever comes later would wait for two commits or more,
+            // and holds a connection's buffers meanwhile, 17 to 28 KiB.
+            queue: 512,
             writers: 2,
             batch: 256,
             patience: Duration::from_secs(5),

@@ -386,8 +386,8 @@ WHERE key = $1 AND policy IN (SELECT value FROM json_each($2))";
 pub(super) const TELL: &str =
     "INSERT INTO event (kind, verification, at, due_at) VALUES ($1, $2, $3, $3)";
 
-// Its messages expire now: one that no relay has, and what waits in a ledger for a call. What a relay
-// has published is in the topic as it was, and what is there must not be told of as ended.
+// Its messages expire now: the latest, if no relay ever had it, and what a ledger has. What a relay
+// had may be in the topic as it was, and must not be told of as ended.
 pub(super) const CANCEL_POSTGRES: &str = "
 WITH target AS (
     SELECT id, phone
@@ -409,8 +409,7 @@ WITH target AS (
 ), unclaimed AS (
     UPDATE outbox
     SET expires_at = now()
-    WHERE sequence = (SELECT sequence FROM canceled)
-      AND publications = 0 AND claimable_at <= now()
+    WHERE sequence = (SELECT sequence FROM canceled) AND attempt = 0
 ), uncalled AS (
     UPDATE delivery
     SET expires_at = least(expires_at, now())
@@ -432,7 +431,7 @@ RETURNING phone, sequence, sends";
 pub(super) const CANCEL_UNCLAIMED: &str = "
 UPDATE outbox
 SET expires_at = $2
-WHERE sequence = $1 AND publications = 0 AND claimable_at <= $2";
+WHERE sequence = $1 AND attempt = 0";
 
 pub(super) const CANCEL_UNCALLED: &str = "
 UPDATE delivery

@@ -324,8 +324,9 @@ macro_rules! read_until {
     };
 }
 
-// A consumer that took a message over while it was being settled could not see it in transit. What
-// no group has come to cannot be known to one: where consumers lag behind, that may be very much.
+// A consumer that took a message over while it was being settled could not see it in transit. Looked
+// up is only what some group has read past in all partitions, or what has expired: where consumers
+// lag behind, the rest is very much, and little of it is known.
 const FORGET_KNOWN: Sql = Sql {
     postgres: concat!(
         "

@@ -29,6 +29,7 @@ on_both_databases!(
     the_offset_moves_with_the_messages,
     admission_takes_the_message_out_of_the_outbox,
     what_was_taken_over_while_it_was_settled_is_not_published_again,
+    what_is_known_is_forgotten_when_consumers_have_read_past_it,
     what_consumers_have_not_come_to_yet_is_not_published_again,
     settling_and_taking_over_at_the_same_time_bear_each_other,
     each_group_has_its_own_ledger,
@@ -191,6 +192,27 @@ async fn what_was_taken_over_while_it_was_settled_is_not_published_again(databas
     let again = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].message, claimed[1].message);
+}
+
+async fn what_is_known_is_forgotten_when_consumers_have_read_past_it(database: Database) {
+    accepted(&enqueue(&database, &new_message(&phone(1))).await);
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let (incoming, claim) = published(&database, LONG).await.remove(0);
+    // It names no place in the outbox, as if it had not been found there.
+    consumer.admit(&[Incoming { sequence: None, ..incoming }]).await;
+    backlog.settle(&[claim], NONE).await.unwrap();
+
+    assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
+    assert_eq!(backlog.size().await.unwrap().in_transit, 1);
+    in_time(async {
+        while backlog.size().await.unwrap().in_transit > 0 {
+            let read = Lease { seen: Some(Instant::now()), ..consumer.lease.clone() };
+            consumer.leases.renew(&[read], LONG).await.unwrap();
+            assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
+        }
+    })
+    .await;
 }
 
 async fn what_consumers_have_not_come_to_yet_is_not_published_again(database: Database) {
@@ -532,6 +554,9 @@ async fn what_waits_when_its_verification_is_canceled_is_never_called_for(databa
         consumer.finish(id, consumer.call(id, LONG).await, parked.clone()).await;
     }
     let attempt = consumer.call(called.message.id, LONG).await;
+    let had = start(&phone(5));
+    accepted(&enqueue(&database, &had).await);
+    assert_eq!(published(&database, NONE).await.len(), 1);
     let waiting = start(&phone(4));
     accepted(&enqueue(&database, &waiting).await);
 
@@ -556,9 +581,6 @@ async fn what_waits_when_its_verification_is_canceled_is_never_called_for(databa
 
 async fn sent_again(verifications: &SqlVerifications, first: &NewSend) {
     let resent = verifications.resend(again(first, 1)).await.unwrap();
-    let had = start(&phone(5));
-    accepted(&enqueue(&database, &had).await);
-    assert_eq!(published(&database, NONE).await.len(), 1);
     assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
 }
 

@@ -24,5 +24,5 @@ pub use numbering::has_numbers;
 pub use operations::metrics_router;
 pub use page::router as page_router;
 pub use readiness::Readiness;
-pub use server::{ServerLimits, serve};
+pub use server::{ServerLimits, listen, serve};
 pub use v1::{V1, V1Settings, v1_router};

@@ -1,23 +1,24 @@
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{HeaderValue, header::CONNECTION},
+    http::{HeaderValue, Request, header::CONNECTION},
+    response::Response,
 };
 use futures_util::FutureExt;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
 };
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::{JoinSet, coop::unconstrained},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    task::{JoinSet, yield_now},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
 #[cfg(test)]
 mod tests;
@@ -25,13 +26,23 @@ mod tests;
 /// How long to wait after the system refused us a connection, for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long those who came last have for their first request, once nothing more is accepted.
+const LAST_REQUESTS: Duration = Duration::from_millis(50);
+
+/// How long a connection has to leave before another is asked to.
+const CROWD_PAUSE: Duration = Duration::from_millis(10);
+
+/// Connections that may wait to be accepted. Linux takes no more than `net.core.somaxconn`.
+const BACKLOG: u32 = 4_096;
+
 /// What a connection holds of a request at a time: the whole head, or a part of the body.
 const MAX_BUFFER: usize = 32 * 1024;
 
 /// What a server lets its clients take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time. Further ones wait to be accepted.
+    /// Connections at a time: under load each takes some 28 KiB. A further one waits, and others
+    /// are closed for it: the longest open ones, once they are idle.
     pub max_connections: usize,
     /// How long a connection may be open without the complete head of its next request: it cuts
     /// a slow head as well as an idle connection.
@@ -48,7 +59,7 @@ pub struct ServerLimits {
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
-            max_connections: 10_000,
+            max_connections: 768,
             head_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(30),
             farewell: Duration::ZERO,
@@ -57,10 +68,20 @@ impl Default for ServerLimits {
     }
 }
 
+/// A listener for [`serve`].
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A port that was left a moment ago is free, as `TcpListener::bind` has it too.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves HTTP/1 on `listener` until `stop`.
 ///
 /// Then answers tell their clients to close, for `limits.farewell`; after that nothing more is
 /// accepted, idle connections are closed, and requests in flight end, at most `limits.grace` long.
+/// A request that has reached this machine when its connection is closed counts as in flight.
 /// Dropping the future drops every connection.
 pub async fn serve(
     listener: TcpListener,
@@ -70,7 +91,7 @@ pub async fn serve(
 ) {
     let http = http(limits);
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    let graceful = GracefulShutdown::new();
+    let (crowded, closing) = (Arc::new(Notify::new()), CancellationToken::new());
     let mut connections = JoinSet::new();
     let mut stopped = pin!(async {
         stop.cancelled().await;
@@ -84,27 +105,37 @@ pub async fn serve(
         // The ended ones are taken out here, or the set would grow for ever.
         while connections.try_join_next().is_some() {}
         let service = answering(router.clone(), stop.clone());
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        let leave = leave(Arc::clone(&crowded), closing.clone());
+        let ended = attend(http.clone(), TokioIo::new(stream), service, leave);
         connections.spawn(async move {
-            if let Err(error) = connection.await {
+            if let Err(error) = ended.await {
                 tracing::debug!(%error, "connection broken off");
             }
             drop(slot);
         });
     };
-    loop {
+    let waiting = loop {
+        let stream = tokio::select! {
+            biased;
+            () = &mut stopped => break None,
+            stream = accept(&listener) => stream,
+        };
         tokio::select! {
             biased;
-            () = &mut stopped => break,
-            (stream, slot) = accept(&listener, &slots) => serve(stream, slot),
+            () = &mut stopped => break Some(stream),
+            slot = free(&slots, &crowded) => serve(stream, slot),
+        }
+    };
+    // Those that the system has accepted for us already would be reset.
+    for stream in waiting.into_iter().chain(backlog(listener)) {
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            serve(stream, slot);
         }
     }
-    // Those that the system has accepted for us already would be reset.
-    while let Some((stream, slot)) = unconstrained(accept(&listener, &slots)).now_or_never() {
-        serve(stream, slot);
-    }
-    drop(listener);
-    if timeout(limits.grace, graceful.shutdown()).await.is_err() {
+    sleep(LAST_REQUESTS).await;
+    closing.cancel();
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if timeout(limits.grace, ended).await.is_err() {
         while connections.try_join_next().is_some() {}
         tracing::warn!(connections = connections.len(), "connections dropped after the grace time");
     }
@@ -117,18 +148,45 @@ fn http(limits: ServerLimits) -> http1::Builder {
     http
 }
 
+/// Serves one connection to its end. From `leave` on, it ends as soon as it is idle.
+async fn attend<S>(
+    http: http1::Builder,
+    io: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+    service: S,
+    leave: impl Future<Output = ()>,
+) -> hyper::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    let mut connection = pin!(http.serve_connection(io, service));
+    tokio::select! {
+        // What has arrived is read first: to hyper, a connection is idle until it has read.
+        biased;
+        ended = connection.as_mut() => ended,
+        () = leave => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    }
+}
+
+/// Waits until a connection is to end: because all are, or because others wait for its slot.
+async fn leave(crowded: Arc<Notify>, closing: CancellationToken) {
+    tokio::select! {
+        () = closing.cancelled() => {}
+        () = crowded.notified() => {}
+    }
+    // The runtime asks the system what has arrived before it comes back to whoever yields.
+    yield_now().await;
+}
+
 /// A router is ready at any time, and a clone of it is a count.
 fn answering(
     router: Router,
     stop: CancellationToken,
-) -> impl hyper::service::Service<
-    hyper::Request<hyper::body::Incoming>,
-    Response = axum::response::Response,
-    Error = Infallible,
-    Future: Send,
-> + Send {
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send {
     service_fn(move |request| {
-        let answer = router.clone().call(request);
+        let answer = tower::Service::call(&mut router.clone(), request);
         let stop = stop.clone();
         async move {
             let mut answer = answer.await?;
@@ -140,15 +198,11 @@ fn answering(
     })
 }
 
-/// Waits for a free slot, then for a connection. Gives the system time where it has none to give.
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+/// Waits for a connection. Gives the system time where it has none to give.
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
+            Ok((stream, _)) => return stream,
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");
@@ -156,6 +210,43 @@ async fn accept(
             }
         }
     }
+}
+
+/// Waits for a slot. While none is free, connections are asked to leave, those first that have been
+/// there for the longest: idle ones do at once, others with their next answer.
+async fn free(slots: &Arc<Semaphore>, crowded: &Notify) -> OwnedSemaphorePermit {
+    if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
+        return slot;
+    }
+    let mut freed = pin!(Arc::clone(slots).acquire_owned());
+    let slot = loop {
+        crowded.notify_one();
+        if let Ok(slot) = timeout(CROWD_PAUSE, freed.as_mut()).await {
+            break slot.expect("the semaphore is never closed");
+        }
+    };
+    // What nobody was left to hear must not send away the next that comes.
+    crowded.notified().now_or_never();
+    slot
+}
+
+/// What the system has accepted on `listener`, which accepts nothing more then. Asked for directly,
+/// as the runtime may not have heard of it yet.
+fn backlog(listener: TcpListener) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    let Ok(listener) = listener.into_std() else { return streams };
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => streams.extend(from_std(stream)),
+            Err(error) if is_the_clients(&error) => {}
+            Err(_) => return streams,
+        }
+    }
+}
+
+fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nonblocking(true)?;
+    TcpStream::from_std(stream)
 }
 
 /// Whether an error of `accept` is about the one connection, which its client gave up.

@@ -56,11 +56,11 @@ pub struct OutboxSettings {
 impl Default for OutboxSettings {
     fn default() -> Self {
         Self {
-            // As many as are being stored: whoever comes later would wait for two commits or more,
-            // and holds a connection's buffers meanwhile, 17 to 28 KiB.
-            queue: 512,
+            // As many as are being stored: whoever comes later would wait for two commits or more.
+            // Both together stay below the connections of the server, so that it can say so.
+            queue: 256,
             writers: 2,
-            batch: 256,
+            batch: 128,
             patience: Duration::from_secs(5),
             events: false,
         }

@@ -1,8 +1,8 @@
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use adapters_http::{
-    ApiAuth, ApiMetrics, ApiSettings, ServerLimits, V1, V1Settings, docs_router, page_router,
-    router, serve, v1_router,
+    ApiAuth, ApiMetrics, ApiSettings, ServerLimits, V1, V1Settings, docs_router, listen,
+    page_router, router, serve, v1_router,
 };
 use adapters_persistence::{
     CoalescingOutbox, OutboxSettings, SqlAnswers, SqlApiKeys, SqlGuard, SqlVerifications,
@@ -15,7 +15,6 @@ use application::{
     ports::{ApiKeys, GuardCounts, StoreError, Verifications},
 };
 use tokio::{
-    net::TcpListener,
     sync::Notify,
     time::{MissedTickBehavior, interval, sleep},
 };
@@ -32,8 +31,7 @@ const CONNECTIONS: u32 = 8;
 pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let config = process.config.clone();
     let port = config.api_port;
-    let listener = TcpListener::bind(("0.0.0.0", port))
-        .await
+    let listener = listen((Ipv4Addr::UNSPECIFIED, port).into())
         .with_context(|| format!("listen on APP_PORT {port}"))?;
     tracing::info!(address = %listener.local_addr()?, "accepting messages");
     for warning in config.warnings() {
@@ -256,4 +254,16 @@ fn look_after<K: ApiKeys + Send>(
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_connections_left_to_say_that_the_outbox_is_full() {
+        let OutboxSettings { queue, writers, batch, .. } = OutboxSettings::default();
+
+        assert!(queue + writers * batch < ServerLimits::default().max_connections);
+    }
 }

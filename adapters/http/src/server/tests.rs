@@ -331,14 +331,41 @@ async fn beyond_the_limit_a_connection_waits_for_a_slot() {
 
     let mut second = server.connect().await;
     send(&mut second, REQUEST).await;
+    let beside = timeout(Duration::from_millis(100), server.entered.recv()).await;
+    assert!(beside.is_err(), "the second was served beside the first");
     server.open.notify_one();
-    answer(&mut first).await;
-    assert!(server.entered.try_recv().is_err(), "the second was served beside the first");
-    drop(first);
+    let last = rest(&mut first).await;
+    assert_answer(&last, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    assert!(last.contains("connection: close"), "{last}");
 
     within(server.entered.recv()).await.unwrap();
     server.open.notify_one();
-    assert_answer(&answer(&mut second).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    let answered = answer(&mut second).await;
+    assert_answer(&answered, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    assert!(!answered.contains("connection: close"), "{answered}");
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_the_oldest_first() {
+    let limits = ServerLimits { max_connections: 2, ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let mut kept = [server.connect().await, server.connect().await];
+    for stream in &mut kept {
+        send(stream, REQUEST).await;
+        answer(stream).await;
+    }
+
+    let mut third = server.connect().await;
+    send(&mut third, REQUEST).await;
+
+    assert_answer(&answer(&mut third).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    let [first, second] = &mut kept;
+    assert_eq!(rest(first).await, "");
+    for stream in [second, &mut third] {
+        send(stream, REQUEST).await;
+        assert_answer(&answer(stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    }
     server.stopped().await;
 }
 
@@ -404,6 +431,27 @@ async fn who_comes_during_the_farewell_is_answered_and_told_to_close() {
 
     within(server.task).await.unwrap();
     assert!(TcpStream::connect(server.address).await.is_err(), "nothing more is accepted");
+}
+
+#[tokio::test]
+async fn a_request_that_arrives_with_the_close_is_answered() {
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().await.unwrap();
+    let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
+    let service = answering(Router::new(), stop.clone());
+    let leave = leave(Arc::new(Notify::new()), closing.clone());
+
+    // The runtime knows of none of this when it looks at the connection.
+    std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+    stop.cancel();
+    closing.cancel();
+    within(attend(http(patient()), TokioIo::new(ours), service, leave)).await.unwrap();
+
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut client, &mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
+    assert!(text.contains("connection: close"), "{text}");
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ async fn the_oldest_come_first(database: Database) {
 }
 
 async fn two_claimers_never_get_the_same_message(database: Database) {
-    const MESSAGES: usize = 500;
+    const MESSAGES: usize = 200;
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     let mut requests = JoinSet::new();
     for number in 0..MESSAGES {

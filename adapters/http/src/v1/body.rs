@@ -1,11 +1,14 @@
 //! What requests say.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use application::ports::Receipt;
 use domain::{Code, CodeLength, CustomLimit, MessageId, Metadata, PhoneNumber, SendLimits};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 
 use super::V1Settings;
 use crate::{
@@ -25,6 +28,7 @@ pub(crate) const MAX_LIMIT_KEY: usize = 128;
 
 const DIGITS: &str = "must be a text of 4 to 10 digits";
 const MISSING: &str = "is missing";
+const TWICE: &str = "stands twice";
 const PAIRS: &str = "must have at most 16 members, with names of 1 to 40 characters";
 
 /// A verification that is asked for.
@@ -51,7 +55,7 @@ pub(super) enum Recipient {
 /// Members as they come: each is judged by itself, so that all that is wrong is told at once.
 /// Unknown ones are passed over, and one that stands twice makes the body unreadable.
 #[derive(Deserialize)]
-struct StartMembers {
+struct StartMembers<'a> {
     #[serde(default, deserialize_with = "present")]
     phone: Option<Value>,
     #[serde(default, deserialize_with = "present")]
@@ -64,10 +68,10 @@ struct StartMembers {
     template: Option<Value>,
     #[serde(default, deserialize_with = "present")]
     ip: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
-    metadata: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
-    limits: Option<Value>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    metadata: Option<&'a RawValue>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    limits: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +89,9 @@ struct ReceiptMembers {
     #[serde(default, deserialize_with = "present")]
     status: Option<Value>,
 }
+
+/// The members of an object as they come: a [`Value`] would keep the last of two of one name.
+struct Pairs(Vec<(String, Value)>);
 
 #[derive(Default)]
 struct Faults(Vec<Fault>);
@@ -104,9 +111,14 @@ pub(super) fn start(body: &[u8], settings: &V1Settings) -> Result<Start, Problem
         let ip = text(ip).and_then(|text| text.parse().ok());
         ip.ok_or("must be an IPv4 or IPv6 address")
     });
-    let metadata = members.metadata.and_then(|value| faults.metadata(&value));
-    let limits =
-        members.limits.map_or_else(Vec::new, |value| faults.limits(&value, &settings.limits));
+    let metadata = match members.metadata.map(pairs).transpose()? {
+        Some(pairs) => faults.metadata(pairs.as_ref()),
+        None => None,
+    };
+    let limits = match members.limits.map(pairs).transpose()? {
+        Some(keys) => faults.limits(keys.as_ref(), &settings.limits),
+        None => Vec::new(),
+    };
     match recipient {
         Some(recipient) if faults.0.is_empty() => {
             Ok(Start { recipient, locale, ttl, code_length, template, ip, metadata, limits })
@@ -182,11 +194,13 @@ impl Faults {
         self.optional(pointer, value, read)
     }
 
-    fn metadata(&mut self, value: &Value) -> Option<Metadata> {
+    fn metadata(&mut self, pairs: Option<&Pairs>) -> Option<Metadata> {
         const VALUE: &str = "must be a text of at most 256 characters";
-        let pairs = value.as_object().filter(|pairs| {
-            let named = |name: &String| (1..=MAX_METADATA_KEY).contains(&name.chars().count());
-            pairs.len() <= MAX_METADATA && pairs.keys().all(named)
+        let pairs = pairs.filter(|Pairs(pairs)| {
+            let named = |(name, _): &(String, Value)| {
+                (1..=MAX_METADATA_KEY).contains(&name.chars().count())
+            };
+            pairs.len() <= MAX_METADATA && pairs.iter().all(named)
         });
         let Some(pairs) = pairs else {
             self.0.push(Fault::at("/metadata", PAIRS));
@@ -198,12 +212,16 @@ impl Faults {
         Some(Metadata::new(json))
     }
 
-    fn limits(&mut self, value: &Value, settings: &SendLimits) -> Vec<(CustomLimit, String)> {
+    fn limits(
+        &mut self,
+        keys: Option<&Pairs>,
+        settings: &SendLimits,
+    ) -> Vec<(CustomLimit, String)> {
         const VALUE: &str = "must be a text of 1 to 128 characters, none of them a control one";
         let named = |name: &String| -> Option<CustomLimit> {
             name.parse().ok().filter(|name| settings.custom.contains_key(name))
         };
-        let known = value.as_object().filter(|keys| keys.keys().all(|name| named(name).is_some()));
+        let known = keys.filter(|Pairs(keys)| keys.iter().all(|(name, _)| named(name).is_some()));
         let Some(keys) = known else {
             self.0.push(Fault::at("/limits", "must have the names of limits that are set up only"));
             return Vec::new();
@@ -220,15 +238,17 @@ impl Faults {
     fn members<'a>(
         &mut self,
         pointer: &str,
-        members: &'a Map<String, Value>,
+        Pairs(members): &'a Pairs,
         rule: &'static str,
         read: impl Fn(&'a Value) -> Option<&'a str>,
     ) -> BTreeMap<&'a String, &'a str> {
         let mut texts = BTreeMap::new();
         for (name, value) in members {
-            if let Some(text) = read(value) {
-                texts.insert(name, text);
-            } else {
+            let broken = match read(value) {
+                Some(text) => texts.insert(name, text).map(|_| TWICE),
+                None => Some(rule),
+            };
+            if let Some(rule) = broken {
                 let name = name.replace('~', "~0").replace('/', "~1");
                 self.0.push(Fault::at(format!("{pointer}/{name}"), rule));
             }
@@ -237,12 +257,45 @@ impl Faults {
     }
 }
 
-/// Takes `null` for a value, where serde takes it for none.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(deserializer).map(Some)
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = members.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
-fn members<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// The members of a value that is an object. What `serde_json` skipped it has not read: numbers
+/// and escapes in it may be none.
+fn pairs(value: &RawValue) -> Result<Option<Pairs>, Problem> {
+    let pairs = value.get().starts_with('{').then(|| serde_json::from_str(value.get()));
+    pairs.transpose().map_err(|_| ProblemKind::MalformedBody.into())
+}
+
+/// Takes `null` for a value, where serde takes it for none.
+fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+fn members<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     // All of it: serde_json does not look into the texts of members that it skips.
     let text = std::str::from_utf8(body).map_err(|_| ProblemKind::MalformedBody)?;
     // serde would take an array for the struct.

@@ -441,6 +441,13 @@ async fn problems_have_stable_types_and_pointers() {
         let told = ask(&router, post(path, body.to_string())).await;
         assert_eq!(&told.pointers(), pointers, "{body}");
     }
+    for (member, pointer) in [
+        (r#""metadata":{"a":"1","b":"2","a":"1"}"#, "/metadata/a"),
+        (r#""limits":{"device":"1","device":"2"}"#, "/limits/device"),
+    ] {
+        let told = ask(&router, post(START, format!(r#"{{"phone":"{phone}",{member}}}"#))).await;
+        assert_eq!(told.pointers(), [pointer], "{member}");
+    }
 }
 
 #[tokio::test]
@@ -473,6 +480,8 @@ async fn a_body_that_cannot_be_read_is_told_apart_from_one_that_cannot_be_used()
         b" ",
         b"null",
         b"[]",
+        br#"{"phone":"+79991234567","metadata":{"a":"\ud800"}}"#,
+        br#"{"phone":"+79991234567","limits":{"device":1e999}}"#,
         br#"["+79991234567"]"#,
         br#""+79991234567""#,
         br#"{"phone":"+79991234567""#,

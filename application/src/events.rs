@@ -214,6 +214,7 @@ mod tests {
             verification: None,
             phone: Some("+7999*****67".to_owned()),
             metadata: None,
+            test: false,
             delivery: None,
         }
     }

@@ -78,6 +78,8 @@ struct Data<'a> {
     channel: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    test: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivery: Option<&'a str>,
 }
@@ -181,6 +183,7 @@ fn body(event: &DueEvent) -> Bytes {
                 .metadata
                 .as_ref()
                 .and_then(|metadata| serde_json::from_str(metadata.as_str()).ok()),
+            test: event.test,
             delivery: event.delivery.as_deref(),
         },
     };

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use application::ports::{DueEvent, EventClaim, EventKind, EventOutbox, StoreError};
 use autometrics::autometrics;
-use domain::{Metadata, PhoneNumber, VerificationId};
+use domain::{Metadata, Origin, PhoneNumber, VerificationId};
 use sea_orm::{DbErr, QueryResult};
 
 use crate::database::{Database, Sql, Told, millis, parsed, time};
@@ -115,7 +115,7 @@ SELECT claimed.sequence, attempt, replace(claimed.id::text, '-', '') AS id, kind
     (extract(epoch FROM at) * 1000)::bigint AS at,
     (extract(epoch FROM now()) * 1000)::bigint AS claimed_at,
     claimed.verification::text AS verification, claimed.phone AS masked, delivery,
-    verification.phone, verification.metadata
+    verification.phone, verification.metadata, verification.origin
 FROM claimed LEFT JOIN verification ON verification.id = claimed.verification",
     sqlite: "
 UPDATE event
@@ -133,7 +133,8 @@ RETURNING sequence, attempt, id, kind, at,
     verification, phone AS masked, delivery,
     (SELECT verification.phone FROM verification WHERE verification.id = event.verification)
         AS phone,
-    (SELECT metadata FROM verification WHERE verification.id = event.verification) AS metadata",
+    (SELECT metadata FROM verification WHERE verification.id = event.verification) AS metadata,
+    (SELECT origin FROM verification WHERE verification.id = event.verification) AS origin",
 };
 
 const SETTLE_SQL: &str = "DELETE FROM event WHERE sequence = $1 AND attempt = $2";
@@ -170,6 +171,7 @@ fn read(row: &QueryResult) -> Result<DueEvent, DbErr> {
         verification: verification.map(VerificationId::from_uuid),
         phone: phone.map(|phone| phone.masked()).or(texts("masked")?),
         metadata: texts("metadata")?.map(Metadata::new),
+        test: texts("origin")?.as_deref() == Some(Origin::Test.as_str()),
         delivery: texts("delivery")?,
     })
 }

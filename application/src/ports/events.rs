@@ -51,6 +51,8 @@ pub struct DueEvent {
     /// Masked; none where the verification is not kept any more.
     pub phone: Option<String>,
     pub metadata: Option<Metadata>,
+    /// Whether the verification is one of a test number: nothing was sent.
+    pub test: bool,
     /// How the delivery ended, where that is the event: `sent`, `failed`, `expired`, `unknown`; or
     /// what the gateway told of it later: `delivered`, `undelivered`.
     pub delivery: Option<String>,

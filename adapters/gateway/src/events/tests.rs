@@ -36,6 +36,7 @@ fn event() -> DueEvent {
         verification: "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00".parse().ok(),
         phone: Some("+7999*****67".to_owned()),
         metadata: Some(Metadata::new(r#"{"user":"42","order":"ы"}"#.to_owned())),
+        test: false,
         delivery: None,
     }
 }
@@ -145,6 +146,11 @@ fn a_body_says_what_its_event_does() {
     assert_eq!(
         text(&sent),
         r#"{"type":"verification.failed","timestamp":"2023-11-14T22:13:20.123Z","data":{"id":"ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00","phone":"+7999*****67","channel":"sms","delivery":"expired"}}"#
+    );
+    let of_a_test = DueEvent { metadata: None, test: true, ..event() };
+    assert_eq!(
+        text(&of_a_test),
+        r#"{"type":"verification.approved","timestamp":"2023-11-14T22:13:20.123Z","data":{"id":"ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00","phone":"+7999*****67","channel":"sms","test":true}}"#
     );
     let blocked =
         DueEvent { kind: EventKind::Blocked, verification: None, metadata: None, ..event() };

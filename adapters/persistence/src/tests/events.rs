@@ -60,10 +60,10 @@ async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
     tell_start(&database, &send).await;
     let created = told(&events).await;
     assert_eq!(kinds(&created), [(EventKind::Created, Some(id))]);
-    let DueEvent { id: name, phone: masked, metadata, delivery, claim, .. } = &created[0];
+    let DueEvent { id: name, phone: masked, metadata, test, delivery, claim, .. } = &created[0];
     assert!(name.len() == 32 && name.bytes().all(|byte| byte.is_ascii_hexdigit()), "{name}");
     assert_eq!(masked.as_deref(), Some("+7999*****01"));
-    assert_eq!((metadata, delivery), (&send.verification.metadata, &None));
+    assert_eq!((metadata, test, delivery), (&send.verification.metadata, &false, &None));
     assert_eq!(claim.attempt, 1);
     let found = verifications.find(id).await.unwrap().unwrap();
     assert_eq!(created[0].at, found.created_at);
@@ -91,7 +91,9 @@ async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
     let id = new_id();
     let phone = phone(4).parse().unwrap();
     verifications.start_test(NewTest { id, phone, ttl: LONG, verification }).await.unwrap();
-    assert_eq!(kinds(&told(&events).await), [(EventKind::Created, Some(id))]);
+    let of_a_test = told(&events).await;
+    assert_eq!(kinds(&of_a_test), [(EventKind::Created, Some(id))]);
+    assert!(of_a_test[0].test);
 
     // What is refused tells nothing, and what cannot be told does not happen.
     let refuse = if database.is_postgres() {

@@ -5,7 +5,7 @@ pub mod keys;
 pub mod secrets;
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write, stdout},
     net::{SocketAddr, TcpStream},
     process::ExitCode,
     time::{Duration, SystemTime},
@@ -92,7 +92,7 @@ pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> 
         Err(error) => {
             let code = if error.is::<InvalidConfig>() { 2 } else { 1 };
             // Standard error may be gone, and then there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{error:#}");
+            let _ = writeln!(io::stderr(), "{error:#}");
             ExitCode::from(code)
         }
     }
@@ -170,7 +170,7 @@ pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> any
     let before = pending(database).await?;
     take_turns(database, settings).await?;
     Migrator::up(&database.connection(), None).await.context("migrate up")?;
-    writeln!(std::io::stderr(), "schema is up to date ({before} migrations were missing)")?;
+    writeln!(io::stderr(), "schema is up to date ({before} migrations were missing)")?;
     Ok(())
 }
 
@@ -197,9 +197,30 @@ async fn status(database: &Database) -> anyhow::Result<()> {
             MigrationStatus::Applied => "applied",
             MigrationStatus::Pending => "pending",
         };
-        writeln!(std::io::stdout(), "{status}  {}", migration.name())?;
+        writeln!(Output, "{status}  {}", migration.name())?;
     }
     Ok(())
+}
+
+/// Standard output. Its reader may leave when it has seen enough, as `head` does: what is under way
+/// goes on.
+#[derive(Debug)]
+pub(crate) struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match stdout().write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match stdout().flush() {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            flushed => flushed,
+        }
+    }
 }
 
 /// A generator for keys.

@@ -1,6 +1,6 @@
 //! `messager dead-letters`: what an operator does about records that are no message.
 
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use adapters_persistence::{Database, SqlDeadLetters};
 use anyhow::{Context, bail};
@@ -10,7 +10,7 @@ use application::{
 };
 
 use crate::{
-    cli::{existing_database, rfc3339},
+    cli::{Output, existing_database, rfc3339},
     config::Config,
     roles,
 };
@@ -54,13 +54,12 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
 }
 
 async fn list(letters: &SqlDeadLetters, limit: u64) -> anyhow::Result<()> {
-    let mut out = stdout();
-    writeln!(out, "id\tgroup\ttopic\tpartition\toffset\trecorded\treason")?;
+    writeln!(Output, "id\tgroup\ttopic\tpartition\toffset\trecorded\treason")?;
     for DeadLetter { id, group, topic, partition, offset, reason, recorded_at } in
         letters.list(limit).await?
     {
         let recorded = rfc3339(recorded_at);
-        writeln!(out, "{id}\t{group}\t{topic}\t{partition}\t{offset}\t{recorded}\t{reason}")?;
+        writeln!(Output, "{id}\t{group}\t{topic}\t{partition}\t{offset}\t{recorded}\t{reason}")?;
     }
     Ok(())
 }
@@ -70,7 +69,7 @@ async fn show(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<()> {
         find(letters, id).await?;
     let recorded = rfc3339(recorded_at);
     writeln!(
-        stdout(),
+        Output,
         "id         {id}\ngroup      {group}\ntopic      {topic}\npartition  {partition}\n\
          offset     {offset}\nrecorded   {recorded}\nreason     {reason}"
     )?;
@@ -113,10 +112,10 @@ async fn each(
     let mut failed = 0;
     for id in ids {
         match act(*id).await {
-            Ok(done) => writeln!(stdout(), "{id}: {done}")?,
+            Ok(done) => writeln!(Output, "{id}: {done}")?,
             Err(error) => {
                 failed += 1;
-                writeln!(stdout(), "{id}: {error:#}")?;
+                writeln!(Output, "{id}: {error:#}")?;
             }
         }
     }

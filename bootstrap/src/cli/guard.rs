@@ -1,9 +1,6 @@
 //! `messager guard`: what the guard did, and what it would have done.
 
-use std::{
-    io::{Write, stdout},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use application::{
     ReplayGuard, Replayed,
@@ -11,7 +8,7 @@ use application::{
 };
 use domain::{GuardMode, GuardRule};
 
-use super::rfc3339;
+use super::{Output, rfc3339};
 use crate::config::{GuardConfig, guard_rules};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
@@ -47,7 +44,7 @@ pub async fn execute(
     guard: &GuardConfig,
     command: Command,
 ) -> anyhow::Result<()> {
-    carry_out(records, guard, command, &mut stdout()).await
+    carry_out(records, guard, command, &mut Output).await
 }
 
 async fn carry_out(

@@ -10,7 +10,7 @@ use application::ports::{ApiKey, ApiKeys, NewApiKey};
 use domain::{ApiKeyId, ApiKeyText, Scopes};
 use rand_core::CryptoRng;
 
-use super::{rfc3339, seeded};
+use super::{Output, rfc3339, seeded};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
@@ -35,7 +35,13 @@ pub enum Command {
 
 /// Carries out `messager keys …`.
 pub async fn execute(keys: &impl ApiKeys, command: Command) -> anyhow::Result<()> {
-    carry_out(keys, command, &mut seeded()?, &mut stdout()).await
+    let mut rng = seeded()?;
+    if matches!(command, Command::Create { .. }) {
+        // Shown once: that nobody saw it is an error.
+        carry_out(keys, command, &mut rng, &mut stdout()).await
+    } else {
+        carry_out(keys, command, &mut rng, &mut Output).await
+    }
 }
 
 async fn carry_out(

@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use application::{CODE_PEPPER, KeySource, PAYLOAD_KEY, VaultSettings, ports::Secrets};
 use domain::{CarriedCode, PayloadKeys, Peppers, VerificationId};
 
+use super::Output;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
     /// Print the drawn keys as lines for your .env. Whoever has them and the database has the codes.
@@ -26,7 +28,11 @@ pub async fn execute(
     settings: &VaultSettings,
     command: Command,
 ) -> anyhow::Result<()> {
-    carry_out(secrets, settings, command, &mut stdout()).await
+    match command {
+        // Shown in vain, it is an error.
+        Command::Show => carry_out(secrets, settings, command, &mut stdout()).await,
+        Command::Forget { .. } => carry_out(secrets, settings, command, &mut Output).await,
+    }
 }
 
 async fn carry_out(

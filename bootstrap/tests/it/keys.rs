@@ -49,6 +49,21 @@ async fn a_key_is_made_used_and_revoked() {
 }
 
 #[tokio::test]
+async fn who_reads_no_further_ends_a_list_and_misses_a_new_key() {
+    let Some(stack) = Stack::new().await else { return };
+    let to_nobody = async |args: &[&str]| {
+        let output = stack.start("messager", &[]).args(args).output_to_nobody().await;
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+
+    assert_eq!(to_nobody(&["keys", "list"]).await, (true, String::new()));
+    assert_eq!(to_nobody(&["guard", "decisions"]).await, (true, String::new()));
+    assert_eq!(to_nobody(&["dead-letters", "list"]).await, (true, String::new()));
+    let (done, error) = to_nobody(&["keys", "create", "--name", "shop", "--scopes", "send"]).await;
+    assert!(!done && error.contains("Broken pipe"), "{error}");
+}
+
+#[tokio::test]
 async fn with_all_nobody_gets_in_without_a_key() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[("API_AUTH", "all")]).ready().await;

@@ -75,6 +75,16 @@ impl Binary {
         tokio::time::timeout(limit, self.command.output()).await.expect("it ends").unwrap()
     }
 
+    /// The same, where nobody reads what it says on standard output.
+    pub(crate) async fn output_to_nobody(mut self) -> Output {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        self.command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+        let limit = Duration::from_secs(20);
+        let output = self.command.spawn().unwrap().wait_with_output();
+        tokio::time::timeout(limit, output).await.expect("it ends").unwrap()
+    }
+
     pub(crate) fn spawn(mut self) -> Running {
         self.command
             .stdin(Stdio::null())

@@ -104,7 +104,10 @@ fn look_up(text: &str, region: Option<Region>) -> Option<Number> {
         None => None,
     };
     let number = PHONE_NUMBER_UTIL.parse(text, region).ok()?;
-    if !PHONE_NUMBER_UTIL.is_valid_number(&number) {
+    // A number is valid if it has a type: `is_valid_number` would look for the same once more, and
+    // that is most of the work.
+    let kind = kind(PHONE_NUMBER_UTIL.get_number_type(&number));
+    if kind == NumberType::Unknown {
         return None;
     }
     let phone = PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::E164);
@@ -112,7 +115,7 @@ fn look_up(text: &str, region: Option<Region>) -> Option<Number> {
     Some(Number {
         phone: phone.strip_prefix('+')?.parse().ok()?,
         region: region.and_then(|region| region.as_region_str().as_str().parse().ok()),
-        kind: kind(PHONE_NUMBER_UTIL.get_number_type(&number)),
+        kind,
     })
 }
 
@@ -253,6 +256,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_number_with_a_type_is_a_valid_one(
+            text in "[+](7[3489]|44[127]|1[2-9]|49[13]|39|88|[1-9])[0-9]{5,10}",
+        ) {
+            let valid = PHONE_NUMBER_UTIL
+                .parse(&text, None)
+                .is_ok_and(|number| PHONE_NUMBER_UTIL.is_valid_number(&number));
+            prop_assert_eq!(look_up(&text, None).is_some(), valid);
+        }
+
         #[test]
         fn whatever_comes_has_one_form(
             text in "[+]?[0-9]{3,16}|.{0,20}",

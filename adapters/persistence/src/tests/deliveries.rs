@@ -549,10 +549,11 @@ async fn what_waits_when_its_verification_is_canceled_is_never_called_for(databa
     let [first, called, relayed, second] = &records[..] else { panic!("{records:?}") };
     assert_eq!(first.message.phone, second.message.phone);
     consumer.admit(&[first.clone(), second.clone(), called.clone()]).await;
-    let parked = Verdict::Retry { after: NONE };
+    let parked = Verdict::Retry { after: LONG };
     for id in [first.message.id, second.message.id] {
         consumer.finish(id, consumer.call(id, LONG).await, parked.clone()).await;
     }
+    assert!(!consumer.due().await.contains(&first.message.id));
     let attempt = consumer.call(called.message.id, LONG).await;
     let had = start(&phone(5));
     accepted(&enqueue(&database, &had).await);
@@ -564,6 +565,8 @@ async fn what_waits_when_its_verification_is_canceled_is_never_called_for(databa
         verifications.cancel(id_of(send)).await.unwrap().unwrap();
     }
 
+    // At once: what is sent to the phone next waits for it.
+    assert!(consumer.due().await.contains(&first.message.id));
     for id in [first.message.id, second.message.id] {
         let started = consumer.start(id, LONG).await;
         assert_eq!((started.calls.len(), started.expired[0].id), (0, id));

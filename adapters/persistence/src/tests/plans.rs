@@ -4,13 +4,15 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    Attempt, Backlog, Batch, CallOutcome, DeliveryLedger, Lease, NewSend, OutcomeClass, Target,
-    Verdict, Verifications,
+    Attempt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger, Incoming, Lease, NewSend,
+    OutcomeClass, Resent, Target, Verdict, Verifications,
 };
+use domain::VerificationStatus;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use super::support::{
-    LONG, batch, enqueue, id_of, ledger, phone, postgres, published, right, start,
+use super::{
+    resends::again,
+    support::{LONG, batch, enqueue, id_of, ledger, phone, postgres, published, right, start},
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
 
@@ -59,15 +61,18 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    /// Sends three messages, one of which is refused at first.
+    /// Sends three messages, one of which is refused at first, sent again, and taken back.
     async fn pass(&self, round: usize) {
         let send = |number| start(&phone(10 * round + number));
         let sends: [NewSend; 3] = [send(1), send(2), send(3)];
         for send in &sends {
             enqueue(&self.database, send).await;
         }
+        let ours = |(incoming, _): &(Incoming, Claim)| {
+            sends.iter().any(|send| send.message.id == incoming.message.id)
+        };
         let (messages, claims): (Vec<_>, Vec<_>) =
-            published(&self.database, LONG).await.into_iter().take(sends.len()).unzip();
+            published(&self.database, LONG).await.into_iter().filter(ours).unzip();
         let backlog = SqlBacklog::new(self.database.clone(), "message".into());
         backlog.extend(&claims, LONG).await.unwrap();
         backlog.settle(&claims[..1], LONG).await.unwrap();
@@ -101,6 +106,10 @@ impl Pipeline {
             let attempt = Attempt { target, hashes: right(), claim: None };
             verifications.check(attempt, &[]).await.unwrap();
         }
+        let resent = verifications.resend(again(&sends[2], 1)).await.unwrap();
+        assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
+        let canceled = verifications.cancel(id_of(&sends[2])).await.unwrap().unwrap();
+        assert_eq!(canceled.verification.status, VerificationStatus::Canceled);
     }
 
     /// Puts so many messages in each place where one may be, behind those that pass.
@@ -128,6 +137,14 @@ impl Pipeline {
              SELECT gen_random_uuid(), 'v1', 79990000000 + n, 6, 'test', '', '', n,
                  now() + interval '1 hour'
              FROM generate_series(1, {rows}) AS n;
+             INSERT INTO phone (phone, newest, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2,
+                 ends_2, quota_3, sends_3, ends_3)
+             SELECT 79990000000 + nextval(pg_get_serial_sequence('outbox', 'sequence')),
+                 gen_random_uuid(), true, 0, 0, now(), 0, 0, now(), 0, 0, now()
+             FROM generate_series(1, {rows}) AS n;
+             INSERT INTO idempotency (key_hash, body_hash, holder, running_until, expires_at)
+             SELECT uuid_send(gen_random_uuid()), '', '', now(), now() + interval '1 hour'
+             FROM generate_series(1, {rows}) AS n;
              INSERT INTO event (kind, due_at)
              SELECT 'created', now() + interval '1 hour' FROM generate_series(1, {rows})"
         );
@@ -153,5 +170,4 @@ impl Pipeline {
     }
 }
 
-const EMPTY: &str =
-    "TRUNCATE outbox, in_transit, delivery, verification, phone, event, partition_lease";
+const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, idempotency, event, partition_lease";

@@ -386,7 +386,8 @@ WHERE key = $1 AND policy IN (SELECT value FROM json_each($2))";
 pub(super) const TELL: &str =
     "INSERT INTO event (kind, verification, at, due_at) VALUES ($1, $2, $3, $3)";
 
-// Its messages expire now: the latest, if no relay ever had it, and what a ledger has. What a relay
+// Its messages expire now: the latest, if no relay ever had it, and what a ledger has, which is due
+// then, as the phone's next message waits for its end. What a relay
 // had may be in the topic as it was, and must not be told of as ended.
 pub(super) const CANCEL_POSTGRES: &str = "
 WITH target AS (
@@ -395,10 +396,9 @@ WITH target AS (
     WHERE id = $1 AND status || '' = 'pending' AND expires_at > now()
 ), cleared AS (
     UPDATE phone
-    SET newest = CASE WHEN newest <> target.id THEN newest END,
-        newest_until = CASE WHEN newest <> target.id THEN newest_until ELSE '-infinity' END
-    FROM target
-    WHERE phone.phone = target.phone
+    SET newest = CASE WHEN newest <> $1 THEN newest END,
+        newest_until = CASE WHEN newest <> $1 THEN newest_until ELSE '-infinity' END
+    WHERE phone = (SELECT phone FROM target)
     RETURNING 1
 ), canceled AS (
     UPDATE verification
@@ -410,16 +410,21 @@ WITH target AS (
     UPDATE outbox
     SET expires_at = now()
     WHERE sequence = (SELECT sequence FROM canceled) AND attempt = 0
+    RETURNING 1
 ), uncalled AS (
     UPDATE delivery
-    SET expires_at = least(expires_at, now())
+    SET expires_at = least(expires_at, now()),
+        due_at = CASE state WHEN 'pending' THEN least(due_at, now()) ELSE due_at END
     WHERE message_id = ANY (ARRAY(
             SELECT (left(id::text, 34) || lpad(to_hex(send), 2, '0'))::uuid
             FROM canceled, generate_series(1, sends) AS send
         ))
       AND state || '' IN ('pending', 'calling')
+      AND (SELECT count(*) FROM unclaimed) >= 0
+    RETURNING 1
 )
-INSERT INTO event (kind, verification) SELECT 'canceled', id FROM canceled WHERE $2";
+INSERT INTO event (kind, verification)
+SELECT 'canceled', id FROM canceled WHERE $2 AND (SELECT count(*) FROM uncalled) >= 0";
 
 // The same in SQLite.
 pub(super) const CANCEL: &str = "
@@ -435,7 +440,8 @@ WHERE sequence = $1 AND attempt = 0";
 
 pub(super) const CANCEL_UNCALLED: &str = "
 UPDATE delivery
-SET expires_at = min(expires_at, $2)
+SET expires_at = min(expires_at, $2),
+    due_at = CASE state WHEN 'pending' THEN min(due_at, $2) ELSE due_at END
 WHERE message_id IN (SELECT value FROM json_each($1)) AND state IN ('pending', 'calling')";
 
 pub(super) const START_TEST_POSTGRES: &str = "

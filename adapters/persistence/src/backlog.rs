@@ -1,4 +1,8 @@
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use application::{
     BoxError, Chain,
@@ -19,18 +23,47 @@ pub struct SqlBacklog {
     database: Database,
     topic: String,
     events: bool,
+    oldest: Arc<Mutex<Option<Oldest>>>,
 }
+
+/// The low watermark of the outbox: where claims begin to look. What was relayed stays in the index
+/// until PostgreSQL vacuums, and each claim would pass through all of it.
+#[derive(Debug, Clone, Copy)]
+struct Oldest {
+    sequence: i64,
+    /// Then it is looked up anew: a message may have come back to the outbox below it.
+    until: Instant,
+}
+
+/// How long a low watermark holds, and how many times as long as it took to find.
+const HOLDS: Duration = Duration::from_secs(1);
+const HOLDS_TIMES: u32 = 20;
 
 impl SqlBacklog {
     /// `topic` is where the messages are published to.
     pub fn new(database: Database, topic: String) -> Self {
-        Self { database, topic, events: false }
+        Self { database, topic, events: false, oldest: Arc::default() }
     }
 
     /// Whether others are told of what expires.
     #[must_use]
     pub fn with_events(self, events: bool) -> Self {
         Self { events, ..self }
+    }
+
+    pub(crate) async fn oldest(&self) -> Result<i64, BacklogError> {
+        let lock = || self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = Instant::now();
+        let known = *lock();
+        if let Some(Oldest { sequence, .. }) = known.filter(|known| begun < known.until) {
+            return Ok(sequence);
+        }
+        let rows = self.database.rows(OLDEST, vec![]).await.map_err(unavailable)?;
+        let sequence = rows.first().map_or(Ok(0), |row| row.try_get("", "oldest"));
+        let sequence = sequence.map_err(unavailable)?;
+        let until = Instant::now() + HOLDS.max(begun.elapsed() * HOLDS_TIMES);
+        *lock() = Some(Oldest { sequence, until });
+        Ok(sequence)
     }
 
     async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, BacklogError> {
@@ -98,7 +131,8 @@ impl Backlog for SqlBacklog {
         limit: NonZeroU32,
         lease: Duration,
     ) -> Result<Vec<Claimed>, BacklogError> {
-        let values = vec![i64::from(limit.get()).into(), millis(lease).into()];
+        let oldest = self.oldest().await?;
+        let values = vec![i64::from(limit.get()).into(), millis(lease).into(), oldest.into()];
         let rows = self.database.rows(CLAIM, values).await.map_err(unavailable)?;
         let mut claimed: Vec<Claimed> = rows.iter().filter_map(readable).collect();
         // `RETURNING` promises no order.
@@ -171,6 +205,17 @@ impl Backlog for SqlBacklog {
     }
 }
 
+// What commits late, with a sequence that was drawn before, must not come below: a hundred thousand
+// are drawn in some seconds at the least, and no insert takes as long.
+const OLDEST: Sql = Sql {
+    postgres: "
+SELECT coalesce(least(min(sequence), pg_sequence_last_value('outbox_sequence_seq') - 100000), 0)
+    AS oldest
+FROM outbox",
+    // There, what is deleted is gone.
+    sqlite: "SELECT 0 AS oldest",
+};
+
 // `candidate` takes the oldest messages that nobody holds. `elsewhere` are older messages that are
 // no candidates and are not known to be published: a relay has them, and they must reach the broker
 // before any younger message to the same phone. What is below the highest candidate is short, since
@@ -180,14 +225,14 @@ const CLAIM: Sql = Sql {
 WITH candidate AS MATERIALIZED (
     SELECT sequence, phone
     FROM outbox
-    WHERE claimable_at <= now() AND expires_at > now()
+    WHERE sequence >= $3 AND claimable_at <= now() AND expires_at > now()
     ORDER BY sequence
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 ), elsewhere AS MATERIALIZED (
     SELECT sequence, phone
     FROM outbox
-    WHERE sequence < (SELECT max(sequence) FROM candidate)
+    WHERE sequence >= $3 AND sequence < (SELECT max(sequence) FROM candidate)
       AND publications = 0
       AND expires_at > now()
       AND sequence NOT IN (SELECT sequence FROM candidate)
@@ -212,13 +257,13 @@ WITH clock AS MATERIALIZED (
 ), candidate AS MATERIALIZED (
     SELECT sequence, phone
     FROM clock CROSS JOIN outbox
-    WHERE claimable_at <= clock.now AND expires_at > clock.now
+    WHERE sequence >= $3 AND claimable_at <= clock.now AND expires_at > clock.now
     ORDER BY sequence
     LIMIT $1
 ), elsewhere AS MATERIALIZED (
     SELECT sequence, phone
     FROM clock CROSS JOIN outbox
-    WHERE sequence < (SELECT max(sequence) FROM candidate)
+    WHERE sequence >= $3 AND sequence < (SELECT max(sequence) FROM candidate)
       AND publications = 0
       AND expires_at > clock.now
       AND sequence NOT IN (SELECT sequence FROM candidate)

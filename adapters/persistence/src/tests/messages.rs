@@ -4,11 +4,11 @@ use application::ports::{
     Backlog, BacklogSize, Claim, Claimed, EnqueueError, NewSend, Outbox, Swept,
 };
 use sea_orm::ConnectionTrait;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::{
     on_both_databases,
-    support::{count, new_message, phone},
+    support::{count, in_time, new_message, phone},
 };
 use crate::{CoalescingOutbox, Database, OutboxSettings, SqlBacklog, database::begin};
 
@@ -23,6 +23,7 @@ on_both_databases!(
     an_expired_message_is_never_claimed,
     what_expires_before_it_is_taken_over_ends_as_expired,
     a_phone_keeps_its_order_across_relays,
+    what_comes_back_below_the_low_watermark_is_claimed,
     a_refused_row_fails_its_own_caller_only,
     a_full_queue_is_refused_at_once,
 );
@@ -211,6 +212,48 @@ async fn a_phone_keeps_its_order_across_relays(database: Database) {
     assert_eq!(rest.len(), 2);
     assert_eq!(rest[0].message, stored[1].message);
     assert_eq!(rest[1].message, stored[3].message);
+}
+
+/// Claims begin behind what was relayed, of which there is much.
+async fn what_comes_back_below_the_low_watermark_is_claimed(database: Database) {
+    if !database.is_postgres() {
+        return;
+    }
+    let run = async |sql: &str| database.connection().execute_unprepared(sql).await.unwrap();
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    store(&database, &[new_message(&phone(1))]).await;
+    run("SELECT setval('outbox_sequence_seq', 1000000)").await;
+    store(&database, &[new_message(&phone(2))]).await;
+    let [first, second] = &backlog.claim(limit(10), LONG).await.unwrap()[..] else { panic!() };
+    assert_eq!((first.claim.sequence, second.claim.sequence), (1, 1_000_001));
+    backlog.settle(&[first.claim], LONG).await.unwrap();
+    let sequences = async || {
+        let claimed = backlog.claim(limit(10), LONG).await.unwrap();
+        claimed.iter().map(|claimed| claimed.claim.sequence).collect::<Vec<_>>()
+    };
+
+    // Looks begin in the middle, then.
+    in_time(async {
+        while backlog.oldest().await.unwrap() == 1 {
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(backlog.oldest().await.unwrap(), 900_001);
+    run("INSERT INTO outbox (sequence, id, phone, code, trace, expires_at)
+         SELECT sequence, id, phone, code, trace, expires_at FROM in_transit")
+    .await;
+    let found = in_time(async {
+        loop {
+            let found = sequences().await;
+            if !found.is_empty() {
+                return found;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+
+    assert_eq!(found.await, [1]);
 }
 
 async fn a_refused_row_fails_its_own_caller_only(database: Database) {

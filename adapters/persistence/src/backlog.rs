@@ -26,8 +26,8 @@ pub struct SqlBacklog {
     oldest: Arc<Mutex<Option<Oldest>>>,
 }
 
-/// The low watermark of the outbox: where claims begin to look. What was relayed stays in the index
-/// until PostgreSQL vacuums, and each claim would pass through all of it.
+/// The low watermark of the outbox: where looks at it begin. What was relayed stays in the index
+/// until PostgreSQL vacuums, and each look would pass through all of it.
 #[derive(Debug, Clone, Copy)]
 struct Oldest {
     sequence: i64,
@@ -167,13 +167,19 @@ impl Backlog for SqlBacklog {
         let mut swept = Swept::default();
         let topic = || vec![self.topic.clone().into()];
         while self.database.execute(FORGET_KNOWN, topic()).await.map_err(unavailable)? == SWEPT {}
-        for (postgres, note, leave) in [
-            (EXPIRE_OUTBOX_POSTGRES, NOTE_EXPIRED_IN_OUTBOX, EXPIRE_OUTBOX),
-            (EXPIRE_IN_TRANSIT_POSTGRES, NOTE_EXPIRED_IN_TRANSIT, EXPIRE_IN_TRANSIT),
+        let (events, oldest) = (Value::from(self.events), self.oldest().await?.into());
+        for (postgres, values, note, leave) in [
+            (
+                EXPIRE_OUTBOX_POSTGRES,
+                vec![events.clone(), oldest],
+                NOTE_EXPIRED_IN_OUTBOX,
+                EXPIRE_OUTBOX,
+            ),
+            (EXPIRE_IN_TRANSIT_POSTGRES, vec![events], NOTE_EXPIRED_IN_TRANSIT, EXPIRE_IN_TRANSIT),
         ] {
             loop {
                 let expired = if self.database.is_postgres() {
-                    self.run(postgres, vec![self.events.into()]).await?
+                    self.run(postgres, values.clone()).await?
                 } else {
                     self.expire_sqlite(note, leave).await?
                 };
@@ -194,7 +200,8 @@ impl Backlog for SqlBacklog {
     }
 
     async fn size(&self) -> Result<BacklogSize, BacklogError> {
-        let rows = self.database.rows(SIZE, vec![]).await.map_err(unavailable)?;
+        let oldest = self.oldest().await?;
+        let rows = self.database.rows(SIZE, vec![oldest.into()]).await.map_err(unavailable)?;
         let count = |column| {
             rows.first()
                 .map_or(Ok(0), |row| row.try_get::<i64>("", column))
@@ -435,7 +442,7 @@ const EXPIRE_OUTBOX_POSTGRES: &str = concat!(
 WITH late AS (
     SELECT sequence
     FROM outbox
-    WHERE greatest(expires_at, claimable_at) <= now()
+    WHERE sequence >= $2 AND greatest(expires_at, claimable_at) <= now()
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
 ), gone AS (
@@ -549,7 +556,7 @@ const LEAVE_TRANSIT: &str =
     "DELETE FROM in_transit WHERE sequence IN (SELECT sequence FROM outbox)";
 
 const SIZE_SQL: &str = "
-SELECT (SELECT count(*) FROM outbox) AS waiting, (SELECT count(*) FROM in_transit) AS in_transit";
+SELECT (SELECT count(*) FROM outbox WHERE sequence >= $1) AS waiting, (SELECT count(*) FROM in_transit) AS in_transit";
 const SIZE: Sql = Sql { postgres: SIZE_SQL, sqlite: SIZE_SQL };
 
 /// A row that makes no sense was written by somebody else; it must not hold up the others.

@@ -29,6 +29,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 /// How long those who came last have for their first request, once nothing more is accepted.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
 
+/// How long a connection that is to make room waits for a request, so that its answer can say so.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+
 /// How long a connection has to leave before another is asked to.
 const CROWD_PAUSE: Duration = Duration::from_millis(10);
 
@@ -41,8 +44,8 @@ const MAX_BUFFER: usize = 32 * 1024;
 /// What a server lets its clients take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time: under load each takes some 28 KiB. A further one waits, and others
-    /// are closed for it: the longest open ones, once they are idle.
+    /// Connections at a time: under load each takes some 28 KiB. A further one waits, and the
+    /// longest open one is closed for it: with its next answer, or after a second without one.
     pub max_connections: usize,
     /// How long a connection may be open without the complete head of its next request: it cuts
     /// a slow head as well as an idle connection.
@@ -104,8 +107,10 @@ pub async fn serve(
         }
         // The ended ones are taken out here, or the set would grow for ever.
         while connections.try_join_next().is_some() {}
-        let service = answering(router.clone(), stop.clone());
-        let leave = leave(Arc::clone(&crowded), closing.clone());
+        // Of the connection: that its answers tell the client to close.
+        let told = stop.child_token();
+        let service = answering(router.clone(), told.clone());
+        let leave = leave(Arc::clone(&crowded), told, closing.clone());
         let ended = attend(http.clone(), TokioIo::new(stream), service, leave);
         connections.spawn(async move {
             if let Err(error) = ended.await {
@@ -170,11 +175,17 @@ where
     }
 }
 
-/// Waits until a connection is to end: because all are, or because others wait for its slot.
-async fn leave(crowded: Arc<Notify>, closing: CancellationToken) {
+/// Waits until a connection is to end: because all are, or because others wait for its slot. Then
+/// its next answer says so; only a client that asks for nothing finds it closed.
+async fn leave(crowded: Arc<Notify>, told: CancellationToken, closing: CancellationToken) {
+    let make_room = async {
+        crowded.notified().await;
+        told.cancel();
+        sleep(LAST_ANSWER).await;
+    };
     tokio::select! {
         () = closing.cancelled() => {}
-        () = crowded.notified() => {}
+        () = make_room => {}
     }
     // The runtime asks the system what has arrived before it comes back to whoever yields.
     yield_now().await;
@@ -183,14 +194,14 @@ async fn leave(crowded: Arc<Notify>, closing: CancellationToken) {
 /// A router is ready at any time, and a clone of it is a count.
 fn answering(
     router: Router,
-    stop: CancellationToken,
+    told: CancellationToken,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send {
     service_fn(move |request| {
         let answer = tower::Service::call(&mut router.clone(), request);
-        let stop = stop.clone();
+        let told = told.clone();
         async move {
             let mut answer = answer.await?;
-            if stop.is_cancelled() {
+            if told.is_cancelled() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(answer)
@@ -213,7 +224,7 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// Waits for a slot. While none is free, connections are asked to leave, those first that have been
-/// there for the longest: idle ones do at once, others with their next answer.
+/// there for the longest.
 async fn free(slots: &Arc<Semaphore>, crowded: &Notify) -> OwnedSemaphorePermit {
     if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
         return slot;

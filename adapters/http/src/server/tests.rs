@@ -347,6 +347,27 @@ async fn beyond_the_limit_a_connection_waits_for_a_slot() {
 }
 
 #[tokio::test]
+async fn who_is_to_make_room_hears_so_with_an_answer() {
+    let limits = ServerLimits { max_connections: 2, ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let mut kept = server.connect().await;
+    send(&mut kept, REQUEST).await;
+    assert!(!answer(&mut kept).await.contains("connection: close"));
+    let _silent = server.connect().await;
+    let mut waiting = server.connect().await;
+    send(&mut waiting, REQUEST).await;
+    sleep(Duration::from_millis(50)).await;
+
+    send(&mut kept, REQUEST).await;
+
+    let last = rest(&mut kept).await;
+    assert_answer(&last, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    assert!(last.contains("connection: close"), "{last}");
+    assert_answer(&answer(&mut waiting).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn idle_connections_make_room_the_oldest_first() {
     let limits = ServerLimits { max_connections: 2, ..patient() };
     let server = start(true, limits, DEADLINE).await;
@@ -438,13 +459,13 @@ async fn a_request_that_arrives_with_the_close_is_answered() {
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().await.unwrap();
-    let (stop, closing) = (CancellationToken::new(), CancellationToken::new());
-    let service = answering(Router::new(), stop.clone());
-    let leave = leave(Arc::new(Notify::new()), closing.clone());
+    let (told, closing) = (CancellationToken::new(), CancellationToken::new());
+    let service = answering(Router::new(), told.clone());
+    let leave = leave(Arc::new(Notify::new()), told.clone(), closing.clone());
 
     // The runtime knows of none of this when it looks at the connection.
     std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    stop.cancel();
+    told.cancel();
     closing.cancel();
     within(attend(http(patient()), TokioIo::new(ours), service, leave)).await.unwrap();
 

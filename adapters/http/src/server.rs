@@ -5,7 +5,6 @@ use axum::{
     http::{HeaderValue, Request, header::CONNECTION},
     response::Response,
 };
-use futures_util::FutureExt;
 use hyper::{
     body::Incoming,
     server::conn::http1,
@@ -13,10 +12,11 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
     task::{JoinSet, yield_now},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -30,10 +30,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
 
 /// How long a connection that is to make room waits for a request, so that its answer can say so.
-const LAST_ANSWER: Duration = Duration::from_secs(1);
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 
-/// How long a connection has to leave before another is asked to.
-const CROWD_PAUSE: Duration = Duration::from_millis(10);
+/// How long a connection that is turned away may take to ask and to hear so, and how many there may
+/// be of such at a time.
+const TURNING_AWAY: Duration = Duration::from_secs(2);
+const TURNED_AWAY: usize = 1_024;
+
+/// How often it is said that connections are turned away.
+const SAID: Duration = Duration::from_secs(10);
+
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
+    content-type: application/json\r\ncontent-length: 32\r\n\r\n{\"error\":\"too many connections\"}";
 
 /// Connections that may wait to be accepted. Linux takes no more than `net.core.somaxconn`.
 const BACKLOG: u32 = 4_096;
@@ -44,8 +52,9 @@ const MAX_BUFFER: usize = 32 * 1024;
 /// What a server lets its clients take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time: under load each takes some 28 KiB. A further one waits, and the
-    /// longest open one is closed for it: with its next answer, or after a second without one.
+    /// Connections at a time: under load each takes some 28 KiB. A further one is answered with
+    /// 503, and the longest open one makes room: with its next answer, or after two seconds
+    /// without one.
     pub max_connections: usize,
     /// How long a connection may be open without the complete head of its next request: it cuts
     /// a slow head as well as an idle connection.
@@ -95,7 +104,8 @@ pub async fn serve(
     let http = http(limits);
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let (crowded, closing) = (Arc::new(Notify::new()), CancellationToken::new());
-    let mut connections = JoinSet::new();
+    let away = Arc::new(Semaphore::new(TURNED_AWAY));
+    let (mut connections, mut said) = (JoinSet::new(), None::<Instant>);
     let mut stopped = pin!(async {
         stop.cancelled().await;
         sleep(limits.farewell).await;
@@ -119,23 +129,31 @@ pub async fn serve(
             drop(slot);
         });
     };
-    let waiting = loop {
-        let stream = tokio::select! {
-            biased;
-            () = &mut stopped => break None,
-            stream = accept(&listener) => stream,
-        };
+    let mut admit = async |stream: TcpStream| {
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            return serve(stream, slot);
+        }
+        if said.is_none_or(|said| said.elapsed() > SAID) {
+            said = Some(Instant::now());
+            tracing::warn!(limits.max_connections, "all taken: further ones are answered with 503");
+        }
+        crowded.notify_one();
+        let place = Arc::clone(&away).acquire_owned().await;
+        tokio::spawn(async move {
+            let _place = place;
+            let _ = timeout(TURNING_AWAY, turn_away(stream)).await;
+        });
+    };
+    loop {
         tokio::select! {
             biased;
-            () = &mut stopped => break Some(stream),
-            slot = free(&slots, &crowded) => serve(stream, slot),
+            () = &mut stopped => break,
+            stream = accept(&listener) => admit(stream).await,
         }
-    };
+    }
     // Those that the system has accepted for us already would be reset.
-    for stream in waiting.into_iter().chain(backlog(listener)) {
-        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-            serve(stream, slot);
-        }
+    for stream in backlog(listener) {
+        admit(stream).await;
     }
     sleep(LAST_REQUESTS).await;
     closing.cancel();
@@ -223,22 +241,19 @@ async fn accept(listener: &TcpListener) -> TcpStream {
     }
 }
 
-/// Waits for a slot. While none is free, connections are asked to leave, those first that have been
-/// there for the longest.
-async fn free(slots: &Arc<Semaphore>, crowded: &Notify) -> OwnedSemaphorePermit {
-    if let Ok(slot) = Arc::clone(slots).try_acquire_owned() {
-        return slot;
+/// Says that there is no slot. What is asked is read and forgotten: it takes no buffers of a
+/// connection that is served.
+async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
+    let mut asked = [0; 1024];
+    // A client takes no answer before it has asked.
+    if stream.read(&mut asked).await? == 0 {
+        return Ok(());
     }
-    let mut freed = pin!(Arc::clone(slots).acquire_owned());
-    let slot = loop {
-        crowded.notify_one();
-        if let Ok(slot) = timeout(CROWD_PAUSE, freed.as_mut()).await {
-            break slot.expect("the semaphore is never closed");
-        }
-    };
-    // What nobody was left to hear must not send away the next that comes.
-    crowded.notified().now_or_never();
-    slot
+    stream.write_all(FULL).await?;
+    stream.shutdown().await?;
+    // Closed with something unread it would be reset, and the answer with it.
+    while stream.read(&mut asked).await? > 0 {}
+    Ok(())
 }
 
 /// What the system has accepted on `listener`, which accepts nothing more then. Asked for directly,

@@ -322,7 +322,7 @@ async fn garbage_ends_its_own_connection_only() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_a_connection_waits_for_a_slot() {
+async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
     let limits = ServerLimits { max_connections: 1, ..patient() };
     let mut server = start(false, limits, DEADLINE).await;
     let mut first = server.connect().await;
@@ -330,45 +330,28 @@ async fn beyond_the_limit_a_connection_waits_for_a_slot() {
     within(server.entered.recv()).await.unwrap();
 
     let mut second = server.connect().await;
-    send(&mut second, REQUEST).await;
-    let beside = timeout(Duration::from_millis(100), server.entered.recv()).await;
-    assert!(beside.is_err(), "the second was served beside the first");
+    send(&mut second, [REQUEST, &"x".repeat(100_000)].concat()).await;
+    let refused = rest(&mut second).await;
+    let body = r#"{"error":"too many connections"}"#;
+    assert_answer(&refused, "HTTP/1.1 503 Service Unavailable\r\n", body);
+    assert!(refused.contains(&format!("content-length: {}\r\n", body.len())), "{refused}");
+    assert!(refused.contains("retry-after: 1\r\n"), "{refused}");
+
+    // The longest open one is told to go with the answer that it waits for.
     server.open.notify_one();
     let last = rest(&mut first).await;
     assert_answer(&last, "HTTP/1.1 200 OK\r\n", ACCEPTED);
     assert!(last.contains("connection: close"), "{last}");
-
+    let mut third = server.connect().await;
+    send(&mut third, REQUEST).await;
     within(server.entered.recv()).await.unwrap();
     server.open.notify_one();
-    let answered = answer(&mut second).await;
-    assert_answer(&answered, "HTTP/1.1 200 OK\r\n", ACCEPTED);
-    assert!(!answered.contains("connection: close"), "{answered}");
+    assert_answer(&answer(&mut third).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
     server.stopped().await;
 }
 
 #[tokio::test]
-async fn who_is_to_make_room_hears_so_with_an_answer() {
-    let limits = ServerLimits { max_connections: 2, ..patient() };
-    let server = start(true, limits, DEADLINE).await;
-    let mut kept = server.connect().await;
-    send(&mut kept, REQUEST).await;
-    assert!(!answer(&mut kept).await.contains("connection: close"));
-    let _silent = server.connect().await;
-    let mut waiting = server.connect().await;
-    send(&mut waiting, REQUEST).await;
-    sleep(Duration::from_millis(50)).await;
-
-    send(&mut kept, REQUEST).await;
-
-    let last = rest(&mut kept).await;
-    assert_answer(&last, "HTTP/1.1 200 OK\r\n", ACCEPTED);
-    assert!(last.contains("connection: close"), "{last}");
-    assert_answer(&answer(&mut waiting).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
-    server.stopped().await;
-}
-
-#[tokio::test]
-async fn idle_connections_make_room_the_oldest_first() {
+async fn an_idle_connection_makes_room_the_oldest_first() {
     let limits = ServerLimits { max_connections: 2, ..patient() };
     let server = start(true, limits, DEADLINE).await;
     let mut kept = [server.connect().await, server.connect().await];
@@ -377,13 +360,14 @@ async fn idle_connections_make_room_the_oldest_first() {
         answer(stream).await;
     }
 
-    let mut third = server.connect().await;
-    send(&mut third, REQUEST).await;
+    let mut refused = server.connect().await;
+    send(&mut refused, REQUEST).await;
+    assert!(rest(&mut refused).await.starts_with("HTTP/1.1 503 "));
 
-    assert_answer(&answer(&mut third).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
     let [first, second] = &mut kept;
     assert_eq!(rest(first).await, "");
-    for stream in [second, &mut third] {
+    let mut again = server.connect().await;
+    for stream in [second, &mut again] {
         send(stream, REQUEST).await;
         assert_answer(&answer(stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
     }

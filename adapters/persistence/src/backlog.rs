@@ -1,6 +1,6 @@
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,7 @@ pub struct SqlBacklog {
     topic: String,
     events: bool,
     oldest: Arc<Mutex<Option<Oldest>>>,
+    insert_limit: Duration,
 }
 
 /// The low watermark of the outbox: where looks at it begin. What was relayed stays in the index
@@ -33,16 +34,24 @@ struct Oldest {
     sequence: i64,
     /// Then it is looked up anew: a message may have come back to the outbox below it.
     until: Instant,
+    /// The latest sequence that had been drawn, and when. What was drawn before it is committed, or
+    /// never will be, once an insert's time is up.
+    drawn: (Instant, i64),
+    settled: i64,
 }
 
-/// How long a low watermark holds, and how many times as long as it took to find.
-const HOLDS: Duration = Duration::from_secs(1);
+/// How long a low watermark holds: some times as long as it took to find, and no longer than a
+/// message that came back below it may wait.
+const HOLDS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 const HOLDS_TIMES: u32 = 20;
+
+/// More than a statement that stores messages may take (`statement_timeout`).
+const INSERT_LIMIT: Duration = Duration::from_secs(15);
 
 impl SqlBacklog {
     /// `topic` is where the messages are published to.
     pub fn new(database: Database, topic: String) -> Self {
-        Self { database, topic, events: false, oldest: Arc::default() }
+        Self { database, topic, events: false, oldest: Arc::default(), insert_limit: INSERT_LIMIT }
     }
 
     /// Whether others are told of what expires.
@@ -52,18 +61,40 @@ impl SqlBacklog {
     }
 
     pub(crate) async fn oldest(&self) -> Result<i64, BacklogError> {
-        let lock = || self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = Instant::now();
-        let known = *lock();
+        let known = *self.known();
         if let Some(Oldest { sequence, .. }) = known.filter(|known| begun < known.until) {
             return Ok(sequence);
         }
         let rows = self.database.rows(OLDEST, vec![]).await.map_err(unavailable)?;
-        let sequence = rows.first().map_or(Ok(0), |row| row.try_get("", "oldest"));
-        let sequence = sequence.map_err(unavailable)?;
-        let until = Instant::now() + HOLDS.max(begun.elapsed() * HOLDS_TIMES);
-        *lock() = Some(Oldest { sequence, until });
+        let number = |column| {
+            let found = rows.first().map_or(Ok(None), |row| row.try_get("", column));
+            found.map(Option::<i64>::unwrap_or_default).map_err(unavailable)
+        };
+        let (oldest, drawn) = (number("oldest")?, number("drawn")?);
+        let now = Instant::now();
+        let (drawn, settled) = match known {
+            Some(known) if begun - known.drawn.0 < self.insert_limit => {
+                (known.drawn, known.settled)
+            }
+            Some(known) => ((now, drawn), known.drawn.1),
+            None => ((now, drawn), 0),
+        };
+        let sequence = oldest.min(settled);
+        let [least, most] = HOLDS;
+        let until = begun + ((now - begun) * HOLDS_TIMES).clamp(least, most);
+        *self.known() = Some(Oldest { sequence, until, drawn, settled });
         Ok(sequence)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<Oldest>> {
+        self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For tests, which have no time for inserts that take long.
+    #[cfg(test)]
+    pub(crate) fn with_insert_limit(self, insert_limit: Duration) -> Self {
+        Self { insert_limit, ..self }
     }
 
     async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, BacklogError> {
@@ -196,6 +227,11 @@ impl Backlog for SqlBacklog {
             let copy = (COPY_TO_OUTBOX, topic());
             self.run_both([copy, (LEAVE_TRANSIT, vec![])]).await?
         };
+        if swept.waiting_again > 0
+            && let Some(oldest) = &mut *self.known()
+        {
+            oldest.until = Instant::now();
+        }
         Ok(swept)
     }
 
@@ -212,15 +248,13 @@ impl Backlog for SqlBacklog {
     }
 }
 
-// What commits late, with a sequence that was drawn before, must not come below: a hundred thousand
-// are drawn in some seconds at the least, and no insert takes as long.
+// An outbox without rows begins with what is drawn next.
 const OLDEST: Sql = Sql {
     postgres: "
-SELECT coalesce(least(min(sequence), pg_sequence_last_value('outbox_sequence_seq') - 100000), 0)
-    AS oldest
-FROM outbox",
+SELECT coalesce((SELECT min(sequence) FROM outbox), drawn + 1) AS oldest, drawn
+FROM (SELECT pg_sequence_last_value('outbox_sequence_seq') AS drawn) AS it",
     // There, what is deleted is gone.
-    sqlite: "SELECT 0 AS oldest",
+    sqlite: "SELECT 0 AS oldest, 0 AS drawn",
 };
 
 // `candidate` takes the oldest messages that nobody holds. `elsewhere` are older messages that are
@@ -556,7 +590,9 @@ const LEAVE_TRANSIT: &str =
     "DELETE FROM in_transit WHERE sequence IN (SELECT sequence FROM outbox)";
 
 const SIZE_SQL: &str = "
-SELECT (SELECT count(*) FROM outbox WHERE sequence >= $1) AS waiting, (SELECT count(*) FROM in_transit) AS in_transit";
+SELECT
+    (SELECT count(*) FROM outbox WHERE sequence >= $1) AS waiting,
+    (SELECT count(*) FROM in_transit) AS in_transit";
 const SIZE: Sql = Sql { postgres: SIZE_SQL, sqlite: SIZE_SQL };
 
 /// A row that makes no sense was written by somebody else; it must not hold up the others.

@@ -1,6 +1,11 @@
 //! What requests say.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+    time::Duration,
+};
 
 use application::ports::Receipt;
 use domain::{Code, CodeLength, CustomLimit, MessageId, Metadata, PhoneNumber, SendLimits};
@@ -242,13 +247,16 @@ impl Faults {
         rule: &'static str,
         read: impl Fn(&'a Value) -> Option<&'a str>,
     ) -> BTreeMap<&'a String, &'a str> {
-        let mut texts = BTreeMap::new();
+        let (mut texts, mut told) = (BTreeMap::new(), BTreeSet::new());
         for (name, value) in members {
             let broken = match read(value) {
                 Some(text) => texts.insert(name, text).map(|_| TWICE),
                 None => Some(rule),
             };
-            if let Some(rule) = broken {
+            // Once for each name, however often it stands there.
+            if let Some(rule) = broken
+                && told.insert(name)
+            {
                 let name = name.replace('~', "~0").replace('/', "~1");
                 self.0.push(Fault::at(format!("{pointer}/{name}"), rule));
             }

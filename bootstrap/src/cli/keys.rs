@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::bail;
 use application::ports::{ApiKey, ApiKeys, NewApiKey};
-use domain::{ApiKeyId, ApiKeyText, Scopes};
+use domain::{ApiKeyId, ApiKeyText, InvalidApiKey, Scopes};
 use rand_core::CryptoRng;
 
 use super::{Output, rfc3339, seeded};
@@ -28,7 +28,8 @@ pub enum Command {
     List,
     /// Refuse a key from now on. Running processes know of it within five seconds.
     Revoke {
-        /// As `list` shows it: the first half of the key.
+        /// As `list` shows it; or the whole key.
+        #[arg(value_parser = id)]
         id: ApiKeyId,
     },
 }
@@ -82,6 +83,11 @@ fn list(key: &ApiKey, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Of a whole key, too: clap would show it with the error.
+fn id(text: &str) -> Result<ApiKeyId, InvalidApiKey> {
+    text.parse::<ApiKeyText>().map(|key| key.id()).or_else(|_| text.parse())
+}
+
 fn name(text: &str) -> Result<String, &'static str> {
     let fits = (1..=64).contains(&text.chars().count()) && !text.chars().any(char::is_control);
     if fits { Ok(text.to_owned()) } else { Err("1 to 64 characters, none of them a control one") }
@@ -119,6 +125,17 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         carry_out(&keys, parse(line)?, &mut rng, &mut out).await?;
         Ok(String::from_utf8(out)?)
+    }
+
+    #[test]
+    fn a_key_is_revoked_by_its_id_or_by_itself() {
+        let key = ApiKeyText::generate(&mut StdRng::seed_from_u64(1));
+
+        for text in [key.id().to_string().as_str(), key.reveal().as_str()] {
+            let revoke = parse(&format!("revoke {text}")).unwrap();
+            assert_eq!(revoke, Command::Revoke { id: key.id() });
+        }
+        assert!(parse("revoke shop").is_err());
     }
 
     #[tokio::test]

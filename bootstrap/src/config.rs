@@ -229,7 +229,7 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         return Some(DatabaseSettings::Sqlite(sqlite?.into()));
     }
     let (Some(host), Some(database), Some(user)) = (&host, &database, &user) else {
-        for (name, value) in NEEDED.iter().zip([&host, &database, &user, &password]) {
+        for (name, value) in NEEDED.iter().zip([&host, &database, &user]) {
             if value.is_none() {
                 env.problem(
                     name,

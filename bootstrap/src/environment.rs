@@ -43,18 +43,23 @@ pub(crate) fn parse(text: &str) -> (HashMap<String, String>, Vec<String>) {
         let line = line.strip_prefix("export ").unwrap_or(line);
         // The line itself is not shown: it may hold a password.
         let mut refuse = |rule| problems.push(format!(".env, line {}: {rule}", number + 1));
-        let Some((name, value)) = line.split_once('=') else {
+        let pair = line.split_once('=').map(|(name, value)| (name.trim(), value));
+        let Some((name, value)) = pair.filter(|(name, _)| is_name(name)) else {
             refuse("not NAME=value");
             continue;
         };
         match unquote(value.trim()) {
             Some(value) => {
-                values.insert(name.trim().to_owned(), value);
+                values.insert(name.to_owned(), value);
             }
             None => refuse("a quote is not closed"),
         }
     }
     (values, problems)
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::is_whitespace)
 }
 
 /// The value without its quotes and without a comment behind it.
@@ -95,12 +100,17 @@ mod tests {
 
     #[test]
     fn names_the_lines_that_it_cannot_read_and_not_their_content() {
-        let (values, problems) = parse("A=1\nsecret\nB=\"secret\nC=3");
+        let (values, problems) = parse("A=1\nsecret\nB=\"secret\nC=3\nIN WORDS=secret\n=secret");
 
         assert_eq!((values.len(), &*values["A"], &*values["C"]), (2, "1", "3"));
         assert_eq!(
             problems,
-            [".env, line 2: not NAME=value", ".env, line 3: a quote is not closed"]
+            [
+                ".env, line 2: not NAME=value",
+                ".env, line 3: a quote is not closed",
+                ".env, line 5: not NAME=value",
+                ".env, line 6: not NAME=value",
+            ]
         );
     }
 }

@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderValue, Request, header::CONNECTION},
     response::Response,
 };
+use futures_util::FutureExt;
 use hyper::{
     body::Incoming,
     server::conn::http1,
@@ -33,12 +34,13 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// How long a connection that is turned away may take to ask and to hear so, and how many there may
-/// be of such at a time.
+/// be of such at a time. More are closed unheard.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
 const TURNED_AWAY: usize = 1_024;
 
-/// How often it is said that connections are turned away.
+/// How often it is said that connections are turned away, and how often one has to make room.
 const SAID: Duration = Duration::from_secs(10);
+const MAKE_ROOM: Duration = Duration::from_millis(10);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 32\r\n\r\n{\"error\":\"too many connections\"}";
@@ -93,7 +95,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// Then answers tell their clients to close, for `limits.farewell`; after that nothing more is
 /// accepted, idle connections are closed, and requests in flight end, at most `limits.grace` long.
-/// A request that has reached this machine when its connection is closed counts as in flight.
+/// Before a connection is closed it is looked for a request that has arrived on it.
 /// Dropping the future drops every connection.
 pub async fn serve(
     listener: TcpListener,
@@ -104,8 +106,8 @@ pub async fn serve(
     let http = http(limits);
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let (crowded, closing) = (Arc::new(Notify::new()), CancellationToken::new());
-    let away = Arc::new(Semaphore::new(TURNED_AWAY));
-    let (mut connections, mut said) = (JoinSet::new(), None::<Instant>);
+    let (mut connections, mut turned_away) = (JoinSet::new(), JoinSet::new());
+    let mut crowd = Crowd::default();
     let mut stopped = pin!(async {
         stop.cancelled().await;
         sleep(limits.farewell).await;
@@ -129,35 +131,37 @@ pub async fn serve(
             drop(slot);
         });
     };
-    let mut admit = async |stream: TcpStream| {
+    let mut admit = |stream: TcpStream| {
         if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            // What nobody was left to hear must not send away the next that comes.
+            crowded.notified().now_or_never();
             return serve(stream, slot);
         }
-        if said.is_none_or(|said| said.elapsed() > SAID) {
-            said = Some(Instant::now());
-            tracing::warn!(limits.max_connections, "all taken: further ones are answered with 503");
+        if crowd.refuses() {
+            crowded.notify_one();
         }
-        crowded.notify_one();
-        let place = Arc::clone(&away).acquire_owned().await;
-        tokio::spawn(async move {
-            let _place = place;
-            let _ = timeout(TURNING_AWAY, turn_away(stream)).await;
-        });
+        while turned_away.try_join_next().is_some() {}
+        if turned_away.len() < TURNED_AWAY {
+            turned_away.spawn(timeout(TURNING_AWAY, turn_away(stream)));
+        }
     };
     loop {
         tokio::select! {
             biased;
             () = &mut stopped => break,
-            stream = accept(&listener) => admit(stream).await,
+            stream = accept(&listener) => admit(stream),
         }
     }
     // Those that the system has accepted for us already would be reset.
     for stream in backlog(listener) {
-        admit(stream).await;
+        admit(stream);
     }
     sleep(LAST_REQUESTS).await;
     closing.cancel();
-    let ended = async { while connections.join_next().await.is_some() {} };
+    let ended = async {
+        while connections.join_next().await.is_some() {}
+        while turned_away.join_next().await.is_some() {}
+    };
     if timeout(limits.grace, ended).await.is_err() {
         while connections.try_join_next().is_some() {}
         tracing::warn!(connections = connections.len(), "connections dropped after the grace time");
@@ -205,7 +209,8 @@ async fn leave(crowded: Arc<Notify>, told: CancellationToken, closing: Cancellat
         () = closing.cancelled() => {}
         () = make_room => {}
     }
-    // The runtime asks the system what has arrived before it comes back to whoever yields.
+    // The runtime asks the system what has arrived before it comes back to whoever yields, or
+    // another of its threads is just doing so.
     yield_now().await;
 }
 
@@ -238,6 +243,35 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Those for whom there was no slot.
+#[derive(Debug, Default)]
+struct Crowd {
+    refused: u64,
+    said: Option<Instant>,
+    made_room: Option<Instant>,
+}
+
+impl Crowd {
+    /// Counts one more. Whether a connection has to make room for the next.
+    fn refuses(&mut self) -> bool {
+        self.refused += 1;
+        let now = Instant::now();
+        let is_past = |last: Option<Instant>, pause| last.is_none_or(|last| now - last > pause);
+        if is_past(self.said, SAID) {
+            self.said = Some(now);
+            tracing::warn!(
+                refused = std::mem::take(&mut self.refused),
+                "all connections are taken: further ones are answered with 503"
+            );
+        }
+        let makes_room = is_past(self.made_room, MAKE_ROOM);
+        if makes_room {
+            self.made_room = Some(now);
+        }
+        makes_room
     }
 }
 

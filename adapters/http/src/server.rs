@@ -34,9 +34,9 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
 /// How long a connection that is turned away may take to ask and to hear so, and how many there may
-/// be of such at a time. More are closed unheard.
+/// be of such at a time: as many as may come at once. More are closed unheard.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
-const TURNED_AWAY: usize = 1_024;
+const TURNED_AWAY: usize = BACKLOG as usize;
 
 /// How often it is said that connections are turned away, and how often one has to make room.
 const SAID: Duration = Duration::from_secs(10);
@@ -278,7 +278,7 @@ impl Crowd {
 /// Says that there is no slot. What is asked is read and forgotten: it takes no buffers of a
 /// connection that is served.
 async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
-    let mut asked = [0; 1024];
+    let mut asked = [0; 256];
     // A client takes no answer before it has asked.
     if stream.read(&mut asked).await? == 0 {
         return Ok(());

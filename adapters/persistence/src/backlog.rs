@@ -61,12 +61,18 @@ impl SqlBacklog {
     }
 
     pub(crate) async fn oldest(&self) -> Result<i64, BacklogError> {
+        // SQLite deletes what is deleted.
+        if !self.database.is_postgres() {
+            return Ok(0);
+        }
         let begun = Instant::now();
         let known = *self.known();
         if let Some(Oldest { sequence, .. }) = known.filter(|known| begun < known.until) {
             return Ok(sequence);
         }
-        let rows = self.database.rows(OLDEST, vec![]).await.map_err(unavailable)?;
+        let statement = self.database.as_written(OLDEST_POSTGRES, vec![]);
+        let rows = self.database.step(async |it| it.query_all_raw(statement).await).await;
+        let rows = rows.map_err(unavailable)?;
         let number = |column| {
             let found = rows.first().map_or(Ok(None), |row| row.try_get("", column));
             found.map(Option::<i64>::unwrap_or_default).map_err(unavailable)
@@ -89,6 +95,13 @@ impl SqlBacklog {
 
     fn known(&self) -> MutexGuard<'_, Option<Oldest>> {
         self.oldest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the next look find what may have come back below the watermark.
+    pub(crate) fn look_again(&self) {
+        if let Some(oldest) = &mut *self.known() {
+            oldest.until = Instant::now();
+        }
     }
 
     /// For tests, which have no time for inserts that take long.
@@ -227,10 +240,8 @@ impl Backlog for SqlBacklog {
             let copy = (COPY_TO_OUTBOX, topic());
             self.run_both([copy, (LEAVE_TRANSIT, vec![])]).await?
         };
-        if swept.waiting_again > 0
-            && let Some(oldest) = &mut *self.known()
-        {
-            oldest.until = Instant::now();
+        if swept.waiting_again > 0 {
+            self.look_again();
         }
         Ok(swept)
     }
@@ -249,13 +260,9 @@ impl Backlog for SqlBacklog {
 }
 
 // An outbox without rows begins with what is drawn next.
-const OLDEST: Sql = Sql {
-    postgres: "
+const OLDEST_POSTGRES: &str = "
 SELECT coalesce((SELECT min(sequence) FROM outbox), drawn + 1) AS oldest, drawn
-FROM (SELECT pg_sequence_last_value('outbox_sequence_seq') AS drawn) AS it",
-    // There, what is deleted is gone.
-    sqlite: "SELECT 0 AS oldest, 0 AS drawn",
-};
+FROM (SELECT pg_sequence_last_value('outbox_sequence_seq') AS drawn) AS it";
 
 // `candidate` takes the oldest messages that nobody holds. `elsewhere` are older messages that are
 // no candidates and are not known to be published: a relay has them, and they must reach the broker

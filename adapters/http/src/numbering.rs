@@ -104,8 +104,7 @@ fn look_up(text: &str, region: Option<Region>) -> Option<Number> {
         None => None,
     };
     let number = PHONE_NUMBER_UTIL.parse(text, region).ok()?;
-    // A number is valid if it has a type: `is_valid_number` would look for the same once more, and
-    // that is most of the work.
+    // A number is valid if it has a type, which `is_valid_number` would look for once more.
     let kind = kind(PHONE_NUMBER_UTIL.get_number_type(&number));
     if kind == NumberType::Unknown {
         return None;

@@ -116,16 +116,13 @@ pub(super) fn start(body: &[u8], settings: &V1Settings) -> Result<Start, Problem
         let ip = text(ip).and_then(|text| text.parse().ok());
         ip.ok_or("must be an IPv4 or IPv6 address")
     });
-    let metadata = match members.metadata.map(pairs).transpose()? {
-        Some(pairs) => faults.metadata(pairs.as_ref()),
-        None => None,
-    };
-    let limits = match members.limits.map(pairs).transpose()? {
-        Some(keys) => faults.limits(keys.as_ref(), &settings.limits),
-        None => Vec::new(),
-    };
+    let metadata = members.metadata.map(pairs).transpose()?;
+    let metadata = metadata.and_then(|pairs| faults.metadata(pairs.as_ref()));
+    let limits = members.limits.map(pairs).transpose()?;
+    let limits = limits.map(|keys| faults.limits(keys.as_ref(), &settings.limits));
     match recipient {
         Some(recipient) if faults.0.is_empty() => {
+            let limits = limits.unwrap_or_default();
             Ok(Start { recipient, locale, ttl, code_length, template, ip, metadata, limits })
         }
         _ => Err(Problem::invalid(&faults.0)),

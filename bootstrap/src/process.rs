@@ -1,9 +1,9 @@
 use std::{net::SocketAddr, os::unix::fs::MetadataExt, time::Duration};
 
-use adapters_http::{Readiness, ServerLimits, metrics_router, serve};
+use adapters_http::{Readiness, ServerLimits, connections_refused, metrics_router, serve};
 use adapters_persistence::{Database, DatabaseSettings, SchemaError, check_schema};
 use anyhow::{Context, bail};
-use prometheus::Registry;
+use prometheus::{IntCounter, Registry};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,6 +20,8 @@ pub struct Process {
     pub config: Config,
     pub registry: Registry,
     pub readiness: Readiness,
+    /// Connections that the servers of this process had no room for.
+    pub refused: IntCounter,
     pub stop: CancellationToken,
     name: &'static str,
     /// SQLite has one connection, which all parts of a process share.
@@ -41,6 +43,7 @@ impl Process {
         let registry = telemetry::start(name, &config)?;
         let mut process = Self {
             readiness: Readiness::new(neighbours),
+            refused: connections_refused(&registry)?,
             stop: CancellationToken::new(),
             sqlite: match &config.database {
                 settings @ DatabaseSettings::Sqlite(_) => {
@@ -58,10 +61,10 @@ impl Process {
             listen_from(port, process.config.api_port).await.context("open the metrics port")?;
         tracing::info!(address = %listener.local_addr()?, "metrics and health");
         let router = metrics_router(process.registry.clone(), process.readiness.clone());
-        let stop = CancellationToken::new();
+        let (refused, stop) = (process.refused.clone(), CancellationToken::new());
         // Stops last: whoever asks how the end goes gets an answer.
         process.tasks.spawn(async move {
-            serve(listener, router, ServerLimits::default(), stop).await;
+            serve(listener, router, ServerLimits::default(), refused, stop).await;
             Ok(())
         });
         Ok(process)

@@ -22,6 +22,16 @@ pub struct ApiMetrics {
     v1_durations: HistogramVec,
 }
 
+/// Registers `messager_connections_refused_total`, which [`crate::serve`] counts.
+pub fn connections_refused(registry: &Registry) -> Result<IntCounter, prometheus::Error> {
+    let refused = IntCounter::new(
+        "messager_connections_refused_total",
+        "Connections that found all taken: answered with 503, or closed.",
+    )?;
+    registry.register(Box::new(refused.clone()))?;
+    Ok(refused)
+}
+
 impl ApiMetrics {
     /// Registers `total_messages` and `messager_http_request_duration_seconds` for `/api`, and
     /// `messager_v1_requests_total` and `messager_v1_request_duration_seconds` for `/v1`, these

@@ -12,6 +12,7 @@ use hyper::{
     service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::IntCounter;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -95,12 +96,15 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// Then answers tell their clients to close, for `limits.farewell`; after that nothing more is
 /// accepted, idle connections are closed, and requests in flight end, at most `limits.grace` long.
-/// Before a connection is closed it is looked for a request that has arrived on it.
+/// A connection is looked at once more for a request before it is closed.
 /// Dropping the future drops every connection.
+///
+/// Connections beyond the limit are counted in `refused`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: ServerLimits,
+    refused: IntCounter,
     stop: CancellationToken,
 ) {
     let http = http(limits);
@@ -137,6 +141,7 @@ pub async fn serve(
             crowded.notified().now_or_never();
             return serve(stream, slot);
         }
+        refused.inc();
         if crowd.refuses() {
             crowded.notify_one();
         }

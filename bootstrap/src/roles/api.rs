@@ -114,11 +114,11 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         farewell: Duration::from_millis(250),
         ..ServerLimits::default()
     };
-    let stop = process.stop.clone();
+    let (refused, stop) = (process.refused.clone(), process.stop.clone());
     process.spawn(async move {
         let _served = served.drop_guard();
         tokio::select! {
-            () = serve(listener, router, limits, stop) => {}
+            () = serve(listener, router, limits, refused, stop) => {}
             _ = writers.join_next() => bail!("a writer of the outbox ended before its time"),
         }
         // The last request has gone, and with it the outbox: what is queued is stored, then the

@@ -47,6 +47,7 @@ struct Server {
     /// A message for each request that has reached the outbox.
     entered: mpsc::UnboundedReceiver<()>,
     open: Arc<Notify>,
+    refused: IntCounter,
     task: JoinHandle<()>,
 }
 
@@ -68,15 +69,17 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
         vault,
         settings,
     );
-    let metrics = ApiMetrics::register(&Registry::new()).unwrap();
+    let registry = Registry::new();
+    let metrics = ApiMetrics::register(&registry).unwrap();
+    let refused = crate::connections_refused(&registry).unwrap();
     let keys = Arc::new(Authorize::new(MockApiKeys::new()));
     let settings = ApiSettings { body_timeout, ..ApiSettings::default() };
     let router = crate::router(Arc::new(submit), keys, metrics, settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, router, limits, stop.clone()));
-    Server { address, stop, entered, open, task }
+    let task = tokio::spawn(serve(listener, router, limits, refused.clone(), stop.clone()));
+    Server { address, stop, entered, open, refused, task }
 }
 
 fn patient() -> ServerLimits {
@@ -336,6 +339,7 @@ async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
     assert_answer(&refused, "HTTP/1.1 503 Service Unavailable\r\n", body);
     assert!(refused.contains(&format!("content-length: {}\r\n", body.len())), "{refused}");
     assert!(refused.contains("retry-after: 1\r\n"), "{refused}");
+    assert_eq!(server.refused.get(), 1);
 
     // The longest open one is told to go with the answer that it waits for.
     server.open.notify_one();
@@ -497,7 +501,9 @@ async fn a_client_that_goes_away_takes_its_request_with_it() {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = tokio::spawn(serve(listener, router, patient(), CancellationToken::new()));
+    let refused = crate::connections_refused(&Registry::new()).unwrap();
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, router, patient(), refused, stop));
     let mut stream = TcpStream::connect(address).await.unwrap();
     send(&mut stream, REQUEST).await;
 

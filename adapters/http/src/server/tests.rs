@@ -451,11 +451,14 @@ async fn a_request_that_arrives_with_the_close_is_answered() {
     let service = answering(Router::new(), told.clone());
     let leave = leave(Arc::new(Notify::new()), told.clone(), closing.clone());
 
-    // The runtime knows of none of this when it looks at the connection.
+    let mut attending = pin!(attend(http(patient()), TokioIo::new(ours), service, leave));
+    assert!(attending.as_mut().now_or_never().is_none(), "there is nothing to be read yet");
+
+    // The runtime knows of none of this when it looks at the connection again.
     std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
     told.cancel();
     closing.cancel();
-    within(attend(http(patient()), TokioIo::new(ours), service, leave)).await.unwrap();
+    within(attending).await.unwrap();
 
     let mut text = String::new();
     std::io::Read::read_to_string(&mut client, &mut text).unwrap();

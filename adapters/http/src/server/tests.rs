@@ -10,6 +10,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc},
     task::JoinHandle,
+    time::advance,
 };
 
 use super::*;
@@ -352,6 +353,16 @@ async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
     server.open.notify_one();
     assert_answer(&answer(&mut third).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
     server.stopped().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_sends_one_away_at_a_time() {
+    let mut crowd = Crowd::default();
+
+    assert!(crowd.refuses());
+    assert!(!crowd.refuses());
+    advance(MAKE_ROOM + Duration::from_millis(1)).await;
+    assert!(crowd.refuses());
 }
 
 #[tokio::test]

@@ -70,7 +70,9 @@ fn document(settings: &V1Settings) -> OpenApi {
         .description(Some(
             "Sends verification codes by SMS and checks them. Times are RFC 3339 in UTC. Members \
              of a body that are not described are passed over. Every error of /v1 is \
-             application/problem+json; tell them apart by type.",
+             application/problem+json; tell them apart by type. Only where all connections are \
+             taken, the answer on every path is 503 {\"error\":\"too many connections\"}, as \
+             application/json and with Retry-After.",
         ))
         .license(Some(LicenseBuilder::new().name("MIT").identifier(Some("MIT")).build()));
     let bearer = HttpBuilder::new()

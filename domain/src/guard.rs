@@ -1,7 +1,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 /// When sends to one prefix or region are taken for pumping: many of them, and hardly an approval.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GuardRule {
     pub scope: GuardScope,
     /// Below that, nothing is said of the share.

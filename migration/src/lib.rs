@@ -20,6 +20,7 @@ mod m20261123_000001_verification;
 mod m20261123_000002_admitted_at;
 mod m20261123_000003_receipts;
 mod m20261123_000004_taken_over;
+mod m20261123_000005_decisions;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000002_admitted_at::Migration),
             Box::new(m20261123_000003_receipts::Migration),
             Box::new(m20261123_000004_taken_over::Migration),
+            Box::new(m20261123_000005_decisions::Migration),
         ]
     }
 }

@@ -1,4 +1,7 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use application::ports::{
     Decision, GuardCounts, GuardKey, GuardRecords, Moved, PastVerification, StoreError,
@@ -20,6 +23,17 @@ pub struct SqlGuard {
     database: Database,
     events: bool,
 }
+
+/// What one rule has said of one key, in its order: a row. A flood makes as many decisions as it
+/// has requests.
+#[derive(Debug)]
+struct Run<'a> {
+    first: &'a Decision,
+    others: Vec<&'a Decision>,
+}
+
+/// Decisions behind the first one in a row.
+const OTHERS: usize = 999;
 
 impl SqlGuard {
     pub fn new(database: Database) -> Self {
@@ -50,10 +64,11 @@ impl SqlGuard {
             Value::from(texts.into_iter().map(str::to_owned).collect::<Vec<String>>())
         };
         let keys = || moved.iter();
-        let decided = || decisions.iter();
-        let rules: Vec<String> = decided().map(|it| it.rule.to_string()).collect();
+        let runs = Run::all(decisions);
+        let first = || runs.iter().map(|run| run.first);
+        let rules: Vec<String> = first().map(|it| it.rule.to_string()).collect();
         let verifications =
-            decided().map(|it| it.verification.map_or(Uuid::nil(), VerificationId::as_uuid));
+            first().map(|it| it.verification.map_or(Uuid::nil(), VerificationId::as_uuid));
         let values = vec![
             texts(keys().map(|it| it.key.scope.as_str()).collect()),
             texts(keys().map(|it| &*it.key.key).collect()),
@@ -61,12 +76,13 @@ impl SqlGuard {
             keys().map(|it| it.approvals.cast_signed()).collect::<Vec<i64>>().into(),
             millis(window).into(),
             rules.into(),
-            texts(decided().map(|it| it.rule.mode.as_str()).collect()),
-            texts(decided().map(|it| it.rule.scope.as_str()).collect()),
-            texts(decided().map(|it| &*it.key).collect()),
-            decided().map(|it| it.sends.cast_signed()).collect::<Vec<i64>>().into(),
-            decided().map(|it| it.approvals.cast_signed()).collect::<Vec<i64>>().into(),
+            texts(first().map(|it| it.rule.mode.as_str()).collect()),
+            texts(first().map(|it| it.rule.scope.as_str()).collect()),
+            texts(first().map(|it| &*it.key).collect()),
+            first().map(|it| it.sends.cast_signed()).collect::<Vec<i64>>().into(),
+            first().map(|it| it.approvals.cast_signed()).collect::<Vec<i64>>().into(),
             verifications.collect::<Vec<Uuid>>().into(),
+            runs.iter().map(|run| run.others().unwrap_or_default()).collect::<Vec<_>>().into(),
             texts(self.told(decisions).collect()),
         ];
         let statement = self.database.as_written(ADD_POSTGRES, values);
@@ -91,7 +107,9 @@ impl SqlGuard {
             .iter()
             .map(|it| json!([it.key.scope.as_str(), it.key.key, it.sends, it.approvals]));
         let totals = run(ADD, counts.collect(), vec![millis(window).into()]).await?;
-        let decided = decisions.iter().map(|it| {
+        let runs = Run::all(decisions);
+        let decided = runs.iter().map(|run| {
+            let it = run.first;
             json!([
                 it.rule.to_string(),
                 it.rule.mode.as_str(),
@@ -100,12 +118,39 @@ impl SqlGuard {
                 it.sends,
                 it.approvals,
                 it.verification.map(|id| id.as_uuid().to_string()),
+                run.others(),
             ])
         });
         run(DECIDE, decided.collect(), vec![]).await?;
         run(TELL, self.told(decisions).collect(), vec![]).await?;
         transaction.commit().await?;
         Ok(totals)
+    }
+}
+
+impl<'a> Run<'a> {
+    fn all(decisions: &'a [Decision]) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        let mut latest = HashMap::new();
+        for decision in decisions {
+            let place = latest.entry((decision.rule, &decision.key)).or_insert(runs.len());
+            match runs.get_mut(*place) {
+                Some(run) if run.others.len() < OTHERS => run.others.push(decision),
+                _ => {
+                    *place = runs.len();
+                    runs.push(Self { first: decision, others: Vec::new() });
+                }
+            }
+        }
+        runs
+    }
+
+    /// What follows the first, as it is kept: a list of `[sends, approvals, verification]`.
+    fn others(&self) -> Option<String> {
+        let others = self.others.iter().map(|it| {
+            json!([it.sends, it.approvals, it.verification.map(|id| id.as_uuid().to_string())])
+        });
+        (!self.others.is_empty()).then(|| others.collect::<serde_json::Value>().to_string())
     }
 }
 
@@ -188,14 +233,14 @@ WITH counted AS (
     RETURNING scope, key, sends, approvals, sends_before, approvals_before,
         (extract(epoch FROM now() - began_at) * 1000)::bigint AS age
 ), decided AS (
-    INSERT INTO guard_decision (rule, mode, scope, key, sends, approvals, verification)
+    INSERT INTO guard_decision (rule, mode, scope, key, sends, approvals, verification, others)
     SELECT rule, mode, scope, key, sends, approvals,
-        nullif(verification, '00000000-0000-0000-0000-000000000000')
+        nullif(verification, '00000000-0000-0000-0000-000000000000'), nullif(others, '')::json
     FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::bigint[],
-            $12::uuid[])
-        AS decision (rule, mode, scope, key, sends, approvals, verification)
+            $12::uuid[], $13::text[])
+        AS run (rule, mode, scope, key, sends, approvals, verification, others)
 ), told AS (
-    INSERT INTO event (kind, phone) SELECT 'blocked', phone FROM unnest($13::text[]) AS phone
+    INSERT INTO event (kind, phone) SELECT 'blocked', phone FROM unnest($14::text[]) AS phone
 )
 SELECT * FROM counted";
 
@@ -222,9 +267,10 @@ ON CONFLICT (scope, key) DO UPDATE SET
 RETURNING scope, key, sends, approvals, sends_before, approvals_before, $2 - began_at AS age";
 
 const DECIDE: &str = "
-INSERT INTO guard_decision (decided_at, rule, mode, scope, key, sends, approvals, verification)
+INSERT INTO guard_decision
+    (decided_at, rule, mode, scope, key, sends, approvals, verification, others)
 SELECT $2, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5,
-    value ->> 6
+    value ->> 6, value ->> 7
 FROM json_each($1)";
 
 const TELL: &str = "
@@ -259,17 +305,30 @@ LIMIT $4",
 
 const DECISIONS: Sql = Sql {
     postgres: "
-SELECT (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at, rule, key, sends, approvals,
-    verification::text AS verification
-FROM guard_decision
-WHERE guard_decision.decided_at > now() - $1 * interval '1 millisecond'
-ORDER BY id DESC
+SELECT (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at, rule, key, it.sends,
+    it.approvals, it.verification::text AS verification
+FROM guard_decision AS run CROSS JOIN LATERAL (
+        SELECT 0 AS place, run.sends, run.approvals, run.verification
+        UNION ALL
+        SELECT place, (value ->> 0)::bigint, (value ->> 1)::bigint, (value ->> 2)::uuid
+        FROM json_array_elements(others) WITH ORDINALITY AS other (value, place)
+    ) AS it
+WHERE run.decided_at > now() - $1 * interval '1 millisecond'
+ORDER BY id DESC, place DESC
 LIMIT $2",
     sqlite: "
-SELECT decided_at, rule, key, sends, approvals, verification
-FROM guard_decision
-WHERE decided_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $1
-ORDER BY id DESC
+WITH run AS (
+    SELECT *
+    FROM guard_decision
+    WHERE decided_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $1
+)
+SELECT id, -1 AS place, decided_at, rule, key, sends, approvals, verification
+FROM run
+UNION ALL
+SELECT run.id, other.key, decided_at, rule, run.key, other.value ->> 0, other.value ->> 1,
+    other.value ->> 2
+FROM run, json_each(others) AS other
+ORDER BY id DESC, place DESC
 LIMIT $2",
 };
 

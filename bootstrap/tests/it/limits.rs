@@ -96,7 +96,11 @@ async fn the_guard_notes_a_flood_in_shadow_and_stops_it_in_enforce() {
         async move {
             stack
                 .postgres
-                .number(&format!("SELECT count(*) FROM guard_decision WHERE mode = '{mode}'"))
+                .number(&format!(
+                    "SELECT coalesce(sum(1 + coalesce(json_array_length(others), 0)), 0)::bigint
+                    FROM guard_decision
+                    WHERE mode = '{mode}'"
+                ))
                 .await
         }
     };

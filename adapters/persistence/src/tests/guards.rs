@@ -2,6 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use application::ports::{Decision, GuardCounts, GuardKey, GuardRecords, Moved, Total};
 use domain::{GuardMode, GuardRule, GuardScope, Rolling, VerificationId};
+use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
 
@@ -16,6 +17,9 @@ on_both_databases!(
     two_buckets_roll,
     a_total_is_told_for_every_key,
     decisions_are_kept_with_what_they_rest_on,
+    a_flood_of_decisions_takes_few_rows,
+    a_row_holds_so_many_decisions,
+    going_back_gives_each_decision_a_row,
     the_past_is_read_page_by_page,
     flushes_at_the_same_time_bear_each_other,
 );
@@ -124,6 +128,78 @@ async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
     assert_eq!(guard.decisions(Duration::ZERO, 10).await.unwrap(), []);
     // Nobody is told where events are off.
     assert_eq!(count(&database, "event").await, 0);
+}
+
+async fn a_flood_of_decisions_takes_few_rows(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+    let rule = |text| GuardRule::parse(text, GuardMode::Shadow).unwrap();
+    let noted: Vec<Decision> = (0..2_600)
+        .map(|number| Decision {
+            rule: rule(if number % 2 == 0 { "prefix:50:10" } else { "region:50:10" }),
+            key: if number % 4 < 2 { "7999123" } else { "7999124" }.to_owned(),
+            sends: 50 + number,
+            approvals: number % 5,
+            verification: (number % 3 > 0).then(new_id),
+            phone: "+7999*****67".to_owned(),
+        })
+        .collect();
+
+    guard.add(&[], &noted, WINDOW).await.unwrap();
+    guard.add(&[], &noted[..1], WINDOW).await.unwrap();
+
+    assert_eq!(count(&database, "guard_decision").await, 5);
+    let stored = guard.decisions(WINDOW, 9_999).await.unwrap();
+    assert_eq!(stored.len(), 2_601);
+    let of = |rule: &str, key: &str| {
+        let of = stored.iter().rev().filter(|it| it.rule == rule && it.key == key);
+        of.map(|it| (it.sends, it.approvals, it.verification)).collect::<Vec<_>>()
+    };
+    for Decision { rule, key, .. } in &noted[..4] {
+        let of_this = noted.iter().filter(|it| it.rule == *rule && it.key == *key);
+        let as_noted: Vec<_> =
+            of_this.map(|it| (it.sends, it.approvals, it.verification)).collect();
+        let kept = of(&rule.to_string(), key);
+        assert_eq!(kept[..650], as_noted, "{rule} {key}");
+    }
+    assert_eq!(guard.decisions(WINDOW, 3).await.unwrap(), stored[..3]);
+}
+
+async fn a_row_holds_so_many_decisions(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+
+    guard.add(&[], &decisions(1_001), WINDOW).await.unwrap();
+
+    assert_eq!(count(&database, "guard_decision").await, 2);
+    let stored = guard.decisions(WINDOW, 9_999).await.unwrap();
+    assert!(stored.iter().rev().map(|it| it.sends).eq(0..1_001));
+}
+
+async fn going_back_gives_each_decision_a_row(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+    guard.add(&[], &decisions(3), WINDOW).await.unwrap();
+
+    let migrations = Migrator::migrations();
+    let later = migrations.iter().rev().position(|it| it.name() == "m20261123_000005_decisions");
+    let steps = u32::try_from(later.unwrap() + 1).unwrap();
+    Migrator::down(&database.connection(), Some(steps)).await.unwrap();
+
+    for sends in 0..3 {
+        let of = format!("guard_decision WHERE sends = {sends} AND verification IS NOT NULL");
+        assert_eq!(count(&database, &of).await, 1);
+    }
+}
+
+/// Of one rule on one key.
+fn decisions(number: u64) -> Vec<Decision> {
+    let one = |sends| Decision {
+        rule: GuardRule::parse("prefix:50:10", GuardMode::Shadow).unwrap(),
+        key: "7999123".to_owned(),
+        sends,
+        approvals: 0,
+        verification: Some(new_id()),
+        phone: String::new(),
+    };
+    (0..number).map(one).collect()
 }
 
 async fn the_past_is_read_page_by_page(database: Database) {

@@ -593,6 +593,7 @@ WHERE id IN (
     LIMIT 10000
 )",
     },
+    // A row holds up to a thousand decisions.
     Sql {
         postgres: "
 DELETE FROM guard_decision
@@ -601,7 +602,7 @@ WHERE id IN (
     FROM guard_decision
     WHERE decided_at < now() - $1 * interval '1 millisecond'
     ORDER BY id
-    LIMIT 10000
+    LIMIT 1000
     FOR UPDATE SKIP LOCKED
 )",
         sqlite: "
@@ -610,7 +611,7 @@ WHERE id IN (
     SELECT id
     FROM guard_decision
     WHERE decided_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $1
-    LIMIT 10000
+    LIMIT 1000
 )",
     },
     Sql {

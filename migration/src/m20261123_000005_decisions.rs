@@ -1,0 +1,44 @@
+use sea_orm_migration::prelude::*;
+
+/// Many decisions of one rule on one key in one row: a flood makes one for each of its requests.
+#[derive(DeriveMigrationName)]
+pub(crate) struct Migration;
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        crate::run(manager, POSTGRES_UP, SQLITE_UP).await
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        crate::run(manager, POSTGRES_DOWN, SQLITE_DOWN).await
+    }
+}
+
+const POSTGRES_UP: &str = "
+ALTER TABLE guard_decision ADD COLUMN others json;
+COMMENT ON COLUMN guard_decision.others IS
+    'what the rule said next of the key, in the same flush: [[sends, approvals, verification], …]';
+";
+
+const SQLITE_UP: &str = "
+ALTER TABLE guard_decision ADD COLUMN others TEXT;
+";
+
+const POSTGRES_DOWN: &str = "
+INSERT INTO guard_decision
+    (decided_at, rule, mode, scope, key, sends, approvals, verification)
+SELECT decided_at, rule, mode, scope, key, (other ->> 0)::bigint, (other ->> 1)::bigint,
+    (other ->> 2)::uuid
+FROM guard_decision, json_array_elements(others) AS other;
+ALTER TABLE guard_decision DROP COLUMN others;
+";
+
+const SQLITE_DOWN: &str = "
+INSERT INTO guard_decision
+    (decided_at, rule, mode, scope, key, sends, approvals, verification)
+SELECT decided_at, rule, mode, scope, run.key, other.value ->> 0, other.value ->> 1,
+    other.value ->> 2
+FROM guard_decision AS run, json_each(run.others) AS other;
+ALTER TABLE guard_decision DROP COLUMN others;
+";

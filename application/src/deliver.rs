@@ -66,8 +66,8 @@ pub struct DeliverMessages<L, G, R> {
     /// When to look for parked messages whose time has come, and when to do so at the earliest.
     next_look: Instant,
     earliest_look: Instant,
-    /// When to hold the lanes against the ledger.
-    next_sync: Instant,
+    /// When the lanes were held against the ledger; None: it is to be done again.
+    synced: Option<Instant>,
     delivered: Delivered,
 }
 
@@ -117,8 +117,12 @@ const LOOK: Duration = Duration::from_millis(250);
 /// [`LONGEST_ROUND`]: where much happens, more of it is recorded together.
 const ROUND: Duration = Duration::from_millis(5);
 const LONGEST_ROUND: Duration = Duration::from_millis(20);
-/// How often the lanes are held against the ledger, where other consumers' calls may have ended.
+/// How often the lanes are held against the ledger where something is parked, which other consumers
+/// may have ended.
 const SYNC: Duration = Duration::from_secs(5);
+/// The same where all that is open is in hand, and changes by what is done here only. It is a look
+/// at all that has been open and is not vacuumed.
+const REST: Duration = Duration::from_secs(60);
 /// Phones of one partition whose messages may be open at a time; beyond that, reading pauses.
 const PHONES: usize = 20_000;
 
@@ -149,7 +153,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             next_round: Instant::now(),
             next_look: Instant::now(),
             earliest_look: Instant::now(),
-            next_sync: Instant::now(),
+            synced: None,
             delivered: Delivered::default(),
         }
     }
@@ -159,12 +163,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let room = self.arrived.is_none()
             && self.lanes.in_hand() < self.settings.in_hand
             && self.lanes.phones() < PHONES;
-        let look = if self.lanes.parked() > 0 { self.next_look } else { self.next_sync };
+        let look = if self.lanes.parked() > 0 { Some(self.next_look) } else { self.next_sync() };
         if self.arrived.is_none() && self.ended.is_empty() {
             tokio::select! {
                 Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
                 Some(call) = self.calls.join_next_with_id() => self.end_call(call),
-                () = sleep_until(look) => {}
+                () = sleep_until(look.unwrap_or_else(Instant::now)) => {}
             }
         }
         sleep_until(self.next_round).await;
@@ -184,7 +188,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         if result.is_err() {
             // It may have been committed without our hearing of it: what the ledger has comes
             // before what is admitted next.
-            self.next_sync = Instant::now();
+            self.synced = None;
             self.unheard = true;
         }
         result.map(|()| std::mem::take(&mut self.delivered))
@@ -292,7 +296,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.delivered.passed_over += known;
         if known > 0 && std::mem::take(&mut self.unheard) {
             // What was not heard of was done after the look at the ledger.
-            self.next_sync = Instant::now();
+            self.synced = None;
         }
         self.delivered.ended.extend(admitted.expired);
         self.arrived = None;
@@ -325,9 +329,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     /// Brings back parked messages whose time has come.
     async fn resume(&mut self) -> Result<(), LedgerError> {
         let now = Instant::now();
-        if now >= self.next_sync {
+        if self.next_sync().is_none_or(|next| now >= next) {
             self.lanes.sync(self.ledger.open(&self.lease).await?);
-            self.next_sync = now + SYNC;
+            self.synced = Some(now);
             self.next_look = now;
         }
         if now < self.next_look || self.lanes.parked() == 0 {
@@ -356,6 +360,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.earliest_look = now + 10 * cost;
         self.next_look = now + LOOK.max(10 * cost);
         Ok(())
+    }
+
+    /// When to hold the lanes against the ledger; None: now.
+    fn next_sync(&self) -> Option<Instant> {
+        let pause = if self.lanes.parked() > 0 { SYNC } else { REST };
+        self.synced.map(|synced| synced + pause)
     }
 
     async fn start(&mut self) -> Result<(), LedgerError> {

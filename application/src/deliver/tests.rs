@@ -134,6 +134,31 @@ async fn run<G: SmsGateway + Send>(deliver: &mut Deliver<G>, calls: usize) -> De
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_ledger_is_asked_often_only_for_what_others_may_end() {
+    for (open, looks) in [(Vec::new(), 2), (vec![(message(1).phone, 1)], 13)] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let mut ledger = MockDeliveryLedger::new();
+        ledger.expect_open().returning(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Ok(open.clone())
+        });
+        ledger.expect_due().returning(|_, _| Ok(Vec::new()));
+        let (mut deliver, _inbox) = deliver(ledger, MockSmsGateway::new(), vec![]);
+
+        let work = async {
+            loop {
+                deliver.wait().await;
+                deliver.act().await.unwrap();
+            }
+        };
+        timeout(Duration::from_secs(61), work).await.unwrap_err();
+
+        assert_eq!(asked.load(Ordering::Relaxed), looks);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_is_admitted_called_for_and_recorded() {
     let mut ledger = ledger();
     starts(&mut ledger);

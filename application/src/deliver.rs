@@ -113,10 +113,14 @@ struct Called {
 
 /// How often the ledger is asked which parked messages are due.
 const LOOK: Duration = Duration::from_millis(250);
-/// A round that was about so many messages is followed by the next after so many times this, at most
-/// [`LONGEST_ROUND`]: where much happens, more of it is recorded together.
-const ROUND: Duration = Duration::from_millis(5);
+/// A round about one message may be followed soon by the next, which brings another one to its
+/// phone. Each further message adds [`FURTHER`]: where much happens, more of it is recorded together.
+const ROUND: Duration = Duration::from_millis(1);
+const FURTHER: Duration = Duration::from_millis(5);
 const LONGEST_ROUND: Duration = Duration::from_millis(20);
+/// How much longer outcomes wait for a round with new messages, where nothing in memory waits for
+/// them.
+const OUTCOME: Duration = Duration::from_millis(5);
 /// How often the lanes are held against the ledger where something is parked, which other consumers
 /// may have ended.
 const SYNC: Duration = Duration::from_secs(5);
@@ -171,6 +175,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 () = sleep_until(look.unwrap_or_else(Instant::now)) => {}
             }
         }
+        if self.arrived.is_none() && self.lanes.waiting() == 0 {
+            tokio::select! {
+                Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
+                () = sleep_until(self.next_round + OUTCOME) => {}
+            }
+        }
         sleep_until(self.next_round).await;
     }
 
@@ -183,8 +193,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let begun = Instant::now();
         let result = self.round().await;
         let about = self.delivered.admitted + self.delivered.outcomes.len();
-        let about = u32::try_from(about).unwrap_or(u32::MAX).max(1);
-        self.next_round = begun + ROUND.saturating_mul(about).min(LONGEST_ROUND);
+        let further = u32::try_from(about.saturating_sub(1)).unwrap_or(u32::MAX);
+        let pause = ROUND.saturating_add(FURTHER.saturating_mul(further));
+        self.next_round = begun + pause.min(LONGEST_ROUND);
         if result.is_err() {
             // It may have been committed without our hearing of it: what the ledger has comes
             // before what is admitted next.

@@ -18,13 +18,40 @@ use crate::metrics::RelayMetrics;
 pub(crate) struct Pauses {
     pub(crate) shortest: Duration,
     pub(crate) longest: Duration,
+    /// For how long after a message the next one is looked for at the shortest pauses.
+    pub(crate) lively: Duration,
+}
+
+/// How long to pause now.
+#[derive(Debug)]
+struct Pacing {
+    pauses: Pauses,
+    latest: Instant,
+    pause: Duration,
 }
 
 /// The pause after a failure.
 const FAILED: Duration = Duration::from_millis(500);
 
-/// Relays batch after batch: a full one is followed by the next at once; where nothing waits the
-/// pause grows, and ends when `stored` tells of a new message.
+impl Pacing {
+    fn new(pauses: Pauses) -> Self {
+        Self { pauses, latest: Instant::now(), pause: pauses.shortest }
+    }
+
+    /// The pause after a look that found so many messages.
+    fn after(&mut self, found: usize) -> Duration {
+        let Pauses { shortest, longest, lively } = self.pauses;
+        if found > 0 {
+            self.latest = Instant::now();
+        }
+        let is_lively = self.latest.elapsed() < lively;
+        self.pause = if is_lively { shortest } else { (2 * self.pause).min(longest) };
+        self.pause
+    }
+}
+
+/// Relays batch after batch: a full one is followed by the next at once; where nothing has come for
+/// a while the pause grows, and ends when `stored` tells of a new message.
 pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
     mut relay: RelayBatch<B, M>,
     batch: usize,
@@ -34,28 +61,27 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
     readiness: Readiness,
     stop: CancellationToken,
 ) {
-    let mut pause = pauses.shortest;
+    let mut pacing = Pacing::new(pauses);
     while !stop.is_cancelled() {
         // Not interrupted by `stop`: what is in hand is finished.
-        match relay.execute().await {
+        let pause = match relay.execute().await {
             Ok(relayed) => {
                 readiness.set_up("broker");
                 metrics.relayed(&relayed);
                 if relayed.published == batch {
                     continue;
                 }
-                let idle = relayed.claimed == 0;
-                pause = if idle { (2 * pause).min(pauses.longest) } else { pauses.shortest };
+                pacing.after(relayed.claimed)
             }
             Err(RelayError::Broker(error)) => {
                 readiness.set_down("broker", Chain(&error));
-                pause = FAILED;
+                FAILED
             }
             Err(error @ RelayError::Backlog(_)) => {
                 tracing::warn!(error = %Chain(&error), "no batch relayed");
-                pause = FAILED;
+                FAILED
             }
-        }
+        };
         tokio::select! {
             () = stop.cancelled() => {}
             () = stored.notified() => {}
@@ -98,5 +124,23 @@ pub(crate) async fn sweep<B: Backlog>(backlog: B, metrics: RelayMetrics, stop: C
             Ok(size) => metrics.size(&size),
             Err(error) => tracing::debug!(error = %Chain(&error), "the backlog was not counted"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_grow_when_nothing_has_come_for_a_while() {
+        let ms = Duration::from_millis;
+        let mut pacing = Pacing::new(Pauses { shortest: ms(1), longest: ms(6), lively: ms(50) });
+
+        assert_eq!([pacing.after(3), pacing.after(0)], [ms(1), ms(1)]);
+        advance(ms(50)).await;
+        assert_eq!([pacing.after(0), pacing.after(0), pacing.after(0)], [ms(2), ms(4), ms(6)]);
+        assert_eq!([pacing.after(1), pacing.after(0)], [ms(1), ms(1)]);
     }
 }

@@ -49,6 +49,11 @@ impl Lanes {
         self.waiting + self.calling
     }
 
+    /// Those of them that are not called for yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// Messages that are in the ledger only, and that will have to be looked for there.
     pub(super) fn parked(&self) -> usize {
         self.parked

@@ -134,6 +134,40 @@ async fn run<G: SmsGateway + Send>(deliver: &mut Deliver<G>, calls: usize) -> De
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_round_comes_soon_for_a_message_and_later_for_an_outcome() {
+    let behind = |number| {
+        let mut behind = record(number + 10);
+        let incoming = behind.content.as_mut().unwrap();
+        incoming.message.phone = message(number).phone;
+        behind
+    };
+    for (first, second, pause) in [
+        (vec![record(1)], None, ROUND + OUTCOME),
+        (vec![record(1)], Some(record(2)), ROUND),
+        (vec![record(1), record(2)], None, ROUND + FURTHER + OUTCOME),
+        // What waits in memory waits for the outcome.
+        (vec![record(1), behind(1)], None, ROUND + FURTHER),
+        ((1..=9).map(record).collect(), None, LONGEST_ROUND + OUTCOME),
+    ] {
+        let mut ledger = ledger();
+        starts(&mut ledger);
+        let gateway = gateway_that(Ok(Accepted::default()), true);
+        let (mut deliver, inbox) = deliver(ledger, gateway, vec![fetched(first)]);
+        deliver.settings.concurrency = 10;
+        deliver.wait().await;
+        let begun = Instant::now();
+        deliver.act().await.unwrap();
+
+        if let Some(record) = second {
+            inbox.try_send(fetched(vec![record])).unwrap();
+        }
+        deliver.wait().await;
+
+        assert_eq!(begun.elapsed(), pause);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_ledger_is_asked_often_only_for_what_others_may_end() {
     for (open, looks) in [(Vec::new(), 2), (vec![(message(1).phone, 1)], 13)] {
         let asked = Arc::new(AtomicUsize::new(0));

@@ -72,8 +72,9 @@ pub fn processor(
         },
     );
     let pauses = Pauses {
-        shortest: Duration::from_millis(2),
+        shortest: Duration::from_millis(1),
         longest: config.reservation.min(Duration::from_millis(50)),
+        lively: Duration::from_millis(50),
     };
     let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
     let (size, usable_too) = (usize::try_from(config.batch.get())?, usable.clone());

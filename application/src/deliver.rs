@@ -124,9 +124,9 @@ const OUTCOME: Duration = Duration::from_millis(5);
 /// How often the lanes are held against the ledger where something is parked, which other consumers
 /// may have ended.
 const SYNC: Duration = Duration::from_secs(5);
-/// The same where all that is open is in hand, and changes by what is done here only. It is a look
-/// at all that has been open and is not vacuumed.
-const REST: Duration = Duration::from_secs(60);
+/// The same where all that is open is in hand: only an operator may add to it, who brings a dead
+/// letter back. The look goes through all that has been open and is not vacuumed.
+const REST: Duration = Duration::from_secs(20);
 /// Phones of one partition whose messages may be open at a time; beyond that, reading pauses.
 const PHONES: usize = 20_000;
 
@@ -168,7 +168,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             && self.lanes.in_hand() < self.settings.in_hand
             && self.lanes.phones() < PHONES;
         let look = if self.lanes.parked() > 0 { Some(self.next_look) } else { self.next_sync() };
-        if self.arrived.is_none() && self.ended.is_empty() {
+        let can_start = self.lanes.ready() > 0 && self.calls.len() < self.settings.concurrency;
+        if self.arrived.is_none() && self.ended.is_empty() && !can_start {
             tokio::select! {
                 Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
                 Some(call) = self.calls.join_next_with_id() => self.end_call(call),

@@ -167,9 +167,36 @@ async fn a_round_comes_soon_for_a_message_and_later_for_an_outcome() {
     }
 }
 
+/// What is behind one that expired is ready, with nothing under way that would end.
+#[tokio::test(start_paused = true)]
+async fn what_is_behind_an_expired_message_goes_at_once() {
+    let mut ledger = ledger();
+    ledger.expect_start().returning(|_, ids, _| {
+        let [id] = ids else { panic!("{ids:?}") };
+        if *id == message(1).id {
+            let state = DeliveryState::Expired;
+            let expired = vec![Recorded { id: *id, state, age: Duration::ZERO }];
+            return Ok(Started { calls: Vec::new(), expired });
+        }
+        Ok(started(ids))
+    });
+    finishes(&mut ledger);
+    let gateway = gateway_that(Ok(Accepted::default()), true);
+    let mut behind = record(11);
+    behind.content.as_mut().unwrap().message.phone = message(1).phone;
+    let batches = vec![fetched(vec![record(1), behind])];
+    let (mut deliver, _inbox) = deliver(ledger, gateway, batches);
+
+    let begun = Instant::now();
+    let all = run(&mut deliver, 2).await;
+
+    assert_eq!(all.calls, 1);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_ledger_is_asked_often_only_for_what_others_may_end() {
-    for (open, looks) in [(Vec::new(), 2), (vec![(message(1).phone, 1)], 13)] {
+    for (open, looks) in [(Vec::new(), 4), (vec![(message(1).phone, 1)], 13)] {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
         let mut ledger = MockDeliveryLedger::new();

@@ -68,10 +68,11 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
             Ok(relayed) => {
                 readiness.set_up("broker");
                 metrics.relayed(&relayed);
+                let pause = pacing.after(relayed.claimed);
                 if relayed.published == batch {
                     continue;
                 }
-                pacing.after(relayed.claimed)
+                pause
             }
             Err(RelayError::Broker(error)) => {
                 readiness.set_down("broker", Chain(&error));

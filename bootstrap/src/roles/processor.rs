@@ -74,7 +74,8 @@ pub fn processor(
     let pauses = Pauses {
         shortest: Duration::from_millis(1),
         longest: config.reservation.min(Duration::from_millis(50)),
-        lively: Duration::from_millis(50),
+        // In the process that stores them, the relay is told of messages.
+        lively: Duration::from_millis(if process.is_embedded() { 0 } else { 50 }),
     };
     let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
     let (size, usable_too) = (usize::try_from(config.batch.get())?, usable.clone());

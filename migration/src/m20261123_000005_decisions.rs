@@ -18,19 +18,21 @@ impl MigrationTrait for Migration {
 const POSTGRES_UP: &str = "
 ALTER TABLE guard_decision ADD COLUMN others json;
 COMMENT ON COLUMN guard_decision.others IS
-    'what the rule said next of the key, in the same flush: [[sends, approvals, verification], …]';
+    'what the rule said next of the key, in the same flush: [[sends, approvals, verification], ...]';
 ";
 
 const SQLITE_UP: &str = "
 ALTER TABLE guard_decision ADD COLUMN others TEXT;
 ";
 
+// What is taken out of a row is listed before what is newer: by number it comes last.
 const POSTGRES_DOWN: &str = "
 INSERT INTO guard_decision
     (decided_at, rule, mode, scope, key, sends, approvals, verification)
 SELECT decided_at, rule, mode, scope, key, (other ->> 0)::bigint, (other ->> 1)::bigint,
     (other ->> 2)::uuid
-FROM guard_decision, json_array_elements(others) AS other;
+FROM guard_decision, json_array_elements(others) WITH ORDINALITY AS decision (other, place)
+ORDER BY id, place;
 ALTER TABLE guard_decision DROP COLUMN others;
 ";
 
@@ -39,6 +41,7 @@ INSERT INTO guard_decision
     (decided_at, rule, mode, scope, key, sends, approvals, verification)
 SELECT decided_at, rule, mode, scope, run.key, other.value ->> 0, other.value ->> 1,
     other.value ->> 2
-FROM guard_decision AS run, json_each(run.others) AS other;
+FROM guard_decision AS run, json_each(run.others) AS other
+ORDER BY run.id, other.key;
 ALTER TABLE guard_decision DROP COLUMN others;
 ";

@@ -307,13 +307,18 @@ const DECISIONS: Sql = Sql {
     postgres: "
 SELECT (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at, rule, key, it.sends,
     it.approvals, it.verification::text AS verification
-FROM guard_decision AS run CROSS JOIN LATERAL (
+FROM (
+        SELECT *
+        FROM guard_decision
+        WHERE guard_decision.decided_at > now() - $1 * interval '1 millisecond'
+        ORDER BY id DESC
+        LIMIT $2
+    ) AS run CROSS JOIN LATERAL (
         SELECT 0 AS place, run.sends, run.approvals, run.verification
         UNION ALL
         SELECT place, (value ->> 0)::bigint, (value ->> 1)::bigint, (value ->> 2)::uuid
         FROM json_array_elements(others) WITH ORDINALITY AS other (value, place)
     ) AS it
-WHERE run.decided_at > now() - $1 * interval '1 millisecond'
 ORDER BY id DESC, place DESC
 LIMIT $2",
     sqlite: "
@@ -321,6 +326,8 @@ WITH run AS (
     SELECT *
     FROM guard_decision
     WHERE decided_at > CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - $1
+    ORDER BY id DESC
+    LIMIT $2
 )
 SELECT id, -1 AS place, decided_at, rule, key, sends, approvals, verification
 FROM run

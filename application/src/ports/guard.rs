@@ -35,7 +35,7 @@ pub trait GuardRecords: Sync + 'static {
         limit: usize,
     ) -> Result<Vec<PastVerification>, StoreError>;
 
-    /// Decisions of the last `since`, newest first.
+    /// Decisions of the last `since`, newest first; those of one flush by rule and key.
     async fn decisions(
         &self,
         since: Duration,

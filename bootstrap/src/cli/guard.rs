@@ -23,7 +23,8 @@ pub enum Command {
         #[arg(long, value_parser = rules)]
         rules: Option<Rules>,
     },
-    /// List what was noted and blocked, the newest first.
+    /// List what was noted and blocked, the newest first; within a quarter of a second by rule and
+    /// key.
     Decisions {
         /// How far back: a number of s, m, h or d.
         #[arg(long, default_value = "7d", value_parser = period)]

@@ -88,7 +88,7 @@ const ACQUIRE: Duration = Duration::from_secs(2);
 /// How long a connection lives, and how long after another of its pool it ends at the earliest.
 /// After a failover, sessions with what was the primary do not stay for long.
 const LIFETIME: Duration = Duration::from_secs(60);
-const APART: Duration = Duration::from_secs(5);
+const APART: Duration = Duration::from_secs(3);
 
 /// How long a connection may have been idle and is used without asking whether it is still there.
 const FRESH: Duration = Duration::from_secs(1);

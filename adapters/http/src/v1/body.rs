@@ -58,7 +58,7 @@ pub(super) enum Recipient {
 }
 
 /// Members as they come: each is judged by itself, so that all that is wrong is told at once.
-/// Unknown ones are passed over, and one that stands twice makes the body unreadable.
+/// Unknown ones are passed over.
 #[derive(Deserialize)]
 struct StartMembers<'a> {
     #[serde(default, deserialize_with = "present")]
@@ -239,7 +239,7 @@ impl Faults {
     /// The members of an object that `read` takes; the others break `rule`.
     fn members<'a>(
         &mut self,
-        pointer: &str,
+        object: &str,
         Pairs(members): &'a Pairs,
         rule: &'static str,
         read: impl Fn(&'a Value) -> Option<&'a str>,
@@ -254,8 +254,7 @@ impl Faults {
             if let Some(rule) = broken
                 && told.insert(name)
             {
-                let name = name.replace('~', "~0").replace('/', "~1");
-                self.0.push(Fault::at(format!("{pointer}/{name}"), rule));
+                self.0.push(Fault::at(pointer(object, name), rule));
             }
         }
         texts
@@ -308,7 +307,29 @@ fn members<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
         return Err(ProblemKind::MalformedBody.into());
     }
     // serde's own words may repeat what stands in the body.
-    serde_json::from_str(text).map_err(|_| ProblemKind::MalformedBody.into())
+    serde_json::from_str(text).map_err(|_| match serde_json::from_str(text) {
+        Ok(pairs) => doubled(&pairs),
+        Err(_) => ProblemKind::MalformedBody.into(),
+    })
+}
+
+/// What is wrong with an object of values that is not the one that is expected: all that serde asks
+/// of its members is that each stands once.
+fn doubled(Pairs(members): &Pairs) -> Problem {
+    let mut seen = BTreeSet::new();
+    let doubled: BTreeSet<&String> =
+        members.iter().map(|(name, _)| name).filter(|name| !seen.insert(*name)).collect();
+    if doubled.is_empty() {
+        return ProblemKind::MalformedBody.into();
+    }
+    let faults: Vec<Fault> =
+        doubled.into_iter().map(|name| Fault::at(pointer("", name), TWICE)).collect();
+    Problem::invalid(&faults)
+}
+
+/// Where a member of an object stands (RFC 6901).
+fn pointer(object: &str, name: &str) -> String {
+    format!("{object}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 fn recipient(value: &Value, settings: &V1Settings) -> Result<Recipient, &'static str> {

@@ -486,7 +486,7 @@ async fn a_body_that_cannot_be_read_is_told_apart_from_one_that_cannot_be_used()
         br#""+79991234567""#,
         br#"{"phone":"+79991234567""#,
         br#"{"phone":"+79991234567"}{}"#,
-        br#"{"phone":"+79991234567","phone":"+79991234567"}"#,
+        br#"{"phone":"+79991234567","phone":"+79991234567""#,
         b"\xef\xbb\xbf{\"phone\":\"+79991234567\"}",
         b"{\"phone\":\"+79991234567\",\"name\":\"\xff\"}",
     ];
@@ -496,6 +496,9 @@ async fn a_body_that_cannot_be_read_is_told_apart_from_one_that_cannot_be_used()
         assert_eq!(told.status, 400, "{}", body.escape_ascii());
         assert!(told.expect_problem(400, "malformed-body").is_empty());
     }
+    let twice = r#"{"phone":"+79991234567","ttl":60,"phone":"+79991234567","ttl":61,"ttl":62}"#;
+    let told = ask(&router, post(START, twice)).await;
+    assert_eq!(told.pointers(), ["/phone", "/ttl"]);
     for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp"] {
         let request = Request::post(START).header(CONTENT_TYPE, kind);
         let told = ask(&router, request.body(PHONE.into()).unwrap()).await;

@@ -85,10 +85,10 @@ pub(crate) struct Sql {
 /// How long a caller waits for a connection, and so how soon it hears that there is none.
 const ACQUIRE: Duration = Duration::from_secs(2);
 
-/// How long a connection lives, and how long after another of its pool it ends at the earliest.
-/// After a failover, sessions with what was the primary do not stay for long.
+/// How long a connection lives, and how long after another of its pool it ends at the earliest, where
+/// there are so few that all get their turn in that time. After a failover, sessions with what was the primary do not stay for long.
 const LIFETIME: Duration = Duration::from_secs(60);
-const APART: Duration = Duration::from_secs(3);
+const APART: Duration = Duration::from_secs(5);
 
 /// How long a connection may have been idle and is used without asking whether it is still there.
 const FRESH: Duration = Duration::from_secs(1);
@@ -306,7 +306,7 @@ impl DatabaseSettings {
     fn pool(&self, name: &str, connections: u32, commit: Commit) -> DatabaseConnection {
         match self {
             Self::Postgres(postgres) => {
-                let turnover = Turnover::default();
+                let turnover = Turnover::of(connections);
                 SqlxPostgresConnector::from_sqlx_postgres_pool(
                     PgPoolOptions::new()
                         .max_connections(connections)
@@ -354,19 +354,25 @@ impl DatabaseSettings {
 
 /// Retires the connections of a pool, one after the other: those that were opened together would
 /// have to be opened anew together, while the work waits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Turnover {
+    apart: Duration,
     latest: Mutex<Option<Instant>>,
 }
 
 impl Turnover {
+    fn of(connections: u32) -> Self {
+        let apart = APART.min(LIFETIME / connections.max(1));
+        Self { apart, latest: Mutex::default() }
+    }
+
     /// Whether a connection of this age, which was just released, is the next to go.
     fn retires(&self, age: Duration) -> bool {
         if age < LIFETIME {
             return false;
         }
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let retires = latest.is_none_or(|latest| latest.elapsed() > APART);
+        let retires = latest.is_none_or(|latest| latest.elapsed() > self.apart);
         if retires {
             *latest = Some(Instant::now());
         }
@@ -503,8 +509,19 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn many_connections_all_get_their_turn_in_a_lifetime() {
+        const MANY: u32 = 30;
+        let turnover = Turnover::of(MANY);
+
+        for _ in 0..MANY {
+            assert!(turnover.retires(LIFETIME));
+            advance(LIFETIME / MANY + Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn connections_that_were_opened_together_end_one_by_one() {
-        let turnover = Turnover::default();
+        let turnover = Turnover::of(3);
         let retired = |age| (0..3).filter(|_| turnover.retires(age)).count();
 
         assert_eq!(retired(APART), 0, "young");

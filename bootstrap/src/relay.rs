@@ -44,7 +44,7 @@ impl Pacing {
         if found > 0 {
             self.latest = Instant::now();
         }
-        let is_lively = self.latest.elapsed() < lively;
+        let is_lively = found > 0 || self.latest.elapsed() < lively;
         self.pause = if is_lively { shortest } else { (2 * self.pause).min(longest) };
         self.pause
     }
@@ -143,5 +143,15 @@ mod tests {
         advance(ms(50)).await;
         assert_eq!([pacing.after(0), pacing.after(0), pacing.after(0)], [ms(2), ms(4), ms(6)]);
         assert_eq!([pacing.after(1), pacing.after(0)], [ms(1), ms(1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_told_of_messages_looks_soon_only_after_one() {
+        let ms = Duration::from_millis;
+        let pauses = Pauses { shortest: ms(1), longest: ms(6), lively: Duration::ZERO };
+        let mut pacing = Pacing::new(pauses);
+
+        assert_eq!([pacing.after(0), pacing.after(0)], [ms(2), ms(4)]);
+        assert_eq!([pacing.after(1), pacing.after(0)], [ms(1), ms(2)]);
     }
 }

@@ -41,11 +41,13 @@ impl Log {
 }
 
 impl Statements {
-    /// Those with one of `subjects` among their parameters, and with each all of its transaction;
-    /// of a server that logs all statements, and has `%m [%p] ` before each.
+    /// Those with one of `subjects` among their parameters, alone or as the one element of a list,
+    /// and with each all of its transaction; of a server that logs all statements, and has
+    /// `%m [%p] ` before each.
     pub fn about(subjects: &[&str], log: &str) -> anyhow::Result<Self> {
-        let quoted: Vec<String> = subjects.iter().map(|subject| format!("'{subject}'")).collect();
-        let is_about = |it: &Statement| it.parameters.iter().any(|it| quoted.contains(it));
+        let literals: Vec<String> =
+            subjects.iter().flat_map(|subject| [alone(subject), listed(subject)]).collect();
+        let is_about = |it: &Statement| it.parameters.iter().any(|it| literals.contains(it));
         let transactions = transactions(statements(log)).into_iter();
         let kept = transactions.filter(|transaction| transaction.iter().any(is_about));
         let kept: Vec<Statement> = kept.flatten().collect();
@@ -62,14 +64,32 @@ impl Statements {
         let script = self.0.iter().map(|Statement { sql, parameters, .. }| {
             let value = |place: usize| {
                 let literal = parameters.get(place - 1)?;
-                let is_meant = |(value, _): &&(&str, &str)| *literal == format!("'{value}'");
-                let expression = expressions.iter().find(is_meant);
-                Some(expression.map_or(literal.as_str(), |(_, expression)| expression))
+                let meant = expressions.iter().find_map(|(value, expression)| {
+                    let is_listed = *literal == listed(value);
+                    let is_meant = is_listed || *literal == alone(value);
+                    let whole = || {
+                        if is_listed {
+                            format!("ARRAY[{expression}]")
+                        } else {
+                            (*expression).to_owned()
+                        }
+                    };
+                    is_meant.then(whole)
+                });
+                Some(meant.unwrap_or_else(|| literal.clone()))
             };
             fill_in(sql, value) + ";\n"
         });
         script.collect()
     }
+}
+
+fn alone(value: &str) -> String {
+    format!("'{value}'")
+}
+
+fn listed(value: &str) -> String {
+    format!("'{{{value}}}'")
 }
 
 fn statements(log: &str) -> Vec<Statement> {
@@ -154,14 +174,14 @@ fn transactions(statements: Vec<Statement>) -> Vec<Vec<Statement>> {
 }
 
 /// Puts values in the places of `$1` and so on.
-fn fill_in<'a>(sql: &str, value: impl Fn(usize) -> Option<&'a str>) -> String {
+fn fill_in(sql: &str, value: impl Fn(usize) -> Option<String>) -> String {
     let mut parts = sql.split('$');
     let mut filled = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let end = part.find(|next: char| !next.is_ascii_digit()).unwrap_or(part.len());
         let (place, rest) = part.split_at(end);
         if let Some(value) = place.parse().ok().and_then(&value) {
-            filled.push_str(value);
+            filled.push_str(&value);
         } else {
             filled.push('$');
             filled.push_str(place);
@@ -203,6 +223,15 @@ mod tests {
              UPDATE there SET name = NULL;\n\
              COMMIT;\n"
         );
+    }
+
+    #[test]
+    fn a_list_of_one_is_a_list_of_the_expression() {
+        let log = LOG.replace("$1 = 'b-2'", "$1 = '{b-2}'");
+
+        let statements = Statements::about(&["b-2"], &log).unwrap();
+
+        assert_eq!(statements.with(&[("b-2", "md5(:row)")]), "SELECT ARRAY[md5(:row)];\n");
     }
 
     #[test]

@@ -1,3 +1,4 @@
+mod checks;
 mod sql;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -18,6 +19,7 @@ use sea_orm::{
 use serde_json::json;
 use uuid::Uuid;
 
+use self::checks::Checks;
 pub(crate) use self::sql::verification_columns;
 use crate::{
     database::{Database, Told, begin, clock, hex, lasting, millis, parsed, time},
@@ -30,6 +32,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct SqlVerifications {
     database: Database,
+    checks: Checks,
     events: bool,
 }
 
@@ -59,7 +62,7 @@ const TRIES: usize = 3;
 
 impl SqlVerifications {
     pub fn new(database: Database) -> Self {
-        Self { database, events: false }
+        Self { checks: Checks::new(database.clone()), database, events: false }
     }
 
     /// Whether others are told of what happens.
@@ -266,56 +269,6 @@ impl SqlVerifications {
         let rows = self.database.rows(PHONES, values).await?;
         let windows = rows.first().map(PhoneWindows::read).transpose()?;
         Ok(windows.map(|it| it.violations(&again.phone_limits)).unwrap_or_default())
-    }
-
-    async fn check_postgres(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, DbErr> {
-        let names = guesses.iter().map(|policy| policy.name.as_str().to_owned());
-        let quotas = guesses.iter().map(|policy| policy.window.quota.cast_signed());
-        let periods = guesses.iter().map(|policy| millis(policy.window.period));
-        let (peppers, hashes): (Vec<String>, Vec<Vec<u8>>) = attempt
-            .hashes
-            .iter()
-            .map(|(pepper, hash)| (pepper.as_str().to_owned(), hash.as_bytes().to_vec()))
-            .unzip();
-        let values = vec![
-            names.collect::<Vec<_>>().into(),
-            quotas.collect::<Vec<i32>>().into(),
-            periods.collect::<Vec<i64>>().into(),
-            peppers.into(),
-            hashes.into(),
-            i16::from(ATTEMPTS).into(),
-            self.events.into(),
-        ];
-        let values = [values, done_under(attempt.claim.as_ref()).into()].concat();
-        let (key, values, sql) = match &attempt.target {
-            Target::Id(id) => (id.as_uuid().into(), values, sql::CHECK_BY_ID_POSTGRES),
-            Target::Newest { phone, id } => {
-                let newest = vec![id.map(VerificationId::as_uuid).into()];
-                let values = [values, newest].concat();
-                (phone.as_str().into(), values, sql::CHECK_BY_PHONE_POSTGRES)
-            }
-        };
-        let rows = self.run(sql, [vec![key], values].concat()).await?;
-        let Some(row) = rows.first() else { return Ok(Tried::Unknown) };
-        let by_phone = matches!(attempt.target, Target::Newest { .. });
-        if by_phone && row.try_get::<bool>("", "changed")? {
-            return Ok(Tried::Changed);
-        }
-        if let Some(attempts) = row.try_get::<Option<i32>>("", "attempts")? {
-            return if row.try_get("", "is_right")? {
-                Ok(Tried::Right(read_approval(row)?))
-            } else {
-                read_wrong(row, attempts)
-            };
-        }
-        if row.try_get::<Option<String>>("", "policy")?.is_some() {
-            return Ok(Tried::Limited(violations(guesses, &rows)?));
-        }
-        if by_phone {
-            let is_guess_counted: bool = row.try_get("", "guessed")?;
-            return Ok(if is_guess_counted { Tried::Nothing } else { Tried::Changed });
-        }
-        Ok(read_untried(row)?.unwrap_or(Tried::Changed))
     }
 
     async fn check_sqlite(
@@ -532,7 +485,7 @@ impl Verifications for SqlVerifications {
     #[autometrics(struct_name = "SqlVerifications")]
     async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError> {
         if self.database.is_postgres() {
-            return Ok(self.check_postgres(attempt, guesses).await.map_err(Told)?);
+            return self.checks.check(attempt, guesses, self.events).await;
         }
         let step = async |it| self.check_sqlite(it, &attempt, guesses).await;
         Ok(self.database.step(step).await.map_err(Told)?)

@@ -24,7 +24,7 @@ use super::{clock, seeded};
 use crate::{Process, config::Config, metrics::GuardMetrics};
 
 /// How many connections verifications have beside the writers of the outbox.
-const CONNECTIONS: u32 = 16;
+const CONNECTIONS: u32 = 8;
 
 /// Accepts messages, begins verifications and checks codes on the API port. Returns what is told
 /// when a message was stored.

@@ -23,6 +23,7 @@ on_both_databases!(
     a_thousand_right_checks_approve_once,
     one_connection_is_enough_for_many_checks,
     right_checks_of_many_verifications_at_once_bear_each_other,
+    each_of_many_at_once_hears_of_its_own,
     of_many_guesses_at_once_five_are_tried,
     five_wrong_then_exhausted,
     by_phone_the_newest_counts,
@@ -220,6 +221,58 @@ async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Da
 
     let approved = checks.join_all().await.into_iter().filter(|approved| *approved).count();
     assert_eq!(approved, 20);
+}
+
+/// On one connection, so that they wait for each other and go together.
+async fn each_of_many_at_once_hears_of_its_own(database: Database) {
+    let verifications = SqlVerifications::new(pool(&database, 1));
+    let guesses = policies("check", "3/1h,9/1d");
+    let mut begun = Vec::new();
+    for number in 0..60 {
+        let id = begin(&database, &start(&phone(number))).await;
+        // Some were tried before.
+        let before = u8::try_from(number / 6 % 3).unwrap();
+        for _ in 0..before {
+            try_by_id(&verifications, id, wrong(), &guesses).await;
+        }
+        begun.push((number, id, before));
+    }
+    let mut checks = JoinSet::new();
+    for (number, id, before) in begun {
+        let (verifications, guesses) = (verifications.clone(), guesses.clone());
+        checks.spawn(async move {
+            let (own, unknown) = (phone(number), phone(1_000 + number));
+            let by_id = |id, hashes| try_by_id(&verifications, id, hashes, &guesses);
+            let by_phone = |phone, hashes| try_by_phone(&verifications, phone, hashes, &guesses);
+            match number % 6 {
+                0 | 1 => {
+                    let right = if number % 6 == 0 {
+                        by_id(id, right()).await
+                    } else {
+                        by_phone(&own, right()).await
+                    };
+                    let Tried::Right(approval) = right else { panic!("{number}: {right:?}") };
+                    assert_eq!(approval.phone.as_str(), own);
+                }
+                2 => assert_eq!(attempt(&by_id(id, wrong()).await), before + 1, "{number}"),
+                3 => assert_eq!(attempt(&by_phone(&own, wrong()).await), before + 1, "{number}"),
+                4 => {
+                    let tried = by_id(new_id(), right()).await;
+                    assert!(matches!(tried, Tried::Unknown), "{number}: {tried:?}");
+                }
+                _ => {
+                    for _ in 0..3 {
+                        let tried = by_phone(&unknown, right()).await;
+                        assert!(matches!(tried, Tried::Nothing), "{number}: {tried:?}");
+                    }
+                    assert_eq!(over(&by_phone(&unknown, right()).await), ["check-1h"]);
+                }
+            }
+        });
+    }
+    in_time(checks.join_all()).await;
+
+    assert_eq!(count(&database, "verification WHERE status = 'approved'").await, 20);
 }
 
 async fn of_many_guesses_at_once_five_are_tried(database: Database) {

@@ -22,6 +22,7 @@ on_both_databases!(
     a_message_that_was_sent_again_is_known_to_those_who_come_after,
     of_two_holders_one_sends_again,
     an_approval_is_known_to_those_who_come_after,
+    of_many_approvals_at_once_each_is_known_to_its_own_holder,
 );
 
 const KEY: [u8; 32] = [1; 32];
@@ -237,5 +238,35 @@ async fn an_approval_is_known_to_those_who_come_after(database: Database) {
         assert_eq!(answers.done(&claim).await.unwrap(), None, "not ours any more");
         assert_eq!(done(&database).await, Some(id));
         passes(&database, "expires_at").await;
+    }
+}
+
+async fn of_many_approvals_at_once_each_is_known_to_its_own_holder(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let answers = SqlAnswers::new(database.clone());
+    let mut tries = Vec::new();
+    for number in 0..30_u8 {
+        let send = start(&phone(number.into()));
+        accepted(&enqueue(&database, &send).await);
+        let claim = ours(answers.begin([number; 32], BODY).await.unwrap());
+        let hashes = if number % 3 == 0 { wrong() } else { right() };
+        // Of those that are right, every other one is under a claim that another has begun anew.
+        let is_ours = number % 3 == 1;
+        let first = if is_ours { claim.first } else { [0; 16] };
+        let under = AnswerClaim { first, ..claim.clone() };
+        let attempt = Attempt { target: Target::Id(id_of(&send)), hashes, claim: Some(under) };
+        tries.push((attempt, claim, is_ours.then(|| id_of(&send))));
+    }
+    let mut checks = JoinSet::new();
+    for (attempt, claim, done) in tries {
+        let verifications = verifications.clone();
+        checks.spawn(async move {
+            verifications.check(attempt, &[]).await.unwrap();
+            (claim, done)
+        });
+    }
+
+    for (claim, done) in checks.join_all().await {
+        assert_eq!(answers.done(&claim).await.unwrap(), done);
     }
 }

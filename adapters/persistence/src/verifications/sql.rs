@@ -191,153 +191,153 @@ pub(super) const NEWEST: Sql = Sql {
     sqlite: concat!("SELECT id", newest!("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")),
 };
 
-/// Whether one of the given hashes is that of the row: the one by the same pepper.
+/// Tries codes: of each, in the order given, what becomes of it. Those at one phone are decided one
+/// at a time: of them the first that may be tried is, and the others wait.
 ///
-/// An early difference ends the comparison sooner, which tells nothing: the hashes are under a
-/// pepper, so nobody can choose how they begin (ADR 24).
-macro_rules! is_right {
-    () => {
-        "(code_hash = ($6::bytea[])[array_position($5::text[], pepper_id)]) IS TRUE"
-    };
-}
-
-/// Tries a code at `target` and counts the guess under what is `wanted`, if there is room in all
-/// of it; which is looked at before anything is written, as brute force meets nothing else.
+/// A guess is counted under what is `wanted` of its phone, if there is room in all of it; which is
+/// looked at before anything is written, as brute force meets nothing else. By phone the work is the
+/// same whatever there is, but for one row that is changed in place.
 ///
-/// Rows are named by subqueries and not by joins, which leaves a plan nothing but their keys,
-/// whatever it was made for.
+/// A code is right if its hash by the pepper of the row is that of the row. An early difference ends
+/// the comparison sooner, which tells nothing: the hashes are under a pepper, so nobody can choose
+/// how they begin (ADR 24).
+///
+/// Rows are named by their keys in subqueries that nothing is pulled out of, which leaves a plan
+/// nothing else, whatever it was made for. Phones, verifications and counters are locked in this
+/// order, and of each kind in the order of their keys, so that statements wait for each other in no
+/// circle.
 ///
 /// `latest` is the row as it is when it is locked, so that of many attempts at once each is the
 /// only one. What is right is taken off the counters again with all attempts before it; where
 /// another guess has just used up one of two windows, the one before it is changed all the same.
 /// Whether the phone's newest is this one is asked of the row as it is when it is locked, too: a
 /// resend may have made it so in between.
-macro_rules! attempt {
-    () => {
-        concat!(
-            "
-), over AS (
-    SELECT wanted.policy, known.used, known.remains
-    FROM wanted CROSS JOIN LATERAL (
-        SELECT used, (extract(epoch FROM ends_at - now()) * 1000)::bigint AS remains
-        FROM limit_counter
-        WHERE policy = wanted.policy AND key = wanted.key AND ends_at > now()
-          AND used >= wanted.quota
-        OFFSET 0
-    ) AS known
+pub(super) const CHECK_POSTGRES: &str = "
+WITH known AS MATERIALIZED (
+    SELECT n, asked.phone <> '' AS by_phone, claim, first, it.id, origin, region, code_hash, status,
+        CASE WHEN asked.phone <> '' THEN asked.phone ELSE it.phone END AS phone,
+        attempts >= $1 AS exhausted, good_for, ttl,
+        (status = 'pending' AND attempts < $1) IS TRUE AS is_open,
+        ((n, pepper_id, code_hash) IN (
+            SELECT * FROM unnest($6::bigint[], $7::text[], $8::bytea[])
+        )) IS TRUE AS is_right,
+        asked.phone <> '' AND (
+            SELECT id
+            FROM verification
+            WHERE id = (SELECT newest FROM phone WHERE phone = asked.phone AND newest_until > now())
+              AND status || '' = 'pending' AND expires_at > now()
+        ) IS DISTINCT FROM nullif(asked.id, '00000000-0000-0000-0000-000000000000') AS changed
+    FROM unnest($2::uuid[], $3::text[], $4::bytea[], $5::bytea[])
+            WITH ORDINALITY AS asked (id, phone, claim, first, n)
+        LEFT JOIN LATERAL (
+            SELECT id, phone, origin, region, code_hash, pepper_id, attempts,
+                CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END
+                    AS status,
+                (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
+                (extract(epoch FROM expires_at - created_at) * 1000)::bigint AS ttl
+            FROM verification
+            WHERE id = asked.id
+            OFFSET 0
+        ) AS it ON true
+), asked AS MATERIALIZED (
+    SELECT *,
+        ARRAY(
+            SELECT coalesce((
+                SELECT (extract(epoch FROM ends_at - now()) * 1000)::bigint
+                FROM limit_counter
+                WHERE policy = wanted.policy AND key = known.phone AND ends_at > now()
+                  AND used >= wanted.quota
+            ), -1)
+            FROM unnest($9::text[], $10::integer[]) WITH ORDINALITY AS wanted (policy, quota, place)
+            WHERE origin IS DISTINCT FROM 'test' AND NOT changed AND (by_phone OR is_open)
+            ORDER BY place
+        ) AS remains
+    FROM known
+), trying AS MATERIALIZED (
+    SELECT DISTINCT ON (phone) *
+    FROM asked
+    WHERE NOT changed AND (by_phone OR is_open) AND NOT 0 <= ANY (remains)
+    ORDER BY phone, n
 ), held AS (
-    SELECT phone
-    FROM phone
-    WHERE phone = (SELECT phone FROM target WHERE is_right) AND NOT EXISTS (SELECT 1 FROM over)
-    FOR UPDATE
-), latest AS (
-    SELECT id, attempts,
-        (SELECT is_right FROM target) AND code_hash = (SELECT code_hash FROM target) AS is_right
-    FROM verification
-    WHERE id = (SELECT id FROM target)
-      AND status || '' = 'pending' AND expires_at > now() AND attempts < $7
-      AND NOT EXISTS (SELECT 1 FROM over) AND (SELECT count(*) FROM held) >= 0
-    FOR UPDATE
+    SELECT it.phone
+    FROM (SELECT phone FROM trying WHERE is_open AND is_right ORDER BY phone) AS it
+        CROSS JOIN LATERAL (
+            SELECT phone FROM phone WHERE phone = it.phone FOR UPDATE
+        ) AS held
+), latest AS MATERIALIZED (
+    SELECT n, phone, origin, claim, first, latest.id, latest.attempts,
+        is_right AND latest.code_hash = it.code_hash AS is_right
+    FROM (
+        SELECT * FROM trying WHERE (SELECT count(*) FROM held) >= 0 ORDER BY id
+    ) AS it
+        LEFT JOIN LATERAL (
+            SELECT id, attempts, code_hash
+            FROM verification
+            WHERE id = it.id AND is_open
+              AND status || '' = 'pending' AND expires_at > now() AND attempts < $1
+            FOR UPDATE
+        ) AS latest ON true
+    WHERE latest.id IS NOT NULL OR NOT is_open
 ), guess AS (
     INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
-    SELECT policy, key, quota, CASE WHEN (SELECT is_right FROM latest) THEN 0 ELSE 1 END,
+    SELECT policy, phone, quota, CASE WHEN is_right THEN 0 ELSE 1 END,
         now() + period * interval '1 millisecond'
-    FROM wanted
-    WHERE NOT EXISTS (SELECT 1 FROM over)
-      AND (SELECT count(*) FROM latest) = (SELECT count(*) FROM target)
-    ORDER BY policy
+    FROM latest, unnest($9::text[], $10::integer[], $11::bigint[]) AS wanted (policy, quota, period)
+    WHERE origin IS DISTINCT FROM 'test'
+    ORDER BY policy, phone
     ON CONFLICT (policy, key) DO UPDATE SET
         quota = excluded.quota,
         used = CASE
             WHEN known.ends_at <= now() THEN excluded.used
-            WHEN (SELECT is_right FROM latest)
-                THEN greatest(known.used - (SELECT attempts FROM latest), 0)
+            WHEN excluded.used = 0 THEN
+                greatest(known.used - (SELECT attempts FROM latest WHERE phone = excluded.key), 0)
             ELSE known.used + 1 END,
         ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
     WHERE known.ends_at <= now() OR known.used < excluded.quota
-    RETURNING 1
-), decided AS (
-    SELECT (SELECT count(*) FROM latest) = (SELECT count(*) FROM target)
-        AND (SELECT count(*) FROM guess) = (SELECT count(*) FROM wanted) AS guessed
-), counted AS (
-    UPDATE verification AS it
-    SET attempts = it.attempts + 1,
-        status = CASE WHEN is_right THEN 'approved' ELSE status END,
-        ended_at = CASE WHEN is_right THEN now() END,
-        code_hash = CASE WHEN NOT is_right THEN code_hash END,
-        seed = CASE WHEN NOT is_right THEN seed END
+    RETURNING key
+), guessed AS MATERIALIZED (
+    SELECT *
     FROM latest
-    WHERE it.id = (SELECT id FROM latest) AND (SELECT guessed FROM decided)
-    RETURNING it.id, it.attempts, pepper_id, is_right, origin, phone, region
+    WHERE origin = 'test' OR cardinality($9::text[]) = 0 OR (phone IN (
+        SELECT key FROM guess GROUP BY key HAVING count(*) = cardinality($9::text[])
+    )) IS TRUE
+), counted AS (
+    UPDATE verification
+    SET attempts = attempts + 1,
+        status = CASE WHEN id = ANY (ARRAY(SELECT id FROM guessed WHERE is_right))
+            THEN 'approved' ELSE status END,
+        ended_at = CASE WHEN id = ANY (ARRAY(SELECT id FROM guessed WHERE is_right)) THEN now() END,
+        code_hash = CASE WHEN id <> ALL (ARRAY(SELECT id FROM guessed WHERE is_right))
+            THEN code_hash END,
+        seed = CASE WHEN id <> ALL (ARRAY(SELECT id FROM guessed WHERE is_right)) THEN seed END
+    WHERE id = ANY (ARRAY(SELECT id FROM guessed))
+    RETURNING id, phone, attempts, pepper_id, code_hash IS NULL AS is_right
 ), cleared AS (
     UPDATE phone
-    SET newest = CASE WHEN newest <> counted.id THEN newest END,
-        newest_until = CASE WHEN newest <> counted.id THEN newest_until ELSE '-infinity' END
-    FROM counted
-    WHERE phone.phone = (SELECT phone FROM counted WHERE is_right)
+    SET newest = CASE WHEN newest <> ALL (ARRAY(SELECT id FROM counted WHERE is_right))
+            THEN newest END,
+        newest_until = CASE WHEN newest <> ALL (ARRAY(SELECT id FROM counted WHERE is_right))
+            THEN newest_until ELSE '-infinity' END
+    WHERE phone = ANY (ARRAY(SELECT phone FROM counted WHERE is_right))
 ), told AS (
-    INSERT INTO event (kind, verification) SELECT 'approved', id FROM counted WHERE is_right AND $8
-), noted AS (",
-            tell_holders!(
-                "(SELECT id FROM counted)",
-                "(SELECT $9::bytea FROM counted WHERE is_right)",
-                "$10"
-            ),
-            "
+    INSERT INTO event (kind, verification) SELECT 'approved', id FROM counted WHERE is_right AND $12
+), noted AS (
+    UPDATE idempotency
+    SET done = (SELECT id FROM guessed WHERE claim = key_hash AND is_right LIMIT 1)
+    WHERE key_hash = ANY (ARRAY(
+            SELECT claim FROM guessed WHERE is_right AND id IN (SELECT id FROM counted)
+        ))
+      AND ((key_hash, coalesce(first_holder, holder)) IN (
+            SELECT claim, first FROM guessed WHERE is_right
+        )) IS TRUE
 )
-SELECT (SELECT guessed FROM decided) AND NOT EXISTS (SELECT 1 FROM over) AS guessed,
-    counted.attempts::integer AS attempts, counted.pepper_id, counted.is_right,
-    counted.origin, counted.phone, counted.region,
-    over.policy, over.used, over.remains"
-        )
-    };
-}
-
-pub(super) const CHECK_BY_ID_POSTGRES: &str = concat!(
-    "
-WITH target AS (
-    SELECT id, phone, origin, code_hash, ",
-    is_right!(),
-    " AS is_right
-    FROM verification
-    WHERE id = $1 AND status || '' = 'pending' AND expires_at > now() AND attempts < $7
-), wanted AS (
-    SELECT policy, phone AS key, quota, period
-    FROM target, unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
-    WHERE origin <> 'test'",
-    attempt!(),
-    ",
-    CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END AS status,
-    known.attempts >= $7 AS exhausted,
-    (extract(epoch FROM expires_at - now()) * 1000)::bigint AS good_for,
-    (extract(epoch FROM expires_at - created_at) * 1000)::bigint AS ttl
-FROM verification AS known LEFT JOIN counted ON true LEFT JOIN over ON true
-WHERE known.id = $1"
-);
-
-// Whatever there is, the work is the same, but for one row that is changed in place.
-pub(super) const CHECK_BY_PHONE_POSTGRES: &str = concat!(
-    "
-WITH newest AS (
-    SELECT *",
-    newest!("now()"),
-    "
-), target AS (
-    SELECT id, phone, origin, code_hash, ",
-    is_right!(),
-    " AS is_right
-    FROM newest
-    WHERE attempts < $7 AND id = $11::uuid
-), wanted AS (
-    SELECT policy, $1::text AS key, quota, period
-    FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS guess (policy, quota, period)
-    WHERE NOT EXISTS (SELECT 1 FROM newest WHERE origin = 'test')
-      AND (SELECT id FROM newest) IS NOT DISTINCT FROM $11::uuid",
-    attempt!(),
-    ",
-    (SELECT id FROM newest) IS DISTINCT FROM $11::uuid AS changed
-FROM (SELECT) AS one LEFT JOIN counted ON true LEFT JOIN over ON true"
-);
+SELECT by_phone, changed, status, exhausted, good_for, ttl, remains, origin, asked.phone, region,
+    counted.attempts::integer AS attempts, pepper_id, counted.is_right,
+    (n IN (SELECT n FROM guessed)) IS TRUE AS guessed,
+    NOT changed AND (by_phone OR is_open) AND NOT 0 <= ANY (remains)
+        AND (n IN (SELECT n FROM trying)) IS NOT TRUE AS waits
+FROM asked LEFT JOIN counted ON counted.id = asked.id
+ORDER BY n";
 
 // The same in SQLite, in its steps.
 pub(super) const TARGET_BY_ID: &str = "

@@ -114,7 +114,8 @@ const PLANS: [(&str, &str); 5] = [
 
 /// How long one step may take, from asking for a connection to the answer: whatever takes longer
 /// than the server allows itself will not be answered any more. It may still be done, and late.
-const LIMIT: Duration = STATEMENT.saturating_add(ACQUIRE).saturating_add(Duration::from_secs(1));
+pub(crate) const LIMIT: Duration =
+    STATEMENT.saturating_add(ACQUIRE).saturating_add(Duration::from_secs(1));
 
 impl Database {
     /// A pool that connects when it is first used, and again whenever that is needed.

@@ -1,11 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    Approval, Attempt, EventKind, NewSend, NewTest, NewVerification, Target, Tried, Verification,
-    Verifications,
+    Approval, Attempt, EventKind, NewSend, NewTest, NewVerification, StoreError, Target, Tried,
+    Verification, Verifications,
 };
 use domain::{Origin, Policy, VerificationId, VerificationStatus};
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::{sync::Barrier, task::JoinSet};
 
 use super::{
@@ -24,6 +24,10 @@ on_both_databases!(
     one_connection_is_enough_for_many_checks,
     right_checks_of_many_verifications_at_once_bear_each_other,
     each_of_many_at_once_hears_of_its_own,
+    batches_of_the_same_phones_bear_each_other,
+    what_others_have_locked_holds_up_nobody_else,
+    what_cannot_be_read_fails_nobody_else,
+    so_many_may_wait_and_one_more_is_told,
     of_many_guesses_at_once_five_are_tried,
     five_wrong_then_exhausted,
     by_phone_the_newest_counts,
@@ -223,7 +227,6 @@ async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Da
     assert_eq!(approved, 20);
 }
 
-/// On one connection, so that they wait for each other and go together.
 async fn each_of_many_at_once_hears_of_its_own(database: Database) {
     let verifications = SqlVerifications::new(pool(&database, 1));
     let guesses = policies("check", "3/1h,9/1d");
@@ -275,12 +278,119 @@ async fn each_of_many_at_once_hears_of_its_own(database: Database) {
     assert_eq!(count(&database, "verification WHERE status = 'approved'").await, 20);
 }
 
+/// Two processes, and each has the phones in another order, which is not that of the ids.
+async fn batches_of_the_same_phones_bear_each_other(database: Database) {
+    const PHONES: usize = 24;
+    let (one, other) =
+        (SqlVerifications::new(database.clone()), SqlVerifications::new(database.clone()));
+    for _ in 0..5 {
+        let mut begun = Vec::new();
+        for number in 0..PHONES {
+            let number = number * 7 % PHONES;
+            begun.push((number, begin(&database, &start(&phone(number))).await));
+        }
+        let mut checks = JoinSet::new();
+        let forth = begun.clone().into_iter().map(|it| (one.clone(), it));
+        let back = begun.into_iter().rev().map(|it| (other.clone(), it));
+        for (verifications, (number, id)) in forth.chain(back) {
+            checks.spawn(async move {
+                let wrong = try_by_phone(&verifications, &phone(number), wrong(), &guesses()).await;
+                let right = try_by_id(&verifications, id, right(), &guesses()).await;
+                (wrong, matches!(right, Tried::Right(_)))
+            });
+        }
+        let answers = in_time(checks.join_all()).await;
+        assert_eq!(answers.iter().filter(|(_, is_right)| *is_right).count(), PHONES);
+    }
+    if database.is_postgres() {
+        // Whoever is in one is tried again, alone, so that only the server tells.
+        let in_a_circle = "pg_stat_database WHERE datname = current_database() AND deadlocks > 0";
+        assert_eq!(count(&database, in_a_circle).await, 0);
+    }
+}
+
+/// A process that was frozen in the middle of a transaction.
+async fn what_others_have_locked_holds_up_nobody_else(database: Database) {
+    if !database.is_postgres() {
+        return;
+    }
+    let verifications = SqlVerifications::new(database.clone());
+    let mut begun = Vec::new();
+    for number in 0..12 {
+        begun.push(begin(&database, &start(&phone(number))).await);
+    }
+    let frozen = database.connection().begin().await.unwrap();
+    let lock = format!("SELECT FROM phone WHERE phone = '{}' FOR UPDATE", phone(7));
+    frozen.execute_unprepared(&lock).await.unwrap();
+
+    let mut checks = JoinSet::new();
+    for id in begun.clone() {
+        let verifications = verifications.clone();
+        checks.spawn(async move {
+            is_right(&try_by_id(&verifications, id, right(), &guesses()).await);
+            id
+        });
+    }
+    let mut approved = Vec::new();
+    for _ in 1..begun.len() {
+        approved.push(in_time(checks.join_next()).await.unwrap().unwrap());
+    }
+    assert!(!approved.contains(&begun[7]));
+    frozen.rollback().await.unwrap();
+    assert_eq!(in_time(checks.join_next()).await.unwrap().unwrap(), begun[7]);
+}
+
+async fn what_cannot_be_read_fails_nobody_else(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let mut begun = Vec::new();
+    for number in 0..6 {
+        begun.push(begin(&database, &start(&phone(number))).await);
+    }
+    let spoil = "UPDATE verification SET pepper_id = 'no name' WHERE phone = '79990000003'";
+    database.connection().execute_unprepared(spoil).await.unwrap();
+
+    let mut checks = JoinSet::new();
+    for id in begun.clone() {
+        let verifications = verifications.clone();
+        checks.spawn(async move {
+            let attempt = Attempt { target: Target::Id(id), hashes: wrong(), claim: None };
+            (id, verifications.check(attempt, &guesses()).await.is_ok())
+        });
+    }
+    for (id, is_ok) in checks.join_all().await {
+        assert_eq!(is_ok, id != begun[3]);
+    }
+}
+
+async fn so_many_may_wait_and_one_more_is_told(database: Database) {
+    const MORE: usize = 1_025;
+    if !database.is_postgres() {
+        return;
+    }
+    let verifications = SqlVerifications::new(database.clone());
+    let mut checks = JoinSet::new();
+    for _ in 0..MORE {
+        let verifications = verifications.clone();
+        checks.spawn(async move {
+            let target = Target::Id(new_id());
+            let attempt = Attempt { target, hashes: right(), claim: None };
+            verifications.check(attempt, &[]).await
+        });
+    }
+
+    let answers = checks.join_all().await;
+    let full = answers.iter().filter(|it| matches!(it, Err(StoreError::Full))).count();
+    let unknown = answers.iter().filter(|it| matches!(it, Ok(Tried::Unknown))).count();
+    assert_eq!((full, unknown), (1, MORE - 1));
+}
+
 async fn of_many_guesses_at_once_five_are_tried(database: Database) {
     let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
     let mut checks = JoinSet::new();
     for _ in 0..40 {
-        let verifications = verifications.clone();
+        // Each process has a queue of its own.
+        let verifications = SqlVerifications::new(database.clone());
         checks.spawn(async move { try_by_id(&verifications, id, wrong(), &guesses()).await });
     }
     let answers = checks.join_all().await;
@@ -419,7 +529,8 @@ async fn racing_guesses_never_pass_their_quota(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let mut checks = JoinSet::new();
     for number in 0..40 {
-        let verifications = verifications.clone();
+        // Each process has a queue of its own.
+        let verifications = SqlVerifications::new(database.clone());
         let guesses = policies("check", "3/1h,50/1d");
         checks.spawn(async move {
             if number % 2 == 0 {

@@ -4,15 +4,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    Attempt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger, Incoming, Lease, NewSend,
-    OutcomeClass, Resent, Target, Verdict, Verifications,
+    AnswerClaim, Attempt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger, Incoming, Lease,
+    NewSend, OutcomeClass, Resent, Target, Verdict, Verifications,
 };
 use domain::VerificationStatus;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use super::{
     resends::again,
-    support::{LONG, batch, enqueue, id_of, ledger, phone, postgres, published, right, start},
+    support::{
+        LONG, batch, enqueue, id_of, ledger, phone, policies, postgres, published, right, start,
+    },
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
 
@@ -99,13 +101,17 @@ impl Pipeline {
         assert_eq!(self.ledger.finish(&outcomes).await.unwrap().len(), 3);
 
         let verifications = SqlVerifications::new(self.database.clone());
-        for target in [
+        let check = async |target| {
+            let claim = AnswerClaim { key: [1; 32], holder: [1; 16], first: [1; 16], done: None };
+            let attempt = Attempt { target, hashes: right(), claim: Some(claim) };
+            verifications.check(attempt, &policies("check", "9/1h,99/1d")).await.unwrap()
+        };
+        let [by_id, by_phone] = [
             Target::Id(id_of(&sends[0])),
             Target::Newest { phone: sends[1].message.phone.clone(), id: Some(id_of(&sends[1])) },
-        ] {
-            let attempt = Attempt { target, hashes: right(), claim: None };
-            verifications.check(attempt, &[]).await.unwrap();
-        }
+        ];
+        let nobody = || Target::Newest { phone: "79991111111".parse().unwrap(), id: None };
+        tokio::join!(check(by_id), check(by_phone), check(nobody()), check(nobody()));
         let resent = verifications.resend(again(&sends[2], 1)).await.unwrap();
         assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
         let canceled = verifications.cancel(id_of(&sends[2])).await.unwrap().unwrap();
@@ -142,6 +148,10 @@ impl Pipeline {
              SELECT 79990000000 + nextval(pg_get_serial_sequence('outbox', 'sequence')),
                  gen_random_uuid(), true, 0, 0, now(), 0, 0, now(), 0, 0, now()
              FROM generate_series(1, {rows}) AS n;
+             INSERT INTO limit_counter (policy, key, quota, used, ends_at)
+             SELECT policy, 79990000000 + nextval(pg_get_serial_sequence('outbox', 'sequence')),
+                 1, 1, now() + interval '1 hour'
+             FROM generate_series(1, {rows}) AS n, (VALUES ('check-1h'), ('check-1d')) AS it (policy);
              INSERT INTO idempotency (key_hash, body_hash, holder, running_until, expires_at)
              SELECT uuid_send(gen_random_uuid()), '', '', now(), now() + interval '1 hour'
              FROM generate_series(1, {rows}) AS n;
@@ -170,4 +180,4 @@ impl Pipeline {
     }
 }
 
-const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, idempotency, event, partition_lease";
+const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, limit_counter, idempotency, event, partition_lease";

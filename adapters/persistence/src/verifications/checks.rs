@@ -3,21 +3,21 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use application::ports::{Attempt, StoreError, Target, Tried, Violation};
+use application::ports::{AnswerClaim, Attempt, StoreError, Target, Tried, Violation};
 use domain::{ATTEMPTS, Policy, VerificationId};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
-use tokio::sync::oneshot;
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, RuntimeErr, Value, sqlx};
+use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
 use super::{read_approval, read_untried, read_wrong, sql};
-use crate::database::{Database, Told, lasting, millis};
+use crate::database::{Database, LIMIT, lasting, millis};
 
 /// Attempts at codes in PostgreSQL: those that wait together are decided by one statement and
 /// committed together.
 ///
 /// There is no timer: while some statements are under way, what comes gathers for the next one.
-/// One whose caller has gone before it began is not tried; one that has begun is decided whether
-/// or not its caller still waits, as others may be decided with it.
+/// An attempt whose caller has gone before it began is not made; one that has begun is decided
+/// whether or not its caller still waits, as others are decided with it.
 #[derive(Debug, Clone)]
 pub(super) struct Checks {
     database: Database,
@@ -37,14 +37,27 @@ struct Job {
     guesses: Vec<Policy>,
     /// Whether others are told of an approval.
     events: bool,
+    /// A statement about it and others was refused.
+    alone: bool,
     answer: oneshot::Sender<Result<Tried, StoreError>>,
 }
+
+/// What a statement says of one attempt.
+#[derive(Debug)]
+enum Decision {
+    Tried(Tried),
+    /// Nothing yet: another one at the same phone was decided.
+    Later,
+}
+
+/// Attempts that may wait: more than an API serves connections.
+const QUEUE: usize = 1_024;
 
 /// Statements at a time: while one waits for the disk, or for another's lock on a phone, others go
 /// on.
 const STATEMENTS: usize = 4;
 
-/// Attempts in one statement: few enough for their rows to be compared with each other.
+/// Attempts in one statement: few enough for its plan to compare each with each.
 const BATCH: usize = 32;
 
 impl Checks {
@@ -52,7 +65,7 @@ impl Checks {
         Self { database, waiting: Arc::default() }
     }
 
-    /// The queue has no bound of its own: there are as many attempts as requests are served at once.
+    /// Waits as long as a step of its own might take.
     pub(super) async fn check(
         &self,
         attempt: Attempt,
@@ -60,11 +73,22 @@ impl Checks {
         events: bool,
     ) -> Result<Tried, StoreError> {
         let (answer, tried) = oneshot::channel();
-        let job = Job { attempt, guesses: guesses.to_vec(), events, answer };
+        let job = Job { attempt, guesses: guesses.to_vec(), events, alone: false, answer };
+        if self.waiting().jobs.len() >= QUEUE {
+            return Err(StoreError::Full);
+        }
+        self.put(job);
+        match timeout(LIMIT, tried).await {
+            Ok(Ok(tried)) => tried,
+            Ok(Err(_)) => Err(StoreError::Unavailable("whoever checked is gone".into())),
+            Err(_) => Err(StoreError::Unavailable("not checked in time".into())),
+        }
+    }
+
+    fn put(&self, job: Job) {
         if self.waiting().add(job) {
             tokio::spawn(self.clone().run());
         }
-        tried.await.unwrap_or_else(|_| Err(StoreError::Unavailable("nobody checks".into())))
     }
 
     /// Decides what waits until nothing does; each batch in a task of its own, so that one which
@@ -81,37 +105,36 @@ impl Checks {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of each phone one attempt is decided at a time, and so each takes what was left by the one
-    /// before it.
-    async fn decide(&self, mut jobs: Vec<Job>) {
-        while !jobs.is_empty() {
-            match self.ask(&jobs).await {
-                Ok(decided) => {
-                    let decided = jobs.into_iter().zip(decided);
-                    jobs = decided.filter_map(|(job, decision)| job.hear(decision)).collect();
+    /// Answers those that are decided; the others wait again.
+    async fn decide(&self, jobs: Vec<Job>) {
+        match self.ask(&jobs).await {
+            Ok(decisions) => {
+                for (job, decision) in jobs.into_iter().zip(decisions) {
+                    match decision {
+                        Ok(Decision::Tried(tried)) => job.answer(Ok(tried)),
+                        Ok(Decision::Later) => self.put(job),
+                        Err(error) => fail(vec![job], &error),
+                    }
                 }
-                Err(error) => return fail(jobs, &error),
             }
+            Err(error) if jobs.len() > 1 && is_about_some(&error) => {
+                for job in jobs {
+                    self.put(Job { alone: true, ..job });
+                }
+            }
+            Err(error) => fail(jobs, &error),
         }
     }
 
-    /// What becomes of each, in their order.
-    async fn ask(&self, jobs: &[Job]) -> Result<Vec<Decision>, DbErr> {
+    /// What becomes of each, in their order. It is committed, whether or not it can be read.
+    async fn ask(&self, jobs: &[Job]) -> Result<Vec<Result<Decision, DbErr>>, DbErr> {
         let statement = self.database.as_written(sql::CHECK_POSTGRES, values(jobs));
         let rows = self.database.step(async |it| it.query_all_raw(statement).await).await?;
         if rows.len() != jobs.len() {
             return Err(DbErr::RecordNotFound("what became of each attempt".to_owned()));
         }
-        jobs.iter().zip(&rows).map(|(job, row)| Decision::read(row, &job.guesses)).collect()
+        Ok(jobs.iter().zip(&rows).map(|(job, row)| Decision::read(row, &job.guesses)).collect())
     }
-}
-
-/// What a statement says of one attempt.
-#[derive(Debug)]
-enum Decision {
-    Tried(Tried),
-    /// Nothing yet: another one at the same phone was decided.
-    Later,
 }
 
 impl Waiting {
@@ -130,26 +153,20 @@ impl Waiting {
             self.running -= 1;
             return None;
         };
-        let alike = self.jobs.iter().take(BATCH).take_while(|job| job.is_like(first)).count();
+        let batch = if first.alone { 1 } else { BATCH };
+        let alike = self.jobs.iter().take(batch).take_while(|job| job.is_like(first)).count();
         Some(self.jobs.drain(..alike).collect())
     }
 }
 
 impl Job {
     fn is_like(&self, other: &Self) -> bool {
-        self.guesses == other.guesses && self.events == other.events
+        self.alone == other.alone && self.guesses == other.guesses && self.events == other.events
     }
 
-    /// Answers, or is to be tried again.
-    fn hear(self, decision: Decision) -> Option<Self> {
-        match decision {
-            Decision::Later => Some(self),
-            Decision::Tried(tried) => {
-                // The caller may have gone meanwhile.
-                let _ = self.answer.send(Ok(tried));
-                None
-            }
-        }
+    fn answer(self, answer: Result<Tried, StoreError>) {
+        // The caller may have gone meanwhile.
+        let _ = self.answer.send(answer);
     }
 }
 
@@ -183,56 +200,69 @@ impl Decision {
 
 /// Which windows have no room: for each how long it still runs, less than nothing where it has.
 fn violations(row: &QueryResult, guesses: &[Policy]) -> Result<Vec<Violation>, DbErr> {
-    let remains: Option<Vec<i64>> = row.try_get("", "remains")?;
-    let windows = guesses.iter().zip(remains.unwrap_or_default());
-    let over = windows.filter(|(_, remains)| *remains >= 0).map(|(policy, remains)| Violation {
+    let remains: Vec<i64> = row.try_get("", "remains")?;
+    let over = guesses.iter().zip(remains).filter(|(_, remains)| *remains >= 0);
+    let over = over.map(|(policy, remains)| Violation {
         policy: policy.clone(),
         retry_after: lasting(remains),
     });
     Ok(over.collect())
 }
 
+/// Whether the server refuses the statement for what it says or waits for, rather than being out of
+/// order: SQLSTATE classes 22, 23, 40 (deadlock) and 55 (a lock that is not to be had). It has
+/// taken all of it back.
+fn is_about_some(error: &DbErr) -> bool {
+    let DbErr::Query(RuntimeErr::SqlxError(cause)) = error else { return false };
+    let sqlx::Error::Database(refusal) = &**cause else { return false };
+    let class = refusal.code();
+    class.is_some_and(|code| ["22", "23", "40", "55"].iter().any(|class| code.starts_with(class)))
+}
+
 // An array of a statement cannot hold nulls: what is absent is an empty text or the nil UUID.
 fn values(jobs: &[Job]) -> Vec<Value> {
     let attempts = || jobs.iter().map(|job| &job.attempt);
-    let id = |target: &Target| target.id().map_or(Uuid::nil(), VerificationId::as_uuid);
-    let phone = |target: &Target| match target {
-        Target::Id(_) => String::new(),
-        Target::Newest { phone, .. } => phone.as_str().to_owned(),
+    let claims = |read: fn(&AnswerClaim) -> Vec<u8>| {
+        let claims = attempts().map(|it| it.claim.as_ref().map(read).unwrap_or_default());
+        Value::from(claims.collect::<Vec<_>>())
     };
-    let claims = || attempts().map(|it| it.claim.as_ref());
     let hashes = || {
-        (1_i64..).zip(attempts()).flat_map(|(n, it)| it.hashes.iter().map(move |hash| (n, hash)))
+        let numbered = (1_i64..).zip(attempts());
+        numbered.flat_map(|(n, it)| it.hashes.iter().map(move |(pepper, hash)| (n, pepper, hash)))
     };
-    let first = jobs.first();
-    let guesses = || first.into_iter().flat_map(|job| &job.guesses);
+    let Some(first) = jobs.first() else { return Vec::new() };
+    let guesses = || first.guesses.iter();
     vec![
         i16::from(ATTEMPTS).into(),
-        attempts().map(|it| id(&it.target)).collect::<Vec<Uuid>>().into(),
+        attempts().map(|it| id(&it.target)).collect::<Vec<_>>().into(),
         attempts().map(|it| phone(&it.target)).collect::<Vec<_>>().into(),
-        claims()
-            .map(|it| it.map_or_else(Vec::new, |it| it.key.to_vec()))
-            .collect::<Vec<_>>()
-            .into(),
-        claims()
-            .map(|it| it.map_or_else(Vec::new, |it| it.first.to_vec()))
-            .collect::<Vec<_>>()
-            .into(),
-        hashes().map(|(n, _)| n).collect::<Vec<i64>>().into(),
-        hashes().map(|(_, (pepper, _))| pepper.as_str().to_owned()).collect::<Vec<_>>().into(),
-        hashes().map(|(_, (_, hash))| hash.as_bytes().to_vec()).collect::<Vec<_>>().into(),
+        claims(|claim| claim.key.to_vec()),
+        claims(|claim| claim.first.to_vec()),
+        hashes().map(|(n, ..)| n).collect::<Vec<_>>().into(),
+        hashes().map(|(_, pepper, _)| pepper.as_str().to_owned()).collect::<Vec<_>>().into(),
+        hashes().map(|(.., hash)| hash.as_bytes().to_vec()).collect::<Vec<_>>().into(),
         guesses().map(|policy| policy.name.as_str().to_owned()).collect::<Vec<_>>().into(),
-        guesses().map(|policy| policy.window.quota.cast_signed()).collect::<Vec<i32>>().into(),
-        guesses().map(|policy| millis(policy.window.period)).collect::<Vec<i64>>().into(),
-        first.is_some_and(|job| job.events).into(),
+        guesses().map(|policy| policy.window.quota.cast_signed()).collect::<Vec<_>>().into(),
+        guesses().map(|policy| millis(policy.window.period)).collect::<Vec<_>>().into(),
+        first.events.into(),
     ]
+}
+
+fn id(target: &Target) -> Uuid {
+    target.id().map_or(Uuid::nil(), VerificationId::as_uuid)
+}
+
+fn phone(target: &Target) -> String {
+    match target {
+        Target::Id(_) => String::new(),
+        Target::Newest { phone, .. } => phone.as_str().to_owned(),
+    }
 }
 
 fn fail(jobs: Vec<Job>, error: &DbErr) {
     tracing::warn!(attempts = jobs.len(), %error, "codes not checked");
     for job in jobs {
-        let error = Told(DbErr::Custom(error.to_string())).into();
-        let _ = job.answer.send(Err(error));
+        job.answer(Err(StoreError::Unavailable(error.to_string().into())));
     }
 }
 
@@ -257,7 +287,7 @@ mod tests {
                 claim: None,
             };
             let guesses = windows.parse::<Windows>().unwrap().policies("check");
-            waiting.add(Job { attempt, guesses, events: false, answer });
+            waiting.add(Job { attempt, guesses, events: false, alone: false, answer });
             heard
         });
         let answers = answers.collect();
@@ -287,6 +317,17 @@ mod tests {
         answers.remove(1);
 
         assert_eq!(next(&mut waiting).unwrap(), [0, 2]);
+    }
+
+    #[test]
+    fn what_was_refused_with_others_goes_alone() {
+        let (mut waiting, _answers) = waiting(["2/1h"; 5]);
+        for job in waiting.jobs.range_mut(1..3) {
+            job.alone = true;
+        }
+
+        let batches = std::iter::from_fn(|| next(&mut waiting)).take(4).collect::<Vec<_>>();
+        assert_eq!(batches, [vec![0], vec![1], vec![2], vec![3, 4]]);
     }
 
     #[test]

@@ -311,7 +311,7 @@ WITH known AS MATERIALIZED (
             THEN code_hash END,
         seed = CASE WHEN id <> ALL (ARRAY(SELECT id FROM guessed WHERE is_right)) THEN seed END
     WHERE id = ANY (ARRAY(SELECT id FROM guessed))
-    RETURNING id, phone, attempts, pepper_id, code_hash IS NULL AS is_right
+    RETURNING id, phone, attempts, pepper_id, status = 'approved' AS is_right
 ), cleared AS (
     UPDATE phone
     SET newest = CASE WHEN newest <> ALL (ARRAY(SELECT id FROM counted WHERE is_right))
@@ -323,10 +323,13 @@ WITH known AS MATERIALIZED (
     INSERT INTO event (kind, verification) SELECT 'approved', id FROM counted WHERE is_right AND $12
 ), noted AS (
     UPDATE idempotency
-    SET done = (SELECT id FROM guessed WHERE claim = key_hash AND is_right LIMIT 1)
-    WHERE key_hash = ANY (ARRAY(
-            SELECT claim FROM guessed WHERE is_right AND id IN (SELECT id FROM counted)
-        ))
+    SET done = (
+            SELECT id
+            FROM guessed
+            WHERE claim = key_hash AND first = coalesce(first_holder, holder) AND is_right
+            LIMIT 1
+        )
+    WHERE key_hash = ANY (ARRAY(SELECT claim FROM guessed WHERE is_right))
       AND ((key_hash, coalesce(first_holder, holder)) IN (
             SELECT claim, first FROM guessed WHERE is_right
         )) IS TRUE

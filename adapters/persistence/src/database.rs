@@ -83,7 +83,7 @@ pub(crate) struct Sql {
 }
 
 /// How long a caller waits for a connection, and so how soon it hears that there is none.
-const ACQUIRE: Duration = Duration::from_secs(2);
+pub(crate) const ACQUIRE: Duration = Duration::from_secs(2);
 
 /// How long a connection lives, and how long after another of its pool it ends at the earliest, where
 /// there are so few that all get their turn in that time. After a failover, sessions with what was the primary do not stay for long.

@@ -1,5 +1,6 @@
 use std::{
     collections::VecDeque,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -113,7 +114,7 @@ impl Checks {
                     match decision {
                         Ok(Decision::Tried(tried)) => job.answer(Ok(tried)),
                         Ok(Decision::Later) => self.put(job),
-                        Err(error) => fail(vec![job], &error),
+                        Err(error) => fail([job], &error),
                     }
                 }
             }
@@ -121,6 +122,11 @@ impl Checks {
                 for job in jobs {
                     self.put(Job { alone: true, ..job });
                 }
+            }
+            Err(error @ DbErr::ConnectionAcquire(_)) => {
+                // Who waits would not get one either, and wait for that once more.
+                let others = mem::take(&mut self.waiting().jobs);
+                fail(jobs.into_iter().chain(others), &error);
             }
             Err(error) => fail(jobs, &error),
         }
@@ -259,7 +265,8 @@ fn phone(target: &Target) -> String {
     }
 }
 
-fn fail(jobs: Vec<Job>, error: &DbErr) {
+fn fail(jobs: impl IntoIterator<Item = Job>, error: &DbErr) {
+    let jobs: Vec<Job> = jobs.into_iter().collect();
     tracing::warn!(attempts = jobs.len(), %error, "codes not checked");
     for job in jobs {
         job.answer(Err(StoreError::Unavailable(error.to_string().into())));
@@ -271,8 +278,10 @@ mod tests {
     use std::iter::repeat_n;
 
     use domain::Windows;
+    use tokio::{task::JoinSet, time::Instant};
 
     use super::*;
+    use crate::{DatabaseSettings, PostgresSettings, SslMode, database::ACQUIRE};
 
     type Answer = oneshot::Receiver<Result<Tried, StoreError>>;
 
@@ -339,5 +348,34 @@ mod tests {
         assert_eq!(waiting.running, STATEMENTS, "it is under way");
         assert_eq!(next(&mut waiting), None);
         assert_eq!(waiting.running, STATEMENTS - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_connection_all_hear_it_at_once() {
+        let settings = PostgresSettings {
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+            database: "messager".to_owned(),
+            user: "messager".to_owned(),
+            password: None,
+            ssl_mode: SslMode::Disable,
+            ssl_root_cert: None,
+        };
+        let settings = DatabaseSettings::Postgres(settings);
+        let checks = Checks::new(Database::connect_lazily(&settings, "test", 8));
+        let begun = Instant::now();
+        let mut callers = JoinSet::new();
+        for _ in 0..3 * STATEMENTS * BATCH {
+            let checks = checks.clone();
+            callers.spawn(async move {
+                let target = Target::Id(VerificationId::NIL);
+                let attempt = Attempt { target, hashes: Vec::new(), claim: None };
+                checks.check(attempt, &[], false).await
+            });
+        }
+
+        let answers = callers.join_all().await;
+        assert!(answers.iter().all(|it| matches!(it, Err(StoreError::Unavailable(_)))));
+        assert!(begun.elapsed() < 2 * ACQUIRE, "{:?}", begun.elapsed());
     }
 }

@@ -174,11 +174,13 @@ RETURNING ",
 
 /// The newest verification of a phone, if it is pending.
 macro_rules! newest {
-    ($now:literal) => {
+    ($phone:literal, $now:literal) => {
         concat!(
             "
     FROM verification
-    WHERE id = (SELECT newest FROM phone WHERE phone = $1 AND newest_until > ",
+    WHERE id = (SELECT newest FROM phone WHERE phone = ",
+            $phone,
+            " AND newest_until > ",
             $now,
             ") AND status || '' = 'pending' AND expires_at > ",
             $now
@@ -187,8 +189,11 @@ macro_rules! newest {
 }
 
 pub(super) const NEWEST: Sql = Sql {
-    postgres: concat!("SELECT id::text AS id", newest!("now()")),
-    sqlite: concat!("SELECT id", newest!("CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")),
+    postgres: concat!("SELECT id::text AS id", newest!("$1", "now()")),
+    sqlite: concat!(
+        "SELECT id",
+        newest!("$1", "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
+    ),
 };
 
 /// Tries codes: of each, in the order given, what becomes of it. Those at one phone are decided one
@@ -212,7 +217,8 @@ pub(super) const NEWEST: Sql = Sql {
 /// another guess has just used up one of two windows, the one before it is changed all the same.
 /// Whether the phone's newest is this one is asked of the row as it is when it is locked, too: a
 /// resend may have made it so in between.
-pub(super) const CHECK_POSTGRES: &str = "
+pub(super) const CHECK_POSTGRES: &str = concat!(
+    "
 WITH known AS MATERIALIZED (
     SELECT n, asked.phone <> '' AS by_phone, claim, first, it.id, origin, region, code_hash, status,
         CASE WHEN asked.phone <> '' THEN asked.phone ELSE it.phone END AS phone,
@@ -221,11 +227,9 @@ WITH known AS MATERIALIZED (
         ((n, pepper_id, code_hash) IN (
             SELECT * FROM unnest($6::bigint[], $7::text[], $8::bytea[])
         )) IS TRUE AS is_right,
-        asked.phone <> '' AND (
-            SELECT id
-            FROM verification
-            WHERE id = (SELECT newest FROM phone WHERE phone = asked.phone AND newest_until > now())
-              AND status || '' = 'pending' AND expires_at > now()
+        asked.phone <> '' AND (SELECT id",
+    newest!("asked.phone", "now()"),
+    "
         ) IS DISTINCT FROM nullif(asked.id, '00000000-0000-0000-0000-000000000000') AS changed
     FROM unnest($2::uuid[], $3::text[], $4::bytea[], $5::bytea[])
             WITH ORDINALITY AS asked (id, phone, claim, first, n)
@@ -340,7 +344,8 @@ SELECT by_phone, changed, status, exhausted, good_for, ttl, remains, origin, ask
     NOT changed AND (by_phone OR is_open) AND NOT 0 <= ANY (remains)
         AND (n IN (SELECT n FROM trying)) IS NOT TRUE AS waits
 FROM asked LEFT JOIN counted ON counted.id = asked.id
-ORDER BY n";
+ORDER BY n"
+);
 
 // The same in SQLite, in its steps.
 pub(super) const TARGET_BY_ID: &str = "
@@ -357,7 +362,7 @@ pub(super) const TARGET_BY_PHONE: &str = concat!(
 SELECT id, verification.phone, origin, pepper_id, attempts >= $3 AS exhausted,
     (pepper_id, code_hash) IN (SELECT value ->> 0, unhex(value ->> 1) FROM json_each($4))
         AS is_right",
-    newest!("$2")
+    newest!("$1", "$2")
 );
 
 pub(super) const GUESSES: &str = "

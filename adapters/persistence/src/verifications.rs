@@ -62,13 +62,13 @@ const TRIES: usize = 3;
 
 impl SqlVerifications {
     pub fn new(database: Database) -> Self {
-        Self { checks: Checks::new(database.clone()), database, events: false }
+        Self { checks: Checks::new(database.clone(), false), database, events: false }
     }
 
     /// Whether others are told of what happens.
     #[must_use]
     pub fn with_events(self, events: bool) -> Self {
-        Self { events, ..self }
+        Self { checks: Checks::new(self.database.clone(), events), events, ..self }
     }
 
     async fn row(&self, id: VerificationId) -> Result<Option<QueryResult>, DbErr> {
@@ -485,7 +485,7 @@ impl Verifications for SqlVerifications {
     #[autometrics(struct_name = "SqlVerifications")]
     async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError> {
         if self.database.is_postgres() {
-            return self.checks.check(attempt, guesses, self.events).await;
+            return self.checks.check(attempt, guesses).await;
         }
         let step = async |it| self.check_sqlite(it, &attempt, guesses).await;
         Ok(self.database.step(step).await.map_err(Told)?)

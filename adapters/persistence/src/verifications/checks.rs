@@ -22,6 +22,8 @@ use crate::database::{Database, LIMIT, lasting, millis};
 #[derive(Debug, Clone)]
 pub(super) struct Checks {
     database: Database,
+    /// Whether others are told of an approval.
+    events: bool,
     waiting: Arc<Mutex<Waiting>>,
 }
 
@@ -36,8 +38,6 @@ struct Waiting {
 struct Job {
     attempt: Attempt,
     guesses: Vec<Policy>,
-    /// Whether others are told of an approval.
-    events: bool,
     /// A statement about it and others was refused.
     alone: bool,
     answer: oneshot::Sender<Result<Tried, StoreError>>,
@@ -62,8 +62,8 @@ const STATEMENTS: usize = 4;
 const BATCH: usize = 32;
 
 impl Checks {
-    pub(super) fn new(database: Database) -> Self {
-        Self { database, waiting: Arc::default() }
+    pub(super) fn new(database: Database, events: bool) -> Self {
+        Self { database, events, waiting: Arc::default() }
     }
 
     /// Waits as long as a step of its own might take.
@@ -71,10 +71,9 @@ impl Checks {
         &self,
         attempt: Attempt,
         guesses: &[Policy],
-        events: bool,
     ) -> Result<Tried, StoreError> {
         let (answer, tried) = oneshot::channel();
-        let job = Job { attempt, guesses: guesses.to_vec(), events, alone: false, answer };
+        let job = Job { attempt, guesses: guesses.to_vec(), alone: false, answer };
         if self.waiting().jobs.len() >= QUEUE {
             return Err(StoreError::Full);
         }
@@ -134,7 +133,7 @@ impl Checks {
 
     /// What becomes of each, in their order. It is committed, whether or not it can be read.
     async fn ask(&self, jobs: &[Job]) -> Result<Vec<Result<Decision, DbErr>>, DbErr> {
-        let statement = self.database.as_written(sql::CHECK_POSTGRES, values(jobs));
+        let statement = self.database.as_written(sql::CHECK_POSTGRES, values(jobs, self.events));
         let rows = self.database.step(async |it| it.query_all_raw(statement).await).await?;
         if rows.len() != jobs.len() {
             return Err(DbErr::RecordNotFound("what became of each attempt".to_owned()));
@@ -167,7 +166,7 @@ impl Waiting {
 
 impl Job {
     fn is_like(&self, other: &Self) -> bool {
-        self.alone == other.alone && self.guesses == other.guesses && self.events == other.events
+        self.alone == other.alone && self.guesses == other.guesses
     }
 
     fn answer(self, answer: Result<Tried, StoreError>) {
@@ -226,7 +225,7 @@ fn is_about_some(error: &DbErr) -> bool {
 }
 
 // An array of a statement cannot hold nulls: what is absent is an empty text or the nil UUID.
-fn values(jobs: &[Job]) -> Vec<Value> {
+fn values(jobs: &[Job], events: bool) -> Vec<Value> {
     let attempts = || jobs.iter().map(|job| &job.attempt);
     let claims = |read: fn(&AnswerClaim) -> Vec<u8>| {
         let claims = attempts().map(|it| it.claim.as_ref().map(read).unwrap_or_default());
@@ -236,8 +235,7 @@ fn values(jobs: &[Job]) -> Vec<Value> {
         let numbered = (1_i64..).zip(attempts());
         numbered.flat_map(|(n, it)| it.hashes.iter().map(move |(pepper, hash)| (n, pepper, hash)))
     };
-    let Some(first) = jobs.first() else { return Vec::new() };
-    let guesses = || first.guesses.iter();
+    let guesses = || jobs.first().into_iter().flat_map(|first| &first.guesses);
     vec![
         i16::from(ATTEMPTS).into(),
         attempts().map(|it| id(&it.target)).collect::<Vec<_>>().into(),
@@ -250,7 +248,7 @@ fn values(jobs: &[Job]) -> Vec<Value> {
         guesses().map(|policy| policy.name.as_str().to_owned()).collect::<Vec<_>>().into(),
         guesses().map(|policy| policy.window.quota.cast_signed()).collect::<Vec<_>>().into(),
         guesses().map(|policy| millis(policy.window.period)).collect::<Vec<_>>().into(),
-        first.events.into(),
+        events.into(),
     ]
 }
 
@@ -296,7 +294,7 @@ mod tests {
                 claim: None,
             };
             let guesses = windows.parse::<Windows>().unwrap().policies("check");
-            waiting.add(Job { attempt, guesses, events: false, alone: false, answer });
+            waiting.add(Job { attempt, guesses, alone: false, answer });
             heard
         });
         let answers = answers.collect();
@@ -362,7 +360,7 @@ mod tests {
             ssl_root_cert: None,
         };
         let settings = DatabaseSettings::Postgres(settings);
-        let checks = Checks::new(Database::connect_lazily(&settings, "test", 8));
+        let checks = Checks::new(Database::connect_lazily(&settings, "test", 8), false);
         let begun = Instant::now();
         let mut callers = JoinSet::new();
         for _ in 0..3 * STATEMENTS * BATCH {
@@ -370,7 +368,7 @@ mod tests {
             callers.spawn(async move {
                 let target = Target::Id(VerificationId::NIL);
                 let attempt = Attempt { target, hashes: Vec::new(), claim: None };
-                checks.check(attempt, &[], false).await
+                checks.check(attempt, &[]).await
             });
         }
 

@@ -8,6 +8,7 @@ use http::{
     header::{DATE, RETRY_AFTER},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 /// Longer names are cut: ours to store, theirs to choose.
 const MAX_REFERENCE_CHARS: usize = 200;
@@ -26,7 +27,8 @@ struct SendRequest<'a> {
 
 #[derive(Deserialize)]
 struct SendResponse {
-    message_id: String,
+    /// As it stands in the body, so that a number keeps all its digits.
+    message_id: Box<RawValue>,
 }
 
 /// The body of the request that hands `sms` over under the name `id`.
@@ -65,29 +67,53 @@ pub(crate) fn judge(
     }
 }
 
-/// The gateway's name for the message, if the body is the JSON that holds one.
+/// The gateway's name for the message, if the body is JSON with a text or a number for one.
 ///
 /// Control characters are dropped: PostgreSQL stores no text with a NUL in it.
 fn reference(body: &[u8]) -> Option<String> {
     let response: SendResponse = serde_json::from_slice(body).ok()?;
-    let printable = response.message_id.chars().filter(|char| !char.is_control());
+    let name = response.message_id.get();
+    let name = match name.as_bytes().first()? {
+        b'"' => serde_json::from_str(name).ok()?,
+        b'-' | b'0'..=b'9' => name.to_owned(),
+        _ => return None,
+    };
+    let printable = name.chars().filter(|char| !char.is_control());
     Some(printable.take(MAX_REFERENCE_CHARS).collect()).filter(|name: &String| !name.is_empty())
 }
 
-/// A date is measured against the answer's own `Date`, so that no clock of ours is asked; only an
-/// answer without one is believed to have the time that we have.
+/// How long the server asks us to wait: `Retry-After` in seconds or as a date (RFC 9110 §10.2.3).
+///
+/// A fraction of a second is taken, although RFC 9110 has none: servers that compute their limits
+/// send one. A date is measured against the answer's own `Date`; only an answer without a `Date`
+/// is measured by our clock.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text(RETRY_AFTER)?;
-    let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // The only digits that are no u64 are too many.
-        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
-    } else {
-        let until = httpdate::parse_http_date(value).ok()?;
-        let now = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-        until.duration_since(now.unwrap_or_else(our_time)).unwrap_or(Duration::ZERO)
-    };
+    let wait = seconds(value).or_else(|| {
+        let until = date(value)?;
+        let now = text(DATE).and_then(date).unwrap_or_else(our_time);
+        Some(until.duration_since(now).unwrap_or(Duration::ZERO))
+    })?;
     Some(wait.min(MAX_RETRY_AFTER))
+}
+
+/// Digits, with a fraction or without.
+fn seconds(text: &str) -> Option<Duration> {
+    let is_number = text.starts_with(|char: char| char.is_ascii_digit())
+        && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    if !is_number {
+        return None;
+    }
+    let seconds = text.parse::<f64>().ok()?;
+    // Only a number that is too large is no duration.
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+}
+
+/// A date as HTTP writes it, or in RFC 3339, which some servers send in its place.
+fn date(text: &str) -> Option<SystemTime> {
+    let rfc3339 = || DateTime::parse_from_rfc3339(text).ok().map(SystemTime::from);
+    httpdate::parse_http_date(text).ok().or_else(rfc3339)
 }
 
 #[expect(clippy::disallowed_methods, reason = "for an answer that says a date and not its own")]
@@ -117,12 +143,28 @@ mod tests {
         check_retry_after("0", None, Some(0));
         check_retry_after("120", None, Some(120));
         check_retry_after(" 7 ", None, Some(7));
+        check_retry_after("007", None, Some(7));
         check_retry_after("Tue, 15 Nov 1994 08:12:41 GMT", DATE, Some(10));
         check_retry_after("Tuesday, 15-Nov-94 08:12:41 GMT", DATE, Some(10));
         check_retry_after("Tue, 15 Nov 1994 08:12:01 GMT", DATE, Some(0));
         // Without a date of the answer's own, ours: long after that.
         check_retry_after("Tue, 15 Nov 1994 08:12:41 GMT", None, Some(0));
         check_retry_after("Tue, 15 Nov 1994 08:12:41 GMT", Some("today"), Some(0));
+    }
+
+    #[test]
+    fn takes_what_servers_send_beside_the_standard() {
+        const DATE: Option<&str> = Some("Tue, 15 Nov 1994 08:12:31 GMT");
+        check_retry_after("1994-11-15T08:12:41Z", DATE, Some(10));
+        check_retry_after("1994-11-15T09:12:41+01:00", DATE, Some(10));
+        check_retry_after("30.", None, Some(30));
+        check_retry_after("99999999999.5", None, Some(86_400));
+
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("3.5"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_millis(3500)));
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("0.25"));
+        assert_eq!(retry_after(&headers), Some(Duration::from_millis(250)));
     }
 
     #[test]
@@ -138,7 +180,12 @@ mod tests {
         const DATE: Option<&str> = Some("Tue, 15 Nov 1994 08:12:31 GMT");
         check_retry_after("", None, None);
         check_retry_after("-1", None, None);
-        check_retry_after("1.5", None, None);
+        check_retry_after("1.5.2", None, None);
+        check_retry_after(".", None, None);
+        check_retry_after("1e3", None, None);
+        check_retry_after("inf", None, None);
+        check_retry_after("NaN", None, None);
+        check_retry_after("5s", None, None);
         check_retry_after("soon", DATE, None);
         let mut headers = HeaderMap::new();
         assert_eq!(retry_after(&headers), None);
@@ -157,7 +204,15 @@ mod tests {
         check_reference(br#"{"message_id":"a\u0000b\n"}"#, Some("ab"));
         check_reference(br#"{"message_id":"\u0000"}"#, None);
         check_reference(br#"{"message_id":""}"#, None);
-        check_reference(br#"{"message_id":17}"#, None);
+        check_reference(br#"{"message_id":17}"#, Some("17"));
+        check_reference(br#"{"message_id": -1.50e3 }"#, Some("-1.50e3"));
+        check_reference(
+            br#"{"message_id":123456789012345678901234567890}"#,
+            Some("123456789012345678901234567890"),
+        );
+        check_reference(br#"{"message_id":true}"#, None);
+        check_reference(br#"{"message_id":["a"]}"#, None);
+        check_reference(br#"{"message_id":{"id":"a"}}"#, None);
         check_reference(br#"{"message_id":null}"#, None);
         check_reference(br#"{"message_id":"a"#, None);
         check_reference(b"{\"message_id\":\"\xff\"}", None);

@@ -69,7 +69,7 @@ pub struct BrokerConfig {
 #[derive(Clone, PartialEq, Eq)]
 pub enum GatewayConfig {
     Console,
-    Webhook { url: http::Uri, timeout: Duration, deduplicates: bool },
+    Webhook { url: http::Uri, timeout: Duration, deduplicates: bool, keep_alive: Duration },
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -255,6 +255,7 @@ fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
     let timeout = env.seconds("GATEWAY_TIMEOUT", 10, 1, 300);
     let deduplicates =
         env.choice("GATEWAY_DEDUPLICATES", "true", &[("true", true), ("false", false)]);
+    let keep_alive = keep_alive(env, deduplicates);
     let url = env.url("GATEWAY_URL");
     let is_webhook = env.choice("GATEWAY", "console", &[("console", false), ("webhook", true)])?;
     if !is_webhook {
@@ -263,7 +264,24 @@ fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {
     if env.text("GATEWAY_URL").is_none() {
         env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
     }
-    Some(GatewayConfig::Webhook { url: url?, timeout: timeout?, deduplicates: deduplicates? })
+    Some(GatewayConfig::Webhook {
+        url: url?,
+        timeout: timeout?,
+        deduplicates: deduplicates?,
+        keep_alive: keep_alive?,
+    })
+}
+
+/// A gateway that does not deduplicate gets a connection for each call: if it closes an idle one
+/// just as a call is written to it, the message ends `unknown`.
+fn keep_alive(env: &mut Reader<'_>, deduplicates: Option<bool>) -> Option<Duration> {
+    let deduplicates = deduplicates?;
+    let keep_alive = env.seconds("GATEWAY_KEEP_ALIVE", u32::from(deduplicates), 0, 300)?;
+    if !deduplicates && !keep_alive.is_zero() {
+        env.problem("GATEWAY_KEEP_ALIVE", "must be 0 with GATEWAY_DEDUPLICATES=false");
+        return None;
+    }
+    Some(keep_alive)
 }
 
 /// Leaves the URL out: a password may stand in it.

@@ -4,8 +4,8 @@ use application::BoxError;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Request, Uri,
-    header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri,
+    header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, USER_AGENT},
     response::Parts,
     uri::{Authority, PathAndQuery, Scheme},
 };
@@ -14,7 +14,7 @@ use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{
     client::legacy::{
         self,
-        connect::{HttpConnector, dns::Name},
+        connect::{Connected, HttpConnector, capture_connection, dns::Name},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
@@ -28,9 +28,20 @@ use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 /// Name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Below the least that servers in use keep an idle connection open (60 s and more), so that we
-/// do not write to one that the other end is about to close.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+/// How long a connection may have been idle and still be used again.
+///
+/// A server that closes an idle connection just as a request arrives on it leaves the client
+/// without an answer. Common servers close after 5 s (Node.js, uvicorn, Apache httpd) or 2 s
+/// (gunicorn), counted from their last write; a second leaves room for the way there and back.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// What the way of a request and of the answer before it may take, of the time that a server says
+/// it keeps an idle connection open.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Headers of an answer that we read. The parser's own limit is 100, and an answer above it is
+/// lost with its status.
+const MAX_HEADERS: usize = 1024;
 
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -47,6 +58,7 @@ type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, 
 pub(crate) struct Client {
     http: legacy::Client<Connector, Full<Bytes>>,
     timeout: Duration,
+    keep_alive: Duration,
 }
 
 /// Where to post, and as whom.
@@ -66,7 +78,13 @@ pub(crate) enum NoAnswer {
 
 impl Client {
     /// `timeout` is for one whole call, from name resolution to the last byte of the answer.
-    pub(crate) fn new<R>(names: R, timeout: Duration) -> Result<Self, BoxError>
+    /// A connection is used again if it has been idle for less than `keep_alive`; zero gives each
+    /// call a connection of its own.
+    pub(crate) fn new<R>(
+        names: R,
+        timeout: Duration,
+        keep_alive: Duration,
+    ) -> Result<Self, BoxError>
     where
         R: Service<Name> + Clone + Send + Sync + 'static,
         R::Response: Iterator<Item = SocketAddr>,
@@ -77,9 +95,15 @@ impl Client {
             .timer(TokioTimer::new())
             // Without a timer of its own the pool never closes an idle connection.
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_idle_timeout(keep_alive)
+            .pool_max_idle_per_host(if keep_alive.is_zero() { 0 } else { usize::MAX })
+            // The status decides. What else is wrong with an answer must not hide it.
+            .http1_max_headers(MAX_HEADERS)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
             .build(connector(names, CONNECT_TIMEOUT.min(timeout / 2))?);
-        Ok(Self { http, timeout })
+        Ok(Self { http, timeout, keep_alive })
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -90,8 +114,13 @@ impl Client {
     /// end, so that the connection can be used again, and where that fails only it is lost.
     pub(crate) async fn call(
         &self,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Option<Bytes>), NoAnswer> {
+        if self.keep_alive.is_zero() {
+            // The server closes first then, and the port on our side is free at once.
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let connection = capture_connection(&mut request);
         let deadline = Instant::now() + self.timeout;
         let response = timeout_at(deadline, self.http.request(request))
             .await
@@ -104,6 +133,11 @@ impl Client {
                 }
             })?;
         let (head, body) = response.into_parts();
+        if announced_keep_alive(&head.headers)
+            .is_some_and(|kept| kept < self.keep_alive + KEEP_ALIVE_MARGIN)
+        {
+            connection.connection_metadata().as_ref().map(Connected::poison);
+        }
         let body = timeout_at(deadline, Limited::new(body, MAX_RESPONSE).collect()).await;
         Ok((head, body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes)))
     }
@@ -209,6 +243,18 @@ where
     // The time-out above knows neither of names nor of TLS.
     let connector = ServiceBuilder::new().timeout(connect_timeout).service(tls);
     Ok(BoxCloneSyncService::new(connector))
+}
+
+/// How long the server says it keeps an idle connection open: `Keep-Alive: timeout=5, max=100`.
+fn announced_keep_alive(headers: &HeaderMap) -> Option<Duration> {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    let values = headers.get_all(KEEP_ALIVE).into_iter().filter_map(|value| value.to_str().ok());
+    let parameters = values.flat_map(|value| value.split(',')).filter_map(|it| it.split_once('='));
+    parameters
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"))
+        .filter_map(|(_, seconds)| seconds.trim().trim_matches('"').parse().ok())
+        .map(Duration::from_secs)
+        .min()
 }
 
 fn basic(credentials: &str) -> HeaderValue {

@@ -21,7 +21,7 @@ use serde::Serialize;
 use tower::Service;
 
 use crate::{
-    client::{Client, NoAnswer, Target, find_cause},
+    client::{Client, KEEP_ALIVE, NoAnswer, Target, find_cause},
     public_address::{Guarded, NotPublic, is_public},
     wire,
 };
@@ -113,7 +113,8 @@ impl WebhookEventSink {
         if !names.permits_literal(target.host()) {
             return Err(InvalidEventSink::NotPublic);
         }
-        let client = Client::new(names, settings.timeout).map_err(InvalidEventSink::Tls)?;
+        let client =
+            Client::new(names, settings.timeout, KEEP_ALIVE).map_err(InvalidEventSink::Tls)?;
         Ok(Self { client, target, secrets: settings.secrets })
     }
 

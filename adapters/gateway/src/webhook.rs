@@ -11,7 +11,7 @@ use http_body_util::Full;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 
 use crate::{
-    client::{Client, NoAnswer, Target},
+    client::{Client, KEEP_ALIVE, NoAnswer, Target},
     wire,
 };
 
@@ -34,9 +34,15 @@ pub struct WebhookSettings {
     pub url: Uri,
     /// For one whole call, from name resolution to the last byte of the answer.
     pub timeout: Duration,
-    /// Whether who is posted to heeds `Idempotency-Key`: a message that it has under that key is
-    /// not sent again.
+    /// Whether the gateway honours `Idempotency-Key`: it does not send a message again that it has
+    /// under that key.
     pub deduplicates: bool,
+    /// How long a connection may have been idle and still be used again. Zero gives each call a
+    /// connection of its own.
+    ///
+    /// A gateway may close an idle connection just as a request arrives on it, and the outcome of
+    /// that call is then unknown. A gateway that does not deduplicate should get zero.
+    pub keep_alive: Duration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +54,10 @@ pub enum InvalidWebhook {
 }
 
 impl WebhookSettings {
-    /// Settings with a time-out of ten seconds, for one that heeds `Idempotency-Key`.
+    /// Settings with a time-out of ten seconds, for a gateway that honours `Idempotency-Key`.
     pub const fn new(url: Uri) -> Self {
-        Self { url, timeout: Duration::from_secs(10), deduplicates: true }
+        let timeout = Duration::from_secs(10);
+        Self { url, timeout, deduplicates: true, keep_alive: KEEP_ALIVE }
     }
 }
 
@@ -58,8 +65,9 @@ impl WebhookGateway {
     /// Sets the client up. Nothing is connected before the first call.
     pub fn new(settings: WebhookSettings) -> Result<Self, InvalidWebhook> {
         let target = Target::of(settings.url).ok_or(InvalidWebhook::Url)?;
+        let WebhookSettings { timeout, keep_alive, .. } = settings;
         let client =
-            Client::new(GaiResolver::new(), settings.timeout).map_err(InvalidWebhook::Tls)?;
+            Client::new(GaiResolver::new(), timeout, keep_alive).map_err(InvalidWebhook::Tls)?;
         Ok(Self { client, target, deduplicates: settings.deduplicates })
     }
 

@@ -107,6 +107,25 @@ fn a_gateways_url_is_checked_whichever_gateway_is_used() {
 }
 
 #[test]
+fn only_a_gateway_that_deduplicates_keeps_connections() {
+    let keep_alive = |more: &[(&str, &str)]| -> Result<u64, InvalidConfig> {
+        let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://gateway/send")];
+        match read(&[&webhook, more].concat())?.gateway {
+            GatewayConfig::Webhook { keep_alive, .. } => Ok(keep_alive.as_secs()),
+            GatewayConfig::Console => unreachable!(),
+        }
+    };
+
+    assert_eq!(keep_alive(&[]).unwrap(), 1);
+    assert_eq!(keep_alive(&[("GATEWAY_KEEP_ALIVE", "30")]).unwrap(), 30);
+    let forgetful = ("GATEWAY_DEDUPLICATES", "false");
+    assert_eq!(keep_alive(&[forgetful]).unwrap(), 0);
+    assert_eq!(keep_alive(&[forgetful, ("GATEWAY_KEEP_ALIVE", "0")]).unwrap(), 0);
+    let error = keep_alive(&[forgetful, ("GATEWAY_KEEP_ALIVE", "1")]).unwrap_err();
+    assert!(error.to_string().contains("GATEWAY_KEEP_ALIVE must be 0"), "{error}");
+}
+
+#[test]
 fn one_process_has_one_kind_of_broker() {
     assert!(read(&[("PRODUCER_URL", "a:1")]).unwrap().check_all_in_one().is_err());
     assert!(

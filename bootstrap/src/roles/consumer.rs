@@ -40,8 +40,8 @@ pub fn consumer(
         GatewayConfig::Console => {
             (Gateway::Console(ConsoleGateway::stdout()), Duration::from_secs(1))
         }
-        GatewayConfig::Webhook { url, timeout, deduplicates } => {
-            let settings = WebhookSettings { url, timeout, deduplicates };
+        GatewayConfig::Webhook { url, timeout, deduplicates, keep_alive } => {
+            let settings = WebhookSettings { url, timeout, deduplicates, keep_alive };
             (Gateway::Webhook(WebhookGateway::new(settings)?), timeout)
         }
     };

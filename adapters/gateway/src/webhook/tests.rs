@@ -184,6 +184,15 @@ async fn a_2xx_is_accepted_with_the_name_that_it_gives() {
 }
 
 #[tokio::test]
+async fn an_answer_with_odd_headers_counts_by_its_status() {
+    let many = "x-many: 1\r\n".repeat(900);
+    for odd in [many.as_str(), "what is this\r\n", "x y: 1\r\n", "x: 1\r\n  2\r\n", "x : 1\r\n"] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{odd}content-length: 0\r\n\r\n");
+        assert_eq!(answer_to(answer).await, Ok(Accepted::default()), "{odd:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_2xx_whose_body_breaks_off_is_accepted() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"message_id\":\"m-1\"}",
@@ -399,4 +408,69 @@ async fn calls_one_after_the_other_share_a_connection() {
     assert_eq!(second, Err(unavailable("status 503", None)));
     assert_eq!(third, Ok(Accepted { reference: Some("m-3".to_owned()) }));
     assert!(gateway.deduplicates());
+}
+
+/// Answers each request on a connection of its own, and tells what came in each.
+async fn answering_one_request_a_connection(
+    answer: &'static str,
+) -> (String, JoinHandle<Vec<String>>) {
+    let (listener, url) = listen().await;
+    let server = tokio::spawn(async move {
+        let mut requests = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            requests.push(read_request(&mut stream).await);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            // The client hangs up, or the test ends here after its time.
+            let _ = stream.read(&mut [0]).await;
+        }
+        requests
+    });
+    (url, server)
+}
+
+#[tokio::test]
+async fn without_keep_alive_each_call_has_a_connection_of_its_own() {
+    let (url, server) =
+        answering_one_request_a_connection("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let keep_alive = Duration::ZERO;
+    let settings = WebhookSettings { keep_alive, ..WebhookSettings::new(url.parse().unwrap()) };
+    let gateway = WebhookGateway::new(settings).unwrap();
+
+    gateway.send(&sms()).await.unwrap();
+    gateway.send(&sms()).await.unwrap();
+
+    for request in server.await.unwrap() {
+        assert!(request.contains("connection: close\r\n"), "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_the_gateway_soon_closes_is_not_used_again() {
+    const ANSWER: &str =
+        "HTTP/1.1 200 OK\r\nkeep-alive: max=9, timeout=1\r\ncontent-length: 0\r\n\r\n";
+    let (url, server) = answering_one_request_a_connection(ANSWER).await;
+    let gateway = gateway(&url, AMPLE);
+
+    gateway.send(&sms()).await.unwrap();
+    gateway.send(&sms()).await.unwrap();
+
+    assert_eq!(server.await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_before_common_servers_close_it() {
+    let (listener, url) = listen().await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0])).await
+    });
+    let gateway = gateway(&url, AMPLE);
+
+    gateway.send(&sms()).await.unwrap();
+
+    let read = server.await.unwrap().expect("the client closes within five seconds");
+    assert_eq!(read.unwrap(), 0);
 }

@@ -25,7 +25,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     ApiAuth, ApiMetrics,
-    api::{Unread, is_json, read},
+    api::{
+        Unread, read,
+        request::{is_json, media_type},
+    },
     auth,
     error::{FailureLog, JSON},
     idempotency, openapi,
@@ -40,6 +43,9 @@ mod receipts;
 #[cfg(test)]
 mod tests;
 mod verifications;
+
+/// Bytes of a body. A start with all that it may hold takes a third of it.
+const MAX_BODY: usize = 16 * 1024;
 
 /// What `/v1` does.
 #[derive(Debug)]
@@ -265,7 +271,7 @@ where
         if operation.method() == Method::GET {
             return Ok(Vec::new());
         }
-        match timeout(self.settings.body_timeout, read(body, headers)).await {
+        match timeout(self.settings.body_timeout, read(body, headers, MAX_BODY)).await {
             Ok(Ok(body)) => Ok(body),
             Ok(Err(Unread::TooLong)) => Err(ProblemKind::TooLarge.into()),
             Ok(Err(Unread::BrokenOff)) => Err(ProblemKind::MalformedBody.into()),
@@ -344,7 +350,7 @@ impl Asked {
     }
 
     fn json(&self) -> Result<&[u8], Problem> {
-        if is_json(&self.headers) {
+        if is_json(&media_type(&self.headers)) {
             Ok(&self.body)
         } else {
             Err(ProblemKind::UnsupportedMediaType.into())

@@ -162,9 +162,13 @@ proptest! {
             let CarriedCode::Clear { code, .. } = &new.message.code else { panic!() };
             prop_assert!(!told.contains(code.as_str()), "{told}");
             let phone = new.message.phone.as_str();
-            // Deeper than serde_json reads a value, it skips what is not asked for.
-            if let Ok(value) = serde_json::from_slice::<Value>(&body) {
-                prop_assert_eq!(&value["phone"], phone);
+            // A phone in another member's name, in the query, or before a second value is read by
+            // the tests of those alone.
+            if let Ok(Value::Object(members)) = serde_json::from_slice(&body)
+                && members.keys().all(|name| name == "phone" || !name.eq_ignore_ascii_case("phone"))
+                && !target.contains('?')
+            {
+                prop_assert_eq!(&members["phone"], phone);
             }
         }
     }

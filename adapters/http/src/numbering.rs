@@ -3,12 +3,6 @@
 use domain::{NumberType, PhoneNumber, Region};
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, PhoneNumberType};
 
-/// What a text must be before the library sees it. The library itself takes letters, extensions,
-/// and digits of other scripts, some of which make another number of it.
-pub(crate) const INTERNATIONAL: &str = "^\\+?[1-9][0-9]{6,14}$";
-/// Where there is a default region, also a number as it is dialled there.
-pub(crate) const WITH_DEFAULT_REGION: &str = "^(\\+?[1-9][0-9]{6,14}|0?[0-9]{4,14})$";
-
 /// A number that some plan has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Number {
@@ -77,13 +71,14 @@ pub(crate) fn as_written(text: &str) -> Option<PhoneNumber> {
     text.strip_prefix('+').unwrap_or(text).parse().ok()
 }
 
-/// `INTERNATIONAL`
+/// Whether the library may see a text: `+`, if it is there, and 7 to 15 digits. The library itself
+/// takes letters, extensions, and more digits, some of which make another number of it.
 fn is_international(text: &str) -> bool {
     let digits = text.strip_prefix('+').unwrap_or(text);
     (7..=15).contains(&digits.len()) && !digits.starts_with('0') && is_digits(digits)
 }
 
-/// `^0?[0-9]{4,14}$`
+/// Whether a text may be a number as it is dialled in its country: `^0?[0-9]{4,14}$`.
 fn is_national(text: &str) -> bool {
     let short = (4..=14).contains(&text.len());
     (short || text.len() == 15 && text.starts_with('0')) && is_digits(text)

@@ -23,13 +23,12 @@ use utoipa::openapi::{
 use crate::{
     ApiAuth, V1Settings,
     idempotency::{IDEMPOTENCY_KEY, MAX_KEY},
-    numbering,
     problem::{PROBLEM_JSON, ProblemKind},
     v1::{
         Operation,
         body::{
-            CODE_LENGTH, LOCALE, MAX_LIMIT_KEY, MAX_LOCALE, MAX_METADATA, MAX_METADATA_KEY,
-            MAX_METADATA_VALUE, TTL,
+            CODE_LENGTH, MAX_LIMIT_KEY, MAX_LOCALE, MAX_METADATA, MAX_METADATA_KEY,
+            MAX_METADATA_VALUE, MAX_TYPED, TTL,
         },
     },
 };
@@ -38,7 +37,6 @@ const JSON: &str = "application/json";
 const BEARER: &str = "bearer";
 const ID: &str = "^ver_[0-9a-f]{30}00$";
 const MASKED: &str = "^\\+[0-9]{0,4}\\*{5,}[0-9]{2}$";
-const CODE: &str = "^[0-9]{4,10}$";
 /// As `/api` has it: no `+`, and not less than the Go predecessor took.
 const API_PHONE: &str = "^[0-9]{11,15}$";
 const API_PATHS: [(&str, &str); 4] = [
@@ -468,9 +466,15 @@ fn components(settings: &V1Settings) -> utoipa::openapi::ComponentsBuilder {
 }
 
 fn start(settings: &V1Settings) -> Object {
-    let locale = ObjectBuilder::from(pattern(LOCALE))
+    let locale = ObjectBuilder::from(string())
+        .min_length(Some(2))
         .max_length(Some(MAX_LOCALE))
-        .description(Some("The language of the text; an unknown one has the text for all."));
+        .description(Some(
+            "The language of the text, as a language tag (RFC 5646). An underscore is taken for a \
+             hyphen, and extensions are ignored: en-US-u-ca-gregory and en_US.UTF-8 mean en-US. \
+             A language without a text of its own gets the default text.",
+        ))
+        .examples([json!("de-AT")]);
     let ttl = whole(*TTL.start(), *TTL.end())
         .description(Some("Seconds for which the code is good."))
         .default(Some(json!(settings.ttl.as_secs())));
@@ -543,27 +547,36 @@ fn purposes(settings: &V1Settings) -> Vec<Value> {
 }
 
 fn phone(settings: &V1Settings) -> Object {
-    let (form, says) = match settings.default_region {
-        None => (
-            numbering::INTERNATIONAL,
-            "In international form; the + may be left out. It must be a number that a numbering \
-             plan has.",
-        ),
-        Some(_) => (
-            numbering::WITH_DEFAULT_REGION,
-            "In international form, or as it is dialled in the default region. It must be a \
-             number that a numbering plan has.",
-        ),
+    let form = match settings.default_region {
+        None => "The number in international form; the + may be left out.",
+        Some(_) => "The number in international form, or as it is dialled in the default region.",
     };
-    ObjectBuilder::from(pattern(form))
-        .max_length(Some(16))
+    let says = format!(
+        "{form} It must be a number that a numbering plan has. Spaces, brackets, dashes, dots, \
+         slashes, invisible characters and a leading tel: are ignored, and digits of every script \
+         are taken."
+    );
+    typed()
+        .min_length(Some(4))
         .description(Some(says))
-        .examples([json!("+79991234567")])
+        .examples([json!("+79991234567"), json!("+7 (999) 123-45-67")])
         .build()
 }
 
 fn code() -> Object {
-    ObjectBuilder::from(pattern(CODE)).max_length(Some(10)).examples([json!("482915")]).build()
+    typed()
+        .min_length(Some(4))
+        .description(Some(
+            "The code as the user typed it: 4 to 10 digits. Spaces, line breaks, dashes and \
+             invisible characters are ignored, and digits of every script are taken.",
+        ))
+        .examples([json!("482915")])
+        .build()
+}
+
+/// A text that people type.
+fn typed() -> ObjectBuilder {
+    ObjectBuilder::from(string()).max_length(Some(MAX_TYPED))
 }
 
 fn verification(pacing: &Pacing) -> Object {

@@ -42,6 +42,7 @@ mod checks;
 mod receipts;
 #[cfg(test)]
 mod tests;
+mod typed;
 mod verifications;
 
 /// Bytes of a body. A start with all that it may hold takes a third of it.

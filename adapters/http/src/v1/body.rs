@@ -15,7 +15,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::V1Settings;
+use super::{V1Settings, typed};
 use crate::{
     numbering::{self, Number},
     problem::{Fault, Problem, ProblemKind},
@@ -24,12 +24,14 @@ use crate::{
 /// Seconds.
 pub(crate) const TTL: std::ops::RangeInclusive<u64> = 60..=3600;
 pub(crate) const CODE_LENGTH: std::ops::RangeInclusive<u64> = 4..=10;
-pub(crate) const LOCALE: &str = "^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$";
-pub(crate) const MAX_LOCALE: usize = 35;
+pub(crate) const MAX_LOCALE: usize = 100;
 pub(crate) const MAX_METADATA: usize = 16;
 pub(crate) const MAX_METADATA_KEY: usize = 40;
 pub(crate) const MAX_METADATA_VALUE: usize = 256;
 pub(crate) const MAX_LIMIT_KEY: usize = 128;
+
+/// Characters of a phone or a code, with all that stands between its digits.
+pub(crate) const MAX_TYPED: usize = 64;
 
 const DIGITS: &str = "must be a text of 4 to 10 digits";
 const MISSING: &str = "is missing";
@@ -58,40 +60,30 @@ pub(super) enum Recipient {
 }
 
 /// Members as they come: each is judged by itself, so that all that is wrong is told at once.
-/// Unknown ones are passed over.
+/// Unknown ones are passed over, and `null` is as good as none.
 #[derive(Deserialize)]
 struct StartMembers<'a> {
-    #[serde(default, deserialize_with = "present")]
     phone: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
     locale: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
     ttl: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
     code_length: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
     template: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
     ip: Option<Value>,
-    #[serde(default, borrow, deserialize_with = "present")]
+    #[serde(borrow)]
     metadata: Option<&'a RawValue>,
-    #[serde(default, borrow, deserialize_with = "present")]
+    #[serde(borrow)]
     limits: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct CheckMembers {
-    #[serde(default, deserialize_with = "present")]
     phone: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
     code: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct ReceiptMembers {
-    #[serde(default, deserialize_with = "present")]
     id: Option<Value>,
-    #[serde(default, deserialize_with = "present")]
     status: Option<Value>,
 }
 
@@ -113,8 +105,9 @@ pub(super) fn start(body: &[u8], settings: &V1Settings) -> Result<Start, Problem
         known.map(str::to_owned).ok_or("must be the name of a template that is set up")
     });
     let ip = faults.optional("/ip", members.ip, |ip| {
-        let ip = text(ip).and_then(|text| text.parse().ok());
-        ip.ok_or("must be an IPv4 or IPv6 address")
+        let ip = text(ip).and_then(|text| text.trim().parse().ok());
+        // An IPv4 address may come in its IPv6 form, and one /64 has them all.
+        ip.map(|ip: IpAddr| ip.to_canonical()).ok_or("must be an IPv4 or IPv6 address")
     });
     let metadata = members.metadata.map(pairs).transpose()?;
     let metadata = metadata.and_then(|pairs| faults.metadata(pairs.as_ref()));
@@ -144,11 +137,11 @@ pub(super) fn check_by_phone(
     let members: CheckMembers = members(body)?;
     let mut faults = Faults::default();
     let phone = faults.required("/phone", members.phone, |value| {
-        let text = text(value).ok_or(numbering::InvalidNumber::Form.detail())?;
-        if let Some((phone, _)) = settings.test_number(numbering::as_written(text)) {
+        let text = typed_phone(value)?;
+        if let Some((phone, _)) = settings.test_number(numbering::as_written(&text)) {
             return Ok(phone.clone());
         }
-        numbering::sent_to(text, settings.default_region).map_err(numbering::InvalidNumber::detail)
+        numbering::sent_to(&text, settings.default_region).map_err(numbering::InvalidNumber::detail)
     });
     let code = faults.required("/code", members.code, code);
     phone.zip(code).ok_or_else(|| Problem::invalid(&faults.0))
@@ -290,15 +283,6 @@ fn pairs(value: &RawValue) -> Result<Option<Pairs>, Problem> {
     pairs.transpose().map_err(|_| ProblemKind::MalformedBody.into())
 }
 
-/// Takes `null` for a value, where serde takes it for none.
-fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    T::deserialize(deserializer).map(Some)
-}
-
 fn members<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
     // All of it: serde_json does not look into the texts of members that it skips.
     let text = std::str::from_utf8(body).map_err(|_| ProblemKind::MalformedBody)?;
@@ -333,31 +317,39 @@ fn pointer(object: &str, name: &str) -> String {
 }
 
 fn recipient(value: &Value, settings: &V1Settings) -> Result<Recipient, &'static str> {
-    let text = text(value).ok_or(numbering::InvalidNumber::Form.detail())?;
+    let text = typed_phone(value)?;
     let of_a_test = |phone| {
         let (phone, code) = settings.test_number(phone)?;
         Some(Recipient::Test(phone.clone(), code.clone()))
     };
-    if let Some(recipient) = of_a_test(numbering::as_written(text)) {
+    if let Some(recipient) = of_a_test(numbering::as_written(&text)) {
         return Ok(recipient);
     }
-    let number = numbering::number(text, settings.default_region)
+    let number = numbering::number(&text, settings.default_region)
         .map_err(numbering::InvalidNumber::detail)?;
     Ok(of_a_test(Some(number.phone.clone())).unwrap_or(Recipient::Number(number)))
 }
 
+/// Reads a language tag (RFC 5646), also as programs write it: `en_US.UTF-8`.
+///
+/// Extensions (`-u-ca-gregory`) and private parts (`-x-…`) say nothing of the language and are left
+/// out.
 fn locale(value: &Value) -> Result<String, &'static str> {
-    let is_tag = |tag: &&str| {
-        let mut parts = tag.split('-');
-        let language = |part: &str| {
-            (2..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphabetic())
-        };
-        let more = |part: &str| {
-            (2..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        };
-        tag.len() <= MAX_LOCALE && parts.next().is_some_and(language) && parts.all(more)
+    const RULE: &str = "must be a language tag such as de-AT";
+    let tag = text(value).map(str::trim).filter(|tag| tag.len() <= MAX_LOCALE).ok_or(RULE)?;
+    let tag = tag.split(['.', '@']).next().unwrap_or_default().replace('_', "-");
+    let is_language = |part: &str| {
+        (2..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphabetic())
     };
-    text(value).filter(is_tag).map(str::to_owned).ok_or("must be a language tag such as de-AT")
+    let is_part = |part: &str| {
+        (1..=8).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let mut parts = tag.split('-');
+    if !parts.next().is_some_and(is_language) || !parts.all(is_part) {
+        return Err(RULE);
+    }
+    let language: Vec<&str> = tag.split('-').take_while(|part| part.len() > 1).collect();
+    Ok(language.join("-"))
 }
 
 fn ttl(value: &Value) -> Result<Duration, &'static str> {
@@ -371,7 +363,16 @@ fn code_length(value: &Value) -> Result<CodeLength, &'static str> {
 }
 
 fn code(value: &Value) -> Result<Code, &'static str> {
-    text(value).and_then(|text| text.parse().ok()).ok_or(DIGITS)
+    typed(value).and_then(|text| typed::digits(text).parse().ok()).ok_or(DIGITS)
+}
+
+fn typed_phone(value: &Value) -> Result<String, &'static str> {
+    typed(value).map(typed::phone).ok_or(numbering::InvalidNumber::Form.detail())
+}
+
+/// A text that a person may have typed.
+fn typed(value: &Value) -> Option<&str> {
+    text(value).filter(|text| text.chars().count() <= MAX_TYPED)
 }
 
 fn text(value: &Value) -> Option<&str> {

@@ -396,18 +396,18 @@ async fn problems_have_stable_types_and_pointers() {
         (START, json!({"phone": 79_991_234_567_u64}), vec!["/phone"]),
         (START, json!({"phone": ""}), vec!["/phone"]),
         (START, json!({"phone": "+89999999999"}), vec!["/phone"]),
-        (START, json!({"phone": "+7 999 123-45-67"}), vec!["/phone"]),
+        (START, json!({"phone": "+7 999 123-45-67 ext. 8"}), vec!["/phone"]),
+        (START, json!({"phone": format!("+79991234567{}", " ".repeat(64))}), vec!["/phone"]),
         (START, json!({"phone": phone, "ttl": 59}), vec!["/ttl"]),
         (START, json!({"phone": phone, "ttl": 3601}), vec!["/ttl"]),
         (START, json!({"phone": phone, "ttl": 60.5}), vec!["/ttl"]),
         (START, json!({"phone": phone, "ttl": -60}), vec!["/ttl"]),
         (START, json!({"phone": phone, "ttl": 1e30}), vec!["/ttl"]),
         (START, json!({"phone": phone, "ttl": "600"}), vec!["/ttl"]),
-        (START, json!({"phone": phone, "ttl": null}), vec!["/ttl"]),
         (START, json!({"phone": phone, "code_length": 3}), vec!["/code_length"]),
         (START, json!({"phone": phone, "code_length": 11}), vec!["/code_length"]),
         (START, json!({"phone": phone, "locale": "d"}), vec!["/locale"]),
-        (START, json!({"phone": phone, "locale": "de_AT"}), vec!["/locale"]),
+        (START, json!({"phone": phone, "locale": "de AT"}), vec!["/locale"]),
         (START, json!({"phone": phone, "locale": "de-"}), vec!["/locale"]),
         (START, json!({"phone": phone, "template": "nothing"}), vec!["/template"]),
         (START, json!({"phone": phone, "ip": "203.0.113"}), vec!["/ip"]),
@@ -433,7 +433,7 @@ async fn problems_have_stable_types_and_pointers() {
         (check, json!({"phone": phone, "code": 482_915}), vec!["/code"]),
         (&at("/checks"), json!({"code": "123"}), vec!["/code"]),
         (&at("/checks"), json!({"code": "12345678901"}), vec!["/code"]),
-        (&at("/checks"), json!({"code": "12345６"}), vec!["/code"]),
+        (&at("/checks"), json!({"code": "12345x"}), vec!["/code"]),
         (&at("/checks"), json!({"phone": phone}), vec!["/code"]),
     ];
 
@@ -461,6 +461,10 @@ async fn limits_of_what_requests_say_are_taken() {
         json!({"ttl": 3600, "code_length": 10, "locale": "zh-Hant-TW", "ip": "::ffff:203.0.113.7"}),
         json!({"metadata": pairs, "limits": {"device": "ы".repeat(128)}}),
         json!({"metadata": {}, "limits": {}, "code": 1, "phones": null}),
+        json!({
+            "locale": null, "ttl": null, "code_length": null, "template": null, "ip": null,
+            "metadata": null, "limits": null,
+        }),
     ];
 
     for mut body in bodies {
@@ -469,7 +473,47 @@ async fn limits_of_what_requests_say_are_taken() {
         assert_eq!(told.status, 202, "{body}: {}", told.text);
     }
 
-    assert_eq!(stored.lock().unwrap().len(), 4);
+    assert_eq!(stored.lock().unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn phones_are_taken_as_people_paste_them() {
+    let (outbox, stored) = accepting();
+    let router = parts().with_outbox(outbox).router();
+    let pasted = ["+7 (999) 123-45-67", "\u{202a}+7\u{a0}999\u{a0}1234567\u{202c}", "+٧٩٩٩١٢٣٤٥٦٧"];
+
+    for phone in pasted {
+        let told = ask(&router, post(START, json!({ "phone": phone }).to_string())).await;
+        assert_eq!(told.status, 202, "{phone}: {}", told.text);
+    }
+
+    let stored = stored.lock().unwrap();
+    assert_eq!(stored.len(), pasted.len());
+    assert!(stored.iter().all(|new| new.message.phone.as_str() == "79991234567"));
+}
+
+#[test]
+fn codes_are_taken_as_people_type_them() {
+    for code in ["482915", "٤٨٢٩١٥", "482 915", "482-915\r\n", "\u{200e}482915"] {
+        let read = body::check(json!({ "code": code }).to_string().as_bytes()).unwrap();
+        assert_eq!(read.as_str(), "482915", "{}", code.escape_unicode());
+    }
+}
+
+#[tokio::test]
+async fn the_language_of_a_locale_is_taken_however_it_is_written() {
+    let (outbox, stored) = accepting();
+    let router = parts().with_outbox(outbox).router();
+    let locales =
+        ["de-AT", "de_AT", "de-AT-u-ca-gregory", "de_AT.UTF-8", "de_AT@euro", "de-AT-x-a"];
+
+    for locale in locales {
+        let body = json!({ "phone": "+79991234567", "locale": locale });
+        let told = ask(&router, post(START, body.to_string())).await;
+        assert_eq!(told.status, 202, "{locale}: {}", told.text);
+    }
+
+    assert_eq!(stored.lock().unwrap().len(), locales.len());
 }
 
 #[tokio::test]

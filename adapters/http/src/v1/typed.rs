@@ -1,0 +1,118 @@
+//! Numbers and codes as people type and paste them.
+//!
+//! A keyboard may write the digits of another script. A phone, a spreadsheet or a messenger puts
+//! spaces, brackets and dashes between digits, and invisible marks of direction around them. None
+//! of that makes another number of it, so `/v1` takes it. Letters are never dropped.
+
+/// The digit 0 of each other script; its 1 to 9 follow it (Unicode 14, general category Nd).
+#[rustfmt::skip]
+const ZEROS: &[char] = &[
+    '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}',
+    '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}', '\u{de6}', '\u{e50}', '\u{ed0}', '\u{f20}',
+    '\u{1040}', '\u{1090}', '\u{17e0}', '\u{1810}', '\u{1946}', '\u{19d0}', '\u{1a80}', '\u{1a90}',
+    '\u{1b50}', '\u{1bb0}', '\u{1c40}', '\u{1c50}', '\u{a620}', '\u{a8d0}', '\u{a900}', '\u{a9d0}',
+    '\u{a9f0}', '\u{aa50}', '\u{abf0}', '\u{ff10}', '\u{104a0}', '\u{10d30}', '\u{11066}',
+    '\u{110f0}', '\u{11136}', '\u{111d0}', '\u{112f0}', '\u{11450}', '\u{114d0}', '\u{11650}',
+    '\u{116c0}', '\u{11730}', '\u{118e0}', '\u{11950}', '\u{11c50}', '\u{11d50}', '\u{11da0}',
+    '\u{16a60}', '\u{16ac0}', '\u{16b50}', '\u{1d7ce}', '\u{1d7d8}', '\u{1d7e2}', '\u{1d7ec}',
+    '\u{1d7f6}', '\u{1e140}', '\u{1e2f0}', '\u{1e950}', '\u{1fbf0}',
+];
+
+/// Writes digits of any script as 0 to 9, and leaves separators and invisible characters out.
+pub(super) fn digits(text: &str) -> String {
+    text.chars().filter(|&char| !is_separator(char)).map(ascii_digit).collect()
+}
+
+/// Like [`digits`], for a phone number: a full-width plus is a plus, and `tel:` may stand before
+/// it (RFC 3966).
+pub(super) fn phone(text: &str) -> String {
+    let text = digits(text).replace(['\u{ff0b}', '\u{fe62}'], "+");
+    match text.get(..4) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("tel:") => text[4..].to_owned(),
+        _ => text,
+    }
+}
+
+fn ascii_digit(char: char) -> char {
+    if char.is_ascii() {
+        return char;
+    }
+    let of_its_script = |&zero: &char| {
+        let value = u32::from(char).checked_sub(u32::from(zero))?;
+        char::from_digit(value, 10)
+    };
+    ZEROS.iter().find_map(of_its_script).unwrap_or(char)
+}
+
+fn is_separator(char: char) -> bool {
+    let is_dash =
+        matches!(char, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe63}' | '\u{ff0d}');
+    let is_mark = matches!(char, '.' | '/' | '(' | ')' | '[' | ']' | '\u{ff08}' | '\u{ff09}');
+    let is_invisible = matches!(
+        char,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+    );
+    char.is_whitespace() || is_dash || is_mark || is_invisible
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(read: fn(&str) -> String, text: &str, expected: &str) {
+        assert_eq!(read(text), expected, "{}", text.escape_unicode());
+    }
+
+    #[test]
+    fn digits_of_any_script_are_digits() {
+        for text in ["123456", "١٢٣٤٥٦", "۱۲۳۴۵۶", "१२३४५६", "１２３４５６", "𝟏𝟐𝟑𝟒𝟓𝟔"]
+        {
+            check(digits, text, "123456");
+        }
+        check(digits, "٠٩", "09");
+    }
+
+    #[test]
+    fn separators_are_left_out() {
+        for text in [
+            "123 456",
+            "123\u{a0}456",
+            "123\u{202f}456",
+            " 123456\r\n",
+            "123-456",
+            "123\u{2011}456",
+            "\u{202a}123456\u{202c}",
+            "\u{feff}123\u{200b}456",
+            "123456.",
+        ] {
+            check(digits, text, "123456");
+        }
+    }
+
+    #[test]
+    fn what_is_no_digit_and_no_separator_stays() {
+        for text in ["12a456", "12+456", "12,456", "½", "①", "x"] {
+            check(digits, text, text);
+        }
+    }
+
+    #[test]
+    fn phones_are_read_as_people_paste_them() {
+        for text in [
+            "+7 (999) 123-45-67",
+            "\u{202a}+7\u{a0}(999)\u{a0}123\u{2011}45\u{2011}67\u{202c}",
+            "＋７９９９１２３４５６７",
+            "+٧٩٩٩١٢٣٤٥٦٧",
+            "+7.999.123.45.67",
+            "+7 999/123 45 67",
+            "tel:+7-999-123-45-67",
+            "TEL:+79991234567\n",
+        ] {
+            check(phone, text, "+79991234567");
+        }
+        check(phone, "8 (999) 123-45-67", "89991234567");
+        check(phone, "+7 999 123-45-67 ext. 8", "+79991234567ext8");
+    }
+}

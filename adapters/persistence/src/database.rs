@@ -1,8 +1,6 @@
 use std::{
     fmt,
-    fs::OpenOptions,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -10,19 +8,22 @@ use std::{
 
 use application::ports::StoreError;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
-    RuntimeErr, SqliteTransactionMode, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
-    TransactionOptions, TransactionTrait, Value,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, QueryResult, RuntimeErr,
+    SqlxPostgresConnector, Statement, Value,
     sqlx::{
         Connection as _,
         postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
-        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
 };
 
 pub use sea_orm::sqlx::postgres::PgSslMode as SslMode;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
+
+mod sqlite;
+mod transaction;
+
+pub(crate) use self::transaction::{Transaction, begin, clock};
 
 #[derive(Debug, Clone)]
 pub enum DatabaseSettings {
@@ -285,24 +286,6 @@ impl Database {
     }
 }
 
-/// A transaction that holds SQLite's write lock from its start, so that it cannot fail half-way
-/// for want of it.
-pub(crate) async fn begin(connection: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    connection
-        .begin_with_options(TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        })
-        .await
-}
-
-/// SQLite's now, in milliseconds since 1970: one for all statements of a transaction.
-pub(crate) async fn clock(transaction: &DatabaseTransaction) -> Result<i64, DbErr> {
-    const NOW: &str = "SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now";
-    let row = transaction.query_one_raw(Statement::from_string(DbBackend::Sqlite, NOW)).await?;
-    row.ok_or_else(|| DbErr::RecordNotFound("the clock".to_owned()))?.try_get("", "now")
-}
-
 impl DatabaseSettings {
     fn pool(&self, name: &str, connections: u32, commit: Commit) -> DatabaseConnection {
         match self {
@@ -314,9 +297,11 @@ impl DatabaseSettings {
                         .acquire_timeout(ACQUIRE)
                         .max_lifetime(None)
                         .idle_timeout(LIFETIME)
-                        .after_release(move |_, it| {
-                            let retires = turnover.retires(it.age);
-                            Box::pin(async move { Ok(!retires) })
+                        .after_release(move |connection, it| {
+                            // A transaction that did not end takes its connection with it.
+                            let stays =
+                                !connection.is_in_transaction() && !turnover.retires(it.age);
+                            Box::pin(async move { Ok(stays) })
                         })
                         // It was asked when it was released.
                         .test_before_acquire(false)
@@ -331,24 +316,7 @@ impl DatabaseSettings {
                         .connect_lazy_with(postgres.connect_options(name, commit)),
                 )
             }
-            Self::Sqlite(path) => {
-                create_for_owner(path);
-                SqlxSqliteConnector::from_sqlx_sqlite_pool(
-                    SqlitePoolOptions::new()
-                        .max_connections(1)
-                        // One connection for all: wait for it, there is no other.
-                        .acquire_timeout(Duration::from_secs(30))
-                        .connect_lazy_with(
-                            SqliteConnectOptions::new()
-                                .filename(path)
-                                .create_if_missing(true)
-                                .journal_mode(SqliteJournalMode::Wal)
-                                // A commit survives a power cut, not only a crash of ours.
-                                .synchronous(SqliteSynchronous::Full)
-                                .busy_timeout(Duration::from_secs(5)),
-                        ),
-                )
-            }
+            Self::Sqlite(path) => sqlite::pool(path),
         }
     }
 }
@@ -379,12 +347,6 @@ impl Turnover {
         }
         retires
     }
-}
-
-/// SQLite's own files would be readable by all, and it gives those beside one the mode of that
-/// one. What fails here fails again, and is told, when the file is opened.
-fn create_for_owner(path: &Path) {
-    let _ = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
 }
 
 impl PostgresSettings {

@@ -4,7 +4,7 @@ use application::{
     BoxError,
     ports::{DeadLetter, DeadLetterError, DeadLetters, Incoming, Revived},
 };
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
+use sea_orm::{DbErr, QueryResult, Value};
 
 use crate::database::{Database, Sql, Told, begin, since_1970, time};
 

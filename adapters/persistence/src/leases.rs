@@ -5,7 +5,7 @@ use application::{
     ports::{Lease, LeaseError, PartitionLeases, Renewed},
 };
 use autometrics::autometrics;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
+use sea_orm::{DatabaseConnection, DbErr, QueryResult, Value};
 
 use crate::database::{Database, Sql, Told, begin, millis};
 

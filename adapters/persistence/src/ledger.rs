@@ -15,13 +15,13 @@ use application::{
 };
 use autometrics::autometrics;
 use domain::{Message, MessageId, PhoneNumber};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, Value};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use serde_json::json;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
-    database::{Database, Told, begin, lasting, millis, since_1970, time},
+    database::{Database, Told, Transaction, begin, lasting, millis, since_1970, time},
     events::TELL_SQLITE,
 };
 
@@ -95,7 +95,7 @@ impl SqlDeliveryLedger {
     /// A step of a transaction in SQLite.
     async fn run(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         sql: &str,
         values: Vec<Value>,
     ) -> Result<Vec<QueryResult>, LedgerError> {
@@ -116,7 +116,7 @@ impl SqlDeliveryLedger {
     /// Tells of what a step of a transaction in SQLite has ended, if others are told.
     async fn tell(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         rows: &[QueryResult],
     ) -> Result<(), LedgerError> {
         if !self.events {

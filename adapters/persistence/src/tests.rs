@@ -16,6 +16,7 @@ mod schemas;
 mod silence;
 mod starts;
 mod support;
+mod transactions;
 
 /// Runs each test of a module on PostgreSQL and on SQLite, each on a database of its own.
 macro_rules! on_both_databases {

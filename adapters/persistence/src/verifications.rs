@@ -13,16 +13,14 @@ use domain::{
     ATTEMPTS, Counter, MessageId, Metadata, Origin, PhoneNumber, Policy, Seed, VerificationId,
     VerificationStatus,
 };
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, QueryResult, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
 
 use self::checks::Checks;
 pub(crate) use self::sql::verification_columns;
 use crate::{
-    database::{Database, Told, begin, clock, hex, lasting, millis, parsed, time},
+    database::{Database, Told, Transaction, begin, clock, hex, lasting, millis, parsed, time},
     idempotency::done_under,
     limits::{COUNT_SQLITE, Counters, PhoneWindows, counter_row, three, violations},
     outbox::{COUNT_ON_PHONES, PHONES, STORE, code_length},
@@ -105,7 +103,7 @@ impl SqlVerifications {
     /// One statement of a transaction in SQLite.
     async fn run_in(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         sql: &str,
         values: Vec<Value>,
     ) -> Result<Vec<QueryResult>, DbErr> {
@@ -114,7 +112,7 @@ impl SqlVerifications {
 
     async fn tell_in(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         kind: EventKind,
         id: VerificationId,
         now: i64,
@@ -128,7 +126,7 @@ impl SqlVerifications {
 
     async fn note_in(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         id: VerificationId,
         claim: Option<&AnswerClaim>,
     ) -> Result<(), DbErr> {
@@ -322,7 +320,7 @@ impl SqlVerifications {
     /// Counts a guess at a phone, or tells which windows have no room.
     async fn guess_sqlite(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         phone: &str,
         guesses: &[Policy],
         now: i64,
@@ -344,7 +342,7 @@ impl SqlVerifications {
     /// Counts an attempt, and approves what it is right for.
     async fn try_sqlite(
         &self,
-        transaction: &DatabaseTransaction,
+        transaction: &Transaction,
         found: &Found,
         guesses: &[Policy],
         now: i64,
@@ -599,7 +597,7 @@ impl Found {
 }
 
 /// Commits what was done in full, and nothing else.
-async fn finish(transaction: DatabaseTransaction, tried: Resending) -> Result<Resending, DbErr> {
+async fn finish(transaction: Transaction, tried: Resending) -> Result<Resending, DbErr> {
     if matches!(tried, Resending::Sent(_)) {
         transaction.commit().await?;
     } else {

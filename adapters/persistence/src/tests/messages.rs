@@ -266,7 +266,7 @@ async fn a_full_queue_is_refused_at_once(database: Database) {
     // Nothing can be stored while this transaction is open.
     let transaction = begin(&database.connection()).await.unwrap();
     if database.is_postgres() {
-        transaction.execute_unprepared("LOCK TABLE outbox").await.unwrap();
+        transaction.execute_raw(database.as_written("LOCK TABLE outbox", vec![])).await.unwrap();
     }
     let settings = OutboxSettings { queue: 1, writers: 1, ..OutboxSettings::default() };
     let (outbox, _writers) = CoalescingOutbox::start(&database, settings);

@@ -1,0 +1,126 @@
+//! A transaction that did not end well changes nothing, and its connection is not used again.
+
+use std::time::Duration;
+
+use application::ports::{Backlog, EnqueueError, Outbox};
+use sea_orm::ConnectionTrait;
+use tokio::time::timeout;
+
+use super::{
+    on_both_databases,
+    support::{Folder, empty_sqlite, new_message, new_postgres, phone, sqlite},
+};
+use crate::{
+    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, SqlBacklog, database::begin,
+};
+use migration::{Migrator, MigratorTrait};
+
+on_both_databases!(a_transaction_with_a_failed_statement_cannot_commit);
+
+async fn write(database: &Database, topic: &str) -> Result<(), sea_orm::DbErr> {
+    let sql = "INSERT INTO queue_partition (topic, partition, next_offset) VALUES ($1, 0, 0)";
+    let statement = database.as_written(sql, vec![topic.into()]);
+    database.connection().execute_raw(statement).await.map(|_| ())
+}
+
+/// The rows of `write` that a connection of its own reads, as another process would.
+async fn written(database: &Database) -> Vec<String> {
+    let other = Database::connect_lazily(database.settings(), "other", 1);
+    let sql = "SELECT topic FROM queue_partition ORDER BY topic";
+    let rows = other.connection().query_all_raw(other.as_written(sql, vec![])).await.unwrap();
+    other.close().await.unwrap();
+    rows.iter().map(|row| row.try_get("", "topic").unwrap()).collect()
+}
+
+async fn a_transaction_with_a_failed_statement_cannot_commit(database: Database) {
+    let insert = |topic: &str| {
+        let sql = "INSERT INTO queue_partition (topic, partition, next_offset) VALUES ($1, 0, 0)";
+        database.as_written(sql, vec![topic.into()])
+    };
+    write(&database, "taken").await.unwrap();
+
+    let transaction = begin(&database.connection()).await.unwrap();
+    transaction.execute_raw(insert("before")).await.unwrap();
+    transaction.execute_raw(insert("taken")).await.unwrap_err();
+    transaction.execute_raw(insert("after")).await.unwrap_err();
+    transaction.commit().await.unwrap_err();
+
+    assert_eq!(written(&database).await, ["taken"]);
+    write(&database, "then").await.unwrap();
+    assert_eq!(written(&database).await, ["taken", "then"]);
+}
+
+#[tokio::test]
+async fn a_begin_that_its_caller_dropped_leaves_no_transaction_open() {
+    let Some(settings) = new_postgres().await else { return };
+    let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
+    Migrator::up(&database.connection(), None).await.unwrap();
+
+    let mut expected = Vec::new();
+    for round in 0..40_u64 {
+        let _ = timeout(Duration::from_micros(50 * round), begin(&database.connection())).await;
+        expected.push(format!("{round:02}"));
+        write(&database, &expected[expected.len() - 1]).await.unwrap();
+    }
+
+    assert_eq!(written(&database).await, expected);
+}
+
+/// What a full disk leads to: SQLite ends the transaction by itself. Then an error that it leaves
+/// to the driver, and then all is well.
+#[tokio::test]
+async fn after_sqlite_rolled_back_by_itself_what_is_answered_is_stored() {
+    let (database, _folder) = sqlite().await;
+    for (number, way) in [(1, "ROLLBACK"), (2, "ABORT")] {
+        let trigger = format!(
+            "CREATE TRIGGER refuse_{number} BEFORE INSERT ON outbox WHEN new.phone = '{}'
+             BEGIN SELECT RAISE({way}, 'refused'); END",
+            phone(number)
+        );
+        database.connection().execute_unprepared(&trigger).await.unwrap();
+    }
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+
+    for number in 1..=2 {
+        let refused = outbox.enqueue(new_message(&phone(number))).await;
+        assert!(matches!(refused, Err(EnqueueError::Unavailable(_))), "{refused:?}");
+    }
+    for number in 3..10 {
+        outbox.enqueue(new_message(&phone(number))).await.unwrap();
+    }
+
+    let other = Database::connect_lazily(database.settings(), "other", 1);
+    let backlog = SqlBacklog::new(other, "message".into());
+    assert_eq!(backlog.size().await.unwrap().waiting, 7);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_left_inside_a_transaction_is_closed() {
+    let (database, _folder) = sqlite().await;
+    for statement in ["BEGIN", "BEGIN IMMEDIATE", "SAVEPOINT one"] {
+        database.connection().execute_unprepared(statement).await.unwrap();
+        write(&database, statement).await.unwrap();
+    }
+
+    assert_eq!(written(&database).await, ["BEGIN", "BEGIN IMMEDIATE", "SAVEPOINT one"]);
+}
+
+#[tokio::test]
+async fn nothing_is_stored_in_a_file_that_was_moved_away() {
+    for replaced in [false, true] {
+        let (database, folder): (Database, Folder) = empty_sqlite();
+        Migrator::up(&database.connection(), None).await.unwrap();
+        let path = folder.path().join("messager.db");
+        std::fs::rename(&path, folder.path().join("moved.db")).unwrap();
+        if replaced {
+            std::fs::write(&path, []).unwrap();
+        }
+
+        // A file that was replaced is looked for until the time for a connection is up.
+        let answer = timeout(Duration::from_secs(1), write(&database, "lost")).await;
+
+        assert!(!matches!(answer, Ok(Ok(()))), "{answer:?}");
+        assert_eq!(path.exists(), replaced, "a new file was made");
+    }
+}

@@ -1,7 +1,15 @@
-use std::{net::SocketAddr, os::unix::fs::MetadataExt, time::Duration};
+use std::{
+    net::SocketAddr,
+    os::unix::fs::MetadataExt,
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use adapters_http::{Readiness, ServerLimits, connections_refused, metrics_router, serve};
-use adapters_persistence::{Database, DatabaseSettings, SchemaError, check_schema};
+use adapters_persistence::{
+    Database, DatabaseSettings, Evidence, Part, SchemaError, check_schema, check_storage,
+};
 use anyhow::{Context, bail};
 use prometheus::{IntCounter, Registry};
 use tokio::{
@@ -26,11 +34,25 @@ pub struct Process {
     name: &'static str,
     /// SQLite has one connection, which all parts of a process share.
     sqlite: Option<Database>,
+    /// Whether that file can be used, once a part asked.
+    sqlite_usable: Option<CancellationToken>,
+    evidence: Evidence,
+    watched: Watched,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
+/// What each part that watches the database says of it: `None` until it knows.
+#[derive(Debug, Clone, Default)]
+struct Watched(Arc<Mutex<Vec<Option<Said>>>>);
+
+/// That it can store, or why it cannot.
+type Said = Result<(), String>;
+
 /// How often a database that is not there is looked for.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How long the database may take to store a row before it counts as down.
+const SLOW: Duration = Duration::from_secs(5);
 
 impl Process {
     /// Starts telemetry and the metrics server, on `metrics_port` unless another one is set.
@@ -41,16 +63,21 @@ impl Process {
         neighbours: &[&'static str],
     ) -> anyhow::Result<Self> {
         let registry = telemetry::start(name, &config)?;
+        let evidence = Evidence::default();
         let mut process = Self {
             readiness: Readiness::new(neighbours),
             refused: connections_refused(&registry)?,
             stop: CancellationToken::new(),
             sqlite: match &config.database {
                 settings @ DatabaseSettings::Sqlite(_) => {
-                    Some(Database::connect_lazily(settings, name, 1))
+                    let database = Database::connect_lazily(settings, name, 1);
+                    Some(database.with_evidence(evidence.clone()))
                 }
                 DatabaseSettings::Postgres(_) => None,
             },
+            sqlite_usable: None,
+            evidence,
+            watched: Watched::default(),
             tasks: JoinSet::new(),
             name,
             config,
@@ -88,6 +115,7 @@ impl Process {
     ) -> Database {
         self.sqlite.clone().unwrap_or_else(|| {
             connect(&self.config.database, &format!("messager {part}"), connections)
+                .with_evidence(self.evidence.clone())
         })
     }
 
@@ -102,29 +130,44 @@ impl Process {
 
     /// Waits for the database, and refuses one whose schema is behind.
     ///
-    /// Keeps looking after it from then on, for `/readyz`.
-    pub fn watch_database(&mut self, database: Database) -> CancellationToken {
+    /// Keeps looking after it from then on: `/readyz` has it up while each of `parts` can store
+    /// what it has to.
+    pub fn watch_database(&mut self, database: Database, parts: &[Part]) -> CancellationToken {
+        if let Some(usable) = &self.sqlite_usable {
+            return usable.clone();
+        }
         let usable = CancellationToken::new();
-        let (found, readiness, stop) = (usable.clone(), self.readiness.clone(), self.stop.clone());
-        let settings = self.config.database.clone();
+        if self.is_embedded() {
+            self.sqlite_usable = Some(usable.clone());
+        }
+        let (found, stop) = (usable.clone(), self.stop.clone());
+        let (says, evidence) = (self.watched.part(&self.readiness), self.evidence.clone());
+        let slow = || "it is slow".to_owned();
+        let (settings, parts) = (self.config.database.clone(), parts.to_vec());
         self.spawn(async move {
             let look = async {
                 let mut opened = None;
                 loop {
-                    match check_schema(&database).await {
-                        Ok(()) => {
-                            let file = identity(&settings);
-                            if *opened.get_or_insert(file) != file {
-                                // What we accept goes to a file that nobody will open again.
-                                bail!("the {settings} was removed or replaced while in use");
-                            }
-                            readiness.set_up("database");
-                            found.cancel();
+                    let file = identity(&settings);
+                    if opened.is_some_and(|opened| opened != file) {
+                        bail!("the {settings} was removed or replaced while in use");
+                    }
+                    let mut check = pin!(async {
+                        check_schema(&database).await?;
+                        opened.get_or_insert(file);
+                        found.cancel();
+                        Ok::<_, SchemaError>(check_storage(&database, &parts).await)
+                    });
+                    let checked = loop {
+                        match timeout(SLOW, &mut check).await {
+                            Ok(checked) => break checked,
+                            Err(_) => says(Err(evidence.recent().unwrap_or_else(slow))),
                         }
+                    };
+                    match checked {
+                        Ok(stores) => says(stores.map_err(|error| error.to_string())),
                         Err(error @ SchemaError::Behind { .. }) => return Err(error.into()),
-                        Err(SchemaError::Unavailable(error)) => {
-                            readiness.set_down("database", error);
-                        }
+                        Err(SchemaError::Unavailable(error)) => says(Err(error.to_string())),
                     }
                     sleep(if found.is_cancelled() { 4 * LOOK } else { LOOK }).await;
                 }
@@ -188,6 +231,26 @@ impl Process {
         };
         self.tasks.abort_all();
         clean
+    }
+}
+
+impl Watched {
+    /// One more part, which says by this what it knows.
+    fn part(&self, readiness: &Readiness) -> impl Fn(Said) + Send + use<> {
+        let (parts, readiness) = (Arc::clone(&self.0), readiness.clone());
+        let mut all = parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.len();
+        all.push(None);
+        drop(all);
+        move |said| {
+            let mut all = parts.lock().unwrap_or_else(PoisonError::into_inner);
+            all[own] = Some(said);
+            if let Some(Err(reason)) = all.iter().flatten().find(|said| said.is_err()) {
+                readiness.set_down("database", reason);
+            } else if all.iter().all(Option::is_some) {
+                readiness.set_up("database");
+            }
+        }
     }
 }
 

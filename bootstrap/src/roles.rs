@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use adapters_broker::{
     EmbeddedQueue, EmbeddedQueueSettings, KafkaSettings, KafkaStream, KafkaStreamSettings, Stream,
 };
-use adapters_persistence::Database;
+use adapters_persistence::{Database, Part};
 use anyhow::Context;
 use application::Vault;
 use rand::{
@@ -70,6 +70,12 @@ fn kafka(broker: &BrokerConfig, client_id: &str) -> KafkaSettings {
         client_id: client_id.to_owned(),
         request_timeout: Duration::from_secs(5),
     }
+}
+
+/// What a process has to be allowed to do: without Kafka, it uses the queue in the database too.
+fn parts(own: Part, broker: &BrokerConfig) -> Vec<Part> {
+    let queue = broker.servers.is_empty().then_some(Part::Queue);
+    [own].into_iter().chain(queue).collect()
 }
 
 /// What ids begin with.

@@ -21,6 +21,7 @@ mod m20261123_000002_admitted_at;
 mod m20261123_000003_receipts;
 mod m20261123_000004_taken_over;
 mod m20261123_000005_decisions;
+mod m20261130_000001_write_probe;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000003_receipts::Migration),
             Box::new(m20261123_000004_taken_over::Migration),
             Box::new(m20261123_000005_decisions::Migration),
+            Box::new(m20261130_000001_write_probe::Migration),
         ]
     }
 }

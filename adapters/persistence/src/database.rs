@@ -20,6 +20,8 @@ pub use sea_orm::sqlx::postgres::PgSslMode as SslMode;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use crate::storage::Evidence;
+
 mod sqlite;
 mod transaction;
 
@@ -51,6 +53,7 @@ pub struct PostgresSettings {
 #[derive(Clone)]
 pub struct Database {
     shared: Arc<Shared>,
+    evidence: Evidence,
 }
 
 struct Shared {
@@ -147,7 +150,18 @@ impl Database {
                 commit,
                 pool: RwLock::new(pool),
             }),
+            evidence: Evidence::default(),
         }
+    }
+
+    /// The same pool, which notes here what its steps tell about the database.
+    #[must_use]
+    pub fn with_evidence(self, evidence: Evidence) -> Self {
+        Self { evidence, ..self }
+    }
+
+    pub(crate) fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// The pool of this moment, for work that is not limited in time.
@@ -170,8 +184,15 @@ impl Database {
             self.step_within(LIMIT, step).await
         } else {
             // A file does not fall silent.
-            step(self.connection()).await
+            self.noted(step(self.connection()).await)
         }
+    }
+
+    fn noted<T>(&self, result: Result<T, DbErr>) -> Result<T, DbErr> {
+        if let Err(error) = &result {
+            self.evidence.note(error);
+        }
+        result
     }
 
     /// As [`Self::step`], with a limit of the caller's.
@@ -182,7 +203,7 @@ impl Database {
     ) -> Result<T, DbErr> {
         let Pool { generation, connection } = self.pool();
         if let Ok(result) = timeout(limit, step(connection)).await {
-            return result;
+            return self.noted(result);
         }
         self.renew(generation);
         Err(DbErr::Custom("no answer in time".to_owned()))

@@ -17,6 +17,7 @@ mod limits;
 mod outbox;
 mod schema;
 mod secrets;
+mod storage;
 mod verifications;
 
 pub use backlog::SqlBacklog;
@@ -31,6 +32,7 @@ pub use ledger::SqlDeliveryLedger;
 pub use outbox::{CoalescingOutbox, OutboxSettings};
 pub use schema::{SchemaError, check_schema};
 pub use secrets::{FileSecrets, SqlSecrets};
+pub use storage::{Evidence, Part, StorageError, check_storage};
 pub use verifications::SqlVerifications;
 
 #[cfg(test)]

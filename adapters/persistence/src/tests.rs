@@ -10,6 +10,7 @@ mod limits;
 mod messages;
 mod partitions;
 mod plans;
+mod privileges;
 mod receipts;
 mod resends;
 mod schemas;

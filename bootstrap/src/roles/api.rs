@@ -5,7 +5,7 @@ use adapters_http::{
     page_router, router, serve, v1_router,
 };
 use adapters_persistence::{
-    CoalescingOutbox, OutboxSettings, SqlAnswers, SqlApiKeys, SqlGuard, SqlVerifications,
+    CoalescingOutbox, OutboxSettings, Part, SqlAnswers, SqlApiKeys, SqlGuard, SqlVerifications,
 };
 use anyhow::{Context, bail};
 use application::{
@@ -41,7 +41,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     let events = config.verification.events.is_some();
     let settings = OutboxSettings { events, ..OutboxSettings::default() };
     let writing = process.database("api", u32::try_from(settings.writers)? + 1);
-    let usable = process.watch_database(writing.clone());
+    let usable = process.watch_database(writing.clone(), &[Part::Api]);
     let (outbox, mut writers) = CoalescingOutbox::start(&writing, settings);
     let stored = outbox.stored();
     let database = process.database("verification", CONNECTIONS);

@@ -2,12 +2,12 @@ use std::{sync::Arc, time::Duration};
 
 use adapters_broker::{EmbeddedQueue, Stream};
 use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
-use adapters_persistence::{SqlDeliveryLedger, SqlPartitionLeases};
+use adapters_persistence::{Part, SqlDeliveryLedger, SqlPartitionLeases};
 use application::{Chain, DeliverSettings, Vault, ports::StartFrom};
 use rand_core::Rng;
 use tokio::time::sleep;
 
-use super::{seeded, stream};
+use super::{parts, seeded, stream};
 use crate::{
     Process,
     config::GatewayConfig,
@@ -27,7 +27,8 @@ pub fn consumer(
 ) -> anyhow::Result<()> {
     let config = process.config.clone();
     let database = process.database("consumer", 10);
-    let usable = process.watch_database(database.clone());
+    let parts = parts(Part::Consumer, &config.consumer);
+    let usable = process.watch_database(database.clone(), &parts);
     let stream = match queue {
         Some(queue) => Stream::Embedded(queue),
         None => stream(&config, &database, &config.consumer.topic, &vault),

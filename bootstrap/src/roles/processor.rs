@@ -2,13 +2,13 @@ use std::{sync::Arc, time::Duration};
 
 use adapters_broker::{Broker, EmbeddedQueue, KafkaBroker, KafkaPublisherSettings};
 use adapters_gateway::{EventSinkSettings, WebhookEventSink};
-use adapters_persistence::{Database, SqlBacklog, SqlEventOutbox};
+use adapters_persistence::{Database, Part, SqlBacklog, SqlEventOutbox};
 use anyhow::Context;
 use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings, Vault};
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{embedded_queue, kafka, seeded};
+use super::{embedded_queue, kafka, parts, seeded};
 use crate::{
     Process,
     config::EventsConfig,
@@ -30,7 +30,8 @@ pub fn processor(
     // To claim, settle, publish or tell once more does no harm; what a consumer has taken over is
     // durable, and all before it.
     let database = process.database_to_repeat("processor", 4);
-    let usable = process.watch_database(database.clone());
+    let parts = parts(Part::Processor, &config.producer);
+    let usable = process.watch_database(database.clone(), &parts);
     let metrics = RelayMetrics::register(&process.registry)?;
     let broker = match queue {
         Some(queue) => Broker::Embedded(queue),

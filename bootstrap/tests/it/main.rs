@@ -13,5 +13,6 @@ mod repeats;
 mod requests;
 mod settings;
 mod shutdown;
+mod storage;
 mod support;
 mod verification;

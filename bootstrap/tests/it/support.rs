@@ -1,6 +1,7 @@
 //! What the tests stand on: a database and a topic of their own, the binaries, a gateway.
 
 mod binary;
+mod disk;
 mod gateway;
 mod kafka;
 mod load;
@@ -11,6 +12,7 @@ mod verification;
 use std::time::{Duration, Instant};
 
 pub(crate) use binary::{Binary, Running};
+pub(crate) use disk::SmallDisk;
 pub(crate) use gateway::{Gateway, Sms};
 pub(crate) use kafka::{Kafka, Topic};
 pub(crate) use load::{ACCEPTED, Answers, get, post, post_all, raw};

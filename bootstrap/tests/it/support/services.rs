@@ -1,9 +1,17 @@
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Binary, Gateway, Topic};
+use super::{Binary, Gateway, Running, SmallDisk, Topic};
+
+/// What each part of the service may do at most in these tests.
+const GRANTS: &str = include_str!("../../../../adapters/persistence/src/grants.sql");
+const ROLES: [&str; 4] =
+    ["messager_api", "messager_processor", "messager_consumer", "messager_operator"];
 
 /// Where the tests' servers are, by the names that `scripts/services` gives. Without them a test
 /// is skipped, unless `REQUIRE_SERVICES` says that it must not be.
@@ -63,6 +71,42 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) async fn new() -> Option<Self> {
+        Self::with("", "").await
+    }
+
+    /// Its tables are on this disk.
+    pub(crate) async fn on_disk(disk: &SmallDisk) -> Option<Self> {
+        let folder = disk.path().join("tablespace");
+        std::fs::create_dir(&folder).unwrap();
+        let user = environment("TEST_PG_DATA")?;
+        let owner = std::fs::metadata(user).unwrap();
+        std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
+        let name = format!("space_{}", unique());
+        let create = format!("CREATE TABLESPACE {name} LOCATION '{}'", folder.display());
+        Self::with(&create, &format!("TABLESPACE {name}")).await
+    }
+
+    /// Gives back what lies on a disk that is about to go.
+    pub(crate) async fn drop_tablespace(self, process: Running) {
+        process.stop("TERM").await;
+        let Self { connection, name, .. } = self;
+        connection.close().await.unwrap();
+        let admin = Database::connect(environment("TEST_POSTGRES_URL").unwrap()).await.unwrap();
+        let space = format!(
+            "SELECT spcname FROM pg_database JOIN pg_tablespace s ON s.oid = dattablespace
+             WHERE datname = '{name}'"
+        );
+        let space = Statement::from_string(sea_orm::DbBackend::Postgres, space);
+        let space = admin.query_one_raw(space).await.unwrap().unwrap();
+        let space: String = space.try_get_by_index(0).unwrap();
+        for drop in
+            [format!("DROP DATABASE {name} WITH (FORCE)"), format!("DROP TABLESPACE {space}")]
+        {
+            admin.execute_unprepared(&drop).await.unwrap();
+        }
+    }
+
+    async fn with(before: &str, options: &str) -> Option<Self> {
         let url = environment("TEST_POSTGRES_URL")?;
         let (login, place) = url.strip_prefix("postgres://").unwrap().split_once('@').unwrap();
         let (user, password) = login.split_once(':').unwrap();
@@ -71,7 +115,11 @@ impl Postgres {
 
         let name = format!("it_{}", unique());
         let admin = Database::connect(&url).await.unwrap();
-        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        if !before.is_empty() {
+            admin.execute_unprepared(before).await.unwrap();
+        }
+        admin.execute_unprepared(&format!("CREATE DATABASE {name} {options}")).await.unwrap();
+        admin.execute_unprepared(&create_roles(password)).await.unwrap();
         admin.close().await.unwrap();
         let connection =
             Database::connect(format!("postgres://{login}@{server}/{name}")).await.unwrap();
@@ -99,6 +147,15 @@ impl Postgres {
         .to_vec()
     }
 
+    /// Those that come next are not affected.
+    pub(crate) async fn end_sessions_of(&self, role: &str) {
+        self.number(&format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE datname = current_database() AND usename = '{role}'"
+        ))
+        .await;
+    }
+
     /// One number.
     pub(crate) async fn execute(&self, sql: &str) {
         self.connection.execute_unprepared(sql).await.unwrap();
@@ -109,6 +166,22 @@ impl Postgres {
         let row = self.connection.query_one_raw(statement).await.unwrap().unwrap();
         row.try_get_by_index(0).unwrap()
     }
+}
+
+/// Roles are the server's, so that another test may have made them.
+fn create_roles(password: &str) -> String {
+    use std::fmt::Write;
+    let mut sql = "SELECT pg_advisory_lock(1);".to_owned();
+    for role in ROLES.iter().chain(&["messager_queue"]) {
+        write!(
+            sql,
+            "DO $$ BEGIN CREATE ROLE {role} LOGIN PASSWORD '{password}';
+             EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+        )
+        .unwrap();
+    }
+    sql.push_str("SELECT pg_advisory_unlock(1)");
+    sql
 }
 
 /// The tests' servers are every test's, but for one that stops them.
@@ -159,17 +232,24 @@ impl Stack {
         );
         let stack =
             Self { _servers: servers, postgres, topic, gateway, folder: Folder::new(), env };
-        let migrated = stack.start("messager", &[]).args(&["migrate", "up"]).output().await;
+        let owner = ("POSTGRES_USER", &*stack.postgres.user);
+        let migrated = stack.start("messager", &[owner]).args(&["migrate", "up"]).output().await;
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+        stack.postgres.execute(GRANTS).await;
         Some(stack)
     }
 
-    /// A binary among these neighbours, with further settings.
+    /// A binary among these neighbours, with further settings and the privileges of its role.
     pub(crate) fn start(&self, binary: &str, more: &[(&str, &str)]) -> Binary {
         let mut start = Binary::new(binary, self.folder.path());
+        let role = match binary {
+            "messager" => "messager_operator".to_owned(),
+            part => format!("messager_{part}"),
+        };
         for (name, value) in &self.env {
             start = start.env(name, value);
         }
+        start = start.env("POSTGRES_USER", &role);
         for (name, value) in more {
             start = start.env(name, value);
         }

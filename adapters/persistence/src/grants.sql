@@ -1,0 +1,61 @@
+-- The least that each part of the service may do in PostgreSQL.
+--
+-- Run it as the owner of the tables, after `messager migrate up`, and again after each update:
+--     psql --set ON_ERROR_STOP=1 --file adapters/persistence/src/grants.sql DATABASE
+-- The roles must exist (docs/privileges.md). Each part reads this file too: `/readyz` is 503 while
+-- one of the privileges of its role is missing.
+
+-- api
+GRANT SELECT ON seaql_migrations TO messager_api;
+GRANT SELECT, INSERT, UPDATE ON write_probe TO messager_api;
+GRANT SELECT, INSERT, UPDATE ON outbox TO messager_api;
+GRANT USAGE ON SEQUENCE outbox_sequence_seq TO messager_api;
+GRANT SELECT ON in_transit TO messager_api;
+GRANT SELECT, UPDATE ON delivery TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON verification TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON phone TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON limit_counter TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON guard_count TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON guard_decision TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO messager_api;
+GRANT SELECT, UPDATE ON api_key TO messager_api;
+GRANT SELECT, INSERT ON secret TO messager_api;
+GRANT INSERT ON event TO messager_api;
+
+-- processor
+GRANT SELECT ON seaql_migrations TO messager_processor;
+GRANT SELECT, INSERT, UPDATE ON write_probe TO messager_processor;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO messager_processor;
+GRANT SELECT ON SEQUENCE outbox_sequence_seq TO messager_processor;
+GRANT SELECT, INSERT, UPDATE, DELETE ON in_transit TO messager_processor;
+GRANT SELECT, INSERT ON delivery TO messager_processor;
+GRANT SELECT ON partition_lease TO messager_processor;
+GRANT SELECT ON verification TO messager_processor;
+GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_processor;
+
+-- consumer
+GRANT SELECT ON seaql_migrations TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE ON write_probe TO messager_consumer;
+GRANT SELECT, UPDATE, DELETE ON outbox TO messager_consumer;
+GRANT SELECT, UPDATE, DELETE ON in_transit TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON delivery TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letter TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE ON partition_lease TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON consumer_member TO messager_consumer;
+GRANT SELECT ON verification TO messager_consumer;
+GRANT SELECT ON secret TO messager_consumer;
+GRANT INSERT ON event TO messager_consumer;
+
+-- The queue in the database: for processor and consumer without Kafka
+GRANT SELECT ON partition_lease TO messager_queue;
+GRANT SELECT, INSERT, UPDATE ON queue_partition TO messager_queue;
+GRANT SELECT, INSERT, DELETE ON queue_record TO messager_queue;
+
+-- The commands of `messager`: keys, dead-letters, guard, secrets
+GRANT SELECT ON seaql_migrations TO messager_operator;
+GRANT SELECT, INSERT, UPDATE ON api_key TO messager_operator;
+GRANT SELECT, DELETE ON dead_letter TO messager_operator;
+GRANT SELECT, INSERT ON delivery TO messager_operator;
+GRANT SELECT ON guard_decision TO messager_operator;
+GRANT SELECT ON verification TO messager_operator;
+GRANT SELECT, DELETE ON secret TO messager_operator;

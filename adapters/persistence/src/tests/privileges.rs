@@ -1,0 +1,72 @@
+//! A part is told of each privilege that it lacks, and has enough with those of `grants.sql`.
+
+use migration::{Migrator, MigratorTrait};
+use sea_orm::ConnectionTrait;
+
+use super::support::new_postgres;
+use crate::{Database, DatabaseSettings, Part, PostgresSettings, StorageError, check_storage};
+
+const GRANTS: &str = include_str!("../grants.sql");
+
+/// The owner's connections, and those of a role of this test that has what `role` has.
+async fn as_role(roles: &[&str]) -> Option<(Database, Database, String)> {
+    let settings = new_postgres().await?;
+    let owner = Database::connect_lazily(&DatabaseSettings::Postgres(settings.clone()), "test", 1);
+    Migrator::up(&owner.connection(), None).await.unwrap();
+    let own = format!("{}_{}", roles[0], settings.database);
+    let password = settings.password.clone().unwrap_or_default();
+    let create = format!("CREATE ROLE {own} LOGIN PASSWORD '{password}'");
+    owner.connection().execute_unprepared(&create).await.unwrap();
+    for line in GRANTS.lines().filter(|line| line.starts_with("GRANT")) {
+        let (grant, grantee) = line.trim_end_matches(';').split_once(" TO ").unwrap();
+        if roles.contains(&grantee) {
+            let grant = format!("{grant} TO {own}");
+            owner.connection().execute_unprepared(&grant).await.unwrap();
+        }
+    }
+    let settings = PostgresSettings { user: own.clone(), ..settings };
+    let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
+    Some((owner, database, own))
+}
+
+async fn tells_of_each_that_is_missing(roles: &[&str], parts: &[Part]) {
+    let Some((owner, database, own)) = as_role(roles).await else { return };
+    check_storage(&database, parts).await.unwrap();
+
+    for line in GRANTS.lines().filter(|line| line.starts_with("GRANT")) {
+        let (grant, grantee) = line.trim_end_matches(';').split_once(" TO ").unwrap();
+        if !roles.contains(&grantee) || grant.contains("seaql_migrations") {
+            continue;
+        }
+        let (privileges, table) = grant.trim_start_matches("GRANT ").split_once(" ON ").unwrap();
+        for privilege in privileges.split(", ") {
+            let what = format!("{privilege} ON {table}");
+            let run = async |sql: String| owner.connection().execute_unprepared(&sql).await;
+
+            run(format!("REVOKE {what} FROM {own}")).await.unwrap();
+            let told = check_storage(&database, parts).await;
+            run(format!("GRANT {what} TO {own}")).await.unwrap();
+
+            let expected = [format!("{privilege} on {table}")];
+            let Err(StorageError::Privileges { missing }) = told else { panic!("{what}") };
+            assert_eq!(missing, expected);
+        }
+    }
+    check_storage(&database, parts).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_the_api() {
+    tells_of_each_that_is_missing(&["messager_api"], &[Part::Api]).await;
+}
+
+#[tokio::test]
+async fn of_the_processor_with_the_queue() {
+    let roles = ["messager_processor", "messager_queue"];
+    tells_of_each_that_is_missing(&roles, &[Part::Processor, Part::Queue]).await;
+}
+
+#[tokio::test]
+async fn of_the_consumer() {
+    tells_of_each_that_is_missing(&["messager_consumer"], &[Part::Consumer]).await;
+}

@@ -1,0 +1,56 @@
+use std::{
+    fs::File,
+    io::{ErrorKind, Write},
+    path::Path,
+    process::Command,
+};
+
+use super::Folder;
+
+/// A file system of its own with little room. Unmounted when dropped.
+#[derive(Debug)]
+pub(crate) struct SmallDisk(Folder);
+
+impl SmallDisk {
+    /// None on a machine that lets this user mount nothing, as containers often do.
+    pub(crate) fn new(megabytes: u32) -> Option<Self> {
+        let folder = Folder::new();
+        let options = format!("size={megabytes}m,mode=0777");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        if !mounted.status.success() {
+            eprintln!("skipped: {}", String::from_utf8_lossy(&mounted.stderr));
+            return None;
+        }
+        Some(Self(folder))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Leaves no room.
+    pub(crate) fn fill(&self) {
+        let mut filler = File::create(self.path().join("filler")).unwrap();
+        let page = [1; 4096];
+        let error = loop {
+            if let Err(error) = filler.write_all(&page) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+    }
+
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.path().join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}

@@ -16,8 +16,8 @@ run: ## the whole service in one process: SQLite, embedded queue, SMS on the con
 build: ## release binaries in target/release
 	cargo build --release --bins
 
-test: ## everything, on a real PostgreSQL and a real Kafka; then two minutes of faults
-	scripts/services run sh -c 'cargo test --workspace && $(TARGET)/debug/chaos run --minutes 2 --seed 1'
+test: ## everything, on a real PostgreSQL and a real Kafka; then two minutes of faults, twice
+	scripts/services run sh -c 'cargo test --workspace && $(TARGET)/debug/chaos run --minutes 2 --seed 1 && $(TARGET)/debug/chaos embedded --minutes 2 --seed 1'
 	scripts/schemathesis $(TARGET)/debug/messager
 
 chaos: ## faults under load, CHAOS_MINUTES of them (30), drawn by CHAOS_SEED

@@ -456,7 +456,14 @@ impl<'a> Checker<'a> {
 impl Trouble {
     /// Whether it can keep a client from hearing of an answer.
     fn hits_api(&self) -> bool {
-        self.kind.ends_with("-api") || self.kind == SLOW
+        self.kind.ends_with("-api") || self.hits_embedded() || self.kind == SLOW
+    }
+
+    /// Whether it hits all parts of the embedded default.
+    fn hits_embedded(&self) -> bool {
+        self.kind.ends_with("-messager")
+            || self.kind.starts_with("disk-")
+            || self.kind.starts_with("file-")
     }
 
     /// Whether it can keep a consumer from hearing of an answer, or from recording it.
@@ -465,6 +472,7 @@ impl Trouble {
             || self.kind.starts_with("postgres-")
             || self.kind.contains("consumer-postgres")
             || self.kind.contains("consumer-gateway")
+            || self.hits_embedded()
             || self.kind == SLOW
     }
 

@@ -1,6 +1,11 @@
 //! What the service's tables say.
 
-use sqlx::{FromRow, PgPool};
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    Connection, FromRow, PgPool, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode},
+};
 
 use crate::clock::Moment;
 
@@ -135,14 +140,42 @@ pub async fn read(database: &PgPool) -> sqlx::Result<Ledger> {
     })
 }
 
+const BACKLOG: &str = "
+SELECT (SELECT count(*) FROM outbox) AS outbox,
+    (SELECT count(*) FROM in_transit) AS in_transit,
+    (SELECT count(*) FROM delivery WHERE state IN ('pending', 'calling')) AS open";
+
 pub async fn backlog(database: &PgPool) -> sqlx::Result<Backlog> {
-    sqlx::query_as(
-        "SELECT (SELECT count(*) FROM outbox) AS outbox,
-            (SELECT count(*) FROM in_transit) AS in_transit,
-            (SELECT count(*) FROM delivery WHERE state IN ('pending', 'calling')) AS open",
-    )
-    .fetch_one(database)
-    .await
+    sqlx::query_as(BACKLOG).fetch_one(database).await
+}
+
+/// A connection of our own to the file of the embedded default, as another program has one.
+pub async fn open_file(file: &Path) -> sqlx::Result<SqliteConnection> {
+    let options = SqliteConnectOptions::new()
+        .filename(file)
+        .journal_mode(SqliteJournalMode::Wal)
+        .busy_timeout(Duration::from_secs(5));
+    SqliteConnection::connect_with(&options).await
+}
+
+/// What the embedded default's tables say. No trigger watches them.
+pub async fn read_file(file: &Path) -> sqlx::Result<Ledger> {
+    let mut connection = open_file(file).await?;
+    let entries = sqlx::query_as(
+        "SELECT message_id AS id, group_id, phone, state, attempt, accepted_at, expires_at,
+            called_at, ended_at, detail
+        FROM delivery",
+    );
+    let entries = entries.fetch_all(&mut connection).await?;
+    connection.close().await?;
+    Ok(Ledger { entries, offences: Vec::new() })
+}
+
+pub async fn backlog_of_file(file: &Path) -> sqlx::Result<Backlog> {
+    let mut connection = open_file(file).await?;
+    let backlog = sqlx::query_as(BACKLOG).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(backlog)
 }
 
 /// A commit, which takes as long as those of the service.

@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod checker;
 pub mod clock;
+pub mod embedded;
 pub mod environment;
 pub mod gateway;
 pub mod history;

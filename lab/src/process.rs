@@ -172,17 +172,21 @@ impl Process {
 
     /// Waits until it says that it is ready.
     pub async fn ready(&self, patience: Duration) -> anyhow::Result<()> {
-        let port = self.metrics_port;
         let wait = async {
             loop {
-                let ready = tokio::task::spawn_blocking(move || is_ready(port)).await;
-                if matches!(ready, Ok(true)) {
+                if self.is_ready().await {
                     return;
                 }
                 sleep(Duration::from_millis(5)).await;
             }
         };
         timeout(patience, wait).await.with_context(|| format!("{} was not ready", self.name))
+    }
+
+    /// Whether it says that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        let port = self.metrics_port;
+        tokio::task::spawn_blocking(move || is_ready(port)).await.unwrap_or(false)
     }
 
     /// Its number, if it runs.

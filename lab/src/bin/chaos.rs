@@ -9,8 +9,10 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use lab::{
+    embedded,
     gateway::Memory,
     mutants::{Mutant, Workshop},
+    report::Report,
     run::{Scenario, run},
     trial::Trial,
 };
@@ -30,6 +32,8 @@ enum Command {
     ///
     /// Exits with 1 if one did not. Run it inside `scripts/services run`.
     Run(RunArgs),
+    /// The same with the embedded default: `messager` on an SQLite file, which needs no servers.
+    Embedded(EmbeddedArgs),
     /// Build broken variants of the service, and demand that each is caught.
     ///
     /// Run it in the root of the source tree, inside `scripts/services run`.
@@ -70,6 +74,28 @@ struct RunArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct EmbeddedArgs {
+    /// How long; rounds are of one minute.
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Of the generator that draws faults and phones [default: drawn].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Requests a second.
+    #[arg(long, default_value_t = 50)]
+    rate: u32,
+    /// Beginnings of the names of the faults to use, by comma; `none` for none [default: all].
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
+    /// Where to write the report as JSON.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// Where the service's binaries are [default: beside this one].
+    #[arg(long)]
+    bins: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 struct MutantsArgs {
     /// Only these, by comma.
     #[arg(long, value_delimiter = ',')]
@@ -94,6 +120,7 @@ fn main() -> anyhow::Result<ExitCode> {
         let work = async {
             match args.command {
                 Command::Run(args) => chaos(args).await,
+                Command::Embedded(args) => embedded(args).await,
                 Command::Mutants(args) => mutants(args).await,
                 Command::Trial(trial) => trial.run().await,
             }
@@ -108,17 +135,7 @@ fn main() -> anyhow::Result<ExitCode> {
 }
 
 async fn chaos(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let seed = match args.seed {
-        Some(seed) => seed,
-        None => u64::from(StdRng::try_from_rng(&mut rand::rngs::SysRng)?.next_u32()),
-    };
-    let bins = match args.bins {
-        Some(bins) => bins,
-        None => std::env::current_exe()?.parent().context("a folder of our own")?.to_owned(),
-    };
-    let folder = std::env::temp_dir().join(format!("messager-chaos-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    eprintln!("chaos: seed {seed}, logs in {}", folder.display());
+    let Place { seed, bins, folder } = Place::of(args.seed, args.bins)?;
     let scenario = Scenario {
         duration: Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?,
         seed,
@@ -131,17 +148,61 @@ async fn chaos(args: RunArgs) -> anyhow::Result<ExitCode> {
             GatewayArg::Plain => Some(Memory::Plain),
         },
         fail_fast: args.fail_fast,
-        // The processes run in another folder.
-        bins: bins.canonicalize().with_context(|| bins.display().to_string())?,
+        bins,
         folder: folder.clone(),
     };
     let report = run(&scenario).await.with_context(|| format!("logs: {}", folder.display()))?;
-    if let Some(path) = args.report {
-        std::fs::write(path, serde_json::to_vec_pretty(&report)?).context("write the report")?;
+    tell(&report, args.report, &folder)
+}
+
+async fn embedded(args: EmbeddedArgs) -> anyhow::Result<ExitCode> {
+    let Place { seed, bins, folder } = Place::of(args.seed, args.bins)?;
+    let scenario = embedded::Scenario {
+        duration: Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?,
+        seed,
+        rate: args.rate,
+        faults: args.faults,
+        bins,
+        folder: folder.clone(),
+    };
+    let report = embedded::run(&scenario).await;
+    let report = report.with_context(|| format!("logs: {}", folder.display()))?;
+    tell(&report, args.report, &folder)
+}
+
+/// Where a run finds the binaries and leaves its logs.
+struct Place {
+    seed: u64,
+    bins: PathBuf,
+    folder: PathBuf,
+}
+
+impl Place {
+    fn of(seed: Option<u64>, bins: Option<PathBuf>) -> anyhow::Result<Self> {
+        let seed = match seed {
+            Some(seed) => seed,
+            None => u64::from(StdRng::try_from_rng(&mut rand::rngs::SysRng)?.next_u32()),
+        };
+        let bins = match bins {
+            Some(bins) => bins,
+            None => std::env::current_exe()?.parent().context("a folder of our own")?.to_owned(),
+        };
+        // The processes run in another folder.
+        let bins = bins.canonicalize().with_context(|| bins.display().to_string())?;
+        let folder = std::env::temp_dir().join(format!("messager-chaos-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        eprintln!("chaos: seed {seed}, logs in {}", folder.display());
+        Ok(Self { seed, bins, folder })
+    }
+}
+
+fn tell(report: &Report, path: Option<PathBuf>, folder: &Path) -> anyhow::Result<ExitCode> {
+    if let Some(path) = path {
+        std::fs::write(path, serde_json::to_vec_pretty(report)?).context("write the report")?;
     }
     println!("{report}");
     if report.violations.is_empty() {
-        std::fs::remove_dir_all(&folder)?;
+        std::fs::remove_dir_all(folder)?;
         return Ok(ExitCode::SUCCESS);
     }
     println!("logs are kept in {}", folder.display());

@@ -133,9 +133,14 @@ pub async fn with_database(
     result.with_context(|| config.database.to_string())
 }
 
+pub(crate) fn existing_database(config: &Config, name: &str) -> anyhow::Result<Database> {
+    ensure_exists(config)?;
+    Ok(Database::connect_lazily(&config.database, name, 1))
+}
+
 /// A file that is not there would be made: an empty database where somebody stands in the wrong
 /// folder.
-pub(crate) fn existing_database(config: &Config, name: &str) -> anyhow::Result<Database> {
+fn ensure_exists(config: &Config) -> anyhow::Result<()> {
     if let DatabaseSettings::Sqlite(path) = &config.database {
         ensure!(
             path.exists(),
@@ -143,22 +148,50 @@ pub(crate) fn existing_database(config: &Config, name: &str) -> anyhow::Result<D
             path.display()
         );
     }
-    Ok(Database::connect_lazily(&config.database, name, 1))
+    Ok(())
 }
 
 /// Carries out `messager migrate …`.
 pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()> {
-    let database = Database::connect_lazily(&config.database, "messager migrate", 1);
-    let result = async {
-        database.ping().await?;
-        match migration {
-            Migration::Up => migrate_up(&database, &config.database).await,
-            Migration::Down { steps } => {
-                take_turns(&database, &config.database).await?;
-                Migrator::down(&database.connection(), Some(steps)).await.context("migrate down")
-            }
-            Migration::Status => status(&database).await,
+    match migration {
+        Migration::Up => {
+            let database = Database::connect_to_migrate(&config.database, MIGRATE);
+            migrating(database, config, async |database| {
+                migrate_up(database, &config.database).await
+            })
+            .await
         }
+        Migration::Down { steps } => {
+            let database = Database::connect_to_migrate(&config.database, MIGRATE);
+            migrating(database, config, async |database| {
+                take_turns(database, &config.database, async || {
+                    Migrator::down(&database.connection(), Some(steps))
+                        .await
+                        .context("migrate down")
+                })
+                .await
+            })
+            .await
+        }
+        Migration::Status => {
+            let database = existing_database(config, MIGRATE)?;
+            migrating(database, config, status).await
+        }
+    }
+}
+
+/// The name of a session that looks at the schema or changes it.
+const MIGRATE: &str = "messager migrate";
+
+/// Does one thing with a database that can be used, and names it in an error.
+async fn migrating(
+    database: Database,
+    config: &Config,
+    act: impl AsyncFnOnce(&Database) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let result = async {
+        database.admit().await?;
+        act(&database).await
     }
     .await;
     database.close().await?;
@@ -168,19 +201,34 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
 /// Brings the schema up.
 pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<()> {
     let before = pending(database).await?;
-    take_turns(database, settings).await?;
-    Migrator::up(&database.connection(), None).await.context("migrate up")?;
+    take_turns(database, settings, async || {
+        Migrator::up(&database.connection(), None).await.context("migrate up")
+    })
+    .await?;
     writeln!(io::stderr(), "schema is up to date ({before} migrations were missing)")?;
     Ok(())
 }
 
-/// Waits until nobody else migrates. SQLite has no such lock; there, a second one fails.
-async fn take_turns(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<()> {
-    if matches!(settings, DatabaseSettings::Postgres(_)) {
-        // The pool has one connection, so that the lock and the migrations share a session.
-        database.lock_for_migration().await.context("take turns with other migrations")?;
+/// Changes the schema while no other process does. SQLite has no such lock; there, a second one
+/// fails.
+async fn take_turns(
+    database: &Database,
+    settings: &DatabaseSettings,
+    change: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    /// A migration may have a large table to go through.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    if matches!(settings, DatabaseSettings::Sqlite(_)) {
+        return change().await;
     }
-    Ok(())
+    let waiting = |holder: &str| {
+        let _ = writeln!(io::stderr(), "waiting for another migration: {holder}");
+    };
+    database.lock_for_migration(PATIENCE, waiting).await?;
+    let changed = change().await;
+    // The lock ends with the session at the latest.
+    let _ = database.unlock_after_migration().await;
+    changed
 }
 
 async fn pending(database: &Database) -> anyhow::Result<usize> {

@@ -166,7 +166,9 @@ impl Process {
                     };
                     match checked {
                         Ok(stores) => says(stores.map_err(|error| error.to_string())),
-                        Err(error @ SchemaError::Behind { .. }) => return Err(error.into()),
+                        Err(error @ (SchemaError::Behind { .. } | SchemaError::Refused(_))) => {
+                            return Err(anyhow::Error::from(error).context(settings.to_string()));
+                        }
                         Err(SchemaError::Unavailable(error)) => says(Err(error.to_string())),
                     }
                     sleep(if found.is_cancelled() { 4 * LOOK } else { LOOK }).await;

@@ -12,10 +12,12 @@ use crate::config::{Config, Mode};
 /// Standard output is the console gateway's.
 pub(crate) fn start(service: &'static str, config: &Config) -> anyhow::Result<Registry> {
     let default = match config.mode {
-        Mode::Debug => "debug,rskafka=info,sqlx=info,hyper_util=info,h2=info,rustls=info",
+        Mode::Debug => {
+            "debug,rskafka=info,sqlx=info,sqlx_core::pool=off,hyper_util=info,h2=info,rustls=info"
+        }
         // rskafka tells every connection, and every error that is told again by whoever handles
-        // it; sqlx tells every slow statement.
-        Mode::Release => "info,rskafka=off,sqlx=error",
+        // it; sqlx tells every slow statement, and every session that its pool does not get.
+        Mode::Release => "info,rskafka=off,sqlx=error,sqlx_core::pool=off",
     };
     let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or(default))?;
     let registry = tracing_subscriber::registry().with(filter);

@@ -2,7 +2,10 @@ use std::{
     fmt,
     path::PathBuf,
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,19 +15,21 @@ use sea_orm::{
     SqlxPostgresConnector, Statement, Value,
     sqlx::{
         Connection as _,
-        postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+        postgres::{PgConnectOptions, PgPoolOptions},
     },
 };
 
 pub use sea_orm::sqlx::postgres::PgSslMode as SslMode;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use crate::storage::Evidence;
 
+mod session;
 mod sqlite;
 mod transaction;
 
+use self::session::{Purpose, Sessions, Unusable};
 pub(crate) use self::transaction::{Transaction, begin, clock};
 
 #[derive(Debug, Clone)]
@@ -60,17 +65,10 @@ struct Shared {
     settings: DatabaseSettings,
     name: String,
     connections: u32,
-    commit: Commit,
+    purpose: Purpose,
     pool: RwLock<Pool>,
-}
-
-/// When a commit is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Commit {
-    /// When it is durable.
-    Durable,
-    /// When it is done. It is durable soon.
-    Done,
+    /// Whether a session was opened, and nothing was wrong with it.
+    admitted: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -100,21 +98,32 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long PostgreSQL works on one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
 
-/// Statements are planned once for each connection, and reach tables through indexes.
-///
-/// Planning a batch costs more than a small one does. A plan that is kept was made without knowing
-/// how large the batches and the tables would be, so what would be right only for small ones is
-/// ruled out: a table that is read as a whole for each row, and joins that read all of both sides.
-/// Statements must not join two lists of their own, which would compare each with each; they ask
-/// whether a value is in one (`(x IN (SELECT …)) IS TRUE`, which is hashed). What has been ruled
-/// out and is used all the same counts as very dear, for which the server would compile it.
-const PLANS: [(&str, &str); 5] = [
-    ("plan_cache_mode", "force_generic_plan"),
-    ("enable_seqscan", "off"),
-    ("enable_hashjoin", "off"),
-    ("enable_mergejoin", "off"),
-    ("jit", "off"),
-];
+/// How long a session of its own may take to open and to be examined.
+const EXAMINE: Duration = Duration::from_secs(5);
+
+/// The advisory lock of who migrates: "messager", as eight bytes.
+const MIGRATION: i64 = 0x6d65_7373_6167_6572;
+
+/// Why a database cannot be used now, or ever.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// The operator must change something: trying again will not help.
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Unavailable(DbErr),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationLockError {
+    #[error(
+        "another migration has held the lock for {} s: {holder}. Wait for it, or end it with \
+         pg_terminate_backend, and try again", patience.as_secs()
+    )]
+    Held { holder: String, patience: Duration },
+    #[error(transparent)]
+    Unavailable(#[from] DbErr),
+}
 
 /// How long one step may take, from asking for a connection to the answer: whatever takes longer
 /// than the server allows itself will not be answered any more. It may still be done, and late.
@@ -126,7 +135,7 @@ impl Database {
     ///
     /// `connections` is ignored for SQLite: it has one writer, and so one connection.
     pub fn connect_lazily(settings: &DatabaseSettings, name: &str, connections: u32) -> Self {
-        Self::connect(settings, name, connections, Commit::Durable)
+        Self::connect(settings, name, connections, Purpose::Durable)
     }
 
     /// The same, for steps that may be taken again: the server answers before a step is durable
@@ -137,18 +146,29 @@ impl Database {
         name: &str,
         connections: u32,
     ) -> Self {
-        Self::connect(settings, name, connections, Commit::Done)
+        Self::connect(settings, name, connections, Purpose::Repeatable)
     }
 
-    fn connect(settings: &DatabaseSettings, name: &str, connections: u32, commit: Commit) -> Self {
-        let pool = Pool { generation: 0, connection: settings.pool(name, connections, commit) };
+    /// One session for changes of the schema. It stays the same until the end.
+    pub fn connect_to_migrate(settings: &DatabaseSettings, name: &str) -> Self {
+        Self::connect(settings, name, 1, Purpose::Migration)
+    }
+
+    fn connect(
+        settings: &DatabaseSettings,
+        name: &str,
+        connections: u32,
+        purpose: Purpose,
+    ) -> Self {
+        let pool = Pool { generation: 0, connection: settings.pool(name, connections, purpose) };
         Self {
             shared: Arc::new(Shared {
                 settings: settings.clone(),
                 name: name.to_owned(),
                 connections,
-                commit,
+                purpose,
                 pool: RwLock::new(pool),
+                admitted: AtomicBool::new(false),
             }),
             evidence: Evidence::default(),
         }
@@ -215,14 +235,14 @@ impl Database {
     /// it is of use again, and its place in the pool is taken until then: with a silent server,
     /// until the kernel gives up, which takes a quarter of an hour.
     fn renew(&self, generation: u64) {
-        let Shared { settings, name, connections, commit, pool } = &*self.shared;
+        let Shared { settings, name, connections, purpose, pool, .. } = &*self.shared;
         if !self.is_postgres() {
             return;
         }
         let mut pool = pool.write().unwrap_or_else(PoisonError::into_inner);
         if pool.generation == generation {
             tracing::warn!(pool = name, "the database is silent: connecting anew");
-            let connection = settings.pool(name, *connections, *commit);
+            let connection = settings.pool(name, *connections, *purpose);
             *pool = Pool { generation: generation + 1, connection };
         }
     }
@@ -238,29 +258,102 @@ impl Database {
     /// What is behind an error: a pool that gets no connection tries again until the time is up, and
     /// keeps to itself why.
     pub(crate) async fn reason(&self, error: DbErr) -> DbErr {
-        let Shared { settings, name, commit, .. } = &*self.shared;
-        let (DbErr::ConnectionAcquire(_), DatabaseSettings::Postgres(postgres)) =
-            (&error, settings)
-        else {
+        if !matches!(error, DbErr::ConnectionAcquire(_)) {
             return error;
-        };
-        let options = postgres.connect_options(name, *commit);
-        match timeout(ACQUIRE, PgConnection::connect_with(&options)).await {
-            Ok(Err(refused)) => DbErr::Conn(RuntimeErr::Internal(refused.to_string())),
-            Ok(Ok(_)) | Err(_) => error,
+        }
+        match self.examine().await {
+            Err(AdmitError::Refused(why)) => DbErr::Conn(RuntimeErr::Internal(why)),
+            Err(AdmitError::Unavailable(why)) => why,
+            Ok(()) => error,
         }
     }
 
-    /// Waits until no other session holds this lock, and holds it until the session ends.
+    /// Opens a session outside of the pool, once, and refuses a server that cannot be used: one
+    /// that is too old, a database that is not UTF-8, a pooler that shares sessions.
     ///
-    /// PostgreSQL only. The pool must have one connection.
-    pub async fn lock_for_migration(&self) -> Result<(), DbErr> {
-        /// "messager", as eight bytes.
-        const KEY: i64 = 0x6d65_7373_6167_6572;
+    /// The sessions of the pool are examined as well, but a pool tells only that it got none.
+    pub async fn admit(&self) -> Result<(), AdmitError> {
+        if !self.shared.admitted.load(Ordering::Relaxed) {
+            self.examine().await?;
+            self.shared.admitted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn examine(&self) -> Result<(), AdmitError> {
+        let Shared { settings, name, purpose, .. } = &*self.shared;
+        let DatabaseSettings::Postgres(postgres) = settings else { return Ok(()) };
+        let opened = timeout(EXAMINE, postgres.sessions(name, *purpose).open()).await;
+        let unavailable = |why: String| DbErr::Conn(RuntimeErr::Internal(why));
+        match opened {
+            Ok(Ok(session)) => {
+                let _ = session.close().await;
+                Ok(())
+            }
+            Ok(Err(Unusable::Refused(why))) => Err(AdmitError::Refused(why)),
+            Ok(Err(Unusable::Failed(error))) => {
+                let why = error.as_database_error().map(|told| told.message().to_owned());
+                let why = why.unwrap_or_else(|| error.to_string());
+                Err(AdmitError::Unavailable(unavailable(why)))
+            }
+            Err(_) => Err(AdmitError::Unavailable(unavailable("no answer in time".to_owned()))),
+        }
+    }
+
+    /// Waits until no other session holds the lock of migrations, and holds it until
+    /// [`Self::unlock_after_migration`]. `waiting` is told once of whom it waits for.
+    ///
+    /// PostgreSQL only. The pool must be one of [`Self::connect_to_migrate`].
+    pub async fn lock_for_migration(
+        &self,
+        patience: Duration,
+        waiting: impl FnOnce(&str),
+    ) -> Result<(), MigrationLockError> {
+        const PAUSE: Duration = Duration::from_millis(200);
+        let begun = Instant::now();
+        let mut waiting = Some(waiting);
+        while !self.advisory("pg_try_advisory_lock", MIGRATION).await? {
+            let holder = self.holders(MIGRATION).await?.join("; ");
+            if let Some(waiting) = waiting.take() {
+                waiting(&holder);
+            }
+            if begun.elapsed() >= patience {
+                return Err(MigrationLockError::Held { holder, patience });
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Lets others migrate: a pooler may keep the session.
+    pub async fn unlock_after_migration(&self) -> Result<(), DbErr> {
+        self.advisory("pg_advisory_unlock", MIGRATION).await.map(|_| ())
+    }
+
+    async fn advisory(&self, function: &str, key: i64) -> Result<bool, DbErr> {
+        let statement = self.as_written(&format!("SELECT {function}({key}) AS done"), vec![]);
+        let row = self.connection().query_one_raw(statement).await?;
+        row.ok_or_else(|| DbErr::RecordNotFound(function.to_owned()))?.try_get("", "done")
+    }
+
+    /// The sessions of others that hold an advisory lock, for people.
+    async fn holders(&self, key: i64) -> Result<Vec<String>, DbErr> {
+        let (high, low) = (key >> 32, key & 0xffff_ffff);
         let sql = format!(
-            "SET lock_timeout = 0; SET statement_timeout = 0; SELECT pg_advisory_lock({KEY})"
+            "SELECT format('process %s, %s, from %s, connected since %s', locks.pid,
+                coalesce(nullif(application_name, ''), 'of another role'),
+                coalesce(host(client_addr), 'a local socket'),
+                coalesce(to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'an unknown time')
+            ) AS holder
+            FROM pg_locks AS locks LEFT JOIN pg_stat_activity AS activity USING (pid)
+            WHERE locktype = 'advisory' AND granted AND objsubid = 1
+                AND classid::bigint = {high} AND objid::bigint = {low}
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                AND locks.pid <> pg_backend_pid()
+            ORDER BY 1"
         );
-        self.connection().execute_unprepared(&sql).await.map(|_| ())
+        let rows = self.connection().query_all_raw(self.as_written(&sql, vec![])).await?;
+        rows.iter().map(|row| row.try_get("", "holder")).collect()
     }
 
     /// Ends all connections; what is still running ends first.
@@ -308,21 +401,29 @@ impl Database {
 }
 
 impl DatabaseSettings {
-    fn pool(&self, name: &str, connections: u32, commit: Commit) -> DatabaseConnection {
+    fn pool(&self, name: &str, connections: u32, purpose: Purpose) -> DatabaseConnection {
         match self {
             Self::Postgres(postgres) => {
                 let turnover = Turnover::of(connections);
+                let sessions = Arc::new(postgres.sessions(name, purpose));
+                let options = sessions.options().clone();
+                // Its lock is the session's.
+                let stays = purpose == Purpose::Migration;
                 SqlxPostgresConnector::from_sqlx_postgres_pool(
                     PgPoolOptions::new()
                         .max_connections(connections)
                         .acquire_timeout(ACQUIRE)
                         .max_lifetime(None)
-                        .idle_timeout(LIFETIME)
+                        .idle_timeout((!stays).then_some(LIFETIME))
+                        .after_connect(move |session, _| {
+                            let sessions = Arc::clone(&sessions);
+                            Box::pin(async move { Ok(sessions.admit(session).await?) })
+                        })
                         .after_release(move |connection, it| {
                             // A transaction that did not end takes its connection with it.
-                            let stays =
-                                !connection.is_in_transaction() && !turnover.retires(it.age);
-                            Box::pin(async move { Ok(stays) })
+                            let ends = connection.is_in_transaction()
+                                || (!stays && turnover.retires(it.age));
+                            Box::pin(async move { Ok(!ends) })
                         })
                         // It was asked when it was released.
                         .test_before_acquire(false)
@@ -334,7 +435,7 @@ impl DatabaseSettings {
                                 Ok(true)
                             })
                         })
-                        .connect_lazy_with(postgres.connect_options(name, commit)),
+                        .connect_lazy_with(options),
                 )
             }
             Self::Sqlite(path) => sqlite::pool(path),
@@ -371,7 +472,11 @@ impl Turnover {
 }
 
 impl PostgresSettings {
-    fn connect_options(&self, name: &str, commit: Commit) -> PgConnectOptions {
+    fn sessions(&self, name: &str, purpose: Purpose) -> Sessions {
+        Sessions::new(self.connect_options(name), purpose)
+    }
+
+    fn connect_options(&self, name: &str) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
             .port(self.port)
@@ -379,17 +484,8 @@ impl PostgresSettings {
             .username(&self.user)
             .ssl_mode(self.ssl_mode)
             .application_name(name)
-            // No statement of ours is slow; one that hangs, or a transaction that was left open
-            // by a lost client, must not hold its locks.
-            .options([
-                ("statement_timeout", format!("{}s", STATEMENT.as_secs())),
-                ("idle_in_transaction_session_timeout", format!("{}s", STATEMENT.as_secs())),
-                ("lock_timeout", "5s".to_owned()),
-            ])
-            .options(PLANS);
-        if commit == Commit::Done {
-            options = options.options([("synchronous_commit", "off")]);
-        }
+            // PgBouncer refuses it in the startup packet; no number of ours is a fraction.
+            .extra_float_digits(None);
         if let Some(password) = &self.password {
             options = options.password(password);
         }

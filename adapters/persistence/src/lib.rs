@@ -21,7 +21,9 @@ mod storage;
 mod verifications;
 
 pub use backlog::SqlBacklog;
-pub use database::{Database, DatabaseSettings, PostgresSettings, SslMode};
+pub use database::{
+    AdmitError, Database, DatabaseSettings, MigrationLockError, PostgresSettings, SslMode,
+};
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;
 pub use guard::SqlGuard;

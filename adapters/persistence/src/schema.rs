@@ -3,15 +3,27 @@ use std::collections::HashSet;
 use migration::{Migrator, MigratorTrait};
 use sea_orm::DbErr;
 
-use crate::database::{Database, Sql};
+use crate::database::{AdmitError, Database, Sql};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// The tables are older than this program.
     #[error("the database schema is behind: run `messager migrate up` (missing: {})", .missing.join(", "))]
     Behind { missing: Vec<String> },
+    /// The server, the database or what is before it cannot be used as it is.
+    #[error("{0}")]
+    Refused(String),
     #[error("the database is unavailable")]
     Unavailable(#[source] DbErr),
+}
+
+impl From<AdmitError> for SchemaError {
+    fn from(error: AdmitError) -> Self {
+        match error {
+            AdmitError::Refused(why) => Self::Refused(why),
+            AdmitError::Unavailable(error) => Self::Unavailable(error),
+        }
+    }
 }
 
 /// Whether the schema has all that this program knows of.
@@ -29,6 +41,7 @@ pub async fn check_schema(database: &Database) -> Result<(), SchemaError> {
         sqlite: "SELECT 1 WHERE false",
     };
 
+    database.admit().await?;
     // A primary that was demoted, say.
     let read_only = match database.rows(READ_ONLY, vec![]).await {
         Ok(rows) => rows,

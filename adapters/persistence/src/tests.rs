@@ -1,5 +1,6 @@
 //! One suite for both databases: what the ports promise.
 
+mod admission;
 mod checks;
 mod deliveries;
 mod events;
@@ -9,6 +10,7 @@ mod keys;
 mod limits;
 mod messages;
 mod partitions;
+mod pgbouncer;
 mod plans;
 mod privileges;
 mod receipts;

@@ -1,6 +1,7 @@
 //! The whole service, as its users have it: the real binaries on real neighbours.
 
 mod codes;
+mod database;
 mod dead_letters;
 mod embedded;
 mod events;

@@ -42,6 +42,11 @@ pub(super) async fn empty_postgres() -> Option<Database> {
 
 /// Where a new database is.
 pub(super) async fn new_postgres() -> Option<PostgresSettings> {
+    new_postgres_as("").await
+}
+
+/// The same, made in a certain way.
+pub(super) async fn new_postgres_as(how: &str) -> Option<PostgresSettings> {
     let Some(url) = environment("TEST_POSTGRES_URL") else {
         assert!(environment("REQUIRE_SERVICES").is_none(), "TEST_POSTGRES_URL is not set");
         eprintln!("skipped: TEST_POSTGRES_URL is not set");
@@ -59,7 +64,7 @@ pub(super) async fn new_postgres() -> Option<PostgresSettings> {
         ssl_root_cert: None,
     };
     let server = Database::connect_lazily(&DatabaseSettings::Postgres(settings.clone()), "test", 1);
-    server.connection().execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+    server.connection().execute_unprepared(&format!("CREATE DATABASE {name} {how}")).await.unwrap();
     server.close().await.unwrap();
     settings.database = name;
     Some(settings)
@@ -71,10 +76,15 @@ pub(super) async fn sqlite() -> (Database, Folder) {
     (database, folder)
 }
 
-pub(super) fn empty_sqlite() -> (Database, Folder) {
+pub(super) fn empty_folder() -> Folder {
     let name = format!("messager-{}", new_id());
     let folder = Folder(std::env::temp_dir().join(name));
     std::fs::create_dir(&folder.0).unwrap();
+    folder
+}
+
+pub(super) fn empty_sqlite() -> (Database, Folder) {
+    let folder = empty_folder();
     let settings = DatabaseSettings::Sqlite(folder.0.join("messager.db"));
     (Database::connect_lazily(&settings, "test", 1), folder)
 }
@@ -95,7 +105,7 @@ impl Drop for Folder {
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests are told of their servers this way")]
-fn environment(name: &str) -> Option<String> {
+pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 

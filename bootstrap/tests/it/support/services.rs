@@ -71,7 +71,12 @@ pub(crate) struct Postgres {
 
 impl Postgres {
     pub(crate) async fn new() -> Option<Self> {
-        Self::with("", "").await
+        Self::made("").await
+    }
+
+    /// One that is made in a certain way.
+    pub(crate) async fn made(how: &str) -> Option<Self> {
+        Self::with("", how).await
     }
 
     /// Its tables are on this disk.

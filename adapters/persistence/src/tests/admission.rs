@@ -1,0 +1,96 @@
+//! Which servers are refused.
+
+use sea_orm::ConnectionTrait;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy},
+    net::{TcpListener, TcpStream},
+};
+
+use super::support::{new_postgres, new_postgres_as};
+use crate::{AdmitError, Database, DatabaseSettings, PostgresSettings, SchemaError, check_schema};
+
+fn lazily(settings: &PostgresSettings) -> Database {
+    let settings = DatabaseSettings::Postgres(settings.clone());
+    Database::connect_lazily(&settings, "messager test", 2)
+}
+
+fn to_migrate(database: &Database) -> Database {
+    Database::connect_to_migrate(database.settings(), "messager migrate")
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_utf8_is_refused_by_the_name_of_its_encoding() {
+    for encoding in ["LATIN1", "SQL_ASCII"] {
+        let like = format!("ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
+        let Some(settings) = new_postgres_as(&like).await else { return };
+        let database = lazily(&settings);
+
+        let refused = check_schema(&database).await;
+
+        let Err(SchemaError::Refused(why)) = refused else { panic!("{refused:?}") };
+        assert!(why.contains(encoding) && why.contains(&settings.database), "{why}");
+        let migrating = to_migrate(&database).admit().await;
+        assert!(matches!(migrating, Err(AdmitError::Refused(_))), "{migrating:?}");
+        // No way round it through the pool.
+        assert!(database.connection().execute_unprepared("SELECT 1").await.is_err());
+    }
+}
+
+/// Passes all on, but has the server say that it is 14.
+async fn as_postgres_14(settings: &PostgresSettings) -> PostgresSettings {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = (settings.host.clone(), settings.port);
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect(server.clone()).await.unwrap();
+            let (mut from_near, mut to_near) = near.into_split();
+            let (mut from_far, mut to_far) = far.into_split();
+            tokio::spawn(async move { copy(&mut from_near, &mut to_far).await });
+            tokio::spawn(async move {
+                const SAYS: &[u8] = b"server_version\0";
+                let mut buffer = vec![0; 65_536];
+                while let Ok(length @ 1..) = from_far.read(&mut buffer).await {
+                    let found = buffer[..length].windows(SAYS.len()).position(|it| it == SAYS);
+                    if let Some(at) = found {
+                        buffer[at + SAYS.len()..][..2].copy_from_slice(b"14");
+                    }
+                    if to_near.write_all(&buffer[..length]).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    PostgresSettings { host: "127.0.0.1".to_owned(), port, ..settings.clone() }
+}
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_refused_by_its_version() {
+    let Some(settings) = new_postgres().await else { return };
+
+    let refused = check_schema(&lazily(&as_postgres_14(&settings).await)).await;
+
+    let Err(SchemaError::Refused(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("PostgreSQL 14.") && why.contains("15 or later"), "{why}");
+}
+
+#[tokio::test]
+async fn a_default_of_the_role_does_not_change_what_our_sessions_have() {
+    let Some(settings) = new_postgres().await else { return };
+    let database = lazily(&settings);
+    for default in ["synchronous_commit = off", "statement_timeout = 0", "client_encoding = LATIN1"]
+    {
+        let sql = format!("ALTER DATABASE {} SET {default}", settings.database);
+        database.connection().execute_unprepared(&sql).await.unwrap();
+    }
+
+    let fresh = lazily(&settings);
+
+    let sql = "SELECT concat_ws(' ', current_setting('synchronous_commit'),
+        current_setting('statement_timeout'), current_setting('client_encoding')) AS it";
+    let row =
+        fresh.connection().query_one_raw(fresh.as_written(sql, vec![])).await.unwrap().unwrap();
+    assert_eq!(row.try_get::<String>("", "it").unwrap(), "on 10s UTF8");
+}

@@ -1,5 +1,6 @@
 //! What the binaries take on their command lines.
 
+mod down;
 pub mod guard;
 pub mod keys;
 pub mod secrets;
@@ -58,11 +59,15 @@ impl Args {
 pub enum Migration {
     /// Bring the schema up to this version.
     Up,
-    /// Take migrations back, the latest first. Their tables and what is in them are lost.
+    /// Take migrations back, the latest first: says which tables and rows that deletes, and asks.
+    /// Refuses while a process uses the database.
     Down {
         /// How many.
-        #[arg(default_value_t = 1)]
+        #[arg(default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         steps: u32,
+        /// Do not ask. Needed where there is no terminal.
+        #[arg(long)]
+        yes: bool,
     },
     /// List the migrations and which of them the database has.
     Status,
@@ -161,18 +166,7 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
             })
             .await
         }
-        Migration::Down { steps } => {
-            let database = Database::connect_to_migrate(&config.database, MIGRATE);
-            migrating(database, config, async |database| {
-                take_turns(database, &config.database, async || {
-                    Migrator::down(&database.connection(), Some(steps))
-                        .await
-                        .context("migrate down")
-                })
-                .await
-            })
-            .await
-        }
+        Migration::Down { steps, yes } => down::execute(config, steps, yes).await,
         Migration::Status => {
             let database = existing_database(config, MIGRATE)?;
             migrating(database, config, status).await

@@ -29,7 +29,7 @@ mod session;
 mod sqlite;
 mod transaction;
 
-use self::session::{Purpose, Sessions, Unusable};
+use self::session::{IN_USE, Purpose, Sessions, Unusable};
 pub(crate) use self::transaction::{Transaction, begin, clock};
 
 #[derive(Debug, Clone)]
@@ -313,7 +313,7 @@ impl Database {
         let begun = Instant::now();
         let mut waiting = Some(waiting);
         while !self.advisory("pg_try_advisory_lock", MIGRATION).await? {
-            let holder = self.holders(MIGRATION).await?.join("; ");
+            let holder = self.holders(MIGRATION, true).await?.join("; ");
             if let Some(waiting) = waiting.take() {
                 waiting(&holder);
             }
@@ -330,14 +330,54 @@ impl Database {
         self.advisory("pg_advisory_unlock", MIGRATION).await.map(|_| ())
     }
 
+    /// Keeps processes from using the database until this session ends, or says which do.
+    ///
+    /// PostgreSQL only. The pool must be one of [`Self::connect_to_migrate`].
+    pub(crate) async fn lock_out_processes(&self) -> Result<Vec<String>, DbErr> {
+        /// Longer than a process that does nothing goes without a session: its sessions end after a
+        /// minute, and it looks after the database every two seconds.
+        const LOOKING: Duration = Duration::from_secs(3);
+        const PAUSE: Duration = Duration::from_millis(200);
+
+        // Those of versions that hold no lock.
+        let found = self.sessions_by_name().await?;
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        if !self.advisory("pg_try_advisory_lock", IN_USE).await? {
+            return self.holders(IN_USE, true).await;
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < LOOKING {
+            let waiting = self.holders(IN_USE, false).await?;
+            if !waiting.is_empty() {
+                self.advisory("pg_advisory_unlock", IN_USE).await?;
+                return Ok(waiting);
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(Vec::new())
+    }
+
+    async fn sessions_by_name(&self) -> Result<Vec<String>, DbErr> {
+        const SQL: &str = "SELECT format('process %s, %s, from %s', pid, application_name,
+                coalesce(host(client_addr), 'a local socket')) AS holder
+            FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()
+                AND application_name LIKE 'messager %' AND application_name <> 'messager migrate'
+            ORDER BY pid";
+        let rows = self.connection().query_all_raw(self.as_written(SQL, vec![])).await?;
+        rows.iter().map(|row| row.try_get("", "holder")).collect()
+    }
+
     async fn advisory(&self, function: &str, key: i64) -> Result<bool, DbErr> {
         let statement = self.as_written(&format!("SELECT {function}({key}) AS done"), vec![]);
         let row = self.connection().query_one_raw(statement).await?;
         row.ok_or_else(|| DbErr::RecordNotFound(function.to_owned()))?.try_get("", "done")
     }
 
-    /// The sessions of others that hold an advisory lock, for people.
-    async fn holders(&self, key: i64) -> Result<Vec<String>, DbErr> {
+    /// The sessions of others that hold an advisory lock, or wait for it, for people.
+    async fn holders(&self, key: i64, granted: bool) -> Result<Vec<String>, DbErr> {
         let (high, low) = (key >> 32, key & 0xffff_ffff);
         let sql = format!(
             "SELECT format('process %s, %s, from %s, connected since %s', locks.pid,
@@ -346,7 +386,7 @@ impl Database {
                 coalesce(to_char(backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'an unknown time')
             ) AS holder
             FROM pg_locks AS locks LEFT JOIN pg_stat_activity AS activity USING (pid)
-            WHERE locktype = 'advisory' AND granted AND objsubid = 1
+            WHERE locktype = 'advisory' AND granted = {granted} AND objsubid = 1
                 AND classid::bigint = {high} AND objid::bigint = {low}
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND locks.pid <> pg_backend_pid()

@@ -18,6 +18,7 @@ mod outbox;
 mod schema;
 mod secrets;
 mod storage;
+mod takedown;
 mod verifications;
 
 pub use backlog::SqlBacklog;
@@ -35,6 +36,7 @@ pub use outbox::{CoalescingOutbox, OutboxSettings};
 pub use schema::{SchemaError, check_schema};
 pub use secrets::{FileSecrets, SqlSecrets};
 pub use storage::{Evidence, Part, StorageError, check_storage};
+pub use takedown::{Loss, loss, take_alone};
 pub use verifications::SqlVerifications;
 
 #[cfg(test)]

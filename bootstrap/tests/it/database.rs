@@ -1,6 +1,11 @@
-//! Databases that are refused.
+//! Databases that are refused, and schemas that are taken back.
 
-use std::{process::Output, time::Duration};
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
 
 use super::support::{
     Binary, Folder, Gateway, PgBouncer, Postgres, Proxy, code_for, eventually, get, post,
@@ -93,6 +98,90 @@ async fn through_a_pooler_in_session_mode_messages_arrive() {
     assert_eq!(post(messager.port, "79990000001").await.0, 200);
 
     assert_eq!(code_for(&gateway, "79990000001").await.len(), 6);
+}
+
+async fn down(env: &[(String, String)], folder: &Folder, args: &[&str]) -> Output {
+    binary("messager", env, folder).args(&["migrate", "down"]).args(args).output().await
+}
+
+async fn is_taken_back_only_when_asked_and_unused(env: &[(String, String)], roles: &[&str]) {
+    let folder = Folder::new();
+    let migrated = binary("messager", env, &folder).args(&["migrate", "up"]).output().await;
+    assert!(migrated.status.success(), "{}", said(&migrated));
+    let made = binary("messager", env, &folder)
+        .args(&["keys", "create", "--name", "shop", "--scopes", "send"])
+        .output()
+        .await;
+    assert!(made.status.success(), "{}", said(&made));
+
+    // Each role by itself keeps it from being done.
+    for role in roles {
+        let running = binary(role, env, &folder).ready().await;
+        let refused = down(env, &folder, &["100", "--yes"]).await;
+        assert_eq!(refused.status.code(), Some(1), "{role}: {}", said(&refused));
+        assert!(said(&refused).contains("in use"), "{role}: {}", said(&refused));
+        let (status, _) = running.stop("TERM").await;
+        assert!(status.success(), "{role}");
+    }
+
+    // Without a terminal and --yes it only says what it would do.
+    let told = eventually("unused", Duration::from_secs(20), async || {
+        let told = down(env, &folder, &["100"]).await;
+        assert_eq!(told.status.code(), Some(1));
+        (!said(&told).contains("in use")).then_some(said(&told))
+    })
+    .await;
+    for part in ["table api_key, 1 row: API keys", "table outbox, 0 rows", "--yes"] {
+        assert!(told.contains(part), "no {part} in {told}");
+    }
+    // It asks on a terminal, and no answer but yes will do.
+    let asked = down_on_a_terminal(env, folder.path(), "no\n");
+    assert!(asked.contains("Type yes") && asked.contains("nothing was changed"), "{asked}");
+    let keys = binary("messager", env, &folder).args(&["keys", "list"]).output().await;
+    assert!(String::from_utf8_lossy(&keys.stdout).contains("shop"), "all is still there");
+
+    let done = down(env, &folder, &["--yes", "1"]).await;
+    assert!(done.status.success(), "{}", said(&done));
+    assert!(said(&done).contains("1 migration taken back"), "{}", said(&done));
+    let asked = down_on_a_terminal(env, folder.path(), "yes\n");
+    assert!(asked.contains("migrations taken back"), "{asked}");
+    let status = binary("messager", env, &folder).args(&["migrate", "status"]).output().await;
+    assert!(!String::from_utf8_lossy(&status.stdout).contains("applied"), "all are taken back");
+    let nothing = down(env, &folder, &["--yes"]).await;
+    assert!(nothing.status.success() && said(&nothing).contains("nothing"), "{}", said(&nothing));
+}
+
+/// `messager migrate down 100` on a terminal of its own, with one line typed.
+fn down_on_a_terminal(env: &[(String, String)], folder: &Path, typed: &str) -> String {
+    let command = format!("{} migrate down 100", env!("CARGO_BIN_EXE_messager"));
+    let mut script = Command::new("script")
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .envs(env.iter().cloned())
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    script.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    String::from_utf8_lossy(&script.wait_with_output().unwrap().stdout).into_owned()
+}
+
+#[tokio::test]
+async fn a_schema_is_taken_back_only_when_asked_and_unused_on_postgres() {
+    let Some(postgres) = Postgres::new().await else { return };
+    is_taken_back_only_when_asked_and_unused(&postgres.env(), &["api", "processor", "consumer"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_schema_is_taken_back_only_when_asked_and_unused_on_sqlite() {
+    let folder = Folder::new();
+    let path = folder.path().join("sms.db").display().to_string();
+    let env = [("SQLITE_PATH".to_owned(), path)];
+    is_taken_back_only_when_asked_and_unused(&env, &["messager"]).await;
 }
 
 /// A migration that another one keeps waiting says for whom, and does not wait for ever.

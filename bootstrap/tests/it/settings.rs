@@ -49,10 +49,12 @@ async fn a_schema_that_is_behind_is_refused_with_the_command_that_helps() {
         String::from_utf8(output.stdout).unwrap()
     };
     assert!(status().await.contains("pending") && !status().await.contains("applied"));
-    for (step, pending) in [("up", false), ("up", false), ("down", true), ("up", false)] {
-        let output = start("messager").args(&["migrate", step]).output().await;
-        assert!(output.status.success(), "{step}: {}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(status().await.contains("pending"), pending, "{step}");
+    let steps: [(&[&str], bool); 4] =
+        [(&["up"], false), (&["up"], false), (&["down", "--yes"], true), (&["up"], false)];
+    for (step, pending) in steps {
+        let output = start("messager").args(&["migrate"]).args(step).output().await;
+        assert!(output.status.success(), "{step:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(status().await.contains("pending"), pending, "{step:?}");
     }
     start("api").ready().await;
 }

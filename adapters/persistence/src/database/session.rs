@@ -60,6 +60,10 @@ impl From<Unusable> for sqlx::Error {
 /// The oldest major version of PostgreSQL that is supported.
 const OLDEST: u32 = 15;
 
+/// Each session of a running process holds this advisory lock, shared: `migrate down` takes it
+/// exclusively, and so learns whether any process uses the database.
+pub(super) const IN_USE: i64 = 0x6d65_7373_6167_6501;
+
 /// How long a server that was found to give each client a session of its own is taken to do so.
 const TRUSTED: Duration = Duration::from_secs(60);
 
@@ -132,6 +136,9 @@ impl Sessions {
             "current_database()::text".to_owned(),
         ];
         check.extend(settings.iter().map(|(name, _)| format!("current_setting('{name}')")));
+        if purpose != Purpose::Migration {
+            check.push(format!("pg_advisory_lock_shared({IN_USE})::text"));
+        }
         Self {
             options,
             apply: format!("SELECT {}", apply.join(", ")),

@@ -1,13 +1,21 @@
-//! Which servers are refused.
+//! Which servers are refused, and when a database is in use.
 
+use std::time::Duration;
+
+use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
 };
 
-use super::support::{new_postgres, new_postgres_as};
-use crate::{AdmitError, Database, DatabaseSettings, PostgresSettings, SchemaError, check_schema};
+use super::support::{
+    count, empty_postgres, in_time, new_postgres, new_postgres_as, postgres, sqlite,
+};
+use crate::{
+    AdmitError, Database, DatabaseSettings, Loss, PostgresSettings, SchemaError, check_schema,
+    loss, take_alone,
+};
 
 fn lazily(settings: &PostgresSettings) -> Database {
     let settings = DatabaseSettings::Postgres(settings.clone());
@@ -93,4 +101,105 @@ async fn a_default_of_the_role_does_not_change_what_our_sessions_have() {
     let row =
         fresh.connection().query_one_raw(fresh.as_written(sql, vec![])).await.unwrap().unwrap();
     assert_eq!(row.try_get::<String>("", "it").unwrap(), "on 10s UTF8");
+}
+
+async fn what_a_step_deletes_is_known_and_left(database: Database) {
+    Migrator::up(&database.connection(), None).await.unwrap();
+    let all: u32 = Migrator::migrations().len().try_into().unwrap();
+    let migrating = to_migrate_alone(database).await;
+
+    let found = loss(&migrating, all).await.unwrap();
+
+    assert_eq!(found.migrations.len(), Migrator::migrations().len());
+    assert_eq!(found.migrations.last().unwrap(), "m20261122_000001_pipeline");
+    for table in ["outbox", "delivery", "verification", "api_key", "secret"] {
+        assert!(found.tables.contains(&(table.to_owned(), 0)), "{table}: {found:?}");
+    }
+    assert_eq!(found.columns, Vec::<String>::new(), "their tables go");
+    assert_eq!(count(&migrating, "outbox").await, 0, "it is still there");
+
+    // The latest alone takes no table of the first ones with it.
+    let latest = loss(&migrating, 1).await.unwrap();
+    assert_eq!(latest.migrations.len(), 1);
+    assert!(!latest.tables.iter().any(|(table, _)| table == "outbox"), "{latest:?}");
+
+    Migrator::down(&migrating.connection(), None).await.unwrap();
+    assert_eq!(loss(&migrating, 1).await.unwrap(), Loss::default());
+}
+
+/// The same database once more, by itself.
+async fn to_migrate_alone(database: Database) -> Database {
+    let migrating = to_migrate(&database);
+    database.close().await.unwrap();
+    migrating
+}
+
+#[tokio::test]
+async fn what_a_step_deletes_is_known_on_postgres() {
+    if let Some(database) = empty_postgres().await {
+        what_a_step_deletes_is_known_and_left(database).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_step_deletes_is_known_on_sqlite() {
+    let (database, _folder) = sqlite().await;
+    what_a_step_deletes_is_known_and_left(database).await;
+}
+
+async fn is_taken_alone_only_when_nobody_uses_it(database: Database) {
+    let other = Database::connect_lazily(database.settings(), "messager api", 1);
+    other.connection().ping().await.unwrap();
+    database.close().await.unwrap();
+    let migrating = to_migrate(&other);
+
+    let users = take_alone(&migrating).await.unwrap();
+    assert_eq!(users.len(), 1, "{users:?}");
+
+    other.close().await.unwrap();
+    // The server notices the end a little later.
+    in_time(async {
+        while !take_alone(&migrating).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let late = Database::connect_lazily(migrating.settings(), "messager api", 1);
+    let began = tokio::time::timeout(Duration::from_secs(1), late.connection().ping()).await;
+    assert!(!matches!(began, Ok(Ok(()))), "nobody begins to use it meanwhile");
+}
+
+#[tokio::test]
+async fn a_database_in_use_is_known_on_postgres() {
+    if let Some(database) = postgres().await {
+        is_taken_alone_only_when_nobody_uses_it(database).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_in_use_is_known_on_sqlite() {
+    let (database, _folder) = sqlite().await;
+    is_taken_alone_only_when_nobody_uses_it(database).await;
+}
+
+/// Between two looks at the database a process may have no session at all.
+#[tokio::test]
+async fn a_process_that_waits_for_a_session_is_known_too() {
+    let Some(database) = postgres().await else { return };
+    let migrating = to_migrate_alone(database).await;
+    let settings = migrating.settings().clone();
+    let looking = tokio::spawn(async move {
+        loop {
+            // Its sessions have a name that says nothing, as for a role that may not see it.
+            let api = Database::connect_lazily(&settings, "", 1);
+            let _ = api.connection().ping().await;
+            let _ = api.close().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+
+    let users = take_alone(&migrating).await.unwrap();
+
+    looking.abort();
+    assert_eq!(users.len(), 1, "{users:?}");
 }

@@ -11,10 +11,12 @@ use migration::{Migrator, MigratorTrait};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::time::{Instant, sleep};
 
-use super::support::{Folder, empty_folder, environment, new_message, new_postgres, phone};
+use super::support::{
+    Folder, empty_folder, environment, in_time, new_message, new_postgres, phone,
+};
 use crate::{
     AdmitError, CoalescingOutbox, Database, DatabaseSettings, MigrationLockError, OutboxSettings,
-    PostgresSettings, SchemaError, check_schema,
+    PostgresSettings, SchemaError, check_schema, take_alone,
 };
 
 /// A PgBouncer before a new database. Ended when dropped.
@@ -226,4 +228,23 @@ async fn a_lock_that_was_not_given_back_ends_with_its_client() {
     first.close().await.unwrap();
 
     connect().lock_for_migration(Duration::from_secs(10), |_| {}).await.unwrap();
+}
+
+/// It keeps sessions for the next client; those are nobody's.
+#[tokio::test]
+async fn a_session_that_the_pooler_keeps_is_no_process() {
+    let Some(pgbouncer) = PgBouncer::start("session", "").await else { return };
+    let process = Database::connect_lazily(&pgbouncer.pooled(), "messager api", 2);
+    process.ping().await.unwrap();
+    let migrate = Database::connect_to_migrate(&pgbouncer.direct(), "messager migrate");
+
+    assert!(!take_alone(&migrate).await.unwrap().is_empty());
+
+    process.close().await.unwrap();
+    in_time(async {
+        while !take_alone(&migrate).await.unwrap().is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }

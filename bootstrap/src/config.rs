@@ -8,13 +8,13 @@ mod warnings;
 use std::{
     fmt,
     num::{NonZeroU16, NonZeroU32},
-    path::{Path, PathBuf},
+    path::Path,
     str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
-use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode};
+use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode, SslRootCert};
 use application::ports::StartFrom;
 use domain::{CodeLength, Templates};
 use tracing_subscriber::EnvFilter;
@@ -201,9 +201,18 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
     const NEEDED: [&str; 4] =
         ["POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"];
 
+    let ssl_root_cert = env.text("DB_SSL_ROOT_CERT").map(|text| match &*text {
+        "system" => SslRootCert::System,
+        path => SslRootCert::File(path.into()),
+    });
+    if let Some(Err(problem)) = ssl_root_cert.as_ref().map(SslRootCert::check) {
+        env.problem("DB_SSL_ROOT_CERT", &format!("cannot be used: {problem}"));
+    }
+    // As libpq: whom the public authorities have signed for, must be whom we asked for.
+    let is_system = ssl_root_cert == Some(SslRootCert::System);
     let ssl_mode = env.choice(
         "DB_SSL_MODE",
-        "prefer",
+        if is_system { "verify-full" } else { "prefer" },
         &[
             ("disable", SslMode::Disable),
             ("allow", SslMode::Allow),
@@ -213,10 +222,6 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
             ("verify-full", SslMode::VerifyFull),
         ],
     );
-    let ssl_root_cert = env.text("DB_SSL_ROOT_CERT").map(PathBuf::from);
-    if ssl_root_cert.as_ref().is_some_and(|path| !path.is_file()) {
-        env.problem("DB_SSL_ROOT_CERT", "must be the path of a file that is there");
-    }
     let port = env.port("POSTGRES_PORT");
     let sqlite = env.parsed("SQLITE_PATH", "the path of a file", "messager.db", |path| {
         // What SQLite keeps in memory is not kept.
@@ -239,6 +244,7 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         }
         return None;
     };
+    check_root_cert(env, ssl_mode, ssl_root_cert.as_ref());
     Some(DatabaseSettings::Postgres(PostgresSettings {
         host: host.clone(),
         port: port.unwrap_or(5432),
@@ -249,6 +255,26 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         ssl_mode: ssl_mode?,
         ssl_root_cert,
     }))
+}
+
+/// What `DB_SSL_MODE` needs of `DB_SSL_ROOT_CERT`, as in libpq.
+fn check_root_cert(env: &mut Reader<'_>, mode: Option<SslMode>, root: Option<&SslRootCert>) {
+    let Some(mode) = mode else { return };
+    match root {
+        None if mode.verifies() => env.problem(
+            "DB_SSL_ROOT_CERT",
+            &format!(
+                "is missing: DB_SSL_MODE={} needs the PEM file of the authority that signs the \
+                 server's certificate, or system",
+                mode.name()
+            ),
+        ),
+        Some(SslRootCert::System) if mode != SslMode::VerifyFull => env.problem(
+            "DB_SSL_MODE",
+            &format!("is {}, and must be verify-full, as DB_SSL_ROOT_CERT is system", mode.name()),
+        ),
+        _ => {}
+    }
 }
 
 fn gateway(env: &mut Reader<'_>) -> Option<GatewayConfig> {

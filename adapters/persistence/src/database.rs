@@ -15,11 +15,10 @@ use sea_orm::{
     SqlxPostgresConnector, Statement, Value,
     sqlx::{
         Connection as _,
-        postgres::{PgConnectOptions, PgPoolOptions},
+        postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
     },
 };
 
-pub use sea_orm::sqlx::postgres::PgSslMode as SslMode;
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
@@ -27,10 +26,15 @@ use crate::storage::Evidence;
 
 mod session;
 mod sqlite;
+mod tls;
 mod transaction;
 
-use self::session::{IN_USE, Purpose, Sessions, Unusable};
+pub use self::tls::{SslMode, SslRootCert};
 pub(crate) use self::transaction::{Transaction, begin, clock};
+use self::{
+    session::{IN_USE, Purpose, Sessions, Unusable},
+    tls::{Relay, Route},
+};
 
 #[derive(Debug, Clone)]
 pub enum DatabaseSettings {
@@ -47,8 +51,8 @@ pub struct PostgresSettings {
     pub user: String,
     pub password: Option<String>,
     pub ssl_mode: SslMode,
-    /// The certificates that sign the server's, for `verify-ca` and `verify-full`.
-    pub ssl_root_cert: Option<PathBuf>,
+    /// The authorities that sign the server's certificate.
+    pub ssl_root_cert: Option<SslRootCert>,
 }
 
 /// A pool of connections to the one database.
@@ -66,6 +70,8 @@ struct Shared {
     name: String,
     connections: u32,
     purpose: Purpose,
+    /// What connections with TLS go through.
+    relay: Option<Arc<Relay>>,
     pool: RwLock<Pool>,
     /// Whether a session was opened, and nothing was wrong with it.
     admitted: AtomicBool,
@@ -160,13 +166,16 @@ impl Database {
         connections: u32,
         purpose: Purpose,
     ) -> Self {
-        let pool = Pool { generation: 0, connection: settings.pool(name, connections, purpose) };
+        let relay = settings.relay();
+        let connection = settings.pool(name, connections, purpose, relay.as_ref());
+        let pool = Pool { generation: 0, connection };
         Self {
             shared: Arc::new(Shared {
                 settings: settings.clone(),
                 name: name.to_owned(),
                 connections,
                 purpose,
+                relay,
                 pool: RwLock::new(pool),
                 admitted: AtomicBool::new(false),
             }),
@@ -235,14 +244,14 @@ impl Database {
     /// it is of use again, and its place in the pool is taken until then: with a silent server,
     /// until the kernel gives up, which takes a quarter of an hour.
     fn renew(&self, generation: u64) {
-        let Shared { settings, name, connections, purpose, pool, .. } = &*self.shared;
+        let Shared { settings, name, connections, purpose, relay, pool, .. } = &*self.shared;
         if !self.is_postgres() {
             return;
         }
         let mut pool = pool.write().unwrap_or_else(PoisonError::into_inner);
         if pool.generation == generation {
             tracing::warn!(pool = name, "the database is silent: connecting anew");
-            let connection = settings.pool(name, *connections, *purpose);
+            let connection = settings.pool(name, *connections, *purpose, relay.as_ref());
             *pool = Pool { generation: generation + 1, connection };
         }
     }
@@ -281,9 +290,10 @@ impl Database {
     }
 
     async fn examine(&self) -> Result<(), AdmitError> {
-        let Shared { settings, name, purpose, .. } = &*self.shared;
+        let Shared { settings, name, purpose, relay, .. } = &*self.shared;
         let DatabaseSettings::Postgres(postgres) = settings else { return Ok(()) };
-        let opened = timeout(EXAMINE, postgres.sessions(name, *purpose).open()).await;
+        let sessions = postgres.sessions(name, *purpose, relay.as_ref());
+        let opened = timeout(EXAMINE, sessions.open()).await;
         let unavailable = |why: String| DbErr::Conn(RuntimeErr::Internal(why));
         match opened {
             Ok(Ok(session)) => {
@@ -441,11 +451,35 @@ impl Database {
 }
 
 impl DatabaseSettings {
-    fn pool(&self, name: &str, connections: u32, purpose: Purpose) -> DatabaseConnection {
+    /// None: connections have no TLS, and need none.
+    fn relay(&self) -> Option<Arc<Relay>> {
+        match self {
+            // As with libpq, a local socket has no TLS, whatever the mode.
+            Self::Postgres(postgres)
+                if postgres.ssl_mode != SslMode::Disable && !postgres.host.starts_with('/') =>
+            {
+                Some(Arc::new(Relay::to(Route {
+                    host: postgres.host.clone(),
+                    port: postgres.port,
+                    mode: postgres.ssl_mode,
+                    roots: postgres.ssl_root_cert.clone(),
+                })))
+            }
+            Self::Postgres(_) | Self::Sqlite(_) => None,
+        }
+    }
+
+    fn pool(
+        &self,
+        name: &str,
+        connections: u32,
+        purpose: Purpose,
+        relay: Option<&Arc<Relay>>,
+    ) -> DatabaseConnection {
         match self {
             Self::Postgres(postgres) => {
                 let turnover = Turnover::of(connections);
-                let sessions = Arc::new(postgres.sessions(name, purpose));
+                let sessions = Arc::new(postgres.sessions(name, purpose, relay));
                 let options = sessions.options().clone();
                 // Its lock is the session's.
                 let stays = purpose == Purpose::Migration;
@@ -512,25 +546,26 @@ impl Turnover {
 }
 
 impl PostgresSettings {
-    fn sessions(&self, name: &str, purpose: Purpose) -> Sessions {
-        Sessions::new(self.connect_options(name), purpose)
+    fn sessions(&self, name: &str, purpose: Purpose, relay: Option<&Arc<Relay>>) -> Sessions {
+        Sessions::new(self.connect_options(name, relay), purpose, relay.cloned())
     }
 
-    fn connect_options(&self, name: &str) -> PgConnectOptions {
+    fn connect_options(&self, name: &str, relay: Option<&Arc<Relay>>) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
             .host(&self.host)
             .port(self.port)
             .database(&self.database)
             .username(&self.user)
-            .ssl_mode(self.ssl_mode)
+            // The relay has it.
+            .ssl_mode(PgSslMode::Disable)
             .application_name(name)
             // PgBouncer refuses it in the startup packet; no number of ours is a fraction.
             .extra_float_digits(None);
         if let Some(password) = &self.password {
             options = options.password(password);
         }
-        if let Some(certificate) = &self.ssl_root_cert {
-            options = options.ssl_root_cert(certificate);
+        if let Some(relay) = relay {
+            options = options.socket(relay.folder());
         }
         options
     }

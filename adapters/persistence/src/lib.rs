@@ -24,6 +24,7 @@ mod verifications;
 pub use backlog::SqlBacklog;
 pub use database::{
     AdmitError, Database, DatabaseSettings, MigrationLockError, PostgresSettings, SslMode,
+    SslRootCert,
 };
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;

@@ -19,6 +19,7 @@ mod schemas;
 mod silence;
 mod starts;
 mod support;
+mod tls;
 mod transactions;
 
 /// Runs each test of a module on PostgreSQL and on SQLite, each on a database of its own.

@@ -90,12 +90,46 @@ fn every_bad_value_is_reported_with_what_is_allowed() {
         "PROCESSOR_TAKE_MESSAGE_LIMIT is \"many\"",
         "PROCESSOR_TOPIC is \"a topic\"",
         "LOG is",
-        "DB_SSL_ROOT_CERT must be",
+        "DB_SSL_ROOT_CERT cannot be used: /nowhere/ca.pem",
         "SQLITE_PATH is",
     ] {
         assert!(error.contains(expected), "{expected} is not in:\n{error}");
     }
     assert_eq!(error.lines().count(), 15, "{error}");
+}
+
+/// The settings that lead to a PostgreSQL, and some more.
+fn read_postgres(more: &[(&str, &str)]) -> Result<Config, String> {
+    let mut settings = vec![
+        ("POSTGRES_HOST", "db"),
+        ("POSTGRES_DB", "messager"),
+        ("POSTGRES_USER", "messager"),
+        ("POSTGRES_PASSWORD", "secret"),
+    ];
+    settings.extend(more);
+    read(&settings).map_err(|error| error.to_string())
+}
+
+#[test]
+fn modes_that_verify_need_somebody_to_trust() {
+    for mode in ["verify-ca", "verify-full"] {
+        let error = read_postgres(&[("DB_SSL_MODE", mode)]).unwrap_err();
+        assert!(error.contains("DB_SSL_ROOT_CERT is missing"), "{error}");
+    }
+    for mode in ["disable", "allow", "prefer", "require"] {
+        read_postgres(&[("DB_SSL_MODE", mode)]).unwrap();
+    }
+}
+
+#[test]
+fn the_systems_authorities_are_trusted_for_the_hosts_name_only() {
+    let config = read_postgres(&[("DB_SSL_ROOT_CERT", "system")]).unwrap();
+    let DatabaseSettings::Postgres(postgres) = config.database else { panic!("not PostgreSQL") };
+    assert_eq!(postgres.ssl_mode, SslMode::VerifyFull);
+
+    let weak = [("DB_SSL_ROOT_CERT", "system"), ("DB_SSL_MODE", "verify-ca")];
+    let error = read_postgres(&weak).unwrap_err();
+    assert!(error.contains("DB_SSL_MODE is verify-ca, and must be verify-full"), "{error}");
 }
 
 #[test]

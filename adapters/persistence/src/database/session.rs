@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use sea_orm::sqlx::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::{ACQUIRE, STATEMENT};
+use super::{ACQUIRE, STATEMENT, tls::Relay};
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) enum Purpose {
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
     options: PgConnectOptions,
+    /// What the options lead to; it lasts as long as the pool.
+    _relay: Option<Arc<Relay>>,
     apply: String,
     check: String,
     settings: Vec<(&'static str, String)>,
@@ -116,7 +118,11 @@ impl Purpose {
 }
 
 impl Sessions {
-    pub(super) fn new(options: PgConnectOptions, purpose: Purpose) -> Self {
+    pub(super) fn new(
+        options: PgConnectOptions,
+        purpose: Purpose,
+        relay: Option<Arc<Relay>>,
+    ) -> Self {
         let settings = purpose.settings();
         let set =
             |(name, value): &(&str, String)| format!("set_config('{name}', '{value}', false)");
@@ -141,6 +147,7 @@ impl Sessions {
         }
         Self {
             options,
+            _relay: relay,
             apply: format!("SELECT {}", apply.join(", ")),
             check: format!("SELECT {}", check.join(", ")),
             settings,
@@ -187,10 +194,9 @@ impl Sessions {
     /// PgBouncer does in transaction mode: prepared statements and settings would get mixed up.
     async fn refuse_shared_sessions(&self, session: &mut PgConnection) -> Result<(), Unusable> {
         let server = format!(
-            "{}:{} {:?}/{:?} {}",
+            "{}:{} {:?} {}",
             self.options.get_host(),
             self.options.get_port(),
-            self.options.get_socket(),
             self.options.get_database(),
             self.options.get_username()
         );

@@ -1,0 +1,433 @@
+//! TLS to PostgreSQL, with the modes of libpq.
+//!
+//! sqlx has its own, but not all of the modes, and it trusts the public authorities beside the
+//! root certificate that is set. So sqlx speaks in the clear to a socket inside of this process,
+//! and what comes there is carried on to the server. Connections without TLS that were asked for
+//! as such do not go this way.
+
+mod certificates;
+
+use std::{
+    io::{self, ErrorKind},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split},
+    net::{TcpStream, UnixListener, UnixStream},
+    task::{AbortHandle, spawn_blocking},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use self::certificates::{Certificates, Verifier};
+
+/// Whether a connection to PostgreSQL has TLS, and what is checked then: `sslmode` of libpq.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    /// Never TLS.
+    Disable,
+    /// TLS if the server refuses a connection without.
+    Allow,
+    /// No TLS if the server has none or refuses a connection with TLS.
+    Prefer,
+    /// Always TLS.
+    Require,
+    /// Always TLS, and the certificate is signed by an authority that is trusted.
+    VerifyCa,
+    /// As `VerifyCa`, and the certificate has the name of the host.
+    VerifyFull,
+}
+
+/// Which authorities are trusted: `sslrootcert` of libpq. With them, a certificate is verified
+/// in every mode that has TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SslRootCert {
+    /// Those of a PEM file. It is read for each connection, and so may be replaced.
+    File(PathBuf),
+    /// Those of the operating system.
+    System,
+}
+
+impl SslRootCert {
+    /// Whether there are certificates, and all of them can be read.
+    pub fn check(&self) -> Result<(), String> {
+        self.load().map(|_| ())
+    }
+
+    fn load(&self) -> Result<Certificates, String> {
+        match self {
+            Self::File(path) => read_pem(path),
+            Self::System => {
+                static SYSTEM: OnceLock<Result<Certificates, String>> = OnceLock::new();
+                SYSTEM.get_or_init(read_system).clone()
+            }
+        }
+    }
+}
+
+fn read_pem(path: &Path) -> Result<Certificates, String> {
+    let told = |problem: String| format!("{}: {problem}", path.display());
+    let text = std::fs::read(path).map_err(|error| told(error.to_string()))?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let read = read.map_err(|error| told(format!("it is no PEM file: {error}")))?;
+    if read.is_empty() {
+        return Err(told("there is no certificate in it".to_owned()));
+    }
+    Certificates::parse(&read).map_err(|error| told(format!("a certificate is damaged: {error}")))
+}
+
+fn read_system() -> Result<Certificates, String> {
+    let found = rustls_native_certs::load_native_certs().certs;
+    let certificates = Certificates::parse_readable(&found);
+    if certificates.is_empty() {
+        return Err("the operating system has no certificates of authorities".to_owned());
+    }
+    Ok(certificates)
+}
+
+/// Where connections go, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) mode: SslMode,
+    pub(crate) roots: Option<SslRootCert>,
+}
+
+/// A socket in this process behind which the server is. It closes when this is dropped;
+/// connections through it stay.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    folder: String,
+    accepting: AbortHandle,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Relay {
+    pub(crate) fn to(route: Route) -> Self {
+        let (folder, listener) = listen(route.port).expect("a process may have a socket");
+        let accepting = tokio::spawn(async move {
+            let route = Arc::new(route);
+            while let Ok((near, _)) = listener.accept().await {
+                // Other processes of this machine may find the socket.
+                if near.peer_cred().is_ok_and(|peer| peer.pid() == own_pid()) {
+                    let route = Arc::clone(&route);
+                    tokio::spawn(async move { route.carry(near).await });
+                }
+            }
+        });
+        Self { folder, accepting: accepting.abort_handle() }
+    }
+
+    /// What sqlx takes for the folder of PostgreSQL's socket.
+    pub(crate) fn folder(&self) -> &str {
+        &self.folder
+    }
+}
+
+fn own_pid() -> Option<i32> {
+    std::process::id().try_into().ok()
+}
+
+/// A socket with a name that stands in no file system, which may be read-only.
+fn listen(port: u16) -> io::Result<(String, UnixListener)> {
+    const TRIES: usize = 1_000;
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    for _ in 0..TRIES {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let folder = format!("\0messager-{}-{number}", std::process::id());
+        match UnixListener::bind(format!("{folder}/.s.PGSQL.{port}")) {
+            Ok(listener) => return Ok((folder, listener)),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::AddrInUse.into())
+}
+
+/// A connection to the server, with TLS or without.
+enum Far {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Why there is no connection.
+struct Failure {
+    /// Whether it is worth trying again at once: the server may be starting.
+    transient: bool,
+    why: String,
+}
+
+/// One way to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Plain,
+    Tls,
+    /// TLS, and none on the same connection if the server has none.
+    TlsIfOffered,
+}
+
+impl SslMode {
+    fn attempts(self) -> &'static [Attempt] {
+        match self {
+            Self::Disable => &[Attempt::Plain],
+            Self::Allow => &[Attempt::Plain, Attempt::Tls],
+            Self::Prefer => &[Attempt::TlsIfOffered, Attempt::Plain],
+            Self::Require | Self::VerifyCa | Self::VerifyFull => &[Attempt::Tls],
+        }
+    }
+}
+
+impl Route {
+    /// Carries one connection from its beginning to its end.
+    async fn carry(&self, mut near: UnixStream) {
+        let Ok(startup) = read_startup(&mut near).await else { return };
+        // Who gave up waiting closes its end, and says nothing before it has an answer.
+        let begun = tokio::select! {
+            begun = self.begin(&startup) => begun,
+            () = left(&near) => return,
+        };
+        match begun {
+            Ok((Far::Plain(far), answer)) => exchange(near, far, &answer).await,
+            Ok((Far::Tls(far), answer)) => exchange(near, *far, &answer).await,
+            Err(failure) => {
+                let _ = near.write_all(&failure.as_message()).await;
+            }
+        }
+    }
+
+    /// Tries one way after the other until the server does not refuse the connection. Returns the
+    /// beginning of its answer, too.
+    async fn begin(&self, startup: &[u8]) -> Result<(Far, Vec<u8>), Failure> {
+        let mut refused = None;
+        for attempt in self.mode.attempts() {
+            let begun = match self.connect(*attempt).await {
+                Ok(far) => begin_session(far, startup).await.map_err(|error| Failure {
+                    transient: false,
+                    why: format!("the server closed the connection: {error}"),
+                }),
+                Err(failure) => Err(failure),
+            };
+            match begun {
+                Ok((far, answer)) if answer.first() != Some(&ERROR) => return Ok((far, answer)),
+                // Without a server there is no other way to it.
+                Err(failure) if failure.transient => return Err(failure),
+                // As libpq: what the last attempt was told is what is told.
+                refusal => {
+                    if let Err(Failure { why, .. }) = &refusal {
+                        tracing::debug!(?attempt, why, "no connection to PostgreSQL this way");
+                    }
+                    let was_plain = matches!(&refusal, Ok((Far::Plain(_), _)));
+                    refused = Some(refusal);
+                    if was_plain && *attempt == Attempt::TlsIfOffered {
+                        break;
+                    }
+                }
+            }
+        }
+        refused.unwrap_or_else(|| {
+            Err(Failure { transient: false, why: "there is no way to connect".to_owned() })
+        })
+    }
+
+    async fn connect(&self, attempt: Attempt) -> Result<Far, Failure> {
+        let transient = |error: io::Error| Failure {
+            transient: true,
+            why: format!("connect to {} port {}: {error}", self.host, self.port),
+        };
+        let mut stream = TcpStream::connect((&*self.host, self.port)).await.map_err(transient)?;
+        stream.set_nodelay(true).map_err(transient)?;
+        if attempt == Attempt::Plain {
+            return Ok(Far::Plain(stream));
+        }
+        let failed = |why: String| Failure { transient: false, why };
+        let offered = offers_tls(&mut stream).await.map_err(|error| failed(error.to_string()))?;
+        if !offered {
+            if attempt == Attempt::TlsIfOffered {
+                return Ok(Far::Plain(stream));
+            }
+            return Err(failed(format!(
+                "the server does not support TLS, and DB_SSL_MODE={} needs it",
+                self.mode.name()
+            )));
+        }
+        let connector = self.connector().await.map_err(failed)?;
+        match connector.connect(self.server_name(), stream).await {
+            Ok(stream) => Ok(Far::Tls(Box::new(stream))),
+            Err(error) => Err(failed(format!("TLS to {} failed: {error}", self.host))),
+        }
+    }
+
+    async fn connector(&self) -> Result<TlsConnector, String> {
+        let roots = match &self.roots {
+            Some(roots) => {
+                let roots = roots.clone();
+                let read = spawn_blocking(move || roots.load()).await;
+                Some(read.map_err(|error| error.to_string())??)
+            }
+            // As libpq: with nothing to verify by, these modes do not connect.
+            None if self.mode.verifies() => {
+                return Err(format!("DB_SSL_MODE={} needs DB_SSL_ROOT_CERT", self.mode.name()));
+            }
+            None => None,
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let host = (self.mode == SslMode::VerifyFull).then(|| self.host.clone());
+        let verifier = Verifier::new(&provider, roots, host);
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_no_client_auth();
+        Ok(TlsConnector::from(Arc::new(config)))
+    }
+
+    /// What the server is told that it is called. Names are compared by the verifier.
+    fn server_name(&self) -> ServerName<'static> {
+        ServerName::try_from(self.host.clone())
+            .unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()))
+    }
+}
+
+impl SslMode {
+    /// The word for it, as in libpq.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Allow => "allow",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    /// Whether it connects only to a server whose certificate was verified.
+    pub fn verifies(self) -> bool {
+        matches!(self, Self::VerifyCa | Self::VerifyFull)
+    }
+}
+
+/// The first byte of an error that the server tells.
+const ERROR: u8 = b'E';
+
+/// The first message of a client: its length, and the rest.
+async fn read_startup(near: &mut UnixStream) -> io::Result<Vec<u8>> {
+    /// As much as the server takes.
+    const LONGEST: usize = 10_000;
+    let mut length = [0; 4];
+    near.read_exact(&mut length).await?;
+    let whole = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if !(8..=LONGEST).contains(&whole) {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let mut startup = vec![0; whole];
+    startup[..4].copy_from_slice(&length);
+    near.read_exact(&mut startup[4..]).await?;
+    Ok(startup)
+}
+
+/// Waits until a client that has asked, and waits for its answer, is gone.
+async fn left(near: &UnixStream) {
+    while near.readable().await.is_ok() {
+        match near.try_read(&mut [0]) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return,
+        }
+    }
+}
+
+/// Asks for TLS as the protocol has it.
+async fn offers_tls(stream: &mut TcpStream) -> io::Result<bool> {
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+    stream.write_all(&SSL_REQUEST).await?;
+    // One byte and no more: what somebody put behind it must not be taken for the server's.
+    match stream.read_u8().await? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        _ => Err(io::Error::other("the server answered the request for TLS with an error")),
+    }
+}
+
+/// Sends the startup message, and reads the beginning of the answer.
+async fn begin_session(far: Far, startup: &[u8]) -> io::Result<(Far, Vec<u8>)> {
+    async fn ask(
+        far: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        startup: &[u8],
+    ) -> io::Result<Vec<u8>> {
+        far.write_all(startup).await?;
+        far.flush().await?;
+        let mut answer = vec![0; 1_024];
+        let length = far.read(&mut answer).await?;
+        if length == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        answer.truncate(length);
+        Ok(answer)
+    }
+    match far {
+        Far::Plain(mut far) => {
+            let answer = ask(&mut far, startup).await?;
+            Ok((Far::Plain(far), answer))
+        }
+        Far::Tls(mut far) => {
+            let answer = ask(&mut *far, startup).await?;
+            Ok((Far::Tls(far), answer))
+        }
+    }
+}
+
+/// Carries both directions until one of them ends: neither side leaves only one open.
+async fn exchange(mut near: UnixStream, far: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
+    /// For the last message and the end of TLS, which a silent server may not take.
+    const FAREWELL: Duration = Duration::from_secs(1);
+    if near.write_all(answer).await.is_err() {
+        return;
+    }
+    let (mut from_near, mut to_near) = near.split();
+    let (mut from_far, mut to_far) = split(far);
+    tokio::select! {
+        _ = copy(&mut from_near, &mut to_far) => {
+            let _ = timeout(FAREWELL, to_far.shutdown()).await;
+        }
+        _ = copy(&mut from_far, &mut to_near) => {}
+    }
+}
+
+impl Failure {
+    /// The failure as the server would tell it.
+    fn as_message(&self) -> Vec<u8> {
+        /// `cannot_connect_now` and `connection_exception`.
+        const CODES: [&str; 2] = ["57P03", "08000"];
+        let code = CODES[usize::from(!self.transient)];
+        let mut fields = Vec::new();
+        for (kind, text) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', code), (b'M', &*self.why)] {
+            fields.push(kind);
+            fields.extend(text.bytes().filter(|byte| *byte != 0));
+            fields.push(0);
+        }
+        fields.push(0);
+        let mut message = vec![ERROR];
+        let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX);
+        message.extend(length.to_be_bytes());
+        message.extend(fields);
+        message
+    }
+}

@@ -1,0 +1,318 @@
+//! TLS to a real PostgreSQL, with psql beside it: what libpq does is what is expected.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use tokio::time::{Instant, sleep};
+
+use super::support::{Folder, empty_folder, environment};
+use crate::{Database, DatabaseSettings, PostgresSettings, SslMode, SslRootCert};
+
+const MODES: [SslMode; 6] = [
+    SslMode::Disable,
+    SslMode::Allow,
+    SslMode::Prefer,
+    SslMode::Require,
+    SslMode::VerifyCa,
+    SslMode::VerifyFull,
+];
+
+/// Whom the server lets in.
+const ALL: &str = "host all all all trust";
+const TLS_ONLY: &str = "hostssl all all all trust";
+const NO_TLS_ONLY: &str = "hostnossl all all all trust";
+
+/// Makes all certificates, as PostgreSQL's manual and its readers do.
+const CERTIFICATES: &str = r#"
+set -e
+key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"; chmod 600 "$1.key"; }
+request() { key "$1"; openssl req -new -key "$1.key" -subj "/CN=$2" -out "$1.csr"; }
+# sign NAME ISSUER DAYS EXTENSIONS
+sign() {
+    printf "$4" >"$1.ext"
+    openssl x509 -req -in "$1.csr" -CA "$2.crt" -CAkey "$2.key" -CAcreateserial -days "$3" \
+        ${4:+-extfile "$1.ext"} -out "$1.crt" 2>/dev/null
+}
+for ca in ca other; do
+    key $ca
+    openssl req -new -x509 -key $ca.key -subj "/CN=$ca" -days 100 -out $ca.crt
+done
+names='subjectAltName=DNS:localhost,IP:127.0.0.1\n'
+request named x;        sign named ca 100 "$names"
+request expired x;      sign expired ca -1 "$names"
+request elsewhere localhost; sign elsewhere ca 100 'subjectAltName=DNS:db.example.com\n'
+request version1 localhost;  sign version1 ca 100 ''
+request client x;       sign client ca 100 "extendedKeyUsage=clientAuth\n$names"
+request middle middle;  sign middle ca 100 'basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n'
+request under x;        sign under middle 100 "$names"
+request leaf leaf;      sign leaf ca 100 'basicConstraints=CA:FALSE\n'
+request misissued x;    sign misissued leaf 100 "$names"
+request critical x;     sign critical ca 100 "1.2.3.4=critical,ASN1:NULL\n$names"
+cat middle.crt >>under.crt
+cat leaf.crt >>misissued.crt
+key itself
+openssl req -new -x509 -key itself.key -subj /CN=localhost -days 100 -out itself.crt
+key oldca
+openssl req -new -key oldca.key -subj /CN=oldca -out oldca.csr
+openssl x509 -req -in oldca.csr -signkey oldca.key -days 100 -out oldca.crt 2>/dev/null
+request underold x;     sign underold oldca 100 "$names"
+cat other.crt ca.crt >both.crt
+chmod 644 *.crt
+"#;
+
+/// A PostgreSQL of its own, which has TLS or not. Ended when dropped.
+struct Server {
+    folder: Folder,
+    port: u16,
+    bin: PathBuf,
+    switch: Vec<String>,
+}
+
+impl Server {
+    fn start() -> Option<Self> {
+        let Some(bin) = environment("TEST_PG_BIN") else {
+            assert!(environment("REQUIRE_SERVICES").is_none(), "TEST_PG_BIN is not set");
+            eprintln!("skipped: TEST_PG_BIN is not set");
+            return None;
+        };
+        let switch = environment("TEST_PG_USER_SWITCH").unwrap_or_default();
+        let folder = empty_folder();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Self {
+            folder,
+            port,
+            bin: bin.into(),
+            switch: switch.split_whitespace().map(str::to_owned).collect(),
+        };
+        server.shell(CERTIFICATES);
+        server.shell(&format!(
+            "'{}/initdb' -D data -U messager -A trust -E UTF8 --locale=C --no-sync >setup.log",
+            server.bin.display()
+        ));
+        server.configure(false, "named", ALL);
+        let socket = server.folder.path().display();
+        server.shell(&format!(
+            "'{}/pg_ctl' start -D data -w -t 60 -s -l log \
+             -o \"-p {port} -c listen_addresses=localhost -c unix_socket_directories='{socket}'\"",
+            server.bin.display()
+        ));
+        Some(server)
+    }
+
+    /// Runs a script as the user of the server, in its folder.
+    fn shell(&self, script: &str) {
+        let mut words = self.switch.iter().map(String::as_str).chain(["sh", "-c", script]);
+        let status = Command::new(words.next().unwrap())
+            .args(words)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success(), "{script}");
+    }
+
+    fn configure(&self, tls: bool, certificate: &str, lets_in: &str) {
+        let on = if tls { "on" } else { "off" };
+        // The last one holds.
+        self.shell(&format!(
+            "printf '%s\\n' 'ssl = {on}' \"ssl_cert_file = '../{certificate}.crt'\" \
+             \"ssl_key_file = '../{certificate}.key'\" 'fsync = off' >>data/postgresql.conf
+             echo '{lets_in}' >data/pg_hba.conf
+             echo 'local all all trust' >>data/pg_hba.conf"
+        ));
+    }
+
+    /// Configures it anew, and waits until that is in force.
+    async fn become_(&self, tls: bool, certificate: &str, lets_in: &str) {
+        self.configure(tls, certificate, lets_in);
+        let loaded = "SELECT extract(epoch FROM pg_conf_load_time())::text";
+        let before = self.local(loaded);
+        self.local("SELECT pg_reload_conf()");
+        let begun = Instant::now();
+        while self.local(loaded) == before {
+            assert!(begun.elapsed() < Duration::from_secs(20), "not reloaded");
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Asks through the socket, which has no TLS.
+    fn local(&self, sql: &str) -> String {
+        let host = self.folder.path().display();
+        self.psql(&format!("host={host}"), sql).expect("the socket is open")
+    }
+
+    fn psql(&self, connection: &str, sql: &str) -> Result<String, String> {
+        let output = Command::new(self.bin.join("psql"))
+            .args(["-XAtq", "-c", sql])
+            .arg(format!("{connection} port={} user=messager dbname=postgres", self.port))
+            .env_clear()
+            // There is no ~/.postgresql.
+            .env("HOME", "/nonexistent")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        if output.status.success() {
+            return Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    fn root(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.crt"))
+    }
+
+    /// Connects with both, and compares whether there is a connection, and whether it has TLS.
+    async fn compare(&self, mode: SslMode, root: Option<&str>, host: &str, case: &str) {
+        const HAS_TLS: &str = "SELECT ssl::text FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+        let root = root.map(|name| self.root(name));
+        let connection = format!(
+            "host={host} sslmode={} {}",
+            mode.name(),
+            root.as_ref().map(|it| format!("sslrootcert={}", it.display())).unwrap_or_default()
+        );
+        let expected = self.psql(&connection, HAS_TLS);
+        let settings = PostgresSettings {
+            host: host.to_owned(),
+            port: self.port,
+            database: "postgres".to_owned(),
+            user: "messager".to_owned(),
+            password: None,
+            ssl_mode: mode,
+            ssl_root_cert: root.map(SslRootCert::File),
+        };
+        let database =
+            Database::connect_lazily(&DatabaseSettings::Postgres(settings), "messager tls", 1);
+        let asked = Statement::from_string(DbBackend::Postgres, HAS_TLS);
+        let found = match database.connection().query_one_raw(asked).await {
+            Ok(row) => Ok(row.unwrap().try_get_by_index::<String>(0).unwrap()),
+            Err(error) => Err(error.to_string()),
+        };
+        database.close().await.unwrap();
+        // psql says `t` or `true` as the cast does.
+        assert_eq!(
+            found.as_ref().ok(),
+            expected.as_ref().ok(),
+            "{case}, {connection}: psql {expected:?}, we {found:?}"
+        );
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shell(&format!("'{}/pg_ctl' stop -D data -m immediate -s", self.bin.display()));
+    }
+}
+
+#[tokio::test]
+async fn each_mode_connects_where_libpq_does_and_as_it_does() {
+    let Some(server) = Server::start() else { return };
+    for (tls, lets_in, certificate) in [
+        (false, ALL, "named"),
+        (true, ALL, "named"),
+        (true, TLS_ONLY, "named"),
+        (true, NO_TLS_ONLY, "named"),
+        (true, TLS_ONLY, "elsewhere"),
+    ] {
+        server.become_(tls, certificate, lets_in).await;
+        let case = format!("TLS {tls}, {lets_in}, {certificate}");
+        for mode in MODES {
+            for root in [None, Some("ca"), Some("other")] {
+                server.compare(mode, root, "localhost", &case).await;
+            }
+            server.compare(mode, Some("ca"), "127.0.0.1", &case).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_certificate_is_taken_where_libpq_takes_it() {
+    let Some(server) = Server::start() else { return };
+    for (certificate, roots) in [
+        ("expired", &["ca"][..]),
+        ("version1", &["ca", "other", "version1"]),
+        ("client", &["ca"]),
+        ("under", &["ca", "middle", "both"]),
+        ("misissued", &["ca", "leaf"]),
+        ("critical", &["ca"]),
+        ("itself", &["itself", "ca"]),
+        ("underold", &["oldca"]),
+    ] {
+        server.become_(true, certificate, TLS_ONLY).await;
+        for mode in [SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {
+            for root in roots {
+                for host in ["localhost", "127.0.0.1"] {
+                    server.compare(mode, Some(root), host, certificate).await;
+                }
+            }
+        }
+        server.compare(SslMode::Require, None, "localhost", certificate).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_counts_for_the_next_connection() {
+    let Some(server) = Server::start() else { return };
+    server.become_(true, "named", TLS_ONLY).await;
+    let root = server.folder.path().join("current.pem");
+    let settings = PostgresSettings {
+        host: "localhost".to_owned(),
+        port: server.port,
+        database: "postgres".to_owned(),
+        user: "messager".to_owned(),
+        password: None,
+        ssl_mode: SslMode::VerifyFull,
+        ssl_root_cert: Some(SslRootCert::File(root.clone())),
+    };
+    let connects = async || {
+        let settings = DatabaseSettings::Postgres(settings.clone());
+        Database::connect_lazily(&settings, "messager tls", 1).ping().await
+    };
+
+    fs::copy(server.root("other"), &root).unwrap();
+    let refused = connects().await.unwrap_err().to_string();
+    assert!(refused.contains("UnknownIssuer"), "{refused}");
+    fs::copy(server.root("ca"), &root).unwrap();
+    connects().await.unwrap();
+}
+
+#[test]
+fn files_without_good_certificates_are_refused() {
+    let folder = empty_folder();
+    let check = |text: &[u8]| {
+        let path = folder.path().join("root.pem");
+        fs::write(&path, text).unwrap();
+        SslRootCert::File(path).check().unwrap_err()
+    };
+    let damaged = b"-----BEGIN CERTIFICATE-----\nMAMCAQA=\n-----END CERTIFICATE-----\n";
+    let cut = b"-----BEGIN CERTIFICATE-----\nMAMCAQA=\n";
+    for text in [&b""[..], b"\n\n", b"no certificate", &[0x30, 0x82, 1, 1, 0], damaged, cut] {
+        assert!(check(text).contains("root.pem"), "{text:?}");
+    }
+    assert!(SslRootCert::File(folder.path().to_owned()).check().is_err(), "a folder");
+}
+
+#[tokio::test]
+async fn a_pool_connects_as_long_as_somebody_has_it() {
+    let Some(server) = Server::start() else { return };
+    server.become_(true, "named", TLS_ONLY).await;
+    let settings = DatabaseSettings::Postgres(PostgresSettings {
+        host: "localhost".to_owned(),
+        port: server.port,
+        database: "postgres".to_owned(),
+        user: "messager".to_owned(),
+        password: None,
+        ssl_mode: SslMode::Require,
+        ssl_root_cert: None,
+    });
+
+    let pool = Database::connect_lazily(&settings, "messager tls", 1).connection();
+
+    pool.ping().await.unwrap();
+}

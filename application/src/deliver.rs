@@ -279,31 +279,29 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 
         let begun = Instant::now();
         let mut batch = Batch {
+            records: fetched.records.clone(),
             next_offset: fetched.next_offset,
             default_ttl: self.settings.default_ttl,
             call_limit: self.settings.call_limit,
             ..Batch::default()
         };
-        for record in &fetched.records {
-            match &record.content {
-                Ok(incoming) => batch.messages.push(incoming.clone()),
-                Err(reason) => batch.unreadable.push((record.offset, reason.clone())),
-            }
-        }
-        batch.call_now = self.callable(&batch.messages);
+        batch.call_now = self.callable(batch.messages());
         let admitted = self.ledger.admit(&self.lease, &batch).await?;
         let mut calls: HashMap<MessageId, Call> =
             admitted.calls.into_iter().map(|call| (call.id, call)).collect();
         let mut fresh: HashSet<MessageId> = admitted.fresh.into_iter().collect();
         let admitted_now = calls.len() + fresh.len();
-        let known = batch.messages.len() - admitted_now - admitted.expired.len();
+        let new = admitted_now + admitted.expired.len() + admitted.refused;
+        let known = batch.messages().count() - new;
 
-        for (offset, reason) in &batch.unreadable {
+        let mut unreadable = admitted.refused;
+        for (offset, reason) in batch.unreadable() {
+            unreadable += 1;
             let partition = self.lease.partition;
             tracing::warn!(partition, offset, %reason, "record is no message: dead letter");
         }
         self.delivered.lag = Some(fetched.lag);
-        self.delivered.unreadable += batch.unreadable.len();
+        self.delivered.unreadable += unreadable;
         self.delivered.admitted += admitted_now;
         self.delivered.passed_over += known;
         if known > 0 && std::mem::take(&mut self.unheard) {
@@ -312,7 +310,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         }
         self.delivered.ended.extend(admitted.expired);
         self.arrived = None;
-        for Incoming { message, trace, .. } in batch.messages {
+        let messages = batch.records.into_iter().filter_map(|record| record.content.ok());
+        for Incoming { message, trace, .. } in messages {
             // Removed, since a batch may hold a message twice.
             if let Some(call) = calls.remove(&message.id) {
                 self.lanes.begin(&message.phone);
@@ -326,11 +325,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 
     /// The messages that can be called for as they come: nothing of their phones is open, and what
     /// is ready already leaves room.
-    fn callable(&self, messages: &[Incoming]) -> HashSet<MessageId> {
+    fn callable<'a>(&self, messages: impl Iterator<Item = &'a Incoming>) -> HashSet<MessageId> {
         let busy = self.calls.len() + self.lanes.ready();
         let mut phones = HashSet::new();
         messages
-            .iter()
             .map(|incoming| &incoming.message)
             .filter(|message| phones.insert(&message.phone) && self.lanes.is_free(&message.phone))
             .take(self.settings.concurrency.saturating_sub(busy))
@@ -395,15 +393,14 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 return Err(error);
             }
         };
-        let expired: HashSet<MessageId> =
-            started.expired.iter().map(|recorded| recorded.id).collect();
-        self.delivered.ended.extend(started.expired);
+        let ended: HashSet<MessageId> = started.ended.iter().map(|recorded| recorded.id).collect();
+        self.delivered.ended.extend(started.ended);
         let calls: HashMap<MessageId, Call> =
             started.calls.into_iter().map(|call| (call.id, call)).collect();
         for Waiting { message, trace } in taken {
             match calls.get(&message.id) {
                 Some(call) => self.call(*call, message, trace, begun),
-                None if expired.contains(&message.id) => self.lanes.done(&message.phone),
+                None if ended.contains(&message.id) => self.lanes.done(&message.phone),
                 // Somebody is calling, or it has ended: the ledger will tell.
                 None => self.lanes.park(&message.phone),
             }

@@ -1,5 +1,6 @@
 use std::{
     num::NonZeroU32,
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,6 +16,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use crate::{
     database::{Database, Sql, Told, begin, millis, time},
     events::TELL_SQLITE,
+    refusal::{code, first_taken, in_parts},
 };
 
 /// The outbox as a relay reads it.
@@ -60,7 +62,7 @@ impl SqlBacklog {
         Self { events, ..self }
     }
 
-    pub(crate) async fn oldest(&self) -> Result<i64, BacklogError> {
+    pub(crate) async fn oldest(&self) -> Result<i64, DbErr> {
         // SQLite deletes what is deleted.
         if !self.database.is_postgres() {
             return Ok(0);
@@ -71,11 +73,10 @@ impl SqlBacklog {
             return Ok(sequence);
         }
         let statement = self.database.as_written(OLDEST_POSTGRES, vec![]);
-        let rows = self.database.step(async |it| it.query_all_raw(statement).await).await;
-        let rows = rows.map_err(unavailable)?;
+        let rows = self.database.step(async |it| it.query_all_raw(statement).await).await?;
         let number = |column| {
             let found = rows.first().map_or(Ok(None), |row| row.try_get("", column));
-            found.map(Option::<i64>::unwrap_or_default).map_err(unavailable)
+            found.map(Option::<i64>::unwrap_or_default)
         };
         let (oldest, drawn) = (number("oldest")?, number("drawn")?);
         let now = Instant::now();
@@ -110,46 +111,150 @@ impl SqlBacklog {
         Self { insert_limit, ..self }
     }
 
-    async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, BacklogError> {
+    async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, DbErr> {
         let statement = self.database.as_written(sql, values);
         let result = self.database.step(async |it| it.execute_raw(statement).await).await;
-        Ok(result.map_err(unavailable)?.rows_affected())
+        Ok(result?.rows_affected())
     }
 
     /// Both statements of SQLite or none; says how many rows the first one wrote.
-    async fn run_both(
-        &self,
-        [first, second]: [(&str, Vec<Value>); 2],
-    ) -> Result<u64, BacklogError> {
-        let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
+    async fn run_both(&self, [first, second]: [(&str, Vec<Value>); 2]) -> Result<u64, DbErr> {
+        let transaction = begin(&self.database.connection()).await?;
         let execute = async |(sql, values)| {
             let result = transaction.execute_raw(self.database.as_written(sql, values)).await;
-            result.map(|result| result.rows_affected()).map_err(unavailable)
+            result.map(|result| result.rows_affected())
         };
         let written = execute(first).await?;
         execute(second).await?;
-        transaction.commit().await.map_err(unavailable)?;
+        transaction.commit().await?;
         Ok(written)
     }
 
-    /// Ends what `note` selects, in SQLite; says how many.
-    async fn expire_sqlite(&self, note: &str, leave: &str) -> Result<u64, BacklogError> {
-        let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
+    /// The sequences that `sql` selects, [`SWEPT`] at most.
+    async fn sequences(&self, sql: Sql, values: Vec<Value>) -> Result<Vec<i64>, DbErr> {
+        let rows = self.database.rows(sql, values).await?;
+        rows.iter().map(|row| row.try_get("", "sequence")).collect()
+    }
+
+    /// Sequences as a parameter.
+    fn list(&self, sequences: &[i64]) -> Value {
+        if self.database.is_postgres() {
+            sequences.to_vec().into()
+        } else {
+            serde_json::json!(sequences).to_string().into()
+        }
+    }
+
+    /// Ends what has expired before a consumer took it over; says how many that were.
+    pub(crate) async fn end_expired(&self) -> Result<u64, DbErr> {
+        let oldest = self.oldest().await?.into();
+        let in_outbox = self.expire(&IN_OUTBOX, vec![oldest]).await?;
+        Ok(in_outbox + self.expire(&IN_TRANSIT, vec![]).await?)
+    }
+
+    /// Ends what has expired in one of the two tables; says how many that were.
+    async fn expire(&self, late: &Expiry, values: Vec<Value>) -> Result<u64, DbErr> {
+        let mut expired = 0;
+        loop {
+            let found = self.sequences(late.find, values.clone()).await?;
+            if found.is_empty() {
+                return Ok(expired);
+            }
+            let found = &found;
+            let end = |places: Range<usize>| self.end(late, &found[places], self.events);
+            let end_alone = |place: usize, error: DbErr| async move {
+                let sequence = found[place];
+                tracing::error!(
+                    sequence,
+                    sqlstate = code(&error),
+                    "the database refuses the end of an expired message"
+                );
+                // It must not stay: its code would. Where it cannot be noted it only leaves.
+                let ways = [Some(false), None];
+                let step = |events: Option<bool>| async move {
+                    let Some(events) = events else {
+                        let list = vec![self.list(&[sequence])];
+                        return self.database.execute(late.forget, list).await;
+                    };
+                    self.end(late, &[sequence], events).await
+                };
+                Ok(first_taken(ways, step).await?.unwrap_or(0))
+            };
+            let ended: u64 = in_parts(found.len(), end, end_alone).await?.iter().sum();
+            expired += ended;
+            // Where others have locked the rest, they end it.
+            if ended < SWEPT {
+                return Ok(expired);
+            }
+        }
+    }
+
+    /// Notes these as expired, and deletes them, in one commit.
+    async fn end(&self, late: &Expiry, sequences: &[i64], events: bool) -> Result<u64, DbErr> {
+        let list = self.list(sequences);
+        if self.database.is_postgres() {
+            return self.run(late.end_postgres, vec![events.into(), list]).await;
+        }
+        let transaction = begin(&self.database.connection()).await?;
         let run = async |sql, values| {
             let statement = self.database.as_written(sql, values);
-            transaction.query_all_raw(statement).await.map_err(unavailable)
+            transaction.query_all_raw(statement).await
         };
-        let noted = run(note, vec![]).await?;
-        if self.events && !noted.is_empty() {
+        let noted = run(late.note_sqlite, vec![list.clone()]).await?;
+        if events && !noted.is_empty() {
             let ended = noted.iter().map(|row| Ok([row.try_get("", "id")?, "expired".to_owned()]));
-            let ended = ended.collect::<Result<Vec<_>, DbErr>>().map_err(unavailable)?;
+            let ended = ended.collect::<Result<Vec<_>, DbErr>>()?;
             let no_group = "";
             let values = vec![serde_json::json!(ended).to_string().into(), no_group.into()];
             run(TELL_SQLITE, values).await?;
         }
-        run(leave, vec![]).await?;
-        transaction.commit().await.map_err(unavailable)?;
+        run(late.leave_sqlite, vec![list]).await?;
+        transaction.commit().await?;
         Ok(u64::try_from(noted.len()).unwrap_or(u64::MAX))
+    }
+
+    /// Lets those wait again that were in transit for too long; says how many that were.
+    ///
+    /// Once, not until it is done: what comes back must not swamp what is new.
+    async fn return_late(&self) -> Result<u64, DbErr> {
+        let late = self.sequences(LATE_IN_TRANSIT, vec![self.topic.clone().into()]).await?;
+        if late.is_empty() {
+            return Ok(0);
+        }
+        let late = &late;
+        let back = |places: Range<usize>| async move {
+            let list = self.list(&late[places]);
+            if self.database.is_postgres() {
+                return self.run(RETURN_POSTGRES, vec![list]).await;
+            }
+            self.run_both([(COPY_TO_OUTBOX, vec![list.clone()]), (LEAVE_TRANSIT, vec![list])]).await
+        };
+        let stays = |place: usize, error: DbErr| async move {
+            tracing::error!(
+                sequence = late[place],
+                sqlstate = code(&error),
+                "the database refuses to let a message wait again; it stays in transit"
+            );
+            Ok(0)
+        };
+        Ok(in_parts(late.len(), back, stays).await?.iter().sum())
+    }
+
+    async fn try_settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), DbErr> {
+        let mut values = self.claims(claims);
+        let confirm_within = Value::from(millis(confirm_within));
+        if self.database.is_postgres() {
+            values.push(confirm_within);
+            return self.run(SETTLE_POSTGRES, values).await.map(|_| ());
+        }
+        let with_time = [values.clone(), vec![confirm_within]].concat();
+        self.run_both([(COPY_TO_TRANSIT, with_time), (LEAVE_OUTBOX, values)]).await.map(|_| ())
+    }
+
+    async fn try_extend(&self, claims: &[Claim], lease: Duration) -> Result<(), DbErr> {
+        let mut values = self.claims(claims);
+        values.push(millis(lease).into());
+        self.database.execute(EXTEND, values).await.map(|_| ())
     }
 
     fn claims(&self, claims: &[Claim]) -> Vec<Value> {
@@ -175,7 +280,7 @@ impl Backlog for SqlBacklog {
         limit: NonZeroU32,
         lease: Duration,
     ) -> Result<Vec<Claimed>, BacklogError> {
-        let oldest = self.oldest().await?;
+        let oldest = self.oldest().await.map_err(unavailable)?;
         let values = vec![i64::from(limit.get()).into(), millis(lease).into(), oldest.into()];
         let rows = self.database.rows(CLAIM, values).await.map_err(unavailable)?;
         let mut claimed: Vec<Claimed> = rows.iter().filter_map(readable).collect();
@@ -186,9 +291,7 @@ impl Backlog for SqlBacklog {
 
     #[autometrics(struct_name = "SqlBacklog")]
     async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), BacklogError> {
-        let mut values = self.claims(claims);
-        values.push(millis(lease).into());
-        self.database.execute(EXTEND, values).await.map(|_| ()).map_err(unavailable)
+        self.try_extend(claims, lease).await.map_err(unavailable)
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
@@ -196,50 +299,26 @@ impl Backlog for SqlBacklog {
         if claims.is_empty() {
             return Ok(());
         }
-        let mut values = self.claims(claims);
-        let confirm_within = Value::from(millis(confirm_within));
-        if self.database.is_postgres() {
-            values.push(confirm_within);
-            return self.run(SETTLE_POSTGRES, values).await.map(|_| ());
-        }
-        let with_time = [values.clone(), vec![confirm_within]].concat();
-        self.run_both([(COPY_TO_TRANSIT, with_time), (LEAVE_OUTBOX, values)]).await.map(|_| ())
+        let settle = |places: Range<usize>| self.try_settle(&claims[places], confirm_within);
+        let wait = |place: usize, error: DbErr| async move {
+            let claim = claims[place];
+            tracing::error!(
+                sequence = claim.sequence,
+                sqlstate = code(&error),
+                "the database refuses a settlement; the message waits in the outbox"
+            );
+            self.try_extend(&[claim], confirm_within).await
+        };
+        in_parts(claims.len(), settle, wait).await.map(|_| ()).map_err(unavailable)
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
     async fn sweep(&self) -> Result<Swept, BacklogError> {
-        let mut swept = Swept::default();
         let topic = || vec![self.topic.clone().into()];
         while self.database.execute(FORGET_KNOWN, topic()).await.map_err(unavailable)? == SWEPT {}
-        let (events, oldest) = (Value::from(self.events), self.oldest().await?.into());
-        for (postgres, values, note, leave) in [
-            (
-                EXPIRE_OUTBOX_POSTGRES,
-                vec![events.clone(), oldest],
-                NOTE_EXPIRED_IN_OUTBOX,
-                EXPIRE_OUTBOX,
-            ),
-            (EXPIRE_IN_TRANSIT_POSTGRES, vec![events], NOTE_EXPIRED_IN_TRANSIT, EXPIRE_IN_TRANSIT),
-        ] {
-            loop {
-                let expired = if self.database.is_postgres() {
-                    self.run(postgres, values.clone()).await?
-                } else {
-                    self.expire_sqlite(note, leave).await?
-                };
-                swept.expired += expired;
-                if expired < SWEPT {
-                    break;
-                }
-            }
-        }
-        // Not until it is done: what comes back must not swamp what is new.
-        swept.waiting_again = if self.database.is_postgres() {
-            self.run(RETURN_POSTGRES, topic()).await?
-        } else {
-            let copy = (COPY_TO_OUTBOX, topic());
-            self.run_both([copy, (LEAVE_TRANSIT, vec![])]).await?
-        };
+        let expired = self.end_expired().await.map_err(unavailable)?;
+        let waiting_again = self.return_late().await.map_err(unavailable)?;
+        let swept = Swept { waiting_again, expired };
         if swept.waiting_again > 0 {
             self.look_again();
         }
@@ -247,7 +326,7 @@ impl Backlog for SqlBacklog {
     }
 
     async fn size(&self) -> Result<BacklogSize, BacklogError> {
-        let oldest = self.oldest().await?;
+        let oldest = self.oldest().await.map_err(unavailable)?;
         let rows = self.database.rows(SIZE, vec![oldest.into()]).await.map_err(unavailable)?;
         let count = |column| {
             rows.first()
@@ -452,6 +531,18 @@ WHERE sequence IN (
     ),
 };
 
+/// How what expires in one table ends.
+struct Expiry {
+    find: Sql,
+    /// `$1`: is it told of; `$2`: sequences.
+    end_postgres: &'static str,
+    /// The same in SQLite, where rows are noted before they leave.
+    note_sqlite: &'static str,
+    leave_sqlite: &'static str,
+    /// Deletes without noting.
+    forget: Sql,
+}
+
 /// What ends with `gone`, which PostgreSQL has just deleted; `$1`: and is told of. Where it ends in
 /// the ledger of no group it has failed: see `events::TELL_POSTGRES`.
 macro_rules! noted_postgres {
@@ -475,68 +566,120 @@ ON CONFLICT DO NOTHING"
     };
 }
 
-// What has expired before a consumer took it over ends in the ledger of no group (`''`), where no
-// group has it. In SQLite rows are written before they are deleted, and only those that are in a
-// ledger are deleted.
-const EXPIRE_OUTBOX_POSTGRES: &str = concat!(
-    "
+/// Ends what has expired before a consumer took it over in the ledger of no group (`''`), where no
+/// group has it.
+macro_rules! end_postgres {
+    ($table:literal, $late:literal) => {
+        concat!(
+            "
 WITH late AS (
     SELECT sequence
-    FROM outbox
-    WHERE sequence >= $2 AND greatest(expires_at, claimable_at) <= now()
-    LIMIT 10000
+    FROM ",
+            $table,
+            "
+    WHERE sequence = ANY ($2) AND ",
+            $late,
+            " <= now()
     FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM late)) RETURNING *
+    DELETE FROM ",
+            $table,
+            " WHERE sequence = ANY (ARRAY(SELECT sequence FROM late)) RETURNING *
 )",
-    noted_postgres!()
-);
+            noted_postgres!()
+        )
+    };
+}
 
-const EXPIRE_IN_TRANSIT_POSTGRES: &str = concat!(
-    "
-WITH late AS (
-    SELECT sequence FROM in_transit WHERE expires_at <= now() LIMIT 10000 FOR UPDATE SKIP LOCKED
-), gone AS (
-    DELETE FROM in_transit WHERE sequence = ANY (ARRAY(SELECT sequence FROM late)) RETURNING *
-)",
-    noted_postgres!()
-);
-
-const NOTE_EXPIRED_IN_OUTBOX: &str = "
+/// The same in SQLite, of the sequences `$1`: this notes them, and `leave_sqlite!` deletes them.
+macro_rules! note_sqlite {
+    ($table:literal, $late:literal) => {
+        concat!(
+            "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at, due_at,
      ended_at, detail)
 SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now, now,
     'no consumer took it over in time'
-FROM outbox, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
-WHERE max(expires_at, claimable_at) <= now
-  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = outbox.id)
-LIMIT 10000
+FROM ",
+            $table,
+            ", (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE sequence IN (SELECT value FROM json_each($1)) AND ",
+            $late,
+            " <= now
+  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = ",
+            $table,
+            ".id)
 ON CONFLICT DO NOTHING
-RETURNING message_id AS id";
+RETURNING message_id AS id"
+        )
+    };
+}
 
-const EXPIRE_OUTBOX: &str = "
+macro_rules! leave_sqlite {
+    ($table:literal, $late:literal) => {
+        concat!(
+            "
+DELETE FROM ",
+            $table,
+            "
+WHERE sequence IN (SELECT value FROM json_each($1))
+  AND ",
+            $late,
+            " <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = ",
+            $table,
+            ".id)"
+        )
+    };
+}
+
+const IN_OUTBOX: Expiry = Expiry {
+    find: Sql {
+        postgres: "
+SELECT sequence
+FROM outbox
+WHERE sequence >= $1 AND greatest(expires_at, claimable_at) <= now()
+LIMIT 10000",
+        sqlite: "
+SELECT sequence
+FROM outbox
+WHERE sequence >= $1
+  AND max(expires_at, claimable_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
+LIMIT 10000",
+    },
+    end_postgres: end_postgres!("outbox", "greatest(expires_at, claimable_at)"),
+    note_sqlite: note_sqlite!("outbox", "max(expires_at, claimable_at)"),
+    leave_sqlite: leave_sqlite!("outbox", "max(expires_at, claimable_at)"),
+    forget: Sql {
+        postgres: "DELETE FROM outbox WHERE sequence = ANY ($1) AND expires_at <= now()",
+        sqlite: "
 DELETE FROM outbox
-WHERE max(expires_at, claimable_at) <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = outbox.id)";
+WHERE sequence IN (SELECT value FROM json_each($1))
+  AND expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+    },
+};
 
-const NOTE_EXPIRED_IN_TRANSIT: &str = "
-INSERT INTO delivery
-    (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at, due_at,
-     ended_at, detail)
-SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now, now,
-    'no consumer took it over in time'
-FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
-WHERE expires_at <= now
-  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
-LIMIT 10000
-ON CONFLICT DO NOTHING
-RETURNING message_id AS id";
-
-const EXPIRE_IN_TRANSIT: &str = "
-DELETE FROM in_transit
+const IN_TRANSIT: Expiry = Expiry {
+    find: Sql {
+        postgres: "SELECT sequence FROM in_transit WHERE expires_at <= now() LIMIT 10000",
+        sqlite: "
+SELECT sequence
+FROM in_transit
 WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)";
+LIMIT 10000",
+    },
+    end_postgres: end_postgres!("in_transit", "expires_at"),
+    note_sqlite: note_sqlite!("in_transit", "expires_at"),
+    leave_sqlite: leave_sqlite!("in_transit", "expires_at"),
+    forget: Sql {
+        postgres: "DELETE FROM in_transit WHERE sequence = ANY ($1) AND expires_at <= now()",
+        sqlite: "
+DELETE FROM in_transit
+WHERE sequence IN (SELECT value FROM json_each($1))
+  AND expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+    },
+};
 
 // The message keeps its place: `sequence` is what the consumer will name. What `FORGET_KNOWN` had
 // no time for is left to the next sweep.
@@ -545,23 +688,48 @@ WHERE expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
 // as they were two seconds after the publication, by its own account, and has not met it. Where
 // none gets so far, because a partition has no reader or the topic began anew, time must do. Each
 // publication doubles both times: what groups read and cannot take over must not come for ever.
-const RETURN_POSTGRES: &str = concat!(
-    "
+const LATE_IN_TRANSIT: Sql = Sql {
+    postgres: concat!(
+        "
+SELECT sequence
+FROM in_transit
+WHERE published_at + (due_at - published_at) * (1 << least(publications - 1, 10)) <= now()
+  AND (
+      published_at + interval '2 seconds' < ",
+        read_until!("'-infinity'"),
+        "
+      OR published_at + (due_at - published_at) * (8 << least(publications, 10)) <= now()
+  )
+  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
+ORDER BY sequence
+LIMIT 10000"
+    ),
+    sqlite: concat!(
+        "
+SELECT sequence
+FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE published_at + (due_at - published_at) * (1 << min(publications - 1, 10)) <= now
+  AND (
+      published_at + 2000 < ",
+        read_until!("0"),
+        "
+      OR published_at + (due_at - published_at) * (8 << min(publications, 10)) <= now
+  )
+  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
+ORDER BY sequence
+LIMIT 10000"
+    ),
+};
+
+const RETURN_POSTGRES: &str = "
 WITH late AS (
     DELETE FROM in_transit
     WHERE sequence = ANY (ARRAY(
         SELECT sequence
         FROM in_transit
-        WHERE published_at + (due_at - published_at) * (1 << least(publications - 1, 10)) <= now()
-          AND (
-              published_at + interval '2 seconds' < ",
-    read_until!("'-infinity'"),
-    "
-              OR published_at + (due_at - published_at) * (8 << least(publications, 10)) <= now()
-          )
+        WHERE sequence = ANY ($1)
           AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
         ORDER BY sequence
-        LIMIT 10000
         FOR UPDATE SKIP LOCKED
     ))
     RETURNING *
@@ -570,31 +738,23 @@ INSERT INTO outbox
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
 FROM late
-ON CONFLICT DO NOTHING"
-);
+ON CONFLICT DO NOTHING";
 
 // The same in SQLite.
-const COPY_TO_OUTBOX: &str = concat!(
-    "
+const COPY_TO_OUTBOX: &str = "
 INSERT INTO outbox
     (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications)
 SELECT sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications
-FROM in_transit, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
-WHERE published_at + (due_at - published_at) * (1 << min(publications - 1, 10)) <= now
-  AND (
-      published_at + 2000 < ",
-    read_until!("0"),
-    "
-      OR published_at + (due_at - published_at) * (8 << min(publications, 10)) <= now
-  )
+FROM in_transit
+WHERE sequence IN (SELECT value FROM json_each($1))
   AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = in_transit.id)
 ORDER BY sequence
-LIMIT 10000
-ON CONFLICT DO NOTHING"
-);
+ON CONFLICT DO NOTHING";
 
-const LEAVE_TRANSIT: &str =
-    "DELETE FROM in_transit WHERE sequence IN (SELECT sequence FROM outbox)";
+const LEAVE_TRANSIT: &str = "
+DELETE FROM in_transit
+WHERE sequence IN (SELECT value FROM json_each($1))
+  AND sequence IN (SELECT sequence FROM outbox)";
 
 const SIZE_SQL: &str = "
 SELECT

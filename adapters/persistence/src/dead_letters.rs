@@ -115,8 +115,9 @@ const TAKE: Sql = Sql {
     postgres: "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at)
-SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending', to_timestamp($6 / 1000.0),
-    to_timestamp($7 / 1000.0)
+SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending',
+    least(to_timestamp($6 / 1000.0), now()),
+    least(to_timestamp($7 / 1000.0), now() + interval '1 day')
 FROM dead_letter
 WHERE id = $1
 ON CONFLICT DO NOTHING",
@@ -124,7 +125,8 @@ ON CONFLICT DO NOTHING",
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
      admitted_at, due_at)
-SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending', $6, $7, now, now
+SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending', min($6, now),
+    min($7, now + 86400000), now, now
 FROM dead_letter, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
 WHERE id = $1
 ON CONFLICT DO NOTHING",

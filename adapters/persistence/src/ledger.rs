@@ -1,7 +1,8 @@
 use std::{
+    ops::Range,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -10,7 +11,7 @@ use application::{
     BoxError, Chain,
     ports::{
         Admitted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Incoming, Lease,
-        LedgerError, Recorded, Started, Verdict,
+        LedgerError, Record, Recorded, Started, Unreadable, Verdict,
     },
 };
 use autometrics::autometrics;
@@ -21,8 +22,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
-    database::{Database, Told, Transaction, begin, lasting, millis, since_1970, time},
+    database::{Database, Told, Transaction, begin, lasting, millis, parsed, since_1970, time},
     events::TELL_SQLITE,
+    refusal::{code, first_taken, in_parts},
 };
 
 mod sql;
@@ -40,6 +42,44 @@ pub struct SqlDeliveryLedger {
     /// Numbers the statements that begin calls.
     turns: Arc<AtomicI64>,
     events: bool,
+}
+
+/// What one statement takes over of a batch.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    batch: &'a Batch,
+    records: &'a [Record],
+    next_offset: i64,
+}
+
+/// How an outcome is recorded.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    texts: bool,
+    events: bool,
+    /// As unknown, whatever it was.
+    unknown: bool,
+}
+
+/// Why a message is a dead letter that the database refuses.
+const REFUSED: Unreadable = Unreadable("the database cannot store the message");
+
+impl<'a> Part<'a> {
+    fn of(batch: &'a Batch, places: Range<usize>) -> Self {
+        let next = batch.records.get(places.end);
+        let next_offset = next.map_or(batch.next_offset, |record| record.offset);
+        Self { batch, records: &batch.records[places], next_offset }
+    }
+
+    fn messages(self) -> impl Iterator<Item = &'a Incoming> + Clone {
+        self.records.iter().filter_map(|record| record.content.as_ref().ok())
+    }
+
+    fn unreadable(self) -> impl Iterator<Item = (i64, &'a Unreadable)> {
+        self.records
+            .iter()
+            .filter_map(|record| Some((record.offset, record.content.as_ref().err()?)))
+    }
 }
 
 impl SqlDeliveryLedger {
@@ -98,30 +138,18 @@ impl SqlDeliveryLedger {
         transaction: &Transaction,
         sql: &str,
         values: Vec<Value>,
-    ) -> Result<Vec<QueryResult>, LedgerError> {
-        transaction.query_all_raw(self.database.as_written(sql, values)).await.map_err(unavailable)
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        transaction.query_all_raw(self.database.as_written(sql, values)).await
     }
 
     /// One statement of PostgreSQL.
-    async fn run_alone(
-        &self,
-        sql: &str,
-        values: Vec<Value>,
-    ) -> Result<Vec<QueryResult>, LedgerError> {
+    async fn run_alone(&self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
         let statement = self.database.as_written(sql, values);
-        let rows = self.database.step(async |it| it.query_all_raw(statement).await).await;
-        rows.map_err(unavailable)
+        self.database.step(async |it| it.query_all_raw(statement).await).await
     }
 
-    /// Tells of what a step of a transaction in SQLite has ended, if others are told.
-    async fn tell(
-        &self,
-        transaction: &Transaction,
-        rows: &[QueryResult],
-    ) -> Result<(), LedgerError> {
-        if !self.events {
-            return Ok(());
-        }
+    /// Tells of what a step of a transaction in SQLite has ended.
+    async fn tell(&self, transaction: &Transaction, rows: &[QueryResult]) -> Result<(), DbErr> {
         let mut ended = Vec::new();
         for row in rows.iter().filter(|row| !is_held(row)) {
             let Recorded { id, state, .. } = read_recorded(row)?;
@@ -133,20 +161,57 @@ impl SqlDeliveryLedger {
         self.run(transaction, TELL_SQLITE, values).await.map(|_| ())
     }
 
+    /// Takes a part of a batch over, in one commit.
+    async fn admit_part(
+        &self,
+        lease: &Lease,
+        part: Part<'_>,
+        events: bool,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        if !self.database.is_postgres() {
+            return self.admit_sqlite(lease, part, events).await;
+        }
+        let rows = self.admit_postgres(lease, part, events).await?;
+        self.leave_transit(part, &rows).await;
+        Ok(rows)
+    }
+
+    /// Buries a record that the database refuses, and goes on.
+    async fn admit_refused(
+        &self,
+        lease: &Lease,
+        part: Part<'_>,
+        error: DbErr,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let buried: Vec<Record> = part.records.iter().map(buried).collect();
+        let ways = [
+            (part, false),
+            (Part { records: &buried, ..part }, false),
+            (Part { records: &[], ..part }, false),
+        ];
+        let (partition, offset) = (lease.partition, part.records.first().map(|it| it.offset));
+        let sqlstate = code(&error);
+        tracing::error!(partition, offset, sqlstate, "the database refuses a record");
+        let step = |(part, events)| self.admit_part(lease, part, events);
+        first_taken(ways, step).await?.ok_or(error)
+    }
+
     /// `admit` for PostgreSQL: one statement, one round trip, one commit.
     async fn admit_postgres(
         &self,
         lease: &Lease,
-        batch: &Batch,
-    ) -> Result<Vec<QueryResult>, LedgerError> {
-        let messages = || batch.messages.iter();
+        part: Part<'_>,
+        events: bool,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let batch = part.batch;
+        let messages = || part.messages();
         let text = |read: fn(&Incoming) -> String| messages().map(read).collect::<Vec<_>>().into();
         let number = |read: fn(&Incoming) -> i64| messages().map(read).collect::<Vec<_>>().into();
-        let dead = || batch.unreadable.iter();
+        let dead = || part.unreadable();
         let values = self.lease(
             lease,
             [
-                batch.next_offset.into(),
+                part.next_offset.into(),
                 millis(batch.default_ttl).into(),
                 messages().map(|m| m.message.id.as_uuid()).collect::<Vec<Uuid>>().into(),
                 text(|m| m.message.phone.as_str().to_owned()),
@@ -158,17 +223,17 @@ impl SqlDeliveryLedger {
                 messages().map(|m| call_now(batch, m)).collect::<Vec<i32>>().into(),
                 millis(batch.call_limit).into(),
                 self.turn(),
-                dead().map(|(offset, _)| *offset).collect::<Vec<i64>>().into(),
+                dead().map(|(offset, _)| offset).collect::<Vec<i64>>().into(),
                 dead().map(|(_, reason)| reason.0.to_owned()).collect::<Vec<_>>().into(),
             ],
         );
-        self.run_alone(&sql::admit_postgres(self.events), values).await
+        self.run_alone(&sql::admit_postgres(events), values).await
     }
 
     /// Takes out of transit what was settled while it was taken over.
-    async fn leave_transit(&self, batch: &Batch, admitted: &[QueryResult]) {
+    async fn leave_transit(&self, part: Part<'_>, admitted: &[QueryResult]) {
         let ours: Vec<&Incoming> =
-            batch.messages.iter().filter(|incoming| incoming.sequence.is_some()).collect();
+            part.messages().filter(|incoming| incoming.sequence.is_some()).collect();
         let held = admitted.iter().find(|row| is_held(row));
         let left = held.and_then(|row| row.try_get::<i64>("", "age").ok()).unwrap_or(0);
         if usize::try_from(left).is_ok_and(|left| left >= ours.len()) || held.is_none() {
@@ -191,11 +256,12 @@ impl SqlDeliveryLedger {
     async fn admit_sqlite(
         &self,
         lease: &Lease,
-        batch: &Batch,
-    ) -> Result<Vec<QueryResult>, LedgerError> {
-        let messages: serde_json::Value = batch
-            .messages
-            .iter()
+        part: Part<'_>,
+        events: bool,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let batch = part.batch;
+        let messages: serde_json::Value = part
+            .messages()
             .map(|incoming| {
                 json!([
                     incoming.message.id.to_string(),
@@ -210,12 +276,12 @@ impl SqlDeliveryLedger {
             })
             .collect();
         let dead: serde_json::Value =
-            batch.unreadable.iter().map(|(offset, reason)| json!([offset, reason.0])).collect();
+            part.unreadable().map(|(offset, reason)| json!([offset, reason.0])).collect();
         let messages = || Value::from(messages.to_string());
 
-        let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
+        let transaction = begin(&self.database.connection()).await?;
         let held = self
-            .run(&transaction, sql::MOVE_ON, self.lease(lease, [batch.next_offset.into()]))
+            .run(&transaction, sql::MOVE_ON, self.lease(lease, [part.next_offset.into()]))
             .await?;
         if held.is_empty() {
             return Ok(held);
@@ -235,29 +301,179 @@ impl SqlDeliveryLedger {
             self.turn(),
         ]);
         let mut rows = self.run(&transaction, sql::TAKE, values).await?;
-        self.tell(&transaction, &rows).await?;
-        transaction.commit().await.map_err(unavailable)?;
+        if events {
+            self.tell(&transaction, &rows).await?;
+        }
+        transaction.commit().await?;
         rows.extend(held);
         Ok(rows)
+    }
+
+    /// Begins calls, in one commit.
+    async fn start_part(
+        &self,
+        lease: &Lease,
+        ids: &[MessageId],
+        call_limit: Duration,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let values = [Value::from(millis(call_limit)), self.turn()];
+        let postgres = sql::start_postgres(self.events);
+        self.step_of(lease, ids, values, (&postgres, sql::START_SQLITE), self.events).await
+    }
+
+    /// Ends an entry whose next call cannot be recorded.
+    async fn start_refused(
+        &self,
+        lease: &Lease,
+        id: MessageId,
+        error: &DbErr,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let sqlstate = code(error);
+        tracing::error!(message.id = %id, sqlstate, "the database refuses a call: message ended");
+        let give_up = |(id, events): (Option<MessageId>, bool)| async move {
+            let postgres = sql::give_up_postgres(events);
+            let ids = id.as_slice();
+            self.step_of(lease, ids, [], (&postgres, sql::GIVE_UP_SQLITE), events).await
+        };
+        // Where even that is refused the entry stays as it is, and the others go on.
+        let ways = [(Some(id), self.events), (Some(id), false), (None, false)];
+        Ok(first_taken(ways, give_up).await?.unwrap_or_default())
+    }
+
+    /// A fenced statement about entries. Its parameters are the lease and `ids`, then `more`; in
+    /// SQLite group, ids, epoch, then `more`.
+    async fn step_of<const N: usize>(
+        &self,
+        lease: &Lease,
+        ids: &[MessageId],
+        more: [Value; N],
+        (postgres, sqlite): (&str, &str),
+        events: bool,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        if self.database.is_postgres() {
+            let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
+            let mut values = self.lease(lease, [ids.into()]);
+            values.extend(more);
+            return self.run_alone(postgres, values).await;
+        }
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let transaction = begin(&self.database.connection()).await?;
+        let mut rows = self.run(&transaction, sql::HELD, self.lease(lease, [])).await?;
+        if !rows.is_empty() {
+            let ids = json!(ids).to_string().into();
+            let mut values = vec![self.group.clone().into(), ids, lease.epoch.into()];
+            values.extend(more);
+            rows.extend(self.run(&transaction, sqlite, values).await?);
+            if events {
+                self.tell(&transaction, &rows).await?;
+            }
+        }
+        transaction.commit().await?;
+        Ok(rows)
+    }
+
+    /// Records outcomes, in one commit.
+    async fn finish_part(
+        &self,
+        outcomes: &[CallOutcome],
+        manner: Manner,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let rows = outcomes.iter().map(|outcome| {
+            let (verdict, wait, reference) = match &outcome.verdict {
+                _ if manner.unknown => ("unknown", 0, None),
+                Verdict::Sent { reference } => ("sent", 0, reference.as_deref()),
+                Verdict::Failed => ("failed", 0, None),
+                Verdict::Unknown => ("unknown", 0, None),
+                Verdict::Retry { after } => ("pending", millis(*after), None),
+            };
+            let [reference, detail] = [reference.unwrap_or_default(), &*outcome.detail]
+                .map(|text| if manner.texts { text } else { "" });
+            (outcome, verdict, wait, reference, detail)
+        });
+        let mut values = vec![Value::from(self.group.clone())];
+        if self.database.is_postgres() {
+            let ids: Vec<Uuid> = outcomes.iter().map(|outcome| outcome.id.as_uuid()).collect();
+            let said: serde_json::Map<_, _> = rows
+                .map(|(outcome, verdict, wait, reference, detail)| {
+                    let call = format!("{} {}", outcome.id.as_uuid(), outcome.attempt);
+                    let outcome = json!({
+                        "verdict": verdict,
+                        "wait": wait,
+                        "reference": reference,
+                        "detail": detail,
+                        "class": outcome.class.as_str(),
+                    });
+                    (call, outcome)
+                })
+                .collect();
+            values.extend([ids.into(), serde_json::Value::from(said).into()]);
+        } else {
+            let said: serde_json::Value = rows
+                .map(|(outcome, verdict, wait, reference, detail)| {
+                    let class = outcome.class.as_str();
+                    let id = outcome.id.to_string();
+                    json!([id, outcome.attempt, verdict, wait, reference, detail, class])
+                })
+                .collect();
+            values.push(said.to_string().into());
+        }
+        if !manner.events {
+            return self.database.rows(sql::FINISH, values).await;
+        }
+        if self.database.is_postgres() {
+            return self.run_alone(&sql::finish_and_tell_postgres(), values).await;
+        }
+        let transaction = begin(&self.database.connection()).await?;
+        let rows = self.run(&transaction, sql::FINISH.sqlite, values).await?;
+        self.tell(&transaction, &rows).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    }
+
+    /// Records what can be stored of an outcome that the database refuses: it must count, or the
+    /// call would be taken for interrupted and made again.
+    async fn finish_refused(
+        &self,
+        outcome: &CallOutcome,
+        error: &DbErr,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        let sqlstate = code(error);
+        tracing::error!(
+            message.id = %outcome.id,
+            sqlstate,
+            "the database refuses an outcome: recorded without its texts"
+        );
+        let bare = Manner { texts: false, events: self.events, unknown: false };
+        let untold = Manner { events: false, ..bare };
+        let ways = [bare, untold, Manner { unknown: true, ..untold }];
+        let step = |manner| self.finish_part(std::slice::from_ref(outcome), manner);
+        Ok(first_taken(ways, step).await?.unwrap_or_default())
     }
 }
 
 impl DeliveryLedger for SqlDeliveryLedger {
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError> {
-        let rows = if self.database.is_postgres() {
-            self.admit_postgres(lease, batch).await?
-        } else {
-            self.admit_sqlite(lease, batch).await?
+        let refused = &AtomicUsize::new(0);
+        let admit = |places| self.admit_part(lease, Part::of(batch, places), self.events);
+        let bury = |place, error| async move {
+            let part = Part::of(batch, place..place + 1);
+            let rows = self.admit_refused(lease, part, error).await?;
+            let is_new = |row: &QueryResult| !is_held(row);
+            if part.messages().next().is_some() && !rows.iter().any(is_new) {
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(rows)
         };
-        if self.database.is_postgres() {
-            self.leave_transit(batch, &rows).await;
-        }
-        let mut admitted = Admitted::default();
-        for row in fenced(lease, &rows)? {
-            let recorded = read_recorded(row)?;
+        let parts = in_parts(batch.records.len(), admit, bury).await.map_err(unavailable)?;
+        let mut admitted =
+            Admitted { refused: refused.load(Ordering::Relaxed), ..Admitted::default() };
+        for row in fenced(lease, &parts)? {
+            let recorded = read_recorded(row).map_err(unavailable)?;
             match recorded.state {
-                DeliveryState::Calling => admitted.calls.push(read_call(row)?),
+                DeliveryState::Calling => {
+                    admitted.calls.push(read_call(row).map_err(unavailable)?);
+                }
                 DeliveryState::Pending => admitted.fresh.push(recorded.id),
                 _ => admitted.expired.push(recorded),
             }
@@ -272,33 +488,19 @@ impl DeliveryLedger for SqlDeliveryLedger {
         ids: &[MessageId],
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
-        let limit = Value::from(millis(call_limit));
-        let turn = self.turn();
-        let rows = if self.database.is_postgres() {
-            let ids: Vec<Uuid> = ids.iter().map(|id| id.as_uuid()).collect();
-            let values = self.lease(lease, [ids.into(), limit, turn]);
-            self.run_alone(&sql::start_postgres(self.events), values).await?
-        } else {
-            let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-            let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
-            let mut rows = self.run(&transaction, sql::HELD, self.lease(lease, [])).await?;
-            if !rows.is_empty() {
-                let ids = json!(ids).to_string().into();
-                let values = vec![self.group.clone().into(), ids, limit, lease.epoch.into(), turn];
-                rows.extend(self.run(&transaction, sql::START_SQLITE, values).await?);
-                self.tell(&transaction, &rows).await?;
-            }
-            transaction.commit().await.map_err(unavailable)?;
-            rows
+        let start = |places: Range<usize>| self.start_part(lease, &ids[places], call_limit);
+        let give_up = |place: usize, error| async move {
+            self.start_refused(lease, ids[place], &error).await
         };
+        let parts = in_parts(ids.len(), start, give_up).await.map_err(unavailable)?;
 
         let mut started = Started::default();
-        for row in fenced(lease, &rows)? {
-            let recorded = read_recorded(row)?;
+        for row in fenced(lease, &parts)? {
+            let recorded = read_recorded(row).map_err(unavailable)?;
             if recorded.state == DeliveryState::Calling {
-                started.calls.push(read_call(row)?);
+                started.calls.push(read_call(row).map_err(unavailable)?);
             } else {
-                started.expired.push(recorded);
+                started.ended.push(recorded);
             }
         }
         Ok(started)
@@ -306,60 +508,13 @@ impl DeliveryLedger for SqlDeliveryLedger {
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
-        let rows = outcomes.iter().map(|outcome| {
-            let (verdict, wait, reference) = match &outcome.verdict {
-                Verdict::Sent { reference } => ("sent", 0, reference.as_deref()),
-                Verdict::Failed => ("failed", 0, None),
-                Verdict::Unknown => ("unknown", 0, None),
-                Verdict::Retry { after } => ("pending", millis(*after), None),
-            };
-            (outcome, verdict, wait, reference.unwrap_or_default())
-        });
-        let mut values = vec![Value::from(self.group.clone())];
-        if self.database.is_postgres() {
-            let ids: Vec<Uuid> = outcomes.iter().map(|outcome| outcome.id.as_uuid()).collect();
-            let said: serde_json::Map<_, _> = rows
-                .map(|(outcome, verdict, wait, reference)| {
-                    let call = format!("{} {}", outcome.id.as_uuid(), outcome.attempt);
-                    let outcome = json!({
-                        "verdict": verdict,
-                        "wait": wait,
-                        "reference": reference,
-                        "detail": outcome.detail,
-                        "class": outcome.class.as_str(),
-                    });
-                    (call, outcome)
-                })
-                .collect();
-            values.extend([ids.into(), serde_json::Value::from(said).into()]);
-        } else {
-            let said: serde_json::Value = rows
-                .map(|(outcome, verdict, wait, reference)| {
-                    json!([
-                        outcome.id.to_string(),
-                        outcome.attempt,
-                        verdict,
-                        wait,
-                        reference,
-                        outcome.detail,
-                        outcome.class.as_str(),
-                    ])
-                })
-                .collect();
-            values.push(said.to_string().into());
-        }
-        let rows = if !self.events {
-            self.database.rows(sql::FINISH, values).await.map_err(unavailable)?
-        } else if self.database.is_postgres() {
-            self.run_alone(&sql::finish_and_tell_postgres(), values).await?
-        } else {
-            let transaction = begin(&self.database.connection()).await.map_err(unavailable)?;
-            let rows = self.run(&transaction, sql::FINISH.sqlite, values).await?;
-            self.tell(&transaction, &rows).await?;
-            transaction.commit().await.map_err(unavailable)?;
-            rows
+        let whole = Manner { texts: true, events: self.events, unknown: false };
+        let finish = |places: Range<usize>| self.finish_part(&outcomes[places], whole);
+        let without = |place: usize, error| async move {
+            self.finish_refused(&outcomes[place], &error).await
         };
-        rows.iter().map(read_recorded).collect()
+        let parts = in_parts(outcomes.len(), finish, without).await.map_err(unavailable)?;
+        parts.iter().flatten().map(read_recorded).collect::<Result<_, _>>().map_err(unavailable)
     }
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
@@ -395,7 +550,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
                 expired: row.try_get("", "expired")?,
             })
         };
-        Ok(readable(fenced(lease, &rows)?.map(read)))
+        Ok(readable(fenced(lease, &[rows])?.map(read)))
     }
 }
 
@@ -423,15 +578,20 @@ fn sequence(incoming: &Incoming) -> i64 {
     incoming.sequence.unwrap_or(ABSENT)
 }
 
-/// The rows of a fenced statement but the first kind, which says that the lease is ours.
+/// The rows of fenced statements but the first kind, which says that the lease is ours.
 fn fenced<'a>(
     lease: &Lease,
-    rows: &'a [QueryResult],
+    parts: &'a [Vec<QueryResult>],
 ) -> Result<impl Iterator<Item = &'a QueryResult> + use<'a>, LedgerError> {
-    if !rows.iter().any(is_held) {
+    if !parts.iter().all(|rows| rows.iter().any(is_held)) {
         return Err(LedgerError::Fenced { partition: lease.partition });
     }
-    Ok(rows.iter().filter(|row| !is_held(row)))
+    Ok(parts.iter().flatten().filter(|row| !is_held(row)))
+}
+
+fn buried(record: &Record) -> Record {
+    let content = Err(record.content.as_ref().err().cloned().unwrap_or(REFUSED));
+    Record { offset: record.offset, content }
 }
 
 fn is_held(row: &QueryResult) -> bool {
@@ -449,9 +609,9 @@ fn readable<T>(rows: impl Iterator<Item = Result<T, BoxError>>) -> Vec<T> {
     .collect()
 }
 
-fn read_recorded(row: &QueryResult) -> Result<Recorded, LedgerError> {
-    let age: i64 = row.try_get("", "age").map_err(unavailable)?;
-    let state: String = row.try_get("", "state").map_err(unavailable)?;
+fn read_recorded(row: &QueryResult) -> Result<Recorded, DbErr> {
+    let age: i64 = row.try_get("", "age")?;
+    let state: String = row.try_get("", "state")?;
     let state = match &*state {
         "pending" => DeliveryState::Pending,
         "calling" => DeliveryState::Calling,
@@ -459,7 +619,7 @@ fn read_recorded(row: &QueryResult) -> Result<Recorded, LedgerError> {
         "failed" => DeliveryState::Failed,
         "expired" => DeliveryState::Expired,
         "unknown" => DeliveryState::Unknown,
-        _ => return Err(LedgerError::Unavailable("a state that is none".into())),
+        _ => return Err(DbErr::Type("a state that is none".to_owned())),
     };
     Ok(Recorded {
         id: id(row)?,
@@ -468,19 +628,18 @@ fn read_recorded(row: &QueryResult) -> Result<Recorded, LedgerError> {
     })
 }
 
-fn read_call(row: &QueryResult) -> Result<Call, LedgerError> {
-    let millis = |column| row.try_get::<i64>("", column).map_err(unavailable);
+fn read_call(row: &QueryResult) -> Result<Call, DbErr> {
+    let millis = |column| row.try_get::<i64>("", column);
     Ok(Call {
         id: id(row)?,
-        attempt: attempt(row).map_err(unavailable)?,
+        attempt: attempt(row)?,
         expires_at: time(millis("expires_at")?),
         good_for: lasting(millis("good_for")?),
     })
 }
 
-fn id(row: &QueryResult) -> Result<MessageId, LedgerError> {
-    let text: String = row.try_get("", "id").map_err(unavailable)?;
-    text.parse().map_err(|error: uuid::Error| LedgerError::Unavailable(error.into()))
+fn id(row: &QueryResult) -> Result<MessageId, DbErr> {
+    parsed(&row.try_get::<String>("", "id")?, "an id")
 }
 
 fn attempt(row: &QueryResult) -> Result<u32, DbErr> {

@@ -15,6 +15,7 @@ mod leases;
 mod ledger;
 mod limits;
 mod outbox;
+mod refusal;
 mod schema;
 mod secrets;
 mod storage;

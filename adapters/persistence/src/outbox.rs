@@ -7,7 +7,7 @@ use autometrics::autometrics;
 use domain::{
     ApiKeyId, CodeLength, Counter, Metadata, Origin, PhoneNumber, TemplateKey, VerificationId,
 };
-use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, RuntimeErr, Value, sqlx};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
 use serde_json::json;
 use tokio::{
     sync::{
@@ -24,6 +24,7 @@ pub(crate) use self::sql::{COUNT_ON_PHONES, PHONES, STORE};
 use crate::{
     database::{Database, begin, clock, hex, millis, time},
     limits::{COUNT_SQLITE, Counters, PhoneWindows, counter_row, three},
+    refusal::is_about_a_row,
     verifications,
 };
 
@@ -620,19 +621,4 @@ fn fail(jobs: Vec<Job>, error: &DbErr) {
         let cause = error.to_string().into();
         job.answer(Err(EnqueueError::Unavailable(cause)));
     }
-}
-
-/// Whether the database refuses what a row says, rather than being out of order: SQLSTATE classes
-/// 22 and 23 of PostgreSQL, `SQLITE_CONSTRAINT` (19, in the low byte) of SQLite.
-fn is_about_a_row(error: &DbErr) -> bool {
-    let (DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause))) =
-        error
-    else {
-        return false;
-    };
-    let sqlx::Error::Database(refusal) = &**cause else { return false };
-    refusal.code().is_some_and(|code| match code.len() {
-        5 => code.starts_with("22") || code.starts_with("23"),
-        _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == 19),
-    })
 }

@@ -14,6 +14,7 @@ mod pgbouncer;
 mod plans;
 mod privileges;
 mod receipts;
+mod refusals;
 mod resends;
 mod schemas;
 mod silence;

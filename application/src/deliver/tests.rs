@@ -37,9 +37,9 @@ fn fetched(records: Vec<Record>) -> Fetched {
 fn ledger() -> MockDeliveryLedger {
     let mut ledger = MockDeliveryLedger::new();
     ledger.expect_open().returning(|_| Ok(Vec::new()));
-    ledger.expect_admit().returning(|_, batch| {
-        Ok(admitted(batch.messages.iter().map(|it| it.message.id).collect()))
-    });
+    ledger
+        .expect_admit()
+        .returning(|_, batch| Ok(admitted(batch.messages().map(|it| it.message.id).collect())));
     ledger
 }
 
@@ -58,7 +58,7 @@ fn started(ids: &[MessageId]) -> Started {
         expires_at: SystemTime::UNIX_EPOCH + TTL,
         good_for: TTL,
     };
-    Started { calls: ids.iter().map(call).collect(), expired: Vec::new() }
+    Started { calls: ids.iter().map(call).collect(), ended: Vec::new() }
 }
 
 fn recorded(outcome: &CallOutcome) -> Recorded {
@@ -176,7 +176,7 @@ async fn what_is_behind_an_expired_message_goes_at_once() {
         if *id == message(1).id {
             let state = DeliveryState::Expired;
             let expired = vec![Recorded { id: *id, state, age: Duration::ZERO }];
-            return Ok(Started { calls: Vec::new(), expired });
+            return Ok(Started { calls: Vec::new(), ended: expired });
         }
         Ok(started(ids))
     });
@@ -278,8 +278,7 @@ async fn what_nothing_is_in_the_way_of_is_called_for_with_its_admission() {
         .once()
         .returning(move |_, batch| {
             let (now, fresh) = batch
-                .messages
-                .iter()
+                .messages()
                 .map(|it| it.message.id)
                 .partition::<Vec<_>, _>(|id| batch.call_now.contains(id));
             Ok(Admitted { calls: started(&now).calls, ..admitted(fresh) })
@@ -305,7 +304,7 @@ async fn nothing_is_called_for_that_was_not_started() {
     let mut ledger = ledger();
     ledger.expect_start().once().returning(|_, ids, _| {
         let expired = Recorded { id: ids[0], state: DeliveryState::Expired, age: TTL };
-        Ok(Started { calls: Vec::new(), expired: vec![expired] })
+        Ok(Started { calls: Vec::new(), ended: vec![expired] })
     });
     let mut gateway = MockSmsGateway::new();
     gateway.expect_send().never();
@@ -479,7 +478,7 @@ async fn an_admission_that_was_not_heard_of_keeps_the_phones_order() {
             match admissions {
                 1 => Err(LedgerError::Unavailable("reset".into())),
                 2 => Ok(Admitted::default()),
-                _ => Ok(admitted(batch.messages.iter().map(|it| it.message.id).collect())),
+                _ => Ok(admitted(batch.messages().map(|it| it.message.id).collect())),
             }
         });
         let mut looks = 0;

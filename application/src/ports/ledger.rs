@@ -7,7 +7,7 @@ use domain::{Message, MessageId, PhoneNumber};
 
 use crate::{
     BoxError, TraceParent,
-    ports::{Incoming, Lease, Unreadable},
+    ports::{Incoming, Lease, Record, Unreadable},
 };
 
 /// What a group knows of the delivery of each message: once it stands here, it is the ledger's,
@@ -20,6 +20,9 @@ use crate::{
 pub trait DeliveryLedger: Sync + 'static {
     /// Takes a fetched batch over, in one commit: an entry for each message that has none yet,
     /// a dead letter for each unreadable record, and the offset to go on from.
+    ///
+    /// A message that the ledger cannot store becomes a dead letter, and stays where it was in the
+    /// outbox; those beside it are taken over, then in more than one commit.
     ///
     /// Takes the messages out of the outbox. Returns, in any order, which of them are new: those
     /// that may be called for at once, as by [`start`](Self::start), since the intent is recorded
@@ -35,6 +38,9 @@ pub trait DeliveryLedger: Sync + 'static {
     ///
     /// A caller does not name what it is calling for. So one that is recorded as called for under
     /// this very lease is granted again: its intent was committed and its caller never heard.
+    ///
+    /// An entry whose intent cannot be stored ends as failed, or as unknown if it was being called
+    /// for.
     async fn start(
         &self,
         lease: &Lease,
@@ -46,7 +52,8 @@ pub trait DeliveryLedger: Sync + 'static {
     /// keeps the class of each.
     ///
     /// An outcome whose call is no longer the latest of its entry is passed over. A retry that
-    /// would come after the message expires ends it as expired.
+    /// would come after the message expires ends it as expired. An outcome whose texts cannot be
+    /// stored is recorded without them.
     async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError>;
 
     /// How many open entries each phone has in a partition that was just taken over.
@@ -65,8 +72,8 @@ pub trait DeliveryLedger: Sync + 'static {
 /// What one fetch brought.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
-    pub messages: Vec<Incoming>,
-    pub unreadable: Vec<(i64, Unreadable)>,
+    /// In the order of their offsets.
+    pub records: Vec<Record>,
     pub next_offset: i64,
     /// How long a message may be sent whose record says nothing of time.
     pub default_ttl: Duration,
@@ -75,11 +82,25 @@ pub struct Batch {
     pub call_limit: Duration,
 }
 
+impl Batch {
+    pub fn messages(&self) -> impl Iterator<Item = &Incoming> + Clone {
+        self.records.iter().filter_map(|record| record.content.as_ref().ok())
+    }
+
+    pub fn unreadable(&self) -> impl Iterator<Item = (i64, &Unreadable)> {
+        self.records
+            .iter()
+            .filter_map(|record| Some((record.offset, record.content.as_ref().err()?)))
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admitted {
     pub calls: Vec<Call>,
     pub fresh: Vec<MessageId>,
     pub expired: Vec<Recorded>,
+    /// Messages that the ledger cannot store.
+    pub refused: usize,
 }
 
 /// A message in the ledger, still to be sent.
@@ -98,7 +119,8 @@ pub struct Due {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Started {
     pub calls: Vec<Call>,
-    pub expired: Vec<Recorded>,
+    /// What ended instead.
+    pub ended: Vec<Recorded>,
 }
 
 /// A right to call the gateway once. `attempt` fences its outcome.

@@ -612,7 +612,7 @@ impl DeliveryLedger for Member {
         self.commit(Statement::Admit, |state, now| {
             state.fence(lease, self.name)?.next_offset = Some(batch.next_offset);
             let mut admitted = Admitted::default();
-            for Incoming { message, validity, trace, sequence } in &batch.messages {
+            for Incoming { message, validity, trace, sequence } in batch.messages() {
                 if let Some(sequence) = sequence {
                     state.outbox.remove(sequence);
                     state.in_transit.remove(sequence);
@@ -670,7 +670,7 @@ impl DeliveryLedger for Member {
                 }
                 if entry.expires_by(now) {
                     entry.state = DeliveryState::Expired;
-                    started.expired.push(entry.recorded(now));
+                    started.ended.push(entry.recorded(now));
                     state.ended.push((*id, DeliveryState::Expired));
                     continue;
                 }

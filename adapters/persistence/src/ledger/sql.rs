@@ -16,6 +16,8 @@ pub(super) fn admit_postgres(events: bool) -> String {
         .concat()
 }
 
+// What a record says of time is bounded: an entry must expire, and leave the ledger, some day.
+//
 // Rows of the outbox are locked in the order of their sequence, here as in the backlog's
 // statements: two that lock the same rows in different orders wait for each other.
 const ADMIT: &str = "
@@ -28,9 +30,10 @@ WITH lease AS (
     SELECT new.id, new.phone, new.code, nullif(new.trace, '') AS trace, new.sequence, new.place,
         new.call = 1 AS call,
         CASE WHEN new.accepted_at < 0 THEN now()
-             ELSE to_timestamp(new.accepted_at / 1000.0) END AS accepted_at,
+             ELSE least(to_timestamp(new.accepted_at / 1000.0), now()) END AS accepted_at,
         CASE WHEN new.expires_at < 0 THEN now() + $7 * interval '1 millisecond'
-             ELSE to_timestamp(new.expires_at / 1000.0) END AS expires_at
+             ELSE least(to_timestamp(new.expires_at / 1000.0), now() + interval '1 day')
+             END AS expires_at
     FROM lease,
         unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[],
             $14::bigint[], $15::integer[])
@@ -141,8 +144,10 @@ FROM (
             AS state
     FROM (
         SELECT value ->> 0 AS id, value ->> 1 AS phone, value ->> 2 AS code, value ->> 3 AS trace,
-            CASE WHEN value ->> 4 < 0 THEN clock.now ELSE value ->> 4 END AS accepted_at,
-            CASE WHEN value ->> 5 < 0 THEN clock.now + $5 ELSE value ->> 5 END AS expires_at,
+            CASE WHEN value ->> 4 < 0 THEN clock.now ELSE min(value ->> 4, clock.now) END
+                AS accepted_at,
+            CASE WHEN value ->> 5 < 0 THEN clock.now + $5
+                 ELSE min(value ->> 5, clock.now + 86400000) END AS expires_at,
             value ->> 7 AS call, clock.now, key
         FROM json_each($4),
             (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
@@ -236,22 +241,61 @@ UPDATE delivery
 SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
     code = CASE WHEN expires_at > clock.now THEN code END,
     attempt = attempt + (expires_at > clock.now),
-    epoch = $4,
+    epoch = $3,
     turn = $5,
-    due_at = clock.now + $3,
+    due_at = clock.now + $4,
     called_at = CASE WHEN expires_at > clock.now THEN clock.now ELSE called_at END,
     ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END,
     attempts = CASE
-        WHEN state = 'pending' OR epoch IS $4 THEN attempts
+        WHEN state = 'pending' OR epoch IS $3 THEN attempts
         ELSE json_insert(attempts, '$[#]', json_object('attempt', attempt, 'outcome', 'ambiguous',
             'detail', 'interrupted', 'called_at', called_at, 'ended_at', clock.now))
     END
 FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
 WHERE group_id = $1 AND message_id IN (SELECT value FROM json_each($2))
-  AND (epoch IS NOT $4 OR turn < $5)
-  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = $4)))
+  AND (epoch IS NOT $3 OR turn < $5)
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = $3)))
 RETURNING message_id AS id, state, attempt, expires_at,
     expires_at - CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS good_for,
+    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age";
+
+/// Ends an entry that cannot go on. `events`: it is told of.
+pub(super) fn give_up_postgres(events: bool) -> String {
+    const ENDED: &str = ", ended AS (SELECT message_id AS id, state FROM begun)";
+    [GIVE_UP, if events { ENDED } else { "" }, if events { TELL_POSTGRES } else { "" }, STARTED]
+        .concat()
+}
+
+// One that was being called for may have been sent.
+const GIVE_UP: &str = "
+WITH lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = $1 AND topic = $2 AND partition = $3 AND owner = $4 AND epoch = $5
+    FOR SHARE
+), begun AS (
+    UPDATE delivery
+    SET state = CASE state WHEN 'pending' THEN 'failed' ELSE 'unknown' END,
+        code = NULL,
+        ended_at = now(),
+        detail = 'the database refused its next call'
+    FROM lease
+    WHERE group_id = $1 AND message_id = ANY ($6::uuid[])
+      AND (state || '' = 'pending'
+          OR (state || '' = 'calling' AND (due_at <= now() OR epoch = $5)))
+    RETURNING message_id, state, attempt, expires_at, accepted_at
+)";
+
+pub(super) const GIVE_UP_SQLITE: &str = "
+UPDATE delivery
+SET state = iif(state = 'pending', 'failed', 'unknown'),
+    code = NULL,
+    ended_at = clock.now,
+    detail = 'the database refused its next call'
+FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
+WHERE group_id = $1 AND message_id IN (SELECT value FROM json_each($2))
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = $3)))
+RETURNING message_id AS id, state, attempt, expires_at, 0 AS good_for,
     CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - accepted_at AS age";
 
 // Not fenced by the lease: the outcome of a call counts also when the partition has gone to

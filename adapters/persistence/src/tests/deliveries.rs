@@ -6,7 +6,7 @@ use std::{
 use application::ports::{
     Admitted, Backlog, Batch, CallOutcome, Claimed, DeadLetter, DeadLetters, DeliveryLedger,
     DeliveryState, Incoming, Lease, LedgerError, NewSend, Outbox, OutcomeClass, PartitionLeases,
-    Resent, Revived, Started, Swept, Unreadable, Verdict, Verifications,
+    Record, Resent, Revived, Started, Swept, Unreadable, Verdict, Verifications,
 };
 use domain::{MessageId, Validity};
 use sea_orm::ConnectionTrait;
@@ -16,7 +16,8 @@ use super::{
     on_both_databases,
     resends::again,
     support::{
-        accepted, count, enqueue, id_of, in_time, incoming, new_message, phone, published, start,
+        accepted, count, enqueue, id_of, in_time, incoming, new_message, phone, published, records,
+        start,
     },
 };
 use crate::{
@@ -49,6 +50,7 @@ on_both_databases!(
     an_expired_message_is_never_called_for,
     what_waits_when_its_verification_is_canceled_is_never_called_for,
     a_record_that_says_nothing_of_time_gets_the_default,
+    what_a_record_says_of_time_is_bounded,
     unreadable_records_are_buried_with_their_place,
     a_dead_letter_comes_back_as_a_message_or_goes,
     of_each_phone_the_oldest_is_due,
@@ -106,11 +108,15 @@ impl Consumer {
 
 fn batch(messages: &[Incoming], next_offset: i64) -> Batch {
     Batch {
-        messages: messages.to_vec(),
+        records: records(messages),
         next_offset,
         default_ttl: Duration::from_secs(600),
         ..Batch::default()
     }
+}
+
+fn unreadable(offset: i64, reason: &'static str) -> Record {
+    Record { offset, content: Err(Unreadable(reason)) }
 }
 
 async fn attempts(database: &Database, id: MessageId) -> Vec<serde_json::Value> {
@@ -532,7 +538,7 @@ async fn an_expired_message_is_never_called_for(database: Database) {
     in_time(async { while count(&database, &over).await > 0 {} }).await;
     let started = consumer.start(ageing.message.id, LONG).await;
     assert_eq!(started.calls, []);
-    assert_eq!(started.expired[0].state, DeliveryState::Expired);
+    assert_eq!(started.ended[0].state, DeliveryState::Expired);
     assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 2);
 }
 
@@ -569,7 +575,7 @@ async fn what_waits_when_its_verification_is_canceled_is_never_called_for(databa
     assert!(consumer.due().await.contains(&first.message.id));
     for id in [first.message.id, second.message.id] {
         let started = consumer.start(id, LONG).await;
-        assert_eq!((started.calls.len(), started.expired[0].id), (0, id));
+        assert_eq!((started.calls.len(), started.ended[0].id), (0, id));
     }
     let state = consumer.finish(called.message.id, attempt, parked).await;
     assert_eq!(state, Some(DeliveryState::Expired));
@@ -600,10 +606,24 @@ async fn a_record_that_says_nothing_of_time_gets_the_default(database: Database)
     assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(601), "{left:?}");
 }
 
+async fn what_a_record_says_of_time_is_bounded(database: Database) {
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let year_9999 = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let validity = Some(Validity { accepted_at: year_9999, expires_at: year_9999 });
+    let message = Incoming { validity, ..incoming(&phone(1)) };
+
+    consumer.admit(std::slice::from_ref(&message)).await;
+
+    let call = consumer.start(message.message.id, LONG).await.calls[0];
+    assert!(call.good_for <= Duration::from_secs(86_400), "{call:?}");
+    let now = if database.is_postgres() { "now()" } else { "unixepoch('subsec') * 1000 + 1" };
+    assert_eq!(count(&database, &format!("delivery WHERE accepted_at <= {now}")).await, 1);
+}
+
 async fn unreadable_records_are_buried_with_their_place(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let mut batch = batch(&[incoming(&phone(1))], 12);
-    batch.unreadable = vec![(10, Unreadable("not JSON")), (11, Unreadable("no phone"))];
+    batch.records.extend([unreadable(10, "not JSON"), unreadable(11, "no phone")]);
 
     consumer.ledger.admit(&consumer.lease, &batch).await.unwrap();
 
@@ -615,7 +635,7 @@ async fn unreadable_records_are_buried_with_their_place(database: Database) {
 async fn a_dead_letter_comes_back_as_a_message_or_goes(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let mut batch = batch(&[], 3);
-    batch.unreadable = (0..3).map(|offset| (offset, Unreadable("not JSON"))).collect();
+    batch.records = (0..3).map(|offset| unreadable(offset, "not JSON")).collect();
     consumer.ledger.admit(&consumer.lease, &batch).await.unwrap();
     let letters = SqlDeadLetters::new(database.clone());
     let [first, second, third]: [DeadLetter; 3] =

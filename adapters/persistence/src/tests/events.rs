@@ -191,7 +191,7 @@ async fn a_message_that_expires_is_told_of_once(database: Database) {
     };
     ledger.finish(&[too_late]).await.unwrap();
     expire("delivery").await;
-    assert_eq!(ledger.start(&lease, &ids[1..2], LONG).await.unwrap().expired.len(), 1);
+    assert_eq!(ledger.start(&lease, &ids[1..2], LONG).await.unwrap().ended.len(), 1);
     for place in [2, 5] {
         messages[place].validity = long_ago;
         let late = batch(std::slice::from_ref(&messages[place]));

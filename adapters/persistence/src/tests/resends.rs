@@ -11,7 +11,7 @@ use super::{
     on_both_databases,
     support::{
         accepted, approve, count, counters, enqueue, id_of, limited, names, new_message, phone,
-        right, start, try_by_id, wrong,
+        records, right, start, try_by_id, wrong,
     },
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications};
@@ -272,7 +272,7 @@ async fn the_story_of_a_message_is_told_from_its_rows(database: Database) {
     let ledger = SqlDeliveryLedger::new(database.clone(), names.0, names.1, names.2);
     let deliver = async |messages: Vec<Incoming>, verdict| {
         let ids: Vec<MessageId> = messages.iter().map(|incoming| incoming.message.id).collect();
-        let batch = Batch { messages, next_offset: 1, ..Batch::default() };
+        let batch = Batch { records: records(&messages), next_offset: 1, ..Batch::default() };
         ledger.admit(&lease, &batch).await.unwrap();
         assert_eq!(kinds().await.last(), Some(&published), "it is not sent yet");
         let call = ledger.start(&lease, &ids, LONG).await.unwrap().calls[0];

@@ -9,7 +9,7 @@ use application::{
     TraceParent,
     ports::{
         Attempt, Backlog, Batch, Claim, Claimed, Enqueued, Incoming, Lease, NewSecret, NewSend,
-        NewVerification, Outbox, PartitionLeases, Target, Tried, Verifications, Violation,
+        NewVerification, Outbox, PartitionLeases, Record, Target, Tried, Verifications, Violation,
     },
 };
 use domain::{
@@ -276,8 +276,14 @@ pub(super) async fn ledger(database: &Database, group: &str) -> (SqlDeliveryLedg
 }
 
 pub(super) fn batch(messages: &[Incoming]) -> Batch {
-    let messages = messages.to_vec();
-    Batch { messages, next_offset: 1, default_ttl: LONG, ..Batch::default() }
+    Batch { records: records(messages), next_offset: 1, default_ttl: LONG, ..Batch::default() }
+}
+
+/// Messages as records, from offset 0 on.
+pub(super) fn records(messages: &[Incoming]) -> Vec<Record> {
+    let record =
+        |(offset, incoming): (i64, &Incoming)| Record { offset, content: Ok(incoming.clone()) };
+    (0..).zip(messages).map(record).collect()
 }
 
 pub(super) async fn count(database: &Database, from: &str) -> i64 {

@@ -6,12 +6,15 @@ use std::{
 
 use application::ports::{AnswerClaim, Attempt, StoreError, Target, Tried, Violation};
 use domain::{ATTEMPTS, Policy, VerificationId};
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, RuntimeErr, Value, sqlx};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use tokio::{sync::oneshot, time::timeout};
 use uuid::Uuid;
 
 use super::{read_approval, read_untried, read_wrong, sql};
-use crate::database::{Database, LIMIT, lasting, millis};
+use crate::{
+    database::{Database, LIMIT, lasting, millis},
+    refusal::{is_about_a_lock, is_about_a_row},
+};
 
 /// Attempts at codes in PostgreSQL: those that wait together are decided by one statement and
 /// committed together.
@@ -215,13 +218,9 @@ fn violations(row: &QueryResult, guesses: &[Policy]) -> Result<Vec<Violation>, D
 }
 
 /// Whether the server refuses the statement for what it says or waits for, rather than being out of
-/// order: SQLSTATE classes 22, 23, 40 (deadlock) and 55 (a lock that is not to be had). It has
-/// taken all of it back.
+/// order. It has taken all of it back.
 fn is_about_some(error: &DbErr) -> bool {
-    let DbErr::Query(RuntimeErr::SqlxError(cause)) = error else { return false };
-    let sqlx::Error::Database(refusal) = &**cause else { return false };
-    let class = refusal.code();
-    class.is_some_and(|code| ["22", "23", "40", "55"].iter().any(|class| code.starts_with(class)))
+    is_about_a_row(error) || is_about_a_lock(error)
 }
 
 // An array of a statement cannot hold nulls: what is absent is an empty text or the nil UUID.

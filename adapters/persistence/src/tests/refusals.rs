@@ -1,0 +1,258 @@
+//! One row that the database refuses, between others.
+
+use application::ports::{
+    Backlog, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, OutcomeClass,
+    PartitionLeases, Record, Swept, Unreadable, Verdict,
+};
+use domain::MessageId;
+use sea_orm::ConnectionTrait;
+
+use super::{
+    on_both_databases,
+    support::{
+        LONG, accepted, count, enqueue, in_time, incoming, ledger, new_message, phone, published,
+        records, start,
+    },
+};
+use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases};
+
+on_both_databases!(
+    an_outcome_is_recorded_without_texts_that_cannot_be_stored,
+    an_outcome_that_cannot_be_told_of_is_recorded,
+    an_outcome_that_cannot_be_stored_at_all_is_unknown,
+    a_message_that_cannot_be_stored_becomes_a_dead_letter,
+    an_expired_message_that_cannot_be_told_of_is_recorded,
+    a_dead_letter_that_cannot_be_stored_is_passed_over,
+    an_entry_whose_call_cannot_be_recorded_ends,
+    a_settlement_that_cannot_be_stored_leaves_the_message_in_the_outbox,
+    what_cannot_wait_again_stays_in_transit,
+    an_expired_message_that_cannot_be_noted_leaves_with_its_code,
+);
+
+/// Lets the database refuse the rows of a table for which `when` holds of `NEW`.
+pub(super) async fn refuse(database: &Database, table: &str, when: &str) {
+    let sql = if database.is_postgres() {
+        format!(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '22P05'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table}
+                 FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION refuse()"
+        )
+    } else {
+        let trigger = |event| {
+            format!(
+                "CREATE TRIGGER refuse_{event} BEFORE {event} ON {table} WHEN {when}
+                 BEGIN SELECT RAISE(ABORT, 'refused'); END;"
+            )
+        };
+        [trigger("INSERT"), trigger("UPDATE")].concat()
+    };
+    database.connection().execute_unprepared(&sql).await.unwrap();
+}
+
+fn ids(messages: &[Incoming]) -> Vec<MessageId> {
+    messages.iter().map(|incoming| incoming.message.id).collect()
+}
+
+fn batch(records: Vec<Record>, next_offset: i64) -> Batch {
+    Batch { records, next_offset, default_ttl: LONG, ..Batch::default() }
+}
+
+/// Three messages that are called for.
+async fn called(ledger: &SqlDeliveryLedger, lease: &Lease) -> [Incoming; 3] {
+    let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
+    let batch = Batch {
+        call_now: ids(&messages).into_iter().collect(),
+        call_limit: LONG,
+        ..batch(records(&messages), 3)
+    };
+    assert_eq!(ledger.admit(lease, &batch).await.unwrap().calls.len(), 3);
+    messages
+}
+
+fn sent(messages: &[Incoming], references: [&str; 3]) -> Vec<CallOutcome> {
+    let outcome = |(incoming, reference): (&Incoming, &str)| CallOutcome {
+        id: incoming.message.id,
+        attempt: 1,
+        class: OutcomeClass::Accepted,
+        verdict: Verdict::Sent { reference: Some(reference.to_owned()) },
+        detail: String::new(),
+    };
+    messages.iter().zip(references).map(outcome).collect()
+}
+
+async fn states(ledger: &SqlDeliveryLedger, outcomes: &[CallOutcome]) -> Vec<DeliveryState> {
+    let recorded = ledger.finish(outcomes).await.unwrap();
+    let state = |outcome: &CallOutcome| {
+        recorded.iter().find(|recorded| recorded.id == outcome.id).unwrap().state
+    };
+    outcomes.iter().map(state).collect()
+}
+
+async fn an_outcome_is_recorded_without_texts_that_cannot_be_stored(database: Database) {
+    use DeliveryState::Sent;
+    let (ledger, lease) = ledger(&database, "1").await;
+    refuse(&database, "delivery", "NEW.reference = '日本'").await;
+    let messages = called(&ledger, &lease).await;
+
+    // PostgreSQL refuses a NUL by itself.
+    let outcomes = sent(&messages, ["日本", "good", "a\0b"]);
+    assert_eq!(states(&ledger, &outcomes).await, [Sent; 3]);
+
+    assert_eq!(count(&database, "delivery WHERE state = 'sent' AND code IS NULL").await, 3);
+    assert_eq!(count(&database, "delivery WHERE reference = 'good'").await, 1);
+    assert_eq!(count(&database, "delivery WHERE reference = '日本'").await, 0);
+}
+
+async fn an_outcome_that_cannot_be_told_of_is_recorded(database: Database) {
+    use DeliveryState::Sent;
+    let (ledger, lease) = ledger(&database, "1").await;
+    for number in 1..=3 {
+        accepted(&enqueue(&database, &start(&phone(number))).await);
+    }
+    let messages: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    ledger.admit(&lease, &batch(records(&messages), 3)).await.unwrap();
+    ledger.start(&lease, &ids(&messages), LONG).await.unwrap();
+    let verification = domain::VerificationId::of(messages[1].message.id).as_uuid();
+    refuse(&database, "event", &format!("NEW.verification = '{verification}'")).await;
+
+    assert_eq!(states(&ledger, &sent(&messages, ["a", "b", "c"])).await, [Sent; 3]);
+
+    assert_eq!(count(&database, "event").await, 2);
+}
+
+async fn an_outcome_that_cannot_be_stored_at_all_is_unknown(database: Database) {
+    use DeliveryState::{Sent, Unknown};
+    let (ledger, lease) = ledger(&database, "1").await;
+    let when = format!("NEW.state = 'sent' AND NEW.phone = '{}'", phone(2));
+    refuse(&database, "delivery", &when).await;
+    let messages = called(&ledger, &lease).await;
+
+    let outcomes = sent(&messages, ["a", "b", "c"]);
+    assert_eq!(states(&ledger, &outcomes).await, [Sent, Unknown, Sent], "it is not called again");
+}
+
+async fn a_message_that_cannot_be_stored_becomes_a_dead_letter(database: Database) {
+    let (ledger, lease) = ledger(&database, "1").await;
+    refuse(&database, "delivery", &format!("NEW.phone = '{}'", phone(3))).await;
+    for number in 1..=5 {
+        accepted(&enqueue(&database, &new_message(&phone(number))).await);
+    }
+    let messages: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    let mut records = records(&messages);
+    records.push(Record { offset: 5, content: Err(Unreadable("not JSON")) });
+
+    let admitted = ledger.admit(&lease, &batch(records, 7)).await.unwrap();
+
+    assert_eq!((admitted.fresh.len(), admitted.refused), (4, 1));
+    let reason = "reason = 'the database cannot store the message'";
+    assert_eq!(
+        count(&database, &format!("dead_letter WHERE record_offset = 2 AND {reason}")).await,
+        1
+    );
+    assert_eq!(count(&database, "dead_letter").await, 2);
+    assert_eq!(count(&database, "outbox").await, 1, "where it ends when it expires");
+    let member = "member".to_owned();
+    let leases = SqlPartitionLeases::new(database, "1".into(), "message".into(), member);
+    leases.release(&lease).await.unwrap();
+    assert_eq!(leases.acquire(1, LONG).await.unwrap()[0].next_offset, Some(7));
+}
+
+async fn an_expired_message_that_cannot_be_told_of_is_recorded(database: Database) {
+    let (ledger, lease) = ledger(&database, "1").await;
+    accepted(&enqueue(&database, &start(&phone(1))).await);
+    let (mut late, _) = published(&database, LONG).await.remove(0);
+    late.validity = late.validity.map(|it| domain::Validity { expires_at: it.accepted_at, ..it });
+    refuse(&database, "event", "NEW.kind = 'failed'").await;
+
+    let admitted = ledger.admit(&lease, &batch(records(&[late]), 1)).await.unwrap();
+
+    assert_eq!((admitted.expired.len(), admitted.refused), (1, 0));
+    assert_eq!(count(&database, "outbox").await, 0);
+}
+
+async fn a_dead_letter_that_cannot_be_stored_is_passed_over(database: Database) {
+    let (ledger, lease) = ledger(&database, "1").await;
+    refuse(&database, "dead_letter", "NEW.record_offset = 1").await;
+    let mut records = records(&[incoming(&phone(1)), incoming(&phone(2)), incoming(&phone(3))]);
+    records[1].content = Err(Unreadable("not JSON"));
+
+    let admitted = ledger.admit(&lease, &batch(records, 3)).await.unwrap();
+
+    assert_eq!(admitted.fresh.len(), 2);
+    assert_eq!(count(&database, "partition_lease WHERE next_offset = 3").await, 1);
+}
+
+async fn an_entry_whose_call_cannot_be_recorded_ends(database: Database) {
+    let (ledger, lease) = ledger(&database, "1").await;
+    let when = format!("NEW.state = 'calling' AND NEW.phone = '{}'", phone(2));
+    refuse(&database, "delivery", &when).await;
+    let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
+    ledger.admit(&lease, &batch(records(&messages), 3)).await.unwrap();
+
+    let started = ledger.start(&lease, &ids(&messages), LONG).await.unwrap();
+
+    assert_eq!(started.calls.len(), 2);
+    let ended: Vec<_> = started.ended.iter().map(|it| (it.id, it.state)).collect();
+    assert_eq!(ended, [(messages[1].message.id, DeliveryState::Failed)]);
+    assert_eq!(count(&database, "delivery WHERE state = 'failed' AND code IS NULL").await, 1);
+}
+
+async fn a_settlement_that_cannot_be_stored_leaves_the_message_in_the_outbox(database: Database) {
+    refuse(&database, "in_transit", &format!("NEW.phone = '{}'", phone(2))).await;
+    for number in 1..=3 {
+        accepted(&enqueue(&database, &new_message(&phone(number))).await);
+    }
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let claims: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.1).collect();
+
+    backlog.settle(&claims, LONG).await.unwrap();
+
+    let size = backlog.size().await.unwrap();
+    assert_eq!((size.waiting, size.in_transit), (1, 2));
+}
+
+/// Sweeps until so many messages have been moved: what a refused statement had locked may be locked
+/// for a moment longer, and is left to the next sweep.
+async fn swept(backlog: &SqlBacklog, messages: u64) -> Swept {
+    in_time(async {
+        let mut all = Swept::default();
+        while all.waiting_again + all.expired < messages {
+            let swept = backlog.sweep().await.unwrap();
+            all.waiting_again += swept.waiting_again;
+            all.expired += swept.expired;
+        }
+        all
+    })
+    .await
+}
+
+async fn what_cannot_wait_again_stays_in_transit(database: Database) {
+    for number in 1..=3 {
+        accepted(&enqueue(&database, &new_message(&phone(number))).await);
+    }
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let claims: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.1).collect();
+    backlog.settle(&claims, std::time::Duration::ZERO).await.unwrap();
+    refuse(&database, "outbox", &format!("NEW.phone = '{}'", phone(2))).await;
+
+    assert_eq!(swept(&backlog, 2).await, Swept { waiting_again: 2, expired: 0 });
+
+    let size = backlog.size().await.unwrap();
+    assert_eq!((size.waiting, size.in_transit), (2, 1));
+}
+
+async fn an_expired_message_that_cannot_be_noted_leaves_with_its_code(database: Database) {
+    for number in 1..=3 {
+        let ttl = std::time::Duration::ZERO;
+        let send = application::ports::NewSend { ttl, ..new_message(&phone(number)) };
+        accepted(&enqueue(&database, &send).await);
+    }
+    refuse(&database, "delivery", &format!("NEW.phone = '{}'", phone(2))).await;
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+
+    assert_eq!(swept(&backlog, 3).await, Swept { waiting_again: 0, expired: 3 });
+
+    assert_eq!(count(&database, "outbox").await, 0);
+    assert_eq!(count(&database, "delivery WHERE state = 'expired'").await, 2);
+}

@@ -1,5 +1,6 @@
 //! What an operator watches. The names are part of the contract with dashboards and alerts.
 
+use adapters_persistence::Expired;
 use application::{
     Delivered, Flushed, Relayed, Told,
     ports::{BacklogSize, DeliveryState, OutcomeClass, Swept},
@@ -18,7 +19,8 @@ pub struct RelayMetrics {
 }
 
 impl RelayMetrics {
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    /// `expired` is the process's.
+    pub fn register(registry: &Registry, expired: IntCounter) -> prometheus::Result<Self> {
         Ok(Self {
             published: counter(
                 registry,
@@ -30,11 +32,7 @@ impl RelayMetrics {
                 "messager_republished_messages_total",
                 "Messages that no consumer took over in time, and that wait to be published again.",
             )?,
-            expired: counter(
-                registry,
-                "messager_expired_messages_total",
-                "Messages that expired before a consumer took them over.",
-            )?,
+            expired,
             backlog: registered(
                 registry,
                 IntGaugeVec::new(
@@ -57,6 +55,47 @@ impl RelayMetrics {
     pub fn size(&self, size: &BacklogSize) {
         self.backlog.with_label_values(&["waiting"]).set(size.waiting.cast_signed());
         self.backlog.with_label_values(&["in_transit"]).set(size.in_transit.cast_signed());
+    }
+}
+
+/// What each process counts that ends messages which no consumer took over.
+pub(crate) fn expired_messages(registry: &Registry) -> prometheus::Result<IntCounter> {
+    counter(
+        registry,
+        "messager_expired_messages_total",
+        "Messages that expired before a consumer took them over.",
+    )
+}
+
+/// What housekeeping ends.
+#[derive(Debug, Clone)]
+pub struct HousekeepingMetrics {
+    untaken: IntCounter,
+    abandoned: IntCounterVec,
+}
+
+impl HousekeepingMetrics {
+    /// `untaken` is the process's.
+    pub fn register(registry: &Registry, untaken: IntCounter) -> prometheus::Result<Self> {
+        let abandoned = IntCounterVec::new(
+            Opts::new(
+                "messager_abandoned_messages_total",
+                "Messages that were ended because their consumer is gone, by their outcome.",
+            ),
+            &["outcome"],
+        );
+        let metrics = Self { untaken, abandoned: registered(registry, abandoned)? };
+        // As for deliveries.
+        for outcome in ["expired", "unknown"] {
+            metrics.abandoned.with_label_values(&[outcome]);
+        }
+        Ok(metrics)
+    }
+
+    pub fn ended(&self, ended: &Expired) {
+        self.untaken.inc_by(ended.untaken);
+        self.abandoned.with_label_values(&["expired"]).inc_by(ended.expired);
+        self.abandoned.with_label_values(&["unknown"]).inc_by(ended.unknown);
     }
 }
 

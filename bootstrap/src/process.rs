@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, telemetry};
+use crate::{config::Config, metrics::expired_messages, telemetry};
 
 /// What every binary has: settings, metrics, health, tasks, and an orderly end.
 #[derive(Debug)]
@@ -30,8 +30,11 @@ pub struct Process {
     pub readiness: Readiness,
     /// Connections that the servers of this process had no room for.
     pub refused: IntCounter,
+    /// Messages that expired before a consumer took them over, and that this process ended.
+    pub expired: IntCounter,
     pub stop: CancellationToken,
     name: &'static str,
+    keeps_house: bool,
     /// SQLite has one connection, which all parts of a process share.
     sqlite: Option<Database>,
     /// Whether that file can be used, once a part asked.
@@ -67,6 +70,8 @@ impl Process {
         let mut process = Self {
             readiness: Readiness::new(neighbours),
             refused: connections_refused(&registry)?,
+            expired: expired_messages(&registry)?,
+            keeps_house: false,
             stop: CancellationToken::new(),
             sqlite: match &config.database {
                 settings @ DatabaseSettings::Sqlite(_) => {
@@ -117,6 +122,11 @@ impl Process {
             connect(&self.config.database, &format!("messager {part}"), connections)
                 .with_evidence(self.evidence.clone())
         })
+    }
+
+    /// Whether no part of the process keeps house yet; the one that asks does from now on.
+    pub(crate) fn needs_housekeeping(&mut self) -> bool {
+        !std::mem::replace(&mut self.keeps_house, true)
     }
 
     pub fn is_embedded(&self) -> bool {

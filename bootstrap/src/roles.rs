@@ -2,6 +2,7 @@
 
 mod api;
 mod consumer;
+mod housekeeping;
 mod keys;
 mod processor;
 

@@ -8,10 +8,10 @@
 -- api
 GRANT SELECT ON seaql_migrations TO messager_api;
 GRANT SELECT, INSERT, UPDATE ON write_probe TO messager_api;
-GRANT SELECT, INSERT, UPDATE ON outbox TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO messager_api;
 GRANT USAGE ON SEQUENCE outbox_sequence_seq TO messager_api;
-GRANT SELECT ON in_transit TO messager_api;
-GRANT SELECT, UPDATE ON delivery TO messager_api;
+GRANT SELECT, UPDATE, DELETE ON in_transit TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON delivery TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON verification TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON phone TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON limit_counter TO messager_api;
@@ -20,7 +20,12 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON guard_decision TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO messager_api;
 GRANT SELECT, UPDATE ON api_key TO messager_api;
 GRANT SELECT, INSERT ON secret TO messager_api;
-GRANT INSERT ON event TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_api;
+GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_api;
+GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_api;
+GRANT SELECT, DELETE ON consumer_member TO messager_api;
+GRANT SELECT ON queue_partition TO messager_api;
+GRANT SELECT, DELETE ON queue_record TO messager_api;
 
 -- processor
 GRANT SELECT ON seaql_migrations TO messager_processor;
@@ -28,8 +33,12 @@ GRANT SELECT, INSERT, UPDATE ON write_probe TO messager_processor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON outbox TO messager_processor;
 GRANT SELECT ON SEQUENCE outbox_sequence_seq TO messager_processor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON in_transit TO messager_processor;
-GRANT SELECT, INSERT ON delivery TO messager_processor;
-GRANT SELECT ON partition_lease TO messager_processor;
+GRANT SELECT, INSERT, UPDATE, DELETE ON delivery TO messager_processor;
+GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_processor;
+GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_processor;
+GRANT SELECT, DELETE ON consumer_member TO messager_processor;
+GRANT SELECT ON queue_partition TO messager_processor;
+GRANT SELECT, DELETE ON queue_record TO messager_processor;
 GRANT SELECT ON verification TO messager_processor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_processor;
 
@@ -37,14 +46,17 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_processor;
 GRANT SELECT ON seaql_migrations TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE ON write_probe TO messager_consumer;
 GRANT SELECT, UPDATE, DELETE ON outbox TO messager_consumer;
+GRANT SELECT ON SEQUENCE outbox_sequence_seq TO messager_consumer;
 GRANT SELECT, UPDATE, DELETE ON in_transit TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON delivery TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letter TO messager_consumer;
-GRANT SELECT, INSERT, UPDATE ON partition_lease TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON partition_lease TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON consumer_member TO messager_consumer;
 GRANT SELECT ON verification TO messager_consumer;
 GRANT SELECT ON secret TO messager_consumer;
-GRANT INSERT ON event TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_consumer;
+GRANT SELECT ON queue_partition TO messager_consumer;
+GRANT SELECT, DELETE ON queue_record TO messager_consumer;
 
 -- The queue in the database: for processor and consumer without Kafka
 GRANT SELECT ON partition_lease TO messager_queue;

@@ -43,9 +43,7 @@ impl SqlPartitionLeases {
         let transaction = begin(connection).await?;
 
         let announce = self.values([member(), millis(ttl).into()]);
-        for (sql, values) in [(ANNOUNCE, announce), (FORGET_DEAD, self.values([]))] {
-            transaction.execute_raw(self.database.statement(sql, values)).await?;
-        }
+        transaction.execute_raw(self.database.statement(ANNOUNCE, announce)).await?;
 
         let mut held = Vec::with_capacity(leases.len());
         for lease in leases {
@@ -150,17 +148,6 @@ VALUES ($1, $2, $3, CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $4)
 ON CONFLICT (group_id, topic, member) DO UPDATE SET expires_at = excluded.expires_at",
 };
 
-// A day later, so that a consumer which only slept does not have to fear for its row.
-const FORGET_DEAD: Sql = Sql {
-    postgres: "
-DELETE FROM consumer_member
-WHERE group_id = $1 AND topic = $2 AND expires_at < now() - interval '1 day'",
-    sqlite: "
-DELETE FROM consumer_member
-WHERE group_id = $1 AND topic = $2
-  AND expires_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - 86400000",
-};
-
 // Not `AND expires_at > now()`: a lease that ran out is ours until somebody raises its epoch.
 const RENEW: Sql = Sql {
     postgres: "
@@ -223,14 +210,15 @@ WHERE (group_id, topic, partition) IN (
 RETURNING partition, epoch, next_offset, added_later",
 };
 
+// When it was given up tells how long the group has been without a consumer.
 const RELEASE: Sql = Sql {
     postgres: "
 UPDATE partition_lease
-SET owner = NULL, expires_at = '-infinity'
+SET owner = NULL, expires_at = now()
 WHERE group_id = $1 AND topic = $2 AND owner = $3 AND partition = $4 AND epoch = $5",
     sqlite: "
 UPDATE partition_lease
-SET owner = NULL, expires_at = 0
+SET owner = NULL, expires_at = CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
 WHERE group_id = $1 AND topic = $2 AND owner = $3 AND partition = $4 AND epoch = $5",
 };
 

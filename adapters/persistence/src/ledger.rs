@@ -94,25 +94,6 @@ impl SqlDeliveryLedger {
         Self { events, ..self }
     }
 
-    /// Deletes what ended, and the dead letters, of longer ago than `retention`; says how many.
-    ///
-    /// An entry is what keeps a record that is read again from being sent again, so the topic
-    /// must not keep its records for longer.
-    pub async fn prune(&self, retention: Duration) -> Result<u64, LedgerError> {
-        let mut pruned = 0;
-        for sql in [sql::PRUNE, sql::PRUNE_DEAD] {
-            loop {
-                let values = vec![self.group.clone().into(), millis(retention).into()];
-                let deleted = self.database.execute(sql, values).await.map_err(unavailable)?;
-                pruned += deleted;
-                if deleted < sql::PRUNED {
-                    break;
-                }
-            }
-        }
-        Ok(pruned)
-    }
-
     /// The parameters that name a lease; most statements begin with them.
     fn lease<const N: usize>(&self, lease: &Lease, more: [Value; N]) -> Vec<Value> {
         [

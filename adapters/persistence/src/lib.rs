@@ -9,6 +9,7 @@ mod database;
 mod dead_letters;
 mod events;
 mod guard;
+mod housekeeping;
 mod idempotency;
 mod keys;
 mod leases;
@@ -30,6 +31,7 @@ pub use database::{
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;
 pub use guard::SqlGuard;
+pub use housekeeping::{Expired, SqlHousekeeping};
 pub use idempotency::SqlAnswers;
 pub use keys::SqlApiKeys;
 pub use leases::SqlPartitionLeases;

@@ -5,6 +5,7 @@ mod checks;
 mod deliveries;
 mod events;
 mod guards;
+mod housekeeping;
 mod idempotency;
 mod keys;
 mod limits;

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{clock, seeded};
+use super::{clock, housekeeping::keep_house, seeded};
 use crate::{Process, config::Config, metrics::GuardMetrics};
 
 /// How many connections verifications have beside the writers of the outbox.
@@ -99,6 +99,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     // Cancelled when the last request has been answered.
     let served = CancellationToken::new();
     house(process, &usable, verifications, config.verification.retention);
+    keep_house(process, &database, &usable)?;
     if !config.verification.guard.rules_in_force().is_empty() {
         let counts = SqlGuard::new(database).with_events(events);
         let metrics = GuardMetrics::register(&process.registry)?;

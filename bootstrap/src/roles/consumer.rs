@@ -5,9 +5,8 @@ use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings}
 use adapters_persistence::{Part, SqlDeliveryLedger, SqlPartitionLeases};
 use application::{Chain, DeliverSettings, Vault, ports::StartFrom};
 use rand_core::Rng;
-use tokio::time::sleep;
 
-use super::{parts, seeded, stream};
+use super::{housekeeping::keep_house, parts, seeded, stream};
 use crate::{
     Process,
     config::GatewayConfig,
@@ -55,16 +54,7 @@ pub fn consumer(
         member.clone(),
     )
     .with_events(config.verification.events.is_some());
-    let (pruned, retention, stop) =
-        (ledger.clone(), config.delivery_retention, process.stop.clone());
-    process.spawn(async move {
-        while stop.run_until_cancelled(sleep(PRUNE)).await.is_some() {
-            if let Err(error) = pruned.prune(retention).await {
-                tracing::warn!(error = %Chain(&error), "the ledger was not pruned");
-            }
-        }
-        Ok(())
-    });
+    keep_house(process, &database, &usable)?;
     let consumer = Consumer {
         leases: SqlPartitionLeases::new(database, config.group, topic, member),
         ledger: Arc::new(ledger),

@@ -8,7 +8,7 @@ use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{embedded_queue, kafka, parts, seeded};
+use super::{embedded_queue, housekeeping::keep_house, kafka, parts, seeded};
 use crate::{
     Process,
     config::EventsConfig,
@@ -32,7 +32,8 @@ pub fn processor(
     let database = process.database_to_repeat("processor", 4);
     let parts = parts(Part::Processor, &config.producer);
     let usable = process.watch_database(database.clone(), &parts);
-    let metrics = RelayMetrics::register(&process.registry)?;
+    let metrics = RelayMetrics::register(&process.registry, process.expired.clone())?;
+    keep_house(process, &database, &usable)?;
     let broker = match queue {
         Some(queue) => Broker::Embedded(queue),
         // It only writes, and what is sealed goes out as it is.

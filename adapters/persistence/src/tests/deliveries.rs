@@ -56,7 +56,6 @@ on_both_databases!(
     of_each_phone_the_oldest_is_due,
     an_interrupted_call_is_due_when_its_time_is_over,
     what_was_never_tried_and_what_has_expired_is_due_first,
-    what_ended_is_deleted_after_its_time_and_nothing_else,
 );
 
 const LONG: Duration = Duration::from_secs(60);
@@ -714,19 +713,4 @@ async fn what_was_never_tried_and_what_has_expired_is_due_first(database: Databa
 
     let order: Vec<_> = due.iter().map(|due| (due.message.id, due.attempt, due.expired)).collect();
     assert_eq!(order, [(ids[1], 1, true), (ids[2], 0, false), (ids[0], 1, false)]);
-}
-
-async fn what_ended_is_deleted_after_its_time_and_nothing_else(database: Database) {
-    let consumer = consumer(&database, "1", "a", LONG).await;
-    let messages = [incoming(&phone(1)), incoming(&phone(2))];
-    consumer.admit(&messages).await;
-    let attempt = consumer.call(messages[0].message.id, LONG).await;
-    consumer.finish(messages[0].message.id, attempt, sent()).await;
-
-    assert_eq!(consumer.ledger.prune(LONG).await.unwrap(), 0);
-    // The next millisecond is later than all of this.
-    in_time(async { while consumer.ledger.prune(NONE).await.unwrap() == 0 {} }).await;
-
-    assert_eq!(count(&database, "delivery WHERE state = 'pending'").await, 1);
-    assert_eq!(count(&database, "delivery").await, 1);
 }

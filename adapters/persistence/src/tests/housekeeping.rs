@@ -1,0 +1,274 @@
+use std::time::Duration;
+
+use application::ports::{
+    Batch, CallOutcome, DeliveryLedger, DeliveryState, Lease, NewSend, OutcomeClass,
+    PartitionLeases, Record, Unreadable, Verdict,
+};
+use sea_orm::ConnectionTrait;
+
+use super::{
+    on_both_databases,
+    support::{
+        LONG, accepted, batch, count, enqueue, in_time, incoming, ledger, new_message, phone,
+        published, records, start,
+    },
+};
+use crate::{Database, Expired, SqlDeliveryLedger, SqlHousekeeping, SqlPartitionLeases};
+
+on_both_databases!(
+    what_ended_is_deleted_after_its_time_whatever_its_group,
+    what_has_expired_is_ended_for_a_group_that_is_gone,
+    what_a_living_consumer_holds_is_left_to_it,
+    a_call_that_may_be_under_way_is_left_alone,
+    what_no_consumer_took_over_is_ended,
+    one_that_cannot_be_ended_is_forgotten_and_the_others_end,
+    records_of_any_topic_leave_when_they_have_expired,
+    a_group_without_a_consumer_is_forgotten_as_a_whole,
+    members_and_events_that_nobody_looks_after_leave,
+);
+
+fn housekeeping(database: &Database) -> SqlHousekeeping {
+    SqlHousekeeping::new(database.clone(), true)
+}
+
+async fn run(database: &Database, sql: &str) {
+    database.connection().execute_unprepared(sql).await.unwrap();
+}
+
+/// A time before now, in the database's words.
+fn ago(database: &Database, milliseconds: u64) -> String {
+    if database.is_postgres() {
+        format!("now() - interval '{milliseconds} milliseconds'")
+    } else {
+        format!("CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - {milliseconds}")
+    }
+}
+
+/// Makes all that is in the ledger expire a while ago.
+async fn expire(database: &Database) {
+    run(database, &format!("UPDATE delivery SET expires_at = {}", ago(database, 1_000))).await;
+}
+
+/// Gives partition 0 up, as a consumer does that stops.
+async fn leave(database: &Database, group: &str, lease: &Lease) {
+    let [group, topic, member] = [group, "message", "member"].map(str::to_owned);
+    let leases = SqlPartitionLeases::new(database.clone(), group, topic, member);
+    leases.release(lease).await.unwrap();
+}
+
+async fn called(ledger: &SqlDeliveryLedger, lease: &Lease, number: usize) -> CallOutcome {
+    let message = incoming(&phone(number));
+    let call_now = [message.message.id].into();
+    let batch = Batch { call_now, call_limit: LONG, ..batch(std::slice::from_ref(&message)) };
+    ledger.admit(lease, &batch).await.unwrap();
+    CallOutcome {
+        id: message.message.id,
+        attempt: 1,
+        class: OutcomeClass::Accepted,
+        verdict: Verdict::Sent { reference: None },
+        detail: String::new(),
+    }
+}
+
+async fn what_ended_is_deleted_after_its_time_whatever_its_group(database: Database) {
+    for (group, number) in [("1", 1), ("2", 2)] {
+        let (ledger, lease) = ledger(&database, group).await;
+        let ended = called(&ledger, &lease, number).await;
+        ledger.finish(&[ended]).await.unwrap();
+        let mut records = records(&[incoming(&phone(10 + number))]);
+        records.push(Record { offset: 1, content: Err(Unreadable("not JSON")) });
+        let batch = Batch { records, next_offset: 2, default_ttl: LONG, ..Batch::default() };
+        ledger.admit(&lease, &batch).await.unwrap();
+    }
+    let housekeeping = housekeeping(&database);
+
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 0);
+    for (table, column) in [("delivery", "accepted_at"), ("dead_letter", "recorded_at")] {
+        run(&database, &format!("UPDATE {table} SET {column} = {}", ago(&database, 61_000))).await;
+    }
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 2, "messages that are good are known");
+    expire(&database).await;
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 2);
+
+    assert_eq!(count(&database, "delivery WHERE state = 'pending'").await, 2);
+    assert_eq!(count(&database, "delivery").await, 2);
+    assert_eq!(count(&database, "dead_letter").await, 0);
+}
+
+async fn what_has_expired_is_ended_for_a_group_that_is_gone(database: Database) {
+    for number in 1..=2 {
+        accepted(&enqueue(&database, &start(&phone(number))).await);
+    }
+    let messages: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    let (ledger, lease) = ledger(&database, "renamed").await;
+    ledger.admit(&lease, &batch(&messages)).await.unwrap();
+    leave(&database, "renamed", &lease).await;
+    let housekeeping = housekeeping(&database);
+    assert_eq!(housekeeping.end_expired().await.unwrap(), Expired::default(), "still good");
+
+    expire(&database).await;
+    let ended = housekeeping.end_expired().await.unwrap();
+
+    assert_eq!(ended, Expired { expired: 2, ..Expired::default() });
+    let wiped = "delivery WHERE state = 'expired' AND code IS NULL AND ended_at IS NOT NULL";
+    assert_eq!(count(&database, wiped).await, 2);
+    assert_eq!(count(&database, "event WHERE kind = 'failed'").await, 2);
+    assert_eq!(housekeeping.end_expired().await.unwrap(), Expired::default());
+}
+
+async fn what_a_living_consumer_holds_is_left_to_it(database: Database) {
+    let (living, held) = ledger(&database, "living").await;
+    let (gone, left) = ledger(&database, "gone").await;
+    let message = incoming(&phone(1));
+    living.admit(&held, &batch(std::slice::from_ref(&message))).await.unwrap();
+    gone.admit(&left, &batch(&[incoming(&phone(2))])).await.unwrap();
+    leave(&database, "gone", &left).await;
+    expire(&database).await;
+    let housekeeping = housekeeping(&database);
+
+    assert_eq!(housekeeping.end_expired().await.unwrap().expired, 1);
+
+    assert_eq!(
+        count(&database, "delivery WHERE group_id = 'living' AND state = 'pending'").await,
+        1
+    );
+    let started = living.start(&held, &[message.message.id], LONG).await.unwrap();
+    assert_eq!(started.ended[0].state, DeliveryState::Expired);
+
+    // What it does not end in an hour, it cannot read.
+    living.admit(&held, &batch(&[incoming(&phone(3))])).await.unwrap();
+    let long_ago = ago(&database, 3_700_000);
+    run(&database, &format!("UPDATE delivery SET expires_at = {long_ago}")).await;
+    housekeeping.prune(LONG).await.unwrap();
+    assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
+}
+
+async fn a_call_that_may_be_under_way_is_left_alone(database: Database) {
+    let (ledger, lease) = ledger(&database, "1").await;
+    let heard = called(&ledger, &lease, 1).await;
+    let unheard = called(&ledger, &lease, 2).await;
+    leave(&database, "1", &lease).await;
+    expire(&database).await;
+    let housekeeping = housekeeping(&database);
+
+    run(&database, &format!("UPDATE delivery SET due_at = {}", ago(&database, 20_000))).await;
+    assert_eq!(housekeeping.end_expired().await.unwrap(), Expired::default());
+    let recorded = ledger.finish(&[heard]).await.unwrap();
+    assert_eq!(recorded[0].state, DeliveryState::Sent, "it counts though its time is over");
+
+    run(&database, &format!("UPDATE delivery SET due_at = {}", ago(&database, 31_000))).await;
+    let ended = housekeeping.end_expired().await.unwrap();
+    assert_eq!(ended, Expired { unknown: 1, ..Expired::default() });
+    assert_eq!(ledger.finish(&[unheard]).await.unwrap(), []);
+    assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
+}
+
+async fn what_no_consumer_took_over_is_ended(database: Database) {
+    let send = NewSend { ttl: Duration::ZERO, ..new_message(&phone(1)) };
+    accepted(&enqueue(&database, &send).await);
+
+    let ended = housekeeping(&database).end_expired().await.unwrap();
+
+    assert_eq!(ended, Expired { untaken: 1, ..Expired::default() });
+    assert_eq!(count(&database, "outbox").await, 0);
+}
+
+async fn one_that_cannot_be_ended_is_forgotten_and_the_others_end(database: Database) {
+    let (ledger, lease) = ledger(&database, "1").await;
+    let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
+    ledger.admit(&lease, &batch(&messages)).await.unwrap();
+    leave(&database, "1", &lease).await;
+    expire(&database).await;
+    let when = format!("NEW.state = 'expired' AND NEW.phone = '{}'", phone(2));
+    super::refusals::refuse(&database, "delivery", &when).await;
+
+    let housekeeping = housekeeping(&database);
+    in_time(async {
+        while count(&database, "delivery WHERE code IS NOT NULL").await > 0 {
+            housekeeping.end_expired().await.unwrap();
+        }
+    })
+    .await;
+
+    assert_eq!(count(&database, "delivery WHERE state = 'expired'").await, 2);
+    assert_eq!(count(&database, "delivery").await, 2);
+    assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
+}
+
+async fn records_of_any_topic_leave_when_they_have_expired(database: Database) {
+    run(
+        &database,
+        "INSERT INTO queue_partition (topic, \"partition\", next_offset)
+                    VALUES ('old', 0, 4), ('message', 1, 1)",
+    )
+    .await;
+    for (place, expiry) in [
+        ("'old', 0, 0", "2020-01-01T00:00:00.000Z"),
+        ("'old', 0, 1", "2020-01-01T00:00:00.000Z"),
+        ("'old', 0, 2", "9999-01-01T00:00:00.000Z"),
+        ("'old', 0, 3", "2020-01-01T00:00:00.000Z"),
+        ("'message', 1, 0", "2020-01-01T00:00:00.000Z"),
+    ] {
+        run(
+            &database,
+            &format!(
+                "INSERT INTO queue_record (topic, \"partition\", \"offset\", headers, written_at)
+                 VALUES ({place}, '{{\"ce_expirytime\":\"{expiry}\",\"ce_id\":\"x\"}}', 0)"
+            ),
+        )
+        .await;
+    }
+
+    assert_eq!(housekeeping(&database).end_expired().await.unwrap().records, 3);
+
+    assert_eq!(count(&database, "queue_record WHERE topic = 'old' AND \"offset\" >= 2").await, 2);
+    assert_eq!(count(&database, "queue_record").await, 2);
+}
+
+async fn a_group_without_a_consumer_is_forgotten_as_a_whole(database: Database) {
+    let group = |group: &str| {
+        SqlPartitionLeases::new(database.clone(), group.into(), "message".into(), "a".into())
+    };
+    let (gone, living) = (group("gone"), group("living"));
+    for group in [&gone, &living] {
+        group.register(&[0, 1]).await.unwrap();
+        for lease in group.acquire(2, LONG).await.unwrap() {
+            group.release(&lease).await.unwrap();
+        }
+    }
+    living.acquire(1, LONG).await.unwrap();
+    let housekeeping = housekeeping(&database);
+
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 0, "just given up");
+    let long_ago = ago(&database, 61_000);
+    let old = format!("UPDATE partition_lease SET expires_at = {long_ago} WHERE owner IS NULL");
+    run(&database, &old).await;
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 2);
+
+    assert_eq!(count(&database, "partition_lease WHERE group_id = 'living'").await, 2);
+    // A version before said nothing of the time.
+    let never = if database.is_postgres() { "'-infinity'" } else { "0" };
+    run(&database, &format!("UPDATE partition_lease SET owner = NULL, expires_at = {never}")).await;
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 0, "it counts from now on");
+    run(&database, &old).await;
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 2);
+}
+
+async fn members_and_events_that_nobody_looks_after_leave(database: Database) {
+    let leases = SqlPartitionLeases::new(database.clone(), "gone".into(), "old".into(), "a".into());
+    leases.renew(&[], LONG).await.unwrap();
+    accepted(&enqueue(&database, &start(&phone(1))).await);
+    let settings = crate::OutboxSettings { events: true, ..crate::OutboxSettings::default() };
+    let (outbox, _writers) = crate::CoalescingOutbox::start(&database, settings);
+    application::ports::Outbox::enqueue(&outbox, start(&phone(2))).await.unwrap();
+    let housekeeping = housekeeping(&database);
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 0);
+
+    let (day, week) = (ago(&database, 86_401_000), ago(&database, 604_801_000));
+    run(&database, &format!("UPDATE consumer_member SET expires_at = {day}")).await;
+    run(&database, &format!("UPDATE event SET due_at = {week}")).await;
+    assert_eq!(housekeeping.prune(LONG).await.unwrap(), 2);
+
+    assert_eq!(count(&database, "consumer_member").await, 0);
+    assert_eq!(count(&database, "event").await, 0);
+}

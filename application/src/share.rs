@@ -70,7 +70,14 @@ mod tests {
     use crate::ports::{MockPartitionLeases, Renewed};
 
     fn lease(partition: i32) -> Lease {
-        Lease { partition, epoch: 1, next_offset: Some(0), added_later: false, seen: None }
+        Lease {
+            partition,
+            epoch: 1,
+            next_offset: Some(0),
+            added_later: false,
+            first_at: None,
+            seen: None,
+        }
     }
 
     fn leases(held: Vec<i32>, members: usize) -> MockPartitionLeases {

@@ -15,7 +15,6 @@ use std::{
 };
 
 use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode, SslRootCert};
-use application::ports::StartFrom;
 use domain::{CodeLength, Templates};
 use tracing_subscriber::EnvFilter;
 
@@ -43,7 +42,7 @@ pub struct Config {
     pub topic_replication: NonZeroU16,
     pub group: String,
     /// `None`: the latest in Kafka, the earliest in the embedded queue, which is nobody else's.
-    pub start_from: Option<StartFrom>,
+    pub start_from: Option<Beginning>,
     pub concurrency: usize,
     pub delivery_retention: Duration,
     pub code_length: CodeLength,
@@ -57,6 +56,17 @@ pub struct Config {
 pub enum Mode {
     Debug,
     Release,
+}
+
+/// Where a group begins that has no offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// At the earliest record.
+    Earliest,
+    /// At the end; the first group of a topic at what may still be good.
+    Latest,
+    /// At the end, whatever is before it.
+    End,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +147,11 @@ impl Config {
         let topic_replication = env.number("TOPIC_REPLICATION_FACTOR", 1, 1, 100);
         let group = env.text("CONSUMER_GROUP_ID").unwrap_or_else(|| "1".to_owned());
         let start_from = env.text("CONSUMER_AUTO_OFFSET_RESET").map(|_| {
-            let choices = [("earliest", StartFrom::Earliest), ("latest", StartFrom::Latest)];
+            let choices = [
+                ("earliest", Beginning::Earliest),
+                ("latest", Beginning::Latest),
+                ("end", Beginning::End),
+            ];
             env.choice("CONSUMER_AUTO_OFFSET_RESET", "", &choices)
         });
         let concurrency = env.number("CONSUMER_CONCURRENCY", 64, 1, 10_000);

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::metrics::DeliveryMetrics;
+use crate::{config::Beginning, metrics::DeliveryMetrics};
 
 /// One consumer of a group: it takes its share of the partitions and delivers what they bring.
 #[derive(Debug)]
@@ -38,7 +38,9 @@ pub(crate) struct Consumer<S, T, L, G> {
 #[derive(Debug, Clone)]
 pub(crate) struct ConsumerSettings {
     pub(crate) lease_ttl: Duration,
-    pub(crate) start_from: StartFrom,
+    pub(crate) start_from: Beginning,
+    /// How old a message may be at most that is still good.
+    pub(crate) longest_ttl: Duration,
     pub(crate) deliver: DeliverSettings,
 }
 
@@ -68,6 +70,8 @@ impl Seen {
 const SHARE: Duration = Duration::from_millis(500);
 /// How often the topic is asked for new partitions.
 const DISCOVER: Duration = Duration::from_secs(5);
+/// How far the clock that dates records may be from the database's.
+const SKEW: Duration = Duration::from_secs(60);
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -265,14 +269,23 @@ where
     }
 
     /// Where to begin. For a partition that the group never read, that is stored at once, so that
-    /// "latest" means the same after a crash. `None` if the partition was lost meanwhile, or if
-    /// there is an end to all.
+    /// "latest" means the same after a crash. For the first group that reads the topic it means
+    /// what may still be good (ADR 35). `None` if the partition was lost meanwhile, or if there is
+    /// an end to all.
     async fn first_offset(&self, lease: &Lease, stop: &CancellationToken) -> Option<i64> {
         if let Some(offset) = lease.next_offset {
             return Some(offset);
         }
         // Whatever came into a partition that was added while the group was there is for it.
-        let from = if lease.added_later { StartFrom::Earliest } else { self.settings.start_from };
+        let from = match (self.settings.start_from, lease.first_at) {
+            _ if lease.added_later => StartFrom::Earliest,
+            (Beginning::Earliest, _) => StartFrom::Earliest,
+            (Beginning::Latest, Some(now)) => {
+                let oldest = now.checked_sub(self.settings.longest_ttl + SKEW);
+                oldest.map_or(StartFrom::Earliest, StartFrom::Since)
+            }
+            (Beginning::Latest, None) | (Beginning::End, _) => StartFrom::Latest,
+        };
         loop {
             let first = self.stream.first_offset(lease.partition, from);
             match stop.run_until_cancelled(first).await? {

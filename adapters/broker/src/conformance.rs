@@ -5,7 +5,7 @@ use std::{
     num::NonZeroU16,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use application::{
@@ -474,6 +474,24 @@ mod embedded_only {
             assert_eq!(trimmed_when("message", "one", "11").await, 0, "of a queue of before");
             assert_eq!(trimmed_when("message", "one", "10").await, 4);
             assert_eq!(queue.fetch(partition, 10).await.unwrap().next_offset, 10);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_may_begin_at_a_time() {
+        for (db, _file) in databases().await {
+            let queue = embedded(db.clone());
+            queue.publish(&messages(3, 7..8)).await.into_iter().for_each(Result::unwrap);
+            let (partition, _) = partition_with_records(&Stream::Embedded(queue.clone())).await;
+            let age = r#"UPDATE queue_record SET written_at = 1000 + "offset" WHERE "offset" < 2"#;
+            db.execute_unprepared(age).await.unwrap();
+            let first = async |milliseconds| {
+                let time = SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
+                queue.first_offset(partition, StartFrom::Since(time)).await.unwrap()
+            };
+
+            assert_eq!([first(1_000).await, first(1_001).await, first(1_002).await], [0, 1, 2]);
+            assert_eq!(first(253_402_300_799_000).await, 3, "the end");
         }
     }
 

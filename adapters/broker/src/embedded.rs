@@ -305,6 +305,7 @@ impl MessageStream for EmbeddedQueue {
     }
 
     async fn first_offset(&self, partition: i32, from: StartFrom) -> Result<i64, StreamError> {
+        let mut values = vec![self.topic(), partition.into()];
         let sql = match from {
             StartFrom::Earliest => {
                 r#"SELECT COALESCE((SELECT MIN("offset") FROM queue_record
@@ -314,10 +315,18 @@ impl MessageStream for EmbeddedQueue {
             StartFrom::Latest => {
                 r#"SELECT next_offset FROM queue_partition WHERE topic = $1 AND "partition" = $2"#
             }
+            StartFrom::Since(time) => {
+                values.push(wire::milliseconds(time).into());
+                r#"SELECT COALESCE((SELECT MIN("offset") FROM queue_record
+                                    WHERE topic = $1 AND "partition" = $2 AND written_at >= $3),
+                                   next_offset)
+                   FROM queue_partition WHERE topic = $1 AND "partition" = $2"#
+            }
         };
+        let backend = self.db.get_database_backend();
         let row = self
             .db
-            .query_one_raw(self.statement(sql, [self.topic(), partition.into()]))
+            .query_one_raw(Statement::from_sql_and_values(backend, sql, values))
             .await
             .map_err(unavailable)?
             .ok_or_else(no_such_partition)?;

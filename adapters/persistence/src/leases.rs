@@ -7,7 +7,7 @@ use application::{
 use autometrics::autometrics;
 use sea_orm::{DatabaseConnection, DbErr, QueryResult, Value};
 
-use crate::database::{Database, Sql, Told, begin, millis};
+use crate::database::{Database, Sql, Told, begin, millis, time};
 
 /// The partitions of one topic, shared among the consumers of one group.
 #[derive(Debug, Clone)]
@@ -193,7 +193,12 @@ UPDATE partition_lease
 SET owner = $3, epoch = epoch + 1, expires_at = now() + $4 * interval '1 millisecond'
 FROM free
 WHERE group_id = $1 AND topic = $2 AND partition_lease.partition = free.partition
-RETURNING partition_lease.partition, epoch, next_offset, added_later",
+RETURNING partition_lease.partition, epoch, next_offset, added_later,
+    CASE WHEN next_offset IS NULL AND NOT EXISTS (
+        SELECT 1
+        FROM partition_lease AS other
+        WHERE other.topic = $2 AND other.group_id <> $1 AND other.next_offset IS NOT NULL
+    ) THEN (extract(epoch FROM now()) * 1000)::bigint END AS first_at",
     sqlite: "
 UPDATE partition_lease
 SET owner = $3, epoch = epoch + 1,
@@ -207,7 +212,12 @@ WHERE (group_id, topic, partition) IN (
     ORDER BY partition
     LIMIT $5
 )
-RETURNING partition, epoch, next_offset, added_later",
+RETURNING partition, epoch, next_offset, added_later,
+    iif(next_offset IS NULL AND NOT EXISTS (
+        SELECT 1
+        FROM partition_lease AS other
+        WHERE other.topic = $2 AND other.group_id <> $1 AND other.next_offset IS NOT NULL
+    ), CAST(round(unixepoch('subsec') * 1000) AS INTEGER), NULL) AS first_at",
 };
 
 // When it was given up tells how long the group has been without a consumer.
@@ -232,6 +242,7 @@ fn read(row: &QueryResult) -> Result<Lease, BoxError> {
         epoch: row.try_get("", "epoch")?,
         next_offset: row.try_get("", "next_offset")?,
         added_later: row.try_get("", "added_later")?,
+        first_at: row.try_get::<Option<i64>>("", "first_at")?.map(time),
         seen: None,
     })
 }

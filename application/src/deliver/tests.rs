@@ -108,8 +108,14 @@ fn deliver<G: SmsGateway>(
         in_hand: 100,
         call_limit: Duration::from_secs(12),
     };
-    let lease =
-        Lease { partition: 0, epoch: 1, next_offset: Some(0), added_later: false, seen: None };
+    let lease = Lease {
+        partition: 0,
+        epoch: 1,
+        next_offset: Some(0),
+        added_later: false,
+        first_at: None,
+        seen: None,
+    };
     let rng = StdRng::seed_from_u64(1);
     let deliver =
         DeliverMessages::new(Arc::new(ledger), Arc::new(gateway), rng, settings, lease, inbox);

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -43,6 +43,9 @@ pub struct Lease {
     pub next_offset: Option<i64>,
     /// The topic got this partition after the group was there.
     pub added_later: bool,
+    /// The database's time when the lease was taken, if the group never read the partition and no
+    /// other group has read the topic.
+    pub first_at: Option<SystemTime>,
     /// All that was in the partition at that moment has been read, under this lease. `None`: no
     /// such moment is known.
     pub seen: Option<Instant>,

@@ -1,3 +1,5 @@
+use std::time::SystemTime;
+
 use domain::{Message, Validity};
 
 use crate::{BoxError, TraceParent};
@@ -24,6 +26,9 @@ pub trait MessageStream: Sync + 'static {
 pub enum StartFrom {
     Earliest,
     Latest,
+    /// The first record that was written at this time or later. If there is none, the end, with
+    /// nothing passed by that is written meanwhile.
+    Since(SystemTime),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -557,6 +557,7 @@ impl PartitionLeases for Member {
                         epoch: row.epoch,
                         next_offset: row.next_offset,
                         added_later: row.added_later,
+                        first_at: None,
                         seen: None,
                     }
                 })
@@ -592,7 +593,7 @@ impl MessageStream for Member {
         let state = self.memory.state();
         let records = state.topic.get(&partition).map_or(0, Vec::len);
         Ok(match from {
-            StartFrom::Earliest => 0,
+            StartFrom::Earliest | StartFrom::Since(_) => 0,
             StartFrom::Latest => i64::try_from(records).expect("few are published"),
         })
     }

@@ -3,19 +3,19 @@ use std::{sync::Arc, time::Duration};
 use adapters_broker::{EmbeddedQueue, Stream};
 use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
 use adapters_persistence::{Part, SqlDeliveryLedger, SqlPartitionLeases};
-use application::{Chain, DeliverSettings, Vault, ports::StartFrom};
+use application::{DeliverSettings, Vault};
 use rand_core::Rng;
 
 use super::{housekeeping::keep_house, parts, seeded, stream};
 use crate::{
     Process,
-    config::GatewayConfig,
+    config::{Beginning, GatewayConfig},
     consumer::{Consumer, ConsumerSettings},
     metrics::DeliveryMetrics,
 };
 
-/// How often old entries leave the ledger.
-const PRUNE: Duration = Duration::from_secs(600);
+/// The longest that `/v1` takes for `ttl`.
+const LONGEST_TTL: Duration = Duration::from_secs(3_600);
 
 /// Brings messages from the broker to the gateway. What is sealed is opened with the keys of
 /// `vault`; nothing is read before it is open.
@@ -33,8 +33,8 @@ pub fn consumer(
         None => stream(&config, &database, &config.consumer.topic, &vault),
     };
     let first = match stream {
-        Stream::Kafka(_) => StartFrom::Latest,
-        Stream::Embedded(_) => StartFrom::Earliest,
+        Stream::Kafka(_) => Beginning::Latest,
+        Stream::Embedded(_) => Beginning::Earliest,
     };
     let (gateway, longest_call) = match config.gateway {
         GatewayConfig::Console => {
@@ -64,6 +64,7 @@ pub fn consumer(
             // An SQLite file is one machine's, and its renewals cost next to nothing.
             lease_ttl: Duration::from_secs(if process.is_embedded() { 3 } else { 10 }),
             start_from: config.start_from.unwrap_or(first),
+            longest_ttl: config.code_ttl.max(LONGEST_TTL),
             deliver: DeliverSettings {
                 templates: config.templates,
                 vault: vault.clone(),

@@ -171,19 +171,37 @@ async fn a_record_of_another_producer_is_delivered_once() {
 }
 
 #[tokio::test]
-async fn a_group_that_starts_at_the_latest_loses_nothing() {
+async fn the_first_group_misses_nothing_that_is_still_good() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
-    let soon = [("PROCESSOR_CONFIRM_WITHIN", "3")];
-    let processor = stack.start("processor", &soon).ready().await;
+    // Nothing is published again before the test has failed.
+    let late = [("PROCESSOR_CONFIRM_WITHIN", "3600")];
+    let processor = stack.start("processor", &late).ready().await;
     post_all(api.port, (0..100).map(phone).collect(), 8).await;
     eventually("published", PATIENCE, async || {
         (processor.metric("processed_messages").await? >= 100.0).then_some(())
     })
     .await;
+    stack.topic.console_produce("{\"phone\":\"79991234567\",\"code\":\"123456\"}\n").await;
+    let group = |id| [("CONSUMER_GROUP_ID", id), ("CONSUMER_AUTO_OFFSET_RESET", "latest")];
 
-    let _late = stack.start("consumer", &[("CONSUMER_AUTO_OFFSET_RESET", "latest")]).ready().await;
+    let _first = stack.start("consumer", &group("1")).ready().await;
 
-    eventually("all received", PATIENCE, async || (stack.gateway.count() == 100).then_some(()))
+    eventually("all received", PATIENCE, async || (stack.gateway.count() == 101).then_some(()))
         .await;
+
+    let _second = stack.start("consumer", &group("2")).ready().await;
+    eventually("the second has begun", PATIENCE, async || {
+        let begun = "SELECT count(*) FROM partition_lease
+            WHERE group_id = '2' AND next_offset IS NOT NULL";
+        (stack.postgres.number(begun).await == 4).then_some(())
+    })
+    .await;
+    post_all(api.port, vec![phone(200)], 1).await;
+    eventually("each sends the new one", PATIENCE, async || {
+        (stack.gateway.count() == 103).then_some(())
+    })
+    .await;
+    let of_the_second = "SELECT count(*) FROM delivery WHERE group_id = '2'";
+    assert_eq!(stack.postgres.number(of_the_second).await, 1);
 }

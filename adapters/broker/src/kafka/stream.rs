@@ -158,11 +158,17 @@ impl MessageStream for KafkaStream {
     }
 
     async fn first_offset(&self, partition: i32, from: StartFrom) -> Result<i64, StreamError> {
-        let at = match from {
-            StartFrom::Earliest => OffsetAt::Earliest,
-            StartFrom::Latest => OffsetAt::Latest,
+        let first = async |client: &PartitionClient| match from {
+            StartFrom::Earliest => client.get_offset(OffsetAt::Earliest).await,
+            StartFrom::Latest => client.get_offset(OffsetAt::Latest).await,
+            StartFrom::Since(time) => {
+                // Before it is looked for: what is written in between comes after this.
+                let end = client.get_offset(OffsetAt::Latest).await?;
+                let found = client.get_offset(OffsetAt::Timestamp(time.into())).await?;
+                Ok(if found < 0 { end } else { found })
+            }
         };
-        self.with_partition(partition, Duration::ZERO, async |client| client.get_offset(at).await)
+        self.with_partition(partition, Duration::ZERO, first)
             .await
             .map_err(StreamError::Unavailable)
     }

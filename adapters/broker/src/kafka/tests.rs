@@ -305,3 +305,27 @@ async fn a_broker_that_falls_silent_and_comes_back_is_connected_to_anew() {
     .await;
     assert!(read_all(&rig.stream).await.concat().len() >= 80);
 }
+
+/// Records are dated by when their messages were accepted.
+#[tokio::test]
+async fn a_reader_may_begin_at_a_time() {
+    let Some(rig) = Rig::real() else { return };
+    in_time(async { while rig.broker.ready().await.is_err() {} }).await;
+    let mut sent = messages(4, 7..8);
+    let now = sent[0].validity.accepted_at;
+    for (message, age) in sent.iter_mut().zip([7_200, 3_600, 60, 0]) {
+        message.validity.accepted_at = now - Duration::from_secs(age);
+    }
+    in_time(rig.broker.publish(&sent)).await.into_iter().for_each(Result::unwrap);
+    let mut partition = 0;
+    while rig.stream.first_offset(partition, StartFrom::Latest).await.unwrap() == 0 {
+        partition += 1;
+    }
+    let first = async |from| in_time(rig.stream.first_offset(partition, from)).await.unwrap();
+    let ago = |seconds| StartFrom::Since(now - Duration::from_secs(seconds));
+
+    assert_eq!([first(ago(90_000)).await, first(ago(3_600)).await], [0, 1]);
+    assert_eq!([first(ago(3_599)).await, first(ago(60)).await], [2, 2]);
+    let later = StartFrom::Since(now + Duration::from_secs(1));
+    assert_eq!(first(later).await, 4, "the end");
+}

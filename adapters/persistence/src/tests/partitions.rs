@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use application::ports::{Lease, PartitionLeases};
+use application::ports::{Batch, DeliveryLedger, Lease, PartitionLeases};
 use tokio::task::JoinSet;
 
 use super::on_both_databases;
-use crate::{Database, SqlPartitionLeases};
+use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases};
 
 on_both_databases!(
     a_partition_has_one_owner,
@@ -14,6 +14,7 @@ on_both_databases!(
     knows_who_lives,
     tells_partitions_that_came_later,
     groups_do_not_know_each_other,
+    tells_whether_a_group_is_the_first_that_reads_the_topic,
 );
 
 const LONG: Duration = Duration::from_secs(60);
@@ -120,4 +121,25 @@ async fn groups_do_not_know_each_other(database: Database) {
     assert_eq!(one.acquire(1, LONG).await.unwrap().len(), 1);
     assert_eq!(two.acquire(1, LONG).await.unwrap().len(), 1);
     assert_eq!(one.renew(&[], LONG).await.unwrap().members, 1);
+}
+
+async fn tells_whether_a_group_is_the_first_that_reads_the_topic(database: Database) {
+    let group = |group: &str, topic: &str| {
+        SqlPartitionLeases::new(database.clone(), group.into(), topic.into(), "a".into())
+    };
+    let acquire = async |group: &SqlPartitionLeases| {
+        group.register(&[0]).await.unwrap();
+        group.acquire(1, NONE).await.unwrap().remove(0)
+    };
+    let (one, two) = (group("1", "message"), group("2", "message"));
+
+    let lease = acquire(&one).await;
+    assert!(lease.first_at.is_some());
+    assert!(acquire(&two).await.first_at.is_some(), "the other one has not begun either");
+
+    let ledger = SqlDeliveryLedger::new(database.clone(), "1".into(), "message".into(), "a".into());
+    ledger.admit(&lease, &Batch { next_offset: 7, ..Batch::default() }).await.unwrap();
+    assert_eq!(acquire(&one).await.first_at, None, "it has read the partition");
+    assert_eq!(acquire(&two).await.first_at, None, "another group has read the topic");
+    assert!(acquire(&group("2", "other")).await.first_at.is_some());
 }

@@ -7,6 +7,7 @@ mod warnings;
 
 use std::{
     fmt,
+    net::{Ipv4Addr, Ipv6Addr},
     num::{NonZeroU16, NonZeroU32},
     path::Path,
     str::FromStr,
@@ -430,18 +431,23 @@ impl Reader<'_> {
         port.map(NonZeroU16::get)
     }
 
+    /// Kafka's servers, each once. None: it is unset, or bad, which then is noted.
     fn servers(&mut self, name: &str) -> Vec<String> {
         let Some(text) = self.text(name) else { return Vec::new() };
-        let servers: Vec<String> = text
-            .split(|c: char| c == ',' || c.is_whitespace())
-            .filter(|server| !server.is_empty())
-            .map(str::to_owned)
-            .collect();
-        if !servers.iter().all(|server| is_server(server)) {
-            self.problem(
-                name,
-                &format!("is {text:?}, and must be host:port, several by comma or space"),
-            );
+        let mut servers: Vec<String> = Vec::new();
+        for server in text.split(|c: char| c == ',' || c.is_whitespace()) {
+            if server.is_empty() || servers.iter().any(|known| known.eq_ignore_ascii_case(server)) {
+                continue;
+            }
+            if let Err(rule) = check_server(server) {
+                // What stands before an @ may be a password.
+                let shown = if server.contains('@') { "…@…" } else { server };
+                self.problem(name, &format!("has {shown:?}, and must be {SERVERS}: {rule}"));
+            }
+            servers.push(server.to_owned());
+        }
+        if servers.is_empty() {
+            self.problem(name, &format!("is {text:?}, and must be {SERVERS}: it names no server"));
         }
         servers
     }
@@ -460,9 +466,51 @@ impl Reader<'_> {
     }
 }
 
-fn is_server(text: &str) -> bool {
-    text.rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<NonZeroU16>().is_ok())
+const SERVERS: &str = "host:port, several by comma or space";
+
+/// Says which rule of `host:port` a text breaks.
+fn check_server(text: &str) -> Result<(), &'static str> {
+    if text.contains(';') {
+        return Err("servers are separated by a comma or a space");
+    }
+    if text.contains("://") {
+        return Err("it has no protocol before the host; connections are not encrypted");
+    }
+    let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
+    if let Some(bracketed) = host.strip_prefix('[') {
+        let address = bracketed.strip_suffix(']').ok_or("a bracket is not closed")?;
+        address.parse::<Ipv6Addr>().map_err(|_| "brackets hold an IPv6 address")?;
+    } else if host.contains(':') {
+        return Err("an IPv6 address stands in brackets, and a port behind them");
+    } else {
+        check_host(host)?;
+    }
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse::<NonZeroU16>() {
+        Ok(_) if is_number => Ok(()),
+        _ => Err("the port is a whole number from 1 to 65535"),
+    }
+}
+
+fn check_host(host: &str) -> Result<(), &'static str> {
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.is_empty() {
+        return Err("the host is missing");
+    }
+    if labels.len() > 253 || !labels.split('.').all(is_label) {
+        return Err("a host has letters, digits, hyphens and underscores, in parts by dots");
+    }
+    let last = labels.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|byte| byte.is_ascii_digit()) && host.parse::<Ipv4Addr>().is_err() {
+        return Err("an IPv4 address has four numbers from 0 to 255");
+    }
+    Ok(())
 }
 
 /// What stands behind the host's colon. Where that is no port, `Uri` has none, and the scheme's own

@@ -83,7 +83,7 @@ fn every_bad_value_is_reported_with_what_is_allowed() {
         "DB_SSL_MODE is \"maybe\", and must be one of disable, allow, prefer, require, verify-ca",
         "POSTGRES_DB is missing",
         "POSTGRES_USER is missing",
-        "PRODUCER_URL is \"kafka\", and must be host:port",
+        "PRODUCER_URL has \"kafka\", and must be host:port",
         "SMS_TEMPLATE is",
         "GATEWAY_URL is missing",
         "APP_MODE is \"fast\", and must be one of debug, release",
@@ -176,6 +176,55 @@ fn several_servers_are_separated_by_comma_or_space() {
     let config = read(&[("CONSUMER_URL", "a:1, b:2 [::1]:3")]).unwrap();
 
     assert_eq!(config.consumer.servers, ["a:1", "b:2", "[::1]:3"]);
+}
+
+#[test]
+fn a_server_is_a_host_and_a_port() {
+    for (servers, rule) in [
+        ("PLAINTEXT://kafka:9092", "no protocol"),
+        ("kafka://kafka:9092", "no protocol"),
+        ("a;b", "separated by a comma"),
+        ("kafka", "the port is missing"),
+        ("a:1,b", "the port is missing"),
+        ("a:1;b:2", "separated by a comma"),
+        ("a/b:1", "a host has letters"),
+        ("user@kafka:1", "a host has letters"),
+        ("a..b:1", "a host has letters"),
+        ("-a:1", "a host has letters"),
+        ("ka\u{444}ka:1", "a host has letters"),
+        (":9092", "the host is missing"),
+        ("kafka:", "the port is a whole number"),
+        ("kafka:0", "the port is a whole number"),
+        ("kafka:65536", "the port is a whole number"),
+        ("kafka:+1", "the port is a whole number"),
+        ("kafka:1/x", "the port is a whole number"),
+        ("kafka:kafka", "the port is a whole number"),
+        ("::1:9092", "in brackets"),
+        ("[::1]9092", "a bracket is not closed"),
+        ("[::1:9092", "a bracket is not closed"),
+        ("[::1]", "a bracket is not closed"),
+        ("[kafka]:9092", "brackets hold an IPv6 address"),
+        ("10.0.0:9092", "four numbers"),
+        ("10.0.0.256:9092", "four numbers"),
+        (",", "it names no server"),
+    ] {
+        for name in ["PRODUCER_URL", "CONSUMER_URL"] {
+            let error = read(&[(name, servers)]).unwrap_err().to_string();
+            assert_eq!(error.lines().count(), 2, "{servers}: {error}");
+            assert!(error.contains(rule) && error.contains(name), "{servers}: {error}");
+        }
+    }
+    let good = "kafka-1.example.com.:9092,my_kafka:1 10.0.0.1:65535\n[::1]:3,, [2001:db8::1]:4";
+    assert_eq!(
+        read(&[("CONSUMER_URL", good)]).unwrap().consumer.servers,
+        ["kafka-1.example.com.:9092", "my_kafka:1", "10.0.0.1:65535", "[::1]:3", "[2001:db8::1]:4"]
+    );
+    assert_eq!(
+        read(&[("CONSUMER_URL", "a:1,A:1 b:2,a:1")]).unwrap().consumer.servers,
+        ["a:1", "b:2"]
+    );
+    let secret = read(&[("PRODUCER_URL", "SASL_SSL://user:pa55@kafka:9092")]).unwrap_err();
+    assert!(!secret.to_string().contains("pa55"), "{secret}");
 }
 
 #[test]

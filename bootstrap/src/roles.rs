@@ -34,11 +34,12 @@ use crate::{
 pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) -> Stream {
     let broker = BrokerConfig { topic: topic.to_owned(), ..config.consumer.clone() };
     if broker.servers.is_empty() {
-        return Stream::Embedded(embedded_queue(database, &broker, config.code_ttl, vault));
+        return Stream::Embedded(embedded_queue(config, database, &broker, vault));
     }
     let settings = KafkaStreamSettings {
         kafka: kafka(&broker, "messager-consumer"),
         default_ttl: config.code_ttl,
+        require_sealed: config.verification.require_sealed,
     };
     Stream::Kafka(KafkaStream::new(settings, vault.clone()))
 }
@@ -51,16 +52,20 @@ pub fn shared_queue(process: &Process, vault: &Vault) -> Option<EmbeddedQueue> {
         return None;
     }
     let database = process.database("queue", 6);
-    Some(embedded_queue(&database, &config.producer, config.code_ttl, vault))
+    Some(embedded_queue(config, &database, &config.producer, vault))
 }
 
 fn embedded_queue(
+    config: &Config,
     database: &Database,
     broker: &BrokerConfig,
-    default_ttl: Duration,
     vault: &Vault,
 ) -> EmbeddedQueue {
-    let settings = EmbeddedQueueSettings { topic: broker.topic.clone(), default_ttl };
+    let settings = EmbeddedQueueSettings {
+        topic: broker.topic.clone(),
+        default_ttl: config.code_ttl,
+        require_sealed: config.verification.require_sealed,
+    };
     EmbeddedQueue::new(database.connection(), settings, vault.clone())
 }
 

@@ -68,11 +68,15 @@ impl Rig {
         Some(Self {
             broker: Broker::Kafka(KafkaBroker::new(publisher.clone())),
             stream: Stream::Kafka(KafkaStream::new(
-                KafkaStreamSettings { kafka: kafka.clone(), default_ttl: TTL },
+                KafkaStreamSettings {
+                    kafka: kafka.clone(),
+                    default_ttl: TTL,
+                    require_sealed: false,
+                },
                 vault(),
             )),
             closed: Stream::Kafka(KafkaStream::new(
-                KafkaStreamSettings { kafka, default_ttl: TTL },
+                KafkaStreamSettings { kafka, default_ttl: TTL, require_sealed: false },
                 Vault::default(),
             )),
             other_broker: Broker::Kafka(KafkaBroker::new(publisher)),
@@ -110,7 +114,7 @@ fn embedded(db: DatabaseConnection) -> EmbeddedQueue {
 }
 
 fn settings() -> EmbeddedQueueSettings {
-    EmbeddedQueueSettings { topic: "message".to_owned(), default_ttl: TTL }
+    EmbeddedQueueSettings { topic: "message".to_owned(), default_ttl: TTL, require_sealed: false }
 }
 
 async fn sqlite() -> (DatabaseConnection, DatabaseFile) {

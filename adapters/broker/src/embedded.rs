@@ -46,6 +46,8 @@ pub struct EmbeddedQueueSettings {
     pub topic: String,
     /// How long a message may be sent whose record says only when it was written.
     pub default_ttl: Duration,
+    /// Whether messages in clear are taken for unreadable.
+    pub require_sealed: bool,
 }
 
 const PARTITIONS: usize = 4;
@@ -217,8 +219,8 @@ impl EmbeddedQueue {
         let offset = row.offset?;
         let written_at = row.written_at.unwrap_or(-1);
         let place = Place { topic: &self.settings.topic, partition, offset, written_at };
-        let reading =
-            Reading { default_ttl: self.settings.default_ttl, keys: keys.payload.as_ref() };
+        let EmbeddedQueueSettings { default_ttl, require_sealed, .. } = self.settings;
+        let reading = Reading { default_ttl, keys: keys.payload.as_ref(), require_sealed };
         let content = from_json(row.headers.as_deref().unwrap_or("{}"))
             .and_then(|headers| wire::decode(place, row.value.as_deref(), &headers, reading));
         Some(Record { offset, content })

@@ -1,11 +1,17 @@
-//! Apache Kafka through rskafka 0.6, and what that client leaves to its user.
+//! Apache Kafka: written to through rskafka 0.6, with what that client leaves to its user, and read
+//! through a connection of our own, which bounds what a record may cost (ADR 38).
 //!
-//! It knows no timeouts: a request on a connection that went silent waits for ever, and the
+//! rskafka knows no timeouts: a request on a connection that went silent waits for ever, and the
 //! connection stays in its cache. So every call here is [`bounded`], and a client that failed or
 //! ran out of time is thrown away as a whole. What a deadline cut off may still be done by the
 //! broker: a message after an error is published twice at times, and never silently lost.
 
+#[cfg(test)]
+mod batches;
+mod cluster;
+mod connection;
 mod publisher;
+mod records;
 mod requests;
 mod stream;
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub enum Broker {
 
 /// Where messages are read from.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a consumer has one")]
 pub enum Stream {
     Kafka(KafkaStream),
     Embedded(EmbeddedQueue),

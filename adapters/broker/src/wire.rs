@@ -3,7 +3,8 @@
 //!
 //! A record is an event of CloudEvents in Kafka's binary mode: the value is the data, `{"phone":"…",
 //! "code":"…"}`, and each attribute is a header `ce_…`. The Go predecessor and a console producer
-//! send the value alone, and that is a message too.
+//! send the value alone, and that is a message too. A value is read as the predecessor's consumer
+//! read it.
 //!
 //! `"template"` stands beside the code where it is not the default one. Where a payload key is set,
 //! the value is `{"sealed":"…"}`, and all of that is inside.
@@ -21,7 +22,10 @@ use domain::{
     CannotOpen, CarriedCode, Message, MessageId, PayloadKeys, PhoneNumber, SealedCode, TemplateKey,
     Validity,
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, Visitor},
+};
 use serde_json::Value;
 
 pub(crate) type Headers = BTreeMap<String, Vec<u8>>;
@@ -61,15 +65,123 @@ pub(crate) struct Reading<'a> {
     pub(crate) default_ttl: Duration,
     /// None: what is sealed cannot be opened.
     pub(crate) keys: Option<&'a PayloadKeys>,
+    /// Whether a message in clear is taken for unreadable: anyone who can write to the topic could
+    /// have written it.
+    pub(crate) require_sealed: bool,
 }
 
-/// `template` and `sealed` of another type are members of somebody else's, like all others.
-#[derive(Deserialize)]
+/// What a value says, as far as it is of use.
+#[derive(Default)]
 struct Data {
     phone: Option<String>,
     code: Option<String>,
-    template: Option<Value>,
-    sealed: Option<Value>,
+    template: Option<String>,
+    sealed: Option<String>,
+}
+
+/// Reads [`Data`] as Go's `encoding/json` reads the predecessor's struct: `phone` and `code` in any
+/// case, the last one if there are several, `null` as if it were not there, and bytes that are no
+/// UTF-8 replaced. Text or `null` must be what they are.
+#[derive(Clone, Copy)]
+struct DataReader {
+    /// Whether to look for `template` and `sealed`, which the predecessor passes over. Their names
+    /// are exact, and another type makes them members of some other producer.
+    with_ours: bool,
+}
+
+enum Name {
+    Phone,
+    Code,
+    Template,
+    Sealed,
+    Other,
+}
+
+/// A JSON text, whatever bytes and surrogates stand in it.
+struct GoText(String);
+
+impl<'de> DeserializeSeed<'de> for DataReader {
+    type Value = Data;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Data, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for DataReader {
+    type Value = Data;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Data, A::Error> {
+        let mut data = Data::default();
+        let text = |value| if let Value::String(text) = value { Some(text) } else { None };
+        while let Some(name) = map.next_key()? {
+            match name {
+                Name::Phone => {
+                    data.phone = map.next_value::<Option<GoText>>()?.map(|it| it.0).or(data.phone);
+                }
+                Name::Code => {
+                    data.code = map.next_value::<Option<GoText>>()?.map(|it| it.0).or(data.code);
+                }
+                Name::Template if self.with_ours => data.template = text(map.next_value()?),
+                Name::Sealed if self.with_ours => data.sealed = text(map.next_value()?),
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(data)
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameVisitor;
+
+        impl Visitor<'_> for NameVisitor {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+
+            fn visit_bytes<E: de::Error>(self, name: &[u8]) -> Result<Name, E> {
+                Ok(match name {
+                    b"template" => Name::Template,
+                    b"sealed" => Name::Sealed,
+                    name if name.eq_ignore_ascii_case(b"phone") => Name::Phone,
+                    name if name.eq_ignore_ascii_case(b"code") => Name::Code,
+                    _ => Name::Other,
+                })
+            }
+        }
+
+        // As bytes: a name that is no UTF-8 is some other name.
+        deserializer.deserialize_bytes(NameVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for GoText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextVisitor;
+
+        impl Visitor<'_> for TextVisitor {
+            type Value = GoText;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_bytes<E: de::Error>(self, text: &[u8]) -> Result<GoText, E> {
+                Ok(GoText(String::from_utf8_lossy(text).into_owned()))
+            }
+        }
+
+        deserializer.deserialize_bytes(TextVisitor)
+    }
 }
 
 /// As it is written: in clear as the Go predecessor has it, or under a seal, phone and all.
@@ -99,9 +211,13 @@ const TRACE_PARENT: &str = "traceparent";
 
 const ACCEPTED_V1: &str = "messager.message.accepted.v1";
 
-/// Ours have some 40 bytes; what is larger by far is a mistake, and not worth parsing.
-const LARGEST_VALUE: usize = 64 * 1024;
+/// The headers that [`decode`] looks at.
+const READ: [&str; 7] = [SPEC_VERSION, ID, TYPE, TIME, EXPIRY_TIME, SEQUENCE, TRACE_PARENT];
 
+/// Ours have some 40 bytes; what is larger by far is a mistake, and not worth parsing.
+pub(crate) const LARGEST_VALUE: usize = 64 * 1024;
+
+const NOT_SEALED: Unreadable = Unreadable("not sealed, which REQUIRE_SEALED refuses");
 const LACKING: Unreadable = Unreadable("the value lacks a phone or a code as text");
 
 /// A code goes out as it is carried: whoever accepted it has sealed it, or not.
@@ -133,6 +249,11 @@ pub(crate) fn encode(claimed: &Claimed) -> WireRecord {
     }
 }
 
+/// The name of a header, if [`decode`] looks at it.
+pub(crate) fn header_that_is_read(name: &[u8]) -> Option<&'static str> {
+    READ.into_iter().find(|read| read.as_bytes() == name)
+}
+
 /// Reads a record, ours or a foreign one, which then may be sent for `default_ttl` from when it
 /// was written. What is sealed is opened to see whom it is for, and stays sealed.
 ///
@@ -161,12 +282,12 @@ fn read(
     let Some(id) = headers.get(ID) else {
         let Place { topic, partition, offset, written_at } = place;
         let id = MessageId::of_record(topic, partition, offset, written_at);
-        let message = data.message(id, reading.keys)?;
+        let message = data.message(id, reading)?;
         return Ok(Incoming { message, validity: since_written, trace: None, sequence: None });
     };
     let id = parse(id).ok_or(Unreadable("the id is not a UUID"))?;
     Ok(Incoming {
-        message: data.message(id, reading.keys)?,
+        message: data.message(id, reading)?,
         validity: stated_validity(headers).or(since_written),
         trace: headers.get(TRACE_PARENT).and_then(|bytes| parse(bytes)),
         sequence: headers.get(SEQUENCE).and_then(|bytes| parse(bytes)),
@@ -177,27 +298,30 @@ fn parse_value(value: &[u8]) -> Result<Data, Unreadable> {
     if value.len() > LARGEST_VALUE {
         return Err(Unreadable("the value is too large"));
     }
-    // serde takes a sequence for a struct.
-    if value.trim_ascii_start().first() == Some(&b'[') {
-        return Err(LACKING);
-    }
-    serde_json::from_slice(value).map_err(|error| {
+    let read = |with_ours| {
+        let mut json = serde_json::Deserializer::from_slice(value);
+        let data = DataReader { with_ours }.deserialize(&mut json)?;
+        json.end()?;
+        Ok(data)
+    };
+    // What the predecessor passes over may hold what no text of ours does.
+    read(true).or_else(|_| read(false)).map_err(|error: serde_json::Error| {
         if error.is_data() { LACKING } else { Unreadable("the value is not JSON") }
     })
 }
 
 impl Data {
-    fn message(self, id: MessageId, keys: Option<&PayloadKeys>) -> Result<Message, Unreadable> {
+    fn message(self, id: MessageId, reading: Reading<'_>) -> Result<Message, Unreadable> {
         match (self.phone, self.code, self.sealed) {
+            (Some(_), Some(_), _) if reading.require_sealed => Err(NOT_SEALED),
             (Some(phone), Some(code), _) => {
                 let phone = phone.parse().map_err(|_| Unreadable("the phone is invalid"))?;
                 let code = code.parse().map_err(|_| Unreadable("the code is invalid"))?;
                 // A name that is none of ours is no reason to send nothing.
-                let template =
-                    self.template.as_ref().and_then(Value::as_str).and_then(|it| it.parse().ok());
+                let template = self.template.and_then(|it| it.parse().ok());
                 Ok(Message { id, phone, code: CarriedCode::Clear { code, template } })
             }
-            (None, None, Some(Value::String(sealed))) => unseal(id, &sealed, keys),
+            (None, None, Some(sealed)) => unseal(id, &sealed, reading.keys),
             _ => Err(LACKING),
         }
     }
@@ -290,7 +414,7 @@ mod tests {
     const OTHER_KEY: &str = "k2:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
 
     /// As where no payload key is set.
-    const CLEAR: Reading<'_> = Reading { default_ttl: TTL, keys: None };
+    const CLEAR: Reading<'_> = Reading { default_ttl: TTL, keys: None, require_sealed: false };
 
     fn keys(text: &str) -> PayloadKeys {
         text.parse().unwrap()
@@ -528,6 +652,82 @@ mod tests {
             let expected = if known { Ok(()) } else { Err(Unreadable("unknown version")) };
             assert_eq!(answer, expected, "{name}: {text}");
         }
+    }
+
+    /// Each is a value that the predecessor's consumer, on `encoding/json`, took.
+    #[test]
+    fn a_value_is_read_as_the_go_service_reads_it() {
+        let invalid_utf_8: &[u8] =
+            b"{\"phone\":\"79991234567\",\"code\":\"1234\",\"note\":\"\xff\",\"\xfe\":1}";
+        for value in [
+            br#"{"Phone":"79991234567","Code":"1234"}"#.as_slice(),
+            br#"{"PHONE":"79991234567","cOdE":"1234"}"#,
+            br#"{"phone":"1","code":"12","Phone":"79991234567","code":"1234"}"#,
+            br#"{"Phone":"1","phone":"79991234567","code":"1234"}"#,
+            br#"{"phone":"79991234567","phone":null,"code":"1234","Code":null}"#,
+            br#"{"phone":null,"Phone":"79991234567","code":"1234"}"#,
+            br#"{"phone":"79991234567","code":"1234","note":"\ud800","\udfff":1}"#,
+            br#"{"phone":"79991234567","code":"1234","template":"\ud800"}"#,
+            br#"{"phone":"79991234567","code":"1234","sealed":1e999,"n":1e999}"#,
+            br#"{"\u0070hone":"\u00379991234567","code":"1234"}"#,
+            b" \r\n\t{\"phone\":\"79991234567\",\"code\":\"1234\"} \r\n\t",
+            invalid_utf_8,
+        ] {
+            let text = String::from_utf8_lossy(value);
+            let message = decode(PLACE, Some(value), &Headers::new(), CLEAR).expect(&text).message;
+            assert_eq!(message.phone.as_str(), "79991234567", "{text}");
+            assert_eq!(message.code.as_text(), "1234", "{text}");
+        }
+        let deep = format!(
+            r#"{{"phone":"79991234567","code":"1234","sealed":{}1{}}}"#,
+            "[".repeat(9_000),
+            "]".repeat(9_000)
+        );
+        assert!(bare(&deep).is_ok());
+    }
+
+    /// Each is a value that the predecessor's consumer refused, or sent to no phone.
+    #[test]
+    fn what_the_go_service_does_not_take_is_refused() {
+        for value in [
+            r#"{"phone":"79991234567","code":"1234"} x"#,
+            r#"{"phone":"79991234567","code":"1234"}{}"#,
+            "{\"phone\":\"79991234567\",\"code\":\"1234\"}\0",
+            "\u{feff}{\"phone\":\"79991234567\",\"code\":\"1234\"}",
+            "{\"phone\":\"79991234567\",\"code\":\"1234\",\"note\":\"a\tb\"}",
+            r#"{"phone":"79991234567","phone":79991234567,"code":"1234"}"#,
+            r#"{"phone":79991234567,"Phone":"79991234567","code":"1234"}"#,
+            r#"{"phone":"79991234567","code":["1234"]}"#,
+            r#"{"phone":"79991234567","code":null}"#,
+            r#"{"phone ":"79991234567","code":"1234"}"#,
+            r#"{"phone":"7999123456\ud800","code":"1234"}"#,
+            r#"[{"phone":"79991234567","code":"1234"}]"#,
+            "null",
+        ] {
+            assert!(bare(value).is_err(), "{value}");
+        }
+        let invalid_utf_8 = b"{\"phone\":\"7999123456\xff\",\"code\":\"1234\"}";
+        let refused = decode(PLACE, Some(invalid_utf_8), &Headers::new(), CLEAR);
+        assert_eq!(refused, Err(Unreadable("the phone is invalid")));
+    }
+
+    #[test]
+    fn only_what_is_sealed_is_read_where_seals_are_required() {
+        let keys = keys(KEY);
+        let strict = Reading { require_sealed: true, ..with_keys(&keys) };
+        let refused = Err(Unreadable("not sealed, which REQUIRE_SEALED refuses"));
+
+        let clear = encode(&claimed());
+        assert_eq!(decode(PLACE, Some(&clear.value), &clear.headers, strict), refused);
+        for value in [
+            br#"{"Phone":"79991234567","Code":"1234"}"#.as_slice(),
+            br#"{"phone":"79991234567","code":"1234","sealed":"s1.k1.AAAA"}"#,
+        ] {
+            assert_eq!(decode(PLACE, Some(value), &Headers::new(), strict), refused);
+        }
+        let under_seal = encode(&sealed());
+        let read = decode(PLACE, Some(&under_seal.value), &under_seal.headers, strict);
+        assert_eq!(read, Ok(received(sealed())));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub struct VerificationConfig {
     pub api_phone_limits: Windows,
     /// For a process that makes codes and one that sends them; each may need less.
     pub vault: VaultSettings,
+    /// Whether records in clear are dead letters.
+    pub require_sealed: bool,
     pub numbers: NumberConfig,
     pub guard: GuardConfig,
     /// None: nobody is told.
@@ -93,6 +95,11 @@ pub(super) fn read(
     );
     let (limits, api_phone_limits) = limits(env);
     let vault = vault(env, is_sqlite && !has_kafka);
+    let require_sealed = env.choice("REQUIRE_SEALED", "false", &[("true", true), ("false", false)]);
+    let has_no_key = matches!(vault.payload, KeySource::Absent);
+    if require_sealed == Some(true) && has_no_key && env.text("PAYLOAD_KEY").is_none() {
+        env.problem("REQUIRE_SEALED", "is true, and needs PAYLOAD_KEY: nothing could be read");
+    }
     let pacing = env.parsed(
         "RESEND_AFTER",
         "1 to 9 whole numbers of seconds from 1 to 3600, by comma",
@@ -114,6 +121,7 @@ pub(super) fn read(
         sends: SendSettings { limits, pacing: pacing?, resend_policy: resend_policy? },
         api_phone_limits,
         vault,
+        require_sealed: require_sealed?,
         numbers: numbers?,
         guard: guard?,
         events,

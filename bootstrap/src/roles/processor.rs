@@ -38,10 +38,10 @@ pub fn processor(
         Some(queue) => Broker::Embedded(queue),
         // It only writes, and what is sealed goes out as it is.
         None if config.producer.servers.is_empty() => Broker::Embedded(embedded_queue(
+            &config,
             // A record that was read must not change.
             &process.database("queue", 6),
             &config.producer,
-            config.code_ttl,
             &Vault::default(),
         )),
         None => Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::support::{Stack, eventually};
+use crate::support::{Stack, eventually, phone, post_all};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -62,4 +62,58 @@ async fn a_dead_letter_is_shown_retried_and_discarded() {
     let discarded = dead_letters(&stack, &["discard", "1", &id], &[]).await;
     assert!(!discarded.0 && discarded.1.contains("1: discarded"), "{discarded:?}");
     assert_eq!(stack.postgres.number("SELECT count(*) FROM dead_letter").await, 0);
+}
+
+#[tokio::test]
+async fn a_record_that_is_not_sealed_is_buried_where_seals_are_required() {
+    let Some(stack) = Stack::new().await else { return };
+    let key = format!("k1:{}=", "A".repeat(43));
+    let strict = [("REQUIRE_SEALED", "true"), ("PAYLOAD_KEY", &*key)];
+    let [require, sealing] = strict;
+    let reading = [require, sealing, ("CONSUMER_AUTO_OFFSET_RESET", "earliest")];
+    let _consumer = stack.start("consumer", &reading).ready().await;
+    let api = stack.start("api", &[sealing]).ready().await;
+    let _processor = stack.start("processor", &[sealing]).ready().await;
+
+    stack.topic.console_produce("{\"Phone\":\"79991234567\",\"Code\":\"777123\"}\n").await;
+    post_all(api.port, vec![phone(1)], 1).await;
+
+    eventually("one sent, one buried", PATIENCE, async || {
+        let buried = stack.postgres.number("SELECT count(*) FROM dead_letter").await;
+        (stack.gateway.count() == 1 && buried == 1).then_some(())
+    })
+    .await;
+    assert_eq!(stack.gateway.received()[0].phone, phone(1));
+    let still = dead_letters(&stack, &["retry", "1"], &strict).await;
+    assert!(!still.0 && still.1.contains("still no message: not sealed"), "{still:?}");
+    let lenient = [("REQUIRE_SEALED", "false"), ("PAYLOAD_KEY", &*key)];
+    let retried = dead_letters(&stack, &["retry", "1"], &lenient).await;
+    assert!(retried.0 && retried.1.contains("will be sent"), "{retried:?}");
+    eventually("sent all the same", PATIENCE, async || (stack.gateway.count() == 2).then_some(()))
+        .await;
+    assert_eq!(stack.gateway.received()[1].code, "777123");
+}
+
+/// Decompressed it is far larger than all that the consumer takes.
+#[tokio::test]
+async fn a_record_of_any_size_costs_no_memory() {
+    let Some(stack) = Stack::new().await else { return };
+    let consumer =
+        stack.start("consumer", &[("CONSUMER_AUTO_OFFSET_RESET", "earliest")]).ready().await;
+    let message =
+        |phone| format!(r#"{{"phone":"7999123456{phone}","code":"777123"}}"#).into_bytes();
+    let values = vec![message(1), vec![0; 256 * 1024 * 1024], message(2)];
+
+    let now = stack.postgres.number("SELECT (extract(epoch FROM now()) * 1000)::bigint").await;
+    stack.topic.produce_compressed(values, now).await;
+
+    eventually("two sent, one buried", PATIENCE, async || {
+        let buried = stack.postgres.number("SELECT count(*) FROM dead_letter").await;
+        (stack.gateway.count() == 2 && buried == 1).then_some(())
+    })
+    .await;
+    let (_, list) = dead_letters(&stack, &["list"], &[]).await;
+    assert!(list.contains("the value is too large"), "{list}");
+    let peak = consumer.peak_memory();
+    assert!(peak < 200 * 1024 * 1024, "{peak} bytes");
 }

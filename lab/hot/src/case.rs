@@ -96,7 +96,8 @@ impl Cases {
         {
             let record = encode(claimed);
             self.add(name, move || {
-                let reading = Reading { default_ttl: TTL, keys: keys.as_ref() };
+                let reading =
+                    Reading { default_ttl: TTL, keys: keys.as_ref(), require_sealed: false };
                 decode(place, Some(&record.value), black_box(&record.headers), reading)
             });
         }

@@ -1,36 +1,45 @@
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    io::{self, ErrorKind, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use application::{
-    BoxError, Keys, Vault, VaultClosed,
-    ports::{Fetched, MessageStream, Record, StartFrom, StreamError, Unreadable},
+    BoxError, Vault, VaultClosed,
+    ports::{Fetched, MessageStream, StartFrom, StreamError},
 };
 use autometrics::autometrics;
-use rskafka::{
-    client::{
-        Client,
-        error::{Error, ProtocolError, RequestError},
-        partition::{OffsetAt, PartitionClient, UnknownTopicHandling},
-    },
-    record::RecordAndOffset,
+use kafka_protocol::error::ResponseError;
+use tokio::{
+    io::{AsyncReadExt, BufReader},
+    net::TcpStream,
+    runtime::Handle,
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::timeout,
 };
 
-use super::{KafkaSettings, bounded, partitions};
+use super::{
+    KafkaSettings,
+    cluster::Cluster,
+    connection::{Connection, EARLIEST, Fetch, FetchHead, LATEST, OffsetAt},
+    records::{self, Found, Raw, Span},
+};
 use crate::wire::{self, Place, Reading};
 
 /// Reads a topic of Apache Kafka, without a consumer group: who reads what from where is the
-/// caller's to know.
+/// caller's to know. Reads only what was committed, and nothing behind a transaction that is open.
 #[derive(Debug)]
 pub struct KafkaStream {
-    settings: KafkaStreamSettings,
-    vault: Vault,
-    /// Knows the cluster; None before the first use and after a failure.
-    client: tokio::sync::Mutex<Option<Arc<Client>>>,
-    /// A connection for each partition, so that waiting for one holds up no other.
-    partitions: Mutex<HashMap<i32, Arc<PartitionClient>>>,
+    cluster: Cluster,
+    records: Arc<RecordReader>,
+    /// How long a broker may let us wait for the next bytes of an answer.
+    patience: Duration,
+    /// Who may decompress: one at a time, since it can take a lot of memory and time.
+    decompressing: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone)]
@@ -38,210 +47,213 @@ pub struct KafkaStreamSettings {
     pub kafka: KafkaSettings,
     /// How long a message may be sent whose record says only when it was written.
     pub default_ttl: Duration,
+    /// Whether messages in clear are taken for unreadable.
+    pub require_sealed: bool,
 }
 
-/// What a fetch brings at most, but for a single batch of records that is larger.
+/// Makes messages of records.
+#[derive(Debug)]
+struct RecordReader {
+    topic: String,
+    default_ttl: Duration,
+    require_sealed: bool,
+    vault: Vault,
+}
+
+/// What a fetch asks for. A broker sends more if a single batch of records is larger.
 const FETCH_BYTES: i32 = 1024 * 1024;
 
-/// How long the broker waits for records when there are none.
-const WAIT_MILLISECONDS: i32 = 500;
-const WAIT: Duration = Duration::from_millis(WAIT_MILLISECONDS.unsigned_abs() as u64);
+/// How much of an answer is held. More is read as it comes, and not held.
+const HELD_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What the broker has from an offset on.
-enum Found {
-    Records(Vec<RecordAndOffset>),
-    /// Only a transaction's end or what compaction left: nothing to read at this offset.
-    Nothing,
-    /// A batch of records that the client cannot decode.
-    Undecodable(RequestError),
-}
+/// How long the broker waits for records when there are none.
+const WAIT: Duration = Duration::from_millis(500);
 
 impl KafkaStream {
     /// Connects to nothing yet. Reads nothing before `vault` is open: what is sealed would be taken
     /// for unreadable.
     pub fn new(settings: KafkaStreamSettings, vault: Vault) -> Self {
+        let KafkaStreamSettings { kafka, default_ttl, require_sealed } = settings;
+        let records =
+            RecordReader { topic: kafka.topic.clone(), default_ttl, require_sealed, vault };
         Self {
-            settings,
-            vault,
-            client: tokio::sync::Mutex::default(),
-            partitions: Mutex::default(),
+            patience: kafka.request_timeout,
+            cluster: Cluster::new(kafka),
+            records: Arc::new(records),
+            decompressing: Arc::new(Semaphore::new(1)),
         }
     }
 
-    /// Does something with a partition, within the request timeout and `wait`; a connection on
-    /// which it fails is not used again.
-    async fn with_partition<T>(
+    async fn offset_at(&self, partition: i32, time: i64) -> Result<i64, StreamError> {
+        let question = OffsetAt { topic: &self.records.topic, partition, time };
+        let asked = self.cluster.ask_leader(partition, Duration::ZERO, &question).await;
+        let (offset, connection) = asked.map_err(unavailable)?;
+        self.cluster.give_back(partition, connection);
+        Ok(offset)
+    }
+
+    /// Reads the records that a broker is about to send.
+    async fn read(
         &self,
         partition: i32,
-        wait: Duration,
-        call: impl AsyncFnOnce(&PartitionClient) -> Result<T, Error>,
-    ) -> Result<T, BoxError> {
-        let client = self.partition(partition).await?;
-        let answer = bounded(self.settings.kafka.request_timeout + wait, call(&client)).await;
-        let failed = answer.as_ref().is_err_and(|error| !is_out_of_range(error));
-        if failed {
-            self.known_partitions().retain(|_, known| !Arc::ptr_eq(known, &client));
+        offset: i64,
+        head: FetchHead,
+        mut connection: Connection,
+    ) -> io::Result<Found> {
+        let FetchHead { aborted, length, .. } = head;
+        let span = Span { from: offset, aborted };
+        let reader = Arc::clone(&self.records);
+        if length > HELD_BYTES {
+            let (runtime, patience) = (Handle::current(), self.patience);
+            let read = move |abandoned: &AtomicBool| {
+                let stream = connection.stream();
+                let mut source = Arriving { runtime, patience, stream, left: length };
+                let found = reader.read(partition, &mut source, length, span, abandoned)?;
+                let is_read_whole = source.left == 0;
+                Ok((found, is_read_whole.then_some(connection)))
+            };
+            let (found, connection) = self.aside(offset, read).await?;
+            if let Some(connection) = connection {
+                self.cluster.give_back(partition, connection);
+            }
+            return Ok(found);
         }
-        answer
-    }
-
-    async fn partition(&self, partition: i32) -> Result<Arc<PartitionClient>, BoxError> {
-        if let Some(known) = self.known_partitions().get(&partition) {
-            return Ok(Arc::clone(known));
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        let mut stream = connection.stream().take(length);
+        while stream.limit() > 0 {
+            if timeout(self.patience, stream.read_buf(&mut bytes)).await?? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
         }
-        let opened = self
-            .with_client(async |client| {
-                // To ask for an unknown topic's leader would make some brokers create the topic.
-                let topic = &self.settings.kafka.topic;
-                if !partitions(client, topic).await?.contains(&partition) {
-                    return Ok(None);
-                }
-                let error = UnknownTopicHandling::Error;
-                client.partition_client(topic, partition, error).await.map(Some)
-            })
-            .await?
-            .ok_or("the topic has no such partition now")?;
-        let opened = Arc::new(opened);
-        self.known_partitions().insert(partition, Arc::clone(&opened));
-        Ok(opened)
-    }
-
-    /// Does something with the cluster, within the request timeout.
-    async fn with_client<T>(
-        &self,
-        call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
-    ) -> Result<T, BoxError> {
-        let client = self.client().await?;
-        let answer = bounded(self.settings.kafka.request_timeout, call(&client)).await;
-        if answer.is_err() {
-            self.client.lock().await.take_if(|current| Arc::ptr_eq(current, &client));
-        }
-        answer
-    }
-
-    async fn client(&self) -> Result<Arc<Client>, BoxError> {
-        let mut client = self.client.lock().await;
-        if let Some(client) = &*client {
-            return Ok(Arc::clone(client));
-        }
-        let kafka = &self.settings.kafka;
-        let connected = Arc::new(bounded(kafka.request_timeout, kafka.connect()).await?);
-        Ok(Arc::clone(client.insert(connected)))
-    }
-
-    fn known_partitions(&self) -> std::sync::MutexGuard<'_, HashMap<i32, Arc<PartitionClient>>> {
-        self.partitions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn to_record(&self, partition: i32, found: RecordAndOffset, keys: &Keys) -> Record {
-        let RecordAndOffset { record, offset } = found;
-        let place = Place {
-            topic: &self.settings.kafka.topic,
-            partition,
-            offset,
-            written_at: record.timestamp.timestamp_millis(),
+        self.cluster.give_back(partition, connection);
+        let is_compressed = records::any_compressed(&bytes);
+        let read = move |abandoned: &AtomicBool| {
+            let found = reader.read(partition, &*bytes, length, span, abandoned)?;
+            Ok((found, None))
         };
-        let value = record.value.as_deref();
-        let reading =
-            Reading { default_ttl: self.settings.default_ttl, keys: keys.payload.as_ref() };
-        let content = wire::decode(place, value, &record.headers, reading);
-        Record { offset, content }
+        if is_compressed {
+            Ok(self.aside(offset, read).await?.0)
+        } else {
+            Ok(read(&AtomicBool::new(false))?.0)
+        }
+    }
+
+    /// Reads on a thread where it may take long, and gives up when nobody waits for it any more.
+    async fn aside(
+        &self,
+        offset: i64,
+        read: impl FnOnce(&AtomicBool) -> io::Result<(Found, Option<Connection>)> + Send + 'static,
+    ) -> io::Result<(Found, Option<Connection>)> {
+        let turn = Arc::clone(&self.decompressing).acquire_owned().await;
+        let waiting = Waiting::default();
+        let abandoned = Arc::clone(&waiting.0);
+        let done = spawn_blocking(move || {
+            let _turn = turn;
+            read(&abandoned)
+        });
+        match done.await {
+            Ok(read) => read,
+            // The record there is not read again for ever.
+            Err(panicked) if panicked.is_panic() => Ok((Found::undecodable(offset), None)),
+            Err(stopped) => Err(stopped.into()),
+        }
+    }
+}
+
+/// Tells the thread that reads, when it is dropped, that nobody waits any more.
+#[derive(Debug, Default)]
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The bytes of an answer as they come, for a thread that may wait.
+struct Arriving<'a> {
+    runtime: Handle,
+    patience: Duration,
+    stream: &'a mut BufReader<TcpStream>,
+    left: u64,
+}
+
+impl Read for Arriving<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let next = self.stream.read(&mut buffer[..most]);
+        let read = self.runtime.block_on(async { timeout(self.patience, next).await })??;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+impl RecordReader {
+    fn read(
+        &self,
+        partition: i32,
+        source: impl Read,
+        length: u64,
+        span: Span,
+        abandoned: &AtomicBool,
+    ) -> io::Result<Found> {
+        let keys = self.vault.keys().ok_or_else(|| io::Error::other(VaultClosed))?;
+        let reading = Reading {
+            default_ttl: self.default_ttl,
+            keys: keys.payload.as_ref(),
+            require_sealed: self.require_sealed,
+        };
+        records::read(source, length, span, abandoned, |raw| {
+            let Raw { offset, written_at, value, headers } = raw;
+            let place = Place { topic: &self.topic, partition, offset, written_at };
+            wire::decode(place, value, headers, reading)
+        })
     }
 }
 
 impl MessageStream for KafkaStream {
     async fn partitions(&self) -> Result<Vec<i32>, StreamError> {
-        let topic = &self.settings.kafka.topic;
-        self.with_client(async |client| partitions(client, topic).await)
-            .await
-            .map_err(StreamError::Unavailable)
+        self.cluster.partitions().await.map_err(unavailable)
     }
 
     async fn first_offset(&self, partition: i32, from: StartFrom) -> Result<i64, StreamError> {
-        let first = async |client: &PartitionClient| match from {
-            StartFrom::Earliest => client.get_offset(OffsetAt::Earliest).await,
-            StartFrom::Latest => client.get_offset(OffsetAt::Latest).await,
+        match from {
+            StartFrom::Earliest => self.offset_at(partition, EARLIEST).await,
+            StartFrom::Latest => self.offset_at(partition, LATEST).await,
             StartFrom::Since(time) => {
-                // Before it is looked for: what is written in between comes after this.
-                let end = client.get_offset(OffsetAt::Latest).await?;
-                let found = client.get_offset(OffsetAt::Timestamp(time.into())).await?;
+                // The end is looked up first: a record that is written in between comes after it.
+                let end = self.offset_at(partition, LATEST).await?;
+                let found = self.offset_at(partition, wire::milliseconds(time)).await?;
                 Ok(if found < 0 { end } else { found })
             }
-        };
-        self.with_partition(partition, Duration::ZERO, first)
-            .await
-            .map_err(StreamError::Unavailable)
+        }
     }
 
     #[autometrics(struct_name = "KafkaStream")]
     async fn fetch(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError> {
-        let keys = self.vault.keys().ok_or_else(|| StreamError::Unavailable(VaultClosed.into()))?;
-        let (found, end) = self
-            .with_partition(partition, WAIT, async |client| find(client, offset).await)
-            .await
-            .map_err(|error| {
-                if is_out_of_range(&error) {
-                    StreamError::OutOfRange { offset }
-                } else {
-                    StreamError::Unavailable(error)
-                }
-            })?;
-
-        let (records, next_offset) = match found {
-            Found::Records(found) => {
-                let next_offset = found.last().map_or(offset, |last| last.offset + 1);
-                let to_record = |found| self.to_record(partition, found, keys);
-                (found.into_iter().map(to_record).collect(), next_offset)
+        if self.records.vault.keys().is_none() {
+            return Err(StreamError::Unavailable(VaultClosed.into()));
+        }
+        let topic = &self.records.topic;
+        let question = Fetch { topic, partition, offset, bytes: FETCH_BYTES, wait: WAIT };
+        let asked = self.cluster.ask_leader(partition, WAIT, &question).await;
+        let (head, connection) = asked.map_err(|error| {
+            if error.is(ResponseError::OffsetOutOfRange) {
+                StreamError::OutOfRange { offset }
+            } else {
+                unavailable(error)
             }
-            Found::Nothing => (Vec::new(), offset + 1),
-            Found::Undecodable(error) => {
-                tracing::warn!(partition, offset, %error, "records that cannot be decoded");
-                let content = Err(Unreadable("the batch of records cannot be decoded"));
-                (vec![Record { offset, content }], offset + 1)
-            }
-        };
+        })?;
+        let (end, length) = (head.high_watermark, head.length);
+        let Found { records, next_offset } =
+            self.read(partition, offset, head, connection).await.map_err(unavailable)?;
+        if next_offset == offset && length > 0 {
+            return Err(StreamError::Unavailable("the broker sent no whole batch".into()));
+        }
         Ok(Fetched { records, next_offset, lag: (end - next_offset).max(0) })
     }
 }
 
-/// Reads from `offset` on, and says where the partition ends.
-///
-/// rskafka gives the records alone, not the extent of the batches they came in. When there are
-/// none although the partition goes on, or when they cannot be decoded (it refuses, say, a header
-/// without a value, which Java clients may write), this finds out whether a reader may step over
-/// `offset`: it must neither stand still for ever nor pass a record by.
-async fn find(client: &PartitionClient, offset: i64) -> Result<(Found, i64), Error> {
-    match client.fetch_records(offset, 1..FETCH_BYTES, WAIT_MILLISECONDS).await {
-        Ok((records, end)) if !records.is_empty() || end <= offset => {
-            return Ok((Found::Records(records), end));
-        }
-        Ok(_) | Err(Error::Request(RequestError::ReadVersionedError(_))) => {}
-        Err(error) => return Err(error),
-    }
-
-    // The end of what is not in an open transaction. What is before it will not change, so the
-    // second look below, which must come after, tells for certain.
-    let settled = client.get_offset(OffsetAt::Latest).await?;
-    if settled <= offset {
-        return Ok((Found::Records(Vec::new()), settled));
-    }
-    // One byte: the broker sends a whole batch of records all the same, but no second one.
-    match client.fetch_records(offset, 1..2, WAIT_MILLISECONDS).await {
-        Ok((records, end)) if records.is_empty() => Ok((Found::Nothing, end)),
-        Ok((records, end)) => Ok((Found::Records(records), end)),
-        Err(Error::Request(error @ RequestError::ReadVersionedError(_))) => {
-            // The end of a transaction has a form that rskafka looks for in the wrong place.
-            let marker = error.to_string().contains("control batch record");
-            let found = if marker { Found::Nothing } else { Found::Undecodable(error) };
-            Ok((found, settled))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn is_out_of_range(error: &BoxError) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(Error::ServerError { protocol_error: ProtocolError::OffsetOutOfRange, .. })
-    )
+fn unavailable(error: impl Into<BoxError>) -> StreamError {
+    StreamError::Unavailable(error.into())
 }

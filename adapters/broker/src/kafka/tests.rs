@@ -1,5 +1,7 @@
 //! What is Kafka's alone: its own tools, its transactions, and a broker that falls silent.
 
+mod fake;
+mod producer;
 mod proxy;
 
 use std::{
@@ -11,11 +13,16 @@ use std::{
 use application::ports::{
     BrokerError, MessageBroker, MessageStream, StartFrom, StreamError, Unreadable,
 };
+use fake::Fake;
+use producer::Producer;
 use proxy::Proxy;
 use rskafka::client::partition::UnknownTopicHandling;
 use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 
-use super::*;
+use super::{
+    batches::{CODECS, Codec, TestBatch, TestRecord},
+    *,
+};
 use crate::testing::{
     TTL, in_time, message_to, messages, read_all, read_from, service, unique_name, vault,
 };
@@ -44,10 +51,7 @@ impl Rig {
                 partitions: NonZeroU16::new(4).unwrap(),
                 replication_factor: NonZeroU16::MIN,
             }),
-            stream: KafkaStream::new(
-                KafkaStreamSettings { kafka: settings.clone(), default_ttl: TTL },
-                vault(),
-            ),
+            stream: stream_of(settings.clone()),
             settings,
         }
     }
@@ -87,6 +91,13 @@ impl Rig {
         }
         self.tool("org.apache.kafka.tools.ConsoleProducer", &arguments, input).await
     }
+}
+
+const GOOD: &str = r#"{"phone":"79991234567","code":"1234"}"#;
+
+fn stream_of(kafka: KafkaSettings) -> KafkaStream {
+    let settings = KafkaStreamSettings { kafka, default_ttl: TTL, require_sealed: false };
+    KafkaStream::new(settings, vault())
 }
 
 #[tokio::test]
@@ -131,25 +142,135 @@ async fn a_key_has_the_partition_that_kafka_s_own_producer_gives_it() {
     }
 }
 
-/// rskafka cannot read a header without a value, nor anything that comes in one batch with it.
 #[tokio::test]
-async fn a_batch_that_the_client_cannot_decode_is_unreadable_and_passed() {
+async fn a_header_without_a_value_harms_no_neighbour() {
     let Some(rig) = Rig::real() else { return };
-    rig.publish_all(1).await;
-    let input = "some:NULL\tkey\tone\nsome:NULL\tkey\ttwo\n";
-    let properties = ["parse.key=true", "parse.headers=true", "null.marker=NULL"];
-    let Some(()) = rig.console_producer(&properties, input).await else { return };
-    // Behind it, in all partitions, what can be read.
-    rig.publish_all(40).await;
+    let mut producer = Producer::new(&rig.settings).await;
+    producer.create_topic().await;
+    let mut records: Vec<_> = (0..10).map(|delta| TestRecord::of(delta, GOOD)).collect();
+    records[3].headers = vec![("note", None)];
+    for codec in CODECS {
+        producer.send(&TestBatch::of(0, &records).compressed(codec)).await;
+    }
 
-    let records = read_all(&rig.stream).await.concat();
+    let (records, end) = read_from(&rig.stream, 0, 0).await;
 
-    let unreadable = Unreadable("the batch of records cannot be decoded");
-    let (readable, spoiled): (Vec<_>, Vec<_>) =
-        records.into_iter().partition(|record| record.content.is_ok());
-    assert_eq!(readable.len(), 41);
-    assert_eq!(spoiled.len(), 2);
-    assert!(spoiled.iter().all(|record| record.content == Err(unreadable.clone())));
+    assert_eq!(end, 60);
+    assert_eq!(records.iter().filter(|record| record.content.is_ok()).count(), 60);
+    // As `dead-letters retry` reads one.
+    let one = rig.stream.fetch(0, 27).await.unwrap();
+    assert_eq!(one.records[0].offset, 27);
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_is_not_read_and_what_is_open_is_waited_for() {
+    let Some(rig) = Rig::real() else { return };
+    let mut producer = Producer::new(&rig.settings).await;
+    producer.create_topic().await;
+    let two = TestBatch::of(0, &[TestRecord::of(0, GOOD), TestRecord::of(1, GOOD)]);
+    let id = &rig.settings.topic;
+    let [mut back, mut forth, mut open] = [
+        producer.begin(&format!("{id}-1")).await,
+        producer.begin(&format!("{id}-2")).await,
+        producer.begin(&format!("{id}-3")).await,
+    ];
+    producer.send_in(&mut back, &two).await;
+    producer.send_in(&mut forth, &two.clone().compressed(Codec::Zstd)).await;
+    producer.send(&two).await;
+    producer.send_in(&mut back, &two.clone().compressed(Codec::Gzip)).await;
+    producer.end(back, false).await;
+    producer.end(forth, true).await;
+    let begun = producer.send_in(&mut open, &two).await;
+    producer.send(&two).await;
+
+    let (records, end) = in_time(async {
+        let mut all = (Vec::new(), 0);
+        while all.1 < begun {
+            let fetched = rig.stream.fetch(0, all.1).await.unwrap();
+            all.0.extend(fetched.records);
+            all.1 = fetched.next_offset;
+        }
+        all
+    })
+    .await;
+
+    let offsets: Vec<i64> = records.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, [2, 3, 4, 5]);
+    assert!(records.iter().all(|record| record.content.is_ok()));
+    let held_back = rig.stream.fetch(0, end).await.unwrap();
+    assert_eq!((held_back.records.len(), held_back.next_offset), (0, begun));
+    assert_eq!(held_back.lag, 14 - begun, "twelve records and two markers");
+    assert_eq!(rig.stream.first_offset(0, StartFrom::Latest).await.unwrap(), begun);
+
+    producer.end(open, true).await;
+    let (records, _) = in_time(async {
+        loop {
+            let all = read_from(&rig.stream, 0, begun).await;
+            if all.0.len() == 4 {
+                break all;
+            }
+        }
+    })
+    .await;
+    assert!(records.iter().all(|record| record.content.is_ok()));
+}
+
+/// More than is held of an answer, and far more when it is decompressed.
+#[tokio::test]
+async fn a_record_of_any_size_is_unreadable_alone() {
+    let Some(rig) = Rig::real() else { return };
+    let mut producer = Producer::new(&rig.settings).await;
+    producer.create_topic().await;
+    let large = TestRecord::of(1, vec![b' '; 24 * 1024 * 1024]);
+    let batch = TestBatch::of(0, &[TestRecord::of(0, GOOD), large, TestRecord::of(2, GOOD)]);
+    let codecs = [Codec::Plain, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+    for codec in codecs {
+        producer.send(&batch.clone().compressed(codec)).await;
+    }
+
+    let (records, end) = read_from(&rig.stream, 0, 0).await;
+
+    assert_eq!(end, 15);
+    let expected = Unreadable("the value is too large");
+    for (record, place) in records.iter().zip(0..15) {
+        assert_eq!(record.offset, place);
+        let is_large = record.content.as_ref().is_err_and(|reason| *reason == expected);
+        assert_eq!((record.content.is_ok(), is_large), (place % 3 != 1, place % 3 == 1));
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_moved_is_found() {
+    let topic = unique_name();
+    let records = TestBatch::of(0, &[TestRecord::of(0, GOOD)]).bytes();
+    let fake = Fake::start(&topic, records).await;
+    let mut settings = Rig::at(String::new(), Duration::from_secs(10)).settings;
+    (settings.topic, settings.bootstrap_servers) = (topic, fake.servers.clone());
+    let stream = stream_of(settings);
+    assert_eq!(in_time(stream.fetch(0, 0)).await.unwrap().records.len(), 1);
+    let begun = Instant::now();
+
+    fake.move_leader();
+    let fetched = in_time(stream.fetch(0, 0)).await.unwrap();
+
+    assert_eq!((fetched.records.len(), fetched.next_offset), (1, 1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let other = in_time(stream.fetch(1, 0)).await;
+    assert!(matches!(other, Err(StreamError::Unavailable(_))), "{other:?}");
+}
+
+#[tokio::test]
+async fn a_batch_that_no_answer_holds_whole_makes_it_unavailable() {
+    let topic = unique_name();
+    let mut records = TestBatch::of(0, &[TestRecord::of(0, GOOD)]).bytes();
+    records.pop();
+    let fake = Fake::start(&topic, records).await;
+    let mut settings = Rig::at(String::new(), Duration::from_secs(10)).settings;
+    (settings.topic, settings.bootstrap_servers) = (topic, fake.servers.clone());
+
+    let fetched = in_time(stream_of(settings).fetch(0, 0)).await;
+
+    assert!(matches!(fetched, Err(StreamError::Unavailable(_))), "{fetched:?}");
 }
 
 /// A transaction ends with a record of Kafka's own, which has an offset and is never delivered.

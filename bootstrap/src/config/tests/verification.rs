@@ -228,6 +228,21 @@ fn a_payload_key_is_drawn_only_where_the_queue_is_in_the_sqlite_file() {
 }
 
 #[test]
+fn seals_can_be_required_where_there_is_a_key() {
+    let required = ("REQUIRE_SEALED", "true");
+    let kafka = ("CONSUMER_URL", "kafka:9092");
+    let key = ("PAYLOAD_KEY", &*format!("k1:{KEY}"));
+
+    assert!(!verification(&[]).require_sealed);
+    assert!(verification(&[required]).require_sealed, "with the drawn key");
+    assert!(verification(&[required, kafka, key]).require_sealed);
+    let error = read(&[required, kafka]).unwrap_err().to_string();
+    assert!(error.contains("REQUIRE_SEALED is true, and needs PAYLOAD_KEY"), "{error}");
+    let error = read(&[required, kafka, ("PAYLOAD_KEY", "what")]).unwrap_err().to_string();
+    assert_eq!(error.lines().count(), 2, "{error}");
+}
+
+#[test]
 fn a_pepper_that_is_not_set_is_drawn() {
     let two = format!("p2:{KEY}, p1:{KEY}");
 

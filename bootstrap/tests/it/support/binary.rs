@@ -131,6 +131,14 @@ impl Running {
         line.parse().ok()
     }
 
+    /// The most memory that it had at a time, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let pid = self.child.id().expect("still running");
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     pub(crate) async fn signal(&self, signal: &str) {
         let pid = self.child.id().expect("still running").to_string();
         let status = Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap();

@@ -1,11 +1,12 @@
-use std::{process::Stdio, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use rskafka::{
+    chrono::DateTime,
     client::{
         Client, ClientBuilder,
-        partition::{OffsetAt, UnknownTopicHandling},
+        partition::{Compression, OffsetAt, UnknownTopicHandling},
     },
-    record::RecordAndOffset,
+    record::{Record, RecordAndOffset},
 };
 use tokio::{io::AsyncWriteExt, process::Command};
 
@@ -55,6 +56,20 @@ impl Topic {
             all.push(records);
         }
         all
+    }
+
+    /// Writes values as one compressed batch of this time, into the first partition.
+    pub(crate) async fn produce_compressed(&self, values: Vec<Vec<u8>>, milliseconds: i64) {
+        let client = self.client().await;
+        let partition =
+            client.partition_client(&self.name, 0, UnknownTopicHandling::Retry).await.unwrap();
+        let records = values.into_iter().map(|value| Record {
+            key: None,
+            value: Some(value),
+            headers: BTreeMap::new(),
+            timestamp: DateTime::from_timestamp_millis(milliseconds).unwrap(),
+        });
+        partition.produce(records.collect(), Compression::Zstd).await.unwrap();
     }
 
     /// Writes lines as records without key and headers, by Kafka's own console producer.

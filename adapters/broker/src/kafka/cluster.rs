@@ -1,0 +1,219 @@
+//! Which broker leads a partition, and the connections to those brokers.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{MetadataRequest, MetadataResponse, metadata_request::MetadataRequestTopic},
+};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::{
+    KafkaSettings,
+    connection::{Connection, ConnectionError, Question, check, name},
+};
+
+/// A connection is taken out while it is in use, so that one whose use was broken off is closed.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    settings: KafkaSettings,
+    /// To any broker, to ask about the topic.
+    any: Mutex<Option<Connection>>,
+    /// To the leader of each partition: waiting for one partition's records holds up no other.
+    leaders: Mutex<HashMap<i32, Connection>>,
+    /// The brokers that were last heard of, as `host:port`.
+    heard_of: Mutex<Vec<String>>,
+    /// Which broker to try first.
+    turn: AtomicUsize,
+}
+
+/// The partitions of the topic, each with the address of its leader, if it has one.
+type Leaders = BTreeMap<i32, Option<String>>;
+
+/// The pauses between tries: the first, the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    pub(super) fn new(settings: KafkaSettings) -> Self {
+        Self {
+            settings,
+            any: Mutex::default(),
+            leaders: Mutex::default(),
+            heard_of: Mutex::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// The partitions that the topic has now, in their order; none if there is no such topic.
+    pub(super) async fn partitions(&self) -> Result<Vec<i32>, ConnectionError> {
+        let limit = self.settings.request_timeout;
+        match timeout(limit, Box::pin(self.topic())).await {
+            Ok(leaders) => Ok(leaders?.into_keys().collect()),
+            Err(_) => Err(ConnectionError::TimedOut(limit)),
+        }
+    }
+
+    /// Asks the leader of a partition, within the request timeout and `wait`, and looks for the
+    /// leader anew where it moved. The connection is the caller's to [give back](Self::give_back).
+    pub(super) async fn ask_leader<Q: Question>(
+        &self,
+        partition: i32,
+        wait: Duration,
+        question: &Q,
+    ) -> Result<(Q::Answer, Connection), ConnectionError> {
+        let limit = self.settings.request_timeout + wait;
+        let deadline = Instant::now() + limit;
+        let last_try = Instant::now() + self.settings.request_timeout / 2;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let answer = Box::pin(self.try_leader(partition, question));
+            let error = match timeout_at(deadline, answer).await {
+                Ok(Ok(answered)) => return Ok(answered),
+                Ok(Err(error)) => error,
+                Err(_) => ConnectionError::TimedOut(limit),
+            };
+            if !error.is_passing() || Instant::now() + pause > last_try {
+                return Err(error);
+            }
+            tracing::debug!(partition, %error, "looking for the partition's leader anew");
+            sleep(pause).await;
+            pause = LONGEST_PAUSE.min(pause * 3);
+        }
+    }
+
+    pub(super) fn give_back(&self, partition: i32, connection: Connection) {
+        lock(&self.leaders).insert(partition, connection);
+    }
+
+    async fn try_leader<Q: Question>(
+        &self,
+        partition: i32,
+        question: &Q,
+    ) -> Result<(Q::Answer, Connection), ConnectionError> {
+        let known = lock(&self.leaders).remove(&partition);
+        let mut connection = match known {
+            Some(connection) => connection,
+            None => self.connect_to_leader(partition).await?,
+        };
+        match question.ask(&mut connection).await {
+            Ok(answer) => Ok((answer, connection)),
+            // It was answered in full: the connection is good.
+            Err(error @ ConnectionError::Refused(_)) if !error.is_passing() => {
+                self.give_back(partition, connection);
+                Err(error)
+            }
+            Err(error) => {
+                self.distrust();
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect_to_leader(&self, partition: i32) -> Result<Connection, ConnectionError> {
+        let leaders = self.topic().await?;
+        let leader = leaders.get(&partition).ok_or(ConnectionError::NoSuchPartition)?;
+        let connected = match leader {
+            Some(leader) => self.open(leader, self.settings.request_timeout / 3).await,
+            None => Err(ConnectionError::Refused(ResponseError::LeaderNotAvailable)),
+        };
+        connected.inspect_err(|_| self.distrust())
+    }
+
+    /// Asks another broker next time: this one may not have heard of the latest.
+    fn distrust(&self) {
+        lock(&self.any).take();
+    }
+
+    async fn topic(&self) -> Result<Leaders, ConnectionError> {
+        let topic = MetadataRequestTopic::default().with_name(Some(name(&self.settings.topic)));
+        let request = MetadataRequest::default()
+            .with_topics(Some(vec![topic]))
+            .with_allow_auto_topic_creation(false);
+
+        let known = lock(&self.any).take();
+        // One that was idle may have been closed meanwhile, or its broker may be gone.
+        let from_known = match known {
+            Some(mut connection) => {
+                let limit = self.settings.request_timeout / 3;
+                let answer = timeout(limit, connection.metadata(&request)).await;
+                answer.ok().and_then(Result::ok).map(|answer| (answer, connection))
+            }
+            None => None,
+        };
+        let (answer, connection) = if let Some(answered) = from_known {
+            answered
+        } else {
+            let mut connection = self.connect_to_any().await?;
+            (connection.metadata(&request).await?, connection)
+        };
+        *lock(&self.any) = Some(connection);
+        self.leaders_in(answer)
+    }
+
+    fn leaders_in(&self, answer: MetadataResponse) -> Result<Leaders, ConnectionError> {
+        let brokers: HashMap<_, _> = answer
+            .brokers
+            .iter()
+            .map(|broker| (broker.node_id, address(&broker.host, broker.port)))
+            .collect();
+        if !brokers.is_empty() {
+            *lock(&self.heard_of) = brokers.values().cloned().collect();
+        }
+        let topic = answer.topics.into_iter().next();
+        let topic = topic.ok_or_else(|| ConnectionError::Nonsense("no topic".to_owned()))?;
+        match check(topic.error_code) {
+            Err(error) if error.is(ResponseError::UnknownTopicOrPartition) => {
+                return Ok(Leaders::new());
+            }
+            checked => checked?,
+        }
+        let partitions = topic.partitions.into_iter();
+        Ok(partitions.map(|it| (it.partition_index, brokers.get(&it.leader_id).cloned())).collect())
+    }
+
+    /// Tries the brokers that were heard of and those that are set, each for its share of the time.
+    async fn connect_to_any(&self) -> Result<Connection, ConnectionError> {
+        let mut brokers = lock(&self.heard_of).clone();
+        for server in &self.settings.bootstrap_servers {
+            if !brokers.contains(server) {
+                brokers.push(server.clone());
+            }
+        }
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % brokers.len().max(1);
+        brokers.rotate_left(first);
+        let share =
+            self.settings.request_timeout / u32::try_from(brokers.len()).unwrap_or(1).max(1);
+        let mut failure = ConnectionError::Nonsense("no broker is set".to_owned());
+        for broker in &brokers {
+            match self.open(broker, share).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn open(&self, address: &str, limit: Duration) -> Result<Connection, ConnectionError> {
+        match timeout(limit, Connection::open(address, &self.settings.client_id)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(ConnectionError::TimedOut(limit)),
+        }
+    }
+}
+
+/// A broker gives an IPv6 address without the brackets that set it off from the port.
+fn address(host: &str, port: i32) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -77,6 +77,11 @@ impl<K: ApiKeys> Authorize<K> {
         Ok(key.id)
     }
 
+    /// Whether a key that was shown just now is good for `scope`, too.
+    pub fn allows(&self, id: ApiKeyId, scope: Scope) -> bool {
+        self.known().keys.get(&id).is_some_and(|key| key.scopes.allow(scope))
+    }
+
     /// Reads the keys. After an error, those that were known stay.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let mut tried = self.reading.lock().await;

@@ -23,7 +23,7 @@ pub struct CheckCode<V> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CodeOf {
     Verification(VerificationId),
-    /// Its newest verification's.
+    /// That of one of its newest verifications.
     Phone(PhoneNumber),
 }
 
@@ -64,7 +64,7 @@ impl<V: Verifications> CheckCode<V> {
         Self { verifications, vault, guard, guesses: guesses.policies("check") }
     }
 
-    /// Tries `code` against a verification, or against the newest one of a phone.
+    /// Tries `code` against a verification, or against the newest one of a phone from each door.
     ///
     /// The attempt is counted in the commit that decides about it. A code is right once, and for
     /// whoever takes the claim over of the one for whom it was. By phone, there is one answer for
@@ -83,10 +83,17 @@ impl<V: Verifications> CheckCode<V> {
         for _ in 0..TRIES {
             let target = self.target(&of).await?;
             // Where there is no verification, hashes are made all the same: it takes as long.
-            let hashes = peppers.hashes(target.id().unwrap_or(VerificationId::NIL), code);
-            let attempt = Attempt { target: target.clone(), hashes, claim: claim.cloned() };
+            let hashes = |id: Option<VerificationId>| {
+                peppers.hashes(id.unwrap_or(VerificationId::NIL), code)
+            };
+            let (hashes, api_hashes) = match &target {
+                Target::Id(id) => (hashes(Some(*id)), Vec::new()),
+                Target::Newest { of, .. } => (hashes(of.v1), hashes(of.api)),
+            };
+            let target_is = target.clone();
+            let attempt = Attempt { target, hashes, api_hashes, claim: claim.cloned() };
             let tried = self.verifications.check(attempt, &self.guesses).await?;
-            if let Some(checked) = self.judge(&target, tried, peppers)? {
+            if let Some(checked) = self.judge(&target_is, tried, peppers)? {
                 return Ok(checked);
             }
         }
@@ -97,8 +104,8 @@ impl<V: Verifications> CheckCode<V> {
         Ok(match of {
             CodeOf::Verification(id) => Target::Id(*id),
             CodeOf::Phone(phone) => {
-                let id = self.verifications.newest(phone.clone()).await?;
-                Target::Newest { phone: phone.clone(), id }
+                let of = self.verifications.newest(phone.clone()).await?;
+                Target::Newest { phone: phone.clone(), of }
             }
         })
     }
@@ -113,12 +120,11 @@ impl<V: Verifications> CheckCode<V> {
         let by_phone = matches!(target, Target::Newest { .. });
         let wrong = |attempts_left| Ok(Some(Checked::Wrong { attempts_left }));
         match tried {
-            Tried::Right(Approval { origin, phone, region }) => {
-                // Whoever sends with `/api` may check nothing, so only `/v1` is counted at all.
-                if origin == Origin::V1 {
-                    self.guard.approved(&phone, region);
+            Tried::Right(Approval { id, origin, phone, region }) => {
+                if origin != Origin::Test {
+                    self.guard.approved(origin, &phone, region);
                 }
-                tracing::debug!(verification.id = ?target.id(), "verification approved");
+                tracing::debug!(verification.id = %id, "verification approved");
                 Ok(Some(Checked::Approved))
             }
             Tried::Wrong { pepper, .. } if peppers.get(&pepper).is_none() => {
@@ -165,7 +171,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        ports::MockVerifications,
+        ports::{MockVerifications, Newest},
         testing::{claim, pending, peppers, taken_over, vault},
     };
 
@@ -187,7 +193,12 @@ mod tests {
     }
 
     fn right() -> Tried {
-        Tried::Right(Approval { origin: Origin::V1, phone: pending().phone, region: None })
+        Tried::Right(Approval {
+            id: pending().id,
+            origin: Origin::V1,
+            phone: pending().phone,
+            region: None,
+        })
     }
 
     fn wrong(attempts: u8) -> Tried {
@@ -197,7 +208,8 @@ mod tests {
     /// Of a phone whose newest verification is `newest`.
     fn answering(newest: Option<VerificationId>, tried: Tried) -> MockVerifications {
         let mut verifications = MockVerifications::new();
-        verifications.expect_newest().returning(move |_| Ok(newest));
+        let of = Newest { v1: newest, api: None };
+        verifications.expect_newest().returning(move |_| Ok(of));
         verifications
             .expect_check()
             .withf(move |attempt, guesses| {
@@ -223,6 +235,37 @@ mod tests {
             let checked = check(trying(right())).execute(of, &code(), None).await.unwrap();
 
             assert_eq!(checked, Checked::Approved);
+        }
+    }
+
+    #[tokio::test]
+    async fn by_phone_a_code_is_tried_for_both_doors_whether_or_not_they_have_one() {
+        let api = VerificationId::of_drawn([7; 16]);
+        for of in [Newest { v1: None, api: Some(api) }, Newest::default()] {
+            let mut verifications = MockVerifications::new();
+            verifications.expect_newest().returning(move |_| Ok(of));
+            verifications
+                .expect_check()
+                .withf(move |attempt, _| {
+                    let expected = |id: Option<VerificationId>| {
+                        peppers().hashes(id.unwrap_or(VerificationId::NIL), &code())
+                    };
+                    let same = |hashes: &[(domain::KeyId, domain::CodeHash)], id| {
+                        let expected = expected(id);
+                        hashes.len() == expected.len()
+                            && hashes
+                                .iter()
+                                .zip(&expected)
+                                .all(|(one, other)| one.1.as_bytes() == other.1.as_bytes())
+                    };
+                    same(&attempt.hashes, of.v1) && same(&attempt.api_hashes, of.api)
+                })
+                .once()
+                .returning(|_, _| Ok(Tried::Nothing));
+
+            let checked = check(verifications).execute(by_phone(), &code(), None).await.unwrap();
+
+            assert_eq!(checked, Checked::Wrong { attempts_left: None });
         }
     }
 
@@ -276,10 +319,13 @@ mod tests {
                 .expect_newest()
                 .once()
                 .in_sequence(&mut order)
-                .return_once(move |_| Ok(newest));
+                .return_once(move |_| Ok(Newest { v1: newest, api: None }));
             verifications
                 .expect_check()
-                .withf(move |attempt, _| attempt.target.id() == newest)
+                .withf(move |attempt, _| {
+                    let expected = Newest { v1: newest, api: None };
+                    matches!(&attempt.target, Target::Newest { of, .. } if *of == expected)
+                })
                 .once()
                 .in_sequence(&mut order)
                 .return_once(|_, _| Ok(tried));
@@ -336,17 +382,20 @@ mod tests {
         let rule = domain::GuardRule::parse("prefix:1:100", domain::GuardMode::Enforce).unwrap();
         for (origin, passes) in [(Origin::V1, true), (Origin::Api, false)] {
             let guard = Arc::new(Guard::new(vec![rule], Duration::from_secs(3_600)));
-            let crate::Verdict::Passed(passed) = guard.decide(&pending().phone, None) else {
+            let crate::Verdict::Passed(passed) = guard.decide(Origin::V1, &pending().phone, None)
+            else {
                 panic!()
             };
             guard.sent(passed, pending().id);
-            let approval = Approval { origin, phone: pending().phone, region: None };
+            let approval =
+                Approval { id: pending().id, origin, phone: pending().phone, region: None };
             let verifications = trying(Tried::Right(approval));
             let check = CheckCode { guard: Arc::clone(&guard), ..check(verifications) };
 
             check.execute(by_id(), &code(), None).await.unwrap();
 
-            let passed = guard.decide(&pending().phone, None) != crate::Verdict::Blocked;
+            let passed =
+                guard.decide(Origin::V1, &pending().phone, None) != crate::Verdict::Blocked;
             assert_eq!(passed, passes, "{origin:?}");
         }
     }

@@ -6,7 +6,9 @@ use std::{
 };
 
 use autometrics::autometrics;
-use domain::{GuardMode, GuardRule, GuardScope, PhoneNumber, Region, Rolling, VerificationId};
+use domain::{
+    GuardMode, GuardRule, GuardScope, Origin, PhoneNumber, Region, Rolling, VerificationId,
+};
 use tokio::time::Instant;
 
 use crate::ports::{Decision, GuardCounts, GuardKey, Moved, StoreError, Total};
@@ -67,6 +69,8 @@ struct State {
     asked: HashSet<GuardKey>,
     decisions: VecDeque<Decision>,
     lost: u64,
+    /// When codes of `/api` were last known to be checked.
+    api_checked_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +89,9 @@ struct Count {
 /// they must not fill the memory.
 const DECISIONS: usize = 10_000;
 
+/// What the keys of `/api` begin with.
+const API: &str = "api:";
+
 /// Keys that are remembered between two flushes, whatever they have counted.
 const KNOWN: usize = 50_000;
 
@@ -97,10 +104,16 @@ impl Guard {
     /// Asks whether something may be sent to a phone: not if a rule in enforce mode fires for it.
     ///
     /// What is blocked is noted as a decision here, what passes once it was [`Guard::sent`].
-    pub fn decide(&self, phone: &PhoneNumber, region: Option<Region>) -> Verdict {
-        let keys = self.keys(phone, region);
+    ///
+    /// What comes through `/api` is counted apart, so that it blocks nobody else; and not at all
+    /// before codes of `/api` are approved, as most of its clients never check one.
+    pub fn decide(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) -> Verdict {
         let now = Instant::now();
         let mut state = self.state();
+        if origin == Origin::Api && !self.is_api_checked(&mut state, now) {
+            return Verdict::Passed(Passed { keys: Vec::new(), noted: Vec::new() });
+        }
+        let keys = self.keys(origin, phone, region);
         let mut noted = Vec::new();
         for rule in &self.rules {
             let Some(key) = keys.iter().find(|key| key.scope == rule.scope) else { continue };
@@ -132,17 +145,42 @@ impl Guard {
     }
 
     /// Counts an approval.
-    pub fn approved(&self, phone: &PhoneNumber, region: Option<Region>) {
+    pub fn approved(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) {
         let mut state = self.state();
-        for key in self.keys(phone, region) {
+        let of_all = (origin == Origin::Api && !self.rules.is_empty()).then(all_of_api);
+        for key in self.keys(origin, phone, region).into_iter().chain(of_all) {
             state.moved.entry(key).or_default().approvals += 1;
         }
     }
 
+    /// Whether codes of `/api` are being checked: one was approved within a day, as far as this
+    /// process has seen, or else within about two windows. With a rule, other processes are asked.
+    fn is_api_checked(&self, state: &mut State, now: Instant) -> bool {
+        const DAY: Duration = Duration::from_secs(86_400);
+        if self.rules.is_empty() {
+            return false;
+        }
+        let key = all_of_api();
+        let known = state.totals.get(&key).is_some_and(|known| {
+            let count = known.count.later(now - known.at, self.window);
+            count.approvals + count.approvals_before > 0
+        });
+        let counted = [&state.leaving, &state.moved]
+            .iter()
+            .any(|counts| counts.get(&key).is_some_and(|count| count.approvals > 0));
+        state.asked.insert(key);
+        if known || counted {
+            state.api_checked_at = Some(now);
+        }
+        state.api_checked_at.is_some_and(|at| now - at < DAY.max(2 * self.window))
+    }
+
     /// What a phone is counted under, as far as there are rules for it.
-    fn keys(&self, phone: &PhoneNumber, region: Option<Region>) -> Vec<GuardKey> {
-        let prefix = (GuardScope::Prefix, Some(phone.prefix().to_owned()));
-        let region = (GuardScope::Region, region.map(|region| region.as_str().to_owned()));
+    fn keys(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) -> Vec<GuardKey> {
+        let of_door = if origin == Origin::Api { API } else { "" };
+        let prefix = (GuardScope::Prefix, Some(format!("{of_door}{}", phone.prefix())));
+        let region = region.map(|region| format!("{of_door}{}", region.as_str()));
+        let region = (GuardScope::Region, region);
         [prefix, region]
             .into_iter()
             .filter(|(scope, _)| self.rules.iter().any(|rule| rule.scope == *scope))
@@ -207,6 +245,11 @@ impl Guard {
         // Whole between two steps, and the worst that half a step does is to miscount by one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What approvals of `/api` are counted under, whatever their phones.
+fn all_of_api() -> GuardKey {
+    GuardKey { scope: GuardScope::Region, key: format!("{API}*") }
 }
 
 impl State {
@@ -300,7 +343,7 @@ mod tests {
     /// Sends until it is blocked, at most `most` times.
     fn flood(guard: &Guard, most: u16) -> u16 {
         for number in 0..most {
-            match guard.decide(&phone(number), region()) {
+            match guard.decide(Origin::V1, &phone(number), region()) {
                 Verdict::Passed(passed) => guard.sent(passed, id()),
                 Verdict::Blocked => return number,
             }
@@ -324,7 +367,7 @@ mod tests {
         assert_eq!(flood(&guard, 1_000), 50);
 
         let other = "79981234567".parse().unwrap();
-        assert!(matches!(guard.decide(&other, region()), Verdict::Passed(_)));
+        assert!(matches!(guard.decide(Origin::V1, &other, region()), Verdict::Passed(_)));
         let state = guard.state();
         let blocked = &state.decisions[0];
         assert_eq!((blocked.sends, blocked.approvals, blocked.verification), (50, 0, None));
@@ -346,7 +389,7 @@ mod tests {
     async fn approvals_keep_a_prefix_open() {
         let guard = guard(&["prefix:50:10:enforce"]);
         for number in 0..100 {
-            guard.approved(&phone(number), region());
+            guard.approved(Origin::V1, &phone(number), region());
         }
 
         assert_eq!(flood(&guard, 1_000), 1_000);
@@ -370,7 +413,7 @@ mod tests {
 
         flush.execute().await.unwrap();
 
-        assert_eq!(guard.decide(&phone(1), region()), Verdict::Blocked);
+        assert_eq!(guard.decide(Origin::V1, &phone(1), region()), Verdict::Blocked);
     }
 
     #[tokio::test]
@@ -394,10 +437,10 @@ mod tests {
         let flush = FlushGuard::new(Arc::clone(&guard), counts);
 
         flush.execute().await.unwrap();
-        assert_eq!(guard.decide(&phone(1), region()), Verdict::Blocked);
+        assert_eq!(guard.decide(Origin::V1, &phone(1), region()), Verdict::Blocked);
         flush.execute().await.unwrap();
 
-        assert!(matches!(guard.decide(&phone(1), region()), Verdict::Passed(_)));
+        assert!(matches!(guard.decide(Origin::V1, &phone(1), region()), Verdict::Passed(_)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -407,11 +450,11 @@ mod tests {
         let mut counts = MockGuardCounts::new();
         counts.expect_add().returning(|_, _, _| Ok(total(50, 0)));
         FlushGuard::new(Arc::clone(&guard), counts).execute().await.unwrap();
-        assert_eq!(guard.decide(&phone(1), region()), Verdict::Blocked);
+        assert_eq!(guard.decide(Origin::V1, &phone(1), region()), Verdict::Blocked);
 
         tokio::time::advance(WINDOW + WINDOW / 10).await;
 
-        assert!(matches!(guard.decide(&phone(1), region()), Verdict::Passed(_)));
+        assert!(matches!(guard.decide(Origin::V1, &phone(1), region()), Verdict::Passed(_)));
     }
 
     #[tokio::test]
@@ -421,14 +464,18 @@ mod tests {
         let during = Arc::clone(&guard);
         let mut counts = MockGuardCounts::new();
         counts.expect_add().once().returning(move |_, _, _| {
-            assert_eq!(during.decide(&phone(1), region()), Verdict::Blocked, "while it leaves");
+            assert_eq!(
+                during.decide(Origin::V1, &phone(1), region()),
+                Verdict::Blocked,
+                "while it leaves"
+            );
             Err(StoreError::Unavailable("down".into()))
         });
         let flush = FlushGuard::new(Arc::clone(&guard), counts);
 
         flush.execute().await.unwrap_err();
 
-        assert_eq!(guard.decide(&phone(1), region()), Verdict::Blocked);
+        assert_eq!(guard.decide(Origin::V1, &phone(1), region()), Verdict::Blocked);
         let (moved, decisions) = guard.take();
         assert_eq!((moved[0].sends, decisions.len()), (50, 3));
     }
@@ -449,7 +496,7 @@ mod tests {
         flood(&guard, 1_000);
 
         for _ in 0..20_000 {
-            assert_eq!(guard.decide(&phone(1), region()), Verdict::Blocked);
+            assert_eq!(guard.decide(Origin::V1, &phone(1), region()), Verdict::Blocked);
         }
 
         let state = guard.state();

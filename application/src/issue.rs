@@ -32,6 +32,8 @@ pub(crate) struct Order {
     pub(crate) id: Option<VerificationId>,
     pub(crate) origin: Origin,
     pub(crate) phone: PhoneNumber,
+    /// As the gateway is to have it, if that is not `phone`.
+    pub(crate) written: Option<PhoneNumber>,
     pub(crate) region: Option<Region>,
     pub(crate) ttl: Duration,
     pub(crate) code_length: CodeLength,
@@ -40,6 +42,7 @@ pub(crate) struct Order {
     pub(crate) api_key: Option<ApiKeyId>,
     pub(crate) trace: Option<TraceParent>,
     pub(crate) phone_limits: Windows,
+    pub(crate) apart: bool,
     pub(crate) extra: Vec<Counter>,
 }
 
@@ -64,9 +67,11 @@ impl<R: CryptoRng> Issuer<R> {
         let id = order.id.unwrap_or(id);
         let code = pepper.derive(id, &seed, order.code_length);
         let (message, template) = (id.message(1), order.template.as_ref());
-        let carried = self.carry(message, &order.phone, &code, template, nonce)?;
+        let written = order.written.unwrap_or_else(|| order.phone.clone());
+        let carried = self.carry(message, &written, &code, template, nonce)?;
         Ok(NewSend {
-            message: Message { id: message, phone: order.phone, code: carried },
+            message: Message { id: message, phone: written, code: carried },
+            phone: order.phone,
             ttl: order.ttl,
             trace: order.trace.unwrap_or(trace),
             verification: NewVerification {
@@ -79,6 +84,7 @@ impl<R: CryptoRng> Issuer<R> {
                 api_key: order.api_key,
             },
             phone_limits: order.phone_limits,
+            apart: order.apart,
             extra: order.extra,
         })
     }

@@ -17,6 +17,7 @@ mod repeat;
 mod replay;
 mod resend;
 mod retry;
+mod rules;
 mod share;
 mod start;
 mod submit;
@@ -38,9 +39,10 @@ pub use repeat::{AnswerError, AnswerOnce, Repeatable};
 pub use replay::{ReplayGuard, Replayed};
 pub use resend::{Caller, ResendError, ResendPolicy, ResendVerification, SendSettings};
 pub use retry::{Retried, RetryDeadLetter, RetryError};
+pub use rules::{Counting, SendRules};
 pub use share::{SharePartitions, ShareSettings, Shared};
 pub use start::{StartError, StartRequest, StartVerification};
-pub use submit::{SubmitError, SubmitMessage, SubmitSettings};
+pub use submit::{Submission, SubmitError, SubmitMessage, SubmitSettings};
 pub use trace::{InvalidTraceParent, TraceParent};
 pub use vault::{
     CODE_PEPPER, DrawnKeys, KeySource, Keys, OpenError, OpenVault, PAYLOAD_KEY, Vault, VaultClosed,

@@ -231,7 +231,11 @@ mod tests {
             let approved = second % 20 == 0;
             past.push(verification(second, "7999123", approved));
             let phone = format!("7999123{second:04}").parse().unwrap();
-            let Verdict::Passed(passed) = guard.decide(&phone, "RU".parse().ok()) else { panic!() };
+            let Verdict::Passed(passed) =
+                guard.decide(domain::Origin::V1, &phone, "RU".parse().ok())
+            else {
+                panic!()
+            };
             for decision in &passed.noted {
                 noted[usize::from(decision.rule == rules[1])] += 1;
             }
@@ -240,7 +244,7 @@ mod tests {
                 && before % 20 == 0
             {
                 let phone = format!("7999123{before:04}").parse().unwrap();
-                guard.approved(&phone, "RU".parse().ok());
+                guard.approved(domain::Origin::V1, &phone, "RU".parse().ok());
             }
         }
 

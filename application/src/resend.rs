@@ -2,13 +2,12 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use autometrics::autometrics;
 use domain::{
-    ATTEMPTS, ApiKeyId, Counter, CustomLimit, Origin, Pacing, PhoneNumber, Policy, Region,
-    SendLimits, SendOf, VerificationId, VerificationStatus, Window,
+    ATTEMPTS, ApiKeyId, CustomLimit, Pacing, Policy, VerificationId, VerificationStatus, Window,
 };
 use rand_core::CryptoRng;
 
 use crate::{
-    BoxError, Guard, Passed, TraceParent, Vault, Verdict,
+    BoxError, Guard, Passed, SendRules, TraceParent, Vault, Verdict,
     issue::{Clock, Issuer},
     ports::{
         AnswerClaim, Event, EventKind, History, Resend, Resent, StoreError, Verification,
@@ -28,7 +27,7 @@ pub struct ResendVerification<V, R> {
 /// What holds for the first message of a verification and for those after it.
 #[derive(Debug, Clone, Default)]
 pub struct SendSettings {
-    pub limits: SendLimits,
+    pub rules: SendRules,
     pub pacing: Pacing,
     pub resend_policy: ResendPolicy,
 }
@@ -114,7 +113,7 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
             let verification = found.ok_or(ResendError::Unknown)?;
             self.check(&verification)?;
             let Verdict::Passed(passed) =
-                self.guard.decide(&verification.phone, verification.region)
+                self.guard.decide(verification.origin, &verification.phone, verification.region)
             else {
                 return Err(ResendError::Blocked);
             };
@@ -190,16 +189,13 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
             message,
             trace: caller.trace.clone().unwrap_or(trace),
             secret,
-            phone_limits: self.settings.limits.phone.clone(),
-            extra: self.settings.counters(&verification.phone, verification.region, caller),
+            phone_limits: self.settings.rules.limits.phone.clone(),
+            extra: self.settings.rules.counters(&verification.recipient(), caller),
             claim: caller.claim.clone(),
         };
         match self.verifications.resend(resend).await.map_err(ResendError::from)? {
             Resent::Sent(verification) => {
-                // As with approvals: whoever sends with `/api` may check nothing.
-                if verification.origin == Origin::V1 {
-                    self.guard.sent(passed, id);
-                }
+                self.guard.sent(passed, id);
                 Ok(Some(*verification))
             }
             Resent::Limited(violations) => Err(ResendError::Limited(violations)),
@@ -214,24 +210,6 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
             // The message is stored: that its story could not be read is no failure of that.
             Ok(None) | Err(_) => begun(verification),
         }
-    }
-}
-
-impl SendSettings {
-    /// What a send is counted under beside its phone.
-    pub(crate) fn counters(
-        &self,
-        phone: &PhoneNumber,
-        region: Option<Region>,
-        caller: &Caller,
-    ) -> Vec<Counter> {
-        self.limits.counters(SendOf {
-            ip: caller.ip,
-            prefix: phone.prefix(),
-            region,
-            api_key: caller.api_key,
-            custom: &caller.custom,
-        })
     }
 }
 
@@ -338,7 +316,7 @@ mod tests {
         assert_eq!(code_of(resend), code_kept(peppers().first()));
         assert!(resend.secret.is_none());
         assert_eq!((resend.sends, resend.wait), (1, Duration::from_secs(60)));
-        assert_eq!(resend.phone_limits, SendLimits::default().phone);
+        assert_eq!(resend.phone_limits, domain::SendLimits::default().phone);
         let counters: Vec<_> = resend.extra.iter().map(|it| it.policy.name.as_str()).collect();
         assert_eq!(counters, ["ip-1h", "ip-1d"]);
     }

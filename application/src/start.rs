@@ -1,17 +1,18 @@
 use std::{sync::Arc, time::Duration};
 
 use autometrics::autometrics;
-use domain::{Code, CodeLength, Metadata, Origin, PhoneNumber, Region, TemplateKey};
+use domain::{Code, CodeLength, Metadata, Number, NumberRefused, Origin, Recipient, TemplateKey};
 use rand_core::CryptoRng;
 
 use crate::{
-    BoxError, Caller, ResendError, ResendVerification, Verdict,
+    BoxError, Caller, ResendError, ResendVerification,
     issue::Order,
     ports::{
         AnswerClaim, EnqueueError, Enqueued, History, Outbox, StoreError, Verification,
         Verifications, Violation,
     },
     resend::begun,
+    rules::Refusal,
 };
 
 /// Begins a verification, or sends its code once more while one is pending for the phone.
@@ -23,8 +24,7 @@ pub struct StartVerification<O, V, R> {
 
 #[derive(Debug, Clone)]
 pub struct StartRequest {
-    pub phone: PhoneNumber,
-    pub region: Option<Region>,
+    pub number: Number,
     pub ttl: Duration,
     pub code_length: CodeLength,
     /// None: the default one.
@@ -40,6 +40,9 @@ pub enum StartError {
     /// At least one.
     #[error("a limit is reached")]
     Limited(Vec<Violation>),
+    /// Nothing is sent to such numbers.
+    #[error(transparent)]
+    Refused(NumberRefused),
     /// By the guard.
     #[error("refused")]
     Blocked,
@@ -70,11 +73,9 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
             return self.start_test(&request, code).await;
         }
         let resend = &self.resend;
+        let (rules, to) = (&resend.settings.rules, Recipient::Number(request.number.clone()));
         for _ in 0..2 {
-            let Verdict::Passed(passed) = resend.guard.decide(&request.phone, request.region)
-            else {
-                return Err(StartError::Blocked);
-            };
+            let passed = rules.admit(&resend.guard, Origin::V1, &to)?;
             let send = resend.issuer.first(self.order(&request)).map_err(unavailable)?;
             let unaccepted = send.clone();
             let pending = match self.outbox.enqueue(send).await {
@@ -119,21 +120,33 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
     }
 
     fn order(&self, request: &StartRequest) -> Order {
-        let settings = &self.resend.settings;
+        let rules = &self.resend.settings.rules;
         let request = request.clone();
+        let Number { phone, region, .. } = request.number.clone();
         Order {
             id: request.caller.claim.as_ref().map(AnswerClaim::begins),
             origin: Origin::V1,
-            phone_limits: settings.limits.phone.clone(),
-            extra: settings.counters(&request.phone, request.region, &request.caller),
-            phone: request.phone,
-            region: request.region,
+            phone_limits: rules.limits.phone.clone(),
+            apart: rules.phones_apart(),
+            extra: rules.counters(&Recipient::Number(request.number), &request.caller),
+            phone,
+            written: None,
+            region,
             ttl: request.ttl,
             code_length: request.code_length,
             template: request.template,
             metadata: request.metadata,
             api_key: request.caller.api_key,
             trace: request.caller.trace,
+        }
+    }
+}
+
+impl From<Refusal> for StartError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Number(rule) => Self::Refused(rule),
+            Refusal::Guard => Self::Blocked,
         }
     }
 }
@@ -193,10 +206,14 @@ mod tests {
         StartVerification::new(outbox, Arc::new(resend))
     }
 
+    fn number(phone: &str) -> Number {
+        let kind = domain::NumberType::Mobile;
+        Number { phone: phone.parse().unwrap(), region: "RU".parse().ok(), kind }
+    }
+
     fn request() -> StartRequest {
         StartRequest {
-            phone: "79991234567".parse().unwrap(),
-            region: "RU".parse().ok(),
+            number: number("79991234567"),
             ttl: Duration::from_secs(300),
             code_length: 8.try_into().unwrap(),
             template: "login/de".parse().ok(),
@@ -242,7 +259,7 @@ mod tests {
         assert_eq!(verification.metadata, request().metadata);
         let kinds: Vec<_> = events.iter().map(|event| (event.kind, event.at)).collect();
         assert_eq!(kinds, [(EventKind::Created, START), (EventKind::Queued, START)]);
-        assert_eq!((new.origin, new.region), (Origin::V1, request().region));
+        assert_eq!((new.origin, new.region), (Origin::V1, request().number.region));
         let CarriedCode::Clear { code, template } = &message.code else { panic!() };
         assert_eq!((code.as_str().len(), template), (8, &request().template));
         let keys: Vec<_> = extra.iter().map(|counter| counter.key.as_str()).collect();
@@ -420,8 +437,8 @@ mod tests {
             let (outbox, stored) = accepting();
             let starter = with_rules(outbox, MockVerifications::new(), &[rule(mode)]);
             for number in 0..10 {
-                let phone = format!("7999123000{number}").parse().unwrap();
-                let answer = starter.execute(StartRequest { phone, ..request() }).await;
+                let number = self::number(&format!("7999123000{number}"));
+                let answer = starter.execute(StartRequest { number, ..request() }).await;
                 assert!(matches!(answer, Ok(_) | Err(StartError::Blocked)));
             }
             sent.push(stored.lock().unwrap().len());

@@ -1,13 +1,16 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use autometrics::autometrics;
-use domain::{CodeLength, MessageId, Origin, PhoneNumber, Windows};
+use domain::{
+    ApiKeyId, CodeLength, MessageId, NumberRefused, Origin, PhoneNumber, Recipient, VerificationId,
+};
 use rand_core::CryptoRng;
 
 use crate::{
-    BoxError, TraceParent, Vault,
+    BoxError, Caller, Guard, SendRules, TraceParent, Vault,
     issue::{Clock, Issuer, Order},
     ports::{EnqueueError, Enqueued, Outbox, Violation},
+    rules::Refusal,
 };
 
 /// Begins a verification of a phone number and stores the message that brings the code there.
@@ -15,7 +18,20 @@ use crate::{
 pub struct SubmitMessage<O, R> {
     outbox: O,
     issuer: Issuer<R>,
+    guard: Arc<Guard>,
     settings: SubmitSettings,
+}
+
+/// A message that is asked for through `/api`.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    pub to: Recipient,
+    /// The recipient as the caller wrote it, which is what the gateway is given.
+    pub written: PhoneNumber,
+    /// The caller's, if it had to show one.
+    pub api_key: Option<ApiKeyId>,
+    /// The caller's, if it has one.
+    pub trace: Option<TraceParent>,
 }
 
 #[derive(Debug, Clone)]
@@ -23,14 +39,20 @@ pub struct SubmitSettings {
     pub code_length: CodeLength,
     /// How long the code is good, and so how long the message may be sent.
     pub code_ttl: Duration,
-    pub phone_limits: Windows,
+    pub rules: SendRules,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// The phone has had as many as it may. Nothing was stored.
-    #[error("too many messages to this number")]
+    /// A limit is reached, at least one. Nothing was stored.
+    #[error("a limit is reached")]
     Limited(Vec<Violation>),
+    /// Nothing is sent to such numbers.
+    #[error(transparent)]
+    Refused(NumberRefused),
+    /// By the guard.
+    #[error("refused")]
+    Blocked,
     /// As much work is waiting for the database as may wait. Nothing was stored.
     #[error("too much work is waiting to be stored")]
     Full,
@@ -41,38 +63,49 @@ pub enum SubmitError {
 
 impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
     /// `rng` must be seeded from the operating system: codes come of it.
-    pub fn new(outbox: O, clock: Clock, rng: R, vault: Vault, settings: SubmitSettings) -> Self {
-        Self { outbox, issuer: Issuer::new(clock, rng, vault), settings }
+    pub fn new(
+        outbox: O,
+        clock: Clock,
+        rng: R,
+        vault: Vault,
+        guard: Arc<Guard>,
+        settings: SubmitSettings,
+    ) -> Self {
+        Self { outbox, issuer: Issuer::new(clock, rng, vault), guard, settings }
     }
 
-    /// Accepts a message for `phone`. Once this returns `Ok`, it will be sent.
-    ///
-    /// `trace` is the caller's, if it has one.
+    /// Accepts a message, if the rules of `/api` let it pass. Once this returns `Ok`, it will be
+    /// sent.
     #[autometrics(struct_name = "SubmitMessage")]
-    pub async fn execute(
-        &self,
-        phone: PhoneNumber,
-        trace: Option<TraceParent>,
-    ) -> Result<MessageId, SubmitError> {
+    pub async fn execute(&self, submission: Submission) -> Result<MessageId, SubmitError> {
+        let Submission { to, written, api_key, trace } = submission;
+        let rules = &self.settings.rules;
+        let passed = rules.admit(&self.guard, Origin::Api, &to)?;
+        let caller = Caller { api_key, ..Caller::default() };
         let order = Order {
             id: None,
             origin: Origin::Api,
-            phone,
-            region: None,
+            phone: to.phone().clone(),
+            written: Some(written),
+            region: to.region(),
             ttl: self.settings.code_ttl,
             code_length: self.settings.code_length,
             template: None,
             metadata: None,
-            api_key: None,
+            api_key,
             trace,
-            phone_limits: self.settings.phone_limits.clone(),
-            extra: Vec::new(),
+            phone_limits: rules.limits.phone.clone(),
+            apart: rules.phones_apart(),
+            extra: rules.counters(&to, &caller),
         };
         let send =
             self.issuer.first(order).map_err(|closed| SubmitError::Unavailable(closed.into()))?;
         let id = send.message.id;
         match self.outbox.enqueue(send).await {
-            Ok(Enqueued::Accepted { .. }) => Ok(id),
+            Ok(Enqueued::Accepted { .. }) => {
+                self.guard.sent(passed, VerificationId::of(id));
+                Ok(id)
+            }
             Ok(Enqueued::Limited(violations)) => Err(SubmitError::Limited(violations)),
             Ok(Enqueued::Pending(_)) => {
                 Err(SubmitError::Unavailable("the outbox took it for one of another kind".into()))
@@ -85,6 +118,15 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
     }
 }
 
+impl From<Refusal> for SubmitError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Number(rule) => Self::Refused(rule),
+            Refusal::Guard => Self::Blocked,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -92,7 +134,7 @@ mod tests {
         time::SystemTime,
     };
 
-    use domain::{CarriedCode, VerificationId, Window};
+    use domain::{CarriedCode, Number, SendLimits, Window};
     use rand::{SeedableRng, rngs::StdRng};
 
     use super::*;
@@ -102,12 +144,17 @@ mod tests {
     };
 
     fn submit_with(outbox: MockOutbox, vault: Vault) -> SubmitMessage<MockOutbox, StdRng> {
+        let rules = SendRules {
+            limits: SendLimits { phone: "20/1h".parse().unwrap(), ..SendLimits::OFF },
+            ..SendRules::NONE
+        };
         let settings = SubmitSettings {
             code_length: 6.try_into().unwrap(),
             code_ttl: Duration::from_secs(600),
-            phone_limits: "20/1h".parse().unwrap(),
+            rules,
         };
-        SubmitMessage::new(outbox, || START, StdRng::seed_from_u64(1), vault, settings)
+        let guard = Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600)));
+        SubmitMessage::new(outbox, || START, StdRng::seed_from_u64(1), vault, guard, settings)
     }
 
     fn submit(outbox: MockOutbox) -> SubmitMessage<MockOutbox, StdRng> {
@@ -116,6 +163,11 @@ mod tests {
 
     fn phone() -> PhoneNumber {
         "79991234567".parse().unwrap()
+    }
+
+    fn submission() -> Submission {
+        let to = Recipient::Unreadable(phone());
+        Submission { to, written: phone(), api_key: None, trace: None }
     }
 
     fn accepted() -> Enqueued {
@@ -134,10 +186,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_gateway_is_given_what_was_written_and_the_number_is_counted() {
+        let (outbox, stored) = accepting();
+        let number =
+            Number { phone: phone(), region: "RU".parse().ok(), kind: domain::NumberType::Mobile };
+        let written: PhoneNumber = "89991234567".parse().unwrap();
+        let api_key = "6f2c1a529d3f4f0e8a550d2f6f3b9c00".parse().ok();
+        let to = Recipient::Number(number);
+        let submission = Submission { to, written: written.clone(), api_key, trace: None };
+
+        submit(outbox).execute(submission).await.unwrap();
+
+        let stored = stored.lock().unwrap();
+        assert_eq!((&stored[0].message.phone, &stored[0].phone), (&written, &phone()));
+        let verification = &stored[0].verification;
+        assert_eq!((verification.region, verification.api_key), ("RU".parse().ok(), api_key));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_is_not_stored() {
+        let mut submit = submit(MockOutbox::new());
+        submit.settings.rules.refuse_unreadable = true;
+
+        let refused = submit.execute(submission()).await.unwrap_err();
+
+        assert!(matches!(refused, SubmitError::Refused(NumberRefused::Unreadable)), "{refused:?}");
+    }
+
+    #[tokio::test]
     async fn stores_a_code_of_the_set_length_and_what_to_check_it_with() {
         let (outbox, stored) = accepting();
 
-        let id = submit(outbox).execute(phone(), None).await.unwrap();
+        let id = submit(outbox).execute(submission()).await.unwrap();
 
         let stored = stored.lock().unwrap();
         let NewSend { message, ttl, verification, phone_limits, extra, .. } = &stored[0];
@@ -160,8 +240,8 @@ mod tests {
         let (outbox, stored) = accepting();
         let submit = submit(outbox);
 
-        submit.execute(phone(), None).await.unwrap();
-        submit.execute(phone(), None).await.unwrap();
+        submit.execute(submission()).await.unwrap();
+        submit.execute(submission()).await.unwrap();
 
         let stored = stored.lock().unwrap();
         let verification = |at: usize| VerificationId::of(stored[at].message.id);
@@ -176,7 +256,7 @@ mod tests {
         let (outbox, stored) = accepting();
         let vault = sealing_vault();
 
-        submit_with(outbox, vault.clone()).execute(phone(), None).await.unwrap();
+        submit_with(outbox, vault.clone()).execute(submission()).await.unwrap();
 
         let message = &stored.lock().unwrap()[0].message;
         let CarriedCode::Sealed(sealed) = &message.code else { panic!() };
@@ -195,14 +275,14 @@ mod tests {
             .withf(move |new| new.trace == expected)
             .returning(|_| Ok(accepted()));
 
-        submit(outbox).execute(phone(), Some(trace)).await.unwrap();
+        submit(outbox).execute(Submission { trace: Some(trace), ..submission() }).await.unwrap();
     }
 
     #[tokio::test]
     async fn says_when_nothing_was_stored() {
         let mut outbox = MockOutbox::new();
         outbox.expect_enqueue().returning(|_| Err(EnqueueError::Full));
-        let answer = submit(outbox).execute(phone(), None).await;
+        let answer = submit(outbox).execute(submission()).await;
         assert!(matches!(answer, Err(SubmitError::Full)));
 
         let window = Window { quota: 20, period: Duration::from_secs(3_600) };
@@ -211,7 +291,7 @@ mod tests {
         let mut outbox = MockOutbox::new();
         let expected = violation.clone();
         outbox.expect_enqueue().returning(move |_| Ok(Enqueued::Limited(vec![violation.clone()])));
-        let answer = submit(outbox).execute(phone(), None).await;
+        let answer = submit(outbox).execute(submission()).await;
         assert!(matches!(answer, Err(SubmitError::Limited(found)) if found == [expected]));
     }
 
@@ -219,7 +299,7 @@ mod tests {
     async fn accepts_nothing_before_the_keys_are_there() {
         let submit = submit_with(MockOutbox::new(), Vault::default());
 
-        let answer = submit.execute(phone(), None).await;
+        let answer = submit.execute(submission()).await;
 
         assert!(matches!(answer, Err(SubmitError::Unavailable(_))));
     }

@@ -44,6 +44,7 @@ pub(crate) fn pending() -> Verification {
         code_length: 6.try_into().unwrap(),
         template: None,
         metadata: None,
+        api_key: None,
         secret: Some(CodeSecret {
             pepper: peppers().first().id().clone(),
             seed: Seed::from_bytes([7; 16]),

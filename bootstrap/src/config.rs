@@ -20,7 +20,7 @@ use domain::{CodeLength, Templates};
 use tracing_subscriber::EnvFilter;
 
 pub use self::verification::{
-    EventsConfig, GuardConfig, NumberConfig, VerificationConfig, guard_rules,
+    ApiConfig, EventsConfig, GuardConfig, NumberConfig, VerificationConfig, guard_rules,
 };
 use crate::environment::Environment;
 

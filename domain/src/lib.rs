@@ -30,7 +30,8 @@ pub use limits::{
 };
 pub use message::{Message, MessageId, Validity};
 pub use number::{
-    InvalidNumberType, InvalidRegion, NumberRefused, NumberRules, NumberType, Region,
+    InvalidNumberType, InvalidRegion, Number, NumberRefused, NumberRules, NumberType, Recipient,
+    Region,
 };
 pub use phone::{InvalidPhoneNumber, PhoneNumber};
 pub use secret::{

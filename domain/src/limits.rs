@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{ApiKeyId, Region};
+use crate::ApiKeyId;
 
 /// So many in so long: the window begins with the first and is empty again when it has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +75,10 @@ pub struct InvalidCustomLimit;
 pub struct SendOf<'a> {
     /// The end user's.
     pub ip: Option<IpAddr>,
-    /// Of the phone: [`crate::PhoneNumber::prefix`].
+    /// [`crate::Recipient::prefix_key`].
     pub prefix: &'a str,
-    pub region: Option<Region>,
+    /// [`crate::Recipient::region_key`].
+    pub region: Option<&'a str>,
     pub api_key: Option<ApiKeyId>,
     pub custom: &'a [(CustomLimit, String)],
 }
@@ -178,13 +179,24 @@ impl PolicyName {
 }
 
 impl SendLimits {
+    /// Nothing is counted.
+    pub const OFF: Self = Self {
+        phone: Windows::OFF,
+        ip: Windows::OFF,
+        prefix: Windows::OFF,
+        region: Windows::OFF,
+        key: Windows::OFF,
+        custom: BTreeMap::new(),
+        check: Windows::OFF,
+    };
+
     /// What a send is counted under beside its phone. What is off, or what the send says nothing
     /// of, is not counted.
     pub fn counters(&self, send: SendOf<'_>) -> Vec<Counter> {
         let ours = [
             ("ip", &self.ip, send.ip.map(ip_key)),
             ("prefix", &self.prefix, Some(send.prefix.to_owned())),
-            ("region", &self.region, send.region.map(|it| it.as_str().to_owned())),
+            ("region", &self.region, send.region.map(str::to_owned)),
             ("key", &self.key, send.api_key.map(|it| it.to_string())),
         ];
         let ours = ours.into_iter().filter_map(|(name, windows, key)| Some((name, windows, key?)));
@@ -352,7 +364,7 @@ mod tests {
         let send = SendOf {
             ip: Some("203.0.113.7".parse().unwrap()),
             prefix: "7999123",
-            region: Some("RU".parse().unwrap()),
+            region: Some("RU"),
             custom: &[(device, "a1".to_owned()), (other, "x".to_owned())],
             ..SendOf::default()
         };

@@ -1,4 +1,6 @@
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{borrow::Cow, collections::BTreeSet, fmt, str::FromStr};
+
+use crate::PhoneNumber;
 
 /// Where a number belongs: an ISO 3166-1 code of two capital letters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +31,24 @@ pub enum NumberType {
 #[error("not a type of number")]
 pub struct InvalidNumberType;
 
+/// A number that a numbering plan has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Number {
+    /// Its one form, however it was written: limits, the guard and checks go by it.
+    pub phone: PhoneNumber,
+    /// None: it belongs to no country.
+    pub region: Option<Region>,
+    pub kind: NumberType,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    Number(Number),
+    /// A text of digits that no numbering plan has. It stands for itself only.
+    Unreadable(PhoneNumber),
+}
+
 /// Which numbers anything is sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumberRules {
@@ -43,6 +63,41 @@ pub enum NumberRefused {
     Region,
     #[error("nothing is sent to numbers of this type")]
     Type,
+    #[error("nothing is sent to what is not a number of a numbering plan")]
+    Unreadable,
+}
+
+impl Recipient {
+    /// What limits, the guard and checks know the recipient by.
+    pub const fn phone(&self) -> &PhoneNumber {
+        match self {
+            Self::Number(number) => &number.phone,
+            Self::Unreadable(text) => text,
+        }
+    }
+
+    pub const fn region(&self) -> Option<Region> {
+        match self {
+            Self::Number(number) => number.region,
+            Self::Unreadable(_) => None,
+        }
+    }
+
+    /// What a limit by prefix counts it under. Texts that are no numbers share none with numbers.
+    pub fn prefix_key(&self) -> Cow<'_, str> {
+        match self {
+            Self::Number(number) => number.phone.prefix().into(),
+            Self::Unreadable(text) => format!("?{}", text.prefix()).into(),
+        }
+    }
+
+    /// What a limit by region counts it under; none: it is not counted.
+    pub fn region_key(&self) -> Option<&str> {
+        match self {
+            Self::Number(number) => number.region.as_ref().map(Region::as_str),
+            Self::Unreadable(_) => Some("?"),
+        }
+    }
 }
 
 impl Region {
@@ -111,6 +166,9 @@ impl FromStr for NumberType {
 }
 
 impl NumberRules {
+    /// No number is refused.
+    pub const NONE: Self = Self { allowed: None, refused: BTreeSet::new() };
+
     /// Whether anything is sent to a number. One without a region belongs to no country, and an
     /// allow list does not have it.
     pub fn check(&self, region: Option<Region>, kind: NumberType) -> Result<(), NumberRefused> {

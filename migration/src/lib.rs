@@ -22,6 +22,7 @@ mod m20261123_000003_receipts;
 mod m20261123_000004_taken_over;
 mod m20261123_000005_decisions;
 mod m20261130_000001_write_probe;
+mod m20261130_000005_api_newest;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000004_taken_over::Migration),
             Box::new(m20261123_000005_decisions::Migration),
             Box::new(m20261130_000001_write_probe::Migration),
+            Box::new(m20261130_000005_api_newest::Migration),
         ]
     }
 }

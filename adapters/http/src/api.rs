@@ -1,8 +1,8 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use application::{
-    Authorize, AuthorizeError, SubmitError, SubmitMessage, TraceParent,
-    ports::{ApiKeys, Outbox},
+    Authorize, AuthorizeError, Submission, SubmitError, SubmitMessage,
+    ports::{ApiKeys, Outbox, Violation},
 };
 use axum::{
     Router,
@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use domain::{PhoneNumber, Scope};
+use domain::{ApiKeyId, Region, Scope};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use rand_core::CryptoRng;
@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     ApiAuth, ApiMetrics, auth,
     error::{ApiError, FailureLog, JSON},
-    limits,
+    limits, numbering,
 };
 
 pub(crate) mod request;
@@ -48,6 +48,10 @@ pub struct ApiSettings {
     pub body_timeout: Duration,
     /// Who must show a key: here, only with [`ApiAuth::All`].
     pub auth: ApiAuth,
+    /// Whose numbers may be written as they are dialled there.
+    pub default_region: Option<Region>,
+    /// Otherwise its paths are not there.
+    pub is_open: bool,
 }
 
 /// Why a body was not read.
@@ -86,19 +90,24 @@ where
         settings,
         failures: FailureLog::new("messages are not stored"),
     });
+    let paths: &[&str] =
+        if settings.is_open { &["/api", "/api/", "/api/send", "/api/send/"] } else { &[] };
     let send = post(send::<O, K, R>).fallback(refuse_method::<O, K, R>);
-    Router::new()
-        .route("/api", send.clone())
-        .route("/api/", send.clone())
-        .route("/api/send", send.clone())
-        .route("/api/send/", send)
+    paths
+        .iter()
+        .fold(Router::new(), |router, path| router.route(path, send.clone()))
         .fallback(async || ApiError::NotFound)
         .with_state(api)
 }
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { body_timeout: Duration::from_secs(10), auth: ApiAuth::default() }
+        Self {
+            body_timeout: Duration::from_secs(10),
+            auth: ApiAuth::default(),
+            default_region: None,
+            is_open: true,
+        }
     }
 }
 
@@ -136,14 +145,18 @@ where
 
 impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     async fn send(&self, request: Request) -> Result<(), ApiError> {
-        let (phone, trace) = self.asked(request).await?;
-        let Err(error) = self.submit.execute(phone, trace).await else {
+        let submission = self.asked(request).await?;
+        let Err(error) = self.submit.execute(submission).await else {
             return Ok(());
         };
         Err(match error {
             SubmitError::Limited(violations) => {
-                ApiError::TooMany { retry_after: limits::retry_after(&violations) }
+                let of_phone = |it: &Violation| it.policy.name.as_str().starts_with("phone-");
+                let retry_after = limits::retry_after(&violations);
+                ApiError::TooMany { to_number: violations.iter().any(of_phone), retry_after }
             }
+            SubmitError::Refused(_) => ApiError::NumberRefused,
+            SubmitError::Blocked => ApiError::Blocked,
             SubmitError::Full => {
                 self.failures.log(&error);
                 ApiError::Busy
@@ -157,25 +170,23 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
 
     /// What is asked for. Nothing of the request is kept while it waits to be stored: its headers
     /// alone hold the whole buffer that they came in, and the connection would take another.
-    async fn asked(
-        &self,
-        request: Request,
-    ) -> Result<(PhoneNumber, Option<TraceParent>), ApiError> {
+    async fn asked(&self, request: Request) -> Result<Submission, ApiError> {
         let (head, body) = request.into_parts();
         // Also of one without a key: whoever is answered in the middle of a body may not hear it.
         let body = timeout(self.settings.body_timeout, read(body, &head.headers, MAX_BODY)).await;
-        self.authorize(&head.headers).await?;
+        let api_key = self.authorize(&head.headers).await?;
         let body = body.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::InvalidBody)?;
-        let phone = request::phone(&head, body).await?;
-        Ok((phone, trace(&head.headers)))
+        let written = request::phone(&head, body).await?;
+        let to = numbering::recipient(&written, self.settings.default_region);
+        Ok(Submission { to, written, api_key, trace: trace(&head.headers) })
     }
 
-    async fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+    async fn authorize(&self, headers: &HeaderMap) -> Result<Option<ApiKeyId>, ApiError> {
         if self.settings.auth != ApiAuth::All {
-            return Ok(());
+            return Ok(None);
         }
         match auth::caller(&self.keys, headers, Scope::Send).await {
-            Ok(_) => Ok(()),
+            Ok(id) => Ok(Some(id)),
             Err(AuthorizeError::Unknown) => Err(ApiError::Unauthorized),
             Err(AuthorizeError::Lacks(_)) => Err(ApiError::Forbidden),
             Err(error @ AuthorizeError::Unavailable(_)) => {
@@ -215,7 +226,7 @@ pub(crate) async fn read(
 }
 
 /// The caller's trace, if it sent one header that is valid.
-pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
+pub(crate) fn trace(headers: &HeaderMap) -> Option<application::TraceParent> {
     let mut values = headers.get_all("traceparent").iter();
     let value = values.next()?;
     if values.next().is_some() {

@@ -51,8 +51,12 @@ pub(crate) enum ApiError {
     Unauthorized,
     #[error("API key lacks the scope send")]
     Forbidden,
-    #[error("too many messages to this number")]
-    TooMany { retry_after: u64 },
+    #[error("messages to this number are not allowed")]
+    NumberRefused,
+    #[error("messages to this number are not allowed for now")]
+    Blocked,
+    #[error("too many messages")]
+    TooMany { to_number: bool, retry_after: u64 },
     #[error("too busy")]
     Busy,
     #[error("storage unavailable")]
@@ -92,8 +96,18 @@ impl ApiError {
             Self::Forbidden => {
                 (StatusCode::FORBIDDEN, r#"{"error":"API key lacks the scope send"}"#)
             }
-            Self::TooMany { .. } => {
+            Self::NumberRefused => {
+                (StatusCode::FORBIDDEN, r#"{"error":"messages to this number are not allowed"}"#)
+            }
+            Self::Blocked => (
+                StatusCode::FORBIDDEN,
+                r#"{"error":"messages to this number are not allowed for now"}"#,
+            ),
+            Self::TooMany { to_number: true, .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, r#"{"error":"too many messages to this number"}"#)
+            }
+            Self::TooMany { to_number: false, .. } => {
+                (StatusCode::TOO_MANY_REQUESTS, r#"{"error":"too many messages"}"#)
             }
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, r#"{"error":"too busy, try again"}"#),
             Self::StorageUnavailable => {
@@ -112,7 +126,7 @@ impl IntoResponse for ApiError {
             Self::Busy | Self::StorageUnavailable => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            Self::TooMany { retry_after } => {
+            Self::TooMany { retry_after, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
             }
             Self::BodyTimeout => {
@@ -125,7 +139,9 @@ impl IntoResponse for ApiError {
             | Self::NotFound
             | Self::MethodNotAllowed
             | Self::Internal
-            | Self::Forbidden => {}
+            | Self::Forbidden
+            | Self::NumberRefused
+            | Self::Blocked => {}
         }
         response
     }

@@ -20,7 +20,7 @@ pub use api::{ApiSettings, router};
 pub use auth::ApiAuth;
 pub use docs::router as docs_router;
 pub use metrics::{ApiMetrics, connections_refused};
-pub use numbering::has_numbers;
+pub use numbering::{has_numbers, recipient};
 pub use operations::metrics_router;
 pub use page::router as page_router;
 pub use readiness::Readiness;

@@ -1,17 +1,7 @@
 //! What a number is, by the numbering plans of the world.
 
-use domain::{NumberType, PhoneNumber, Region};
+use domain::{Number, NumberType, PhoneNumber, Recipient, Region};
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, PhoneNumberType};
-
-/// A number that some plan has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Number {
-    /// The one form of it, which limits are counted under.
-    pub(crate) phone: PhoneNumber,
-    /// None: it belongs to no country.
-    pub(crate) region: Option<Region>,
-    pub(crate) kind: NumberType,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InvalidNumber {
@@ -39,17 +29,20 @@ pub fn has_numbers(region: Region) -> bool {
 
 /// Reads a number in international form, with or without `+`.
 ///
-/// With a default region, a text without `+` is first taken for a number as it is dialled there.
+/// With a default region, a text without `+` is first taken for a number as it is dialled there,
+/// unless it has the region's own code.
 pub(crate) fn number(text: &str, default: Option<Region>) -> Result<Number, InvalidNumber> {
     let international = is_international(text);
     let national = default.filter(|_| is_national(text));
     if !international && national.is_none() {
         return Err(InvalidNumber::Form);
     }
-    let dialled = national.and_then(|region| look_up(text, Some(region)));
-    dialled
-        .or_else(|| if international { look_up(&with_plus(text), None) } else { None })
-        .ok_or(InvalidNumber::Unassigned)
+    let dialled = || national.and_then(|region| look_up(text, Some(region)));
+    let in_full = international.then(|| look_up(&with_plus(text), None)).flatten();
+    // What begins with the region's own code is in full: a plan may have such a number, too.
+    let at_home = in_full.as_ref().is_some_and(|it| it.region.is_some() && it.region == default);
+    let number = if at_home { in_full } else { dialled().or(in_full) };
+    number.ok_or(InvalidNumber::Unassigned)
 }
 
 /// Reads a number that something may have been sent to: by `/api`, also to one that no plan has.
@@ -61,6 +54,33 @@ pub(crate) fn sent_to(text: &str, default: Option<Region>) -> Result<PhoneNumber
         }
         Err(error) => Err(error),
     }
+}
+
+/// Reads digits that a client of `/api` wrote, in whatever way they lead to a number: in
+/// international form, also behind zeros, or as they are dialled in the default region.
+///
+/// Where they can be read in both ways, they are in international form, as the contract of `/api`
+/// has it; unless they begin with 0, as no country's code does, or are exactly what is dialled.
+pub fn recipient(written: &PhoneNumber, default: Option<Region>) -> Recipient {
+    let digits = written.as_str();
+    let significant = digits.trim_start_matches('0');
+    let international = || (significant.len() >= 7).then(|| look_up(&with_plus(significant), None));
+    let national = |digits| default.and_then(|region| look_up(digits, Some(region)));
+    let dialled = national(digits).filter(|it| digits.starts_with('0') || is_dialled(digits, it));
+    let number = dialled
+        .or_else(|| international().flatten())
+        .or_else(|| national(digits))
+        .or_else(|| national(significant));
+    number.map_or_else(|| Recipient::Unreadable(written.clone()), Recipient::Number)
+}
+
+/// Whether the digits are those that a number has in its own country, with the trunk prefix.
+fn is_dialled(digits: &str, number: &Number) -> bool {
+    let Ok(number) = PHONE_NUMBER_UTIL.parse(with_plus(number.phone.as_str()), None) else {
+        return false;
+    };
+    let national = PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::National);
+    national.bytes().filter(u8::is_ascii_digit).eq(digits.bytes())
 }
 
 /// The digits of a number in international form, whether or not a plan has it.
@@ -218,6 +238,7 @@ mod tests {
         check("+79991234567", "RU", Ok("79991234567"));
         check("89999999999", "RU", Ok("79999999999"));
         check("015123456789", "DE", Ok("4915123456789"));
+        check("4915123456789", "DE", Ok("4915123456789"));
         // An E.164 number of another country stays one without its plus.
         check("79991234567", "DE", Ok("79991234567"));
         check("+79991234567", "DE", Ok("79991234567"));
@@ -226,6 +247,49 @@ mod tests {
         check("8 999 123 45 67", "RU", Err(InvalidNumber::Form));
         check("8999123456a", "RU", Err(InvalidNumber::Form));
         check("1123456789012345", "RU", Err(InvalidNumber::Form));
+    }
+
+    #[test]
+    fn one_handset_is_one_recipient_however_it_is_written() {
+        #[track_caller]
+        fn check(default: Option<&str>, phone: &str, code: &str, spellings: &[&str]) {
+            let default = default.map(region);
+            for text in spellings {
+                let Recipient::Number(found) = recipient(&text.parse().unwrap(), default) else {
+                    panic!("{text} cannot be read")
+                };
+                assert_eq!((found.phone.as_str(), found.region), (phone, Some(region(code))));
+            }
+        }
+
+        let russian =
+            ["79991234567", "079991234567", "0079991234567", "00079991234567", "000079991234567"];
+        check(None, "79991234567", "RU", &russian);
+        check(Some("DE"), "79991234567", "RU", &russian);
+        check(Some("RU"), "79991234567", "RU", &russian);
+        check(
+            Some("RU"),
+            "79991234567",
+            "RU",
+            &["89991234567", "81079991234567", "089991234567", "0089991234567"],
+        );
+        check(Some("RU"), "74951234567", "RU", &["84951234567", "74951234567"]);
+        check(Some("US"), "12025550123", "US", &["12025550123", "0012025550123"]);
+        check(Some("DE"), "15123456789", "US", &["15123456789"]);
+        let german = ["4915123456789", "004915123456789", "49015123456789"];
+        check(None, "4915123456789", "DE", &german);
+        check(Some("DE"), "4915123456789", "DE", &["015123456789", "4915123456789"]);
+    }
+
+    #[test]
+    fn what_no_plan_has_stands_for_itself() {
+        for (text, default) in
+            [("89999999999", None), ("00000000000", Some("RU")), ("99999999999", Some("DE"))]
+        {
+            let written: PhoneNumber = text.parse().unwrap();
+            let found = recipient(&written, default.map(region));
+            assert_eq!(found, Recipient::Unreadable(written), "{text}");
+        }
     }
 
     #[test]

@@ -585,7 +585,9 @@ fn verification(pacing: &Pacing) -> Object {
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
         .description(Some("From when on a resend is sent; null: there will be none."));
-    let metadata = ObjectBuilder::new().additional_properties(Some(string_schema()));
+    let metadata = ObjectBuilder::new().additional_properties(Some(string_schema())).description(
+        Some("Told to keys with the scope read or admin, and to the key that began it."),
+    );
     let events = ArrayBuilder::new().items(Ref::from_schema_name("Event"));
     closed(
         ObjectBuilder::new()

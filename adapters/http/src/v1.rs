@@ -16,8 +16,8 @@ use axum::{
     routing::{any, get, post},
 };
 use domain::{
-    ApiKeyId, Code, CodeLength, NumberRules, Pacing, PhoneNumber, Region, Scope, SendLimits,
-    Templates, VerificationId, VerificationStatus,
+    ApiKeyId, Code, CodeLength, Pacing, PhoneNumber, Region, Scope, SendLimits, Templates,
+    VerificationId, VerificationStatus,
 };
 use rand_core::CryptoRng;
 use serde_json::json;
@@ -64,7 +64,6 @@ pub struct V1<O, V, A, K, R> {
 /// What holds on `/v1`. Limits and pacing are told to clients here; the use cases hold to them.
 #[derive(Debug, Clone)]
 pub struct V1Settings {
-    pub numbers: NumberRules,
     /// Whose numbers may be written as they are dialled there.
     pub default_region: Option<Region>,
     pub auth: ApiAuth,
@@ -329,10 +328,10 @@ where
         match operation {
             Operation::Start => self.start(asked, claim).await,
             Operation::CheckByPhone => self.check_by_phone(asked, claim).await,
-            Operation::Find => self.find(asked.id()?).await,
+            Operation::Find => self.find(asked.id()?, asked).await,
             Operation::Check => self.check(asked.id()?, asked, claim).await,
             Operation::Resend => self.resend(asked.id()?, asked, claim).await,
-            Operation::Cancel => self.cancel(asked.id()?).await,
+            Operation::Cancel => self.cancel(asked.id()?, asked).await,
             Operation::Receipt => self.note_receipt(asked).await,
         }
     }

@@ -36,6 +36,7 @@ pub use idempotency::SqlAnswers;
 pub use keys::SqlApiKeys;
 pub use leases::SqlPartitionLeases;
 pub use ledger::SqlDeliveryLedger;
+pub use limits::{Cleared, clear_limits};
 pub use outbox::{CoalescingOutbox, OutboxSettings};
 pub use schema::{SchemaError, check_schema};
 pub use secrets::{FileSecrets, SqlSecrets};

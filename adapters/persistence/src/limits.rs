@@ -1,14 +1,16 @@
 use std::{collections::HashMap, time::Duration};
 
 use application::ports::Violation;
-use domain::{Counter, Policy, Windows};
+use domain::{Counter, PhoneNumber, Policy, Windows};
 use sea_orm::{DbErr, QueryResult, Value};
 use serde_json::json;
 
-use crate::database::{Database, Sql, lasting, millis};
+use crate::database::{Database, Sql, Told, lasting, millis};
 
 /// Counts sends on the row of a phone, if each of its windows has room and, where they want the
 /// phone for themselves, nothing is pending for it. A row that is refused is not returned.
+///
+/// Each door has its newest verification there, and a send leaves the other door's alone.
 ///
 /// The row keeps the quotas because only what is to be inserted is seen here without a look-up. A
 /// quota of 0 is no window; sends of others whose window it is are counted in it all the same.
@@ -17,8 +19,12 @@ macro_rules! count_on_phone {
         concat!(
             "
     ON CONFLICT (phone) DO UPDATE SET
-        newest = excluded.newest,
-        newest_until = excluded.newest_until,
+        newest = coalesce(excluded.newest, known.newest),
+        newest_until = CASE WHEN excluded.newest IS NULL THEN known.newest_until
+            ELSE excluded.newest_until END,
+        api_newest = coalesce(excluded.api_newest, known.api_newest),
+        api_newest_until = CASE WHEN excluded.api_newest IS NULL THEN known.api_newest_until
+            ELSE excluded.api_newest_until END,
         exclusive = excluded.exclusive,
         quota_1 = excluded.quota_1,
         sends_1 = CASE WHEN known.ends_1 > ",
@@ -57,6 +63,25 @@ macro_rules! count_on_phone {
     };
 }
 pub(crate) use count_on_phone;
+
+/// What a phone's windows are kept under, and its newest verifications.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Account(String);
+
+impl Account {
+    /// `apart`: of what comes through an open `/api` only.
+    pub(crate) fn of(phone: &PhoneNumber, apart: bool) -> Self {
+        Self(format!("{}{}", if apart { "api:" } else { "" }, phone.as_str()))
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn into_text(self) -> String {
+        self.0
+    }
+}
 
 /// What was counted in a window, and how long it still runs; zero: it is over.
 #[derive(Debug, Clone, Copy)]
@@ -229,3 +254,44 @@ pub(crate) fn three(windows: &Windows) -> [(i32, i64); 3] {
     }
     three
 }
+
+/// What was forgotten of a phone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cleared {
+    /// Windows of guesses at it.
+    pub guesses: u64,
+    /// Accounts of messages to it that had a running window.
+    pub messages: u64,
+}
+
+/// Forgets the guesses at a phone and the messages to it, from both doors.
+pub async fn clear_limits(
+    database: &Database,
+    phone: &PhoneNumber,
+) -> Result<Cleared, application::ports::StoreError> {
+    let values = || vec![phone.as_str().into()];
+    let guesses = database.execute(FORGET_GUESSES, values()).await.map_err(Told)?;
+    let messages = database.execute(FORGET_MESSAGES, values()).await.map_err(Told)?;
+    Ok(Cleared { guesses, messages })
+}
+
+const FORGET_GUESSES: Sql = Sql {
+    postgres: "
+DELETE FROM limit_counter
+WHERE policy LIKE 'check-%' AND key IN ($1, '?' || $1, 'api:' || $1, 'api?' || $1)",
+    sqlite: "
+DELETE FROM limit_counter
+WHERE policy LIKE 'check-%' AND key IN ($1, '?' || $1, 'api:' || $1, 'api?' || $1)",
+};
+
+const FORGET_MESSAGES: Sql = Sql {
+    postgres: "
+UPDATE phone
+SET ends_1 = now(), ends_2 = now(), ends_3 = now()
+WHERE phone IN ($1, 'api:' || $1) AND greatest(ends_1, ends_2, ends_3) > now()",
+    sqlite: "
+UPDATE phone
+SET ends_1 = 0, ends_2 = 0, ends_3 = 0
+WHERE phone IN ($1, 'api:' || $1)
+  AND max(ends_1, ends_2, ends_3) > CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+};

@@ -4,9 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use application::ports::{EnqueueError, Enqueued, NewSend, Outbox, Verification, Violation};
 use autometrics::autometrics;
-use domain::{
-    ApiKeyId, CodeLength, Counter, Metadata, Origin, PhoneNumber, TemplateKey, VerificationId,
-};
+use domain::{ApiKeyId, CodeLength, Counter, Metadata, Origin, TemplateKey, VerificationId};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
 use serde_json::json;
 use tokio::{
@@ -23,7 +21,7 @@ use uuid::Uuid;
 pub(crate) use self::sql::{COUNT_ON_PHONES, PHONES, STORE};
 use crate::{
     database::{Database, begin, clock, hex, millis, time},
-    limits::{COUNT_SQLITE, Counters, PhoneWindows, counter_row, three},
+    limits::{Account, COUNT_SQLITE, Counters, PhoneWindows, counter_row, three},
     refusal::is_about_a_row,
     verifications,
 };
@@ -130,13 +128,13 @@ struct Writer {
 #[derive(Debug, Default)]
 struct Turn {
     jobs: Vec<Job>,
-    phones: Vec<Wanted>,
+    accounts: Vec<Wanted>,
 }
 
-/// What one statement does to a phone.
+/// What one statement does to an account.
 #[derive(Debug)]
 struct Wanted {
-    phone: PhoneNumber,
+    account: Account,
     /// The verification of the last of the sends.
     newest: VerificationId,
     ttl: Duration,
@@ -148,8 +146,8 @@ struct Wanted {
 /// What became of a turn.
 #[derive(Debug)]
 struct Inserted {
-    /// When it was accepted, in milliseconds since 1970, for each phone that was not refused.
-    phones: HashMap<String, i64>,
+    /// When it was accepted, in milliseconds since 1970, for each account that was not refused.
+    accounts: HashMap<String, i64>,
     /// Otherwise a counter is over its quota, and nothing is stored.
     holds: bool,
 }
@@ -161,8 +159,8 @@ struct Known {
     pending: Option<Verification>,
 }
 
-/// How many more sends a phone has room for, where that is known.
-type Rooms = HashMap<PhoneNumber, u32>;
+/// How many more sends an account has room for, where that is known.
+type Rooms = HashMap<Account, u32>;
 
 /// How long a writer waits where it gets no connection.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -205,11 +203,11 @@ impl Writer {
                     continue;
                 }
             };
-            let is_through = |job: &Job| inserted.phones.contains_key(job.phone().as_str());
+            let is_through = |job: &Job| inserted.accounts.contains_key(job.account().as_str());
             let (through, refused): (Vec<Job>, Vec<Job>) =
                 turn.jobs.into_iter().partition(is_through);
             let later = if inserted.holds {
-                self.accept(through, &inserted.phones);
+                self.accept(through, &inserted.accounts);
                 waiting = Vec::new();
                 later
             } else {
@@ -257,13 +255,13 @@ impl Writer {
         }
     }
 
-    fn accept(&self, jobs: Vec<Job>, phones: &HashMap<String, i64>) {
+    fn accept(&self, jobs: Vec<Job>, accounts: &HashMap<String, i64>) {
         if jobs.is_empty() {
             return;
         }
         self.stored.notify_one();
         for job in jobs {
-            let at = time(phones.get(job.phone().as_str()).copied().unwrap_or_default());
+            let at = time(accounts.get(job.account().as_str()).copied().unwrap_or_default());
             job.answer(Ok(Enqueued::Accepted { at }));
         }
     }
@@ -306,8 +304,8 @@ impl Writer {
         if jobs.is_empty() {
             return (jobs, rooms);
         }
-        let phones = match self.phones(&jobs).await {
-            Ok(phones) => phones,
+        let accounts = match self.accounts(&jobs).await {
+            Ok(accounts) => accounts,
             Err(error) => {
                 fail(jobs, &error);
                 return (Vec::new(), rooms);
@@ -315,7 +313,7 @@ impl Writer {
         };
         let undecided = jobs.into_iter().filter_map(|job| {
             let NewSend { verification, phone_limits, .. } = &job.send;
-            let Some(Known { windows, pending }) = phones.get(job.phone().as_str()) else {
+            let Some(Known { windows, pending }) = accounts.get(job.account().as_str()) else {
                 return Some(job);
             };
             if let Some(pending) = pending
@@ -330,22 +328,21 @@ impl Writer {
                 job.answer(Ok(Enqueued::Limited(violations)));
                 return None;
             }
-            rooms.insert(job.phone().clone(), windows.room(phone_limits));
+            rooms.insert(job.account(), windows.room(phone_limits));
             Some(job)
         });
         let undecided = undecided.collect();
         (undecided, rooms)
     }
 
-    async fn phones(&self, jobs: &[Job]) -> Result<HashMap<String, Known>, DbErr> {
-        let mut phones: Vec<String> =
-            jobs.iter().map(|job| job.phone().as_str().to_owned()).collect();
-        phones.sort_unstable();
-        phones.dedup();
+    async fn accounts(&self, jobs: &[Job]) -> Result<HashMap<String, Known>, DbErr> {
+        let mut accounts: Vec<String> = jobs.iter().map(|job| job.account().into_text()).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
         let values = if self.database.is_postgres() {
-            vec![phones.into()]
+            vec![accounts.into()]
         } else {
-            vec![json!(phones).to_string().into()]
+            vec![json!(accounts).to_string().into()]
         };
         let rows = self.database.rows(sql::PHONES, values).await?;
         let read = |row: &QueryResult| {
@@ -353,7 +350,7 @@ impl Writer {
                 windows: PhoneWindows::read(row)?,
                 pending: verifications::read_if_any(row)?,
             };
-            Ok((row.try_get("", "known_phone")?, known))
+            Ok((row.try_get("", "account")?, known))
         };
         rows.iter().map(read).collect()
     }
@@ -408,18 +405,19 @@ impl Writer {
             let values = vec![rows.to_string().into(), now.into()];
             transaction.query_all_raw(self.database.as_written(sql, values)).await
         };
-        let wanted = turn.phones.iter().map(Wanted::as_json).collect();
+        let wanted = turn.accounts.iter().map(Wanted::as_json).collect();
         let rows = run(sql::COUNT_ON_PHONES, wanted).await?;
-        let phones = rows.iter().map(|row| Ok((row.try_get("", "phone")?, now)));
-        let phones = phones.collect::<Result<HashMap<String, i64>, DbErr>>()?;
-        let through = || turn.jobs.iter().filter(|job| phones.contains_key(job.phone().as_str()));
+        let accounts = rows.iter().map(|row| Ok((row.try_get("", "account")?, now)));
+        let accounts = accounts.collect::<Result<HashMap<String, i64>, DbErr>>()?;
+        let is_through = |job: &&Job| accounts.contains_key(job.account().as_str());
+        let through = || turn.jobs.iter().filter(is_through);
 
         let counters: Vec<_> = through().flat_map(|job| &job.send.extra).map(counter_row).collect();
         if !counters.is_empty() {
             for row in run(COUNT_SQLITE, counters.into()).await? {
                 if !row.try_get::<bool>("", "holds")? {
                     transaction.rollback().await?;
-                    return Ok(Inserted { phones, holds: false });
+                    return Ok(Inserted { accounts, holds: false });
                 }
             }
         }
@@ -434,13 +432,13 @@ impl Writer {
             run(sql::TELL, ids.collect()).await?;
         }
         transaction.commit().await?;
-        Ok(Inserted { phones, holds: true })
+        Ok(Inserted { accounts, holds: true })
     }
 }
 
 impl Job {
-    fn phone(&self) -> &PhoneNumber {
-        &self.send.message.phone
+    fn account(&self) -> Account {
+        Account::of(&self.send.phone, self.send.apart)
     }
 
     fn verification(&self) -> VerificationId {
@@ -464,10 +462,10 @@ impl Job {
     }
 
     fn verification_as_json(&self, sequences: &HashMap<String, i64>) -> serde_json::Value {
-        let NewSend { message, ttl, verification: new, .. } = &self.send;
+        let NewSend { message, phone, ttl, verification: new, .. } = &self.send;
         json!([
             self.verification().as_uuid().to_string(),
-            message.phone.as_str(),
+            phone.as_str(),
             new.origin.as_str(),
             new.region.map(|region| region.as_str().to_owned()),
             hex(new.secret.code_hash.as_bytes()),
@@ -486,14 +484,15 @@ impl Job {
 impl Turn {
     /// Takes what goes together, in the order of arrival; the rest is for later.
     fn of(jobs: Vec<Job>, rooms: &Rooms) -> (Self, Vec<Job>) {
-        let mut places: HashMap<PhoneNumber, usize> = HashMap::with_capacity(jobs.len());
+        let mut places: HashMap<Account, usize> = HashMap::with_capacity(jobs.len());
         let (mut turn, mut later) = (Self::default(), Vec::new());
         for job in jobs {
             let exclusive = job.send.verification.origin == Origin::V1;
             let windows = &job.send.phone_limits;
-            if let Some(place) = places.get(job.phone()) {
-                let wanted = &mut turn.phones[*place];
-                let room = rooms.get(job.phone()).copied().unwrap_or(u32::MAX);
+            let account = job.account();
+            if let Some(place) = places.get(&account) {
+                let wanted = &mut turn.accounts[*place];
+                let room = rooms.get(&account).copied().unwrap_or(u32::MAX);
                 let room = windows.smallest_quota().map_or(room, |quota| quota.min(room));
                 let alone = exclusive || wanted.exclusive || wanted.windows != three(windows);
                 if alone || wanted.sends >= room {
@@ -503,9 +502,9 @@ impl Turn {
                 wanted.sends += 1;
                 (wanted.newest, wanted.ttl) = (job.verification(), job.send.ttl);
             } else {
-                places.insert(job.phone().clone(), turn.phones.len());
-                turn.phones.push(Wanted {
-                    phone: job.phone().clone(),
+                places.insert(account.clone(), turn.accounts.len());
+                turn.accounts.push(Wanted {
+                    account,
                     newest: job.verification(),
                     ttl: job.send.ttl,
                     exclusive,
@@ -523,7 +522,7 @@ impl Wanted {
     fn as_json(&self) -> serde_json::Value {
         let [(quota_1, period_1), (quota_2, period_2), (quota_3, period_3)] = self.windows;
         json!([
-            self.phone.as_str(),
+            self.account.as_str(),
             self.newest.as_uuid().to_string(),
             millis(self.ttl),
             i32::from(self.exclusive),
@@ -534,16 +533,17 @@ impl Wanted {
             period_2,
             quota_3,
             period_3,
+            !self.exclusive,
         ])
     }
 }
 
 impl Inserted {
     fn read(rows: &[QueryResult], holds: bool) -> Result<Self, DbErr> {
-        let phone =
-            |row: &QueryResult| Ok((row.try_get("", "phone")?, row.try_get("", "accepted_at")?));
-        let phones = rows.iter().map(phone).collect::<Result<_, DbErr>>()?;
-        Ok(Self { phones, holds })
+        let account =
+            |row: &QueryResult| Ok((row.try_get("", "account")?, row.try_get("", "accepted_at")?));
+        let accounts = rows.iter().map(account).collect::<Result<_, DbErr>>()?;
+        Ok(Self { accounts, holds })
     }
 }
 
@@ -551,7 +551,7 @@ impl Inserted {
 fn postgres_values(turn: &Turn) -> Vec<Value> {
     let new = || turn.jobs.iter().map(|job| &job.send);
     let text = |read: fn(&NewSend) -> String| Value::from(new().map(read).collect::<Vec<_>>());
-    let wanted = || turn.phones.iter();
+    let wanted = || turn.accounts.iter();
     let mut values = vec![
         new().map(|new| new.message.id.as_uuid()).collect::<Vec<Uuid>>().into(),
         turn.jobs.iter().map(|job| job.verification().as_uuid()).collect::<Vec<Uuid>>().into(),
@@ -577,7 +577,9 @@ fn postgres_values(turn: &Turn) -> Vec<Value> {
             .map(|new| new.verification.api_key.map_or(Uuid::nil(), ApiKeyId::as_uuid))
             .collect::<Vec<Uuid>>()
             .into(),
-        wanted().map(|it| it.phone.as_str().to_owned()).collect::<Vec<_>>().into(),
+        text(|new| new.phone.as_str().to_owned()),
+        turn.jobs.iter().map(|job| job.account().into_text()).collect::<Vec<_>>().into(),
+        wanted().map(|it| it.account.as_str().to_owned()).collect::<Vec<_>>().into(),
         wanted().map(|it| it.newest.as_uuid()).collect::<Vec<Uuid>>().into(),
         wanted().map(|it| millis(it.ttl)).collect::<Vec<i64>>().into(),
         wanted().map(|it| i32::from(it.exclusive)).collect::<Vec<i32>>().into(),
@@ -597,7 +599,7 @@ fn postgres_counters(jobs: &[Job]) -> [Value; 5] {
         || jobs.iter().flat_map(|job| job.send.extra.iter().map(move |counter| (job, counter)));
     let text = |read: fn((&Job, &Counter)) -> String| counters().map(read).collect::<Vec<_>>();
     [
-        text(|(job, _)| job.phone().as_str().to_owned()).into(),
+        text(|(job, _)| job.account().into_text()).into(),
         text(|(_, counter)| counter.policy.name.as_str().to_owned()).into(),
         text(|(_, counter)| counter.key.clone()).into(),
         counters()

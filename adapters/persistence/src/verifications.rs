@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
     AnswerClaim, Approval, Attempt, CodeSecret, Event, EventKind, History, NewTest,
-    NewVerification, Receipt, Resend, Resent, StoreError, Target, Tried, Verification,
+    NewVerification, Newest, Receipt, Resend, Resent, StoreError, Target, Tried, Verification,
     Verifications, Violation,
 };
 use autometrics::autometrics;
 use domain::{
-    ATTEMPTS, Counter, MessageId, Metadata, Origin, PhoneNumber, Policy, Seed, VerificationId,
-    VerificationStatus,
+    ATTEMPTS, CodeHash, Counter, KeyId, MessageId, Metadata, Origin, PhoneNumber, Policy, Seed,
+    VerificationId, VerificationStatus,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
 use serde_json::json;
@@ -43,6 +43,15 @@ enum Resending {
     PhoneFull,
     /// A counter has no room.
     Over,
+}
+
+/// What a guess is counted under in SQLite, and what it is tried against.
+#[derive(Debug)]
+struct Guessed {
+    found: Option<Found>,
+    counter: String,
+    /// Whether the attempt may be made if this has room; otherwise it is counted for the work only.
+    counts: bool,
 }
 
 /// What is tried in SQLite, as it stands before.
@@ -218,12 +227,13 @@ impl SqlVerifications {
         };
         let phone: String = target.try_get("", "phone")?;
         let ttl: i64 = target.try_get("", "ttl")?;
+        let is_api: bool = target.try_get("", "is_api")?;
 
         let [(quota_1, period_1), (quota_2, period_2), (quota_3, period_3)] =
             three(&again.phone_limits);
         let uuid = again.id.as_uuid().to_string();
         let wanted = json!([[
-            phone, uuid, ttl, 0, 1, quota_1, period_1, quota_2, period_2, quota_3, period_3
+            phone, uuid, ttl, 0, 1, quota_1, period_1, quota_2, period_2, quota_3, period_3, is_api
         ]]);
         let values = vec![wanted.to_string().into(), now.into()];
         if self.run_in(&transaction, COUNT_ON_PHONES, values).await?.is_empty() {
@@ -277,89 +287,142 @@ impl SqlVerifications {
     ) -> Result<Tried, DbErr> {
         let transaction = begin(&connection).await?;
         let now = clock(&transaction).await?;
-        let (key, found) = match &attempt.target {
-            Target::Id(id) => (self.database.id(id.as_uuid()), sql::TARGET_BY_ID),
-            Target::Newest { phone, .. } => (phone.as_str().into(), sql::TARGET_BY_PHONE),
+        let look = async |sql, key: Value, hashes: &[(KeyId, CodeHash)]| {
+            let hashes = hashes.iter();
+            let hashes =
+                hashes.map(|(pepper, hash)| json!([pepper.as_str(), hex(hash.as_bytes())]));
+            let hashes = hashes.collect::<serde_json::Value>().to_string();
+            let values = vec![key, now.into(), ATTEMPTS.into(), hashes.into()];
+            self.run_in(&transaction, sql, values).await
         };
-        let hashes = attempt.hashes.iter();
-        let hashes = hashes.map(|(pepper, hash)| json!([pepper.as_str(), hex(hash.as_bytes())]));
-        let hashes = hashes.collect::<serde_json::Value>().to_string();
-        let values = vec![key, now.into(), ATTEMPTS.into(), hashes.into()];
-        let rows = self.run_in(&transaction, found, values).await?;
-        let found = rows.first().map(Found::read).transpose()?;
-        let phone = match (&attempt.target, &found) {
-            (Target::Id(_), None) => return Ok(Tried::Unknown),
-            (Target::Id(_), Some(found)) => {
-                if let Some(untried) = rows.first().map(read_untried).transpose()?.flatten() {
+        let targets = match &attempt.target {
+            Target::Id(id) => {
+                let key = self.database.id(id.as_uuid());
+                let rows = look(sql::TARGET_BY_ID, key, &attempt.hashes).await?;
+                let Some(row) = rows.first() else { return Ok(Tried::Unknown) };
+                if let Some(untried) = read_untried(row)? {
                     return Ok(untried);
                 }
-                found.phone.clone()
+                vec![Guessed::by_id(Found::read(row)?)]
             }
-            (Target::Newest { id, .. }, _) if found.as_ref().map(|it| it.id) != *id => {
-                return Ok(Tried::Changed);
+            Target::Newest { phone, of } => {
+                let key = || Value::from(phone.as_str());
+                let v1 = look(sql::TARGET_OF_V1, key(), &attempt.hashes).await?;
+                let api = look(sql::TARGET_OF_API, key(), &attempt.api_hashes).await?;
+                let [v1, api] = [v1, api].map(|rows| rows.first().map(Found::read).transpose());
+                let (v1, api) = (v1?, api?);
+                let id = |found: &Option<Found>| found.as_ref().map(|it| it.id);
+                if (id(&v1), id(&api)) != (of.v1, of.api) {
+                    return Ok(Tried::Changed);
+                }
+                Guessed::by_phone(phone, v1, api)
             }
-            (Target::Newest { phone, .. }, _) => phone.as_str().to_owned(),
         };
-        if found.as_ref().is_none_or(|found| found.origin != Origin::Test) {
-            let over = self.guess_sqlite(&transaction, &phone, guesses, now).await?;
-            if !over.is_empty() {
-                return Ok(Tried::Limited(over));
+        let mut with_room = Vec::new();
+        let mut over = Vec::new();
+        for target in targets {
+            let used = self.used_up_sqlite(&transaction, &target, guesses, now).await?;
+            if used.is_empty() {
+                with_room.push(target);
+            } else if target.counts && over.is_empty() {
+                over = used;
             }
         }
-        let tried = match found.filter(|found| !found.exhausted) {
-            None => Tried::Nothing,
-            Some(found) => self.try_sqlite(&transaction, &found, guesses, now).await?,
-        };
-        if let (Tried::Right(_), Some(id)) = (&tried, attempt.target.id()) {
-            self.note_in(&transaction, id, attempt.claim.as_ref()).await?;
+        if !with_room.iter().any(|target| target.counts) {
+            return Ok(Tried::Limited(over));
         }
+        let right = with_room.iter().position(Guessed::is_right);
+        let tried = if let Some(right) = right {
+            let found = with_room.swap_remove(right);
+            self.approve_sqlite(&transaction, &found, guesses, attempt.claim.as_ref(), now).await?
+        } else {
+            let mut tried = Tried::Nothing;
+            for target in &with_room {
+                let wrong = self.guess_sqlite(&transaction, target, guesses, now).await?;
+                if let (Tried::Nothing, Some(wrong)) = (&tried, wrong) {
+                    tried = wrong;
+                }
+            }
+            tried
+        };
         transaction.commit().await?;
         Ok(tried)
     }
 
-    /// Counts a guess at a phone, or tells which windows have no room.
-    async fn guess_sqlite(
+    /// The windows of a target that have no room.
+    async fn used_up_sqlite(
         &self,
         transaction: &Transaction,
-        phone: &str,
+        target: &Guessed,
         guesses: &[Policy],
         now: i64,
     ) -> Result<Vec<Violation>, DbErr> {
-        let values = vec![phone.into(), names(guesses), now.into()];
-        let used = self.run_in(transaction, sql::GUESSES, values).await?;
-        let over = violations(guesses, &used)?;
-        if over.is_empty() {
-            let counters = guesses
-                .iter()
-                .map(|policy| Counter { policy: policy.clone(), key: phone.to_owned() });
-            let counters: serde_json::Value = counters.map(|it| counter_row(&it)).collect();
-            let values = vec![counters.to_string().into(), now.into()];
-            self.run_in(transaction, COUNT_SQLITE, values).await?;
+        if target.is_test() {
+            return Ok(Vec::new());
         }
-        Ok(over)
+        let values = vec![target.counter.as_str().into(), names(guesses), now.into()];
+        violations(guesses, &self.run_in(transaction, sql::GUESSES, values).await?)
     }
 
-    /// Counts an attempt, and approves what it is right for.
-    async fn try_sqlite(
+    /// Counts a guess, and where there is something to guess, a wrong attempt at it.
+    async fn guess_sqlite(
         &self,
         transaction: &Transaction,
-        found: &Found,
+        target: &Guessed,
         guesses: &[Policy],
         now: i64,
-    ) -> Result<Tried, DbErr> {
+    ) -> Result<Option<Tried>, DbErr> {
+        self.count_guess_sqlite(transaction, target, guesses, now).await?;
+        let Some(found) = target.found.as_ref().filter(|found| !found.exhausted) else {
+            return Ok(None);
+        };
         let id = self.database.id(found.id.as_uuid());
-        let rows = self.run_in(transaction, sql::COUNT_ATTEMPT, vec![id.clone()]).await?;
+        let rows = self.run_in(transaction, sql::COUNT_ATTEMPT, vec![id]).await?;
         let row = rows.first().ok_or(DbErr::RecordNotUpdated)?;
-        if !found.is_right {
-            return read_wrong(row, row.try_get("", "attempts")?);
+        read_wrong(row, row.try_get("", "attempts")?).map(Some)
+    }
+
+    async fn count_guess_sqlite(
+        &self,
+        transaction: &Transaction,
+        target: &Guessed,
+        guesses: &[Policy],
+        now: i64,
+    ) -> Result<(), DbErr> {
+        if target.is_test() {
+            return Ok(());
         }
+        let counters = guesses
+            .iter()
+            .map(|policy| Counter { policy: policy.clone(), key: target.counter.clone() });
+        let counters: serde_json::Value = counters.map(|it| counter_row(&it)).collect();
+        let values = vec![counters.to_string().into(), now.into()];
+        self.run_in(transaction, COUNT_SQLITE, values).await?;
+        Ok(())
+    }
+
+    /// Approves what a code is right for.
+    async fn approve_sqlite(
+        &self,
+        transaction: &Transaction,
+        target: &Guessed,
+        guesses: &[Policy],
+        claim: Option<&AnswerClaim>,
+        now: i64,
+    ) -> Result<Tried, DbErr> {
+        let found = target.found.as_ref().ok_or(DbErr::RecordNotUpdated)?;
+        self.count_guess_sqlite(transaction, target, guesses, now).await?;
+        let id = self.database.id(found.id.as_uuid());
+        self.run_in(transaction, sql::COUNT_ATTEMPT, vec![id.clone()]).await?;
         let values = vec![id.clone(), now.into()];
         let rows = self.run_in(transaction, sql::APPROVE, values).await?;
         let approval = read_approval(rows.first().ok_or(DbErr::RecordNotUpdated)?)?;
         let phone = Value::from(approval.phone.as_str());
-        self.run_in(transaction, sql::CLEAR, vec![phone.clone(), id.clone()]).await?;
-        self.run_in(transaction, sql::FORGIVE, vec![phone, names(guesses), id]).await?;
+        self.run_in(transaction, sql::CLEAR, vec![phone, id.clone()]).await?;
+        let counter = Value::from(target.counter.as_str());
+        self.run_in(transaction, sql::FORGIVE, vec![counter, names(guesses), id]).await?;
         self.tell_in(transaction, EventKind::Approved, found.id, now).await?;
+        self.note_in(transaction, found.id, claim).await?;
         Ok(Tried::Right(approval))
     }
 
@@ -475,9 +538,10 @@ impl Verifications for SqlVerifications {
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
-    async fn newest(&self, phone: PhoneNumber) -> Result<Option<VerificationId>, StoreError> {
+    async fn newest(&self, phone: PhoneNumber) -> Result<Newest, StoreError> {
         let rows = self.database.rows(sql::NEWEST, vec![phone.as_str().into()]).await;
-        Ok(rows.map_err(Told)?.first().map(read_id).transpose().map_err(Told)?)
+        let newest = rows.map_err(Told)?.first().map(read_newest).transpose().map_err(Told)?;
+        Ok(newest.unwrap_or_default())
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
@@ -584,6 +648,34 @@ impl Verifications for SqlVerifications {
     }
 }
 
+impl Guessed {
+    fn by_id(found: Found) -> Self {
+        let of_door = if found.origin == Origin::Api { "api:" } else { "" };
+        Self { counter: format!("{of_door}{}", found.phone), found: Some(found), counts: true }
+    }
+
+    /// Of each door one; as the statement of PostgreSQL has it.
+    fn by_phone(phone: &PhoneNumber, v1: Option<Found>, api: Option<Found>) -> Vec<Self> {
+        let is_none = v1.is_none() && api.is_none();
+        let is_test = v1.as_ref().is_some_and(|found| found.origin == Origin::Test);
+        let of = |found: Option<Found>, [known, unknown]: [&str; 2], counts| {
+            let of_door = if found.is_some() { known } else { unknown };
+            let counter = format!("{of_door}{}", phone.as_str());
+            Self { counts: counts || found.is_some(), found, counter }
+        };
+        let both = [of(v1, ["", "?"], is_none), of(api, ["api:", "api?"], false)];
+        both.into_iter().filter(|target| target.counts || !is_test).collect()
+    }
+
+    fn is_test(&self) -> bool {
+        self.found.as_ref().is_some_and(|found| found.origin == Origin::Test)
+    }
+
+    fn is_right(&self) -> bool {
+        self.found.as_ref().is_some_and(|found| found.is_right && !found.exhausted)
+    }
+}
+
 impl Found {
     fn read(row: &QueryResult) -> Result<Self, DbErr> {
         Ok(Self {
@@ -645,6 +737,7 @@ pub(crate) fn read(row: &QueryResult) -> Result<Verification, DbErr> {
             .map_err(|_| DbErr::Type("not a length of codes".to_owned()))?,
         template: template.map(|key| parsed(&key, "a template")).transpose()?,
         metadata: texts("metadata")?.map(Metadata::new),
+        api_key: texts("api_key")?.map(|id| parsed(&id, "a key's id")).transpose()?,
         secret: secret.transpose()?,
     })
 }
@@ -662,10 +755,19 @@ fn read_region(row: &QueryResult) -> Result<Option<domain::Region>, DbErr> {
 
 fn read_approval(row: &QueryResult) -> Result<Approval, DbErr> {
     Ok(Approval {
+        id: read_id(row)?,
         origin: parsed(&row.try_get::<String>("", "origin")?, "an origin")?,
         phone: parsed(&row.try_get::<String>("", "phone")?, "a phone")?,
         region: read_region(row)?,
     })
+}
+
+fn read_newest(row: &QueryResult) -> Result<Newest, DbErr> {
+    let id = |column| {
+        let id: Option<String> = row.try_get("", column)?;
+        id.map(|id| parsed(&id, "an id").map(VerificationId::from_uuid)).transpose()
+    };
+    Ok(Newest { v1: id("v1")?, api: id("api")? })
 }
 
 fn read_id(row: &QueryResult) -> Result<VerificationId, DbErr> {

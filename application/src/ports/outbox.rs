@@ -1,8 +1,8 @@
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    ApiKeyId, CodeHash, CodeLength, Counter, KeyId, Message, Metadata, Origin, Policy, Region,
-    Seed, TemplateKey, Windows,
+    ApiKeyId, CodeHash, CodeLength, Counter, KeyId, Message, Metadata, Origin, PhoneNumber, Policy,
+    Region, Seed, TemplateKey, Windows,
 };
 
 use crate::{BoxError, TraceParent, ports::Verification};
@@ -15,9 +15,9 @@ pub trait Outbox: Sync + 'static {
     /// the database's clock; if the windows of its phone and all its counters have room.
     ///
     /// Otherwise nothing of it is stored and no counter moves. The same holds for one of
-    /// [`Origin::V1`] to a phone whose newest verification is pending: the answer is that one. One
-    /// of [`Origin::Api`] is never answered so. The newest verification of the phone is this one
-    /// from here on.
+    /// [`Origin::V1`] to a phone whose newest verification of [`Origin::V1`] is pending: the answer is
+    /// that one. One of [`Origin::Api`] is never answered so. The newest verification of the phone
+    /// and the origin is this one from here on.
     ///
     /// Once this returns [`Enqueued::Accepted`], both survive a crash of any process and of the
     /// database. After an error they may have been stored all the same. Calls that wait together
@@ -31,13 +31,17 @@ pub trait Outbox: Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct NewSend {
     /// Its id is [`domain::VerificationId::message`] of 1; with that it says which verification
-    /// begins.
+    /// begins. Its phone is written as the gateway is to have it.
     pub message: Message,
+    /// What the verification is found and counted by: the one form of the message's phone.
+    pub phone: PhoneNumber,
     /// How long the code is good, and so how long the message may be sent.
     pub ttl: Duration,
     pub trace: TraceParent,
     pub verification: NewVerification,
     pub phone_limits: Windows,
+    /// Whether the windows of the phone are those of sends which say so only.
+    pub apart: bool,
     pub extra: Vec<Counter>,
 }
 

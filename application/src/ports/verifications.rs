@@ -1,8 +1,9 @@
 use std::time::{Duration, SystemTime};
 
 use domain::{
-    CodeHash, CodeLength, Counter, KeyId, Message, MessageId, Metadata, Origin, PhoneNumber,
-    Policy, Region, Seed, TemplateKey, VerificationId, VerificationStatus, Windows,
+    ApiKeyId, CodeHash, CodeLength, Counter, KeyId, Message, MessageId, Metadata, Number,
+    NumberType, Origin, PhoneNumber, Policy, Recipient, Region, Seed, TemplateKey, VerificationId,
+    VerificationStatus, Windows,
 };
 
 use crate::{
@@ -31,19 +32,23 @@ pub trait Verifications: Sync + 'static {
     /// of its phone again.
     async fn resend(&self, again: Resend) -> Result<Resent, StoreError>;
 
-    /// The newest verification of a phone, if it is pending.
-    async fn newest(&self, phone: PhoneNumber) -> Result<Option<VerificationId>, StoreError>;
+    /// The newest verification of a phone from each door, if it is pending.
+    async fn newest(&self, phone: PhoneNumber) -> Result<Newest, StoreError>;
 
     /// Counts an attempt on its verification, and under each of `guesses` on the phone; and where
     /// it is right, ends the verification as approved and forgets the guesses at it, and no others
     /// at its phone. All in one commit: an attempt that was not counted decides nothing, and a
     /// right one is not lost. Of all that are right, exactly one is ever [`Tried::Right`].
     ///
-    /// By phone a guess is counted whether or not there is a verification, and whatever there is,
-    /// the work is the same. A guess at a test number's verification is not counted on its phone.
+    /// By phone the code is tried against the newest verification of each door, and a wrong one is
+    /// counted on both. A guess is counted whether or not there is a verification, and whatever
+    /// there is, the work is the same. A guess at a test number's verification is not counted on its
+    /// phone.
     ///
-    /// Where a window of `guesses` is used up, nothing is counted and nothing is written; where
-    /// another guess uses it up in this moment, a window before it may be counted all the same.
+    /// Guesses at verifications of `/v1`, at those of `/api`, and by phone where there is none, have
+    /// windows of their own. A verification whose windows are used up is not tried. Where none can be
+    /// tried for that, nothing is counted and nothing is written; where another guess uses a window
+    /// up in this moment, a window before it may be counted all the same.
     async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError>;
 
     /// Ends a verification as canceled, if it is pending, and returns what it then is; none if
@@ -93,6 +98,8 @@ pub struct Verification {
     pub code_length: CodeLength,
     pub template: Option<TemplateKey>,
     pub metadata: Option<Metadata>,
+    /// That of the caller who began it.
+    pub api_key: Option<ApiKeyId>,
     /// None once it has ended.
     pub secret: Option<CodeSecret>,
 }
@@ -180,8 +187,10 @@ pub enum Resent {
 pub struct Attempt {
     pub target: Target,
     /// What is kept of the target if the code is its code: for each pepper of this process, the
-    /// hash that it makes.
+    /// hash that it makes. By phone, of what `/v1` began.
     pub hashes: Vec<(KeyId, CodeHash)>,
+    /// By phone, of what `/api` began; by id, none.
+    pub api_hashes: Vec<(KeyId, CodeHash)>,
     /// Under which it is tried: its holders learn, by the same commit, that it was right.
     pub claim: Option<AnswerClaim>,
 }
@@ -193,8 +202,16 @@ pub enum Target {
     /// By phone: what [`Verifications::newest`] has told of it.
     Newest {
         phone: PhoneNumber,
-        id: Option<VerificationId>,
+        of: Newest,
     },
+}
+
+/// The newest verifications of a phone, as far as they are pending.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// Of `/v1`, or of a test number.
+    pub v1: Option<VerificationId>,
+    pub api: Option<VerificationId>,
 }
 
 /// What became of an attempt.
@@ -223,6 +240,7 @@ pub enum Tried {
 /// What was approved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
+    pub id: VerificationId,
     pub origin: Origin,
     pub phone: PhoneNumber,
     pub region: Option<Region>,
@@ -248,21 +266,11 @@ pub enum StoreError {
     Unavailable(#[source] BoxError),
 }
 
-impl Target {
-    /// The verification, if there is one.
-    pub fn id(&self) -> Option<VerificationId> {
-        match self {
-            Self::Id(id) => Some(*id),
-            Self::Newest { id, .. } => *id,
-        }
-    }
-}
-
 impl Verification {
     /// As it is right after [`crate::ports::Outbox::enqueue`] has accepted it.
     pub fn accepted(new: &NewSend, at: SystemTime) -> Self {
         let id = VerificationId::of(new.message.id);
-        Self::begun(id, new.message.phone.clone(), new.ttl, &new.verification, at)
+        Self::begun(id, new.phone.clone(), new.ttl, &new.verification, at)
     }
 
     /// As it is right after it began.
@@ -290,8 +298,19 @@ impl Verification {
             code_length: new.code_length,
             template: new.template.clone(),
             metadata: new.metadata.clone(),
+            api_key: new.api_key,
             secret: Some(CodeSecret { pepper, seed }),
         }
+    }
+
+    /// Where its messages go, as far as that is kept.
+    pub(crate) fn recipient(&self) -> Recipient {
+        let Self { phone, region, .. } = self;
+        if self.origin == Origin::Api && region.is_none() {
+            return Recipient::Unreadable(phone.clone());
+        }
+        let kind = NumberType::Unknown;
+        Recipient::Number(Number { phone: phone.clone(), region: *region, kind })
     }
 
     /// Whether it is one of a test number.

@@ -9,14 +9,14 @@ use std::{
 };
 
 use application::{
-    DeliverMessages, DeliverSettings, Keys, RelayBatch, RelaySettings, SharePartitions,
-    ShareSettings, SubmitMessage, SubmitSettings, Vault,
+    DeliverMessages, DeliverSettings, Guard, Keys, RelayBatch, RelaySettings, SendRules,
+    SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, Vault,
     ports::{
         Backlog, DeliveryState, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
         StreamError,
     },
 };
-use domain::{MessageId, PhoneNumber, Templates, Windows};
+use domain::{MessageId, PhoneNumber, Recipient, Templates};
 use proptest::{prelude::*, sample::select};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use rand::{SeedableRng, rngs::StdRng};
@@ -302,11 +302,18 @@ impl Pipeline {
         let settings = SubmitSettings {
             code_length: 6.try_into().expect("six will do"),
             code_ttl: TTL,
-            phone_limits: Windows::OFF,
+            rules: SendRules::NONE,
         };
         let rng = StdRng::seed_from_u64(1);
-        let submit =
-            SubmitMessage::new(memory.clone(), || SystemTime::UNIX_EPOCH, rng, vault(), settings);
+        let guard = Arc::new(Guard::new(Vec::new(), TTL));
+        let submit = SubmitMessage::new(
+            memory.clone(),
+            || SystemTime::UNIX_EPOCH,
+            rng,
+            vault(),
+            guard,
+            settings,
+        );
         let consumers = [0, 1].map(|name| run(&memory, name));
         drop(entered);
         Self {
@@ -327,7 +334,10 @@ impl Pipeline {
         let _clock = runtime.enter();
         match step {
             Step::Accept(number) => {
-                let accept = self.submit.execute(phone(number), None);
+                let written = phone(number);
+                let to = Recipient::Unreadable(written.clone());
+                let submission = Submission { to, written, api_key: None, trace: None };
+                let accept = self.submit.execute(submission);
                 self.accepted.extend(self.runtime.block_on(accept));
             }
             Step::Relay(relay) => self.relay(relay),

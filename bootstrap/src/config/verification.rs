@@ -1,7 +1,7 @@
 //! The settings of verification: who may ask, how often, for which numbers, and with which keys.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use adapters_gateway::has_private_address;
 use adapters_http::{ApiAuth, has_numbers};
 use adapters_persistence::DatabaseSettings;
-use application::{KeySource, ResendPolicy, SendSettings, VaultSettings};
+use application::{Counting, KeySource, ResendPolicy, SendRules, SendSettings, VaultSettings};
 use domain::{
     Code, CustomLimit, EventSecrets, GuardMode, GuardRule, InvalidGuardRule, NumberRules,
     PhoneNumber, Region, SendLimits, Windows,
@@ -23,8 +23,7 @@ pub struct VerificationConfig {
     pub api_auth: ApiAuth,
     /// What holds on `/v1`.
     pub sends: SendSettings,
-    /// What holds on `/api`, which knows of a phone and of nothing else.
-    pub api_phone_limits: Windows,
+    pub api: ApiConfig,
     /// For a process that makes codes and one that sends them; each may need less.
     pub vault: VaultSettings,
     /// Whether records in clear are dead letters.
@@ -36,9 +35,19 @@ pub struct VerificationConfig {
     pub retention: Duration,
 }
 
+/// What holds on `/api`: what is set. What is only a default of `/v1` does not, since clients of the
+/// Go service have never met it.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    pub is_open: bool,
+    pub rules: SendRules,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumberConfig {
+    /// Of `/v1`.
     pub rules: NumberRules,
+    pub api_rules: NumberRules,
     /// Where a number without a country belongs; none: it is not taken.
     pub default_region: Option<Region>,
     /// To these nothing is sent, and their codes are always the same.
@@ -93,7 +102,10 @@ pub(super) fn read(
         if is_sqlite { "none" } else { "v1" },
         &[("none", ApiAuth::None), ("v1", ApiAuth::V1), ("all", ApiAuth::All)],
     );
-    let (limits, api_phone_limits) = limits(env);
+    let (limits, api_limits) = limits(env);
+    let is_open = env.choice("API_ENABLED", "true", &[("true", true), ("false", false)]);
+    let refuse_unreadable =
+        env.choice("API_UNREADABLE_NUMBERS", "send", &[("send", false), ("refuse", true)]);
     let vault = vault(env, is_sqlite && !has_kafka);
     let require_sealed = env.choice("REQUIRE_SEALED", "false", &[("true", true), ("false", false)]);
     let has_no_key = matches!(vault.payload, KeySource::Absent);
@@ -116,35 +128,58 @@ pub(super) fn read(
     let events = events(env);
     let retention = env.number("VERIFICATION_RETENTION", 30, 1, 3_650).map(|days: u32| DAY * days);
 
+    let counting = match api_auth? {
+        ApiAuth::V1 => Counting::Apart,
+        ApiAuth::None | ApiAuth::All if env.text("LIMIT_PHONE").is_none() => Counting::PhonesApart,
+        ApiAuth::None | ApiAuth::All => Counting::Shared,
+    };
+    let numbers = numbers?;
+    let rules = SendRules { numbers: numbers.rules.clone(), limits, ..SendRules::NONE };
+    let api_rules = SendRules {
+        numbers: numbers.api_rules.clone(),
+        refuse_unreadable: refuse_unreadable?,
+        limits: api_limits,
+        counting,
+    };
     Some(VerificationConfig {
         api_auth: api_auth?,
-        sends: SendSettings { limits, pacing: pacing?, resend_policy: resend_policy? },
-        api_phone_limits,
+        sends: SendSettings { rules, pacing: pacing?, resend_policy: resend_policy? },
+        api: ApiConfig { is_open: is_open?, rules: api_rules },
         vault,
         require_sealed: require_sealed?,
-        numbers: numbers?,
+        numbers,
         guard: guard?,
         events,
         retention: retention?,
     })
 }
 
-/// The limits of `/v1`, and that of a phone on `/api`.
-fn limits(env: &mut Reader<'_>) -> (SendLimits, Windows) {
+/// The limits of `/v1`, and those of `/api`.
+fn limits(env: &mut Reader<'_>) -> (SendLimits, SendLimits) {
     let defaults = SendLimits::default();
-    let phone: Option<Windows> = env.optional("LIMIT_PHONE", WINDOWS);
+    let mut set = |name: &str| env.optional::<Windows>(name, WINDOWS);
+    let [phone, ip, prefix, region, key, check] =
+        ["PHONE", "IP", "PREFIX", "REGION", "KEY", "CHECK"]
+            .map(|name| set(&format!("LIMIT_{name}")));
     let api_phone = || API_PHONE.parse().expect("the default is a window");
-    let api_phone = phone.clone().unwrap_or_else(api_phone);
-    let limits = SendLimits {
+    // Who calls `/api` says nothing of its end user, and checks nothing there.
+    let of_api = SendLimits {
+        phone: phone.clone().unwrap_or_else(api_phone),
+        prefix: prefix.clone().unwrap_or_default(),
+        region: region.clone().unwrap_or_default(),
+        key: key.clone().unwrap_or_default(),
+        ..SendLimits::OFF
+    };
+    let of_v1 = SendLimits {
         phone: phone.unwrap_or(defaults.phone),
-        ip: env.optional("LIMIT_IP", WINDOWS).unwrap_or(defaults.ip),
-        prefix: env.optional("LIMIT_PREFIX", WINDOWS).unwrap_or(defaults.prefix),
-        region: env.optional("LIMIT_REGION", WINDOWS).unwrap_or(defaults.region),
-        key: env.optional("LIMIT_KEY", WINDOWS).unwrap_or(defaults.key),
-        check: env.optional("LIMIT_CHECK", WINDOWS).unwrap_or(defaults.check),
+        ip: ip.unwrap_or(defaults.ip),
+        prefix: prefix.unwrap_or(defaults.prefix),
+        region: region.unwrap_or(defaults.region),
+        key: key.unwrap_or(defaults.key),
+        check: check.unwrap_or(defaults.check),
         custom: custom_limits(env),
     };
-    (limits, api_phone)
+    (of_v1, of_api)
 }
 
 fn custom_limits(env: &mut Reader<'_>) -> BTreeMap<CustomLimit, Windows> {
@@ -201,8 +236,12 @@ fn numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<NumberConfig> {
     known_regions(env, "REGIONS", allowed.iter().flatten().flatten());
     known_regions(env, "DEFAULT_REGION", default_region.iter());
     let test = test_numbers(env, mode);
+    let rules = NumberRules { allowed: allowed?, refused: refused? };
+    let is_set = env.text("REFUSED_NUMBER_TYPES").is_some();
+    let refused = if is_set { rules.refused.clone() } else { BTreeSet::new() };
     Some(NumberConfig {
-        rules: NumberRules { allowed: allowed?, refused: refused? },
+        api_rules: NumberRules { allowed: rules.allowed.clone(), refused },
+        rules,
         default_region,
         test: test?,
     })

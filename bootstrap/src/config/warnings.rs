@@ -11,8 +11,14 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let auth = self.verification.api_auth;
         let mut warnings = Vec::new();
-        if auth != ApiAuth::All {
-            let open = if auth == ApiAuth::None { "/api and /v1 are" } else { "/api is" };
+        let api = &self.verification.api;
+        let open = match (auth, api.is_open) {
+            (ApiAuth::None, true) => Some("/api and /v1 are"),
+            (ApiAuth::None, false) => Some("/v1 is"),
+            (ApiAuth::V1, true) => Some("/api is"),
+            (ApiAuth::V1, false) | (ApiAuth::All, _) => None,
+        };
+        if let Some(open) = open {
             warnings.push(format!(
                 "{open} open to all who reach port {}, on all addresses: keep it from the public, \
                  or set API_AUTH=all",
@@ -24,6 +30,13 @@ impl Config {
             warnings.push(
                 "API_AUTH=none with APP_MODE=release: make keys with `messager keys create` and \
                  set API_AUTH=v1"
+                    .to_owned(),
+            );
+        }
+        if api.is_open && api.rules.numbers.allowed.is_some() && !api.rules.refuse_unreadable {
+            warnings.push(
+                "REGIONS does not hold for what /api is given and no numbering plan has: it is \
+                 sent; API_UNREADABLE_NUMBERS=refuse would refuse it"
                     .to_owned(),
             );
         }

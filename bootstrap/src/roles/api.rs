@@ -57,10 +57,11 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         clock,
         seeded()?,
         vault.clone(),
+        Arc::clone(&guard),
         SubmitSettings {
             code_length: config.code_length,
             code_ttl: config.code_ttl,
-            phone_limits: config.verification.api_phone_limits.clone(),
+            rules: config.verification.api.rules.clone(),
         },
     );
     let sends = config.verification.sends.clone();
@@ -79,7 +80,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
             Arc::clone(&verifications),
             vault.clone(),
             Arc::clone(&guard),
-            &sends.limits.check,
+            &sends.rules.limits.check,
         ),
         find: FindVerification::new(Arc::clone(&verifications)),
         cancel: CancelVerification::new(Arc::clone(&verifications)),
@@ -88,7 +89,12 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         auth: Arc::clone(&keys),
     };
     let metrics = ApiMetrics::register(&process.registry)?;
-    let api = ApiSettings { auth: config.verification.api_auth, ..ApiSettings::default() };
+    let api = ApiSettings {
+        auth: config.verification.api_auth,
+        default_region: config.verification.numbers.default_region,
+        is_open: config.verification.api.is_open,
+        ..ApiSettings::default()
+    };
     let mut router = router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), api)
         .merge(v1_router(Arc::new(v1), metrics, Arc::new(v1_settings(&config))))
         .merge(docs_router());
@@ -133,10 +139,9 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
 fn v1_settings(config: &Config) -> V1Settings {
     let verification = &config.verification;
     V1Settings {
-        numbers: verification.numbers.rules.clone(),
         default_region: verification.numbers.default_region,
         auth: verification.api_auth,
-        limits: verification.sends.limits.clone(),
+        limits: verification.sends.rules.limits.clone(),
         templates: Arc::clone(&config.templates),
         code_length: config.code_length,
         ttl: config.code_ttl,

@@ -1,5 +1,5 @@
 use application::{
-    Keys, SubmitSettings, Vault,
+    Guard, Keys, SendRules, SubmitSettings, Vault,
     ports::{
         ApiKey, EnqueueError, Enqueued, MockApiKeys, MockOutbox, NewSend, StoreError, Violation,
     },
@@ -8,7 +8,7 @@ use axum::{
     body::Bytes,
     http::{Method, StatusCode, header::ALLOW},
 };
-use domain::ApiKeyText;
+use domain::{ApiKeyText, NumberRules, NumberType, SendLimits};
 use prometheus::{Registry, TextEncoder};
 use rand::{SeedableRng, rngs::StdRng};
 use tower::ServiceExt;
@@ -29,10 +29,23 @@ fn api(outbox: impl Outbox) -> (Router, Registry) {
 }
 
 fn with_keys(outbox: impl Outbox, keys: MockApiKeys, auth: ApiAuth) -> (Router, Registry) {
+    let rules = SendRules {
+        limits: SendLimits { phone: "20/1h".parse().unwrap(), ..SendLimits::OFF },
+        ..SendRules::NONE
+    };
+    with_rules(outbox, keys, rules, ApiSettings { auth, ..ApiSettings::default() })
+}
+
+fn with_rules(
+    outbox: impl Outbox,
+    keys: MockApiKeys,
+    rules: SendRules,
+    api: ApiSettings,
+) -> (Router, Registry) {
     let settings = SubmitSettings {
         code_length: 6.try_into().unwrap(),
         code_ttl: Duration::from_secs(600),
-        phone_limits: "20/1h".parse().unwrap(),
+        rules,
     };
     let peppers = domain::draw_key(&mut StdRng::seed_from_u64(2)).parse().ok();
     let vault = Vault::of(Keys { peppers, payload: None });
@@ -41,13 +54,13 @@ fn with_keys(outbox: impl Outbox, keys: MockApiKeys, auth: ApiAuth) -> (Router, 
         || SystemTime::UNIX_EPOCH,
         StdRng::seed_from_u64(1),
         vault,
+        Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600))),
         settings,
     );
     let registry = Registry::new();
     let metrics = ApiMetrics::register(&registry).unwrap();
-    let settings = ApiSettings { auth, ..ApiSettings::default() };
     let keys = Arc::new(Authorize::new(keys));
-    (router(Arc::new(submit), keys, metrics, settings), registry)
+    (router(Arc::new(submit), keys, metrics, api), registry)
 }
 
 fn accepting() -> MockOutbox {
@@ -133,6 +146,63 @@ async fn the_phone_that_was_asked_for_is_stored() {
         "{\"phone\":\"\\u0038\u{39}9999999999999\"}",
     ] {
         ask(&router, post_json("/api", body)).await.expect(200, ACCEPTED);
+    }
+}
+
+#[tokio::test]
+async fn what_is_set_for_numbers_holds_here_too() {
+    const REFUSED: &str = r#"{"error":"messages to this number are not allowed"}"#;
+    let numbers = NumberRules {
+        allowed: Some(["RU".parse().unwrap()].into()),
+        refused: [NumberType::PremiumRate].into(),
+    };
+    let rules = SendRules { numbers, refuse_unreadable: true, ..SendRules::NONE };
+    let settings = ApiSettings { default_region: "RU".parse().ok(), ..ApiSettings::default() };
+    let mut outbox = MockOutbox::new();
+    let known = |new: &NewSend| new.phone.as_str() == "79991234567";
+    outbox.expect_enqueue().withf(known).times(2).returning(|_| Ok(accepted()));
+    let (router, registry) = with_rules(outbox, MockApiKeys::new(), rules, settings);
+    let body = |phone| format!(r#"{{"phone":"{phone}"}}"#);
+
+    for phone in ["78091234567", "4915123456789", "99999999999", "19005551234"] {
+        ask(&router, post_json("/api", body(phone))).await.expect(403, REFUSED);
+    }
+    for phone in ["89991234567", "0079991234567"] {
+        ask(&router, post_json("/api", body(phone))).await.expect(200, ACCEPTED);
+    }
+
+    assert_eq!(total(&registry, 403), Some(4));
+}
+
+#[tokio::test]
+async fn a_closed_api_is_an_unknown_path() {
+    let settings = ApiSettings { is_open: false, ..ApiSettings::default() };
+    let keys = MockApiKeys::new();
+    let (router, registry) = with_rules(MockOutbox::new(), keys, SendRules::NONE, settings);
+
+    for path in ["/api", "/api/", "/api/send", "/api/send/"] {
+        ask(&router, post_json(path, BODY)).await.expect(404, r#"{"error":"not found"}"#);
+    }
+
+    assert_eq!(total(&registry, 404), None);
+}
+
+#[tokio::test]
+async fn a_limit_that_is_not_of_the_number_is_not_called_one() {
+    for (name, text) in
+        [("phone", "too many messages to this number"), ("prefix", "too many messages")]
+    {
+        let mut outbox = MockOutbox::new();
+        outbox.expect_enqueue().returning(move |_| {
+            let window = domain::Window { quota: 2, period: Duration::from_secs(3_600) };
+            let policy = domain::Policy::new(name, window);
+            Ok(Enqueued::Limited(vec![Violation { policy, retry_after: Duration::from_secs(9) }]))
+        });
+
+        let told = ask(&api(outbox).0, post_json("/api", BODY)).await;
+
+        told.expect(429, &format!(r#"{{"error":"{text}"}}"#));
+        assert_eq!(told.headers["retry-after"], "9");
     }
 }
 
@@ -390,7 +460,13 @@ async fn a_key_is_needed_where_all_must_show_one() {
     };
     let mut keys = MockApiKeys::new();
     keys.expect_all().returning(move || Ok(vec![known(1, "send"), known(2, "check,read")]));
-    let (router, registry) = with_keys(accepting(), keys, ApiAuth::All);
+    let mut outbox = MockOutbox::new();
+    // Whose key it is, is kept with the message.
+    outbox
+        .expect_enqueue()
+        .withf(|new| new.verification.api_key.is_some())
+        .returning(|_| Ok(accepted()));
+    let (router, registry) = with_keys(outbox, keys, ApiAuth::All);
     let showing = |key: &str| {
         let mut request = post_json("/api", BODY);
         let value = format!("Bearer {key}").parse().unwrap();
@@ -483,6 +559,6 @@ async fn a_valid_trace_of_the_caller_is_kept_and_another_is_not() {
     for headers in [&[][..], &["00-what"], &[TRACE, TRACE]] {
         let trace = stored_trace(headers).await;
         assert_ne!(trace, TRACE);
-        assert!(trace.parse::<TraceParent>().is_ok(), "{trace}");
+        assert!(trace.parse::<application::TraceParent>().is_ok(), "{trace}");
     }
 }

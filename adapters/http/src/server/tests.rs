@@ -59,7 +59,7 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     let settings = SubmitSettings {
         code_length: 6.try_into().unwrap(),
         code_ttl: Duration::from_secs(600),
-        phone_limits: domain::Windows::OFF,
+        rules: application::SendRules::NONE,
     };
     let peppers = domain::draw_key(&mut StdRng::seed_from_u64(2)).parse().ok();
     let vault = Vault::of(Keys { peppers, payload: None });
@@ -68,6 +68,7 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
         || SystemTime::UNIX_EPOCH,
         StdRng::seed_from_u64(1),
         vault,
+        Arc::new(application::Guard::new(Vec::new(), Duration::from_secs(3_600))),
         settings,
     );
     let registry = Registry::new();

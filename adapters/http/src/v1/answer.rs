@@ -75,8 +75,15 @@ impl Reply {
         Self { status: StatusCode::NO_CONTENT, headers: HeaderMap::new(), body: String::new() }
     }
 
-    pub(super) fn verification(status: StatusCode, history: &History, pacing: &Pacing) -> Self {
-        Self::json(status, &Seen::of(history, pacing))
+    pub(super) fn verification(
+        status: StatusCode,
+        history: &History,
+        pacing: &Pacing,
+        with_metadata: bool,
+    ) -> Self {
+        let seen = Seen::of(history, pacing);
+        let metadata = seen.metadata.filter(|_| with_metadata);
+        Self::json(status, &Seen { metadata, ..seen })
     }
 
     /// Tells where the verification is found.

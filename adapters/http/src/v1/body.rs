@@ -8,7 +8,7 @@ use std::{
 };
 
 use application::ports::Receipt;
-use domain::{Code, CodeLength, CustomLimit, MessageId, Metadata, PhoneNumber, SendLimits};
+use domain::{Code, CodeLength, CustomLimit, MessageId, Metadata, Number, PhoneNumber, SendLimits};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -17,7 +17,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{V1Settings, typed};
 use crate::{
-    numbering::{self, Number},
+    numbering,
     problem::{Fault, Problem, ProblemKind},
 };
 

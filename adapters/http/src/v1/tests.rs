@@ -5,11 +5,11 @@ use std::{
 };
 
 use application::{
-    Guard, Keys, SendSettings, TraceParent, Vault,
+    Guard, Keys, SendRules, SendSettings, TraceParent, Vault,
     ports::{
         Answer, AnswerClaim, ApiKey, Approval, Attempt, Begun, EnqueueError, Enqueued, Event,
         EventKind, History, MockAnswers, MockApiKeys, MockOutbox, MockVerifications, NewSend,
-        Receipt, Resent, StoreError, Tried, Verification, Violation,
+        Newest, Receipt, Resent, StoreError, Tried, Verification, Violation,
     },
 };
 use axum::http::{HeaderValue, header::ALLOW};
@@ -52,6 +52,7 @@ struct Parts<O, A> {
     answers: A,
     keys: MockApiKeys,
     rules: Vec<domain::GuardRule>,
+    numbers: domain::NumberRules,
     settings: V1Settings,
 }
 
@@ -65,8 +66,8 @@ fn parts() -> Parts<MockOutbox, MockAnswers> {
         answers: MockAnswers::new(),
         keys: MockApiKeys::new(),
         rules: Vec::new(),
+        numbers: domain::NumberRules::default(),
         settings: V1Settings {
-            numbers: NumberRules::default(),
             default_region: None,
             auth: ApiAuth::None,
             limits: SendLimits {
@@ -85,13 +86,13 @@ fn parts() -> Parts<MockOutbox, MockAnswers> {
 
 impl<O: Outbox, A: Answers> Parts<O, A> {
     fn with_outbox<P>(self, outbox: P) -> Parts<P, A> {
-        let Self { verifications, answers, keys, rules, settings, .. } = self;
-        Parts { outbox, verifications, answers, keys, rules, settings }
+        let Self { verifications, answers, keys, rules, numbers, settings, .. } = self;
+        Parts { outbox, verifications, answers, keys, rules, numbers, settings }
     }
 
     fn with_answers<B>(self, answers: B) -> Parts<O, B> {
-        let Self { outbox, verifications, keys, rules, settings, .. } = self;
-        Parts { outbox, verifications, answers, keys, rules, settings }
+        let Self { outbox, verifications, keys, rules, numbers, settings, .. } = self;
+        Parts { outbox, verifications, answers, keys, rules, numbers, settings }
     }
 
     fn router(self) -> Router {
@@ -103,13 +104,14 @@ impl<O: Outbox, A: Answers> Parts<O, A> {
         let guard = Arc::new(Guard::new(self.rules, Duration::from_secs(3_600)));
         let verifications = Arc::new(self.verifications);
         let limits = self.settings.limits.clone();
+        let rules = SendRules { limits: limits.clone(), numbers: self.numbers, ..SendRules::NONE };
         let resend = Arc::new(ResendVerification::new(
             Arc::clone(&verifications),
             || SystemTime::UNIX_EPOCH,
             StdRng::seed_from_u64(1),
             vault.clone(),
             Arc::clone(&guard),
-            SendSettings { limits: limits.clone(), ..SendSettings::default() },
+            SendSettings { rules, ..SendSettings::default() },
         ));
         let v1 = V1 {
             start: StartVerification::new(self.outbox, Arc::clone(&resend)),
@@ -144,6 +146,7 @@ fn pending() -> Verification {
         code_length: 6.try_into().unwrap(),
         template: None,
         metadata: None,
+        api_key: None,
         secret: Some(application::ports::CodeSecret {
             pepper: peppers().first().id().clone(),
             seed: Seed::from_bytes([7; 16]),
@@ -248,9 +251,13 @@ fn trying(tried: impl Fn() -> Tried + Send + 'static) -> MockVerifications {
     checking(move |_| tried())
 }
 
+fn newest() -> Newest {
+    Newest { v1: ID.parse().ok(), api: None }
+}
+
 fn checking(check: impl Fn(&Attempt) -> Tried + Send + 'static) -> MockVerifications {
     let mut verifications = MockVerifications::new();
-    verifications.expect_newest().returning(|_| Ok(ID.parse().ok()));
+    verifications.expect_newest().returning(|_| Ok(newest()));
     verifications.expect_check().returning(move |attempt, _| Ok(check(&attempt)));
     verifications
 }
@@ -263,8 +270,8 @@ fn wrong(attempts: u8) -> Tried {
 fn compared(attempt: &Attempt, attempts: u8) -> Tried {
     let hash = peppers().first().hash(ID.parse().unwrap(), &CODE.parse().unwrap());
     if attempt.hashes.iter().any(|(_, tried)| tried.as_bytes() == hash.as_bytes()) {
-        let Verification { origin, phone, region, .. } = pending();
-        Tried::Right(Approval { origin, phone, region })
+        let Verification { id, origin, phone, region, .. } = pending();
+        Tried::Right(Approval { id, origin, phone, region })
     } else {
         wrong(attempts)
     }
@@ -690,7 +697,7 @@ async fn a_wrong_code_and_an_unknown_phone_have_the_same_answer() {
     let first = Parts { verifications: trying(|| wrong(1)), ..parts() }.router();
     let fifth = Parts { verifications: trying(|| wrong(5)), ..parts() }.router();
     let mut unknown = MockVerifications::new();
-    unknown.expect_newest().returning(|_| Ok(None));
+    unknown.expect_newest().returning(|_| Ok(Newest::default()));
     unknown.expect_check().returning(|_, _| Ok(Tried::Nothing));
     let unknown = Parts { verifications: unknown, ..parts() }.router();
     let pepper = "gone".parse().unwrap();
@@ -718,7 +725,7 @@ async fn a_check_by_phone_takes_numbers_that_api_takes() {
     verifications
         .expect_newest()
         .withf(|phone| *phone == "89999999999".parse().unwrap())
-        .returning(|_| Ok(None));
+        .returning(|_| Ok(Newest::default()));
     verifications.expect_check().returning(|_, _| Ok(Tried::Nothing));
     let router = Parts { verifications, ..parts() }.router();
 
@@ -866,13 +873,61 @@ async fn no_attempts_and_no_sends_left_are_shown() {
 }
 
 #[tokio::test]
+async fn metadata_is_for_who_may_read_and_for_the_key_that_began() {
+    let key = |seed| ApiKeyText::generate(&mut StdRng::seed_from_u64(seed));
+    let (own, other, admin) = (key(1), key(2), key(3));
+    let known = [(&own, "send"), (&other, "send,check"), (&admin, "send,read")];
+    let known = known.map(|(key, scopes)| ApiKey {
+        id: key.id(),
+        name: scopes.to_owned(),
+        hash: key.hash(),
+        scopes: scopes.parse().unwrap(),
+        created_at: now(),
+        last_used_at: None,
+        revoked_at: None,
+    });
+    let mut keys = MockApiKeys::new();
+    keys.expect_all().returning(move || Ok(known.clone().into()));
+    let begun = Verification {
+        metadata: Some(domain::Metadata::new(r#"{"user":"42"}"#.to_owned())),
+        api_key: Some(own.id()),
+        read_at: after(60),
+        ..pending()
+    };
+    let mut outbox = MockOutbox::new();
+    let already = begun.clone();
+    outbox.expect_enqueue().returning(move |_| Ok(Enqueued::Pending(Box::new(already.clone()))));
+    let mut verifications = MockVerifications::new();
+    let [found, sent, told, ended] = std::array::from_fn(|_| begun.clone());
+    verifications.expect_find().returning(move |_| Ok(Some(found.clone())));
+    verifications.expect_resend().returning(move |_| Ok(Resent::Sent(Box::new(sent.clone()))));
+    verifications.expect_history().returning(move |_| Ok(Some(history(told.clone()))));
+    verifications.expect_cancel().returning(move |_| {
+        let status = VerificationStatus::Canceled;
+        Ok(Some(history(Verification { status, ..ended.clone() })))
+    });
+    let mut parts = Parts { verifications, keys, ..parts() }.with_outbox(outbox);
+    parts.settings.auth = ApiAuth::V1;
+    let router = parts.router();
+
+    for (key, sees) in [(&own, true), (&other, false), (&admin, true)] {
+        let shown = format!("Bearer {}", key.reveal());
+        for path in [START.to_owned(), at("/resend"), at("/cancel")] {
+            let told = ask(&router, with(post(&path, PHONE), "authorization", &shown)).await;
+            assert_eq!(told.status / 100, 2, "{}", told.text);
+            assert_eq!(told.json().get("metadata").is_some(), sees, "{path}: {}", told.text);
+        }
+    }
+}
+
+#[tokio::test]
 async fn numbers_that_nothing_is_sent_to_are_refused() {
     let router = parts().router();
     let told = ask(&router, post(START, r#"{"phone":"+19005551234"}"#)).await;
     told.expect_problem(403, "number-type-not-allowed");
 
     let mut abroad = parts();
-    abroad.settings.numbers.allowed = Some(["DE".parse().unwrap()].into());
+    abroad.numbers.allowed = Some(["DE".parse().unwrap()].into());
     let router = abroad.router();
     let told = ask(&router, post(START, PHONE)).await;
     let extra = told.expect_problem(403, "region-not-allowed");
@@ -913,12 +968,12 @@ async fn a_test_number_has_its_code_and_no_rules() {
     verifications
         .expect_newest()
         .withf(|phone| *phone == "10000000001".parse().unwrap())
-        .returning(|_| Ok(None));
+        .returning(|_| Ok(Newest::default()));
     verifications.expect_check().returning(|_, _| Ok(Tried::Nothing));
     let mut parts = Parts { verifications, ..parts() };
     let number = ("10000000001".parse().unwrap(), "1234".parse().unwrap());
     parts.settings.test_numbers = [number].into();
-    parts.settings.numbers.allowed = Some(["DE".parse().unwrap()].into());
+    parts.numbers.allowed = Some(["DE".parse().unwrap()].into());
     let router = parts.router();
 
     for phone in ["+10000000001", "10000000001"] {
@@ -1133,7 +1188,7 @@ impl Answers for Book {
 #[tokio::test]
 async fn a_repeated_check_spends_no_attempt() {
     let mut verifications = MockVerifications::new();
-    verifications.expect_newest().once().returning(|_| Ok(ID.parse().ok()));
+    verifications.expect_newest().once().returning(|_| Ok(newest()));
     verifications.expect_check().times(2).returning(|_, _| Ok(wrong(1)));
     let router = Parts { verifications, ..parts() }.with_answers(Book::default()).router();
     let by_phone = r#"{"phone":"79991234567","code":"000000"}"#;
@@ -1358,13 +1413,14 @@ async fn it_stands_beside_api() {
     let settings = application::SubmitSettings {
         code_length: 6.try_into().unwrap(),
         code_ttl: Duration::from_secs(600),
-        phone_limits: domain::Windows::OFF,
+        rules: application::SendRules::NONE,
     };
     let submit = application::SubmitMessage::new(
         outbox,
         || SystemTime::UNIX_EPOCH,
         StdRng::seed_from_u64(1),
         vault,
+        Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600))),
         settings,
     );
     let keys = Arc::new(Authorize::new(MockApiKeys::new()));

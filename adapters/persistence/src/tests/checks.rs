@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    Approval, Attempt, EventKind, NewSend, NewTest, NewVerification, StoreError, Target, Tried,
-    Verification, Verifications,
+    Approval, Attempt, Enqueued, EventKind, NewSend, NewTest, NewVerification, Newest, StoreError,
+    Target, Tried, Verification, Verifications,
 };
 use domain::{Origin, Policy, VerificationId, VerificationStatus};
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -11,8 +11,8 @@ use tokio::{sync::Barrier, task::JoinSet};
 use super::{
     on_both_databases,
     support::{
-        accepted, approve, count, enqueue, id_of, in_time, names, new_id, new_message, phone,
-        policies, right, start, try_by_id, try_by_phone, wrong,
+        self, accepted, approve, count, enqueue, id_of, in_time, limited, names, new_id,
+        new_message, newest_of, phone, policies, right, start, try_by_id, try_by_phone, wrong,
     },
 };
 use crate::{Database, SqlVerifications};
@@ -30,7 +30,12 @@ on_both_databases!(
     so_many_may_wait_and_one_more_is_told,
     of_many_guesses_at_once_five_are_tried,
     five_wrong_then_exhausted,
-    by_phone_the_newest_counts,
+    by_phone_the_newest_of_each_door_counts,
+    a_wrong_code_counts_at_both_doors_and_a_right_one_at_its_own,
+    what_comes_through_api_touches_nothing_of_v1,
+    guesses_at_nothing_do_not_count_against_what_begins_later,
+    by_phone_the_work_is_the_same,
+    what_was_counted_of_a_phone_can_be_forgotten,
     what_is_not_the_newest_any_more_changes_nothing,
     an_unknown_phone_is_counted_alike,
     what_is_used_up_counts_nothing,
@@ -146,7 +151,7 @@ async fn a_thousand_right_checks_approve_once(database: Database) {
     // Connections are there: under all that follows none could be made in time.
     let ask = || verifications.newest(phone(1).parse().unwrap());
     let (newest, ..) = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask());
-    let newest = newest.unwrap();
+    let newest = newest.unwrap().v1;
     let at_once = Arc::new(Barrier::new(CHECKS));
 
     let mut checks = JoinSet::new();
@@ -156,9 +161,9 @@ async fn a_thousand_right_checks_approve_once(database: Database) {
             at_once.wait().await;
             let target = match number % 2 {
                 0 => Target::Id(begun),
-                _ => Target::Newest { phone: phone(1).parse().unwrap(), id: newest },
+                _ => newest_of(&phone(1), newest),
             };
-            let attempt = Attempt { target, hashes: right(), claim: None };
+            let attempt = support::attempt(target, right());
             (verifications.check(attempt.clone(), &guesses()).await, attempt)
         });
     }
@@ -353,7 +358,7 @@ async fn what_cannot_be_read_fails_nobody_else(database: Database) {
     for id in begun.clone() {
         let verifications = verifications.clone();
         checks.spawn(async move {
-            let attempt = Attempt { target: Target::Id(id), hashes: wrong(), claim: None };
+            let attempt = support::attempt(Target::Id(id), wrong());
             (id, verifications.check(attempt, &guesses()).await.is_ok())
         });
     }
@@ -373,7 +378,7 @@ async fn so_many_may_wait_and_one_more_is_told(database: Database) {
         let verifications = verifications.clone();
         checks.spawn(async move {
             let target = Target::Id(new_id());
-            let attempt = Attempt { target, hashes: right(), claim: None };
+            let attempt = support::attempt(target, right());
             verifications.check(attempt, &[]).await
         });
     }
@@ -408,7 +413,7 @@ async fn of_many_guesses_at_once_five_are_tried(database: Database) {
     assert!(matches!(late, Tried::Exhausted { .. }), "{late:?}");
     // A right one too many has not touched the phone.
     let newest = verifications.newest(phone(1).parse().unwrap()).await.unwrap();
-    assert_eq!(newest, Some(id));
+    assert_eq!(newest.v1, Some(id));
     assert_eq!(count(&database, "limit_counter WHERE used = 5").await, 2);
 }
 
@@ -435,33 +440,151 @@ async fn five_wrong_then_exhausted(database: Database) {
     assert_eq!(count(&database, "limit_counter WHERE used = 6").await, 2);
 }
 
-async fn by_phone_the_newest_counts(database: Database) {
-    let first = begin(&database, &start(&phone(1))).await;
-    begin(&database, &new_message(&phone(1))).await;
+/// What `/api` sends while it is open.
+fn open_api(phone: &str) -> NewSend {
+    NewSend { apart: true, ..new_message(phone) }
+}
+
+async fn by_phone_the_newest_of_each_door_counts(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
+    let tried = async || try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
+    let v1 = begin(&database, &start(&phone(1))).await;
+    let old = begin(&database, &new_message(&phone(1))).await;
+    let apart = begin(&database, &open_api(&phone(1))).await;
+    let newest = verifications.newest(phone(1).parse().unwrap()).await.unwrap();
+    assert_eq!(newest, Newest { v1: Some(v1), api: Some(apart) });
 
-    let tried = try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
-    let Tried::Right(approval) = tried else { panic!("{tried:?}") };
-    assert_eq!(approval.origin, Origin::Api);
-
+    // A code that is right for both is right for one of them at a time.
+    for expected in [v1, apart] {
+        let tried = tried().await;
+        let Tried::Right(approval) = tried else { panic!("{tried:?}") };
+        assert_eq!(approval.id, expected);
+    }
     // The one before it is not found by phone again.
-    let tried = try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
-    assert!(matches!(tried, Tried::Nothing), "{tried:?}");
-    assert_eq!(attempt(&try_by_id(&verifications, first, wrong(), &guesses()).await), 1);
+    let nothing = tried().await;
+    assert!(matches!(nothing, Tried::Nothing), "{nothing:?}");
+    assert_eq!(find(&verifications, old).await.attempts, 0);
+}
+
+async fn a_wrong_code_counts_at_both_doors_and_a_right_one_at_its_own(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let v1 = begin(&database, &start(&phone(1))).await;
+    let api = begin(&database, &open_api(&phone(1))).await;
+    let of_api = Attempt {
+        hashes: wrong(),
+        ..support::attempt(
+            Target::Newest {
+                phone: phone(1).parse().unwrap(),
+                of: Newest { v1: Some(v1), api: Some(api) },
+            },
+            right(),
+        )
+    };
+
+    let tried = try_by_phone(&verifications, &phone(1), wrong(), &guesses()).await;
+    assert_eq!(attempt(&tried), 1);
+    for id in [v1, api] {
+        assert_eq!(find(&verifications, id).await.attempts, 1);
+    }
+    let tried = verifications.check(of_api, &guesses()).await.unwrap();
+    assert!(matches!(&tried, Tried::Right(it) if it.id == api), "{tried:?}");
+
+    let found = find(&verifications, v1).await;
+    assert_eq!((found.attempts, found.status), (1, VerificationStatus::Pending));
+    is_right(&try_by_phone(&verifications, &phone(1), right(), &guesses()).await);
+}
+
+/// In whatever way it is sent, and whatever is guessed at it.
+async fn what_comes_through_api_touches_nothing_of_v1(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let id = begin(&database, &limited("2/1h", start(&phone(1)))).await;
+    let guesses = policies("check", "2/1h");
+
+    for _ in 0..2 {
+        let send = limited("2/1h", open_api(&phone(1)));
+        let api = begin(&database, &send).await;
+        try_by_id(&verifications, api, wrong(), &guesses).await;
+    }
+    let refused = enqueue(&database, &limited("2/1h", open_api(&phone(1)))).await;
+    assert!(matches!(refused, Enqueued::Limited(_)), "{refused:?}");
+    // Two guesses have used up the windows of what /api sends.
+    let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
+    assert!(matches!(&tried, Tried::Right(it) if it.id == id), "{tried:?}");
+    let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
+    assert_eq!(over(&tried), ["check-1h"]);
+
+    // And one more may begin: it is the second on /v1.
+    begin(&database, &limited("2/1h", start(&phone(1)))).await;
+    let pending = enqueue(&database, &limited("9/1h", start(&phone(1)))).await;
+    assert!(matches!(&pending, Enqueued::Pending(it) if it.origin == Origin::V1), "{pending:?}");
+}
+
+async fn guesses_at_nothing_do_not_count_against_what_begins_later(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let guesses = policies("check", "2/1h");
+    for _ in 0..2 {
+        let tried = try_by_phone(&verifications, &phone(1), wrong(), &guesses).await;
+        assert!(matches!(tried, Tried::Nothing), "{tried:?}");
+    }
+    let tried = try_by_phone(&verifications, &phone(1), wrong(), &guesses).await;
+    assert_eq!(over(&tried), ["check-1h"]);
+
+    begin(&database, &start(&phone(1))).await;
+    is_right(&try_by_phone(&verifications, &phone(1), right(), &guesses).await);
+    // The stranger's stay counted.
+    let tried = try_by_phone(&verifications, &phone(1), wrong(), &guesses).await;
+    assert_eq!(over(&tried), ["check-1h"]);
+}
+
+/// The rows that a guess by phone writes are as many whatever there is to guess.
+async fn by_phone_the_work_is_the_same(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    begin(&database, &start(&phone(2))).await;
+    begin(&database, &open_api(&phone(3))).await;
+    begin(&database, &start(&phone(4))).await;
+    begin(&database, &open_api(&phone(4))).await;
+    for number in 1..=4 {
+        let before = count(&database, "limit_counter").await;
+        try_by_phone(&verifications, &phone(number), wrong(), &guesses()).await;
+        assert_eq!(count(&database, "limit_counter").await - before, 4, "phone {number}");
+    }
+}
+
+async fn what_was_counted_of_a_phone_can_be_forgotten(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let guesses = policies("check", "1/1h");
+    for number in [1, 2] {
+        try_by_phone(&verifications, &phone(number), wrong(), &guesses).await;
+        begin(&database, &limited("1/1h", open_api(&phone(number)))).await;
+        begin(&database, &limited("1/1h", start(&phone(number)))).await;
+        try_by_phone(&verifications, &phone(number), wrong(), &guesses).await;
+    }
+    let clear = async || crate::clear_limits(&database, &phone(1).parse().unwrap()).await.unwrap();
+
+    assert_eq!(clear().await, crate::Cleared { guesses: 4, messages: 2 });
+
+    assert_eq!(clear().await, crate::Cleared { guesses: 0, messages: 0 });
+    begin(&database, &limited("1/1h", open_api(&phone(1)))).await;
+    is_right(&try_by_phone(&verifications, &phone(1), right(), &guesses).await);
+    begin(&database, &limited("1/1h", start(&phone(1)))).await;
+    let tried = try_by_phone(&verifications, &phone(2), right(), &guesses).await;
+    assert_eq!(over(&tried), ["check-1h"]);
+    let refused = enqueue(&database, &limited("1/1h", open_api(&phone(2)))).await;
+    assert!(matches!(refused, Enqueued::Limited(_)), "{refused:?}");
 }
 
 async fn what_is_not_the_newest_any_more_changes_nothing(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let check = async |id| {
-        let target = Target::Newest { phone: phone(1).parse().unwrap(), id };
-        let attempt = Attempt { target, hashes: right(), claim: None };
+        let attempt = support::attempt(newest_of(&phone(1), id), right());
         verifications.check(attempt, &guesses()).await.unwrap()
     };
     let none = new_id();
     assert!(matches!(check(Some(none)).await, Tried::Changed));
-    let first = begin(&database, &new_message(&phone(1))).await;
+    let first = begin(&database, &start(&phone(1))).await;
     assert!(matches!(check(None).await, Tried::Changed));
-    let second = begin(&database, &new_message(&phone(1))).await;
+    verifications.cancel(first).await.unwrap();
+    let second = begin(&database, &start(&phone(1))).await;
     assert!(matches!(check(Some(first)).await, Tried::Changed));
 
     for id in [first, second] {
@@ -486,8 +609,9 @@ async fn an_unknown_phone_is_counted_alike(database: Database) {
     let unknown = new_id();
     let tried = try_by_id(&verifications, unknown, right(), &guesses).await;
     assert!(matches!(tried, Tried::Unknown), "{tried:?}");
-    assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 2);
-    assert_eq!(count(&database, "limit_counter").await, 2);
+    // The phone's, and for the same work those of what /api might have begun.
+    assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 4);
+    assert_eq!(count(&database, "limit_counter").await, 4);
 }
 
 async fn what_is_used_up_counts_nothing(database: Database) {
@@ -546,7 +670,9 @@ async fn racing_guesses_never_pass_their_quota(database: Database) {
 
     assert_eq!(tried, 3);
     assert_eq!(find(&verifications, id).await.attempts, 3);
-    assert_eq!(count(&database, "limit_counter WHERE policy = 'check-1h' AND used = 3").await, 1);
+    let counted =
+        format!("limit_counter WHERE policy = 'check-1h' AND used = 3 AND key = '{}'", phone(1));
+    assert_eq!(count(&database, &counted).await, 1);
 }
 
 async fn cancel_and_restart_give_no_fresh_guesses(database: Database) {
@@ -585,12 +711,14 @@ async fn an_approval_forgets_the_guesses_at_it_only(database: Database) {
 
     let Tried::Right(approval) = tried else { panic!("{tried:?}") };
     let phone_1 = phone(1).parse().unwrap();
-    let expected = Approval { origin: Origin::V1, phone: phone_1, region: "RU".parse().ok() };
+    let expected = Approval { id, origin: Origin::V1, phone: phone_1, region: "RU".parse().ok() };
     assert_eq!(approval, expected);
-    for number in [1, 2] {
-        let kept = format!("limit_counter WHERE key = '{}' AND used = 1", phone(number));
+    for (number, at) in [(1, "?"), (1, "api?"), (2, "?"), (2, "api?")] {
+        let kept = format!("limit_counter WHERE key = '{at}{}' AND used = 1", phone(number));
         assert_eq!(count(&database, &kept).await, 2);
     }
+    let forgiven = format!("limit_counter WHERE key = '{}' AND used = 0", phone(1));
+    assert_eq!(count(&database, &forgiven).await, 2);
     // And a new one may begin.
     begin(&database, &start(&phone(1))).await;
 }
@@ -718,8 +846,8 @@ async fn what_nobody_needs_any_more_is_deleted_and_nothing_else(database: Databa
     let sql = format!("UPDATE limit_counter SET ends_at = {past} WHERE policy = 'check-1s'");
     database.connection().execute_unprepared(&sql).await.unwrap();
 
-    // The phone of the first, and its counter.
-    assert_eq!(verifications.prune(LONG).await.unwrap(), 2);
+    // The phone of the first, and its counters.
+    assert_eq!(verifications.prune(LONG).await.unwrap(), 3);
     assert_eq!(verifications.prune(LONG).await.unwrap(), 0);
     assert!(verifications.find(old).await.unwrap().is_some());
     let in_time = async { while verifications.prune(NONE).await.unwrap() == 0 {} };
@@ -728,5 +856,5 @@ async fn what_nobody_needs_any_more_is_deleted_and_nothing_else(database: Databa
     assert!(verifications.find(old).await.unwrap().is_none());
     assert!(verifications.find(pending).await.unwrap().is_some(), "it may still be checked");
     assert_eq!(count(&database, "phone").await, 1);
-    assert_eq!(count(&database, "limit_counter").await, 1);
+    assert_eq!(count(&database, "limit_counter").await, 2);
 }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use super::{
     on_both_databases,
     resends::again,
-    support::{accepted, count, enqueue, id_of, phone, right, start, wrong},
+    support::{self, accepted, count, enqueue, id_of, newest_of, phone, right, start, wrong},
 };
 use crate::{Database, SqlAnswers, SqlVerifications};
 
@@ -219,12 +219,9 @@ async fn an_approval_is_known_to_those_who_come_after(database: Database) {
         let id = id_of(&send);
         let claim = ours(answers.begin(KEY, BODY).await.unwrap());
         let attempt = |hashes| Attempt {
-            target: if by_phone {
-                Target::Newest { phone: phone(1).parse().unwrap(), id: Some(id) }
-            } else {
-                Target::Id(id)
-            },
+            target: if by_phone { newest_of(&phone(1), Some(id)) } else { Target::Id(id) },
             hashes,
+            api_hashes: Vec::new(),
             claim: Some(claim.clone()),
         };
 
@@ -254,7 +251,8 @@ async fn of_many_approvals_at_once_each_is_known_to_its_own_holder(database: Dat
         let is_ours = number % 3 == 1;
         let first = if is_ours { claim.first } else { [0; 16] };
         let under = AnswerClaim { first, ..claim.clone() };
-        let attempt = Attempt { target: Target::Id(id_of(&send)), hashes, claim: Some(under) };
+        let attempt = support::attempt(Target::Id(id_of(&send)), hashes);
+        let attempt = Attempt { claim: Some(under), ..attempt };
         tries.push((attempt, claim, is_ours.then(|| id_of(&send))));
     }
     let mut checks = JoinSet::new();

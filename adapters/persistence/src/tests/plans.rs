@@ -13,7 +13,8 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use super::{
     resends::again,
     support::{
-        LONG, batch, enqueue, id_of, ledger, phone, policies, postgres, published, right, start,
+        self, LONG, batch, enqueue, id_of, ledger, newest_of, phone, policies, postgres, published,
+        right, start,
     },
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
@@ -103,14 +104,14 @@ impl Pipeline {
         let verifications = SqlVerifications::new(self.database.clone());
         let check = async |target| {
             let claim = AnswerClaim { key: [1; 32], holder: [1; 16], first: [1; 16], done: None };
-            let attempt = Attempt { target, hashes: right(), claim: Some(claim) };
+            let attempt = Attempt { claim: Some(claim), ..support::attempt(target, right()) };
             verifications.check(attempt, &policies("check", "9/1h,99/1d")).await.unwrap()
         };
         let [by_id, by_phone] = [
             Target::Id(id_of(&sends[0])),
-            Target::Newest { phone: sends[1].message.phone.clone(), id: Some(id_of(&sends[1])) },
+            newest_of(sends[1].phone.as_str(), Some(id_of(&sends[1]))),
         ];
-        let nobody = || Target::Newest { phone: "79991111111".parse().unwrap(), id: None };
+        let nobody = || newest_of("79991111111", None);
         tokio::join!(check(by_id), check(by_phone), check(nobody()), check(nobody()));
         let resent = verifications.resend(again(&sends[2], 1)).await.unwrap();
         assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");

@@ -14,7 +14,7 @@ on_both_databases!(
     a_start_stores_the_verification_as_it_is,
     two_starts_at_once_make_one_verification,
     starts_that_wait_together_make_one_verification,
-    a_send_of_api_is_never_held_up_and_is_the_newest,
+    a_send_of_api_is_not_held_up_by_one_of_v1_and_holds_none_up,
     one_that_is_over_makes_room,
     a_refused_row_takes_its_own_verification_only,
     an_id_that_was_drawn_twice_fails_its_own_caller_only,
@@ -106,15 +106,17 @@ fn one_is_accepted(answers: Vec<(domain::VerificationId, Enqueued)>) {
     }
 }
 
-async fn a_send_of_api_is_never_held_up_and_is_the_newest(database: Database) {
+async fn a_send_of_api_is_not_held_up_by_one_of_v1_and_holds_none_up(database: Database) {
     let (of_v1, of_api) = (start(&phone(1)), new_message(&phone(1)));
     accepted(&enqueue(&database, &of_v1).await);
 
     accepted(&enqueue(&database, &of_api).await);
 
     let verification = pending(enqueue(&database, &start(&phone(1))).await);
-    assert_eq!(verification.id, id_of(&of_api));
+    assert_eq!(verification.id, id_of(&of_v1));
     assert_eq!(count(&database, "verification").await, 2);
+    accepted(&enqueue(&database, &new_message(&phone(2))).await);
+    accepted(&enqueue(&database, &start(&phone(2))).await);
 }
 
 async fn one_that_is_over_makes_room(database: Database) {

@@ -9,7 +9,8 @@ use application::{
     TraceParent,
     ports::{
         Attempt, Backlog, Batch, Claim, Claimed, Enqueued, Incoming, Lease, NewSecret, NewSend,
-        NewVerification, Outbox, PartitionLeases, Record, Target, Tried, Verifications, Violation,
+        NewVerification, Newest, Outbox, PartitionLeases, Record, Target, Tried, Verifications,
+        Violation,
     },
 };
 use domain::{
@@ -124,6 +125,7 @@ pub(super) fn new_message(phone: &str) -> NewSend {
             phone: phone.parse().unwrap(),
             code: "048213".parse().unwrap(),
         },
+        phone: phone.parse().unwrap(),
         ttl: Duration::from_secs(600),
         trace: TraceParent::generate(&mut rng()),
         verification: NewVerification {
@@ -140,6 +142,7 @@ pub(super) fn new_message(phone: &str) -> NewSend {
             api_key: None,
         },
         phone_limits: Windows::OFF,
+        apart: false,
         extra: Vec::new(),
     }
 }
@@ -199,6 +202,20 @@ fn hash(pepper: &str, bytes: [u8; 32]) -> (KeyId, CodeHash) {
     (pepper.parse().unwrap(), CodeHash::from_bytes(bytes))
 }
 
+/// By phone, the same hashes for both doors.
+pub(super) fn attempt(target: Target, hashes: Vec<(KeyId, CodeHash)>) -> Attempt {
+    let api_hashes = match &target {
+        Target::Id(_) => Vec::new(),
+        Target::Newest { .. } => hashes.clone(),
+    };
+    Attempt { target, hashes, api_hashes, claim: None }
+}
+
+/// A phone whose newest verification of `/v1` is this one.
+pub(super) fn newest_of(phone: &str, v1: Option<VerificationId>) -> Target {
+    Target::Newest { phone: phone.parse().unwrap(), of: Newest { v1, api: None } }
+}
+
 pub(super) async fn try_by_id(
     verifications: &SqlVerifications,
     id: VerificationId,
@@ -206,7 +223,7 @@ pub(super) async fn try_by_id(
     guesses: &[Policy],
 ) -> Tried {
     loop {
-        let attempt = Attempt { target: Target::Id(id), hashes: hashes.clone(), claim: None };
+        let attempt = attempt(Target::Id(id), hashes.clone());
         match verifications.check(attempt, guesses).await.unwrap() {
             Tried::Changed => {}
             tried => return tried,
@@ -222,9 +239,9 @@ pub(super) async fn try_by_phone(
 ) -> Tried {
     let phone: PhoneNumber = phone.parse().unwrap();
     loop {
-        let id = verifications.newest(phone.clone()).await.unwrap();
-        let target = Target::Newest { phone: phone.clone(), id };
-        let attempt = Attempt { target, hashes: hashes.clone(), claim: None };
+        let of = verifications.newest(phone.clone()).await.unwrap();
+        let target = Target::Newest { phone: phone.clone(), of };
+        let attempt = attempt(target, hashes.clone());
         match verifications.check(attempt, guesses).await.unwrap() {
             Tried::Changed => {}
             tried => return tried,

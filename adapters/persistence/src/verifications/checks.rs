@@ -138,10 +138,15 @@ impl Checks {
     async fn ask(&self, jobs: &[Job]) -> Result<Vec<Result<Decision, DbErr>>, DbErr> {
         let statement = self.database.as_written(sql::CHECK_POSTGRES, values(jobs, self.events));
         let rows = self.database.step(async |it| it.query_all_raw(statement).await).await?;
-        if rows.len() != jobs.len() {
-            return Err(DbErr::RecordNotFound("what became of each attempt".to_owned()));
-        }
-        Ok(jobs.iter().zip(&rows).map(|(job, row)| Decision::read(row, &job.guesses)).collect())
+        let mut rest = &rows[..];
+        let decisions = jobs.iter().map(|job| {
+            let (its, others) = rest
+                .split_at_checked(targets(&job.attempt.target).len())
+                .ok_or_else(|| DbErr::RecordNotFound("what became of each attempt".to_owned()))?;
+            rest = others;
+            Ok(Decision::read(its, &job.guesses))
+        });
+        decisions.collect()
     }
 }
 
@@ -179,29 +184,46 @@ impl Job {
 }
 
 impl Decision {
-    fn read(row: &QueryResult, guesses: &[Policy]) -> Result<Self, DbErr> {
-        if row.try_get("", "waits")? {
+    /// By the rows of one attempt.
+    fn read(rows: &[QueryResult], guesses: &[Policy]) -> Result<Self, DbErr> {
+        let holds = |row: &QueryResult, column| row.try_get::<bool>("", column);
+        let first = rows.first().ok_or_else(|| DbErr::RecordNotFound("an attempt".to_owned()))?;
+        if holds(first, "waits")? {
             return Ok(Self::Later);
         }
-        let by_phone: bool = row.try_get("", "by_phone")?;
-        let status: Option<String> = row.try_get("", "status")?;
-        let over = violations(row, guesses)?;
-        Ok(Self::Tried(if row.try_get("", "changed")? {
-            Tried::Changed
-        } else if let Some(attempts) = row.try_get::<Option<i32>>("", "attempts")? {
-            if row.try_get("", "is_right")? {
-                Tried::Right(read_approval(row)?)
-            } else {
-                read_wrong(row, attempts)?
+        if holds(first, "changed")? {
+            return Ok(Self::Tried(Tried::Changed));
+        }
+        let (mut wrong, mut over, mut is_counted) = (None, Vec::new(), false);
+        for row in rows {
+            if let Some(attempts) = row.try_get::<Option<i32>>("", "attempts")? {
+                if holds(row, "is_right")? {
+                    return Ok(Self::Tried(Tried::Right(read_approval(row)?)));
+                }
+                if wrong.is_none() {
+                    wrong = Some(read_wrong(row, attempts)?);
+                }
             }
+            if holds(row, "counts")? {
+                is_counted |= holds(row, "guessed")?;
+                if over.is_empty() {
+                    over = violations(row, guesses)?;
+                }
+            }
+        }
+        Ok(Self::Tried(if let Some(wrong) = wrong {
+            wrong
+        } else if is_counted {
+            Tried::Nothing
+        } else if holds(first, "may_try")? {
+            // A row or its room was lost in between.
+            Tried::Changed
         } else if !over.is_empty() {
             Tried::Limited(over)
-        } else if by_phone {
-            if row.try_get("", "guessed")? { Tried::Nothing } else { Tried::Changed }
-        } else if status.is_none() {
+        } else if first.try_get::<Option<String>>("", "status")?.is_none() {
             Tried::Unknown
         } else {
-            read_untried(row)?.unwrap_or(Tried::Changed)
+            read_untried(first)?.unwrap_or(Tried::Changed)
         }))
     }
 }
@@ -225,34 +247,49 @@ fn is_about_some(error: &DbErr) -> bool {
 
 // An array of a statement cannot hold nulls: what is absent is an empty text or the nil UUID.
 fn values(jobs: &[Job], events: bool) -> Vec<Value> {
-    let attempts = || jobs.iter().map(|job| &job.attempt);
+    let attempts = || (1_i64..).zip(jobs.iter().map(|job| &job.attempt));
+    let rows = || {
+        attempts().flat_map(|(n, it)| {
+            let hashes = [&it.hashes, &it.api_hashes];
+            let rows = targets(&it.target).into_iter().zip(hashes);
+            rows.map(move |(row, hashes)| (n, it, row, hashes))
+        })
+    };
     let claims = |read: fn(&AnswerClaim) -> Vec<u8>| {
-        let claims = attempts().map(|it| it.claim.as_ref().map(read).unwrap_or_default());
+        let claims = rows().map(|(_, it, ..)| it.claim.as_ref().map(read).unwrap_or_default());
         Value::from(claims.collect::<Vec<_>>())
     };
     let hashes = || {
-        let numbered = (1_i64..).zip(attempts());
-        numbered.flat_map(|(n, it)| it.hashes.iter().map(move |(pepper, hash)| (n, pepper, hash)))
+        (1_i64..)
+            .zip(rows())
+            .flat_map(|(r, (.., hashes))| hashes.iter().map(move |it| (r, &it.0, &it.1)))
     };
     let guesses = || jobs.first().into_iter().flat_map(|first| &first.guesses);
     vec![
         i16::from(ATTEMPTS).into(),
-        attempts().map(|it| id(&it.target)).collect::<Vec<_>>().into(),
-        attempts().map(|it| phone(&it.target)).collect::<Vec<_>>().into(),
+        rows().map(|(_, _, (id, _), _)| id).collect::<Vec<_>>().into(),
+        rows().map(|(_, it, ..)| phone(&it.target)).collect::<Vec<_>>().into(),
         claims(|claim| claim.key.to_vec()),
         claims(|claim| claim.first.to_vec()),
-        hashes().map(|(n, ..)| n).collect::<Vec<_>>().into(),
+        hashes().map(|(r, ..)| r).collect::<Vec<_>>().into(),
         hashes().map(|(_, pepper, _)| pepper.as_str().to_owned()).collect::<Vec<_>>().into(),
         hashes().map(|(.., hash)| hash.as_bytes().to_vec()).collect::<Vec<_>>().into(),
         guesses().map(|policy| policy.name.as_str().to_owned()).collect::<Vec<_>>().into(),
         guesses().map(|policy| policy.window.quota.cast_signed()).collect::<Vec<_>>().into(),
         guesses().map(|policy| millis(policy.window.period)).collect::<Vec<_>>().into(),
         events.into(),
+        rows().map(|(n, ..)| n).collect::<Vec<_>>().into(),
+        rows().map(|(_, _, (_, of_api), _)| of_api).collect::<Vec<_>>().into(),
     ]
 }
 
-fn id(target: &Target) -> Uuid {
-    target.id().map_or(Uuid::nil(), VerificationId::as_uuid)
+/// What an attempt has rows for: ids, and whether each is that of `/api` by phone.
+fn targets(target: &Target) -> Vec<(Uuid, bool)> {
+    let uuid = |id: Option<VerificationId>| id.map_or(Uuid::nil(), VerificationId::as_uuid);
+    match target {
+        Target::Id(id) => vec![(id.as_uuid(), false)],
+        Target::Newest { of, .. } => vec![(uuid(of.v1), false), (uuid(of.api), true)],
+    }
 }
 
 fn phone(target: &Target) -> String {
@@ -290,6 +327,7 @@ mod tests {
             let attempt = Attempt {
                 target: Target::Id(VerificationId::from_uuid(Uuid::from_u128(number << 8))),
                 hashes: Vec::new(),
+                api_hashes: Vec::new(),
                 claim: None,
             };
             let guesses = windows.parse::<Windows>().unwrap().policies("check");
@@ -301,7 +339,7 @@ mod tests {
     }
 
     fn next(waiting: &mut Waiting) -> Option<Vec<u128>> {
-        let number = |job: Job| job.attempt.target.id().unwrap().as_uuid().as_u128() >> 8;
+        let number = |job: Job| targets(&job.attempt.target)[0].0.as_u128() >> 8;
         Some(waiting.next()?.into_iter().map(number).collect())
     }
 
@@ -366,7 +404,8 @@ mod tests {
             let checks = checks.clone();
             callers.spawn(async move {
                 let target = Target::Id(VerificationId::NIL);
-                let attempt = Attempt { target, hashes: Vec::new(), claim: None };
+                let attempt =
+                    Attempt { target, hashes: Vec::new(), api_hashes: Vec::new(), claim: None };
                 checks.check(attempt, &[]).await
             });
         }

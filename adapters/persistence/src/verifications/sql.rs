@@ -11,7 +11,7 @@ macro_rules! verification_columns {
         "
         id::text AS id, origin, phone, region, attempts::integer AS attempts,
         sends::integer AS sends, code_length::integer AS code_length, template, metadata,
-        pepper_id, sequence,
+        pepper_id, sequence, api_key::text AS api_key,
         CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END
             AS status,
         CASE WHEN expires_at > now() THEN encode(seed, 'hex') END AS seed,
@@ -25,7 +25,7 @@ macro_rules! verification_columns {
     (sqlite) => {
         "
         id, origin, phone, region, attempts, sends, code_length, template, metadata, pepper_id,
-        sequence,
+        sequence, api_key,
         CASE WHEN status = 'pending'
               AND expires_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
              THEN 'expired' ELSE status END AS status,
@@ -85,7 +85,7 @@ WHERE message_id IN (SELECT value FROM json_each($2))",
 pub(super) const RESEND_POSTGRES: &str = concat!(
     "
 WITH target AS (
-    SELECT id, phone, expires_at
+    SELECT id, phone, origin = 'api' AS is_api, expires_at
     FROM verification
     WHERE id = $1 AND status || '' = 'pending' AND expires_at > now() AND sends = $2
       AND attempts < $3
@@ -97,9 +97,14 @@ WITH target AS (
       )
 ), allowed AS (
     INSERT INTO phone AS known
-        (phone, newest, newest_until, exclusive, quota_1, sends_1, ends_1, quota_2, sends_2,
-         ends_2, quota_3, sends_3, ends_3)
-    SELECT phone, id, expires_at, false,
+        (phone, newest, newest_until, api_newest, api_newest_until, exclusive, quota_1, sends_1,
+         ends_1, quota_2, sends_2, ends_2, quota_3, sends_3, ends_3)
+    SELECT phone,
+        CASE WHEN NOT is_api THEN id END,
+        CASE WHEN NOT is_api THEN expires_at ELSE '-infinity' END,
+        CASE WHEN is_api THEN id END,
+        CASE WHEN is_api THEN expires_at ELSE '-infinity' END,
+        false,
         $11::integer, 1, now() + $12 * interval '1 millisecond',
         $13::integer, 1, now() + $14 * interval '1 millisecond',
         $15::integer, 1, now() + $16 * interval '1 millisecond'
@@ -150,7 +155,7 @@ FROM (SELECT) AS one
 
 // The same in SQLite, where a statement writes to one table.
 pub(super) const RESENDABLE: &str = "
-SELECT phone, expires_at - $5 AS ttl
+SELECT phone, origin = 'api' AS is_api, expires_at - $5 AS ttl
 FROM verification
 WHERE id = $1 AND status = 'pending' AND expires_at > $5 AND sends = $2 AND attempts < $3
   AND sent_at + $4 <= $5
@@ -172,9 +177,11 @@ RETURNING ",
     verification_columns!(sqlite)
 );
 
-/// The newest verification of a phone, if it is pending.
+/// The newest verification of a phone that a door has begun, if it is pending.
+///
+/// What `/api` began is with what it counts there, which is apart while it is open (`Account`).
 macro_rules! newest {
-    ($phone:literal, $now:literal) => {
+    (v1, $phone:literal, $now:literal) => {
         concat!(
             "
     FROM verification
@@ -186,26 +193,61 @@ macro_rules! newest {
             $now
         )
     };
+    (api, $phone:literal, $now:literal) => {
+        concat!(
+            "
+    FROM verification
+    WHERE id = (
+            SELECT api_newest
+            FROM phone
+            WHERE phone IN (",
+            $phone,
+            ", 'api:' || ",
+            $phone,
+            ") AND api_newest_until > ",
+            $now,
+            "
+            ORDER BY api_newest_until DESC
+            LIMIT 1
+        ) AND status || '' = 'pending' AND expires_at > ",
+            $now
+        )
+    };
 }
 
 pub(super) const NEWEST: Sql = Sql {
-    postgres: concat!("SELECT id::text AS id", newest!("$1", "now()")),
+    postgres: concat!(
+        "SELECT (SELECT id::text",
+        newest!(v1, "$1", "now()"),
+        ") AS v1, (SELECT id::text",
+        newest!(api, "$1", "now()"),
+        ") AS api"
+    ),
     sqlite: concat!(
-        "SELECT id",
-        newest!("$1", "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)")
+        "SELECT (SELECT id",
+        newest!(v1, "$1", "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"),
+        ") AS v1, (SELECT id",
+        newest!(api, "$1", "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)"),
+        ") AS api"
     ),
 };
 
 /// Tries codes: of each, in the order given, what becomes of it. Those at one phone are decided one
 /// at a time: of them the first that may be tried is, and the others wait.
 ///
-/// A guess is counted under what is `wanted` of its phone, if there is room in all of it; which is
-/// looked at before anything is written, as brute force meets nothing else. By phone the work is the
-/// same whatever there is, but for one row that is changed in place.
+/// An attempt by id has one row, and one by phone has two: the newest verification of `/v1` and that
+/// of `/api`. Each row has windows of its own (`counter`), so that guesses at one door's code use up
+/// nothing of the other's; and guesses where there is nothing to guess use up nothing of what begins
+/// later. An attempt may be tried if one of the rows with a verification has room, or, where none
+/// has one, the first.
+///
+/// A guess is counted in all windows `wanted` of a row that has room in all of them; which is looked
+/// at before anything is written, as brute force meets nothing else. By phone both rows are counted,
+/// so that the work is the same whatever there is, but for rows that are changed in place.
 ///
 /// A code is right if its hash by the pepper of the row is that of the row. An early difference ends
 /// the comparison sooner, which tells nothing: the hashes are under a pepper, so nobody can choose
-/// how they begin (ADR 24).
+/// how they begin (ADR 24). A code that is right for one row counts as a wrong one for no other.
 ///
 /// Rows are named by their keys in subqueries that nothing is pulled out of, which leaves a plan
 /// nothing else, whatever it was made for. Phones, verifications and counters are locked in this
@@ -213,26 +255,36 @@ pub(super) const NEWEST: Sql = Sql {
 /// circle.
 ///
 /// `latest` is the row as it is when it is locked, so that of many attempts at once each is the
-/// only one. What is right is taken off the counters again with all attempts before it; where
-/// another guess has just used up one of two windows, the one before it is changed all the same.
-/// Whether the phone's newest is this one is asked of the row as it is when it is locked, too: a
-/// resend may have made it so in between.
+/// only one; an attempt that has lost a row in between decides nothing. What is right is taken off
+/// the counters again with all attempts before it; where another guess has just used up one of two
+/// windows, the one before it is changed all the same. Whether the phone's newest is this one is
+/// asked of the row as it is when it is locked, too: a resend may have made it so in between.
 pub(super) const CHECK_POSTGRES: &str = concat!(
     "
 WITH known AS MATERIALIZED (
-    SELECT n, asked.phone <> '' AS by_phone, claim, first, it.id, origin, region, code_hash, status,
+    SELECT r, n, asked.phone <> '' AS by_phone, of_api, claim, first, it.id, origin, region,
+        code_hash, status, attempts >= $1 AS exhausted, good_for, ttl,
         CASE WHEN asked.phone <> '' THEN asked.phone ELSE it.phone END AS phone,
-        attempts >= $1 AS exhausted, good_for, ttl,
+        CASE
+            WHEN asked.phone = '' THEN CASE WHEN origin = 'api' THEN 'api:' ELSE '' END || it.phone
+            ELSE CASE WHEN of_api THEN 'api' ELSE '' END
+                || CASE WHEN it.id IS NULL THEN '?' WHEN of_api THEN ':' ELSE '' END
+                || asked.phone
+        END AS counter,
         (status = 'pending' AND attempts < $1) IS TRUE AS is_open,
-        ((n, pepper_id, code_hash) IN (
+        ((r, pepper_id, code_hash) IN (
             SELECT * FROM unnest($6::bigint[], $7::text[], $8::bytea[])
         )) IS TRUE AS is_right,
-        asked.phone <> '' AND (SELECT id",
-    newest!("asked.phone", "now()"),
-    "
-        ) IS DISTINCT FROM nullif(asked.id, '00000000-0000-0000-0000-000000000000') AS changed
-    FROM unnest($2::uuid[], $3::text[], $4::bytea[], $5::bytea[])
-            WITH ORDINALITY AS asked (id, phone, claim, first, n)
+        asked.phone <> '' AND CASE WHEN of_api
+            THEN (SELECT id",
+    newest!(api, "asked.phone", "now()"),
+    ")
+            ELSE (SELECT id",
+    newest!(v1, "asked.phone", "now()"),
+    ")
+        END IS DISTINCT FROM nullif(asked.id, '00000000-0000-0000-0000-000000000000') AS moved
+    FROM unnest($2::uuid[], $3::text[], $4::bytea[], $5::bytea[], $13::bigint[], $14::boolean[])
+            WITH ORDINALITY AS asked (id, phone, claim, first, n, of_api, r)
         LEFT JOIN LATERAL (
             SELECT id, phone, origin, region, code_hash, pepper_id, attempts,
                 CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END
@@ -243,34 +295,48 @@ WITH known AS MATERIALIZED (
             WHERE id = asked.id
             OFFSET 0
         ) AS it ON true
-), asked AS MATERIALIZED (
+), counters AS MATERIALIZED (
     SELECT *,
         ARRAY(
             SELECT coalesce((
                 SELECT (extract(epoch FROM ends_at - now()) * 1000)::bigint
                 FROM limit_counter
-                WHERE policy = wanted.policy AND key = known.phone AND ends_at > now()
+                WHERE policy = wanted.policy AND key = known.counter AND ends_at > now()
                   AND used >= wanted.quota
             ), -1)
             FROM unnest($9::text[], $10::integer[]) WITH ORDINALITY AS wanted (policy, quota, place)
-            WHERE origin IS DISTINCT FROM 'test' AND NOT changed AND (by_phone OR is_open)
+            WHERE origin IS DISTINCT FROM 'test' AND (by_phone OR is_open)
             ORDER BY place
-        ) AS remains
+        ) AS remains,
+        bool_or(moved) OVER attempt AS changed,
+        bool_or(origin = 'test') OVER attempt IS TRUE AS is_test,
+        CASE
+            WHEN NOT by_phone THEN is_open
+            WHEN bool_or(id IS NOT NULL) OVER attempt THEN id IS NOT NULL
+            ELSE NOT of_api
+        END AS counts
     FROM known
+    WINDOW attempt AS (PARTITION BY n)
+), asked AS MATERIALIZED (
+    SELECT *, min(CASE WHEN may_try THEN n END) OVER (PARTITION BY phone) AS turn
+    FROM (
+        SELECT *, NOT 0 <= ANY (remains) AS has_room,
+            NOT changed AND bool_or(counts AND NOT 0 <= ANY (remains)) OVER (PARTITION BY n)
+                AS may_try
+        FROM counters
+    ) AS it
 ), trying AS MATERIALIZED (
-    SELECT DISTINCT ON (phone) *
-    FROM asked
-    WHERE NOT changed AND (by_phone OR is_open) AND NOT 0 <= ANY (remains)
-    ORDER BY phone, n
+    SELECT * FROM asked WHERE may_try AND n = turn AND has_room AND (counts OR NOT is_test)
 ), held AS (
     SELECT it.phone
-    FROM (SELECT phone FROM trying WHERE is_open AND is_right ORDER BY phone) AS it
+    FROM (SELECT DISTINCT phone FROM trying WHERE is_open AND is_right ORDER BY phone) AS it
         CROSS JOIN LATERAL (
             SELECT phone FROM phone WHERE phone = it.phone FOR UPDATE
         ) AS held
-), latest AS MATERIALIZED (
-    SELECT n, phone, origin, claim, first, latest.id, latest.attempts,
-        is_right AND latest.code_hash = it.code_hash AS is_right
+), locked AS MATERIALIZED (
+    SELECT r, n, counter, origin, claim, first, latest.id, latest.attempts,
+        is_open AND latest.id IS NULL AS is_lost,
+        (is_right AND latest.code_hash = it.code_hash) IS TRUE AS is_right
     FROM (
         SELECT * FROM trying WHERE (SELECT count(*) FROM held) >= 0 ORDER BY id
     ) AS it
@@ -281,20 +347,28 @@ WITH known AS MATERIALIZED (
               AND status || '' = 'pending' AND expires_at > now() AND attempts < $1
             FOR UPDATE
         ) AS latest ON true
-    WHERE latest.id IS NOT NULL OR NOT is_open
+), latest AS MATERIALIZED (
+    SELECT *
+    FROM (
+        SELECT *, bool_or(is_lost) OVER attempt AS is_changed,
+            min(CASE WHEN is_right THEN r END) OVER attempt AS right_row
+        FROM locked
+        WINDOW attempt AS (PARTITION BY n)
+    ) AS it
+    WHERE NOT is_changed AND coalesce(right_row, r) = r
 ), guess AS (
     INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
-    SELECT policy, phone, quota, CASE WHEN is_right THEN 0 ELSE 1 END,
+    SELECT policy, counter, quota, CASE WHEN is_right THEN 0 ELSE 1 END,
         now() + period * interval '1 millisecond'
     FROM latest, unnest($9::text[], $10::integer[], $11::bigint[]) AS wanted (policy, quota, period)
     WHERE origin IS DISTINCT FROM 'test'
-    ORDER BY policy, phone
+    ORDER BY policy, counter
     ON CONFLICT (policy, key) DO UPDATE SET
         quota = excluded.quota,
         used = CASE
             WHEN known.ends_at <= now() THEN excluded.used
             WHEN excluded.used = 0 THEN
-                greatest(known.used - (SELECT attempts FROM latest WHERE phone = excluded.key), 0)
+                greatest(known.used - (SELECT attempts FROM latest WHERE counter = excluded.key), 0)
             ELSE known.used + 1 END,
         ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
     WHERE known.ends_at <= now() OR known.used < excluded.quota
@@ -302,7 +376,7 @@ WITH known AS MATERIALIZED (
 ), guessed AS MATERIALIZED (
     SELECT *
     FROM latest
-    WHERE origin = 'test' OR cardinality($9::text[]) = 0 OR (phone IN (
+    WHERE origin = 'test' OR cardinality($9::text[]) = 0 OR (counter IN (
         SELECT key FROM guess GROUP BY key HAVING count(*) = cardinality($9::text[])
     )) IS TRUE
 ), counted AS (
@@ -314,7 +388,7 @@ WITH known AS MATERIALIZED (
         code_hash = CASE WHEN id <> ALL (ARRAY(SELECT id FROM guessed WHERE is_right))
             THEN code_hash END,
         seed = CASE WHEN id <> ALL (ARRAY(SELECT id FROM guessed WHERE is_right)) THEN seed END
-    WHERE id = ANY (ARRAY(SELECT id FROM guessed))
+    WHERE id = ANY (ARRAY(SELECT id FROM guessed WHERE id IS NOT NULL))
     RETURNING id, phone, attempts, pepper_id, status = 'approved' AS is_right
 ), cleared AS (
     UPDATE phone
@@ -338,13 +412,12 @@ WITH known AS MATERIALIZED (
             SELECT claim, first FROM guessed WHERE is_right
         )) IS TRUE
 )
-SELECT by_phone, changed, status, exhausted, good_for, ttl, remains, origin, asked.phone, region,
-    counted.attempts::integer AS attempts, pepper_id, counted.is_right,
-    (n IN (SELECT n FROM guessed)) IS TRUE AS guessed,
-    NOT changed AND (by_phone OR is_open) AND NOT 0 <= ANY (remains)
-        AND (n IN (SELECT n FROM trying)) IS NOT TRUE AS waits
+SELECT by_phone, changed, counts, may_try, status, exhausted, good_for, ttl, remains, origin,
+    asked.id::text AS id, asked.phone, region, counted.attempts::integer AS attempts, pepper_id, counted.is_right,
+    (r IN (SELECT r FROM guessed)) IS TRUE AS guessed,
+    may_try AND n <> turn AS waits
 FROM asked LEFT JOIN counted ON counted.id = asked.id
-ORDER BY n"
+ORDER BY r"
 );
 
 // The same in SQLite, in its steps.
@@ -357,12 +430,20 @@ SELECT id, phone, origin, pepper_id, attempts >= $3 AS exhausted,
 FROM verification
 WHERE id = $1";
 
-pub(super) const TARGET_BY_PHONE: &str = concat!(
+pub(super) const TARGET_OF_V1: &str = concat!(
     "
 SELECT id, verification.phone, origin, pepper_id, attempts >= $3 AS exhausted,
     (pepper_id, code_hash) IN (SELECT value ->> 0, unhex(value ->> 1) FROM json_each($4))
         AS is_right",
-    newest!("$1", "$2")
+    newest!(v1, "$1", "$2")
+);
+
+pub(super) const TARGET_OF_API: &str = concat!(
+    "
+SELECT id, verification.phone, origin, pepper_id, attempts >= $3 AS exhausted,
+    (pepper_id, code_hash) IN (SELECT value ->> 0, unhex(value ->> 1) FROM json_each($4))
+        AS is_right",
+    newest!(api, "$1", "$2")
 );
 
 pub(super) const GUESSES: &str = "
@@ -377,7 +458,7 @@ pub(super) const APPROVE: &str = "
 UPDATE verification
 SET status = 'approved', ended_at = $2, code_hash = NULL, seed = NULL
 WHERE id = $1
-RETURNING phone, region, origin";
+RETURNING id, phone, region, origin";
 
 pub(super) const NOTE: &str = tell_holders!("$1", "$2", "$3");
 
@@ -652,7 +733,7 @@ DELETE FROM phone
 WHERE phone IN (
     SELECT phone
     FROM phone
-    WHERE greatest(newest_until, ends_1, ends_2, ends_3) <= now()
+    WHERE greatest(newest_until, api_newest_until, ends_1, ends_2, ends_3) <= now()
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
 )",
@@ -661,7 +742,7 @@ DELETE FROM phone
 WHERE phone IN (
     SELECT phone
     FROM phone
-    WHERE max(newest_until, ends_1, ends_2, ends_3)
+    WHERE max(newest_until, api_newest_until, ends_1, ends_2, ends_3)
         <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
     LIMIT 10000
 )",

@@ -1,5 +1,5 @@
 use adapters_http::ApiAuth;
-use application::{DrawnKeys, KeySource, ResendPolicy};
+use application::{Counting, DrawnKeys, KeySource, ResendPolicy};
 use domain::{GuardMode, NumberRules, Pacing, SendLimits, Windows};
 
 use super::*;
@@ -22,12 +22,14 @@ fn windows(text: &str) -> Windows {
 
 #[test]
 fn nothing_set_has_the_defaults_of_the_domain() {
-    let VerificationConfig { sends, api_phone_limits, numbers, guard, events, retention, .. } =
+    let VerificationConfig { sends, api, numbers, guard, events, retention, .. } =
         verification(&[]);
 
-    assert_eq!(sends.limits, SendLimits::default());
+    assert_eq!(sends.rules.limits, SendLimits::default());
     assert_eq!((sends.pacing, sends.resend_policy), (Pacing::default(), ResendPolicy::Same));
-    assert_eq!(api_phone_limits, windows("20/1h"));
+    assert!(api.is_open && !api.rules.refuse_unreadable);
+    assert_eq!(api.rules.limits, SendLimits { phone: windows("20/1h"), ..SendLimits::OFF });
+    assert_eq!(api.rules.numbers, NumberRules::NONE);
     assert_eq!(numbers.rules, NumberRules::default());
     assert!(numbers.default_region.is_none() && numbers.test.is_empty());
     let rules: Vec<String> = guard.rules_in_force().iter().map(ToString::to_string).collect();
@@ -50,10 +52,45 @@ fn api_auth_defaults() {
 #[test]
 fn a_phone_limit_that_is_set_holds_for_both() {
     for (set, limit) in [("3/1m", "3/1m"), ("off", "off"), (" 1/1s, 2/1d ", "1/1s,2/1d")] {
-        let VerificationConfig { sends, api_phone_limits, .. } =
-            verification(&[("LIMIT_PHONE", set)]);
+        let VerificationConfig { sends, api, .. } = verification(&[("LIMIT_PHONE", set)]);
 
-        assert_eq!((sends.limits.phone, api_phone_limits), (windows(limit), windows(limit)));
+        let phones = (sends.rules.limits.phone, api.rules.limits.phone);
+        assert_eq!(phones, (windows(limit), windows(limit)));
+    }
+}
+
+#[test]
+fn what_is_set_holds_on_api_too() {
+    let api = verification(&[
+        ("LIMIT_PREFIX", "2/1h"),
+        ("LIMIT_REGION", "3/1h"),
+        ("LIMIT_KEY", "4/1h"),
+        ("REGIONS", "DE"),
+        ("REFUSED_NUMBER_TYPES", "premium_rate"),
+        ("API_UNREADABLE_NUMBERS", "refuse"),
+        ("API_ENABLED", "false"),
+    ])
+    .api;
+
+    let SendLimits { prefix, region, key, .. } = api.rules.limits;
+    assert_eq!([prefix, region, key], ["2/1h", "3/1h", "4/1h"].map(windows));
+    assert_eq!(api.rules.numbers.allowed, Some(["DE".parse().unwrap()].into()));
+    assert_eq!(api.rules.numbers.refused, [domain::NumberType::PremiumRate].into());
+    assert!(api.rules.refuse_unreadable && !api.is_open);
+}
+
+#[test]
+fn doors_of_other_trust_or_other_limits_count_apart() {
+    let counting = |settings: &[(&str, &str)]| verification(settings).api.rules.counting;
+    let limit = ("LIMIT_PHONE", "5/1h");
+
+    for (auth, unset, set) in [
+        ("none", Counting::PhonesApart, Counting::Shared),
+        ("all", Counting::PhonesApart, Counting::Shared),
+        ("v1", Counting::Apart, Counting::Apart),
+    ] {
+        let auth = ("API_AUTH", auth);
+        assert_eq!((counting(&[auth]), counting(&[auth, limit])), (unset, set), "{auth:?}");
     }
 }
 
@@ -68,6 +105,7 @@ fn every_limit_can_be_set() {
         ("LIMIT_CUSTOM", "device=5/1d; tenant-2=off"),
     ])
     .sends
+    .rules
     .limits;
 
     assert_eq!(limits.phone, SendLimits::default().phone);
@@ -350,6 +388,9 @@ fn warnings_tell_what_is_open() {
     assert!(test.contains("one of 1 numbers") && !test.contains("7999"), "{test}");
     // The embedded default is for trying.
     assert_eq!(warnings(&[]).len(), 1);
+    assert!(warnings(&[("API_AUTH", "v1"), ("API_ENABLED", "false")]).is_empty());
+    let [unread] = &warnings(&[("API_AUTH", "all"), ("REGIONS", "DE")])[..] else { panic!() };
+    assert!(unread.contains("API_UNREADABLE_NUMBERS=refuse"), "{unread}");
 }
 
 #[test]

@@ -1,0 +1,179 @@
+use domain::{Counter, NumberRefused, NumberRules, Origin, Recipient, SendLimits, SendOf};
+
+use crate::{Caller, Guard, Passed, Verdict};
+
+/// What holds for the messages of one door, `/v1` or `/api`.
+///
+/// Both doors ask the same questions in the same order, here: is anything sent to this number, does
+/// the guard let it pass, and what is it counted under. Only the answers are set for each door.
+#[derive(Debug, Clone, Default)]
+pub struct SendRules {
+    pub numbers: NumberRules,
+    /// Whether texts that are no numbers are refused.
+    pub refuse_unreadable: bool,
+    pub limits: SendLimits,
+    pub counting: Counting,
+}
+
+/// Whose counters a door moves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Counting {
+    /// Those of both doors.
+    #[default]
+    Shared,
+    /// Those of both doors, but its own of each phone: the doors limit phones differently.
+    PhonesApart,
+    /// Its own only: whoever comes through it has shown less of who they are.
+    Apart,
+}
+
+/// Why nothing is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Number(NumberRefused),
+    Guard,
+}
+
+impl SendRules {
+    /// Nothing is refused and nothing counted.
+    pub const NONE: Self = Self {
+        numbers: NumberRules::NONE,
+        refuse_unreadable: false,
+        limits: SendLimits::OFF,
+        counting: Counting::Shared,
+    };
+
+    /// Decides whether a message may be sent. What passes must be counted once it is sent.
+    pub(crate) fn admit(
+        &self,
+        guard: &Guard,
+        origin: Origin,
+        to: &Recipient,
+    ) -> Result<Passed, Refusal> {
+        match to {
+            Recipient::Number(number) => {
+                self.numbers.check(number.region, number.kind).map_err(Refusal::Number)?;
+            }
+            Recipient::Unreadable(_) if self.refuse_unreadable => {
+                return Err(Refusal::Number(NumberRefused::Unreadable));
+            }
+            Recipient::Unreadable(_) => {}
+        }
+        match guard.decide(origin, to.phone(), to.region()) {
+            Verdict::Passed(passed) => Ok(passed),
+            Verdict::Blocked => Err(Refusal::Guard),
+        }
+    }
+
+    /// What a message is counted under beside its phone.
+    pub(crate) fn counters(&self, to: &Recipient, caller: &Caller) -> Vec<Counter> {
+        let mut counters = self.limits.counters(SendOf {
+            ip: caller.ip,
+            prefix: &to.prefix_key(),
+            region: to.region_key(),
+            api_key: caller.api_key,
+            custom: &caller.custom,
+        });
+        if self.counting == Counting::Apart {
+            for counter in &mut counters {
+                counter.key.insert_str(0, "api:");
+            }
+        }
+        counters
+    }
+
+    /// Whether the windows of a phone are those of this door only.
+    pub(crate) const fn phones_apart(&self) -> bool {
+        matches!(self.counting, Counting::PhonesApart | Counting::Apart)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use domain::{GuardMode, GuardRule, Number, NumberType, VerificationId};
+
+    use super::*;
+
+    fn guard() -> Guard {
+        let rule = GuardRule::parse("prefix:3:10", GuardMode::Enforce).unwrap();
+        Guard::new(vec![rule], Duration::from_secs(3_600))
+    }
+
+    fn number(phone: &str, kind: NumberType) -> Recipient {
+        let (phone, region) = (phone.parse().unwrap(), "RU".parse().ok());
+        Recipient::Number(Number { phone, region, kind })
+    }
+
+    fn mobile() -> Recipient {
+        number("79991234567", NumberType::Mobile)
+    }
+
+    fn unreadable() -> Recipient {
+        Recipient::Unreadable("89999999999".parse().unwrap())
+    }
+
+    #[test]
+    fn both_doors_have_the_rules_for_numbers() {
+        let premium = number("78091234567", NumberType::PremiumRate);
+        let numbers =
+            NumberRules { refused: [NumberType::PremiumRate].into(), ..NumberRules::NONE };
+        let rules = SendRules { numbers, refuse_unreadable: true, ..SendRules::NONE };
+        for origin in [Origin::V1, Origin::Api] {
+            let admit = |to: &Recipient| rules.admit(&guard(), origin, to).map(|_| ());
+
+            assert_eq!(admit(&premium), Err(Refusal::Number(NumberRefused::Type)));
+            assert_eq!(admit(&unreadable()), Err(Refusal::Number(NumberRefused::Unreadable)));
+            assert_eq!(admit(&mobile()), Ok(()));
+        }
+        assert!(SendRules::NONE.admit(&guard(), Origin::Api, &premium).is_ok());
+        assert!(SendRules::NONE.admit(&guard(), Origin::Api, &unreadable()).is_ok());
+    }
+
+    #[test]
+    fn the_guard_judges_api_once_its_codes_are_checked_and_apart_from_v1() {
+        let guard = guard();
+        let send = |origin| {
+            let passed = SendRules::NONE.admit(&guard, origin, &mobile())?;
+            guard.sent(passed, VerificationId::NIL);
+            Ok::<_, Refusal>(())
+        };
+        for _ in 0..50 {
+            send(Origin::Api).unwrap();
+        }
+        let elsewhere = "4915112345678".parse().unwrap();
+        guard.approved(Origin::V1, &elsewhere, None);
+        send(Origin::Api).unwrap();
+
+        guard.approved(Origin::Api, &elsewhere, None);
+        let through = (0..50).take_while(|_| send(Origin::Api).is_ok()).count();
+
+        assert_eq!(through, 3);
+        assert_eq!(send(Origin::V1), Ok(()), "nobody on /v1 is blocked by what /api sends");
+    }
+
+    #[test]
+    fn a_message_is_counted_by_what_it_goes_to_and_by_its_key() {
+        let limits = |text: &str| text.parse().unwrap();
+        let limits = SendLimits {
+            prefix: limits("9/1h"),
+            region: limits("9/1h"),
+            key: limits("9/1h"),
+            ..SendLimits::OFF
+        };
+        let api_key = "6f2c1a529d3f4f0e8a550d2f6f3b9c00".parse().ok();
+        let caller = Caller { api_key, ..Caller::default() };
+        let keys = |counting, to: &Recipient| -> Vec<String> {
+            let rules = SendRules { limits: limits.clone(), counting, ..SendRules::NONE };
+            rules.counters(to, &caller).into_iter().map(|counter| counter.key).collect()
+        };
+        let key = api_key.unwrap().to_string();
+
+        assert_eq!(keys(Counting::Shared, &mobile()), ["7999123", "RU", &key]);
+        assert_eq!(keys(Counting::PhonesApart, &mobile()), ["7999123", "RU", &key]);
+        assert_eq!(keys(Counting::Shared, &unreadable()), ["?8999999", "?", &key]);
+        let apart = keys(Counting::Apart, &mobile());
+        assert_eq!(apart, ["api:7999123", "api:RU", &format!("api:{key}")]);
+    }
+}

@@ -3,6 +3,7 @@
 mod down;
 pub mod guard;
 pub mod keys;
+pub mod limits;
 pub mod secrets;
 
 use std::{

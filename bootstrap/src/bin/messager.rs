@@ -12,7 +12,7 @@ use application::Vault;
 use bootstrap::{
     Process,
     cli::{
-        Migration, SETTINGS, guard, healthcheck, keys, migrate, migrate_up, run, secrets,
+        Migration, SETTINGS, guard, healthcheck, keys, limits, migrate, migrate_up, run, secrets,
         with_database,
     },
     config::Config,
@@ -48,6 +48,9 @@ enum Command {
     /// Make and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Take back what was counted of a phone.
+    #[command(subcommand)]
+    Limits(limits::Command),
     /// Look at what the guard did, or try its rules on the past.
     #[command(subcommand)]
     Guard(guard::Command),
@@ -67,6 +70,13 @@ fn main() -> ExitCode {
         Some(Command::Keys(command)) => {
             with_database(&config, "messager keys", async |database| {
                 keys::execute(&SqlApiKeys::new(database.clone()), command).await
+            })
+            .await
+        }
+        Some(Command::Limits(command)) => {
+            with_database(&config, "messager limits", async |database| {
+                let region = config.verification.numbers.default_region;
+                limits::execute(database, region, command).await
             })
             .await
         }

@@ -33,6 +33,120 @@ async fn both_surfaces_hold_to_the_limit_of_a_phone() {
     assert_eq!(client.start("+79991234569").await.status, 202);
 }
 
+/// With keys for both doors, whatever is set holds on both, and is counted together.
+#[tokio::test]
+async fn what_is_set_holds_on_both_doors() {
+    let Some(stack) = Stack::new().await else { return };
+    let settings = [
+        ("API_AUTH", "all"),
+        ("LIMIT_KEY", "9/1h"),
+        ("LIMIT_PREFIX", "2/1h"),
+        ("LIMIT_REGION", "4/1h"),
+        ("LIMIT_PHONE", "1/1h"),
+        ("REGIONS", "DE"),
+        ("DEFAULT_REGION", "DE"),
+        ("REFUSED_NUMBER_TYPES", "premium_rate"),
+    ];
+    let create = ["keys", "create", "--name", "shop", "--scopes", "send"];
+    let created = stack.start("messager", &settings).args(&create).output().await;
+    let key = String::from_utf8(created.stdout).unwrap().trim().to_owned();
+    let api = stack.start("api", &settings).ready().await;
+    let client = Client::new(api.port).with_key(&key);
+    let send = async |phone: &str| {
+        let answer = client.post("/api", &json!({ "phone": phone })).await;
+        (answer.status, answer.text)
+    };
+    let accepted = (200, r#""message successfuly sended""#.to_owned());
+    let refused = |status, text: &str| (status, json!({ "error": text }).to_string());
+
+    assert_eq!(send("79991234567").await, refused(403, "messages to this number are not allowed"));
+    assert_eq!(send("499001234567").await.0, 403, "a premium number");
+    assert_eq!(client.start("+4915123456701").await.status, 202);
+    for spelling in ["4915123456701", "015123456701", "004915123456701"] {
+        let told = send(spelling).await;
+        assert_eq!(told, refused(429, "too many messages to this number"), "{spelling}");
+    }
+    assert_eq!(send("015123456702").await, accepted);
+    assert_eq!(send("4915123456703").await, refused(429, "too many messages"));
+    assert_eq!(client.start("+4915123456703").await.problem(), (429, "quota-exceeded"));
+    for number in ["4915123500001", "4915123510001"] {
+        assert_eq!(send(number).await, accepted);
+    }
+    assert_eq!(send("4915123520001").await, refused(429, "too many messages"), "the region's");
+    // What cannot be read has limits of its own, by what is written, and is sent as it is written.
+    assert_eq!(send("99999999999").await, accepted);
+    assert_eq!(send("99999999999").await.0, 429);
+
+    let with_key = "SELECT count(*) FROM verification WHERE api_key IS NOT NULL";
+    assert_eq!(stack.postgres.number(with_key).await, 5);
+    let written = "SELECT count(*) FROM outbox WHERE phone = '015123456702'";
+    assert_eq!(stack.postgres.number(written).await, 1);
+}
+
+/// By default `/api` is open, and `/v1` is not.
+#[tokio::test]
+async fn who_shows_no_key_touches_nothing_of_v1() {
+    const PHONE: &str = "79991234567";
+    let Some(stack) = Stack::new().await else { return };
+    let settings = [("LIMIT_PHONE", "3/1h"), ("LIMIT_PREFIX", "3/1h"), ("RESEND_AFTER", "1,1,1")];
+    let create = ["keys", "create", "--name", "shop", "--scopes", "send,check"];
+    let created = stack.start("messager", &settings).args(&create).output().await;
+    let key = String::from_utf8(created.stdout).unwrap().trim().to_owned();
+    let _consumer = stack.start("consumer", &settings).ready().await;
+    let _processor = stack.start("processor", &settings).ready().await;
+    let api = stack.start("api", &settings).ready().await;
+    let client = Client::new(api.port).with_key(&key);
+    let id = client.start(PHONE).await.id();
+    let code = super::support::code_for(&stack.gateway, PHONE).await;
+
+    for expected in [200, 200, 200, 429] {
+        assert_eq!(post(api.port, PHONE).await.0, expected);
+    }
+    let codes = super::support::codes_for(&stack.gateway, PHONE, 4).await;
+    let again = eventually("a resend", std::time::Duration::from_secs(5), async || {
+        let again = client.start(PHONE).await;
+        (again.status == 202).then_some(again)
+    })
+    .await;
+
+    assert_eq!(again.id(), id);
+    assert_eq!(client.check_by_phone(PHONE, &code).await.body["valid"], true);
+    assert_eq!(client.start(PHONE).await.status, 202, "the third on /v1");
+    let newest = codes.last().unwrap();
+    assert_eq!(client.check_by_phone(PHONE, newest).await.body["valid"], true);
+}
+
+/// Nobody who has moved over from the Go service meets a limit that was not set.
+#[tokio::test]
+async fn without_settings_api_takes_any_numbers() {
+    let Some(stack) = Stack::new().await else { return };
+    let api = stack.start("api", &[("GUARD", "enforce")]).ready().await;
+    let numbers = (0..1_500).map(|number| format!("7999123{number:04}"));
+    let premium = (0..200).map(|number| format!("1900555{number:04}"));
+    let unreadable = (0..200).map(|number| format!("89999{number:06}"));
+
+    let phones = numbers.chain(premium).chain(unreadable).collect();
+    let answers = super::support::post_all(api.port, phones, 16).await;
+
+    assert_eq!(answers.accepted.len(), 1_900, "{:?}", answers.statuses);
+}
+
+#[tokio::test]
+async fn an_operator_clears_what_was_guessed() {
+    let Some(stack) = Stack::new().await else { return };
+    let api = stack.start("api", &[OPEN, ("LIMIT_CHECK", "1/1h")]).ready().await;
+    let client = Client::new(api.port);
+    let guess = async || client.check_by_phone("+79991234567", "000000").await.status;
+    assert_eq!((guess().await, guess().await), (200, 429));
+
+    let clear = ["limits", "clear", "--phone", "+79991234567"];
+    let cleared = stack.start("messager", &[]).args(&clear).output().await;
+
+    let told = String::from_utf8(cleared.stdout).unwrap();
+    assert_eq!(told, "+7999*****67\tguesses: 2\tmessages: 0\n");
+    assert_eq!(guess().await, 200);
+}
+
 #[tokio::test]
 async fn an_ip_and_a_name_of_the_callers_own_have_limits_too() {
     let Some(stack) = Stack::new().await else { return };

@@ -1,0 +1,80 @@
+//! `messager limits`: what was counted of a phone, taken back.
+
+use std::io::Write;
+
+use adapters_http::recipient;
+use adapters_persistence::{Cleared, Database, clear_limits};
+use domain::{PhoneNumber, Region};
+
+use super::Output;
+
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Forget the guesses at a phone and the messages to it, so that neither `LIMIT_CHECK` nor
+    /// `LIMIT_PHONE` holds its owner up any longer. Attempts at its verifications stay counted.
+    Clear {
+        /// In international form, such as +79991234567; or as /api was given it.
+        #[arg(long, value_parser = phone)]
+        phone: PhoneNumber,
+    },
+}
+
+/// Carries out `messager limits …`.
+pub async fn execute(
+    database: &Database,
+    default_region: Option<Region>,
+    command: Command,
+) -> anyhow::Result<()> {
+    let Command::Clear { phone } = command;
+    let to = recipient(&phone, default_region);
+    let cleared = clear_limits(database, to.phone()).await?;
+    Ok(report(to.phone(), cleared, &mut Output)?)
+}
+
+/// The number is masked: what a terminal shows may be kept.
+fn report(phone: &PhoneNumber, cleared: Cleared, out: &mut impl Write) -> std::io::Result<()> {
+    let Cleared { guesses, messages } = cleared;
+    writeln!(out, "{}\tguesses: {guesses}\tmessages: {messages}", phone.masked())
+}
+
+fn phone(text: &str) -> Result<PhoneNumber, &'static str> {
+    // Not shown: it is personal.
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    digits.parse().map_err(|_| "7 to 15 digits, with or without a leading +")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn a_phone_is_digits_with_or_without_a_plus() {
+        let parse = |text| Line::try_parse_from(["limits", "clear", "--phone", text]);
+
+        for text in ["+79991234567", "79991234567"] {
+            let Command::Clear { phone } = parse(text).unwrap().command;
+            assert_eq!(phone.as_str(), "79991234567");
+        }
+        for bad in ["", "+7 999", "phone"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_was_cleared_is_told_with_a_masked_phone() {
+        let mut out = Vec::new();
+        let phone = "79991234567".parse().unwrap();
+
+        report(&phone, Cleared { guesses: 2, messages: 1 }, &mut out).unwrap();
+
+        assert_eq!(out, b"+7999*****67\tguesses: 2\tmessages: 1\n");
+    }
+}

@@ -31,7 +31,7 @@ pub use limits::{
 pub use message::{Message, MessageId, Validity};
 pub use number::{
     InvalidNumberType, InvalidRegion, Number, NumberRefused, NumberRules, NumberType, Recipient,
-    Region,
+    Region, Regions,
 };
 pub use phone::{InvalidPhoneNumber, PhoneNumber};
 pub use secret::{

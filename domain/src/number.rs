@@ -2,13 +2,22 @@ use std::{borrow::Cow, collections::BTreeSet, fmt, str::FromStr};
 
 use crate::PhoneNumber;
 
-/// Where a number belongs: an ISO 3166-1 code of two capital letters.
+/// Where a number belongs: a country by its ISO 3166-1 code of two capital letters, or
+/// [`Region::NON_GEOGRAPHIC`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Region([u8; 2]);
+pub struct Region([u8; 3]);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a region is a code of two capital letters")]
+#[error("a region is a code of two capital letters, or 001")]
 pub struct InvalidRegion;
+
+/// The regions that messages are sent to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Regions {
+    every_country: bool,
+    non_geographic: bool,
+    countries: BTreeSet<Region>,
+}
 
 /// What a number is used for, as its numbering plan says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,7 +45,7 @@ pub struct InvalidNumberType;
 pub struct Number {
     /// Its one form, however it was written: limits, the guard and checks go by it.
     pub phone: PhoneNumber,
-    /// None: it belongs to no country.
+    /// [`Region::NON_GEOGRAPHIC`]: it belongs to no country.
     pub region: Option<Region>,
     pub kind: NumberType,
 }
@@ -52,8 +61,7 @@ pub enum Recipient {
 /// Which numbers anything is sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumberRules {
-    /// None: all.
-    pub allowed: Option<BTreeSet<Region>>,
+    pub allowed: Regions,
     pub refused: BTreeSet<NumberType>,
 }
 
@@ -101,8 +109,13 @@ impl Recipient {
 }
 
 impl Region {
+    /// The region of calling codes that belong to no country: satellite networks (+870, +881),
+    /// international networks (+882, +883), international premium rate (+979) and the like. Named
+    /// as in UN M.49 and in the numbering plans.
+    pub const NON_GEOGRAPHIC: Self = Self(*b"001");
+
     pub fn as_str(&self) -> &str {
-        str::from_utf8(&self.0).unwrap_or_default()
+        str::from_utf8(&self.0).unwrap_or_default().trim_end_matches('\0')
     }
 }
 
@@ -111,7 +124,8 @@ impl FromStr for Region {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.as_bytes() {
-            [first @ b'A'..=b'Z', second @ b'A'..=b'Z'] => Ok(Self([*first, *second])),
+            [first @ b'A'..=b'Z', second @ b'A'..=b'Z'] => Ok(Self([*first, *second, 0])),
+            b"001" => Ok(Self::NON_GEOGRAPHIC),
             _ => Err(InvalidRegion),
         }
     }
@@ -120,6 +134,54 @@ impl FromStr for Region {
 impl fmt::Debug for Region {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Region({})", self.as_str())
+    }
+}
+
+impl Regions {
+    pub const ALL: Self =
+        Self { every_country: true, non_geographic: true, countries: BTreeSet::new() };
+    /// [`Region::NON_GEOGRAPHIC`] is no country.
+    pub const EVERY_COUNTRY: Self =
+        Self { every_country: true, non_geographic: false, countries: BTreeSet::new() };
+    pub const NONE: Self =
+        Self { every_country: false, non_geographic: false, countries: BTreeSet::new() };
+
+    /// The countries that are listed by their codes.
+    pub fn countries(&self) -> impl Iterator<Item = &Region> {
+        self.countries.iter()
+    }
+
+    fn contains(&self, region: Option<Region>) -> bool {
+        match region {
+            Some(Region::NON_GEOGRAPHIC) => self.non_geographic,
+            Some(country) => self.every_country || self.countries.contains(&country),
+            None => self.every_country,
+        }
+    }
+}
+
+/// Reads `none`, or regions by comma; `*` stands for every country.
+impl FromStr for Regions {
+    type Err = InvalidRegion;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut regions = Self::NONE;
+        if text == "none" {
+            return Ok(regions);
+        }
+        for word in text.split(',').map(str::trim) {
+            if word == "*" {
+                regions.every_country = true;
+                continue;
+            }
+            match word.parse()? {
+                Region::NON_GEOGRAPHIC => regions.non_geographic = true,
+                country => {
+                    regions.countries.insert(country);
+                }
+            }
+        }
+        Ok(regions)
     }
 }
 
@@ -167,13 +229,11 @@ impl FromStr for NumberType {
 
 impl NumberRules {
     /// No number is refused.
-    pub const NONE: Self = Self { allowed: None, refused: BTreeSet::new() };
+    pub const NONE: Self = Self { allowed: Regions::ALL, refused: BTreeSet::new() };
 
-    /// Whether anything is sent to a number. One without a region belongs to no country, and an
-    /// allow list does not have it.
+    /// Whether anything is sent to a number. One without a region is in no list of countries.
     pub fn check(&self, region: Option<Region>, kind: NumberType) -> Result<(), NumberRefused> {
-        let listed = |allowed: &BTreeSet<Region>| region.is_some_and(|it| allowed.contains(&it));
-        if !self.allowed.as_ref().is_none_or(listed) {
+        if !self.allowed.contains(region) {
             return Err(NumberRefused::Region);
         }
         if self.refused.contains(&kind) {
@@ -183,12 +243,12 @@ impl NumberRules {
     }
 }
 
-/// Every region, and no number that cannot take an SMS or that pays whoever has it.
+/// Every country, and no number that cannot take an SMS or that pays its owner.
 impl Default for NumberRules {
     fn default() -> Self {
         let kept = [NumberType::Mobile, NumberType::FixedLineOrMobile, NumberType::Unknown];
         let refused = NumberType::ALL.into_iter().filter(|kind| !kept.contains(kind));
-        Self { allowed: None, refused: refused.collect() }
+        Self { allowed: Regions::EVERY_COUNTRY, refused: refused.collect() }
     }
 }
 
@@ -203,7 +263,9 @@ mod tests {
     #[test]
     fn a_region_is_two_capital_letters() {
         assert_eq!("DE".parse::<Region>().unwrap().as_str(), "DE");
-        for bad in ["", "D", "de", "DEU", "D1", "ы", "*"] {
+        assert_eq!("001".parse(), Ok(Region::NON_GEOGRAPHIC));
+        assert_eq!(Region::NON_GEOGRAPHIC.as_str(), "001");
+        for bad in ["", "D", "de", "DEU", "D1", "ы", "*", "002", "000", "1"] {
             assert_eq!(bad.parse::<Region>(), Err(InvalidRegion), "{bad}");
         }
     }
@@ -219,7 +281,7 @@ mod tests {
     #[test]
     fn only_listed_regions_and_types_that_are_not_refused() {
         let rules = NumberRules {
-            allowed: Some(BTreeSet::from(["DE".parse().unwrap(), "AT".parse().unwrap()])),
+            allowed: "DE,AT".parse().unwrap(),
             refused: BTreeSet::from([NumberType::PremiumRate]),
         };
 
@@ -231,6 +293,25 @@ mod tests {
             rules.check(Some(region("DE")), NumberType::PremiumRate),
             Err(NumberRefused::Type)
         );
+    }
+
+    #[test]
+    fn numbers_of_no_country_are_refused_unless_their_region_is_listed() {
+        for (allowed, country, other) in [
+            ("*", true, false),
+            ("*,001", true, true),
+            ("DE,001", true, true),
+            ("001", false, true),
+            ("AT", false, false),
+            ("none", false, false),
+        ] {
+            let rules = NumberRules { allowed: allowed.parse().unwrap(), ..NumberRules::default() };
+            let takes = |region| rules.check(Some(region), NumberType::Mobile).is_ok();
+
+            assert_eq!(takes(region("DE")), country, "{allowed}");
+            assert_eq!(takes(Region::NON_GEOGRAPHIC), other, "{allowed}");
+        }
+        assert_eq!("DE,".parse::<Regions>(), Err(InvalidRegion));
     }
 
     #[test]

@@ -21,7 +21,7 @@ impl InvalidNumber {
     }
 }
 
-/// Whether a region has a numbering plan. What is none is most likely a slip.
+/// Whether a region has a numbering plan. One without is most likely a slip.
 pub fn has_numbers(region: Region) -> bool {
     let mut regions = PHONE_NUMBER_UTIL.get_supported_regions();
     regions.any(|known| known.as_region_str().as_str() == region.as_str())
@@ -222,6 +222,27 @@ mod tests {
         assert_eq!(check("+19005551234"), Err(NumberRefused::Type));
         assert_eq!(check("+18002530000"), Err(NumberRefused::Type));
         assert_eq!(check("+390612345678"), Err(NumberRefused::Type));
+    }
+
+    #[test]
+    fn numbers_of_no_country_have_a_region_of_their_own() {
+        for text in [
+            "+80012345678",
+            "+80812345678",
+            "+870301234567",
+            "+878101234567890",
+            "+881612345678",
+            "+8823421234",
+            "+883510012345",
+            "+88812345678901",
+            "+979123456789",
+        ] {
+            let number = number(text, None).unwrap();
+
+            assert_eq!(number.region, Some(Region::NON_GEOGRAPHIC), "{text}");
+            let refused = NumberRules::default().check(number.region, number.kind);
+            assert_eq!(refused, Err(NumberRefused::Region), "{text}");
+        }
     }
 
     #[test]

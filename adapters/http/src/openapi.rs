@@ -487,7 +487,11 @@ fn start(settings: &V1Settings) -> Object {
     let ip = AnyOfBuilder::new()
         .item(address(KnownFormat::Ipv4))
         .item(address(KnownFormat::Ipv6))
-        .description(Some("The end user's, who is limited by it."));
+        .description(Some(if settings.require_ip {
+            "The end user's address, by which messages are limited. Required here."
+        } else {
+            "The end user's address, by which messages are limited."
+        }));
     let key = ObjectBuilder::from(string()).min_length(Some(1)).max_length(Some(MAX_METADATA_KEY));
     let value = ObjectBuilder::from(string()).max_length(Some(MAX_METADATA_VALUE));
     let metadata = ObjectBuilder::new()
@@ -495,7 +499,7 @@ fn start(settings: &V1Settings) -> Object {
         .additional_properties(Some(value))
         .max_properties(Some(MAX_METADATA))
         .description(Some("Kept with the verification and told with it."));
-    ObjectBuilder::new()
+    let start = ObjectBuilder::new()
         .property("phone", phone(settings))
         .property("locale", locale)
         .property("ttl", ttl)
@@ -504,8 +508,8 @@ fn start(settings: &V1Settings) -> Object {
         .property("ip", ip)
         .property("metadata", metadata)
         .property("limits", custom_limits(settings))
-        .required("phone")
-        .build()
+        .required("phone");
+    if settings.require_ip { start.required("ip") } else { start }.build()
 }
 
 fn receipt() -> Object {

@@ -68,6 +68,8 @@ pub struct V1Settings {
     pub default_region: Option<Region>,
     pub auth: ApiAuth,
     pub limits: SendLimits,
+    /// Whether a start must name the end user's address.
+    pub require_ip: bool,
     pub templates: Arc<Templates>,
     /// Of a verification that says none.
     pub code_length: CodeLength,

@@ -1,7 +1,7 @@
 //! The settings of verification: who may ask, how often, for which numbers, and with which keys.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fmt,
     time::Duration,
 };
@@ -12,7 +12,7 @@ use adapters_persistence::DatabaseSettings;
 use application::{Counting, KeySource, ResendPolicy, SendRules, SendSettings, VaultSettings};
 use domain::{
     Code, CustomLimit, EventSecrets, GuardMode, GuardRule, InvalidGuardRule, NumberRules,
-    PhoneNumber, Region, SendLimits, Windows,
+    PhoneNumber, Region, Regions, SendLimits, Windows,
 };
 
 use super::{DAY, Mode, Reader};
@@ -24,6 +24,8 @@ pub struct VerificationConfig {
     /// What holds on `/v1`.
     pub sends: SendSettings,
     pub api: ApiConfig,
+    /// Whether a start on `/v1` must name the end user's address.
+    pub require_ip: bool,
     /// For a process that makes codes and one that sends them; each may need less.
     pub vault: VaultSettings,
     /// Whether records in clear are dead letters.
@@ -106,6 +108,7 @@ pub(super) fn read(
     let is_open = env.choice("API_ENABLED", "true", &[("true", true), ("false", false)]);
     let refuse_unreadable =
         env.choice("API_UNREADABLE_NUMBERS", "send", &[("send", false), ("refuse", true)]);
+    let require_ip = env.choice("REQUIRE_IP", "false", &[("true", true), ("false", false)]);
     let vault = vault(env, is_sqlite && !has_kafka);
     let require_sealed = env.choice("REQUIRE_SEALED", "false", &[("true", true), ("false", false)]);
     let has_no_key = matches!(vault.payload, KeySource::Absent);
@@ -145,6 +148,7 @@ pub(super) fn read(
         api_auth: api_auth?,
         sends: SendSettings { rules, pacing: pacing?, resend_policy: resend_policy? },
         api: ApiConfig { is_open: is_open?, rules: api_rules },
+        require_ip: require_ip?,
         vault,
         require_sealed: require_sealed?,
         numbers,
@@ -218,12 +222,10 @@ fn vault(env: &mut Reader<'_>, is_embedded: bool) -> VaultSettings {
 fn numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<NumberConfig> {
     let allowed = env.parsed(
         "REGIONS",
-        "*, none, or codes of two capital letters by comma, such as DE,AT",
+        "none, or codes of two capital letters by comma, such as DE,AT; * stands for every country, \
+         and 001 for numbers of no country",
         "*",
-        |text| match text {
-            "*" => Some(None),
-            text => list(text).map(Some),
-        },
+        |text| text.parse::<Regions>().ok(),
     );
     let refused = env.parsed(
         "REFUSED_NUMBER_TYPES",
@@ -232,19 +234,23 @@ fn numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<NumberConfig> {
         "fixed_line,premium_rate,shared_cost,toll_free,voip,pager,uan,voicemail,personal_number",
         list,
     );
-    let default_region = env.optional("DEFAULT_REGION", "a code of two capital letters");
-    known_regions(env, "REGIONS", allowed.iter().flatten().flatten());
+    let default_region =
+        env.parsed("DEFAULT_REGION", "a code of two capital letters", "", |text| {
+            let region = if text.is_empty() { None } else { Some(text.parse().ok()?) };
+            (region != Some(Region::NON_GEOGRAPHIC)).then_some(region)
+        });
+    known_regions(env, "REGIONS", allowed.iter().flat_map(Regions::countries));
+    let default_region = default_region.flatten();
     known_regions(env, "DEFAULT_REGION", default_region.iter());
     let test = test_numbers(env, mode);
     let rules = NumberRules { allowed: allowed?, refused: refused? };
-    let is_set = env.text("REFUSED_NUMBER_TYPES").is_some();
-    let refused = if is_set { rules.refused.clone() } else { BTreeSet::new() };
-    Some(NumberConfig {
-        api_rules: NumberRules { allowed: rules.allowed.clone(), refused },
-        rules,
-        default_region,
-        test: test?,
-    })
+    let NumberRules { allowed, refused } = rules.clone();
+    let none = NumberRules::NONE;
+    let api_rules = NumberRules {
+        allowed: if env.text("REGIONS").is_some() { allowed } else { none.allowed },
+        refused: if env.text("REFUSED_NUMBER_TYPES").is_some() { refused } else { none.refused },
+    };
+    Some(NumberConfig { api_rules, rules, default_region, test: test? })
 }
 
 /// Says which regions are none: nothing would ever be sent there.

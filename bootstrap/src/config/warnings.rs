@@ -3,6 +3,7 @@
 use adapters_http::ApiAuth;
 use adapters_persistence::DatabaseSettings;
 use application::DrawnKeys;
+use domain::Regions;
 
 use super::{Config, Mode};
 
@@ -33,7 +34,8 @@ impl Config {
                     .to_owned(),
             );
         }
-        if api.is_open && api.rules.numbers.allowed.is_some() && !api.rules.refuse_unreadable {
+        if api.is_open && api.rules.numbers.allowed != Regions::ALL && !api.rules.refuse_unreadable
+        {
             warnings.push(
                 "REGIONS does not hold for what /api is given and no numbering plan has: it is \
                  sent; API_UNREADABLE_NUMBERS=refuse would refuse it"

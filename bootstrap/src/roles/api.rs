@@ -142,6 +142,7 @@ fn v1_settings(config: &Config) -> V1Settings {
         default_region: verification.numbers.default_region,
         auth: verification.api_auth,
         limits: verification.sends.rules.limits.clone(),
+        require_ip: verification.require_ip,
         templates: Arc::clone(&config.templates),
         code_length: config.code_length,
         ttl: config.code_ttl,

@@ -152,10 +152,8 @@ async fn the_phone_that_was_asked_for_is_stored() {
 #[tokio::test]
 async fn what_is_set_for_numbers_holds_here_too() {
     const REFUSED: &str = r#"{"error":"messages to this number are not allowed"}"#;
-    let numbers = NumberRules {
-        allowed: Some(["RU".parse().unwrap()].into()),
-        refused: [NumberType::PremiumRate].into(),
-    };
+    let numbers =
+        NumberRules { allowed: "RU".parse().unwrap(), refused: [NumberType::PremiumRate].into() };
     let rules = SendRules { numbers, refuse_unreadable: true, ..SendRules::NONE };
     let settings = ApiSettings { default_region: "RU".parse().ok(), ..ApiSettings::default() };
     let mut outbox = MockOutbox::new();

@@ -104,11 +104,16 @@ pub(super) fn start(body: &[u8], settings: &V1Settings) -> Result<Start, Problem
         let known = text(template).filter(|name| settings.templates.has(name));
         known.map(str::to_owned).ok_or("must be the name of a template that is set up")
     });
-    let ip = faults.optional("/ip", members.ip, |ip| {
+    let read_ip = |ip: &Value| {
         let ip = text(ip).and_then(|text| text.trim().parse().ok());
         // An IPv4 address may come in its IPv6 form, and one /64 has them all.
         ip.map(|ip: IpAddr| ip.to_canonical()).ok_or("must be an IPv4 or IPv6 address")
-    });
+    };
+    let ip = if settings.require_ip {
+        faults.required("/ip", members.ip, read_ip)
+    } else {
+        faults.optional("/ip", members.ip, read_ip)
+    };
     let metadata = members.metadata.map(pairs).transpose()?;
     let metadata = metadata.and_then(|pairs| faults.metadata(pairs.as_ref()));
     let limits = members.limits.map(pairs).transpose()?;

@@ -74,6 +74,7 @@ fn parts() -> Parts<MockOutbox, MockAnswers> {
                 custom: [("device".parse().unwrap(), "3/1h".parse().unwrap())].into(),
                 ..SendLimits::default()
             },
+            require_ip: false,
             templates: Arc::new(templates),
             code_length: 6.try_into().unwrap(),
             ttl: Duration::from_secs(600),
@@ -454,6 +455,41 @@ async fn problems_have_stable_types_and_pointers() {
     ] {
         let told = ask(&router, post(START, format!(r#"{{"phone":"{phone}",{member}}}"#))).await;
         assert_eq!(told.pointers(), [pointer], "{member}");
+    }
+}
+
+#[tokio::test]
+async fn an_ip_can_be_required() {
+    let (outbox, stored) = accepting();
+    let mut parts = parts().with_outbox(outbox);
+    parts.settings.require_ip = true;
+    let router = parts.router();
+    let start = async |body: serde_json::Value| ask(&router, post(START, body.to_string())).await;
+
+    let without = start(json!({"phone": "+79991234567"})).await;
+    assert_eq!((without.status, without.pointers()), (422, vec!["/ip".to_owned()]));
+    let with = start(json!({"phone": "+79991234567", "ip": "203.0.113.7"})).await;
+    assert_eq!(with.status, 202, "{}", with.text);
+    assert_eq!(stored.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn satellite_numbers_are_refused_unless_their_region_is_listed() {
+    for (regions, status) in [("*", 403), ("DE", 403), ("*,001", 202), ("001", 202)] {
+        let (outbox, stored) = accepting();
+        let mut parts = parts().with_outbox(outbox);
+        parts.numbers.allowed = regions.parse().unwrap();
+        let router = parts.router();
+
+        let told = ask(&router, post(START, r#"{"phone":"+881612345678"}"#)).await;
+
+        assert_eq!(told.status, status, "{regions}: {}", told.text);
+        if status == 403 {
+            assert_eq!(told.json()["code"], "region-not-allowed");
+        } else {
+            let region = stored.lock().unwrap()[0].verification.region;
+            assert_eq!(region, Some(domain::Region::NON_GEOGRAPHIC));
+        }
     }
 }
 
@@ -927,7 +963,7 @@ async fn numbers_that_nothing_is_sent_to_are_refused() {
     told.expect_problem(403, "number-type-not-allowed");
 
     let mut abroad = parts();
-    abroad.numbers.allowed = Some(["DE".parse().unwrap()].into());
+    abroad.numbers.allowed = "DE".parse().unwrap();
     let router = abroad.router();
     let told = ask(&router, post(START, PHONE)).await;
     let extra = told.expect_problem(403, "region-not-allowed");
@@ -973,7 +1009,7 @@ async fn a_test_number_has_its_code_and_no_rules() {
     let mut parts = Parts { verifications, ..parts() };
     let number = ("10000000001".parse().unwrap(), "1234".parse().unwrap());
     parts.settings.test_numbers = [number].into();
-    parts.numbers.allowed = Some(["DE".parse().unwrap()].into());
+    parts.numbers.allowed = "DE".parse().unwrap();
     let router = parts.router();
 
     for phone in ["+10000000001", "10000000001"] {

@@ -1,6 +1,6 @@
 use adapters_http::ApiAuth;
 use application::{Counting, DrawnKeys, KeySource, ResendPolicy};
-use domain::{GuardMode, NumberRules, Pacing, SendLimits, Windows};
+use domain::{GuardMode, NumberRules, Pacing, Regions, SendLimits, Windows};
 
 use super::*;
 
@@ -74,7 +74,7 @@ fn what_is_set_holds_on_api_too() {
 
     let SendLimits { prefix, region, key, .. } = api.rules.limits;
     assert_eq!([prefix, region, key], ["2/1h", "3/1h", "4/1h"].map(windows));
-    assert_eq!(api.rules.numbers.allowed, Some(["DE".parse().unwrap()].into()));
+    assert_eq!(api.rules.numbers.allowed, "DE".parse().unwrap());
     assert_eq!(api.rules.numbers.refused, [domain::NumberType::PremiumRate].into());
     assert!(api.rules.refuse_unreadable && !api.is_open);
 }
@@ -129,6 +129,7 @@ fn bad_values_are_reported_with_what_is_allowed() {
         ("LIMIT_CUSTOM", "ip=5/1h"),
         ("RESEND_AFTER", "60,0"),
         ("RESEND_POLICY", "other"),
+        ("REQUIRE_IP", "yes"),
         ("REGIONS", "DE,at"),
         ("REFUSED_NUMBER_TYPES", "fax"),
         ("DEFAULT_REGION", "Germany"),
@@ -154,7 +155,8 @@ fn bad_values_are_reported_with_what_is_allowed() {
         "LIMIT_CUSTOM is \"ip=5/1h\", and must be name=limits by semicolon",
         "RESEND_AFTER is \"60,0\", and must be 1 to 9 whole numbers",
         "RESEND_POLICY is \"other\", and must be one of same, new",
-        "REGIONS is \"DE,at\", and must be *, none, or codes",
+        "REQUIRE_IP is \"yes\", and must be one of true, false",
+        "REGIONS is \"DE,at\", and must be none, or codes",
         "REFUSED_NUMBER_TYPES is \"fax\", and must be none, or some",
         "DEFAULT_REGION is \"Germany\", and must be a code of two",
         "GUARD is \"on\", and must be one of off, shadow, enforce",
@@ -169,7 +171,7 @@ fn bad_values_are_reported_with_what_is_allowed() {
     ] {
         assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");
     }
-    assert_eq!(complaint.lines().count(), 1 + 22, "{complaint}");
+    assert_eq!(complaint.lines().count(), 1 + 23, "{complaint}");
 }
 
 #[test]
@@ -298,11 +300,13 @@ fn numbers_are_let_through_by_region_and_type() {
         verification(&settings).numbers.rules
     };
 
-    assert_eq!(rules("*", "none"), NumberRules { allowed: None, refused: [].into() });
+    let every = NumberRules { allowed: Regions::EVERY_COUNTRY, refused: [].into() };
+    assert_eq!(rules("*", "none"), every);
     let some = rules("DE, AT", "voip,pager");
-    let allowed: Vec<_> = some.allowed.iter().flatten().map(|it| it.as_str().to_owned()).collect();
+    let allowed: Vec<_> = some.allowed.countries().map(|it| it.as_str().to_owned()).collect();
     assert_eq!((allowed, some.refused.len()), (vec!["AT".to_owned(), "DE".to_owned()], 2));
-    assert_eq!(rules("none", "none").allowed, Some([].into()));
+    assert_eq!(rules("none", "none").allowed.countries().count(), 0);
+    assert_ne!(rules("*,001", "none"), every);
     let german = verification(&[("DEFAULT_REGION", "DE")]).numbers.default_region;
     assert_eq!(german, "DE".parse().ok());
 }

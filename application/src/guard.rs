@@ -1,5 +1,5 @@
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -7,17 +7,18 @@ use std::{
 
 use autometrics::autometrics;
 use domain::{
-    GuardMode, GuardRule, GuardScope, Origin, PhoneNumber, Region, Rolling, VerificationId,
+    Activity, GuardCount, GuardMode, GuardRule, GuardScope, Levels, Origin, PhoneNumber, Region,
+    Rolling, VerificationId, World,
 };
 use tokio::time::Instant;
 
 use crate::ports::{Decision, GuardCounts, GuardKey, Moved, StoreError, Total};
 
-/// Notices that codes go out to a prefix or a region and hardly one comes back.
+/// Notices that codes go out to a prefix, a range or a region and hardly one comes back.
 ///
-/// Counts in memory, what this process sends and sees approved; [`FlushGuard`] adds that to what
+/// Counts in memory what this process sends and sees approved; [`FlushGuard`] adds that to what
 /// the others count and brings their part back. So a decision is late by what others did since the
-/// last flush, and never by what this process did.
+/// last flush, and never by what this process did: what has passed counts at once.
 #[derive(Debug)]
 pub struct Guard {
     rules: Vec<GuardRule>,
@@ -32,10 +33,12 @@ pub enum Verdict {
     Blocked,
 }
 
-/// A right to send, with what rules in shadow mode have to say of it.
+/// A right to send, with what rules in shadow mode have to say of it. It counts as sent until it
+/// is dropped, and once it is given to [`Guard::sent`] for good.
 #[must_use = "what is sent must be counted"]
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Passed {
+    guard: Arc<Guard>,
     keys: Vec<GuardKey>,
     pub(crate) noted: Vec<Decision>,
 }
@@ -61,6 +64,10 @@ pub struct Flushed {
 struct State {
     /// What all processes have counted.
     totals: HashMap<GuardKey, Known>,
+    /// What has passed and is not sent yet.
+    passed: HashMap<GuardKey, u64>,
+    /// Every region that something is known of. They are few.
+    regions: BTreeSet<GuardKey>,
     /// Not flushed yet.
     moved: HashMap<GuardKey, Count>,
     /// Being flushed.
@@ -69,13 +76,15 @@ struct State {
     asked: HashSet<GuardKey>,
     decisions: VecDeque<Decision>,
     lost: u64,
-    /// When codes of `/api` were last known to be checked.
-    api_checked_at: Option<Instant>,
+    /// When `totals` was last rid of what has not moved for long.
+    swept_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Known {
-    count: Rolling,
+    window: Rolling,
+    day: Rolling,
+    allowed: bool,
     at: Instant,
 }
 
@@ -88,6 +97,9 @@ struct Count {
 /// Decisions that wait for a flush. A flood makes one for each request; when the database is away,
 /// they must not fill the memory.
 const DECISIONS: usize = 10_000;
+
+/// Between two looks at all that is known.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// What the keys of `/api` begin with.
 const API: &str = "api:";
@@ -105,41 +117,63 @@ impl Guard {
     ///
     /// What is blocked is noted as a decision here, what passes once it was [`Guard::sent`].
     ///
-    /// What comes through `/api` is counted apart, so that it blocks nobody else; and not at all
-    /// before codes of `/api` are approved, as most of its clients never check one.
-    pub fn decide(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) -> Verdict {
+    /// What comes through `/api` is counted apart, so that it blocks nobody else; and no rule is
+    /// asked before codes of `/api` are checked, as most of its clients never check one.
+    pub fn decide(
+        self: &Arc<Self>,
+        origin: Origin,
+        phone: &PhoneNumber,
+        region: Option<Region>,
+    ) -> Verdict {
+        let mut keys = self.keys(origin, phone, region);
         let now = Instant::now();
         let mut state = self.state();
-        if origin == Origin::Api && !self.is_api_checked(&mut state, now) {
-            return Verdict::Passed(Passed { keys: Vec::new(), noted: Vec::new() });
-        }
-        let keys = self.keys(origin, phone, region);
-        let mut noted = Vec::new();
-        for rule in &self.rules {
-            let Some(key) = keys.iter().find(|key| key.scope == rule.scope) else { continue };
-            let (sends, approvals) = state.count(key, now, self.window);
-            if !rule.fires(sends, approvals) {
-                continue;
+        let mut rules = &self.rules[..];
+        if origin == Origin::Api && !rules.is_empty() {
+            if !state.is_api_checked(now, self.window) {
+                (keys, rules) = (Vec::new(), &[]);
             }
-            let (rule, phone) = (*rule, phone.masked());
-            let key = key.key.clone();
-            let decision = Decision { rule, key, sends, approvals, verification: None, phone };
+            keys.push(all_of_api());
+        }
+        let levels = state.levels(&keys, now, self.window);
+        let mut noted = Vec::new();
+        for rule in rules {
+            let world = || state.world(origin, now, self.window);
+            let Some(scope) = rule.test.fires(&levels, world) else { continue };
+            // A decision about the world names the region that is blocked for it.
+            let counted = if scope == GuardScope::World { GuardScope::Region } else { scope };
+            let key = keys.iter().find(|key| key.scope == counted);
+            let GuardCount { sends, approvals } = levels.of(scope).unwrap_or_default().window;
+            let decision = Decision {
+                rule: *rule,
+                scope,
+                key: key.map(|key| key.key.clone()).unwrap_or_default(),
+                sends,
+                approvals,
+                verification: None,
+                phone: phone.masked(),
+            };
             if rule.mode == GuardMode::Enforce {
                 state.note(decision);
                 return Verdict::Blocked;
             }
             noted.push(decision);
         }
-        Verdict::Passed(Passed { keys, noted })
+        for key in &keys {
+            state.pass(key);
+        }
+        Verdict::Passed(Passed { guard: Arc::clone(self), keys, noted })
     }
 
     /// Counts what passed and was sent.
-    pub fn sent(&self, passed: Passed, id: VerificationId) {
+    pub fn sent(&self, mut passed: Passed, id: VerificationId) {
+        let (keys, noted) = (mem::take(&mut passed.keys), mem::take(&mut passed.noted));
         let mut state = self.state();
-        for key in passed.keys {
+        for key in keys {
+            state.take_back(&key);
             state.moved.entry(key).or_default().sends += 1;
         }
-        for decision in passed.noted {
+        for decision in noted {
             state.note(Decision { verification: Some(id), ..decision });
         }
     }
@@ -153,45 +187,20 @@ impl Guard {
         }
     }
 
-    /// Whether codes of `/api` are being checked: one was approved within a day, as far as this
-    /// process has seen, or else within about two windows. With a rule, other processes are asked.
-    fn is_api_checked(&self, state: &mut State, now: Instant) -> bool {
-        const DAY: Duration = Duration::from_secs(86_400);
-        if self.rules.is_empty() {
-            return false;
-        }
-        let key = all_of_api();
-        let known = state.totals.get(&key).is_some_and(|known| {
-            let count = known.count.later(now - known.at, self.window);
-            count.approvals + count.approvals_before > 0
-        });
-        let counted = [&state.leaving, &state.moved]
-            .iter()
-            .any(|counts| counts.get(&key).is_some_and(|count| count.approvals > 0));
-        state.asked.insert(key);
-        if known || counted {
-            state.api_checked_at = Some(now);
-        }
-        state.api_checked_at.is_some_and(|at| now - at < DAY.max(2 * self.window))
-    }
-
     /// What a phone is counted under, as far as there are rules for it.
     fn keys(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) -> Vec<GuardKey> {
-        let of_door = if origin == Origin::Api { API } else { "" };
-        let prefix = (GuardScope::Prefix, Some(format!("{of_door}{}", phone.prefix())));
-        let region = region.map(|region| format!("{of_door}{}", region.as_str()));
-        let region = (GuardScope::Region, region);
-        [prefix, region]
-            .into_iter()
-            .filter(|(scope, _)| self.rules.iter().any(|rule| rule.scope == *scope))
-            .filter_map(|(scope, key)| Some(GuardKey { scope, key: key? }))
-            .collect()
+        let scopes = GuardScope::COUNTED.into_iter();
+        let counted = scopes.filter(|scope| self.rules.iter().any(|rule| rule.test.counts(*scope)));
+        counted.filter_map(|scope| GuardKey::of(scope, origin, phone, region)).collect()
     }
 
-    /// Whether a key is on its way to some rule's number of sends.
-    fn is_near(&self, key: &GuardKey, sends: u64) -> bool {
-        let mut rules = self.rules.iter().filter(|rule| rule.scope == key.scope);
-        rules.any(|rule| 2 * sends >= rule.min_sends)
+    /// Whether a key is on its way to some rule's number of sends, or is kept in any case.
+    fn is_near(&self, key: &GuardKey, known: &Known) -> bool {
+        let sends = known.window.over(self.window).sends;
+        let mut rules = self.rules.iter().filter(|rule| rule.test.counts(key.scope));
+        matches!(key.scope, GuardScope::Region | GuardScope::World)
+            || known.allowed
+            || rules.any(|rule| sends >= rule.test.near(key.scope))
     }
 
     fn take(&self) -> (Vec<Moved>, Vec<Decision>) {
@@ -218,14 +227,20 @@ impl Guard {
         let now = Instant::now();
         let mut state = self.state();
         state.leaving.clear();
-        for Total { key, count } in totals {
-            state.totals.insert(key, Known { count, at: now });
+        for Total { key, window, day, allowed } in totals {
+            if key.scope == GuardScope::Region {
+                state.regions.insert(key.clone());
+            }
+            state.totals.insert(key, Known { window, day, allowed, at: now });
         }
         let window = self.window;
-        state.totals.retain(|_, known| now - known.at < 2 * window);
+        if state.swept_at.is_none_or(|at| now - at >= SWEEP) {
+            state.swept_at = Some(now);
+            state.totals.retain(|_, known| now - known.at < 2 * window);
+        }
         if state.totals.len() > KNOWN {
-            // What is left out here lets half of some rule's number through that did not count.
-            state.totals.retain(|key, known| self.is_near(key, known.count.over(window).0));
+            // What is left out here is known again at the flush after the next message to it.
+            state.totals.retain(|key, known| self.is_near(key, known));
         }
         mem::take(&mut state.lost)
     }
@@ -247,23 +262,121 @@ impl Guard {
     }
 }
 
-/// What approvals of `/api` are counted under, whatever their phones.
+/// What messages and approvals of `/api` are counted under, whatever their phones.
 fn all_of_api() -> GuardKey {
-    GuardKey { scope: GuardScope::Region, key: format!("{API}*") }
+    GuardKey { scope: GuardScope::World, key: API.to_owned() }
+}
+
+/// What was given up does not count.
+impl Drop for Passed {
+    fn drop(&mut self) {
+        if !self.keys.is_empty() {
+            let mut state = self.guard.state();
+            self.keys.iter().for_each(|key| state.take_back(key));
+        }
+    }
+}
+
+impl PartialEq for Passed {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.keys, &self.noted) == (&other.keys, &other.noted)
+    }
+}
+
+impl Eq for Passed {}
+
+impl GuardKey {
+    /// What a phone is counted under in a scope; none: it has no region, or the scope is the world.
+    pub(crate) fn of(
+        scope: GuardScope,
+        origin: Origin,
+        phone: &PhoneNumber,
+        region: Option<Region>,
+    ) -> Option<Self> {
+        let of_door = if origin == Origin::Api { API } else { "" };
+        let key = match scope {
+            GuardScope::Prefix => phone.prefix(),
+            GuardScope::Range => phone.range(),
+            GuardScope::Region => region.as_ref()?.as_str(),
+            GuardScope::World => return None,
+        };
+        Some(Self { scope, key: format!("{of_door}{key}") })
+    }
 }
 
 impl State {
-    fn count(&mut self, key: &GuardKey, now: Instant, window: Duration) -> (u64, u64) {
-        let mut sum = Count::default();
-        if let Some(known) = self.totals.get(key) {
-            let (sends, approvals) = known.count.later(now - known.at, window).over(window);
-            sum.add(Count { sends, approvals });
-            self.asked.insert(key.clone());
+    /// Whether codes of `/api` are being checked: in about the last day, at least 20 and a fifth of
+    /// all. By then no rule would block what is checked as usual.
+    fn is_api_checked(&self, now: Instant, window: Duration) -> bool {
+        const LEAST: u64 = 20;
+        let key = all_of_api();
+        let GuardCount { sends, approvals } = self.activity(&key, now, window).day;
+        approvals >= LEAST && approvals * 5 >= sends
+    }
+
+    /// What is known of keys, which are then asked for at the next flush.
+    fn levels(&mut self, keys: &[GuardKey], now: Instant, window: Duration) -> Levels {
+        let mut levels = Levels::default();
+        for key in keys {
+            let activity = self.activity(key, now, window);
+            match key.scope {
+                GuardScope::Prefix => levels.prefix = activity,
+                GuardScope::Range => levels.range = activity,
+                GuardScope::Region => levels.region = Some(activity),
+                // All of `/api`, which no rule asks for.
+                GuardScope::World => {}
+            }
+            if self.totals.contains_key(key) {
+                self.asked.insert(key.clone());
+            }
         }
+        levels
+    }
+
+    /// The regions of one door.
+    fn world(&self, origin: Origin, now: Instant, window: Duration) -> World {
+        let is_of_door = |key: &&GuardKey| key.key.starts_with(API) == (origin == Origin::Api);
+        let mut world = World::default();
+        for key in self.regions.iter().filter(is_of_door) {
+            world.add(&self.activity(key, now, window));
+        }
+        world
+    }
+
+    fn activity(&self, key: &GuardKey, now: Instant, window: Duration) -> Activity {
+        let mut own = Count::default();
         for counted in [&self.leaving, &self.moved] {
-            sum.add(counted.get(key).copied().unwrap_or_default());
+            own.add(counted.get(key).copied().unwrap_or_default());
         }
-        (sum.sends, sum.approvals)
+        own.sends += self.passed.get(key).copied().unwrap_or_default();
+        let with_own = |rolling: Rolling, passed, window| {
+            let GuardCount { sends, approvals } = rolling.later(passed, window).over(window);
+            GuardCount { sends: sends + own.sends, approvals: approvals + own.approvals }
+        };
+        let known = self.totals.get(key);
+        let (passed, of_window, of_day) =
+            known.map_or_else(Default::default, |known| (now - known.at, known.window, known.day));
+        Activity {
+            window: with_own(of_window, passed, window),
+            day: with_own(of_day, passed, Activity::DAY),
+            allowed: known.is_some_and(|known| known.allowed),
+        }
+    }
+
+    fn pass(&mut self, key: &GuardKey) {
+        *self.passed.entry(key.clone()).or_default() += 1;
+        if key.scope == GuardScope::Region && !self.regions.contains(key) {
+            self.regions.insert(key.clone());
+        }
+    }
+
+    fn take_back(&mut self, key: &GuardKey) {
+        if let Some(number) = self.passed.get_mut(key) {
+            *number -= 1;
+            if *number == 0 {
+                self.passed.remove(key);
+            }
+        }
     }
 
     fn note(&mut self, decision: Decision) {
@@ -314,6 +427,9 @@ impl<C: GuardCounts> FlushGuard<C> {
 }
 
 #[cfg(test)]
+mod simulation;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::ports::MockGuardCounts;
@@ -341,7 +457,7 @@ mod tests {
     }
 
     /// Sends until it is blocked, at most `most` times.
-    fn flood(guard: &Guard, most: u16) -> u16 {
+    fn flood(guard: &Arc<Guard>, most: u16) -> u16 {
         for number in 0..most {
             match guard.decide(Origin::V1, &phone(number), region()) {
                 Verdict::Passed(passed) => guard.sent(passed, id()),
@@ -357,7 +473,7 @@ mod tests {
 
     fn total(sends: u64, approvals: u64) -> Vec<Total> {
         let count = Rolling { sends, approvals, ..Rolling::default() };
-        vec![Total { key: prefix_key(), count }]
+        vec![Total { key: prefix_key(), window: count, day: count, allowed: false }]
     }
 
     #[tokio::test]
@@ -510,7 +626,8 @@ mod tests {
             let counted = |number: usize| {
                 let sends = if number == 0 { 25 } else { 24 };
                 let key = GuardKey { scope: GuardScope::Prefix, key: number.to_string() };
-                Total { key, count: Rolling { sends, ..Rolling::default() } }
+                let count = Rolling { sends, ..Rolling::default() };
+                Total { key, window: count, day: count, allowed: false }
             };
             (0..keys).map(counted).collect::<Vec<_>>()
         };
@@ -520,5 +637,47 @@ mod tests {
         guard.told(totals(KNOWN + 1));
 
         assert_eq!(guard.state().totals.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_has_passed_counts_before_it_is_sent() {
+        let guard = guard(&["prefix:50:10:enforce"]);
+        let pass = || match guard.decide(Origin::V1, &phone(1), region()) {
+            Verdict::Passed(passed) => Some(passed),
+            Verdict::Blocked => None,
+        };
+
+        let mut under_way: Vec<Passed> = (0..50).map(|_| pass().unwrap()).collect();
+        assert!(pass().is_none());
+
+        // One was refused by a limit.
+        under_way.pop();
+        under_way.push(pass().unwrap());
+        for passed in under_way {
+            guard.sent(passed, id());
+        }
+        assert!(pass().is_none());
+        assert_eq!(guard.state().moved[&prefix_key()].sends, 50);
+        assert!(guard.state().passed.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_an_operator_allows_passes_from_the_next_flush_on() {
+        let guard = guard(&["adaptive:enforce"]);
+        assert_eq!(flood(&guard, 1_000), 100);
+        let mut counts = MockGuardCounts::new();
+        counts.expect_add().returning(|moved, _, _| {
+            let told = |it: &Moved| {
+                let count = Rolling { sends: 9_999, ..Rolling::default() };
+                let allowed = it.key.scope == GuardScope::Prefix;
+                Total { key: it.key.clone(), window: count, day: count, allowed }
+            };
+            Ok(moved.iter().map(told).collect())
+        });
+
+        FlushGuard::new(Arc::clone(&guard), counts).execute().await.unwrap();
+
+        let verdict = guard.decide(Origin::V1, &phone(1), None);
+        assert!(matches!(verdict, Verdict::Passed(_)), "{verdict:?}");
     }
 }

@@ -1,24 +1,27 @@
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     time::{Duration, SystemTime},
 };
 
 use autometrics::autometrics;
-use domain::{GuardRule, GuardScope, Rolling};
+use domain::{
+    Activity, GuardMode, GuardRule, GuardScope, Levels, Origin, Policy, Rolling, SendLimits, World,
+};
 
 use crate::ports::{GuardKey, GuardRecords, PastVerification, StoreError};
 
-/// Tells what rules of the guard would have blocked.
+/// Tells what rules of the guard, and limits by prefix and region, would have blocked.
 #[derive(Debug)]
 pub struct ReplayGuard<G> {
     records: G,
 }
 
-/// What a rule would have done to one prefix or region.
+/// What a rule or a limit would have done to one prefix, range or region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
-    pub rule: GuardRule,
+    /// As a rule is shown, or the name of a limit.
+    pub rule: String,
     pub key: String,
     /// Verifications and approvals of the whole time.
     pub verifications: u64,
@@ -36,13 +39,25 @@ const PAGE: usize = 1_000;
 #[derive(Debug)]
 struct Past {
     rules: Vec<GuardRule>,
+    limits: Vec<(GuardScope, Policy)>,
     window: Duration,
-    counts: HashMap<GuardKey, (Rolling, SystemTime)>,
-    /// Approvals that are still to come, by their time; with it the verification's place.
+    counts: HashMap<GuardKey, Counted>,
+    /// The keys of regions in `counts`.
+    regions: BTreeSet<GuardKey>,
+    /// Windows of limits, by the limit's place in the list: what was used, and when they end.
+    windows: HashMap<(usize, GuardKey), (u64, SystemTime)>,
+    /// Approvals that are still to come, by their time.
     approvals: BinaryHeap<Reverse<(SystemTime, Vec<GuardKey>)>>,
     totals: BTreeMap<GuardKey, (u64, u64)>,
-    /// By the rule's place in the list.
+    /// By the place of the rule, or behind the rules of the limit, in its list.
     found: BTreeMap<(usize, GuardKey), (u64, u64)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    window: Rolling,
+    day: Rolling,
+    at: SystemTime,
 }
 
 impl<G: GuardRecords> ReplayGuard<G> {
@@ -51,26 +66,29 @@ impl<G: GuardRecords> ReplayGuard<G> {
     }
 
     /// Goes through the verifications of the last `since` in their order and asks the rules before
-    /// each, as the guard does in shadow mode: what would have been blocked counts all the same.
+    /// each, as the guard does, and then the limits by prefix and region. What a rule in enforce
+    /// mode or a limit blocks counts nowhere; what a rule in shadow mode would have blocked counts
+    /// all the same.
     ///
     /// Resends are counted with the first message: when they went is not kept. What was blocked in
     /// its time is not there to be replayed. The first window has little behind it. Returns what
-    /// fired, in the order of the rules, and where it would have blocked most first.
+    /// fired, in the order of the rules and limits, and where it would have blocked most first.
     #[autometrics(struct_name = "ReplayGuard")]
     pub async fn execute(
         &self,
         since: Duration,
         rules: &[GuardRule],
+        limits: &SendLimits,
         window: Duration,
     ) -> Result<Vec<Replayed>, StoreError> {
-        let mut past = Past::new(rules.to_vec(), window);
+        let mut past = Past::new(rules.to_vec(), limits, window);
         let mut after = None;
         loop {
             let page = self.records.past(since, after, PAGE).await?;
             after = page.last().map(|it| (it.created_at, it.id));
             let is_last = page.len() < PAGE;
             for verification in page {
-                past.go_through(verification);
+                past.go_through(&verification);
             }
             if is_last {
                 return Ok(past.told());
@@ -80,64 +98,142 @@ impl<G: GuardRecords> ReplayGuard<G> {
 }
 
 impl Past {
-    fn new(rules: Vec<GuardRule>, window: Duration) -> Self {
+    fn new(rules: Vec<GuardRule>, limits: &SendLimits, window: Duration) -> Self {
+        let prefix = limits.prefix.policies("prefix").into_iter();
+        let region = limits.region.policies("region").into_iter();
+        let prefix = prefix.map(|policy| (GuardScope::Prefix, policy));
         Self {
             rules,
+            limits: prefix.chain(region.map(|policy| (GuardScope::Region, policy))).collect(),
             window,
             counts: HashMap::new(),
+            regions: BTreeSet::new(),
+            windows: HashMap::new(),
             approvals: BinaryHeap::new(),
             totals: BTreeMap::new(),
             found: BTreeMap::new(),
         }
     }
 
-    fn go_through(&mut self, verification: PastVerification) {
-        let PastVerification { prefix, region, sends, created_at, approved_at, .. } = verification;
-        self.approve_until(created_at);
-        let region = region.map(|region| region.as_str().to_owned());
+    fn go_through(&mut self, verification: &PastVerification) {
+        let PastVerification { phone, region, sends, created_at, approved_at, .. } = verification;
+        self.approve_until(*created_at);
+        let scopes = GuardScope::COUNTED.into_iter();
         let keys: Vec<GuardKey> =
-            [(GuardScope::Prefix, Some(prefix)), (GuardScope::Region, region)]
-                .into_iter()
-                .filter_map(|(scope, key)| Some(GuardKey { scope, key: key? }))
-                .collect();
-        let window = self.window;
+            scopes.filter_map(|scope| GuardKey::of(scope, Origin::V1, phone, *region)).collect();
         for key in &keys {
-            let (sends_so_far, approvals) = self.count(key, created_at).over(window);
-            for (place, rule) in self.rules.iter().enumerate() {
-                if rule.scope == key.scope && rule.fires(sends_so_far, approvals) {
-                    let found = self.found.entry((place, key.clone())).or_default();
-                    found.0 += 1;
-                    found.1 += u64::from(approved_at.is_some());
-                }
-            }
-            self.count(key, created_at).sends += u64::from(sends);
             let total = self.totals.entry(key.clone()).or_default();
             total.0 += 1;
             total.1 += u64::from(approved_at.is_some());
         }
-        if let Some(at) = approved_at {
-            self.approvals.push(Reverse((at, keys)));
+        let is_approved = approved_at.is_some();
+        if self.is_blocked_by_rules(&keys, *created_at, is_approved)
+            || self.is_blocked_by_limits(&keys, *created_at, u64::from(*sends), is_approved)
+        {
+            return;
         }
+        for key in &keys {
+            let counted = self.count(key, *created_at);
+            counted.window.sends += u64::from(*sends);
+            counted.day.sends += u64::from(*sends);
+        }
+        if let Some(at) = approved_at {
+            self.approvals.push(Reverse((*at, keys)));
+        }
+    }
+
+    fn is_blocked_by_rules(&mut self, keys: &[GuardKey], now: SystemTime, approved: bool) -> bool {
+        let mut levels = Levels::default();
+        for key in keys {
+            let activity = self.activity(key, now);
+            match key.scope {
+                GuardScope::Prefix => levels.prefix = activity,
+                GuardScope::Range => levels.range = activity,
+                GuardScope::Region | GuardScope::World => levels.region = Some(activity),
+            }
+        }
+        for (place, rule) in self.rules.clone().into_iter().enumerate() {
+            let fired = rule.test.fires(&levels, || self.world(now));
+            let Some(scope) = fired else { continue };
+            let scope = if scope == GuardScope::World { GuardScope::Region } else { scope };
+            if let Some(key) = keys.iter().find(|key| key.scope == scope) {
+                self.find(place, key, approved);
+            }
+            if rule.mode == GuardMode::Enforce {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn is_blocked_by_limits(
+        &mut self,
+        keys: &[GuardKey],
+        now: SystemTime,
+        sends: u64,
+        approved: bool,
+    ) -> bool {
+        let mut places = Vec::new();
+        for (place, (scope, policy)) in self.limits.iter().enumerate() {
+            let Some(key) = keys.iter().find(|key| key.scope == *scope) else { continue };
+            let fresh = (0, now + policy.window.period);
+            let window = self.windows.entry((place, key.clone())).or_insert(fresh);
+            if window.1 <= now {
+                *window = fresh;
+            }
+            places.push((place, key, window.0 < u64::from(policy.window.quota)));
+        }
+        if let Some((place, key, _)) = places.iter().find(|(.., has_room)| !has_room) {
+            self.find(self.rules.len() + place, key, approved);
+            return true;
+        }
+        for (place, key, _) in places {
+            self.windows.entry((place, key.clone())).and_modify(|window| window.0 += sends);
+        }
+        false
+    }
+
+    fn find(&mut self, place: usize, key: &GuardKey, approved: bool) {
+        let found = self.found.entry((place, key.clone())).or_default();
+        found.0 += 1;
+        found.1 += u64::from(approved);
     }
 
     fn approve_until(&mut self, now: SystemTime) {
         while self.approvals.peek().is_some_and(|Reverse((at, _))| *at <= now) {
             let Some(Reverse((at, keys))) = self.approvals.pop() else { return };
             for key in keys {
-                self.count(&key, at).approvals += 1;
+                let counted = self.count(&key, at);
+                counted.window.approvals += 1;
+                counted.day.approvals += 1;
             }
         }
     }
 
-    fn count(&mut self, key: &GuardKey, now: SystemTime) -> &mut Rolling {
-        let window = self.window;
+    fn world(&self, now: SystemTime) -> World {
+        let mut world = World::default();
+        self.regions.iter().for_each(|key| world.add(&self.activity(key, now)));
+        world
+    }
+
+    fn activity(&self, key: &GuardKey, now: SystemTime) -> Activity {
+        let Some(counted) = self.counts.get(key) else { return Activity::default() };
+        let Counted { window, day, .. } = counted.later(now, self.window);
+        let (window, day) = (window.over(self.window), day.over(Activity::DAY));
+        Activity { window, day, allowed: false }
+    }
+
+    fn count(&mut self, key: &GuardKey, now: SystemTime) -> &mut Counted {
         if !self.counts.contains_key(key) {
-            self.counts.insert(key.clone(), (Rolling::default(), now));
+            let (window, day) = (Rolling::default(), Rolling::default());
+            self.counts.insert(key.clone(), Counted { window, day, at: now });
+            if key.scope == GuardScope::Region {
+                self.regions.insert(key.clone());
+            }
         }
-        let (count, at) = self.counts.get_mut(key).expect("it was put there");
-        *count = count.later(now.duration_since(*at).unwrap_or_default(), window);
-        *at = now.max(*at);
-        count
+        let counted = self.counts.get_mut(key).expect("it was put there");
+        *counted = counted.later(now, self.window);
+        counted
     }
 
     fn told(self) -> Vec<Replayed> {
@@ -146,7 +242,11 @@ impl Past {
             .into_iter()
             .map(|((place, key), (blocked, wronged))| {
                 let (verifications, approvals) = self.totals.get(&key).copied().unwrap_or_default();
-                let (rule, key) = (self.rules[place], key.key);
+                let rule = match self.rules.get(place) {
+                    Some(rule) => rule.to_string(),
+                    None => self.limits[place - self.rules.len()].1.name.as_str().to_owned(),
+                };
+                let key = key.key;
                 (place, Replayed { rule, key, verifications, approvals, blocked, wronged })
             })
             .collect();
@@ -155,9 +255,22 @@ impl Past {
     }
 }
 
+impl Counted {
+    fn later(self, now: SystemTime, window: Duration) -> Self {
+        let passed = now.duration_since(self.at).unwrap_or_default();
+        Self {
+            window: self.window.later(passed, window),
+            day: self.day.later(passed, Activity::DAY),
+            at: now.max(self.at),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use domain::{GuardMode, VerificationId};
+    use std::sync::Arc;
+
+    use domain::VerificationId;
 
     use super::*;
     use crate::{Guard, Verdict, ports::MockGuardRecords, testing::START};
@@ -168,11 +281,15 @@ mod tests {
         texts.iter().map(|text| GuardRule::parse(text, GuardMode::Shadow).unwrap()).collect()
     }
 
+    fn off() -> SendLimits {
+        SendLimits { prefix: domain::Windows::OFF, ..SendLimits::default() }
+    }
+
     fn verification(seconds: u64, prefix: &str, approved: bool) -> PastVerification {
         let created_at = START + Duration::from_secs(seconds);
         PastVerification {
             id: VerificationId::NIL,
-            prefix: prefix.to_owned(),
+            phone: format!("{prefix}{:04}", seconds % 10_000).parse().unwrap(),
             region: "RU".parse().ok(),
             sends: 1,
             created_at,
@@ -181,6 +298,14 @@ mod tests {
     }
 
     async fn replay(past: Vec<PastVerification>, rules: &[GuardRule]) -> Vec<Replayed> {
+        replay_with(past, rules, &off()).await
+    }
+
+    async fn replay_with(
+        past: Vec<PastVerification>,
+        rules: &[GuardRule],
+        limits: &SendLimits,
+    ) -> Vec<Replayed> {
         let mut records = MockGuardRecords::new();
         records.expect_past().returning(move |_, after, limit| {
             let from = after.map_or(0, |(at, _)| {
@@ -188,7 +313,7 @@ mod tests {
             });
             Ok(past[from..].iter().take(limit).cloned().collect())
         });
-        ReplayGuard::new(records).execute(7 * 24 * WINDOW, rules, WINDOW).await.unwrap()
+        ReplayGuard::new(records).execute(7 * 24 * WINDOW, rules, limits, WINDOW).await.unwrap()
     }
 
     #[tokio::test]
@@ -205,7 +330,7 @@ mod tests {
         let replayed = replay(past, &rules(&["prefix:50:10", "region:1000:5"])).await;
 
         let [flooded] = &replayed[..] else { panic!("{replayed:?}") };
-        assert_eq!((flooded.key.as_str(), flooded.rule), ("7999123", rules(&["prefix:50:10"])[0]));
+        assert_eq!((&*flooded.key, &*flooded.rule), ("7999123", "prefix:50:10:shadow"));
         assert_eq!((flooded.verifications, flooded.approvals), (100, 1));
         assert_eq!((flooded.blocked, flooded.wronged), (50, 1));
     }
@@ -224,7 +349,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn replay_says_what_was_noted() {
         let rules = rules(&["prefix:50:10", "region:70:5"]);
-        let guard = Guard::new(rules.clone(), WINDOW);
+        let guard = Arc::new(Guard::new(rules.clone(), WINDOW));
         let mut noted = [0_u64; 2];
         let mut past = Vec::new();
         for second in 0..200_u64 {
@@ -253,5 +378,39 @@ mod tests {
         let blocked: Vec<u64> = replayed.iter().map(|it| it.blocked).collect();
         assert_eq!(blocked, noted);
         assert!(noted.iter().all(|noted| *noted > 0), "{noted:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_rule_in_enforce_mode_blocks_counts_nowhere() {
+        let rules = vec![GuardRule::parse("adaptive", GuardMode::Enforce).unwrap()];
+        let flood = (0..3_000).map(|second| verification(second, "2327612", false)).collect();
+
+        let replayed = replay(flood, &rules).await;
+
+        let [flooded] = &replayed[..] else { panic!("{replayed:?}") };
+        assert_eq!((&*flooded.rule, &*flooded.key), ("adaptive:enforce", "2327612"));
+        assert_eq!((flooded.verifications, flooded.blocked), (3_000, 2_900));
+    }
+
+    #[tokio::test]
+    async fn limits_by_prefix_and_region_are_replayed_behind_the_rules() {
+        let limits = SendLimits {
+            prefix: "10/1m".parse().unwrap(),
+            region: "25/1h".parse().unwrap(),
+            ..SendLimits::default()
+        };
+        // Two minutes, a message a second.
+        let past =
+            (0..120).map(|second| verification(second, "7999123", second % 2 == 0)).collect();
+
+        let replayed = replay_with(past, &rules(&["prefix:200:10"]), &limits).await;
+
+        let found: Vec<_> =
+            replayed.iter().map(|it| (&*it.rule, &*it.key, it.blocked, it.wronged)).collect();
+        assert_eq!(found, [("prefix-1m", "7999123", 100, 50)]);
+        let limits = SendLimits { prefix: domain::Windows::OFF, ..limits };
+        let past = (0..120).map(|second| verification(second, "7999123", false)).collect();
+        let replayed = replay_with(past, &[], &limits).await;
+        assert_eq!((&*replayed[0].rule, replayed[0].blocked), ("region-1h", 95));
     }
 }

@@ -318,7 +318,7 @@ mod tests {
         assert_eq!((resend.sends, resend.wait), (1, Duration::from_secs(60)));
         assert_eq!(resend.phone_limits, domain::SendLimits::default().phone);
         let counters: Vec<_> = resend.extra.iter().map(|it| it.policy.name.as_str()).collect();
-        assert_eq!(counters, ["ip-1h", "ip-1d"]);
+        assert_eq!(counters, ["ip-1h", "ip-1d", "prefix-1h"]);
     }
 
     #[tokio::test]

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use domain::{Counter, NumberRefused, NumberRules, Origin, Recipient, SendLimits, SendOf};
 
 use crate::{Caller, Guard, Passed, Verdict};
@@ -46,7 +48,7 @@ impl SendRules {
     /// Decides whether a message may be sent. What passes must be counted once it is sent.
     pub(crate) fn admit(
         &self,
-        guard: &Guard,
+        guard: &Arc<Guard>,
         origin: Origin,
         to: &Recipient,
     ) -> Result<Passed, Refusal> {
@@ -96,9 +98,9 @@ mod tests {
 
     use super::*;
 
-    fn guard() -> Guard {
+    fn guard() -> Arc<Guard> {
         let rule = GuardRule::parse("prefix:3:10", GuardMode::Enforce).unwrap();
-        Guard::new(vec![rule], Duration::from_secs(3_600))
+        Arc::new(Guard::new(vec![rule], Duration::from_secs(3_600)))
     }
 
     fn number(phone: &str, kind: NumberType) -> Recipient {
@@ -139,13 +141,19 @@ mod tests {
             guard.sent(passed, VerificationId::NIL);
             Ok::<_, Refusal>(())
         };
-        for _ in 0..50 {
+        for _ in 0..100 {
             send(Origin::Api).unwrap();
         }
         let elsewhere = "4915112345678".parse().unwrap();
-        guard.approved(Origin::V1, &elsewhere, None);
+        for _ in 0..19 {
+            guard.approved(Origin::V1, &elsewhere, None);
+            guard.approved(Origin::Api, &elsewhere, None);
+        }
+        send(Origin::Api).unwrap();
+        guard.approved(Origin::Api, &elsewhere, None);
         send(Origin::Api).unwrap();
 
+        // Of 102, a fifth.
         guard.approved(Origin::Api, &elsewhere, None);
         let through = (0..50).take_while(|_| send(Origin::Api).is_ok()).count();
 

@@ -263,7 +263,7 @@ mod tests {
         let CarriedCode::Clear { code, template } = &message.code else { panic!() };
         assert_eq!((code.as_str().len(), template), (8, &request().template));
         let keys: Vec<_> = extra.iter().map(|counter| counter.key.as_str()).collect();
-        assert_eq!(keys, ["203.0.113.7", "203.0.113.7"]);
+        assert_eq!(keys, ["203.0.113.7", "203.0.113.7", "7999123"]);
     }
 
     #[tokio::test]

@@ -22,7 +22,10 @@ mod verification;
 pub use carried::{CannotOpen, CarriedCode, InvalidCarriedCode, Opened, PayloadKeys, SealedCode};
 pub use code::{Code, CodeLength, InvalidCode, InvalidCodeLength};
 pub use gsm7::{Encoding, Measure, septets};
-pub use guard::{GuardMode, GuardRule, GuardScope, InvalidGuardRule, Rolling};
+pub use guard::{
+    Activity, GuardCount, GuardMode, GuardRule, GuardScope, GuardTest, InvalidGuardRule, Levels,
+    Rolling, World,
+};
 pub use key::{ApiKeyHash, ApiKeyId, ApiKeyText, InvalidApiKey, Scope, Scopes};
 pub use limits::{
     Counter, CustomLimit, InvalidCustomLimit, InvalidWindows, Policy, PolicyName, SendLimits,

@@ -220,7 +220,10 @@ impl Default for SendLimits {
         Self {
             phone: windows("5/1h,10/1d"),
             ip: windows("10/1h,50/1d"),
-            prefix: Windows::OFF,
+            // A tenth of the numbers of a prefix.
+            prefix: windows("1000/1h"),
+            // The guard limits a region by what comes back from it: one number would be too small
+            // for one service and too large for another.
             region: Windows::OFF,
             key: Windows::OFF,
             custom: BTreeMap::new(),

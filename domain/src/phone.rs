@@ -35,6 +35,14 @@ impl PhoneNumber {
     pub fn prefix(&self) -> &str {
         &self.0[..self.0.len() - 4]
     }
+
+    /// The number without its last six digits, but at least the first four or its prefix: what it
+    /// shares with up to 999,999 others.
+    pub fn range(&self) -> &str {
+        let prefix = self.prefix();
+        let digits = (self.0.len() - 6).max(4).min(prefix.len());
+        &prefix[..digits]
+    }
 }
 
 impl FromStr for PhoneNumber {
@@ -111,6 +119,18 @@ mod tests {
     fn a_prefix_lacks_four_digits() {
         assert_eq!("79991234567".parse::<PhoneNumber>().unwrap().prefix(), "7999123");
         assert_eq!("1234567".parse::<PhoneNumber>().unwrap().prefix(), "123");
+    }
+
+    #[test]
+    fn a_range_lacks_six_digits_and_is_no_shorter_than_four() {
+        for (phone, range) in [
+            ("79991234567", "79991"),
+            ("3546112345", "3546"),
+            ("29022345", "2902"),
+            ("1234567", "123"),
+        ] {
+            assert_eq!(phone.parse::<PhoneNumber>().unwrap().range(), range);
+        }
     }
 
     proptest! {

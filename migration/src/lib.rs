@@ -23,6 +23,7 @@ mod m20261123_000004_taken_over;
 mod m20261123_000005_decisions;
 mod m20261130_000001_write_probe;
 mod m20261130_000005_api_newest;
+mod m20261130_000006_guard_days;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000005_decisions::Migration),
             Box::new(m20261130_000001_write_probe::Migration),
             Box::new(m20261130_000005_api_newest::Migration),
+            Box::new(m20261130_000006_guard_days::Migration),
         ]
     }
 }

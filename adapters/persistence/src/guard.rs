@@ -8,7 +8,7 @@ use application::ports::{
     StoredDecision, Total,
 };
 use autometrics::autometrics;
-use domain::{GuardMode, PhoneNumber, Rolling, VerificationId};
+use domain::{GuardMode, Rolling, VerificationId};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
 use serde_json::json;
 use uuid::Uuid;
@@ -77,7 +77,7 @@ impl SqlGuard {
             millis(window).into(),
             rules.into(),
             texts(first().map(|it| it.rule.mode.as_str()).collect()),
-            texts(first().map(|it| it.rule.scope.as_str()).collect()),
+            texts(first().map(|it| it.scope.as_str()).collect()),
             texts(first().map(|it| &*it.key).collect()),
             first().map(|it| it.sends.cast_signed()).collect::<Vec<i64>>().into(),
             first().map(|it| it.approvals.cast_signed()).collect::<Vec<i64>>().into(),
@@ -113,7 +113,7 @@ impl SqlGuard {
             json!([
                 it.rule.to_string(),
                 it.rule.mode.as_str(),
-                it.rule.scope.as_str(),
+                it.scope.as_str(),
                 it.key,
                 it.sends,
                 it.approvals,
@@ -200,13 +200,29 @@ impl GuardRecords for SqlGuard {
         let rows = self.database.rows(DECISIONS, values).await.map_err(Told)?;
         Ok(rows.iter().map(read_decision).collect::<Result<_, _>>().map_err(Told)?)
     }
+
+    #[autometrics(struct_name = "SqlGuard")]
+    async fn allow(&self, keys: &[GuardKey], period: Duration) -> Result<(), StoreError> {
+        let values = if self.database.is_postgres() {
+            let scopes = keys.iter().map(|it| it.scope.as_str().to_owned());
+            let names = keys.iter().map(|it| it.key.clone());
+            vec![scopes.collect::<Vec<_>>().into(), names.collect::<Vec<_>>().into()]
+        } else {
+            let keys = keys.iter().map(|it| json!([it.scope.as_str(), it.key]));
+            vec![keys.collect::<serde_json::Value>().to_string().into()]
+        };
+        let values = [values, vec![millis(period).into()]].concat();
+        self.database.execute(ALLOW, values).await.map_err(Told)?;
+        Ok(())
+    }
 }
 
 // Buckets turn here as `Rolling::later` has it. Rows are locked in one order.
 const ADD_POSTGRES: &str = "
 WITH counted AS (
-    INSERT INTO guard_count AS known (scope, key, began_at, sends, approvals)
-    SELECT scope, key, now(), sends, approvals
+    INSERT INTO guard_count AS known
+        (scope, key, began_at, sends, approvals, day_began_at, day_sends, day_approvals)
+    SELECT scope, key, now(), sends, approvals, now(), sends, approvals
     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])
         AS moved (scope, key, sends, approvals)
     ORDER BY scope, key
@@ -229,9 +245,30 @@ WITH counted AS (
             ELSE 0 END,
         approvals = excluded.approvals + CASE
             WHEN now() - known.began_at < $5 * interval '1 millisecond' THEN known.approvals
+            ELSE 0 END,
+        day_began_at = CASE
+            WHEN now() - known.day_began_at < interval '1 day' THEN known.day_began_at
+            WHEN now() - known.day_began_at < 2 * interval '1 day' THEN known.day_began_at + interval '1 day'
+            ELSE now() END,
+        day_sends_before = CASE
+            WHEN now() - known.day_began_at < interval '1 day' THEN known.day_sends_before
+            WHEN now() - known.day_began_at < 2 * interval '1 day' THEN known.day_sends
+            ELSE 0 END,
+        day_approvals_before = CASE
+            WHEN now() - known.day_began_at < interval '1 day' THEN known.day_approvals_before
+            WHEN now() - known.day_began_at < 2 * interval '1 day' THEN known.day_approvals
+            ELSE 0 END,
+        day_sends = excluded.sends + CASE
+            WHEN now() - known.day_began_at < interval '1 day' THEN known.day_sends
+            ELSE 0 END,
+        day_approvals = excluded.approvals + CASE
+            WHEN now() - known.day_began_at < interval '1 day' THEN known.day_approvals
             ELSE 0 END
     RETURNING scope, key, sends, approvals, sends_before, approvals_before,
-        (extract(epoch FROM now() - began_at) * 1000)::bigint AS age
+        (extract(epoch FROM now() - began_at) * 1000)::bigint AS age,
+        day_sends, day_approvals, day_sends_before, day_approvals_before,
+        (extract(epoch FROM now() - day_began_at) * 1000)::bigint AS day_age,
+        coalesce(allowed_until > now(), false) AS allowed
 ), decided AS (
     INSERT INTO guard_decision (rule, mode, scope, key, sends, approvals, verification, others)
     SELECT rule, mode, scope, key, sends, approvals,
@@ -245,8 +282,9 @@ WITH counted AS (
 SELECT * FROM counted";
 
 const ADD: &str = "
-INSERT INTO guard_count AS known (scope, key, began_at, sends, approvals)
-SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3
+INSERT INTO guard_count AS known
+    (scope, key, began_at, sends, approvals, day_began_at, day_sends, day_approvals)
+SELECT value ->> 0, value ->> 1, $2, value ->> 2, value ->> 3, $2, value ->> 2, value ->> 3
 FROM json_each($1)
 WHERE true
 ON CONFLICT (scope, key) DO UPDATE SET
@@ -263,8 +301,39 @@ ON CONFLICT (scope, key) DO UPDATE SET
         WHEN $2 - known.began_at < 2 * $3 THEN known.approvals
         ELSE 0 END,
     sends = excluded.sends + iif($2 - known.began_at < $3, known.sends, 0),
-    approvals = excluded.approvals + iif($2 - known.began_at < $3, known.approvals, 0)
-RETURNING scope, key, sends, approvals, sends_before, approvals_before, $2 - began_at AS age";
+    approvals = excluded.approvals + iif($2 - known.began_at < $3, known.approvals, 0),
+    day_began_at = CASE
+        WHEN $2 - known.day_began_at < 86400000 THEN known.day_began_at
+        WHEN $2 - known.day_began_at < 172800000 THEN known.day_began_at + 86400000
+        ELSE $2 END,
+    day_sends_before = CASE
+        WHEN $2 - known.day_began_at < 86400000 THEN known.day_sends_before
+        WHEN $2 - known.day_began_at < 172800000 THEN known.day_sends
+        ELSE 0 END,
+    day_approvals_before = CASE
+        WHEN $2 - known.day_began_at < 86400000 THEN known.day_approvals_before
+        WHEN $2 - known.day_began_at < 172800000 THEN known.day_approvals
+        ELSE 0 END,
+    day_sends = excluded.sends + iif($2 - known.day_began_at < 86400000, known.day_sends, 0),
+    day_approvals = excluded.approvals
+        + iif($2 - known.day_began_at < 86400000, known.day_approvals, 0)
+RETURNING scope, key, sends, approvals, sends_before, approvals_before, $2 - began_at AS age,
+    day_sends, day_approvals, day_sends_before, day_approvals_before, $2 - day_began_at AS day_age,
+    coalesce(allowed_until > $2, false) AS allowed";
+
+const ALLOW: Sql = Sql {
+    postgres: "
+INSERT INTO guard_count (scope, key, began_at, sends, approvals, allowed_until)
+SELECT scope, key, now(), 0, 0, now() + $3 * interval '1 millisecond'
+FROM unnest($1::text[], $2::text[]) AS allowed (scope, key)
+ON CONFLICT (scope, key) DO UPDATE SET allowed_until = excluded.allowed_until",
+    sqlite: "
+INSERT INTO guard_count (scope, key, began_at, sends, approvals, allowed_until)
+SELECT value ->> 0, value ->> 1, now, 0, 0, now + $2
+FROM json_each($1), (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+WHERE true
+ON CONFLICT (scope, key) DO UPDATE SET allowed_until = excluded.allowed_until",
+};
 
 const DECIDE: &str = "
 INSERT INTO guard_decision
@@ -347,22 +416,29 @@ fn read_total(row: &QueryResult) -> Result<Total, DbErr> {
     let scope = parsed(&row.try_get::<String>("", "scope")?, "a scope")?;
     Ok(Total {
         key: GuardKey { scope, key: row.try_get("", "key")? },
-        count: Rolling {
+        window: Rolling {
             sends: number(row, "sends")?,
             approvals: number(row, "approvals")?,
             sends_before: number(row, "sends_before")?,
             approvals_before: number(row, "approvals_before")?,
             age: lasting(row.try_get("", "age")?),
         },
+        day: Rolling {
+            sends: number(row, "day_sends")?,
+            approvals: number(row, "day_approvals")?,
+            sends_before: number(row, "day_sends_before")?,
+            approvals_before: number(row, "day_approvals_before")?,
+            age: lasting(row.try_get("", "day_age")?),
+        },
+        allowed: row.try_get("", "allowed")?,
     })
 }
 
 fn read_past(row: &QueryResult) -> Result<PastVerification, DbErr> {
-    let phone: PhoneNumber = parsed(&row.try_get::<String>("", "phone")?, "a phone")?;
     let region: Option<String> = row.try_get("", "region")?;
     Ok(PastVerification {
         id: read_id(&row.try_get::<String>("", "id")?)?,
-        prefix: phone.prefix().to_owned(),
+        phone: parsed(&row.try_get::<String>("", "phone")?, "a phone")?,
         region: region.map(|region| parsed(&region, "a region")).transpose()?,
         sends: u8::try_from(row.try_get::<i32>("", "sends")?).unwrap_or(u8::MAX),
         created_at: time(row.try_get("", "created_at")?),

@@ -1,15 +1,16 @@
 use std::time::{Duration, SystemTime};
 
-use domain::{GuardRule, GuardScope, Region, Rolling, VerificationId};
+use domain::{GuardRule, GuardScope, PhoneNumber, Region, Rolling, VerificationId};
 
 use crate::ports::StoreError;
 
-/// Sends and approvals of all processes, by prefix and by region.
+/// Sends and approvals of all processes, by prefix, range and region.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait GuardCounts: Sync + 'static {
     /// Adds what happened and stores the decisions, in one commit, and tells for each key of
-    /// `moved`, in any order, what all processes have counted in about the last two windows.
+    /// `moved`, in any order, what all processes have counted in about the last two windows, and in
+    /// about the last two days.
     ///
     /// A key may move by nothing, to be asked only. Buckets turn by the database's clock, as
     /// [`Rolling::later`] has it. A decision that blocked is told to others, where events are told.
@@ -22,7 +23,7 @@ pub trait GuardCounts: Sync + 'static {
     ) -> Result<Vec<Total>, StoreError>;
 }
 
-/// What the guard has seen and decided.
+/// What the guard has seen and decided, and what an operator says of it.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait GuardRecords: Sync + 'static {
@@ -41,13 +42,16 @@ pub trait GuardRecords: Sync + 'static {
         since: Duration,
         limit: usize,
     ) -> Result<Vec<StoredDecision>, StoreError>;
+
+    /// Lets everything through to `keys` for so long, whatever the rules say.
+    async fn allow(&self, keys: &[GuardKey], period: Duration) -> Result<(), StoreError>;
 }
 
 /// What sends are counted under.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GuardKey {
     pub scope: GuardScope,
-    /// A prefix, or a region.
+    /// A prefix, a range, or a region.
     pub key: String,
 }
 
@@ -61,13 +65,20 @@ pub struct Moved {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Total {
     pub key: GuardKey,
-    pub count: Rolling,
+    /// By the window.
+    pub window: Rolling,
+    /// By [`domain::Activity::DAY`].
+    pub day: Rolling,
+    /// Whether an operator lets everything through to it.
+    pub allowed: bool,
 }
 
 /// A rule that fired, and on what. One in [`domain::GuardMode::Enforce`] has blocked a send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     pub rule: GuardRule,
+    /// What `key` is.
+    pub scope: GuardScope,
     pub key: String,
     pub sends: u64,
     pub approvals: u64,
@@ -93,7 +104,7 @@ pub struct StoredDecision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastVerification {
     pub id: VerificationId,
-    pub prefix: String,
+    pub phone: PhoneNumber,
     pub region: Option<Region>,
     pub sends: u8,
     pub created_at: SystemTime,

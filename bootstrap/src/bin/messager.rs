@@ -83,7 +83,9 @@ fn main() -> ExitCode {
         Some(Command::Guard(command)) => {
             with_database(&config, "messager guard", async |database| {
                 let records = SqlGuard::new(database.clone());
-                guard::execute(records, &config.verification.guard, command).await
+                let verification = &config.verification;
+                let limits = &verification.sends.rules.limits;
+                guard::execute(records, &verification.guard, limits, command).await
             })
             .await
         }

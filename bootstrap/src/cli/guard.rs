@@ -4,22 +4,24 @@ use std::{io::Write, time::Duration};
 
 use application::{
     ReplayGuard, Replayed,
-    ports::{GuardRecords, StoredDecision},
+    ports::{GuardKey, GuardRecords, StoredDecision},
 };
-use domain::{GuardMode, GuardRule};
+use domain::{GuardMode, GuardRule, GuardScope, Region, SendLimits};
 
 use super::{Output, rfc3339};
 use crate::config::{GuardConfig, guard_rules};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
-    /// Go through the verifications of the past and tell what rules would have blocked, and how
-    /// many of these were approved.
+    /// Go through the verifications of the past and tell what rules and the limits by prefix and
+    /// region would have blocked, and how many of these were approved.
     Replay {
         /// How far back: a number of s, m, h or d.
         #[arg(long, default_value = "7d", value_parser = period)]
         since: Duration,
-        /// Rules to try instead of `GUARD_RULES`, such as prefix:50:10,region:1000:5.
+        /// Rules to try instead of `GUARD_RULES`, such as adaptive or
+        /// prefix:50:10,region:1000:5:shadow. What one blocks counts no further, unless it ends in
+        /// :shadow.
         #[arg(long, value_parser = rules)]
         rules: Option<Rules>,
     },
@@ -33,31 +35,49 @@ pub enum Command {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
+    /// Let everything through to a prefix, a range or a region for some time, whatever the rules
+    /// say. A running service knows within a second of the next message to it.
+    Allow {
+        /// As `decisions` shows it: 2327612, DE or 001.
+        #[arg(value_parser = allowed)]
+        key: Allowed,
+        /// For how long: a number of s, m, h or d. A later call sets it anew; 1s ends it.
+        #[arg(long = "for", default_value = "1d", value_parser = period)]
+        period: Duration,
+    },
 }
+
+/// What a key may be: digits may be a prefix or a range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allowed(Vec<GuardKey>);
 
 /// Rules as one argument.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules(Vec<GuardRule>);
 
-/// Carries out `messager guard …`. `guard` has the rules and the window that are set.
+/// Carries out `messager guard …`. `guard` has the rules and the window that are set, `limits` the
+/// limits of `/v1`.
 pub async fn execute(
     records: impl GuardRecords,
     guard: &GuardConfig,
+    limits: &SendLimits,
     command: Command,
 ) -> anyhow::Result<()> {
-    carry_out(records, guard, command, &mut Output).await
+    carry_out(records, guard, limits, command, &mut Output).await
 }
 
 async fn carry_out(
     records: impl GuardRecords,
     guard: &GuardConfig,
+    limits: &SendLimits,
     command: Command,
     out: &mut (impl Write + Send),
 ) -> anyhow::Result<()> {
     match command {
         Command::Replay { since, rules } => {
             let rules = rules.map_or_else(|| guard.rules.clone(), |Rules(rules)| rules);
-            let replayed = ReplayGuard::new(records).execute(since, &rules, guard.window).await?;
+            let replay = ReplayGuard::new(records);
+            let replayed = replay.execute(since, &rules, limits, guard.window).await?;
             writeln!(
                 out,
                 "rule\tkey\tverifications\tapproved\twould be blocked\tof these approved"
@@ -76,8 +96,26 @@ async fn carry_out(
                 writeln!(out, "{decided}\t{rule}\t{key}\t{sends}\t{approvals}\t{verification}")?;
             }
         }
+        Command::Allow { key: Allowed(keys), period } => {
+            records.allow(&keys, period).await?;
+            let key = keys.first().map_or("", |key| &key.key);
+            writeln!(out, "{key} is allowed for {} seconds", period.as_secs())?;
+        }
     }
     Ok(())
+}
+
+fn allowed(text: &str) -> Result<Allowed, &'static str> {
+    let key = |scope| GuardKey { scope, key: text.to_owned() };
+    if text.parse::<Region>().is_ok() {
+        return Ok(Allowed(vec![key(GuardScope::Region)]));
+    }
+    let is_prefix = (3..=11).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_digit());
+    if is_prefix {
+        Ok(Allowed(vec![key(GuardScope::Prefix), key(GuardScope::Range)]))
+    } else {
+        Err("a region of two capital letters, 001, or the 3 to 11 digits of a prefix or a range")
+    }
 }
 
 fn period(text: &str) -> Result<Duration, &'static str> {
@@ -99,7 +137,7 @@ fn period(text: &str) -> Result<Duration, &'static str> {
 }
 
 fn rules(text: &str) -> Result<Rules, String> {
-    guard_rules(text, GuardMode::Shadow).map(Rules).map_err(|error| error.to_string())
+    guard_rules(text, GuardMode::Enforce).map(Rules).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -129,7 +167,8 @@ mod tests {
             window: Duration::from_secs(3_600),
         };
         let mut out = Vec::new();
-        carry_out(records, &guard, parse(line).unwrap(), &mut out).await.unwrap();
+        let limits = SendLimits { region: "4/1d".parse().unwrap(), ..SendLimits::default() };
+        carry_out(records, &guard, &limits, parse(line).unwrap(), &mut out).await.unwrap();
         String::from_utf8(out).unwrap().lines().skip(1).map(str::to_owned).collect()
     }
 
@@ -143,7 +182,7 @@ mod tests {
                 let created_at = SystemTime::UNIX_EPOCH + Duration::from_secs(second);
                 PastVerification {
                     id: VerificationId::NIL,
-                    prefix: "7999123".to_owned(),
+                    phone: format!("7999123{second:04}").parse().unwrap(),
                     region: "RU".parse().ok(),
                     sends: 1,
                     created_at,
@@ -160,8 +199,36 @@ mod tests {
         let of_settings = said(past(), "replay --since 2d").await;
         let named = said(past(), "replay --since 48h --rules region:4:50,prefix:9:50").await;
 
-        assert_eq!(of_settings, ["prefix:2:50:shadow\t7999123\t5\t1\t3\t1"]);
-        assert_eq!(named, ["region:4:50:shadow\tRU\t5\t1\t1\t1"]);
+        // The last one would also have been over the limit by region.
+        let limited = "region-1d\tRU\t5\t1\t1\t1";
+        assert_eq!(of_settings, ["prefix:2:50:shadow\t7999123\t5\t1\t3\t1", limited]);
+        assert_eq!(named, ["region:4:50:enforce\tRU\t5\t1\t1\t1"]);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_allowed_in_each_scope_that_it_may_be_of() {
+        use GuardScope::{Prefix, Range, Region};
+
+        for (line, key, scopes, seconds) in [
+            ("allow 2327612", "2327612", &[Prefix, Range][..], 86_400),
+            ("allow DE --for 2h", "DE", &[Region], 7_200),
+            ("allow 001 --for 1s", "001", &[Region], 1),
+        ] {
+            let mut records = MockGuardRecords::new();
+            records
+                .expect_allow()
+                .withf(move |keys, period| {
+                    keys.iter().map(|it| it.scope).eq(scopes.iter().copied())
+                        && keys.iter().all(|it| it.key == key)
+                        && *period == Duration::from_secs(seconds)
+                })
+                .once()
+                .returning(|_, _| Ok(()));
+            said(records, line).await;
+        }
+        for bad in ["allow", "allow *", "allow de", "allow 12", "allow 123456789012"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[tokio::test]

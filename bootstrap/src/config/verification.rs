@@ -77,7 +77,7 @@ const WINDOWS: &str = "off, or 1 to 3 limits by comma, each of another period: \
     1 to 1000000 in at most 30d, such as 5/1h,10/1d";
 /// Of an older client, which cannot check and so asks again.
 const API_PHONE: &str = "20/1h";
-const GUARD_RULES: &str = "prefix:50:10,region:1000:5";
+const GUARD_RULES: &str = "adaptive";
 
 impl GuardConfig {
     /// The rules that are asked before each send; none while the guard is off.
@@ -304,7 +304,7 @@ fn test_numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<HashMap<Phon
 fn guard(env: &mut Reader<'_>) -> Option<GuardConfig> {
     let mode = env.choice(
         "GUARD",
-        "shadow",
+        "enforce",
         &[
             ("off", None),
             ("shadow", Some(GuardMode::Shadow)),
@@ -312,12 +312,13 @@ fn guard(env: &mut Reader<'_>) -> Option<GuardConfig> {
         ],
     );
     let window = env.seconds("GUARD_WINDOW", 3_600, 60, 604_800);
-    let of_rule = mode.flatten().unwrap_or(GuardMode::Shadow);
+    // Of a guard that is off, a replay tells what it would block.
+    let of_rule = mode.flatten().unwrap_or(GuardMode::Enforce);
     let rules = env.parsed(
         "GUARD_RULES",
-        "rules by comma, each prefix or region, the least number of sends and a percentage of \
-         approvals from 1 to 100, and if it is to differ from GUARD, shadow or enforce: \
-         prefix:50:10,region:1000:5:enforce",
+        "rules by comma, each adaptive, or prefix or region, the least number of sends and a \
+         percentage of approvals from 1 to 100, and if it is to differ from GUARD, shadow or \
+         enforce: adaptive,region:1000:5:shadow",
         GUARD_RULES,
         |text| guard_rules(text, of_rule).ok(),
     );

@@ -234,6 +234,39 @@ async fn the_guard_notes_a_flood_in_shadow_and_stops_it_in_enforce() {
     assert_eq!(fields[2..], ["60", "0", "30", "0"], "{told}");
 }
 
+#[tokio::test]
+async fn by_default_a_flood_to_a_prefix_is_stopped_until_an_operator_allows_it() {
+    let Some(stack) = Stack::new().await else { return };
+    let api = stack.start("api", &[OPEN]).ready().await;
+    let client = Client::new(api.port);
+
+    let (mut passed, mut blocked) = (0, 0);
+    for number in 0..130 {
+        match client.start(&format!("+2327612{number:04}")).await {
+            answer if answer.status == 202 => passed += 1,
+            answer => {
+                assert_eq!(answer.problem(), (403, "abnormal-usage-detected"));
+                blocked += 1;
+            }
+        }
+    }
+    assert_eq!((passed, blocked), (100, 30));
+    assert_eq!(client.start("+79161234567").await.status, 202);
+    assert_eq!(client.start("+881612345678").await.problem(), (403, "region-not-allowed"));
+
+    let allow = ["guard", "allow", "2327612", "--for", "1h"];
+    assert!(stack.start("messager", &[]).args(&allow).output().await.status.success());
+    eventually("what is allowed", std::time::Duration::from_secs(10), async || {
+        (client.start("+23276120200").await.status == 202).then_some(())
+    })
+    .await;
+
+    let replay = stack.start("messager", &[]).args(&["guard", "replay"]).output().await;
+    let told = String::from_utf8(replay.stdout).unwrap();
+    let line = told.lines().find(|line| line.contains("2327612")).expect(&told);
+    assert!(line.starts_with("adaptive:enforce\t2327612\t101\t0\t1\t0"), "{told}");
+}
+
 async fn forget(stack: &Stack, phone: &str) {
     use sea_orm::ConnectionTrait;
     // A verification that is pending would be sent again.

@@ -371,7 +371,8 @@ async fn what_was_asked_for_is_stored() {
     let counters: Vec<_> =
         extra.iter().map(|it| (it.policy.name.as_str(), it.key.as_str())).collect();
     let ip = "2001:db8::/64";
-    assert_eq!(counters, [("ip-1h", ip), ("ip-1d", ip), ("device-1h", "a1")]);
+    let prefix = ("prefix-1h", "7999123");
+    assert_eq!(counters, [("ip-1h", ip), ("ip-1d", ip), prefix, ("device-1h", "a1")]);
 }
 
 #[tokio::test]
@@ -385,7 +386,8 @@ async fn what_is_not_said_is_as_it_is_set_up() {
     let stored = stored.lock().unwrap();
     let NewSend { ttl, verification, extra, .. } = &stored[0];
     assert_eq!((*ttl, verification.code_length.get()), (Duration::from_secs(600), 6));
-    assert_eq!((&verification.template, extra.len()), (&None, 0));
+    let counted: Vec<&str> = extra.iter().map(|it| it.policy.name.as_str()).collect();
+    assert_eq!((&verification.template, &counted[..]), (&None, &["prefix-1h"][..]));
     assert_eq!((&verification.metadata, &verification.api_key), (&None, &None));
 }
 
@@ -848,8 +850,8 @@ async fn limits_name_policy_and_headers_of_draft_11() {
     assert_eq!(told.headers["retry-after"], "1740");
     assert_eq!(
         told.headers["ratelimit-policy"],
-        "\"phone-1h\";q=5;w=3600, \"phone-1d\";q=10;w=86400, \"ip-1h\";q=10;w=3600, \
-         \"ip-1d\";q=50;w=86400"
+        "\"phone-1h\";q=5;w=3600, \"phone-1d\";q=10;w=86400, \"prefix-1h\";q=1000;w=3600, \
+         \"ip-1h\";q=10;w=3600, \"ip-1d\";q=50;w=86400"
     );
     assert_eq!(told.headers["ratelimit"], "\"phone-1h\";r=0;t=1740, \"ip-1d\";r=0;t=2");
 }

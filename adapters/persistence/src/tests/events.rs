@@ -5,7 +5,7 @@ use application::ports::{
     GuardCounts, Incoming, NewSend, NewTest, NewVerification, Outbox, OutcomeClass, Tried, Verdict,
     Verifications,
 };
-use domain::{GuardMode, GuardRule, Metadata, Origin, Validity, VerificationId};
+use domain::{GuardMode, GuardRule, GuardScope, Metadata, Origin, Validity, VerificationId};
 use sea_orm::ConnectionTrait;
 
 use super::{
@@ -248,6 +248,7 @@ async fn what_was_blocked_is_told_without_a_verification(database: Database) {
     let rule = |mode| GuardRule::parse("prefix:50:10", mode).unwrap();
     let decision = |mode| Decision {
         rule: rule(mode),
+        scope: GuardScope::Prefix,
         key: "7999123".to_owned(),
         sends: 60,
         approvals: 1,

@@ -15,6 +15,7 @@ use crate::{Database, SqlGuard, SqlVerifications};
 on_both_databases!(
     processes_count_together,
     two_buckets_roll,
+    what_is_allowed_is_so_for_a_time,
     a_total_is_told_for_every_key,
     decisions_are_kept_with_what_they_rest_on,
     a_flood_of_decisions_takes_few_rows,
@@ -40,7 +41,11 @@ async fn add(guard: &SqlGuard, moves: &[Moved]) -> Vec<Total> {
 
 /// Sends and approvals of the current bucket, and of the one before.
 fn buckets(total: &Total) -> [(u64, u64); 2] {
-    let Rolling { sends, approvals, sends_before, approvals_before, .. } = total.count;
+    of_rolling(total.window)
+}
+
+fn of_rolling(rolling: Rolling) -> [(u64, u64); 2] {
+    let Rolling { sends, approvals, sends_before, approvals_before, .. } = rolling;
     [(sends, approvals), (sends_before, approvals_before)]
 }
 
@@ -48,9 +53,17 @@ fn buckets(total: &Total) -> [(u64, u64); 2] {
 async fn pass(database: &Database, time: Duration) {
     let seconds = time.as_secs();
     let sql = if database.is_postgres() {
-        format!("UPDATE guard_count SET began_at = began_at - interval '{seconds} s'")
+        format!(
+            "UPDATE guard_count SET began_at = began_at - interval '{seconds} s',
+                day_began_at = day_began_at - interval '{seconds} s',
+                allowed_until = allowed_until - interval '{seconds} s'"
+        )
     } else {
-        format!("UPDATE guard_count SET began_at = began_at - {seconds} * 1000")
+        format!(
+            "UPDATE guard_count SET began_at = began_at - {seconds} * 1000,
+                day_began_at = day_began_at - {seconds} * 1000,
+                allowed_until = allowed_until - {seconds} * 1000"
+        )
     };
     database.connection().execute_unprepared(&sql).await.unwrap();
 }
@@ -73,17 +86,50 @@ async fn two_buckets_roll(database: Database) {
     add(&guard, &[moved("7999123", 5, 1)]).await;
     let totals = add(&guard, &[moved("7999123", 5, 1)]).await;
     assert_eq!(buckets(&totals[0]), [(10, 2), (0, 0)]);
-    assert!(totals[0].count.age < Duration::from_secs(60));
+    assert!(totals[0].window.age < Duration::from_secs(60));
 
     pass(&database, Duration::from_secs(3_600 + 900)).await;
     let totals = add(&guard, &[moved("7999123", 2, 0)]).await;
     assert_eq!(buckets(&totals[0]), [(2, 0), (10, 2)]);
-    let age = totals[0].count.age;
+    let age = totals[0].window.age;
     assert!(age >= Duration::from_secs(900) && age < Duration::from_secs(960), "{age:?}");
 
     pass(&database, Duration::from_secs(2 * 3_600)).await;
     let totals = add(&guard, &[moved("7999123", 0, 0)]).await;
     assert_eq!(buckets(&totals[0]), [(0, 0), (0, 0)]);
+    assert_eq!(of_rolling(totals[0].day), [(12, 2), (0, 0)]);
+
+    pass(&database, Duration::from_secs(86_400)).await;
+    let totals = add(&guard, &[moved("7999123", 1, 1)]).await;
+    assert_eq!(of_rolling(totals[0].day), [(1, 1), (12, 2)]);
+    let age = totals[0].day.age;
+    let hours = Duration::from_secs(3 * 3_600 + 900);
+    assert!(age >= hours && age < hours + Duration::from_secs(60), "{age:?}");
+    pass(&database, Duration::from_secs(2 * 86_400)).await;
+    let totals = add(&guard, &[moved("7999123", 0, 0)]).await;
+    assert_eq!(of_rolling(totals[0].day), [(0, 0), (0, 0)]);
+}
+
+async fn what_is_allowed_is_so_for_a_time(database: Database) {
+    let guard = SqlGuard::new(database.clone());
+    let range = GuardKey { scope: GuardScope::Range, key: "79991".to_owned() };
+    add(&guard, &[moved("7999123", 5, 1)]).await;
+
+    guard.allow(&[key("7999123"), range.clone()], 2 * WINDOW).await.unwrap();
+
+    let of_range = Moved { key: range, sends: 1, approvals: 0 };
+    let moves = [moved("7999123", 1, 0), of_range, moved("7999124", 1, 0)];
+    let allowed = async || {
+        let mut totals = add(&guard, &moves).await;
+        totals.sort_by(|one, other| one.key.cmp(&other.key));
+        totals.iter().map(|it| it.allowed).collect::<Vec<_>>()
+    };
+    assert_eq!(allowed().await, [true, false, true]);
+    pass(&database, WINDOW).await;
+    guard.allow(&[key("7999124")], 2 * WINDOW).await.unwrap();
+    assert_eq!(allowed().await, [true, true, true]);
+    pass(&database, WINDOW).await;
+    assert_eq!(allowed().await, [false, true, false]);
 }
 
 async fn a_total_is_told_for_every_key(database: Database) {
@@ -95,9 +141,9 @@ async fn a_total_is_told_for_every_key(database: Database) {
     let totals = add(&guard, &moves).await;
 
     assert_eq!(totals.len(), 500);
-    for Total { key, count } in totals {
+    for Total { key, window, .. } in totals {
         let number: u64 = key.key[1..].parse().unwrap();
-        assert_eq!(count.sends, if number < 250 { 2 * number } else { number });
+        assert_eq!(window.sends, if number < 250 { 2 * number } else { number });
     }
     assert_eq!(guard.add(&[], &[], WINDOW).await.unwrap(), []);
 }
@@ -107,6 +153,7 @@ async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
     let rule = |text| GuardRule::parse(text, GuardMode::Shadow).unwrap();
     let noted = Decision {
         rule: rule("prefix:50:10"),
+        scope: GuardScope::Prefix,
         key: "7999123".to_owned(),
         sends: 60,
         approvals: 1,
@@ -136,6 +183,7 @@ async fn a_flood_of_decisions_takes_few_rows(database: Database) {
     let noted: Vec<Decision> = (0..2_600)
         .map(|number| Decision {
             rule: rule(if number % 2 == 0 { "prefix:50:10" } else { "region:50:10" }),
+            scope: GuardScope::Prefix,
             key: if number % 4 < 2 { "7999123" } else { "7999124" }.to_owned(),
             sends: 50 + number,
             approvals: number % 5,
@@ -193,6 +241,7 @@ async fn going_back_gives_each_decision_a_row(database: Database) {
 fn decisions(number: u64) -> Vec<Decision> {
     let one = |sends| Decision {
         rule: GuardRule::parse("prefix:50:10", GuardMode::Shadow).unwrap(),
+        scope: GuardScope::Prefix,
         key: "7999123".to_owned(),
         sends,
         approvals: 0,
@@ -239,7 +288,7 @@ async fn the_past_is_read_page_by_page(database: Database) {
     begun.sort_unstable();
     assert_eq!(found, begun, "those of /v1, each once");
     assert_eq!(past.iter().filter(|it| it.approved_at.is_some()).count(), 1);
-    assert!(past.iter().all(|it| it.prefix == "7999000" && it.sends == 1));
+    assert!(past.iter().all(|it| it.phone.prefix() == "7999000" && it.sends == 1));
     assert!(past.iter().all(|it| it.region == "RU".parse().ok()));
     assert_eq!(guard.past(Duration::ZERO, None, 9).await.unwrap(), []);
 }

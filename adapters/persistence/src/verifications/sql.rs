@@ -711,6 +711,7 @@ WHERE (scope, key) IN (
     FROM guard_count
     -- two of the longest windows that a guard may have, and no less
     WHERE began_at < now() - greatest($1 * interval '1 millisecond', interval '14 days')
+      AND (allowed_until IS NULL OR allowed_until < now())
     LIMIT 10000
     FOR UPDATE SKIP LOCKED
 )",
@@ -720,6 +721,8 @@ WHERE (scope, key) IN (
     SELECT scope, key
     FROM guard_count
     WHERE began_at < CAST(round(unixepoch('subsec') * 1000) AS INTEGER) - max($1, 1209600000)
+      AND (allowed_until IS NULL
+          OR allowed_until < CAST(round(unixepoch('subsec') * 1000) AS INTEGER))
     LIMIT 10000
 )",
     },

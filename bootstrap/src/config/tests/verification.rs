@@ -33,7 +33,7 @@ fn nothing_set_has_the_defaults_of_the_domain() {
     assert_eq!(numbers.rules, NumberRules::default());
     assert!(numbers.default_region.is_none() && numbers.test.is_empty());
     let rules: Vec<String> = guard.rules_in_force().iter().map(ToString::to_string).collect();
-    assert_eq!(rules, ["prefix:50:10:shadow", "region:1000:5:shadow"]);
+    assert_eq!(rules, ["adaptive:enforce"]);
     assert_eq!(guard.window, Duration::from_secs(3_600));
     assert!(events.is_none());
     assert_eq!(retention, 30 * DAY);
@@ -361,6 +361,8 @@ fn the_mode_of_a_guard_is_that_of_its_rules_unless_they_say_another() {
     assert_eq!(shown(enforced), "prefix:1:10:enforce region:2:20:shadow region:3:30:enforce");
     assert!(off.rules_in_force().is_empty());
     assert_eq!((off.rules.len(), off.window), (3, Duration::from_secs(60)));
+    let shadow = verification(&[("GUARD", "shadow")]).guard;
+    assert_eq!(shown(shadow), "adaptive:shadow");
 }
 
 #[test]

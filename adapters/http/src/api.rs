@@ -39,6 +39,10 @@ const MAX_BODY: usize = 256 * 1024;
 /// A connection closed with unread bytes is reset, and then the client may never see our answer.
 const MAX_IGNORED_BODY: usize = 4 * 1024 * 1024;
 
+/// How long the body of a request that is refused anyway is read. A client that is answered in the
+/// middle of its body may not see the answer.
+const REFUSED_BODY: Duration = Duration::from_secs(1);
+
 /// A JSON string, spelled as the Go service spelled it.
 const ACCEPTED: &str = r#""message successfuly sended""#;
 
@@ -59,6 +63,7 @@ pub struct ApiSettings {
 pub(crate) enum Unread {
     TooLong,
     BrokenOff,
+    TooLate,
 }
 
 struct Api<O, K, R> {
@@ -172,10 +177,14 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     /// alone hold the whole buffer that they came in, and the connection would take another.
     async fn asked(&self, request: Request) -> Result<Submission, ApiError> {
         let (head, body) = request.into_parts();
-        // Also of one without a key: whoever is answered in the middle of a body may not hear it.
-        let body = timeout(self.settings.body_timeout, read(body, &head.headers, MAX_BODY)).await;
-        let api_key = self.authorize(&head.headers).await?;
-        let body = body.map_err(|_| ApiError::BodyTimeout)?.map_err(|_| ApiError::InvalidBody)?;
+        let allowed = self.authorize(&head.headers).await;
+        let patience = self.settings.body_timeout;
+        let body = read_within(patience, body, &head.headers, MAX_BODY, allowed.is_ok()).await;
+        let api_key = allowed?;
+        let body = body.map_err(|error| match error {
+            Unread::TooLate => ApiError::BodyTimeout,
+            Unread::TooLong | Unread::BrokenOff => ApiError::InvalidBody,
+        })?;
         let written = request::phone(&head, body).await?;
         let to = numbering::recipient(&written, self.settings.default_region);
         Ok(Submission { to, written, api_key, trace: trace(&head.headers) })
@@ -197,12 +206,25 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     }
 }
 
-/// Reads a body to its end, and refuses one that is longer than `most` bytes.
-pub(crate) async fn read(
-    mut body: Body,
+/// Reads a body to its end within `patience`; that of a request that is refused anyway, within a
+/// second.
+pub(crate) async fn read_within(
+    patience: Duration,
+    body: Body,
     headers: &HeaderMap,
     most: usize,
+    is_allowed: bool,
 ) -> Result<Vec<u8>, Unread> {
+    // A client that waits for our leave is answered before it sends anything.
+    if !is_allowed && headers.contains_key(EXPECT) {
+        return Err(Unread::BrokenOff);
+    }
+    let patience = if is_allowed { patience } else { patience.min(REFUSED_BODY) };
+    timeout(patience, read(body, headers, most)).await.unwrap_or(Err(Unread::TooLate))
+}
+
+/// Reads a body to its end, and refuses one that is longer than `most` bytes.
+async fn read(mut body: Body, headers: &HeaderMap, most: usize) -> Result<Vec<u8>, Unread> {
     // A client that waits for our leave sends nothing that would have to be read.
     let readable = if headers.contains_key(EXPECT) { most } else { MAX_IGNORED_BODY };
     let announced = body.size_hint().lower();

@@ -21,12 +21,12 @@ use domain::{
 };
 use rand_core::CryptoRng;
 use serde_json::json;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
     ApiAuth, ApiMetrics,
     api::{
-        Unread, read,
+        Unread, read_within,
         request::{is_json, media_type},
     },
     auth,
@@ -248,9 +248,10 @@ where
         let started = Instant::now();
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
-        let body = self.read(operation, body, &head.headers).await;
+        let caller = self.authorize(operation, &head.headers).await;
+        let body = self.read(operation, body, &head.headers, caller.is_ok()).await;
         // A client that goes away must leave nothing half done.
-        let work = tokio::spawn(Arc::clone(&self).work(operation, id, head, body));
+        let work = tokio::spawn(Arc::clone(&self).work(operation, id, head, caller, body));
         let done = work.await.unwrap_or_else(|error| {
             if error.is_panic() {
                 tracing::error!("a request's handler panicked");
@@ -262,23 +263,23 @@ where
         reply.into_response()
     }
 
-    /// Reads the body also of one without a key: whoever is answered in the middle of a body may
-    /// not hear it.
     async fn read(
         &self,
         operation: Operation,
         body: Body,
         headers: &HeaderMap,
+        is_allowed: bool,
     ) -> Result<Vec<u8>, Problem> {
         if operation.method() == Method::GET {
             return Ok(Vec::new());
         }
-        match timeout(self.settings.body_timeout, read(body, headers, MAX_BODY)).await {
-            Ok(Ok(body)) => Ok(body),
-            Ok(Err(Unread::TooLong)) => Err(ProblemKind::TooLarge.into()),
-            Ok(Err(Unread::BrokenOff)) => Err(ProblemKind::MalformedBody.into()),
-            Err(_) => Err(ProblemKind::RequestTimeout.into()),
-        }
+        let patience = self.settings.body_timeout;
+        let read = read_within(patience, body, headers, MAX_BODY, is_allowed).await;
+        read.map_err(|error| match error {
+            Unread::TooLong => ProblemKind::TooLarge.into(),
+            Unread::BrokenOff => ProblemKind::MalformedBody.into(),
+            Unread::TooLate => ProblemKind::RequestTimeout.into(),
+        })
     }
 
     async fn work(
@@ -286,9 +287,10 @@ where
         operation: Operation,
         id: Option<String>,
         head: Parts,
+        caller: Result<Option<ApiKeyId>, Problem>,
         body: Result<Vec<u8>, Problem>,
     ) -> Result<Reply, Problem> {
-        let api_key = self.authorize(operation, &head.headers).await?;
+        let api_key = caller?;
         let key = if operation.is_repeatable() { idempotency::key(&head.headers)? } else { None };
         let key = key.map(str::to_owned);
         let (path, headers) = (head.uri.path().to_owned(), head.headers);

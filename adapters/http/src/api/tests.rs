@@ -397,18 +397,34 @@ async fn a_body_has_at_most_256_kibibytes() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let (_unfinished, body) = tokio::io::duplex(64);
-    let frames = futures_util::stream::unfold(body, |mut body| async {
-        let read = tokio::io::AsyncReadExt::read_u8(&mut body).await;
-        Some((read.map(|byte| Bytes::from(vec![byte])), body))
-    });
     let (router, registry) = api(MockOutbox::new());
 
-    let answer = ask(&router, post_json("/api", Body::from_stream(frames))).await;
+    let answer = ask(&router, post_json("/api", endless())).await;
 
     answer.expect(408, r#"{"error":"request body took too long"}"#);
     assert_eq!(answer.headers["connection"], "close");
     assert_eq!(total(&registry, 408), Some(1));
+}
+
+/// A body of which nothing comes.
+fn endless() -> Body {
+    Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>())
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_of_a_request_without_a_key_is_waited_for_a_second_only() {
+    let (router, registry) = with_keys(MockOutbox::new(), MockApiKeys::new(), ApiAuth::All);
+    let begun = Instant::now();
+
+    let answer = ask(&router, post_json("/api", endless())).await;
+
+    answer.expect(401, r#"{"error":"API key needed"}"#);
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    let mut waiting = post_json("/api", endless());
+    waiting.headers_mut().insert(EXPECT, "100-continue".parse().unwrap());
+    ask(&router, waiting).await.expect(401, r#"{"error":"API key needed"}"#);
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    assert_eq!(total(&registry, 401), Some(2));
 }
 
 #[tokio::test]

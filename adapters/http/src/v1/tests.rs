@@ -1084,6 +1084,22 @@ async fn a_panic_is_answered_and_the_next_request_too() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_body_of_a_request_without_a_key_is_waited_for_a_second_only() {
+    let mut parts = parts();
+    parts.settings.auth = ApiAuth::V1;
+    let router = parts.router();
+    let body = futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>();
+    let mut request = post(START, "");
+    *request.body_mut() = Body::from_stream(body);
+    let begun = tokio::time::Instant::now();
+
+    let told = ask(&router, request).await;
+
+    told.expect_problem(401, "unauthorized");
+    assert_eq!(begun.elapsed().as_secs(), 1);
+}
+
 #[tokio::test]
 async fn scopes_and_401_403() {
     let key = |scope: Scope| ApiKeyText::generate(&mut StdRng::seed_from_u64(scope as u64));

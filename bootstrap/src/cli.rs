@@ -23,7 +23,10 @@ use rand::{
     rngs::{StdRng, SysRng},
 };
 
-use crate::config::{Config, InvalidConfig};
+use crate::{
+    config::{Config, InvalidConfig},
+    descriptors,
+};
 
 /// Where a user finds what a command line does not say.
 pub const SETTINGS: &str = "Settings are read from the environment, and below it from the file .env \
@@ -82,6 +85,8 @@ pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> 
     // of 2 MiB takes the rest as well. With 2,000 connections that was 105 MiB instead of 65.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+
+    descriptors::raise();
 
     let runtime = Config::read().map_err(anyhow::Error::from).and_then(|config| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

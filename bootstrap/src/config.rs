@@ -30,6 +30,9 @@ pub struct Config {
     pub mode: Mode,
     pub log: Option<String>,
     pub api_port: u16,
+    pub max_connections: u16,
+    /// `None`: as many as there are.
+    pub max_connections_per_peer: Option<NonZeroU16>,
     /// `None`: the binary's own default.
     pub metrics_port: Option<u16>,
     pub shutdown_grace: Duration,
@@ -130,6 +133,15 @@ impl Config {
             );
         }
         let api_port = env.port("APP_PORT").unwrap_or(8080);
+        let max_connections = env.number("MAX_CONNECTIONS", 768, 1, 65_535);
+        let max_connections_per_peer = env.parsed(
+            "MAX_CONNECTIONS_PER_PEER",
+            "off, or a whole number from 1 to 65535",
+            "off",
+            |text| {
+                if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
+            },
+        );
         let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
         let shutdown_grace = env.seconds("SHUTDOWN_GRACE", 20, 1, 3_600);
         let database = database(&mut env);
@@ -172,6 +184,8 @@ impl Config {
                 mode: mode?,
                 log,
                 api_port,
+                max_connections: max_connections?,
+                max_connections_per_peer: max_connections_per_peer?,
                 metrics_port,
                 shutdown_grace: shutdown_grace?,
                 database: database?,

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 mod consumer;
 pub mod dead_letters;
+pub mod descriptors;
 mod environment;
 pub mod metrics;
 mod process;

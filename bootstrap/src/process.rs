@@ -1,26 +1,31 @@
 use std::{
-    net::SocketAddr,
     os::unix::fs::MetadataExt,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use adapters_http::{Readiness, ServerLimits, connections_refused, metrics_router, serve};
+use adapters_http::{
+    ConnectionMetrics, Hosts, Listeners, Readiness, ServerLimits, metrics_router, serve,
+};
 use adapters_persistence::{
     Database, DatabaseSettings, Evidence, Part, SchemaError, check_schema, check_storage,
 };
 use anyhow::{Context, bail};
 use prometheus::{IntCounter, Registry};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, metrics::expired_messages, telemetry};
+use crate::{
+    config::{Config, GatewayConfig},
+    descriptors::{self, Shares},
+    metrics::expired_messages,
+    telemetry,
+};
 
 /// What every binary has: settings, metrics, health, tasks, and an orderly end.
 #[derive(Debug)]
@@ -28,8 +33,10 @@ pub struct Process {
     pub config: Config,
     pub registry: Registry,
     pub readiness: Readiness,
-    /// Connections that the servers of this process had no room for.
-    pub refused: IntCounter,
+    /// Of the servers of this process.
+    pub connections: ConnectionMetrics,
+    /// How many connections they may have.
+    pub shares: Shares,
     /// Messages that expired before a consumer took them over, and that this process ended.
     pub expired: IntCounter,
     pub stop: CancellationToken,
@@ -59,7 +66,7 @@ const SLOW: Duration = Duration::from_secs(5);
 
 impl Process {
     /// Starts telemetry and the metrics server, on `metrics_port` unless another one is set.
-    pub async fn start(
+    pub fn start(
         name: &'static str,
         config: Config,
         metrics_port: u16,
@@ -67,9 +74,12 @@ impl Process {
     ) -> anyhow::Result<Self> {
         let registry = telemetry::start(name, &config)?;
         let evidence = Evidence::default();
+        let limit = descriptors::limit();
+        let shares = Shares::of(limit, outgoing(name, &config), config.max_connections.into());
         let mut process = Self {
             readiness: Readiness::new(neighbours),
-            refused: connections_refused(&registry)?,
+            connections: ConnectionMetrics::register(&registry)?,
+            shares,
             expired: expired_messages(&registry)?,
             keeps_house: false,
             stop: CancellationToken::new(),
@@ -88,15 +98,17 @@ impl Process {
             config,
             registry,
         };
-        let port = process.config.metrics_port.unwrap_or(metrics_port);
-        let listener =
-            listen_from(port, process.config.api_port).await.context("open the metrics port")?;
-        tracing::info!(address = %listener.local_addr()?, "metrics and health");
+        let config = &process.config;
+        let port = config.metrics_port.unwrap_or(metrics_port);
+        let listeners =
+            listen_from(&Hosts::All, port, config.api_port).context("open the metrics port")?;
+        tracing::info!(address = %listeners, "metrics and health");
         let router = metrics_router(process.registry.clone(), process.readiness.clone());
-        let (refused, stop) = (process.refused.clone(), CancellationToken::new());
+        let limits = metrics_limits(&process.shares);
+        let (connections, stop) = (process.connections.clone(), CancellationToken::new());
         // Stops last: whoever asks how the end goes gets an answer.
         process.tasks.spawn(async move {
-            serve(listener, router, ServerLimits::default(), refused, stop).await;
+            serve(listeners, router, limits, connections, stop).await;
             Ok(())
         });
         Ok(process)
@@ -273,19 +285,46 @@ fn identity(settings: &DatabaseSettings) -> Option<(u64, u64)> {
     Some((file.dev(), file.ino()))
 }
 
+/// How many descriptors a process needs at most beside those of its clients: for files and the
+/// runtime, the database, the broker, and each call of the gateway.
+fn outgoing(name: &str, config: &Config) -> u64 {
+    const ALWAYS: u64 = 128;
+    let calls = match config.gateway {
+        GatewayConfig::Webhook { .. } if ["consumer", "messager"].contains(&name) => {
+            config.concurrency as u64 * u64::from(config.topic_partitions.get())
+        }
+        _ => 0,
+    };
+    ALWAYS + calls
+}
+
+/// Probes ask at once and are answered at once: what does not is dropped early, or it would keep
+/// them out.
+fn metrics_limits(shares: &Shares) -> ServerLimits {
+    ServerLimits {
+        max_connections: shares.metrics,
+        max_turned_away: shares.metrics_turned_away,
+        idle_patience: Duration::from_millis(200),
+        first_byte_timeout: Duration::from_secs(2),
+        head_timeout: Duration::from_secs(2),
+        write_timeout: Duration::from_secs(10),
+        ..ServerLimits::default()
+    }
+}
+
 /// Listens on `port`, or, where another process of ours has it, on one of the next ones: the
 /// three binaries may share one `.env`, and with it one `PROMETHEUS_SERVER_PORT`. Never on the
 /// API's, which may come later.
-async fn listen_from(port: u16, api_port: u16) -> std::io::Result<TcpListener> {
+fn listen_from(hosts: &Hosts, port: u16, api_port: u16) -> std::io::Result<Listeners> {
     const TRIES: u16 = 8;
     let mut last = None;
     for port in (port..=port.saturating_add(TRIES)).filter(|port| *port != api_port) {
-        match TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await {
-            Ok(listener) => {
+        match hosts.listen(port) {
+            Ok(listeners) => {
                 if last.is_some() {
                     tracing::warn!(port, "the metrics port is in use; this one is used instead");
                 }
-                return Ok(listener);
+                return Ok(listeners);
             }
             Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => last = Some(error),
             Err(error) => return Err(error),

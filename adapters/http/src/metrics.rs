@@ -22,14 +22,28 @@ pub struct ApiMetrics {
     v1_durations: HistogramVec,
 }
 
-/// Registers `messager_connections_refused_total`, which [`crate::serve`] counts.
-pub fn connections_refused(registry: &Registry) -> Result<IntCounter, prometheus::Error> {
-    let refused = IntCounter::new(
-        "messager_connections_refused_total",
-        "Connections that found all taken: answered with 503, or closed.",
-    )?;
-    registry.register(Box::new(refused.clone()))?;
-    Ok(refused)
+/// What [`crate::serve`] counts.
+#[derive(Debug, Clone)]
+pub struct ConnectionMetrics {
+    pub(crate) refused: IntCounter,
+    pub(crate) dropped: IntCounter,
+}
+
+impl ConnectionMetrics {
+    /// Registers `messager_connections_refused_total` and `messager_connections_dropped_total`.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let refused = IntCounter::new(
+            "messager_connections_refused_total",
+            "Connections that found all taken: answered with 503, or closed.",
+        )?;
+        let dropped = IntCounter::new(
+            "messager_connections_dropped_total",
+            "Connections that did not proceed and were dropped to make room for others.",
+        )?;
+        registry.register(Box::new(refused.clone()))?;
+        registry.register(Box::new(dropped.clone()))?;
+        Ok(Self { refused, dropped })
+    }
 }
 
 impl ApiMetrics {

@@ -1,53 +1,61 @@
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
+    time::Duration,
+};
 
 use axum::{
     Router,
     http::{HeaderValue, Request, header::CONNECTION},
     response::Response,
 };
-use futures_util::FutureExt;
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     server::conn::http1,
     service::{Service, service_fn},
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
-use prometheus::IntCounter;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpSocket, TcpStream},
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    task::{JoinSet, yield_now},
-    time::{Instant, sleep, timeout},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+
+pub use self::listen::{Hosts, InvalidHosts, Listeners};
+use self::{
+    connections::{Connections, Entry, Link},
+    watched::{Body, Watched},
+};
+use crate::ConnectionMetrics;
+
+mod connections;
+mod listen;
+mod watched;
 
 #[cfg(test)]
 mod tests;
 
-/// How long to wait after the system refused us a connection, for want of files or memory.
+/// How long to wait after the system refused us a connection, for want of files or memory, and how
+/// often the log says so.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long those who came last have for their first request, once nothing more is accepted.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
 
-/// How long a connection that is to make room waits for a request, so that its answer can say so.
-const LAST_ANSWER: Duration = Duration::from_secs(2);
-
-/// How long a connection that is turned away may take to ask and to hear so, and how many there may
-/// be of such at a time: as many as may come at once. More are closed unheard.
+/// How long a connection that is turned away may take to ask and to hear so.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
-const TURNED_AWAY: usize = BACKLOG as usize;
 
-/// How often it is said that connections are turned away, and how often one has to make room.
-const SAID: Duration = Duration::from_secs(10);
-const MAKE_ROOM: Duration = Duration::from_millis(10);
+/// How long a connection waits for the one that makes room for it. It is being closed.
+const CHANGING_PLACES: Duration = Duration::from_secs(1);
+
+/// How often the deadlines of all connections are looked at.
+const SWEEP: Duration = Duration::from_millis(250);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 32\r\n\r\n{\"error\":\"too many connections\"}";
-
-/// Connections that may wait to be accepted. Linux takes no more than `net.core.somaxconn`.
-const BACKLOG: u32 = 4_096;
 
 /// What a connection holds of a request at a time: the whole head, or a part of the body.
 const MAX_BUFFER: usize = 32 * 1024;
@@ -55,14 +63,30 @@ const MAX_BUFFER: usize = 32 * 1024;
 /// What a server lets its clients take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time: under load each takes some 28 KiB. A further one is answered with
-    /// 503, and the longest open one makes room: with its next answer, or after two seconds
-    /// without one.
+    /// Connections at a time: under load each takes some 28 KiB. A further one takes the place of
+    /// one that does not proceed. If there is none, it is answered with 503, and the longest open
+    /// one ends with its next answer.
     pub max_connections: usize,
-    /// How long a connection may be open without the complete head of its next request: it cuts
-    /// a slow head as well as an idle connection.
+    /// Connections at a time of one IPv4 address, or of one /64 of IPv6.
+    pub max_per_peer: usize,
+    /// Connections at a time that are being answered with 503. Further ones are closed.
+    pub max_turned_away: usize,
+    /// How long a connection has for a request, head and body, once others wait for its place; a
+    /// quarter of that if its peer has more connections than theirs.
+    pub patience: Duration,
+    /// How long a connection may be idle once others wait for its place; a quarter of that if its
+    /// peer has more connections than theirs.
+    pub idle_patience: Duration,
+    /// How long a connection that was told to end with its next answer may be without one.
+    pub last_answer: Duration,
+    /// How long a new connection may send nothing.
+    pub first_byte_timeout: Duration,
+    /// How long a head may take from its first byte to its last.
     pub head_timeout: Duration,
-    /// How long a client may leave what we sent unread or unacknowledged. Linux only.
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
+    /// How long a client may take to read an answer that does not fit into the system's buffers,
+    /// and, on Linux, how long it may leave what we sent unacknowledged.
     pub write_timeout: Duration,
     /// How long the server goes on once it is to stop: a client that asks within that time is
     /// answered, and told to close. A connection that stays idle is closed at its end.
@@ -71,11 +95,28 @@ pub struct ServerLimits {
     pub grace: Duration,
 }
 
+impl ServerLimits {
+    /// How many connections may be on their way out at a time, beside `max_connections`.
+    pub fn max_leaving(&self) -> usize {
+        self.max_connections.div_ceil(8)
+    }
+}
+
 impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             max_connections: 768,
+            max_per_peer: usize::MAX,
+            // As many as the system may hand over at once.
+            max_turned_away: listen::BACKLOG.into(),
+            patience: Duration::from_millis(100),
+            idle_patience: Duration::from_secs(1),
+            last_answer: Duration::from_secs(2),
+            first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
+            // Above what load balancers and pools of clients usually keep theirs for, 60 s: whoever
+            // closes first loses no request.
+            idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             farewell: Duration::ZERO,
             grace: Duration::from_secs(10),
@@ -83,153 +124,155 @@ impl Default for ServerLimits {
     }
 }
 
-/// A listener for [`serve`].
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A port that was left a moment ago is free, as `TcpListener::bind` has it too.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Serves HTTP/1 on `listener` until `stop`.
+/// Serves HTTP/1 on `listeners` until `stop`.
 ///
 /// Then answers tell their clients to close, for `limits.farewell`; after that nothing more is
 /// accepted, idle connections are closed, and requests in flight end, at most `limits.grace` long.
 /// A connection is looked at once more for a request before it is closed.
 /// Dropping the future drops every connection.
 ///
-/// Connections beyond the limit are counted in `refused`.
+/// Connections beyond the limit, and those that make room, are counted in `metrics`.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     router: Router,
     limits: ServerLimits,
-    refused: IntCounter,
+    metrics: ConnectionMetrics,
     stop: CancellationToken,
 ) {
-    let http = http(limits);
+    let listeners = listeners.into();
+    let http = http();
     let slots = Arc::new(Semaphore::new(limits.max_connections));
-    let (crowded, closing) = (Arc::new(Notify::new()), CancellationToken::new());
-    let (mut connections, mut turned_away) = (JoinSet::new(), JoinSet::new());
-    let mut crowd = Crowd::default();
+    let connections = Connections::new(limits, metrics, stop.clone());
+    let (mut tasks, mut turned_away) = (JoinSet::new(), JoinSet::new());
+    let mut sweeper = JoinSet::new();
+    sweeper.spawn(sweep(Arc::clone(&connections)));
     let mut stopped = pin!(async {
         stop.cancelled().await;
         sleep(limits.farewell).await;
     });
-    let mut serve = |stream: TcpStream, slot: OwnedSemaphorePermit| {
+    let mut admit = |(stream, peer): (TcpStream, SocketAddr)| {
+        // The ended ones are taken out here, or the sets would grow for ever.
+        while tasks.try_join_next().is_some() {}
+        while turned_away.try_join_next().is_some() {}
+        let Some(entry) = connections.admit(peer.ip().into()) else {
+            if turned_away.len() < limits.max_turned_away {
+                turned_away.spawn(timeout(TURNING_AWAY, turn_away(stream)));
+            }
+            return;
+        };
         if let Err(error) = prepare(&stream, limits) {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
         }
-        // The ended ones are taken out here, or the set would grow for ever.
-        while connections.try_join_next().is_some() {}
-        // Of the connection: that its answers tell the client to close.
-        let told = stop.child_token();
-        let service = answering(router.clone(), told.clone());
-        let leave = leave(Arc::clone(&crowded), told, closing.clone());
-        let ended = attend(http.clone(), TokioIo::new(stream), service, leave);
-        connections.spawn(async move {
-            if let Err(error) = ended.await {
-                tracing::debug!(%error, "connection broken off");
-            }
-            drop(slot);
-        });
-    };
-    let mut admit = |stream: TcpStream| {
-        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
-            // What nobody was left to hear must not send away the next that comes.
-            crowded.notified().now_or_never();
-            return serve(stream, slot);
-        }
-        refused.inc();
-        if crowd.refuses() {
-            crowded.notify_one();
-        }
-        while turned_away.try_join_next().is_some() {}
-        if turned_away.len() < TURNED_AWAY {
-            turned_away.spawn(timeout(TURNING_AWAY, turn_away(stream)));
-        }
+        let service = answering(router.clone(), Arc::clone(&entry.link), Arc::clone(&connections));
+        let io = TokioIo::new(Watched::new(stream, Arc::clone(&entry.link)));
+        let ended = attend(http.clone(), io, service, Arc::clone(&entry.link));
+        let free = Arc::clone(&slots).try_acquire_owned().ok();
+        tasks.spawn(take_place(free, Arc::clone(&slots), entry, ended));
     };
     loop {
         tokio::select! {
             biased;
             () = &mut stopped => break,
-            stream = accept(&listener) => admit(stream),
+            accepted = accept(&listeners) => admit(accepted),
         }
     }
     // Those that the system has accepted for us already would be reset.
-    for stream in backlog(listener) {
-        admit(stream);
+    for accepted in backlog(listeners) {
+        admit(accepted);
     }
     sleep(LAST_REQUESTS).await;
-    closing.cancel();
+    connections.close();
     let ended = async {
-        while connections.join_next().await.is_some() {}
+        while tasks.join_next().await.is_some() {}
         while turned_away.join_next().await.is_some() {}
     };
     if timeout(limits.grace, ended).await.is_err() {
-        while connections.try_join_next().is_some() {}
         tracing::warn!(connections = connections.len(), "connections dropped after the grace time");
     }
 }
 
-fn http(limits: ServerLimits) -> http1::Builder {
+/// Drops connections whose time is up.
+async fn sweep(connections: Arc<Connections>) {
+    let mut ticks = interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        connections.sweep();
+    }
+}
+
+/// Serves a connection as soon as the one whose place it takes has ended.
+async fn take_place(
+    free: Option<OwnedSemaphorePermit>,
+    slots: Arc<Semaphore>,
+    entry: Entry,
+    served: impl Future<Output = hyper::Result<()>>,
+) {
+    let slot = match free {
+        Some(slot) => Some(slot),
+        None => timeout(CHANGING_PLACES, slots.acquire_owned()).await.ok().and_then(Result::ok),
+    };
+    if slot.is_none() {
+        tracing::debug!("a connection found its place still taken");
+        return;
+    }
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "connection broken off");
+    }
+    drop((entry, slot));
+}
+
+fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
-    // hyper starts this clock when a connection opens and again after each answer.
-    http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(MAX_BUFFER);
+    // Deadlines are ours: see `Connections::sweep`.
+    http.header_read_timeout(None).max_buf_size(MAX_BUFFER);
     http
 }
 
-/// Serves one connection to its end. From `leave` on, it ends as soon as it is idle.
+/// Serves one connection to its end, or until it is told to go.
 async fn attend<S>(
     http: http1::Builder,
     io: impl hyper::rt::Read + hyper::rt::Write + Unpin,
     service: S,
-    leave: impl Future<Output = ()>,
+    link: Arc<Link>,
 ) -> hyper::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     let mut connection = pin!(http.serve_connection(io, service));
-    tokio::select! {
-        // What has arrived is read first: to hyper, a connection is idle until it has read.
-        biased;
-        ended = connection.as_mut() => ended,
-        () = leave => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    loop {
+        tokio::select! {
+            // What has arrived is read first: to hyper, a connection is idle until it has read.
+            biased;
+            ended = connection.as_mut() => return ended,
+            () = link.called() => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
+            return ended;
+        }
+        if link.is_to_go() {
+            return Ok(());
         }
     }
-}
-
-/// Waits until a connection is to end: because all are, or because others wait for its slot. Then
-/// its next answer says so; only a client that asks for nothing finds it closed.
-async fn leave(crowded: Arc<Notify>, told: CancellationToken, closing: CancellationToken) {
-    let make_room = async {
-        crowded.notified().await;
-        told.cancel();
-        sleep(LAST_ANSWER).await;
-    };
-    tokio::select! {
-        () = closing.cancelled() => {}
-        () = make_room => {}
-    }
-    // The runtime asks the system what has arrived before it comes back to whoever yields, or
-    // another of its threads is just doing so.
-    yield_now().await;
 }
 
 /// A router is ready at any time, and a clone of it is a count.
 fn answering(
     router: Router,
-    told: CancellationToken,
+    link: Arc<Link>,
+    connections: Arc<Connections>,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send {
-    service_fn(move |request| {
+    service_fn(move |request: Request<Incoming>| {
+        link.asked(!request.body().is_end_stream());
+        let request = request.map(|body| Body::new(body, Arc::clone(&link)));
         let answer = tower::Service::call(&mut router.clone(), request);
-        let told = told.clone();
+        let (link, connections) = (Arc::clone(&link), Arc::clone(&connections));
         async move {
             let mut answer = answer.await?;
-            if told.is_cancelled() {
+            link.answered();
+            if link.is_told() || connections.is_stopping() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(answer)
@@ -238,45 +281,20 @@ fn answering(
 }
 
 /// Waits for a connection. Gives the system time where it has none to give.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listeners: &Listeners) -> (TcpStream, SocketAddr) {
+    let mut logged: Option<Instant> = None;
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
+        match listeners.accept().await {
+            Ok(accepted) => return accepted,
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "no connection can be accepted");
+                if logged.is_none_or(|logged| logged.elapsed() > ACCEPT_LOG_PAUSE) {
+                    tracing::warn!(%error, "no connection can be accepted");
+                    logged = Some(Instant::now());
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
-}
-
-/// Those for whom there was no slot.
-#[derive(Debug, Default)]
-struct Crowd {
-    refused: u64,
-    said: Option<Instant>,
-    made_room: Option<Instant>,
-}
-
-impl Crowd {
-    /// Counts one more. Whether a connection has to make room for the next.
-    fn refuses(&mut self) -> bool {
-        self.refused += 1;
-        let now = Instant::now();
-        let is_past = |last: Option<Instant>, pause| last.is_none_or(|last| now - last > pause);
-        if is_past(self.said, SAID) {
-            self.said = Some(now);
-            tracing::warn!(
-                refused = std::mem::take(&mut self.refused),
-                "all connections are taken: further ones are answered with 503"
-            );
-        }
-        let makes_room = is_past(self.made_room, MAKE_ROOM);
-        if makes_room {
-            self.made_room = Some(now);
-        }
-        makes_room
     }
 }
 
@@ -295,18 +313,22 @@ async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// What the system has accepted on `listener`, which accepts nothing more then. Asked for directly,
+/// What the system has accepted on `listeners`, which accept nothing more then. Asked for directly,
 /// as the runtime may not have heard of it yet.
-fn backlog(listener: TcpListener) -> Vec<TcpStream> {
-    let mut streams = Vec::new();
-    let Ok(listener) = listener.into_std() else { return streams };
-    loop {
-        match listener.accept() {
-            Ok((stream, _)) => streams.extend(from_std(stream)),
-            Err(error) if is_the_clients(&error) => {}
-            Err(_) => return streams,
+fn backlog(listeners: Listeners) -> Vec<(TcpStream, SocketAddr)> {
+    let mut accepted = Vec::new();
+    for listener in listeners.into_inner().into_iter().filter_map(|it| it.into_std().ok()) {
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    accepted.extend(from_std(stream).map(|stream| (stream, peer)));
+                }
+                Err(error) if is_the_clients(&error) => {}
+                Err(_) => break,
+            }
         }
     }
+    accepted
 }
 
 fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let mut process = Process::start("api", config, METRICS_PORT, &["database", "keys"]).await?;
+    let mut process = Process::start("api", config, METRICS_PORT, &["database", "keys"])?;
     register_no_publications(&process.registry)?;
     let vault = Vault::default();
     // It seals, and opens nothing that others have sealed.

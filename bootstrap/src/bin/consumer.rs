@@ -25,7 +25,7 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process =
-        Process::start("consumer", config, METRICS_PORT, &["database", "broker", "keys"]).await?;
+        Process::start("consumer", config, METRICS_PORT, &["database", "broker", "keys"])?;
     let vault = Vault::default();
     // It opens what was sealed; it makes and checks no codes.
     let payload = process.config.verification.vault.payload.clone();

@@ -103,7 +103,7 @@ fn main() -> ExitCode {
 async fn serve(config: Config) -> anyhow::Result<()> {
     config.check_all_in_one()?;
     let mut process =
-        Process::start("messager", config, METRICS_PORT, &["database", "broker", "keys"]).await?;
+        Process::start("messager", config, METRICS_PORT, &["database", "broker", "keys"])?;
     if process.is_embedded() {
         migrate_up(&process.database("migrate", 1), &process.config.database)
             .await

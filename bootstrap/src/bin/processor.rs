@@ -24,8 +24,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let mut process =
-        Process::start("processor", config, METRICS_PORT, &["database", "broker"]).await?;
+    let mut process = Process::start("processor", config, METRICS_PORT, &["database", "broker"])?;
     roles::processor(&mut process, None, Arc::default())?;
     process.run().await
 }

@@ -1,7 +1,7 @@
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use adapters_http::{
-    ApiAuth, ApiMetrics, ApiSettings, ServerLimits, V1, V1Settings, docs_router, listen,
+    ApiAuth, ApiMetrics, ApiSettings, Hosts, ServerLimits, V1, V1Settings, docs_router,
     page_router, router, serve, v1_router,
 };
 use adapters_persistence::{
@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{clock, housekeeping::keep_house, seeded};
-use crate::{Process, config::Config, metrics::GuardMetrics};
+use crate::{Process, config::Config, descriptors::Shares, metrics::GuardMetrics};
 
 /// How many connections verifications have beside the writers of the outbox.
 const CONNECTIONS: u32 = 8;
@@ -31,9 +31,9 @@ const CONNECTIONS: u32 = 8;
 pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let config = process.config.clone();
     let port = config.api_port;
-    let listener = listen((Ipv4Addr::UNSPECIFIED, port).into())
-        .with_context(|| format!("listen on APP_PORT {port}"))?;
-    tracing::info!(address = %listener.local_addr()?, "accepting messages");
+    let listeners =
+        Hosts::All.listen(port).with_context(|| format!("listen on APP_PORT {port}"))?;
+    tracing::info!(address = %listeners, "accepting messages");
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -115,17 +115,12 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         look_after(process, &usable, served.clone(), keys);
     }
 
-    // Idle connections too: pools of clients and load balancers keep theirs for a while.
-    let limits = ServerLimits {
-        head_timeout: Duration::from_secs(30),
-        farewell: Duration::from_millis(250),
-        ..ServerLimits::default()
-    };
-    let (refused, stop) = (process.refused.clone(), process.stop.clone());
+    let limits = limits(&config, &process.shares);
+    let (connections, stop) = (process.connections.clone(), process.stop.clone());
     process.spawn(async move {
         let _served = served.drop_guard();
         tokio::select! {
-            () = serve(listener, router, limits, refused, stop) => {}
+            () = serve(listeners, router, limits, connections, stop) => {}
             _ = writers.join_next() => bail!("a writer of the outbox ended before its time"),
         }
         // The last request has gone, and with it the outbox: what is queued is stored, then the
@@ -134,6 +129,27 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         Ok(())
     });
     Ok(stored)
+}
+
+fn limits(config: &Config, shares: &Shares) -> ServerLimits {
+    if shares.api < usize::from(config.max_connections) {
+        tracing::warn!(
+            limit = shares.limit,
+            connections = shares.api,
+            "the limit of open files is too low for MAX_CONNECTIONS={}: raise it (ulimit -Hn, \
+             LimitNOFILE=)",
+            config.max_connections
+        );
+    }
+    ServerLimits {
+        max_connections: shares.api,
+        max_turned_away: shares.api_turned_away,
+        max_per_peer: config
+            .max_connections_per_peer
+            .map_or(usize::MAX, |max| NonZeroU16::get(max).into()),
+        farewell: Duration::from_millis(250),
+        ..ServerLimits::default()
+    }
 }
 
 fn v1_settings(config: &Config) -> V1Settings {

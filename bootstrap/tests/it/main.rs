@@ -1,5 +1,6 @@
 //! The whole service, as its users have it: the real binaries on real neighbours.
 
+mod clients;
 mod codes;
 mod database;
 mod dead_letters;

@@ -111,7 +111,8 @@ async fn a_second_start_is_a_resend_with_the_same_code() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_right_checks_approve_once() {
     let Some(stack) = Stack::new().await else { return };
-    let [_consumer, _processor, api] = service(&stack, &[]).await;
+    // Each check has a connection of its own, and none of them shall make room for another.
+    let [_consumer, _processor, api] = service(&stack, &[("MAX_CONNECTIONS", "2000")]).await;
     let client = Client::new(api.port);
     let id = client.start(PHONE).await.id();
     let code = code_for(&stack.gateway, PHONE).await;

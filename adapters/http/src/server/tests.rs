@@ -1,16 +1,17 @@
-use std::{future::pending, net::SocketAddr, time::SystemTime};
+use std::{future::pending, net::Ipv4Addr, time::SystemTime};
 
 use application::{
     Authorize, Keys, SubmitMessage, SubmitSettings, Vault,
     ports::{EnqueueError, Enqueued, MockApiKeys, NewSend, Outbox},
 };
+use futures_util::FutureExt;
 use prometheus::Registry;
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
     sync::{Notify, mpsc},
     task::JoinHandle,
-    time::advance,
 };
 
 use super::*;
@@ -48,7 +49,7 @@ struct Server {
     /// A message for each request that has reached the outbox.
     entered: mpsc::UnboundedReceiver<()>,
     open: Arc<Notify>,
-    refused: IntCounter,
+    connections: ConnectionMetrics,
     task: JoinHandle<()>,
 }
 
@@ -73,24 +74,29 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     );
     let registry = Registry::new();
     let metrics = ApiMetrics::register(&registry).unwrap();
-    let refused = crate::connections_refused(&registry).unwrap();
+    let connections = ConnectionMetrics::register(&registry).unwrap();
     let keys = Arc::new(Authorize::new(MockApiKeys::new()));
     let settings = ApiSettings { body_timeout, ..ApiSettings::default() };
     let router = crate::router(Arc::new(submit), keys, metrics, settings);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, router, limits, refused.clone(), stop.clone()));
-    Server { address, stop, entered, open, refused, task }
+    let task = tokio::spawn(serve(listener, router, limits, connections.clone(), stop.clone()));
+    Server { address, stop, entered, open, connections, task }
 }
 
+/// No time runs out.
 fn patient() -> ServerLimits {
-    ServerLimits { head_timeout: DEADLINE, ..ServerLimits::default() }
+    ServerLimits {
+        first_byte_timeout: DEADLINE,
+        head_timeout: DEADLINE,
+        idle_timeout: DEADLINE,
+        write_timeout: DEADLINE,
+        ..ServerLimits::default()
+    }
 }
 
-fn impatient() -> ServerLimits {
-    ServerLimits { head_timeout: Duration::from_millis(200), ..ServerLimits::default() }
-}
+const SHORT: Duration = Duration::from_millis(200);
 
 async fn open_server() -> Server {
     start(true, patient(), DEADLINE).await
@@ -127,6 +133,13 @@ async fn answer(stream: &mut TcpStream) -> String {
             }
         }
     }
+}
+
+/// Reads one answer, or nothing if the connection ends without one.
+async fn rest_or_answer(stream: &mut TcpStream) -> String {
+    let mut text = vec![0; 4096];
+    let length = within(stream.read(&mut text)).await.unwrap_or(0);
+    String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
 /// Reads to the end of the connection; a reset is an end too.
@@ -246,7 +259,7 @@ async fn a_chunked_body_is_read() {
 
 #[tokio::test]
 async fn a_slow_head_is_cut() {
-    let server = start(true, impatient(), DEADLINE).await;
+    let server = start(true, ServerLimits { head_timeout: SHORT, ..patient() }, DEADLINE).await;
     let mut stream = server.connect().await;
 
     send(&mut stream, "POST /api HTTP/1.1\r\nHost:").await;
@@ -257,11 +270,11 @@ async fn a_slow_head_is_cut() {
 
 #[tokio::test]
 async fn a_head_that_drips_is_cut() {
-    let server = start(true, impatient(), DEADLINE).await;
+    let server = start(true, ServerLimits { head_timeout: SHORT, ..patient() }, DEADLINE).await;
     let (mut reader, mut writer) = server.connect().await.into_split();
     let dripping = tokio::spawn(async move {
-        writer.write_all(b"POST /api HTTP/1.1\r\nA: ").await.unwrap();
-        while writer.write_all(b"a").await.is_ok() {
+        writer.write_all(b"POST /api HTTP/1.1\r\n").await.unwrap();
+        while writer.write_all(b"A: a\r\n").await.is_ok() {
             sleep(Duration::from_millis(5)).await;
         }
     });
@@ -269,6 +282,21 @@ async fn a_head_that_drips_is_cut() {
     let _ = within(reader.read_to_end(&mut Vec::new())).await;
 
     within(dripping).await.unwrap();
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_nothing_is_cut() {
+    let limits = ServerLimits { first_byte_timeout: SHORT, ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let mut fresh = server.connect().await;
+    let mut used = server.connect().await;
+    send(&mut used, REQUEST).await;
+    answer(&mut used).await;
+
+    assert_eq!(rest(&mut fresh).await, "");
+    send(&mut used, REQUEST).await;
+    assert_answer(&answer(&mut used).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
     server.stopped().await;
 }
 
@@ -288,14 +316,12 @@ async fn a_slow_body_is_answered_and_cut() {
 
 #[tokio::test]
 async fn an_idle_connection_is_cut() {
-    let server = start(true, impatient(), DEADLINE).await;
-    let mut fresh = server.connect().await;
-    let mut used = server.connect().await;
-    send(&mut used, REQUEST).await;
-    answer(&mut used).await;
+    let server = start(true, ServerLimits { idle_timeout: SHORT, ..patient() }, DEADLINE).await;
+    let mut stream = server.connect().await;
+    send(&mut stream, REQUEST).await;
+    answer(&mut stream).await;
 
-    assert_eq!(rest(&mut fresh).await, "");
-    assert_eq!(rest(&mut used).await, "");
+    assert_eq!(rest(&mut stream).await, "");
     server.stopped().await;
 }
 
@@ -328,7 +354,10 @@ async fn garbage_ends_its_own_connection_only() {
 
 #[tokio::test]
 async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
-    let limits = ServerLimits { max_connections: 1, ..patient() };
+    // A handler runs for the first: no impatience drops it.
+    let patience = Duration::ZERO;
+    let limits =
+        ServerLimits { max_connections: 1, patience, idle_patience: patience, ..patient() };
     let mut server = start(false, limits, DEADLINE).await;
     let mut first = server.connect().await;
     send(&mut first, REQUEST).await;
@@ -341,7 +370,8 @@ async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
     assert_answer(&refused, "HTTP/1.1 503 Service Unavailable\r\n", body);
     assert!(refused.contains(&format!("content-length: {}\r\n", body.len())), "{refused}");
     assert!(refused.contains("retry-after: 1\r\n"), "{refused}");
-    assert_eq!(server.refused.get(), 1);
+    assert_eq!(server.connections.refused.get(), 1);
+    assert_eq!(server.connections.dropped.get(), 0);
 
     // The longest open one is told to go with the answer that it waits for.
     server.open.notify_one();
@@ -356,14 +386,144 @@ async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
     server.stopped().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_crowd_sends_one_away_at_a_time() {
-    let mut crowd = Crowd::default();
+/// Whatever a client does to hold its connection without a complete request: another client's
+/// request takes its place.
+#[tokio::test]
+async fn a_client_that_does_not_proceed_makes_room() {
+    let head = REQUEST.split_once("\r\n\r\n").unwrap().0;
+    let chunked = head.replace("Content-Length: 23", "Transfer-Encoding: chunked");
+    let expecting = format!("{head}\r\nExpect: 100-continue\r\n\r\n");
+    let cases = [
+        ("nothing", "", ""),
+        ("half a head", &head[..20], ""),
+        ("a head line by line", "POST /api HTTP/1.1\r\n", "A: a\r\n"),
+        ("half a body", &REQUEST[..REQUEST.len() - 5], ""),
+        ("a body byte by byte", &format!("{chunked}\r\n\r\n"), "1\r\n \r\n"),
+        ("trailers", &format!("{chunked}\r\n\r\n2\r\n{{}}\r\n0\r\n"), "A: a\r\n"),
+        ("no body after leave to send", &expecting, ""),
+        ("a TLS hello", "\x16\x03", ""),
+        (
+            "an unknown path with half a body",
+            "POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n",
+            "",
+        ),
+    ];
+    for (what, first, then) in cases {
+        let limits = ServerLimits { max_connections: 1, ..patient() };
+        let server = start(true, limits, DEADLINE).await;
+        let (mut reader, mut writer) = server.connect().await.into_split();
+        writer.write_all(first.as_bytes()).await.unwrap();
+        let (first, then) = (first.to_owned(), then.to_owned());
+        let dripping = tokio::spawn(async move {
+            while !then.is_empty() && writer.write_all(then.as_bytes()).await.is_ok() {
+                sleep(Duration::from_millis(5)).await;
+            }
+            (writer, first)
+        });
 
-    assert!(crowd.refuses());
-    assert!(!crowd.refuses());
-    advance(MAKE_ROOM + Duration::from_millis(1)).await;
-    assert!(crowd.refuses());
+        let answered = async {
+            loop {
+                let mut other = server.connect().await;
+                send(&mut other, REQUEST).await;
+                let text = rest_or_answer(&mut other).await;
+                if text.starts_with("HTTP/1.1 200 ") {
+                    return;
+                }
+                assert!(text.starts_with("HTTP/1.1 503 "), "{what}: {text}");
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(2), answered).await.expect(what);
+
+        let _ = within(reader.read_to_end(&mut Vec::new())).await;
+        within(dripping).await.unwrap();
+        server.stopped().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answers_makes_room() {
+    let limits = ServerLimits { max_connections: 1, ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let greedy = server.connect().await;
+    let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
+    let (_reader, mut writer) = greedy.into_split();
+    let pouring =
+        tokio::spawn(async move { while writer.write_all(requests.as_bytes()).await.is_ok() {} });
+
+    within(async {
+        loop {
+            let mut other = server.connect().await;
+            send(&mut other, REQUEST).await;
+            if rest_or_answer(&mut other).await.starts_with("HTTP/1.1 200 ") {
+                return;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+
+    within(pouring).await.unwrap();
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_make_room_is_dropped_unless_its_handler_runs() {
+    let last_answer = Duration::from_millis(100);
+    let limits = ServerLimits { max_connections: 2, patience: DEADLINE, last_answer, ..patient() };
+    let mut server = start(false, limits, DEADLINE).await;
+    let mut busy = server.connect().await;
+    send(&mut busy, REQUEST).await;
+    within(server.entered.recv()).await.unwrap();
+    let mut slow = server.connect().await;
+    send(&mut slow, &REQUEST[..REQUEST.len() - 1]).await;
+
+    within(async {
+        // Each is asked in its turn, not more than one in 10 ms.
+        while server.connections.refused.get() < 2 {
+            let mut other = server.connect().await;
+            send(&mut other, REQUEST).await;
+            assert!(rest(&mut other).await.starts_with("HTTP/1.1 503 "));
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+
+    assert_eq!(rest(&mut slow).await, "");
+    server.open.notify_one();
+    let last = rest(&mut busy).await;
+    assert_answer(&last, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_peer_has_no_more_connections_than_it_may() {
+    let limits = ServerLimits { max_per_peer: 1, ..patient() };
+    let mut server = start(false, limits, DEADLINE).await;
+    let mut first = server.connect().await;
+    send(&mut first, REQUEST).await;
+    within(server.entered.recv()).await.unwrap();
+
+    let mut second = server.connect().await;
+    send(&mut second, REQUEST).await;
+    assert!(rest(&mut second).await.starts_with("HTTP/1.1 503 "));
+
+    server.open.notify_one();
+    assert_answer(&rest(&mut first).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn half_a_request_does_not_hold_up_the_end() {
+    let limits =
+        ServerLimits { grace: 10 * DEADLINE, patience: Duration::from_millis(100), ..patient() };
+    let server = start(true, limits, DEADLINE).await;
+    let mut head = server.connect().await;
+    send(&mut head, &REQUEST[..20]).await;
+    let mut body = server.connect().await;
+    send(&mut body, &REQUEST[..REQUEST.len() - 1]).await;
+
+    server.stopped().await;
 }
 
 #[tokio::test]
@@ -397,7 +557,7 @@ async fn a_client_that_reads_nothing_is_cut() {
     let server = start(true, limits, DEADLINE).await;
     let mut stream = server.connect().await;
 
-    let requests = "GET / HTTP/1.1\r\n\r\n".repeat(1000);
+    let requests = "GET / HTTP/1.1\r\nHost: h\r\n\r\n".repeat(1000);
     let cut = within(async {
         loop {
             if let Err(error) = stream.write_all(requests.as_bytes()).await {
@@ -456,26 +616,39 @@ async fn who_comes_during_the_farewell_is_answered_and_told_to_close() {
 
 #[tokio::test]
 async fn a_request_that_arrives_with_the_close_is_answered() {
-    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-    let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (ours, _) = listener.accept().await.unwrap();
-    let (told, closing) = (CancellationToken::new(), CancellationToken::new());
-    let service = answering(Router::new(), told.clone());
-    let leave = leave(Arc::new(Notify::new()), told.clone(), closing.clone());
+    for is_dropped in [false, true] {
+        let address = Ipv4Addr::LOCALHOST;
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (ours, _) = listener.accept().await.unwrap();
+        let stop = CancellationToken::new();
+        let limits = ServerLimits { max_connections: 1, patience: Duration::ZERO, ..patient() };
+        let metrics = ConnectionMetrics::register(&Registry::new()).unwrap();
+        let connections = Connections::new(limits, metrics, stop.clone());
+        let peer = std::net::IpAddr::from(address).into();
+        let entry = connections.admit(peer).unwrap();
+        let link = Arc::clone(&entry.link);
+        let service = answering(Router::new(), Arc::clone(&link), Arc::clone(&connections));
+        let io = TokioIo::new(Watched::new(ours, Arc::clone(&link)));
 
-    let mut attending = pin!(attend(http(patient()), TokioIo::new(ours), service, leave));
-    assert!(attending.as_mut().now_or_never().is_none(), "there is nothing to be read yet");
+        let mut attending = pin!(attend(http(), io, service, link));
+        assert!(attending.as_mut().now_or_never().is_none(), "there is nothing to be read yet");
 
-    // The runtime knows of none of this when it looks at the connection again.
-    std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
-    told.cancel();
-    closing.cancel();
-    within(attending).await.unwrap();
+        // The runtime knows of none of this when it looks at the connection again.
+        std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
+        if is_dropped {
+            assert!(connections.admit(peer).is_some());
+        } else {
+            stop.cancel();
+            connections.close();
+        }
+        within(attending).await.unwrap();
 
-    let mut text = String::new();
-    std::io::Read::read_to_string(&mut client, &mut text).unwrap();
-    assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
-    assert!(text.contains("connection: close"), "{text}");
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut client, &mut text).unwrap();
+        assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
+        assert!(text.contains("connection: close"), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -516,9 +689,9 @@ async fn a_client_that_goes_away_takes_its_request_with_it() {
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let refused = crate::connections_refused(&Registry::new()).unwrap();
+    let metrics = ConnectionMetrics::register(&Registry::new()).unwrap();
     let stop = CancellationToken::new();
-    let server = tokio::spawn(serve(listener, router, patient(), refused, stop));
+    let server = tokio::spawn(serve(listener, router, patient(), metrics, stop));
     let mut stream = TcpStream::connect(address).await.unwrap();
     send(&mut stream, REQUEST).await;
 

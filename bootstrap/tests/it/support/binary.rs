@@ -69,6 +69,23 @@ impl Binary {
         self
     }
 
+    /// With no more than so many open descriptors.
+    pub(crate) fn with_descriptors(mut self, limit: u32) -> Self {
+        let bare = self.command.as_std();
+        let mut limited = Command::new("/bin/sh");
+        limited.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\"")]);
+        limited.arg(bare.get_program()).args(bare.get_args());
+        limited.env_clear().kill_on_drop(true);
+        for (name, value) in bare.get_envs() {
+            limited.env(name, value.unwrap_or_default());
+        }
+        if let Some(folder) = bare.get_current_dir() {
+            limited.current_dir(folder);
+        }
+        self.command = limited;
+        self
+    }
+
     /// Runs it to its end.
     pub(crate) async fn output(mut self) -> Output {
         let limit = Duration::from_secs(20);

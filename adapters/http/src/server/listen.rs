@@ -1,0 +1,307 @@
+//! Where a server listens.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+    task::{Context, Poll},
+};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that may wait to be accepted. Linux takes no more than `net.core.somaxconn`.
+pub(super) const BACKLOG: u16 = 4_096;
+
+const V4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6_LOOPBACK: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// The addresses of this machine that a server listens on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Hosts {
+    /// `*`: all, of IPv6 and IPv4; of IPv4 alone on a machine without IPv6.
+    #[default]
+    All,
+    /// `localhost`: `127.0.0.1`, and `::1` on a machine that has it.
+    Loopback,
+    /// `::` without an IPv4 address beside it takes IPv4, too.
+    These(Vec<IpAddr>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be *, localhost, or IP addresses of this machine, by comma")]
+pub struct InvalidHosts;
+
+impl FromStr for Hosts {
+    type Err = InvalidHosts;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHosts> {
+        match text.trim() {
+            "*" => Ok(Self::All),
+            "localhost" => Ok(Self::Loopback),
+            text => {
+                let address = |text: &str| {
+                    let text = text.trim();
+                    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+                    let address: IpAddr = match bare {
+                        Some(bare) => bare.parse::<Ipv6Addr>().map_err(|_| InvalidHosts)?.into(),
+                        None => text.parse().map_err(|_| InvalidHosts)?,
+                    };
+                    Ok(address.to_canonical())
+                };
+                let mut addresses = text.split(',').map(address).collect::<Result<Vec<_>, _>>()?;
+                addresses.sort_unstable();
+                addresses.dedup();
+                Ok(Self::These(addresses))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Hosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("*"),
+            Self::Loopback => f.write_str("localhost"),
+            Self::These(addresses) => {
+                let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                f.write_str(&texts.join(","))
+            }
+        }
+    }
+}
+
+impl Hosts {
+    /// Listens on `port` of each address.
+    pub fn listen(&self, port: u16) -> io::Result<Listeners> {
+        let one = |address, only_v6| listen((address, port).into(), only_v6);
+        let listeners = match self {
+            Self::All => vec![one(V6_ANY, false).or_else(|error| {
+                if is_without_ipv6(&error) {
+                    one(Ipv4Addr::UNSPECIFIED.into(), true)
+                } else {
+                    Err(error)
+                }
+            })?],
+            Self::Loopback => {
+                let mut listeners = vec![one(V4_LOOPBACK, true)?];
+                match one(V6_LOOPBACK, true) {
+                    Ok(listener) => listeners.push(listener),
+                    Err(error) if is_without_ipv6(&error) => {}
+                    Err(error) => return Err(error),
+                }
+                listeners
+            }
+            Self::These(addresses) => {
+                let only_v6 = addresses.iter().any(IpAddr::is_ipv4);
+                addresses
+                    .iter()
+                    .map(|address| one(*address, only_v6).map_err(|error| of(*address, &error)))
+                    .collect::<io::Result<_>>()?
+            }
+        };
+        Ok(Listeners(listeners))
+    }
+
+    /// Whether only programs on this machine can connect.
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::All => false,
+            Self::Loopback => true,
+            Self::These(addresses) => addresses.iter().all(IpAddr::is_loopback),
+        }
+    }
+
+    /// The addresses at which a program on this machine finds the server, the likeliest first.
+    pub fn from_here(&self) -> Vec<IpAddr> {
+        match self {
+            Self::All | Self::Loopback => vec![V4_LOOPBACK, V6_LOOPBACK],
+            Self::These(addresses) => addresses
+                .iter()
+                .map(|address| match address {
+                    IpAddr::V4(address) if address.is_unspecified() => V4_LOOPBACK,
+                    IpAddr::V6(address) if address.is_unspecified() => V6_LOOPBACK,
+                    address => *address,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// Names the address, which the system's own text does not.
+fn of(address: IpAddr, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{address}: {error}"))
+}
+
+/// Whether the machine has no IPv6, or no IPv6 address.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.kind() == io::ErrorKind::Unsupported
+        || error.raw_os_error().is_some_and(|code| NO_IPV6.contains(&code))
+}
+
+/// `EPROTONOSUPPORT` and `EAFNOSUPPORT`.
+#[cfg(target_os = "linux")]
+const NO_IPV6: [i32; 2] = [93, 97];
+#[cfg(not(target_os = "linux"))]
+const NO_IPV6: [i32; 2] = [43, 47];
+
+fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A port that was left a moment ago is free, as `TcpListener::bind` has it too.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(only_v6)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG.into())?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The sockets that a server accepts connections on.
+#[derive(Debug)]
+pub struct Listeners(Vec<TcpListener>);
+
+impl From<TcpListener> for Listeners {
+    fn from(listener: TcpListener) -> Self {
+        Self(vec![listener])
+    }
+}
+
+impl fmt::Display for Listeners {
+    /// The addresses, as a log has them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<_> = self.addresses().iter().map(ToString::to_string).collect();
+        f.write_str(&texts.join(", "))
+    }
+}
+
+impl Listeners {
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        for listener in &self.0 {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn into_inner(self) -> Vec<TcpListener> {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(text: &str) -> Hosts {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn all_loopback_or_addresses() {
+        let these = |addresses: &[&str]| {
+            Hosts::These(addresses.iter().map(|address| address.parse().unwrap()).collect())
+        };
+        assert_eq!(hosts("*"), Hosts::All);
+        assert_eq!(hosts("localhost"), Hosts::Loopback);
+        assert_eq!(hosts("127.0.0.1"), these(&["127.0.0.1"]));
+        assert_eq!(hosts("::1, 127.0.0.1,::1"), these(&["127.0.0.1", "::1"]));
+        assert_eq!(hosts("[::1]"), these(&["::1"]));
+        assert_eq!(hosts("::ffff:10.0.0.1"), these(&["10.0.0.1"]));
+        for bad in
+            ["", "example.com", "127.0.0.1:80", "[::1]:80", "[127.0.0.1]", "1.2.3", "a,b", "::1,"]
+        {
+            assert_eq!(bad.parse::<Hosts>(), Err(InvalidHosts), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_on_this_machine_asks_loopback_of_the_right_family() {
+        let from_here = |text: &str| -> Vec<String> {
+            hosts(text).from_here().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(from_here("*"), ["127.0.0.1", "::1"]);
+        assert_eq!(from_here("localhost"), ["127.0.0.1", "::1"]);
+        assert_eq!(from_here("0.0.0.0"), ["127.0.0.1"]);
+        assert_eq!(from_here("::"), ["::1"]);
+        assert_eq!(from_here("192.0.2.1"), ["192.0.2.1"]);
+    }
+
+    #[test]
+    fn loopback_is_for_this_machine_only() {
+        for (text, expected) in [
+            ("*", false),
+            ("localhost", true),
+            ("127.0.0.2,::1", true),
+            ("127.0.0.1,192.0.2.1", false),
+            ("0.0.0.0", false),
+            ("::", false),
+        ] {
+            assert_eq!(hosts(text).is_loopback(), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        let listeners = Hosts::All.listen(0).unwrap();
+        let port = listeners.addresses()[0].port();
+
+        for address in Hosts::All.from_here() {
+            let client = TcpStream::connect((address, port)).await.unwrap();
+            let (_, peer) = listeners.accept().await.unwrap();
+            assert_eq!(peer.ip().to_canonical(), client.local_addr().unwrap().ip());
+        }
+    }
+
+    #[tokio::test]
+    async fn loopback_alone_is_reached_by_loopback_alone() {
+        let listeners = hosts("127.0.0.1").listen(0).unwrap();
+        let port = listeners.addresses()[0].port();
+
+        assert!(TcpStream::connect((V4_LOOPBACK, port)).await.is_ok());
+        assert!(TcpStream::connect((Ipv4Addr::new(127, 0, 0, 2), port)).await.is_err());
+        assert!(TcpStream::connect((V6_LOOPBACK, port)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn both_families_may_be_named() {
+        let port = hosts("127.0.0.1").listen(0).unwrap().addresses()[0].port();
+        for text in ["0.0.0.0,::", "127.0.0.1,::", "localhost", "127.0.0.1,::1"] {
+            let listeners = hosts(text).listen(port).unwrap();
+            assert_eq!(listeners.addresses().len(), 2, "{text}");
+            for address in [V4_LOOPBACK, V6_LOOPBACK] {
+                TcpStream::connect((address, port)).await.unwrap();
+                listeners.accept().await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_machine_is_named_in_the_error() {
+        let error = hosts("192.0.2.1").listen(0).unwrap_err().to_string();
+
+        assert!(error.starts_with("192.0.2.1: "), "{error}");
+    }
+
+    #[test]
+    fn a_machine_without_ipv6_is_told_from_a_port_that_is_taken() {
+        assert!(is_without_ipv6(&io::Error::from_raw_os_error(NO_IPV6[1])));
+        assert!(is_without_ipv6(&io::ErrorKind::AddrNotAvailable.into()));
+        assert!(!is_without_ipv6(&io::ErrorKind::AddrInUse.into()));
+        assert!(!is_without_ipv6(&io::ErrorKind::PermissionDenied.into()));
+    }
+}

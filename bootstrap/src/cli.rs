@@ -111,14 +111,26 @@ pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> 
 
 /// Asks the service on this machine whether it is ready.
 pub fn healthcheck(config: &Config, default_port: u16) -> anyhow::Result<()> {
-    let address = SocketAddr::from(([127, 0, 0, 1], config.metrics_port.unwrap_or(default_port)));
-    ask_whether_ready(address).with_context(|| format!("http://{address}/readyz"))
+    const PATIENCE: Duration = Duration::from_secs(3);
+    let port = config.metrics_port.unwrap_or(default_port);
+    let mut unreachable = None;
+    for address in config.metrics_hosts.from_here() {
+        let address = SocketAddr::from((address, port));
+        let context = || format!("http://{address}/readyz");
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return ask_whether_ready(stream, PATIENCE).with_context(context),
+            Err(error) => {
+                let error = anyhow::Error::from(error).context("connect").context(context());
+                // The first is the likeliest, and so is its error.
+                unreachable.get_or_insert(error);
+            }
+        }
+    }
+    Err(unreachable.context("no address to ask")?)
 }
 
-fn ask_whether_ready(address: SocketAddr) -> anyhow::Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE).context("connect")?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn ask_whether_ready(mut stream: TcpStream, patience: Duration) -> anyhow::Result<()> {
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

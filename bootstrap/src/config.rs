@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use adapters_http::Hosts;
 use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode, SslRootCert};
 use domain::{CodeLength, Templates};
 use tracing_subscriber::EnvFilter;
@@ -29,10 +30,12 @@ use crate::environment::Environment;
 pub struct Config {
     pub mode: Mode,
     pub log: Option<String>,
+    pub api_hosts: Hosts,
     pub api_port: u16,
     pub max_connections: u16,
     /// `None`: as many as there are.
     pub max_connections_per_peer: Option<NonZeroU16>,
+    pub metrics_hosts: Hosts,
     /// `None`: the binary's own default.
     pub metrics_port: Option<u16>,
     pub shutdown_grace: Duration,
@@ -132,6 +135,7 @@ impl Config {
                 &format!("is {filter:?}, and must be a level or target=level, by comma"),
             );
         }
+        let api_hosts = env.hosts("APP_HOST");
         let api_port = env.port("APP_PORT").unwrap_or(8080);
         let max_connections = env.number("MAX_CONNECTIONS", 768, 1, 65_535);
         let max_connections_per_peer = env.parsed(
@@ -142,6 +146,7 @@ impl Config {
                 if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
             },
         );
+        let metrics_hosts = env.hosts("PROMETHEUS_SERVER_HOST");
         let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
         let shutdown_grace = env.seconds("SHUTDOWN_GRACE", 20, 1, 3_600);
         let database = database(&mut env);
@@ -183,9 +188,11 @@ impl Config {
             Some(Self {
                 mode: mode?,
                 log,
+                api_hosts: api_hosts?,
                 api_port,
                 max_connections: max_connections?,
                 max_connections_per_peer: max_connections_per_peer?,
+                metrics_hosts: metrics_hosts?,
                 metrics_port,
                 shutdown_grace: shutdown_grace?,
                 database: database?,
@@ -435,6 +442,11 @@ impl Reader<'_> {
             let number: u32 = text.parse().ok().filter(|number| (min..=max).contains(number))?;
             Some(Duration::from_secs(number.into()))
         })
+    }
+
+    fn hosts(&mut self, name: &str) -> Option<Hosts> {
+        let allowed = "*, localhost, or IP addresses of this machine, by comma";
+        self.parsed(name, allowed, "*", |text| text.parse().ok())
     }
 
     fn port(&mut self, name: &str) -> Option<u16> {

@@ -100,8 +100,8 @@ impl Process {
         };
         let config = &process.config;
         let port = config.metrics_port.unwrap_or(metrics_port);
-        let listeners =
-            listen_from(&Hosts::All, port, config.api_port).context("open the metrics port")?;
+        let listeners = listen_from(&config.metrics_hosts, port, config.api_port)
+            .context("open the metrics port")?;
         tracing::info!(address = %listeners, "metrics and health");
         let router = metrics_router(process.registry.clone(), process.readiness.clone());
         let limits = metrics_limits(&process.shares);

@@ -73,6 +73,8 @@ fn every_bad_value_is_reported_with_what_is_allowed() {
         ("LOG", "(("),
         ("DB_SSL_ROOT_CERT", "/nowhere/ca.pem"),
         ("SQLITE_PATH", ":memory:"),
+        ("APP_HOST", "example.com"),
+        ("PROMETHEUS_SERVER_HOST", "127.0.0.1:8082"),
         ("MAX_CONNECTIONS", "0"),
         ("MAX_CONNECTIONS_PER_PEER", "none"),
     ])
@@ -94,12 +96,14 @@ fn every_bad_value_is_reported_with_what_is_allowed() {
         "LOG is",
         "DB_SSL_ROOT_CERT cannot be used: /nowhere/ca.pem",
         "SQLITE_PATH is",
+        "APP_HOST is \"example.com\", and must be *, localhost, or IP addresses of this machine",
+        "PROMETHEUS_SERVER_HOST is \"127.0.0.1:8082\"",
         "MAX_CONNECTIONS is \"0\", and must be a whole number from 1 to 65535",
         "MAX_CONNECTIONS_PER_PEER is \"none\", and must be off, or a whole number from 1 to 65535",
     ] {
         assert!(error.contains(expected), "{expected} is not in:\n{error}");
     }
-    assert_eq!(error.lines().count(), 17, "{error}");
+    assert_eq!(error.lines().count(), 19, "{error}");
 }
 
 /// The settings that lead to a PostgreSQL, and some more.

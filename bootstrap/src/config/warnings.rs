@@ -1,6 +1,6 @@
 //! What is allowed and should not stay so.
 
-use adapters_http::ApiAuth;
+use adapters_http::{ApiAuth, Hosts};
 use adapters_persistence::DatabaseSettings;
 use application::DrawnKeys;
 use domain::Regions;
@@ -20,11 +20,7 @@ impl Config {
             (ApiAuth::V1, false) | (ApiAuth::All, _) => None,
         };
         if let Some(open) = open {
-            warnings.push(format!(
-                "{open} open to all who reach port {}, on all addresses: keep it from the public, \
-                 or set API_AUTH=all",
-                self.api_port
-            ));
+            warnings.push(self.warning_of_open(open));
         }
         let is_postgres = matches!(self.database, DatabaseSettings::Postgres(_));
         if auth == ApiAuth::None && self.mode == Mode::Release && is_postgres {
@@ -50,6 +46,28 @@ impl Config {
             ));
         }
         warnings
+    }
+
+    /// Who can use the paths that `open` says are open.
+    fn warning_of_open(&self, open: &str) -> String {
+        let port = self.api_port;
+        if self.api_hosts.is_loopback() {
+            return format!(
+                "{open} open without an API key to every program on this machine (APP_HOST={}, port \
+                 {port}), and to all whom a proxy on it lets through: set API_AUTH=all to ask for \
+                 keys",
+                self.api_hosts
+            );
+        }
+        let (addresses, hint) = match &self.api_hosts {
+            Hosts::All => ("any address of this machine, IPv4 or IPv6".to_owned(), true),
+            hosts => (hosts.to_string(), false),
+        };
+        let loopback = if hint { "APP_HOST=localhost or " } else { "" };
+        format!(
+            "{open} open without an API key to all who reach port {port} of {addresses}: keep it \
+             from the public, or set {loopback}API_AUTH=all"
+        )
     }
 
     /// What whoever runs a process with drawn keys should know at each start of it.

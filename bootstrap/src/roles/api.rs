@@ -1,8 +1,8 @@
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use adapters_http::{
-    ApiAuth, ApiMetrics, ApiSettings, Hosts, ServerLimits, V1, V1Settings, docs_router,
-    page_router, router, serve, v1_router,
+    ApiAuth, ApiMetrics, ApiSettings, ServerLimits, V1, V1Settings, docs_router, page_router,
+    router, serve, v1_router,
 };
 use adapters_persistence::{
     CoalescingOutbox, OutboxSettings, Part, SqlAnswers, SqlApiKeys, SqlGuard, SqlVerifications,
@@ -31,8 +31,10 @@ const CONNECTIONS: u32 = 8;
 pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let config = process.config.clone();
     let port = config.api_port;
-    let listeners =
-        Hosts::All.listen(port).with_context(|| format!("listen on APP_PORT {port}"))?;
+    let listeners = config
+        .api_hosts
+        .listen(port)
+        .with_context(|| format!("listen on APP_PORT {port}, APP_HOST {}", config.api_hosts))?;
     tracing::info!(address = %listeners, "accepting messages");
     for warning in config.warnings() {
         tracing::warn!("{warning}");

@@ -1,6 +1,9 @@
-//! Clients that hold connections.
+//! Clients that hold connections, and the addresses at which there is somebody to connect to.
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -175,4 +178,55 @@ async fn clients_leave_descriptors_for_the_neighbours() {
     is_alive(&messager).await;
     let log = messager.stderr();
     assert!(!log.contains("Too many open files"), "{log}");
+}
+
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// Whether this machine has IPv6. Some containers have none.
+fn has_ipv6() -> bool {
+    std::net::TcpListener::bind((V6, 0)).is_ok()
+}
+
+#[tokio::test]
+async fn listens_where_it_is_told_to_and_healthcheck_asks_there() {
+    let elsewhere = IpAddr::from([127, 0, 0, 2]);
+    let all: &[IpAddr] = &[V4, elsewhere, V6];
+    let cases: [(Option<&str>, &[IpAddr]); 6] = [
+        (None, all),
+        (Some("::"), all),
+        (Some("0.0.0.0"), &[V4, elsewhere]),
+        (Some("127.0.0.1"), &[V4]),
+        (Some("::1"), &[V6]),
+        (Some("localhost"), &[V4, V6]),
+    ];
+    for (host, expected) in cases {
+        let takes_v6 = host.is_some_and(|host| host.contains("::"));
+        if takes_v6 && !has_ipv6() {
+            eprintln!("skipped: no IPv6 for {host:?}");
+            continue;
+        }
+        let folder = Folder::new();
+        let with_host = |binary: Binary| {
+            let Some(host) = host else { return binary };
+            binary.env("APP_HOST", host).env("PROMETHEUS_SERVER_HOST", host)
+        };
+        let messager = with_host(Binary::new("messager", folder.path())).spawn();
+        eventually("healthy", Duration::from_secs(30), async || {
+            let asks = with_host(Binary::new("messager", folder.path()))
+                .env("PROMETHEUS_SERVER_PORT", &messager.metrics_port.to_string())
+                .args(&["healthcheck"])
+                .output()
+                .await;
+            asks.status.success().then_some(())
+        })
+        .await;
+
+        for address in [V4, elsewhere, V6].into_iter().filter(|it| it.is_ipv4() || has_ipv6()) {
+            for port in [messager.port, messager.metrics_port] {
+                let is_reached = TcpStream::connect((address, port)).await.is_ok();
+                assert_eq!(is_reached, expected.contains(&address), "{host:?} {address}");
+            }
+        }
+    }
 }

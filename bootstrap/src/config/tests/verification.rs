@@ -400,6 +400,24 @@ fn warnings_tell_what_is_open() {
 }
 
 #[test]
+fn the_start_says_to_whom_the_api_is_open() {
+    #[track_caller]
+    fn check(settings: &[(&str, &str)], expected: &[&str]) {
+        let [told] = &read(settings).unwrap().warnings()[..] else { panic!("not one") };
+        for part in expected {
+            assert!(told.contains(part), "{part} is not in {told}");
+        }
+    }
+
+    let all = "all who reach port 8080 of any address of this machine, IPv4 or IPv6";
+    check(&[], &["/api and /v1 are open without an API key", all, "APP_HOST=localhost"]);
+    check(&[("APP_HOST", "10.0.0.1,fd00::1")], &["all who reach port 8080 of 10.0.0.1,fd00::1"]);
+    for loopback in ["localhost", "127.0.0.1", "::1"] {
+        check(&[("APP_HOST", loopback)], &["every program on this machine", loopback]);
+    }
+}
+
+#[test]
 fn warns_at_every_start_about_a_drawn_pepper() {
     let drawn = DrawnKeys { pepper: true, payload_key: true };
     let warning = |settings: &[(&str, &str)]| read(settings).unwrap().warning_of_drawn(drawn);

@@ -5,8 +5,11 @@ use std::{
 
 use axum::{
     Router,
-    http::{HeaderValue, Request, header::CONNECTION},
-    response::Response,
+    http::{
+        HeaderValue, Request, StatusCode,
+        header::{CONNECTION, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
 };
 use hyper::{
     body::{Body as _, Incoming},
@@ -28,9 +31,10 @@ use self::{
     connections::{Connections, Entry, Link},
     watched::{Body, Watched},
 };
-use crate::ConnectionMetrics;
+use crate::{ConnectionMetrics, error::JSON};
 
 mod connections;
+mod host;
 mod listen;
 mod watched;
 
@@ -266,11 +270,16 @@ fn answering(
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send {
     service_fn(move |request: Request<Incoming>| {
         link.asked(!request.body().is_end_stream());
-        let request = request.map(|body| Body::new(body, Arc::clone(&link)));
-        let answer = tower::Service::call(&mut router.clone(), request);
+        let answer = host::is_valid(request.version(), request.headers()).then(|| {
+            let request = request.map(|body| Body::new(body, Arc::clone(&link)));
+            tower::Service::call(&mut router.clone(), request)
+        });
         let (link, connections) = (Arc::clone(&link), Arc::clone(&connections));
         async move {
-            let mut answer = answer.await?;
+            let mut answer = match answer {
+                Some(answer) => answer.await?,
+                None => refuse_host(),
+            };
             link.answered();
             if link.is_told() || connections.is_stopping() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -278,6 +287,12 @@ fn answering(
             Ok(answer)
         }
     })
+}
+
+/// What follows on such a connection may be meant for another server.
+fn refuse_host() -> Response {
+    let headers = [(CONTENT_TYPE, JSON), (CONNECTION, HeaderValue::from_static("close"))];
+    (StatusCode::BAD_REQUEST, headers, r#"{"error":"invalid Host header"}"#).into_response()
 }
 
 /// Waits for a connection. Gives the system time where it has none to give.

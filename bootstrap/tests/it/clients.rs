@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::support::{ACCEPTED, Binary, Folder, Running, Stack, eventually, get, phone};
+use super::support::{ACCEPTED, Binary, Folder, Running, Stack, eventually, get, phone, post, raw};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const HEAD: &str = "POST /api/ HTTP/1.1\r\nHost: it\r\nContent-Type: application/json\r\n";
@@ -229,4 +229,22 @@ async fn listens_where_it_is_told_to_and_healthcheck_asks_there() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_names_its_host_once_on_both_ports() {
+    let folder = Folder::new();
+    let messager = Binary::new("messager", folder.path()).ready().await;
+
+    for port in [messager.port, messager.metrics_port] {
+        for hosts in ["", "Host: a\r\nHost: a\r\n", "Host: a b\r\n"] {
+            let answer =
+                raw(port, format!("GET /healthz HTTP/1.1\r\n{hosts}\r\n").as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts:?}: {answer}");
+            assert!(answer.ends_with("{\"error\":\"invalid Host header\"}"), "{answer}");
+        }
+        let answer = raw(port, b"GET /healthz HTTP/1.0\r\n\r\n").await;
+        assert!(!answer.contains(" 400 "), "{answer}");
+    }
+    assert_eq!(post(messager.port, &phone(1)).await.0, 200);
 }

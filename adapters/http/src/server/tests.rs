@@ -527,6 +527,28 @@ async fn half_a_request_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
+async fn a_request_names_its_host_once() {
+    let server = open_server().await;
+    let hosts = |lines: &str| REQUEST.replace("Host: h\r\n", lines);
+    let bad =
+        ["", "Host: h\r\nHost: h\r\n", "Host: a b\r\n", "Host: a\r\nhost: b\r\n", "Host: u@h\r\n"];
+    for lines in bad {
+        let mut stream = server.connect().await;
+        send(&mut stream, hosts(lines)).await;
+        let refused = rest(&mut stream).await;
+        let body = r#"{"error":"invalid Host header"}"#;
+        assert_answer(&refused, "HTTP/1.1 400 Bad Request\r\n", body);
+        assert!(refused.contains("connection: close"), "{lines:?}: {refused}");
+    }
+    for lines in ["Host:\r\n", "HOST: [::1]:8080\r\n"] {
+        let mut stream = server.connect().await;
+        send(&mut stream, hosts(lines)).await;
+        assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    }
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn an_idle_connection_makes_room_the_oldest_first() {
     let limits = ServerLimits { max_connections: 2, ..patient() };
     let server = start(true, limits, DEADLINE).await;

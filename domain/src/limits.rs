@@ -135,6 +135,30 @@ impl FromStr for Windows {
     }
 }
 
+/// As it is read.
+impl fmt::Display for Windows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("off");
+        }
+        for (place, window) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{}/{}", window.quota, period(*window))?;
+        }
+        Ok(())
+    }
+}
+
+/// In its largest whole unit.
+fn period(window: Window) -> String {
+    let seconds = window.period.as_secs();
+    let (unit, sign) = UNITS
+        .into_iter()
+        .find(|(unit, _)| seconds.is_multiple_of(u64::from(*unit)))
+        .unwrap_or((1, 's'));
+    format!("{}{sign}", seconds / u64::from(unit))
+}
+
 impl FromStr for Window {
     type Err = InvalidWindows;
 
@@ -157,12 +181,7 @@ impl FromStr for Window {
 impl Policy {
     /// `name`, and the period in its largest whole unit.
     pub fn new(name: &str, window: Window) -> Self {
-        let seconds = window.period.as_secs();
-        let (unit, sign) = UNITS
-            .into_iter()
-            .find(|(unit, _)| seconds.is_multiple_of(u64::from(*unit)))
-            .unwrap_or((1, 's'));
-        let name = format!("{name}-{}{sign}", seconds / u64::from(unit));
+        let name = format!("{name}-{}", period(window));
         Self { name: PolicyName(name), window }
     }
 
@@ -302,6 +321,13 @@ mod tests {
             "1/1s, 1000000/30d, 2/90m",
             Ok(&[window(1, 1), window(1_000_000, 2_592_000), window(2, 5_400)]),
         );
+    }
+
+    #[test]
+    fn writes_lists_as_it_reads_them() {
+        for text in ["off", "5/1h,10/1d", "1/1s,1000000/30d,2/90m"] {
+            assert_eq!(text.parse::<Windows>().unwrap().to_string(), text);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod guard;
 pub mod keys;
 pub mod limits;
 pub mod secrets;
+pub mod settings;
 
 use std::{
     io::{self, Read, Write, stdout},

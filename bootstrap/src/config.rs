@@ -1,6 +1,7 @@
 //! The settings by their names. Nothing else knows a name; `.env.example` and the README list
 //! them, and a test holds this module against both.
 
+mod effective;
 mod texts;
 mod verification;
 mod warnings;
@@ -9,7 +10,6 @@ use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     num::{NonZeroU16, NonZeroU32},
-    path::Path,
     str::FromStr,
     sync::Arc,
     time::Duration,
@@ -20,10 +20,13 @@ use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode, SslRootC
 use domain::{CodeLength, Templates};
 use tracing_subscriber::EnvFilter;
 
-pub use self::verification::{
-    ApiConfig, EventsConfig, GuardConfig, NumberConfig, VerificationConfig, guard_rules,
+use self::effective::{Asked, Kind, without_password};
+pub use self::{
+    effective::{Effective, Setting},
+    verification::{
+        ApiConfig, EventsConfig, GuardConfig, NumberConfig, VerificationConfig, guard_rules,
+    },
 };
-use crate::environment::Environment;
 
 /// All settings of all binaries: one `.env` serves them all.
 #[derive(Debug, Clone)]
@@ -57,6 +60,8 @@ pub struct Config {
     pub templates: Arc<Templates>,
     pub verification: VerificationConfig,
     pub gateway: GatewayConfig,
+    /// What is set and probably not meant, such as a name that no setting has.
+    pub remarks: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,20 +112,28 @@ impl fmt::Display for InvalidConfig {
 impl Config {
     /// Reads the process's environment and the file `.env` of the working directory.
     pub fn read() -> Result<Self, InvalidConfig> {
-        let (environment, mut problems) = Environment::read(Path::new(".env"));
-        match Self::from_lookup(&|name| environment.get(name)) {
-            Ok(config) if problems.is_empty() => Ok(config),
-            Ok(_) => Err(InvalidConfig(problems)),
-            Err(InvalidConfig(others)) => {
-                problems.extend(others);
-                Err(InvalidConfig(problems))
-            }
-        }
+        Effective::read().config
     }
 
     /// Reads what `lookup` knows, and reports all that is wrong with it.
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidConfig> {
-        let mut env = Reader { lookup, problems: Vec::new() };
+        Self::read_all(lookup).0
+    }
+
+    /// Tells what was asked for, too.
+    fn read_all(
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> (Result<Self, InvalidConfig>, Vec<Asked>) {
+        let mut env = Reader { lookup, problems: Vec::new(), asked: Vec::new() };
+        let config = Self::read_with(&mut env);
+        let config = match config {
+            Some(config) if env.problems.is_empty() => Ok(config),
+            _ => Err(InvalidConfig(env.problems)),
+        };
+        (config, env.asked)
+    }
+
+    fn read_with(env: &mut Reader<'_>) -> Option<Self> {
         let mode = env.choice(
             "APP_MODE",
             "release",
@@ -137,6 +150,7 @@ impl Config {
         }
         let api_hosts = env.hosts("APP_HOST");
         let api_port = env.port("APP_PORT").unwrap_or(8080);
+        env.otherwise("APP_PORT", "8080");
         let max_connections = env.number("MAX_CONNECTIONS", 768, 1, 65_535);
         let max_connections_per_peer = env.parsed(
             "MAX_CONNECTIONS_PER_PEER",
@@ -148,8 +162,9 @@ impl Config {
         );
         let metrics_hosts = env.hosts("PROMETHEUS_SERVER_HOST");
         let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
+        env.otherwise("PROMETHEUS_SERVER_PORT", "8082, processor 8083, consumer 8084");
         let shutdown_grace = env.seconds("SHUTDOWN_GRACE", 20, 1, 3_600);
-        let database = database(&mut env);
+        let database = database(env);
         let producer = BrokerConfig {
             servers: env.servers("PRODUCER_URL"),
             topic: env.topic("PROCESSOR_TOPIC"),
@@ -164,6 +179,7 @@ impl Config {
         let topic_partitions = env.number("TOPIC_PARTITIONS", 4, 1, 1_000);
         let topic_replication = env.number("TOPIC_REPLICATION_FACTOR", 1, 1, 100);
         let group = env.text("CONSUMER_GROUP_ID").unwrap_or_else(|| "1".to_owned());
+        env.otherwise("CONSUMER_GROUP_ID", "1");
         let start_from = env.text("CONSUMER_AUTO_OFFSET_RESET").map(|_| {
             let choices = [
                 ("earliest", Beginning::Earliest),
@@ -179,45 +195,40 @@ impl Config {
             text.parse::<usize>().ok().and_then(|digits| digits.try_into().ok())
         });
         let code_ttl = env.seconds("CODE_TTL", 600, 1, 86_400);
-        let templates = texts::read(&mut env);
+        let templates = texts::read(env);
         let has_kafka = !producer.servers.is_empty() || !consumer.servers.is_empty();
-        let verification = verification::read(&mut env, database.as_ref(), has_kafka, mode);
-        let gateway = gateway(&mut env);
+        let verification = verification::read(env, database.as_ref(), has_kafka, mode);
+        let gateway = gateway(env);
 
-        let config = || {
-            Some(Self {
-                mode: mode?,
-                log,
-                api_hosts: api_hosts?,
-                api_port,
-                max_connections: max_connections?,
-                max_connections_per_peer: max_connections_per_peer?,
-                metrics_hosts: metrics_hosts?,
-                metrics_port,
-                shutdown_grace: shutdown_grace?,
-                database: database?,
-                producer,
-                consumer,
-                batch: batch?,
-                reservation: reservation?,
-                confirm_within: confirm_within?,
-                topic_partitions: topic_partitions?,
-                topic_replication: topic_replication?,
-                group,
-                start_from: start_from.flatten(),
-                concurrency: usize::from(NonZeroU16::get(concurrency?)),
-                delivery_retention: delivery_retention?,
-                code_length: code_length?,
-                code_ttl: code_ttl?,
-                templates: templates?,
-                verification: verification?,
-                gateway: gateway?,
-            })
-        };
-        match config() {
-            Some(config) if env.problems.is_empty() => Ok(config),
-            _ => Err(InvalidConfig(env.problems)),
-        }
+        Some(Self {
+            mode: mode?,
+            log,
+            api_hosts: api_hosts?,
+            api_port,
+            max_connections: max_connections?,
+            max_connections_per_peer: max_connections_per_peer?,
+            metrics_hosts: metrics_hosts?,
+            metrics_port,
+            shutdown_grace: shutdown_grace?,
+            database: database?,
+            producer,
+            consumer,
+            batch: batch?,
+            reservation: reservation?,
+            confirm_within: confirm_within?,
+            topic_partitions: topic_partitions?,
+            topic_replication: topic_replication?,
+            group,
+            start_from: start_from.flatten(),
+            concurrency: usize::from(NonZeroU16::get(concurrency?)),
+            delivery_retention: delivery_retention?,
+            code_length: code_length?,
+            code_ttl: code_ttl?,
+            templates: templates?,
+            verification: verification?,
+            gateway: gateway?,
+            remarks: Vec::new(),
+        })
     }
 }
 
@@ -263,7 +274,9 @@ fn database(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         // What SQLite keeps in memory is not kept.
         (!path.contains(":memory:")).then(|| path.to_owned())
     });
+    env.otherwise("POSTGRES_PORT", "5432");
     let [host, database, user, password] = NEEDED.map(|name| env.text(name));
+    env.hide("POSTGRES_PASSWORD");
 
     let any = [&host, &database, &user, &password].iter().any(|it| it.is_some()) || port.is_some();
     if !any {
@@ -360,18 +373,34 @@ impl fmt::Debug for GatewayConfig {
 struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<String>,
+    asked: Vec<Asked>,
 }
 
 impl Reader<'_> {
-    /// An empty value is none. Quotes round a value, which some tools leave there, do not belong
-    /// to it.
-    fn text(&self, name: &str) -> Option<String> {
-        let value = (self.lookup)(name)?;
-        let bare = ['"', '\'']
-            .into_iter()
-            .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
-            .unwrap_or(&value);
-        if bare.trim().is_empty() { None } else { Some(bare.to_owned()) }
+    /// An empty value is none.
+    fn text(&mut self, name: &str) -> Option<String> {
+        let value = (self.lookup)(name).filter(|value| !value.trim().is_empty());
+        self.asked(name).value.clone_from(&value);
+        value
+    }
+
+    fn asked(&mut self, name: &str) -> &mut Asked {
+        let known = self.asked.iter().position(|asked| asked.name == name);
+        let at = known.unwrap_or_else(|| {
+            self.asked.push(Asked::new(name));
+            self.asked.len() - 1
+        });
+        &mut self.asked[at]
+    }
+
+    /// Tells what holds where nothing is set, if that is not said otherwise.
+    fn otherwise(&mut self, name: &str, default: impl Into<String>) {
+        self.asked(name).default = Some(default.into());
+    }
+
+    /// Says that a value is not to be shown.
+    fn hide(&mut self, name: &str) {
+        self.asked(name).kind = Kind::Secret;
     }
 
     fn problem(&mut self, name: &str, problem: &str) {
@@ -386,8 +415,10 @@ impl Reader<'_> {
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<T> {
         let value = self.text(name).unwrap_or_else(|| default.to_owned());
+        self.otherwise(name, default);
         let parsed = parse(value.trim());
         if parsed.is_none() {
+            let value = without_password(&value);
             self.problem(name, &format!("is {value:?}, and must be {allowed}"));
         }
         parsed
@@ -401,12 +432,14 @@ impl Reader<'_> {
 
     /// None: it is unset or bad. It is not shown, and so its errors must say nothing of it.
     fn secret<T: FromStr<Err: fmt::Display>>(&mut self, name: &str) -> Option<T> {
+        self.hide(name);
         let read = self.text(name)?.trim().parse();
         read.map_err(|error| self.problem(name, &format!("cannot be used: {error}"))).ok()
     }
 
     /// None: it is unset or bad. It is not shown: it may hold a password.
     fn url(&mut self, name: &str) -> Option<http::Uri> {
+        self.asked(name).kind = Kind::Url;
         let url = self.text(name)?.trim().parse::<http::Uri>().ok().filter(|url| {
             matches!(url.scheme_str(), Some("http" | "https"))
                 && url.host().is_some_and(|host| !host.is_empty())

@@ -74,6 +74,9 @@ impl Process {
     ) -> anyhow::Result<Self> {
         let registry = telemetry::start(name, &config)?;
         let evidence = Evidence::default();
+        for remark in &config.remarks {
+            tracing::warn!("{remark}");
+        }
         let limit = descriptors::limit();
         let shares = Shares::of(limit, outgoing(name, &config), config.max_connections.into());
         let mut process = Self {

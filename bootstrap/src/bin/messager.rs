@@ -13,7 +13,7 @@ use bootstrap::{
     Process,
     cli::{
         Migration, SETTINGS, guard, healthcheck, keys, limits, migrate, migrate_up, run, secrets,
-        with_database,
+        settings, with_database,
     },
     config::Config,
     dead_letters,
@@ -57,14 +57,20 @@ enum Command {
     /// Move the keys that were drawn at the first start to where they are safe.
     #[command(subcommand)]
     Secrets(secrets::Command),
+    /// Print every setting and where it comes from; secrets are masked.
+    Settings(settings::Args),
     /// Exit with 0 if the running service on this machine is ready.
     Healthcheck,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Also with settings that are not usable.
+    if let Some(Command::Settings(args)) = args.command {
+        return settings::execute(args);
+    }
     run(async |config| match args.command {
-        None | Some(Command::Run) => serve(config).await,
+        None | Some(Command::Run | Command::Settings(_)) => serve(config).await,
         Some(Command::Migrate(migration)) => migrate(&config, migration).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
         Some(Command::Keys(command)) => {

@@ -183,6 +183,16 @@ fn limits(env: &mut Reader<'_>) -> (SendLimits, SendLimits) {
         check: check.unwrap_or(defaults.check),
         custom: custom_limits(env),
     };
+    env.otherwise("LIMIT_PHONE", format!("{}; on /api {}", of_v1.phone, of_api.phone));
+    for (name, windows) in [
+        ("LIMIT_IP", &of_v1.ip),
+        ("LIMIT_PREFIX", &of_v1.prefix),
+        ("LIMIT_REGION", &of_v1.region),
+        ("LIMIT_KEY", &of_v1.key),
+        ("LIMIT_CHECK", &of_v1.check),
+    ] {
+        env.otherwise(name, windows.to_string());
+    }
     (of_v1, of_api)
 }
 
@@ -213,6 +223,8 @@ fn custom_limits(env: &mut Reader<'_>) -> BTreeMap<CustomLimit, Windows> {
 /// carried as before, and only who sets a key on both sides of Kafka has them sealed.
 fn vault(env: &mut Reader<'_>, is_embedded: bool) -> VaultSettings {
     let unset = if is_embedded { KeySource::Drawn } else { KeySource::Absent };
+    env.otherwise("CODE_PEPPER", "drawn");
+    env.otherwise("PAYLOAD_KEY", if is_embedded { "drawn" } else { "" });
     VaultSettings {
         peppers: env.secret("CODE_PEPPER").map_or(KeySource::Drawn, KeySource::Set),
         payload: env.secret("PAYLOAD_KEY").map_or(unset, KeySource::Set),
@@ -274,6 +286,7 @@ fn list<T: std::str::FromStr, L: Default + FromIterator<T>>(text: &str) -> Optio
 fn test_numbers(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<HashMap<PhoneNumber, Code>> {
     let in_release =
         env.choice("TEST_NUMBERS_IN_RELEASE", "refuse", &[("refuse", false), ("allow", true)]);
+    env.hide("TEST_NUMBERS");
     let text = env.text("TEST_NUMBERS").unwrap_or_default();
     let mut numbers = HashMap::new();
     for number in text.split(',').filter(|number| !number.trim().is_empty()) {

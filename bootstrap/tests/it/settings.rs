@@ -1,6 +1,10 @@
 //! How the binaries take their settings.
 
-use super::support::{Binary, Folder, Postgres, Stack};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::support::{Binary, Folder, Postgres, Running, Stack, eventually, post};
 
 const ALL: [&str; 4] = ["api", "processor", "consumer", "messager"];
 
@@ -89,16 +93,73 @@ async fn the_predecessors_file_starts_every_binary_on_one_host() {
         running.push(binary.without("APP_PORT").without("PROMETHEUS_SERVER_PORT").spawn());
     }
 
-    let (status, _) =
-        super::support::eventually("accepting", std::time::Duration::from_secs(30), async || {
-            super::support::get(port, "/").await?;
-            let answer = super::support::post(port, "89999999999").await;
-            (answer.0 == 200).then_some(answer)
-        })
-        .await;
+    let (status, _) = eventually("accepting", Duration::from_secs(30), async || {
+        super::support::get(port, "/").await?;
+        let answer = post(port, "89999999999").await;
+        (answer.0 == 200).then_some(answer)
+    })
+    .await;
     assert_eq!(status, 200);
-    super::support::eventually("shown", std::time::Duration::from_secs(60), async || {
+    eventually("shown", Duration::from_secs(60), async || {
         running[2].stdout().contains("SMS to 89999999999").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_file_is_read_as_the_predecessor_read_it() {
+    let folder = Folder::new();
+    let file = "\u{feff}API_AUTH=all\r\nexport GATEWAY: console # comment\r\n\
+                SMS_TEMPLATE=\"Shop\\n\\\"Your\\\" code: {code}\" # text\r\n";
+    std::fs::write(folder.path().join(".env"), file).unwrap();
+    let running: Running = Binary::new("messager", folder.path()).ready().await;
+    assert_eq!(post(running.port, "79990000001").await.0, 401);
+    drop(running);
+
+    std::fs::write(folder.path().join(".env"), file.replace("=all", "=none")).unwrap();
+    let running = Binary::new("messager", folder.path()).ready().await;
+    assert_eq!(post(running.port, "79990000001").await.0, 200);
+    eventually("shown", Duration::from_secs(30), async || {
+        running.stdout().contains("SMS to 79990000001: Shop\n\"Your\" code: ").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn settings_are_shown_with_their_sources_and_without_secrets() {
+    let folder = Folder::new();
+    let file = "# comment\nPOSTGRES_PASSWORD=secret\nAPI_AUHT=all\nSHOP=1\n\
+                EVENTS_URL=https://user:secret@example.com/secret\nCODE_TTL=60\n";
+    std::fs::write(folder.path().join(".env"), file).unwrap();
+    let settings = || Binary::new("messager", folder.path()).env("CODE_LENGTH", "8");
+
+    let output = settings().args(&["settings"]).output().await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    for line in [
+        "name\tvalue\tsource",
+        "CODE_LENGTH\t8\tenvironment",
+        "CODE_TTL\t60\t.env line 6",
+        "GATEWAY\tconsole\tdefault",
+        "POSTGRES_PASSWORD\t***\t.env line 2",
+        "EVENTS_URL\thttps://***@example.com/***\t.env line 5",
+    ] {
+        assert!(said.lines().any(|it| it == line), "{line}:\n{said}");
+    }
+    for line in [
+        "warning: .env, line 4: unknown setting SHOP",
+        "  .env, line 3: unknown setting API_AUHT: did you mean API_AUTH?",
+        "  EVENTS_SECRET is missing",
+    ] {
+        assert!(warned.lines().any(|it| it.starts_with(line)), "{line}:\n{warned}");
+    }
+    assert!(!format!("{said}{warned}").contains("secret"));
+
+    std::fs::write(folder.path().join(".env"), "CODE_TTL=60\n").unwrap();
+    let output = settings().args(&["settings", "--json"]).output().await;
+    assert!(output.status.success());
+    let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let ttl = all.iter().find(|it| it["name"] == "CODE_TTL").unwrap();
+    assert_eq!((&ttl["value"], &ttl["source"]), (&"60".into(), &".env line 1".into()));
 }

@@ -1,0 +1,226 @@
+//! What is set, as a person may see it.
+
+use std::{collections::BTreeSet, path::Path};
+
+use super::{Config, InvalidConfig};
+use crate::environment::{Environment, Source};
+
+/// Every setting, with what the process would run with.
+#[derive(Debug)]
+pub struct Effective {
+    /// By name.
+    pub settings: Vec<Setting>,
+    pub config: Result<Config, InvalidConfig>,
+    /// What is set and probably not meant.
+    pub remarks: Vec<String>,
+}
+
+/// A setting and where it comes from. Secrets are masked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    pub name: String,
+    /// Empty: it is not set, and has no default.
+    pub value: String,
+    pub source: Source,
+}
+
+/// A setting as it was read.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) name: String,
+    pub(super) value: Option<String>,
+    pub(super) default: Option<String>,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
+    Secret,
+    /// Its host may be seen, and no more: passwords and tokens stand before and behind it.
+    Url,
+}
+
+/// Stands for what is not shown.
+const MASK: &str = "***";
+
+impl Effective {
+    /// Reads the process's environment and the file `.env` of the working directory.
+    pub fn read() -> Self {
+        Self::of(&Environment::read(Path::new(".env")))
+    }
+
+    pub(crate) fn of(environment: &Environment) -> Self {
+        let lookup = |name: &str| environment.get(name).map(|(value, _)| value.to_owned());
+        let (mut config, asked) = Config::read_all(&lookup);
+        let names = names();
+        let problems = environment.problems(&names);
+        let remarks = environment.warnings(&names);
+        match &mut config {
+            Ok(config) if problems.is_empty() => config.remarks.clone_from(&remarks),
+            Ok(_) => config = Err(InvalidConfig(problems)),
+            Err(InvalidConfig(others)) => {
+                others.splice(..0, problems);
+            }
+        }
+        let shown = |asked: Asked| {
+            let source = environment.get(&asked.name).map(|(_, source)| source);
+            let source = source.filter(|_| asked.value.is_some()).unwrap_or(Source::Default);
+            Setting { value: asked.shown(), name: asked.name, source }
+        };
+        let mut settings: Vec<Setting> = asked.into_iter().map(shown).collect();
+        settings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        Self { settings, config, remarks }
+    }
+}
+
+/// The names of all settings.
+pub(super) fn names() -> BTreeSet<String> {
+    Config::read_all(&|_| None).1.into_iter().map(|asked| asked.name).collect()
+}
+
+impl Asked {
+    pub(super) fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), value: None, default: None, kind: Kind::Plain }
+    }
+
+    fn shown(&self) -> String {
+        match (&self.value, self.kind) {
+            (None, _) => self.default.clone().unwrap_or_default(),
+            (Some(value), Kind::Plain) => without_password(value),
+            (Some(_), Kind::Secret) => MASK.to_owned(),
+            (Some(value), Kind::Url) => host_of(value),
+        }
+    }
+}
+
+fn host_of(url: &str) -> String {
+    let Ok(url) = url.trim().parse::<http::Uri>() else { return MASK.to_owned() };
+    let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else {
+        return MASK.to_owned();
+    };
+    let (user, host) = match authority.as_str().rsplit_once('@') {
+        Some((_, host)) => (format!("{MASK}@"), host),
+        None => (String::new(), authority.as_str()),
+    };
+    let path = url.path_and_query().map_or("", |path| path.as_str());
+    let path = if path.len() > 1 { format!("/{MASK}") } else { path.to_owned() };
+    format!("{scheme}://{user}{host}{path}")
+}
+
+/// The text without what may be a password before a host, as in `user:password@host`.
+pub(super) fn without_password(text: &str) -> String {
+    let is_break = |c: char| c.is_whitespace() || c == ',';
+    let parts = text.split_inclusive(is_break).map(|part| {
+        let behind_scheme = part.find("://").map_or(0, |at| at + "://".len());
+        match part[behind_scheme..].rsplit_once('@') {
+            Some((user, host)) if user.contains(':') => {
+                format!("{}{MASK}@{host}", &part[..behind_scheme])
+            }
+            _ => part.to_owned(),
+        }
+    });
+    parts.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn effective(process: &[(&str, &str)], file: &str) -> Effective {
+        Effective::of(&Environment::of(process, file))
+    }
+
+    fn shown(effective: &Effective, name: &str) -> (String, Source) {
+        let setting = effective.settings.iter().find(|it| it.name == name).unwrap();
+        (setting.value.clone(), setting.source)
+    }
+
+    #[test]
+    fn each_setting_is_shown_once_with_its_source() {
+        let effective = effective(&[("APP_PORT", "7000"), ("LOG", " ")], "CODE_TTL=60\nLOG=info\n");
+
+        assert!(effective.config.is_ok());
+        let shown = |name| shown(&effective, name);
+        assert_eq!(shown("APP_PORT"), ("7000".to_owned(), Source::Environment));
+        assert_eq!(shown("CODE_TTL"), ("60".to_owned(), Source::Line(1)));
+        assert_eq!(shown("CODE_LENGTH"), ("6".to_owned(), Source::Default));
+        assert_eq!(shown("LIMIT_PREFIX"), ("off".to_owned(), Source::Default));
+        assert_eq!(shown("LOG"), (String::new(), Source::Default));
+        let names: BTreeSet<String> = effective.settings.iter().map(|it| it.name.clone()).collect();
+        assert_eq!((&names, names.len()), (&super::names(), effective.settings.len()));
+    }
+
+    #[test]
+    fn secrets_are_masked_also_if_they_are_bad() {
+        let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let good = [
+            ("POSTGRES_PASSWORD", key),
+            ("CODE_PEPPER", &format!("p1:{key}")),
+            ("PAYLOAD_KEY", &format!("p1:{key}")),
+            ("EVENTS_SECRET", &format!("whsec_{key}")),
+            ("TEST_NUMBERS", "+79990000000:482915"),
+            ("EVENTS_URL", "https://user:secret@example.com/hook/secret"),
+            ("GATEWAY_URL", "https://secret@example.com?key=secret"),
+            ("PRODUCER_URL", "user:secret@kafka:9092"),
+        ];
+        let bad = good.map(|(name, value)| (name, format!("{value} x:secret@y")));
+
+        for settings in [good.map(|(name, value)| (name, value.to_owned())), bad] {
+            let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
+            let effective = effective(&settings, "");
+            let shown = format!("{:?}", effective.settings);
+            let said = effective.config.err().map(|error| error.to_string()).unwrap_or_default();
+            for secret in ["secret", key, "482915"] {
+                assert!(!shown.contains(secret), "{secret} is in {shown}");
+                assert!(!said.contains(secret), "{secret} is in {said}");
+            }
+        }
+    }
+
+    #[test]
+    fn problems_of_the_file_come_before_those_of_values() {
+        let effective = effective(&[("CODE_LENGTH", "0")], "API_AUHT=all\nA\n");
+
+        let InvalidConfig(problems) = effective.config.unwrap_err();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(problems[0].starts_with(".env, line 2: must be"), "{problems:?}");
+        assert!(problems[1].starts_with(".env, line 1: unknown setting"), "{problems:?}");
+        assert!(problems[2].starts_with("CODE_LENGTH is"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_service_link_leaves_the_embedded_default_as_it_is() {
+        let link = "tcp://10.0.0.1:5432";
+        let settings =
+            [("POSTGRES_PORT", link), ("APP_PORT", link), ("PROMETHEUS_SERVER_PORT", link)];
+
+        let effective = effective(&settings, "");
+
+        let config = effective.config.unwrap();
+        assert!(matches!(config.database, adapters_persistence::DatabaseSettings::Sqlite(_)));
+        assert_eq!((config.api_port, config.metrics_port), (8080, None));
+        assert_eq!(config.remarks.len(), 3, "{:?}", config.remarks);
+    }
+
+    #[test]
+    fn passwords_in_urls_and_lists_are_masked() {
+        for (text, expected) in [
+            ("https://user:secret@host:1/path?token=secret", "https://***@host:1/***"),
+            ("https://user@host", "https://***@host/"),
+            ("http://host/hook/secret", "http://host/***"),
+            ("http://host:8080", "http://host:8080/"),
+            ("not a URL with secret", "***"),
+        ] {
+            assert_eq!(host_of(text), expected);
+        }
+        for (text, expected) in [
+            ("a:9092,user:se@cret@b:9092 c:1", "a:9092,***@b:9092 c:1"),
+            ("SASL://user:secret@b:9092", "SASL://***@b:9092"),
+            ("@host #{code}", "@host #{code}"),
+            ("Code {code} for us@example.com: now", "Code {code} for us@example.com: now"),
+        ] {
+            assert_eq!(without_password(text), expected);
+        }
+    }
+}

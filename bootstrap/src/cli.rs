@@ -25,8 +25,9 @@ use rand::{
 };
 
 use crate::{
-    config::{Config, InvalidConfig},
+    config::{Config, Effective, InvalidConfig},
     descriptors,
+    report::{Audience, Form},
 };
 
 /// Where a user finds what a command line does not say.
@@ -52,6 +53,11 @@ pub enum Command {
 }
 
 impl Args {
+    /// Whom the process speaks to.
+    pub fn audience(&self) -> Audience {
+        if self.command.is_none() { Audience::Log } else { Audience::Person }
+    }
+
     /// Parses the command line of the binary of this name.
     pub fn parse_for(binary: &'static str) -> Self {
         let matches = Self::command().name(binary).get_matches();
@@ -81,7 +87,10 @@ pub enum Migration {
 /// Reads the settings and runs `main` on as many threads as there are cores.
 ///
 /// Exits with 2 if the settings are not usable, and with 1 on another failure.
-pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> F) -> ExitCode {
+pub fn run<F: Future<Output = anyhow::Result<()>>>(
+    audience: Audience,
+    main: impl FnOnce(Config) -> F,
+) -> ExitCode {
     // In small pages: of the buffers that a connection reserves it uses the first bytes, and a page
     // of 2 MiB takes the rest as well. With 2,000 connections that was 105 MiB instead of 65.
     #[cfg(target_os = "linux")]
@@ -89,7 +98,10 @@ pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> 
 
     descriptors::raise();
 
-    let runtime = Config::read().map_err(anyhow::Error::from).and_then(|config| {
+    let effective = Effective::read();
+    let form = Form::of(audience, effective.mode());
+    form.report_panics();
+    let runtime = effective.config.map_err(anyhow::Error::from).and_then(|config| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         Ok((runtime, config))
     });
@@ -103,8 +115,7 @@ pub fn run<F: Future<Output = anyhow::Result<()>>>(main: impl FnOnce(Config) -> 
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = if error.is::<InvalidConfig>() { 2 } else { 1 };
-            // Standard error may be gone, and then there is nobody to tell.
-            let _ = writeln!(io::stderr(), "{error:#}");
+            form.error(&format!("{error:#}"));
             ExitCode::from(code)
         }
     }
@@ -181,7 +192,9 @@ pub async fn migrate(config: &Config, migration: Migration) -> anyhow::Result<()
         Migration::Up => {
             let database = Database::connect_to_migrate(&config.database, MIGRATE);
             migrating(database, config, async |database| {
-                migrate_up(database, &config.database).await
+                let missing = migrate_up(database, &config.database).await?;
+                writeln!(io::stderr(), "schema is up to date ({missing} migrations were missing)")?;
+                Ok(())
             })
             .await
         }
@@ -211,15 +224,14 @@ async fn migrating(
     result.with_context(|| config.database.to_string())
 }
 
-/// Brings the schema up.
-pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<()> {
+/// Brings the schema up. Returns how many migrations were missing.
+pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<usize> {
     let before = pending(database).await?;
     take_turns(database, settings, async || {
         Migrator::up(&database.connection(), None).await.context("migrate up")
     })
     .await?;
-    writeln!(io::stderr(), "schema is up to date ({before} migrations were missing)")?;
-    Ok(())
+    Ok(before)
 }
 
 /// Changes the schema while no other process does. SQLite has no such lock; there, a second one

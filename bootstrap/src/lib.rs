@@ -11,10 +11,12 @@ mod environment;
 pub mod metrics;
 mod process;
 mod relay;
+mod report;
 pub mod roles;
 mod telemetry;
 
 pub use process::Process;
+pub use report::Audience;
 
 /// Gives back to the system what a crowd of connections took. The C library's allocator keeps it:
 /// its arenas are cut up by what outlives the crowd.

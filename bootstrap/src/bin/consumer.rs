@@ -17,7 +17,7 @@ const METRICS_PORT: u16 = 8084;
 
 fn main() -> ExitCode {
     let args = Args::parse_for("consumer");
-    run(async |config| match args.command {
+    run(args.audience(), async |config| match args.command {
         Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
         None => serve(config).await,
     })

@@ -10,7 +10,7 @@ use adapters_persistence::{SqlApiKeys, SqlGuard};
 use anyhow::Context;
 use application::Vault;
 use bootstrap::{
-    Process,
+    Audience, Process,
     cli::{
         Migration, SETTINGS, guard, healthcheck, keys, limits, migrate, migrate_up, run, secrets,
         settings, with_database,
@@ -65,11 +65,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // Also with settings that are not usable.
-    if let Some(Command::Settings(args)) = args.command {
-        return settings::execute(args);
-    }
-    run(async |config| match args.command {
+    let audience = match args.command {
+        // Also with settings that are not usable.
+        Some(Command::Settings(args)) => return settings::execute(args),
+        None | Some(Command::Run) => Audience::Log,
+        Some(_) => Audience::Person,
+    };
+    run(audience, async |config| match args.command {
         None | Some(Command::Run | Command::Settings(_)) => serve(config).await,
         Some(Command::Migrate(migration)) => migrate(&config, migration).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
@@ -111,9 +113,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process =
         Process::start("messager", config, METRICS_PORT, &["database", "broker", "keys"])?;
     if process.is_embedded() {
-        migrate_up(&process.database("migrate", 1), &process.config.database)
+        let missing = migrate_up(&process.database("migrate", 1), &process.config.database)
             .await
             .with_context(|| process.config.database.to_string())?;
+        tracing::info!(missing, "schema is up to date");
     }
     let vault = Vault::default();
     let queue = roles::shared_queue(&process, &vault);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{Config, InvalidConfig};
+use super::{Config, InvalidConfig, Mode};
 use crate::environment::{Environment, Source};
 
 /// Every setting, with what the process would run with.
@@ -48,6 +48,15 @@ impl Effective {
     /// Reads the process's environment and the file `.env` of the working directory.
     pub fn read() -> Self {
         Self::of(&Environment::read(Path::new(".env")))
+    }
+
+    /// `APP_MODE`, even if other settings are bad. `None`: they are bad, and it is not `debug`.
+    pub(crate) fn mode(&self) -> Option<Mode> {
+        if let Ok(config) = &self.config {
+            return Some(config.mode);
+        }
+        let is_debug = |it: &Setting| it.name == "APP_MODE" && it.value == "debug";
+        self.settings.iter().any(is_debug).then_some(Mode::Debug)
     }
 
     pub(crate) fn of(environment: &Environment) -> Self {
@@ -145,7 +154,7 @@ mod tests {
         assert_eq!(shown("APP_PORT"), ("7000".to_owned(), Source::Environment));
         assert_eq!(shown("CODE_TTL"), ("60".to_owned(), Source::Line(1)));
         assert_eq!(shown("CODE_LENGTH"), ("6".to_owned(), Source::Default));
-        assert_eq!(shown("LIMIT_PREFIX"), ("off".to_owned(), Source::Default));
+        assert_eq!(shown("LIMIT_REGION"), ("off".to_owned(), Source::Default));
         assert_eq!(shown("LOG"), (String::new(), Source::Default));
         let names: BTreeSet<String> = effective.settings.iter().map(|it| it.name.clone()).collect();
         assert_eq!((&names, names.len()), (&super::names(), effective.settings.len()));

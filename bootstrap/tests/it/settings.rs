@@ -106,6 +106,93 @@ async fn the_predecessors_file_starts_every_binary_on_one_host() {
     .await;
 }
 
+/// Each line, as the object that it must be.
+#[track_caller]
+fn objects(log: &str) -> Vec<Value> {
+    let object = |line: &str| {
+        let object = serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{line}"));
+        for member in ["timestamp", "level", "message", "target"] {
+            assert!(object[member].is_string(), "no {member} in {line}");
+        }
+        object
+    };
+    log.lines().map(object).collect()
+}
+
+#[tokio::test]
+async fn in_release_mode_each_line_of_the_log_is_json() {
+    let bad = Folder::new();
+    std::fs::write(bad.path().join(".env"), "no setting\nSMS_TEMPLATE=\"a \\\"quote\"\n").unwrap();
+    for binary in ALL {
+        let output = Binary::new(binary, bad.path()).output().await;
+        let log = objects(std::str::from_utf8(&output.stderr).unwrap());
+        assert_eq!((output.status.code(), log.len()), (Some(2), 1), "{binary}");
+        assert!(log[0]["message"].as_str().unwrap().contains(".env, line 1"), "{log:?}");
+    }
+
+    // The schema is made, refused and found, a port is taken, and the process ends in each way.
+    let folder = Folder::new();
+    std::fs::write(folder.path().join(".env"), "OTHER=1\n").unwrap();
+    for binary in ["api", "processor", "consumer"] {
+        let mut refused = Binary::new(binary, folder.path()).spawn();
+        assert_eq!(refused.ended().await.code(), Some(1), "{binary}");
+        let log = objects(&refused.stderr());
+        assert!(log.iter().any(|line| line["message"].as_str().unwrap().contains("migrate up")));
+    }
+    let first = Binary::new("messager", folder.path()).ready().await;
+    let log = objects(&first.stderr());
+    for expected in ["schema is up to date", "unknown setting OTHER", "migration"] {
+        let says = |line: &Value| line["message"].as_str().unwrap().contains(expected);
+        assert!(log.iter().any(says), "{expected}: {log:?}");
+    }
+    assert_eq!(post(first.port, "79990000001").await.0, 200);
+    let mut second = Binary::new("messager", folder.path())
+        .env("APP_PORT", &first.port.to_string())
+        .env("PROMETHEUS_SERVER_PORT", &first.metrics_port.to_string())
+        .spawn();
+    assert_eq!(second.ended().await.code(), Some(1));
+    assert!(!objects(&second.stderr()).is_empty());
+    let log = first.stderr_path();
+    let (status, _) = first.stop("TERM").await;
+    assert_eq!(status.code(), Some(0));
+    objects(&std::fs::read_to_string(log).unwrap());
+}
+
+#[tokio::test]
+async fn to_people_a_binary_speaks_in_text() {
+    let folder = Folder::new();
+    std::fs::write(folder.path().join(".env"), "no setting\n").unwrap();
+    let said = async |binary: Binary| String::from_utf8(binary.output().await.stderr).unwrap();
+
+    let new = |name| Binary::new(name, folder.path());
+    let debug = said(new("api").env("APP_MODE", "debug")).await;
+    let command = said(new("messager").args(&["keys", "list"])).await;
+    let check = said(new("consumer").args(&["healthcheck"])).await;
+
+    for said in [debug, command, check] {
+        assert_eq!(said, "the settings are not usable:\n  .env, line 1: must be NAME=value\n");
+    }
+}
+
+#[tokio::test]
+async fn service_links_of_kubernetes_are_no_settings() {
+    let folder = Folder::new();
+    let linked = Binary::new("messager", folder.path())
+        .env("POSTGRES_PORT", "tcp://10.0.0.1:5432")
+        .env("POSTGRES_SERVICE_HOST", "10.0.0.1")
+        .env("POSTGRES_SERVICE_PORT", "5432")
+        .env("POSTGRES_PORT_5432_TCP_ADDR", "10.0.0.1")
+        .ready()
+        .await;
+
+    let log = objects(&linked.stderr());
+    let told: Vec<_> = log.iter().filter(|line| line.to_string().contains("POSTGRES_")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0]["message"].as_str().unwrap().starts_with("POSTGRES_PORT was set by Kubernetes")
+    );
+}
+
 #[tokio::test]
 async fn the_file_is_read_as_the_predecessor_read_it() {
     let folder = Folder::new();

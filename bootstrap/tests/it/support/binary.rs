@@ -141,6 +141,11 @@ impl Running {
         std::fs::read_to_string(&self.stderr).unwrap()
     }
 
+    /// Where the log is, also after the end.
+    pub(crate) fn stderr_path(&self) -> PathBuf {
+        self.stderr.clone()
+    }
+
     /// The value of a metric, by its whole name with labels.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = get(self.metrics_port, "/metrics").await?;

@@ -1,22 +1,24 @@
 //! The description of the API (`OpenAPI` 3.1), made of what the service has: its operations, the
-//! problems that they have, the limits of what requests say, and its settings.
+//! problems that they have, and the limits of what requests say.
+//!
+//! Clients are generated from it and outlive it. So it says nothing of this server's settings but
+//! in descriptions, and what an answer may have more of one day (members, values, greater numbers)
+//! is open: a client that is generated today has to read it (ADR 47).
 
 use application::ports::{EventKind, Receipt};
 use axum::http::{Method, StatusCode};
-use domain::{ATTEMPTS, Pacing};
+use domain::CustomLimit;
 use serde_json::{Value, json};
 use utoipa::openapi::{
     Components, Content, ContentBuilder, Header, HttpMethod, InfoBuilder, LicenseBuilder, Object,
     ObjectBuilder, OpenApi, OpenApiBuilder, Paths, Ref, RefOr, Required, Response, ResponseBuilder,
     Schema, SecurityRequirement, Tag, Type,
+    example::ExampleBuilder,
     header::HeaderBuilder,
     link::LinkBuilder,
     path::{Operation as Described, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
     request_body::{RequestBody, RequestBodyBuilder},
-    schema::{
-        AdditionalProperties, AllOfBuilder, AnyOfBuilder, ArrayBuilder, KnownFormat, OneOfBuilder,
-        SchemaFormat, SchemaType,
-    },
+    schema::{ArrayBuilder, KnownFormat, SchemaFormat, SchemaType},
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
@@ -35,8 +37,6 @@ use crate::{
 
 const JSON: &str = "application/json";
 const BEARER: &str = "bearer";
-const ID: &str = "^ver_[0-9a-f]{30}00$";
-const MASKED: &str = "^\\+[0-9]{0,4}\\*{5,}[0-9]{2}$";
 /// As `/api` has it: no `+`, and not less than the Go predecessor took.
 const API_PHONE: &str = "^[0-9]{11,15}$";
 const API_PATHS: [(&str, &str); 4] = [
@@ -70,7 +70,9 @@ fn document(settings: &V1Settings) -> OpenApi {
              of a body that are not described are passed over. Every error of /v1 is \
              application/problem+json; tell them apart by type. Only where all connections are \
              taken, the answer on every path is 503 {\"error\":\"too many connections\"}, as \
-             application/json and with Retry-After.",
+             application/json and with Retry-After.\n\nAnswers may get new members, and new values \
+             where the known ones are listed in a description. A client must ignore members, and \
+             accept values, that it does not know.",
         ))
         .license(Some(LicenseBuilder::new().name("MIT").identifier(Some("MIT")).build()));
     let bearer = HttpBuilder::new()
@@ -242,9 +244,7 @@ fn described(operation: Operation, settings: &V1Settings) -> Described {
             operation.description(),
             operation.scope().as_str()
         )));
-    if settings.auth != ApiAuth::None {
-        described = described.security(key_needed());
-    }
+    described = described.securities(Some(key(settings.auth != ApiAuth::None)));
     if operation.has_id() {
         described = described.parameter(id_parameter());
     }
@@ -264,8 +264,10 @@ fn described(operation: Operation, settings: &V1Settings) -> Described {
     described.build()
 }
 
-fn key_needed() -> SecurityRequirement {
-    SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])
+/// A client can send a key also where none is needed: the next server may want one.
+fn key(is_needed: bool) -> Vec<SecurityRequirement> {
+    let none = (!is_needed).then(SecurityRequirement::default);
+    none.into_iter().chain([SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]).collect()
 }
 
 fn id_parameter() -> Parameter {
@@ -274,7 +276,7 @@ fn id_parameter() -> Parameter {
         .parameter_in(ParameterIn::Path)
         .required(Required::True)
         .description(Some("The id of a verification, as its start answered it."))
-        .schema(Some(pattern(ID)))
+        .schema(Some(string()))
         .build()
 }
 
@@ -334,37 +336,50 @@ fn success(operation: Operation) -> Response {
     response.build()
 }
 
-/// One answer for all kinds of one status.
+/// One answer for all kinds of one status, with an example of each.
 fn problem(kinds: &[ProblemKind]) -> Response {
     let titles: Vec<&str> = kinds.iter().map(|kind| kind.meaning().title).collect();
-    let codes: Vec<Value> = kinds.iter().map(|kind| json!(kind.code())).collect();
-    let types: Vec<Value> = kinds.iter().map(|kind| json!(kind.meaning().uri)).collect();
-    let status = kinds.iter().map(|kind| json!(kind.meaning().status.as_u16())).next();
-    let this = ObjectBuilder::new()
-        .property("type", enumerated(types))
-        .property(
-            "status",
-            ObjectBuilder::new()
-                .schema_type(Type::Integer)
-                .enum_values(status.map(|status| [status])),
-        )
-        .property("code", enumerated(codes));
-    let this = kinds.iter().fold(this, |this, kind| match kind {
-        ProblemKind::Invalid if kinds.len() == 1 => this.required("errors"),
-        ProblemKind::Gone => this.required("verification_status"),
-        ProblemKind::QuotaExceeded => this.required("violated-policies").required("retry_after"),
-        _ => this,
-    });
-    let schema = AllOfBuilder::new().item(Ref::from_schema_name("Problem")).item(this);
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .examples_from_iter(kinds.iter().map(|kind| {
+            let example = ExampleBuilder::new().value(Some(problem_example(*kind)));
+            (kind.code(), RefOr::from(example.build()))
+        }));
     let mut response = ResponseBuilder::new()
         .description(titles.join("; "))
-        .content(PROBLEM_JSON, ContentBuilder::new().schema(Some(schema)).build());
+        .content(PROBLEM_JSON, content.build());
     for kind in kinds {
         for (name, value) in problem_headers(*kind) {
             response = response.header(name, value);
         }
     }
     response.build()
+}
+
+fn problem_example(kind: ProblemKind) -> Value {
+    let meaning = kind.meaning();
+    let mut example = json!({
+        "type": meaning.uri,
+        "title": meaning.title,
+        "status": meaning.status.as_u16(),
+        "detail": meaning.detail,
+        "instance": "/v1/verifications",
+        "code": kind.code(),
+    });
+    match kind {
+        ProblemKind::Invalid => {
+            example["errors"] =
+                json!([{ "pointer": "/phone", "detail": "must be a phone number" }]);
+        }
+        ProblemKind::Forbidden => example["scope"] = json!("send"),
+        ProblemKind::Gone => example["verification_status"] = json!("expired"),
+        ProblemKind::QuotaExceeded => {
+            example["violated-policies"] = json!(["phone-1h"]);
+            example["retry_after"] = json!(60);
+        }
+        _ => {}
+    }
+    example
 }
 
 fn problem_headers(kind: ProblemKind) -> Vec<(&'static str, Header)> {
@@ -389,27 +404,19 @@ fn header(schema: Object, description: &str) -> Header {
 
 /// `POST /api`
 fn sending(id: &str, settings: &V1Settings) -> Described {
-    let said = |says: &str, schema: Object| {
-        let content = ContentBuilder::new().schema(Some(schema)).build();
-        ResponseBuilder::new().description(says).content(JSON, content)
-    };
-    let refused = |says: &str| {
-        let error = ObjectBuilder::new().property("error", string()).required("error");
-        said(says, error.build())
-    };
+    let refused =
+        |says: &str| ResponseBuilder::new().description(says).content(JSON, content("Refusal"));
     let retry = || header(seconds(), "Until then.");
-    let phone = pattern(API_PHONE);
-    let request = ObjectBuilder::new().property("phone", phone).required("phone");
-    let request = ContentBuilder::new().schema(Some(request)).build();
+    let sent = ObjectBuilder::from(string()).examples([json!("message successfuly sended")]);
+    let sent = ContentBuilder::new().schema(Some(sent)).build();
+    let sent = ResponseBuilder::new().description("The code will be sent").content(JSON, sent);
     let mut described = OperationBuilder::new()
         .operation_id(Some(id))
         .tag("messages")
         .summary(Some("Send a code to a phone"))
         .description(Some("The code can be checked by phone. Scope of the API key: send."))
-        .request_body(Some(
-            RequestBodyBuilder::new().required(Some(Required::True)).content(JSON, request).build(),
-        ))
-        .response("200", said("The code will be sent", constant("message successfuly sended")))
+        .request_body(Some(body("Send")))
+        .response("200", sent)
         .response("400", refused("The body cannot be used"))
         .response(
             "401",
@@ -425,9 +432,7 @@ fn sending(id: &str, settings: &V1Settings) -> Described {
         .response("429", refused("Too many messages to this number").header("Retry-After", retry()))
         .response("500", refused("Internal error"))
         .response("503", refused("Temporarily unavailable").header("Retry-After", retry()));
-    if settings.auth == ApiAuth::All {
-        described = described.security(key_needed());
-    }
+    described = described.securities(Some(key(settings.auth == ApiAuth::All)));
     described.build()
 }
 
@@ -457,8 +462,13 @@ fn components(settings: &V1Settings) -> utoipa::openapi::ComponentsBuilder {
                 .required("code"),
         )
         .schema("Receipt", receipt())
-        .schema("Verification", verification(&settings.pacing))
-        .schema("Event", event())
+        .schema(
+            "Send",
+            ObjectBuilder::new().property("phone", pattern(API_PHONE)).required("phone"),
+        )
+        .schema("Refusal", ObjectBuilder::new().property("error", string()).required("error"))
+        .schema("Verification", verification())
+        .schema("VerificationEvent", event())
         .schema("Checked", checked())
         .schema("CheckedByPhone", checked_by_phone())
         .schema("Problem", problem_schema())
@@ -475,23 +485,26 @@ fn start(settings: &V1Settings) -> Object {
              A language without a text of its own gets the default text.",
         ))
         .examples([json!("de-AT")]);
-    let ttl = whole(*TTL.start(), *TTL.end())
-        .description(Some("Seconds for which the code is good."))
-        .default(Some(json!(settings.ttl.as_secs())));
-    let length = whole(*CODE_LENGTH.start(), *CODE_LENGTH.end())
-        .default(Some(json!(settings.code_length.get())));
-    let template = ObjectBuilder::from(enumerated(purposes(settings)))
-        .description(Some("What the text is for."));
-    let address =
-        |format| ObjectBuilder::from(string()).format(Some(SchemaFormat::KnownFormat(format)));
-    let ip = AnyOfBuilder::new()
-        .item(address(KnownFormat::Ipv4))
-        .item(address(KnownFormat::Ipv6))
+    // No `default`: a client would send it for ever, also when the setting has changed.
+    let ttl = whole(*TTL.start(), *TTL.end()).description(Some(format!(
+        "Seconds for which the code is good. If it is left out, this server's setting holds: {}.",
+        settings.ttl.as_secs()
+    )));
+    let length = whole(*CODE_LENGTH.start(), *CODE_LENGTH.end()).description(Some(format!(
+        "Digits of the code. If it is left out, this server's setting holds: {}.",
+        settings.code_length.get()
+    )));
+    let template = ObjectBuilder::from(string()).description(Some(format!(
+        "What the text is for. This server has: {}.",
+        purposes(settings).join(", ")
+    )));
+    let ip = ObjectBuilder::from(string())
         .description(Some(if settings.require_ip {
-            "The end user's address, by which messages are limited. Required here."
+            "The end user's IPv4 or IPv6 address, by which messages are limited. Required here."
         } else {
-            "The end user's address, by which messages are limited."
-        }));
+            "The end user's IPv4 or IPv6 address, by which messages are limited."
+        }))
+        .examples([json!("192.0.2.1")]);
     let key = ObjectBuilder::from(string()).min_length(Some(1)).max_length(Some(MAX_METADATA_KEY));
     let value = ObjectBuilder::from(string()).max_length(Some(MAX_METADATA_VALUE));
     let metadata = ObjectBuilder::new()
@@ -526,28 +539,29 @@ fn receipt() -> Object {
 }
 
 fn custom_limits(settings: &V1Settings) -> Object {
-    let key = || {
-        ObjectBuilder::from(pattern("^[^\\u0000-\\u001f\\u007f-\\u009f]+$"))
-            .min_length(Some(1))
-            .max_length(Some(MAX_LIMIT_KEY))
-    };
-    let known = settings.limits.custom.keys();
-    known
-        .fold(ObjectBuilder::new(), |limits, name| limits.property(name.as_str(), key()))
-        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
-        .description(Some("Keys of limits that are set up by name."))
+    let key = ObjectBuilder::from(pattern("^[^\\u0000-\\u001f\\u007f-\\u009f]+$"))
+        .min_length(Some(1))
+        .max_length(Some(MAX_LIMIT_KEY));
+    let names: Vec<&str> = settings.limits.custom.keys().map(CustomLimit::as_str).collect();
+    let known = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    ObjectBuilder::new()
+        .additional_properties(Some(key))
+        .description(Some(format!(
+            "Keys of the limits that are set up by name; others are refused. This server has: \
+             {known}."
+        )))
         .build()
 }
 
 /// The purposes that there are texts for.
-fn purposes(settings: &V1Settings) -> Vec<Value> {
+fn purposes(settings: &V1Settings) -> Vec<String> {
     let named = settings.templates.measures();
-    let mut purposes: Vec<&str> =
-        named.iter().filter_map(|(name, _)| Some(name.split_once('/')?.0)).collect();
-    purposes.push("default");
+    let mut purposes: Vec<String> =
+        named.iter().filter_map(|(name, _)| Some(name.split_once('/')?.0.to_owned())).collect();
+    purposes.push("default".to_owned());
     purposes.sort_unstable();
     purposes.dedup();
-    purposes.into_iter().map(Value::from).collect()
+    purposes
 }
 
 fn phone(settings: &V1Settings) -> Object {
@@ -583,97 +597,107 @@ fn typed() -> ObjectBuilder {
     ObjectBuilder::from(string()).max_length(Some(MAX_TYPED))
 }
 
-fn verification(pacing: &Pacing) -> Object {
-    let statuses = ["pending", "approved", "expired", "canceled"].map(Value::from);
+fn verification() -> Object {
     let resend_after = ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
         .description(Some("From when on a resend is sent; null: there will be none."));
     let metadata = ObjectBuilder::new().additional_properties(Some(string_schema())).description(
-        Some("Told to keys with the scope read or admin, and to the key that began it."),
+        Some("Shown to keys with the scope read or admin, and to the key that began it."),
     );
-    let events = ArrayBuilder::new().items(Ref::from_schema_name("Event"));
-    closed(
-        ObjectBuilder::new()
-            .property("id", pattern(ID))
-            .property("status", enumerated(statuses.into()))
-            .property("phone", pattern(MASKED))
-            .property("channel", constant("sms"))
-            .property("expires_at", time())
-            .property("resend_after", resend_after)
-            .property("attempts_left", whole(0, ATTEMPTS.into()))
-            .property("sends_left", whole(0, pacing.sends_max().into()))
-            .property("metadata", metadata)
-            .property(
-                "test",
-                ObjectBuilder::new()
-                    .schema_type(Type::Boolean)
-                    .description(Some("Only where it is one of a test number: nothing is sent.")),
-            )
-            .property("events", events),
-        &[
-            "id",
-            "status",
-            "phone",
-            "channel",
-            "expires_at",
-            "resend_after",
-            "attempts_left",
-            "sends_left",
-            "events",
-        ],
-    )
+    let events = ArrayBuilder::new().items(Ref::from_schema_name("VerificationEvent"));
+    let test = ObjectBuilder::new()
+        .schema_type(Type::Boolean)
+        .description(Some("Only where it is one of a test number: nothing is sent."));
+    ObjectBuilder::new()
+        .property("id", string())
+        .property("status", known(&["pending", "approved", "expired", "canceled"]))
+        .property("phone", said(string(), "Masked: +7999*****67."))
+        .property("channel", known(&["sms"]))
+        .property("expires_at", time())
+        .property("resend_after", resend_after)
+        .property("attempts_left", count())
+        .property("sends_left", count())
+        .property("metadata", metadata)
+        .property("test", test)
+        .property("events", events)
+        .required("id")
+        .required("status")
+        .required("phone")
+        .required("channel")
+        .required("expires_at")
+        .required("resend_after")
+        .required("attempts_left")
+        .required("sends_left")
+        .required("events")
+        .build()
 }
 
 fn event() -> Object {
     // Of what was blocked there is no verification.
     let kinds = EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Blocked);
-    let kinds = kinds.map(|kind| json!(kind.as_str())).collect();
-    let event = ObjectBuilder::new().property("type", enumerated(kinds)).property("at", time());
-    closed(event, &["type", "at"])
+    let kinds: Vec<&str> = kinds.map(EventKind::as_str).collect();
+    ObjectBuilder::new()
+        .property("type", known(&kinds))
+        .property("at", time())
+        .required("type")
+        .required("at")
+        .build()
 }
 
-fn checked() -> OneOfBuilder {
-    let wrong = ObjectBuilder::new()
-        .property("valid", truth(false))
-        .property("status", constant("pending"))
-        .property("attempts_left", whole(0, u64::from(ATTEMPTS) - 1));
-    OneOfBuilder::new().item(right()).item(closed(wrong, &["valid", "status", "attempts_left"]))
+/// One schema for the right and the wrong code: generators do not tell two apart by the value of
+/// `valid`.
+fn checked() -> Object {
+    ObjectBuilder::new()
+        .property("valid", valid())
+        .property("status", known(&["approved", "pending"]))
+        .property("attempts_left", said(count(), "Only if the code is wrong."))
+        .required("valid")
+        .required("status")
+        .build()
 }
 
-fn checked_by_phone() -> OneOfBuilder {
-    let wrong = ObjectBuilder::new().property("valid", truth(false));
-    OneOfBuilder::new().item(right()).item(closed(wrong, &["valid"]))
+fn checked_by_phone() -> Object {
+    ObjectBuilder::new()
+        .property("valid", valid())
+        .property("status", said(string(), "approved, if the code is right; else it is left out."))
+        .required("valid")
+        .build()
 }
 
-fn right() -> Object {
-    let right = ObjectBuilder::new()
-        .property("valid", truth(true))
-        .property("status", constant("approved"));
-    closed(right, &["valid", "status"])
+fn valid() -> Object {
+    let boolean = ObjectBuilder::new().schema_type(Type::Boolean);
+    boolean.description(Some("Whether the code is right.")).build()
 }
 
 fn problem_schema() -> Object {
-    let types = ProblemKind::ALL.map(|kind| json!(kind.meaning().uri));
-    let codes = ProblemKind::ALL.map(|kind| json!(kind.code()));
-    let policies = ArrayBuilder::new().items(RefOr::from(string_schema()));
-    let ended = enumerated(vec![json!("expired"), json!("canceled")]);
-    let said = |schema: Object, says: &str| ObjectBuilder::from(schema).description(Some(says));
-    closed(
-        ObjectBuilder::new()
-            .property("type", said(enumerated(types.into()), "Stable."))
-            .property("title", string())
-            .property("status", whole(400, 599))
-            .property("detail", said(string(), "Repeats nothing of the request."))
-            .property("instance", said(string(), "The path of the request."))
-            .property("code", said(enumerated(codes.into()), "The last segment of type."))
-            .property("errors", ArrayBuilder::new().items(Ref::from_schema_name("Fault")))
-            .property("scope", said(string(), "Which the API key lacks."))
-            .property("verification_status", said(ended, "How the verification ended."))
-            .property("violated-policies", policies)
-            .property("retry_after", seconds()),
-        &["type", "title", "status", "detail", "instance", "code"],
-    )
+    let types = ProblemKind::ALL.map(|kind| kind.meaning().uri);
+    let codes = ProblemKind::ALL.map(ProblemKind::code);
+    let policies = ArrayBuilder::new()
+        .items(RefOr::from(string_schema()))
+        .description(Some("Of quota-exceeded: the limits that are used up."));
+    let errors = ArrayBuilder::new()
+        .items(Ref::from_schema_name("Fault"))
+        .description(Some("Of invalid: the rules that the request breaks."));
+    ObjectBuilder::new()
+        .property("type", said(known(&types), "Stable; tell problems apart by it."))
+        .property("title", string())
+        .property("status", count())
+        .property("detail", said(string(), "Repeats nothing of the request."))
+        .property("instance", said(string(), "The path of the request."))
+        .property("code", said(known(&codes), "The last segment of type."))
+        .property("errors", errors)
+        .property("scope", said(string(), "Of forbidden: the scope that the API key lacks."))
+        .property("verification_status", said(string(), "Of gone: expired or canceled."))
+        .property("violated-policies", policies)
+        .property("retry_after", seconds())
+        .required("type")
+        .required("title")
+        .required("status")
+        .required("detail")
+        .required("instance")
+        .required("code")
+        .build()
 }
 
 fn fault() -> Object {
@@ -685,16 +709,7 @@ fn fault() -> Object {
         )
         .property("header", string())
         .property("detail", ObjectBuilder::from(string()).description(Some("The rule.")));
-    closed(fault, &["detail"])
-}
-
-/// An object that has no other members.
-fn closed(object: ObjectBuilder, required: &[&str]) -> Object {
-    required
-        .iter()
-        .fold(object, |object, name| object.required(*name))
-        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
-        .build()
+    fault.required("detail").build()
 }
 
 fn string() -> Object {
@@ -717,8 +732,21 @@ fn constant(text: &str) -> Object {
     enumerated(vec![json!(text)])
 }
 
-fn truth(value: bool) -> Object {
-    ObjectBuilder::new().schema_type(Type::Boolean).enum_values(Some([json!(value)])).build()
+/// A text whose values may become more, which an `enum` forbids.
+fn known(values: &[&str]) -> Object {
+    said(string(), &format!("Known values: {}.", values.join(", ")))
+}
+
+/// With one more thing said of it.
+fn said(object: Object, says: &str) -> Object {
+    let before = object.description.clone().map(|before| format!(" {before}")).unwrap_or_default();
+    ObjectBuilder::from(object).description(Some(format!("{says}{before}"))).build()
+}
+
+/// A number in an answer: its greatest may be set up otherwise.
+fn count() -> Object {
+    let least = utoipa::Number::from(0_usize);
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).build()
 }
 
 fn whole(least: u64, most: u64) -> ObjectBuilder {

@@ -17,7 +17,7 @@ use domain::{ApiKeyText, KeyId, Metadata, Origin, Peppers, Policy, Seed, SmsTemp
 use http_body_util::BodyExt;
 use prometheus::{Registry, TextEncoder};
 use rand::{SeedableRng, rngs::StdRng};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, mpsc};
 use tower::ServiceExt;
 
@@ -1516,12 +1516,12 @@ async fn openapi_is_3_1_and_complete() {
         let responses = described["responses"].as_object().unwrap();
         assert!(responses.contains_key(operation.success().as_str()), "{operation:?}");
         for (status, codes) in problems_of(operation) {
-            let schema =
-                &responses[*status]["content"]["application/problem+json"]["schema"]["allOf"];
-            assert_eq!(schema[0]["$ref"], "#/components/schemas/Problem");
-            let described = schema[1]["properties"]["code"]["enum"].as_array().unwrap();
+            let content = &responses[*status]["content"]["application/problem+json"];
+            assert_eq!(content["schema"], json!({"$ref": "#/components/schemas/Problem"}));
             for code in *codes {
-                assert!(described.contains(&json!(code)), "{operation:?} {status} {code}");
+                let example = &content["examples"][code]["value"];
+                assert_eq!(example["code"], *code, "{operation:?} {status}");
+                assert_eq!(example["status"].to_string(), *status, "{operation:?} {code}");
             }
         }
     }
@@ -1540,13 +1540,109 @@ async fn openapi_is_3_1_and_complete() {
         (&properties["ttl"]["minimum"], &properties["ttl"]["maximum"]),
         (&json!(60), &json!(3600))
     );
-    assert_eq!(properties["template"]["enum"], json!(["default", "login"]));
-    assert_eq!(properties["limits"]["additionalProperties"], false);
-    assert!(properties["limits"]["properties"]["device"].is_object());
+    for (name, has) in [("template", "default, login"), ("limits", "device")] {
+        let described = properties[name]["description"].as_str().unwrap();
+        assert!(described.contains(&format!("This server has: {has}.")), "{described}");
+    }
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
         assert!(schema.is_object(), "{name}");
     }
     assert_refs(&document, &document);
+}
+
+/// What generators make no sound clients of: ADR 47.
+#[tokio::test]
+async fn clients_that_are_generated_from_the_description_outlive_it() {
+    const NOT_ANYWHERE: [&str; 7] =
+        ["default", "oneOf", "anyOf", "allOf", "not", "const", "discriminator"];
+    const NOT_IN_ANSWERS: [&str; 6] =
+        ["enum", "pattern", "maximum", "maxLength", "maxItems", "additionalProperties"];
+
+    let document = ask(&parts().router(), get("/openapi.json")).await.json();
+    let schemas = &document["components"]["schemas"];
+    each_schema(&document["paths"], &mut |schema| lacks(schema, &NOT_ANYWHERE));
+    each_schema(schemas, &mut |schema| lacks(schema, &NOT_ANYWHERE));
+    for name in
+        ["Verification", "VerificationEvent", "Checked", "CheckedByPhone", "Problem", "Fault"]
+    {
+        let mut schema = schemas[name].clone();
+        assert!(schema["properties"].is_object(), "{name}");
+        if let Some(metadata) = schema["properties"].get_mut("metadata") {
+            // A map has nothing but members of one type.
+            metadata.as_object_mut().unwrap().remove("additionalProperties");
+        }
+        each_schema(&schema, &mut |schema| lacks(schema, &NOT_IN_ANSWERS));
+    }
+    let required = |name: &str| schemas[name]["required"].clone();
+    assert_eq!(required("Checked"), json!(["valid", "status"]));
+    assert_eq!(required("CheckedByPhone"), json!(["valid"]));
+    assert_eq!(schemas["Checked"]["properties"]["valid"]["type"], "boolean");
+    assert_eq!(schemas["Checked"]["properties"]["attempts_left"]["type"], "integer");
+}
+
+#[track_caller]
+fn lacks(schema: &Map<String, Value>, banned: &[&str]) {
+    for word in banned {
+        assert!(!schema.contains_key(*word), "{word} in {schema:?}");
+    }
+}
+
+/// Calls for each object that is no map of names to schemas, and no example.
+fn each_schema(part: &Value, act: &mut impl FnMut(&Map<String, Value>)) {
+    match part {
+        Value::Object(members) => {
+            act(members);
+            for (name, part) in members {
+                match (name.as_str(), part) {
+                    ("example" | "examples", _) => {}
+                    ("properties", Value::Object(properties)) => {
+                        properties.values().for_each(|part| each_schema(part, act));
+                    }
+                    _ => each_schema(part, act),
+                }
+            }
+        }
+        Value::Array(parts) => parts.iter().for_each(|part| each_schema(part, act)),
+        _ => {}
+    }
+}
+
+/// Only what it says to people depends on the settings: a client is generated once, and used with
+/// servers that are set up otherwise.
+#[tokio::test]
+async fn the_description_is_the_same_whatever_the_settings() {
+    let document = async |change: fn(&mut V1Settings)| {
+        let mut parts = parts();
+        change(&mut parts.settings);
+        let mut document = ask(&parts.router(), get("/openapi.json")).await.json();
+        without(&mut document, "description");
+        without(&mut document, "security");
+        document
+    };
+
+    let usual = document(|_| {}).await;
+    let other = document(|settings| {
+        settings.auth = ApiAuth::All;
+        settings.ttl = Duration::from_secs(7_200);
+        settings.code_length = CodeLength::try_from(8).unwrap();
+        settings.pacing = "1,2,3,4,5,6".parse().unwrap();
+        settings.limits.custom.clear();
+        settings.templates = Arc::new(Templates::new("{code} is it".parse().unwrap()));
+    })
+    .await;
+
+    assert_eq!(usual, other);
+}
+
+fn without(part: &mut Value, name: &str) {
+    match part {
+        Value::Object(members) => {
+            members.remove(name);
+            members.values_mut().for_each(|part| without(part, name));
+        }
+        Value::Array(parts) => parts.iter_mut().for_each(|part| without(part, name)),
+        _ => {}
+    }
 }
 
 /// By status, those that the design names for an operation.
@@ -1632,7 +1728,12 @@ async fn the_description_tells_who_needs_a_key() {
         let mut parts = parts();
         parts.settings.auth = auth;
         let document = ask(&parts.router(), get("/openapi.json")).await.json();
-        let of = |path: &str| document["paths"][path]["post"]["security"].is_array();
+        let of = |path: &str| {
+            let ways = document["paths"][path]["post"]["security"].as_array().unwrap().clone();
+            // A client can send one in any case.
+            assert_eq!(ways.last(), Some(&json!({"bearer": []})));
+            !ways.contains(&json!({}))
+        };
         (of(START), of("/api"))
     };
 

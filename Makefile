@@ -5,7 +5,7 @@ CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs boundaries instructions instructions-accept deploy-check chaos bench bench-docs mutants services services-stop up down logs
+.PHONY: help run build test check fmt lint docs boundaries instructions instructions-accept deploy-check clients chaos bench bench-docs mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -19,6 +19,10 @@ build: ## release binaries in target/release
 test: ## everything, on a real PostgreSQL and a real Kafka; then two minutes of faults, twice
 	scripts/services run sh -c 'cargo test --workspace && $(TARGET)/debug/chaos run --minutes 2 --seed 1 && $(TARGET)/debug/chaos embedded --minutes 2 --seed 1'
 	scripts/schemathesis $(TARGET)/debug/messager
+
+clients: ## clients made of /openapi.json by seven generators; each starts and checks a verification
+	cargo build --bin messager
+	scripts/clients/run $(TARGET)/debug/messager
 
 chaos: ## faults under load, CHAOS_MINUTES of them (30), drawn by CHAOS_SEED
 	cargo build --release --bins

@@ -75,6 +75,8 @@ struct Shared {
     pool: RwLock<Pool>,
     /// Whether a session was opened, and nothing was wrong with it.
     admitted: AtomicBool,
+    /// Whether the connection to an SQLite file is to be opened anew.
+    doubted: Arc<AtomicBool>,
 }
 
 #[derive(Clone)]
@@ -167,7 +169,8 @@ impl Database {
         purpose: Purpose,
     ) -> Self {
         let relay = settings.relay();
-        let connection = settings.pool(name, connections, purpose, relay.as_ref());
+        let doubted = Arc::<AtomicBool>::default();
+        let connection = settings.pool(name, connections, purpose, relay.as_ref(), &doubted);
         let pool = Pool { generation: 0, connection };
         Self {
             shared: Arc::new(Shared {
@@ -178,6 +181,7 @@ impl Database {
                 relay,
                 pool: RwLock::new(pool),
                 admitted: AtomicBool::new(false),
+                doubted,
             }),
             evidence: Evidence::default(),
         }
@@ -218,8 +222,10 @@ impl Database {
     }
 
     fn noted<T>(&self, result: Result<T, DbErr>) -> Result<T, DbErr> {
-        if let Err(error) = &result {
-            self.evidence.note(error);
+        if let Err(error) = &result
+            && self.evidence.note(error)
+        {
+            self.shared.doubted.store(true, Ordering::Release);
         }
         result
     }
@@ -244,14 +250,15 @@ impl Database {
     /// it is of use again, and its place in the pool is taken until then: with a silent server,
     /// until the kernel gives up, which takes a quarter of an hour.
     fn renew(&self, generation: u64) {
-        let Shared { settings, name, connections, purpose, relay, pool, .. } = &*self.shared;
+        let Shared { settings, name, connections, purpose, relay, pool, doubted, .. } =
+            &*self.shared;
         if !self.is_postgres() {
             return;
         }
         let mut pool = pool.write().unwrap_or_else(PoisonError::into_inner);
         if pool.generation == generation {
             tracing::warn!(pool = name, "the database is silent: connecting anew");
-            let connection = settings.pool(name, *connections, *purpose, relay.as_ref());
+            let connection = settings.pool(name, *connections, *purpose, relay.as_ref(), doubted);
             *pool = Pool { generation: generation + 1, connection };
         }
     }
@@ -475,6 +482,7 @@ impl DatabaseSettings {
         connections: u32,
         purpose: Purpose,
         relay: Option<&Arc<Relay>>,
+        doubted: &Arc<AtomicBool>,
     ) -> DatabaseConnection {
         match self {
             Self::Postgres(postgres) => {
@@ -512,7 +520,7 @@ impl DatabaseSettings {
                         .connect_lazy_with(options),
                 )
             }
-            Self::Sqlite(path) => sqlite::pool(path),
+            Self::Sqlite(path) => sqlite::pool(path, Arc::clone(doubted)),
         }
     }
 }

@@ -138,12 +138,15 @@ impl Part {
 }
 
 impl Evidence {
-    /// Takes note of an error if it is about the database and not about one row or moment.
-    pub(crate) fn note(&self, error: &DbErr) {
-        if concerns_all(error) {
+    /// Takes note of an error if it is about the database and not about one row or moment. Says
+    /// whether it is.
+    pub(crate) fn note(&self, error: &DbErr) -> bool {
+        let concerns_all = concerns_all(error);
+        if concerns_all {
             let failure = Failure { at: Instant::now(), reason: error.to_string() };
             *self.failure() = Some(failure);
         }
+        concerns_all
     }
 
     /// Why a statement failed in the last seconds.

@@ -3,7 +3,10 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,8 +23,10 @@ use sea_orm::{
 
 /// A pool with one connection, which is opened when it is first used.
 ///
-/// The pool closes a connection that is not known to be clean, and opens another.
-pub(super) fn pool(path: &Path) -> DatabaseConnection {
+/// The pool closes a connection that is not known to be clean, and opens another. If `doubted` is
+/// set, it closes the next one that is released: a connection that was opened while the file
+/// system took no writes stays read-only for ever.
+pub(super) fn pool(path: &Path, doubted: Arc<AtomicBool>) -> DatabaseConnection {
     create_for_owner(path);
     let opened = Arc::new(OpenedFile { path: path.to_owned(), identity: OnceLock::new() });
     let still = Arc::clone(&opened);
@@ -40,7 +45,10 @@ pub(super) fn pool(path: &Path) -> DatabaseConnection {
                 let checked = still.check();
                 Box::pin(async move { checked.map(|()| true) })
             })
-            .after_release(|connection, _| Box::pin(is_clean(connection)))
+            .after_release(move |connection, _| {
+                let doubted = doubted.swap(false, Ordering::AcqRel);
+                Box::pin(async move { Ok(!doubted && is_clean(connection).await) })
+            })
             .connect_lazy_with(
                 SqliteConnectOptions::new()
                     .filename(path)
@@ -60,7 +68,7 @@ pub(super) fn pool(path: &Path) -> DatabaseConnection {
 /// no memory): the driver's own `ROLLBACK` fails then, and it goes on counting that transaction as
 /// open. It would take each later transaction for a savepoint of that one, and each later commit
 /// would commit nothing.
-async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, Error> {
+async fn is_clean(connection: &mut SqliteConnection) -> bool {
     // The driver refuses this if it counts an open transaction, SQLite if it has one.
     let empty = async {
         let transaction = connection.begin_with("BEGIN").await?;
@@ -68,9 +76,9 @@ async fn is_clean(connection: &mut SqliteConnection) -> Result<bool, Error> {
     };
     if let Err(error) = empty.await {
         tracing::warn!(%error, "closing a connection whose transaction did not end");
-        return Ok(false);
+        return false;
     }
-    Ok(true)
+    true
 }
 
 /// The file that the first connection opened.

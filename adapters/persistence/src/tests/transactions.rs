@@ -11,7 +11,8 @@ use super::{
     support::{Folder, empty_sqlite, new_message, new_postgres, phone, sqlite},
 };
 use crate::{
-    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, SqlBacklog, database::begin,
+    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, SqlBacklog,
+    database::{Sql, begin},
 };
 use migration::{Migrator, MigratorTrait};
 
@@ -123,4 +124,17 @@ async fn nothing_is_stored_in_a_file_that_was_moved_away() {
         assert!(!matches!(answer, Ok(Ok(()))), "{answer:?}");
         assert_eq!(path.exists(), replaced, "a new file was made");
     }
+}
+
+/// SQLite opens a file that it may not write to as read-only, and that connection stays so.
+#[tokio::test]
+async fn a_connection_that_was_opened_read_only_is_replaced() {
+    let (database, _folder) = sqlite().await;
+    database.connection().execute_unprepared("PRAGMA query_only = on").await.unwrap();
+
+    let sql = "UPDATE queue_partition SET next_offset = 0";
+    let write = Sql { postgres: sql, sqlite: sql };
+    database.execute(write, vec![]).await.unwrap_err();
+
+    database.execute(write, vec![]).await.unwrap();
 }

@@ -46,7 +46,7 @@ on_both_databases!(
     what_is_over_is_shown_as_expired_before_it_is_swept,
     what_has_ended_is_told_by_its_end,
     a_canceled_one_stays_canceled,
-    a_test_number_has_no_limits_and_no_message,
+    guesses_at_a_test_number_count_and_nothing_is_sent,
     what_nobody_needs_any_more_is_deleted_and_nothing_else,
 );
 
@@ -808,16 +808,16 @@ async fn a_canceled_one_stays_canceled(database: Database) {
     assert_eq!(history.verification.status, VerificationStatus::Approved);
 }
 
-async fn a_test_number_has_no_limits_and_no_message(database: Database) {
+async fn guesses_at_a_test_number_count_and_nothing_is_sent(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     verifications.start_test(test_number(1)).await.unwrap();
     let test = test_number(1);
     let begun = verifications.start_test(test.clone()).await.unwrap();
-    let guesses = policies("check", "1/1h");
+    let guesses = policies("check", "4/1h");
 
     let stored = find(&verifications, test.id).await;
     assert_eq!(stored, Verification { read_at: stored.read_at, ..begun });
-    for number in 1..=4 {
+    for number in 1..=3 {
         let tried = if number % 2 == 0 {
             try_by_phone(&verifications, &phone(1), wrong(), &guesses).await
         } else {
@@ -830,8 +830,15 @@ async fn a_test_number_has_no_limits_and_no_message(database: Database) {
     let history = verifications.history(test.id).await.unwrap().unwrap();
     let kinds: Vec<_> = history.events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Created, EventKind::Approved]);
-    assert_eq!(count(&database, "limit_counter").await, 0);
     assert_eq!(count(&database, "outbox").await, 0);
+
+    // However often one begins anew.
+    let once = policies("once", "1/1h");
+    for number in [2, 3] {
+        verifications.start_test(test_number(1)).await.unwrap();
+        let tried = try_by_phone(&verifications, &phone(1), wrong(), &once).await;
+        assert_eq!(matches!(tried, Tried::Limited(_)), number == 3, "{tried:?}");
+    }
 }
 
 async fn what_nobody_needs_any_more_is_deleted_and_nothing_else(database: Database) {

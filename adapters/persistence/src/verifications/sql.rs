@@ -305,11 +305,10 @@ WITH known AS MATERIALIZED (
                   AND used >= wanted.quota
             ), -1)
             FROM unnest($9::text[], $10::integer[]) WITH ORDINALITY AS wanted (policy, quota, place)
-            WHERE origin IS DISTINCT FROM 'test' AND (by_phone OR is_open)
+            WHERE by_phone OR is_open
             ORDER BY place
         ) AS remains,
         bool_or(moved) OVER attempt AS changed,
-        bool_or(origin = 'test') OVER attempt IS TRUE AS is_test,
         CASE
             WHEN NOT by_phone THEN is_open
             WHEN bool_or(id IS NOT NULL) OVER attempt THEN id IS NOT NULL
@@ -326,7 +325,7 @@ WITH known AS MATERIALIZED (
         FROM counters
     ) AS it
 ), trying AS MATERIALIZED (
-    SELECT * FROM asked WHERE may_try AND n = turn AND has_room AND (counts OR NOT is_test)
+    SELECT * FROM asked WHERE may_try AND n = turn AND has_room
 ), held AS (
     SELECT it.phone
     FROM (SELECT DISTINCT phone FROM trying WHERE is_open AND is_right ORDER BY phone) AS it
@@ -361,7 +360,6 @@ WITH known AS MATERIALIZED (
     SELECT policy, counter, quota, CASE WHEN is_right THEN 0 ELSE 1 END,
         now() + period * interval '1 millisecond'
     FROM latest, unnest($9::text[], $10::integer[], $11::bigint[]) AS wanted (policy, quota, period)
-    WHERE origin IS DISTINCT FROM 'test'
     ORDER BY policy, counter
     ON CONFLICT (policy, key) DO UPDATE SET
         quota = excluded.quota,
@@ -376,7 +374,7 @@ WITH known AS MATERIALIZED (
 ), guessed AS MATERIALIZED (
     SELECT *
     FROM latest
-    WHERE origin = 'test' OR cardinality($9::text[]) = 0 OR (counter IN (
+    WHERE cardinality($9::text[]) = 0 OR (counter IN (
         SELECT key FROM guess GROUP BY key HAVING count(*) = cardinality($9::text[])
     )) IS TRUE
 ), counted AS (

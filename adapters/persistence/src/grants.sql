@@ -63,11 +63,14 @@ GRANT SELECT ON partition_lease TO messager_queue;
 GRANT SELECT, INSERT, UPDATE ON queue_partition TO messager_queue;
 GRANT SELECT, INSERT, DELETE ON queue_record TO messager_queue;
 
--- The commands of `messager`: keys, dead-letters, guard, secrets
+-- The commands of `messager`: keys, limits, dead-letters, guard, secrets
 GRANT SELECT ON seaql_migrations TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON api_key TO messager_operator;
 GRANT SELECT, DELETE ON dead_letter TO messager_operator;
 GRANT SELECT, INSERT ON delivery TO messager_operator;
 GRANT SELECT ON guard_decision TO messager_operator;
+GRANT SELECT, INSERT, UPDATE ON guard_count TO messager_operator;
+GRANT SELECT, UPDATE, DELETE ON limit_counter TO messager_operator;
+GRANT SELECT, UPDATE ON phone TO messager_operator;
 GRANT SELECT ON verification TO messager_operator;
 GRANT SELECT, DELETE ON secret TO messager_operator;

@@ -207,7 +207,7 @@ mod tests {
         let of = |part: Part| privileges(part.role()).collect::<Vec<_>>();
 
         assert!(of(Part::Api).contains(&("outbox", "INSERT")));
-        assert!(!of(Part::Api).contains(&("outbox", "DELETE")));
+        assert!(!of(Part::Api).contains(&("dead_letter", "INSERT")));
         assert!(of(Part::Processor).contains(&("outbox", "DELETE")));
         assert!(of(Part::Consumer).contains(&("dead_letter", "INSERT")));
         assert_eq!(of(Part::Queue).len(), 7);

@@ -17,7 +17,7 @@ pub enum GuardTest {
         /// Fewer approvals than that, of a hundred messages, and the rule fires.
         percent: u64,
     },
-    /// [`Levels::fired`]
+    /// More messages are without an approval than approvals pay for, at one of the levels (ADR 44).
     Adaptive,
 }
 

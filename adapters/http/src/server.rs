@@ -64,6 +64,9 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconn
 /// What a connection holds of a request at a time: the whole head, or a part of the body.
 const MAX_BUFFER: usize = 32 * 1024;
 
+/// Headers of a request. The parser's own limit is 100, and the Go service had none.
+const MAX_HEADERS: usize = 256;
+
 /// What a server lets its clients take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
@@ -230,7 +233,7 @@ async fn take_place(
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     // Deadlines are ours: see `Connections::sweep`.
-    http.header_read_timeout(None).max_buf_size(MAX_BUFFER);
+    http.header_read_timeout(None).max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
     http
 }
 

@@ -339,6 +339,22 @@ async fn a_head_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
+async fn a_request_has_at_most_256_headers() {
+    let server = open_server().await;
+    let with = |count: usize| {
+        REQUEST.replace("Host: h\r\n", &format!("Host: h\r\n{}", "A: a\r\n".repeat(count)))
+    };
+
+    let mut stream = server.connect().await;
+    send(&mut stream, with(150)).await;
+    assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    send(&mut stream, with(256)).await;
+    let text = rest(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 431 "), "{text}");
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn garbage_ends_its_own_connection_only() {
     let server = open_server().await;
     let mut good = server.connect().await;

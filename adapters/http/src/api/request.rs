@@ -74,8 +74,10 @@ fn from_query(head: &Parts) -> Option<String> {
 }
 
 fn from_pairs(form: &[u8]) -> Option<String> {
-    let mut pairs = form_urlencoded::parse(form);
-    pairs.find(|(name, _)| name.eq_ignore_ascii_case(PHONE)).map(|(_, value)| value.into_owned())
+    let pairs = form_urlencoded::parse(form).filter(|(name, _)| name.eq_ignore_ascii_case(PHONE));
+    // Of several the one that gin took: the first `Phone`.
+    let found = pairs.min_by_key(|(name, _)| name != "Phone");
+    found.map(|(_, value)| value.into_owned())
 }
 
 async fn from_multipart(headers: &HeaderMap, body: Vec<u8>) -> Result<String, &'static str> {

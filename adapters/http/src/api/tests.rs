@@ -349,6 +349,7 @@ async fn forms_that_the_go_service_took_are_taken() {
         ("/api/", FORM, "a=b&Phone=%37999123000%30&c"),
         ("/api", "application/x-www-form-urlencoded; charset=UTF-8", "Phone=79991230000"),
         ("/api?Phone=89999999999", FORM, "Phone=79991230000&Phone=89999999999"),
+        ("/api", FORM, "phone=89999999999&Phone=79991230000"),
         ("/api?Phone=79991230000", FORM, ""),
         ("/api?Phone=79991230000", "text/plain", "what is this"),
         ("/api", "multipart/form-data; boundary=b", multipart),

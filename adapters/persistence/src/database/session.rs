@@ -226,7 +226,11 @@ impl Sessions {
                 return Err(Unusable::Refused(SHARED.to_owned()));
             }
             // A pool that is exhausted now, and was found good before.
-            _ if found.is_some() => return Ok(()),
+            _ if found.is_some() => {
+                // The comparison may have broken off inside of its transaction.
+                sqlx::raw_sql("ROLLBACK").execute(&mut *session).await?;
+                return Ok(());
+            }
             Ok(Err(error)) => return Err(error.into()),
             Err(_) => return Err(sqlx::Error::PoolTimedOut.into()),
         }

@@ -26,7 +26,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split},
     net::{TcpStream, UnixListener, UnixStream},
     task::{AbortHandle, spawn_blocking},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -105,6 +105,9 @@ pub(crate) struct Route {
     pub(crate) roots: Option<SslRootCert>,
 }
 
+/// How long no connection is accepted after the system had none to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
 /// A socket in this process behind which the server is. It closes when this is dropped;
 /// connections through it stay.
 #[derive(Debug)]
@@ -124,7 +127,17 @@ impl Relay {
         let (folder, listener) = listen(route.port).expect("a process may have a socket");
         let accepting = tokio::spawn(async move {
             let route = Arc::new(route);
-            while let Ok((near, _)) = listener.accept().await {
+            loop {
+                let near = match listener.accept().await {
+                    Ok((near, _)) => near,
+                    // Descriptors may be short for a moment. Without the listener, there would be
+                    // no connection to the database until a restart.
+                    Err(error) => {
+                        tracing::warn!(%error, "no connection for TLS to PostgreSQL");
+                        sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                };
                 // Other processes of this machine may find the socket.
                 if near.peer_cred().is_ok_and(|peer| peer.pid() == own_pid()) {
                     let route = Arc::clone(&route);

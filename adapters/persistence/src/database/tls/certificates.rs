@@ -206,7 +206,8 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl Verifier {
-    /// Constraints on names are rustls' to check: they are rare, and such chains are modern.
+    /// Constraints on names are rustls' to check: they are rare, and such chains are modern. They
+    /// bind no common name there, so the host must be among the alternative names.
     fn check_constraints(
         &self,
         roots: &Certificates,
@@ -224,7 +225,7 @@ impl Verifier {
         match verifier.verify_server_cert(end_entity, intermediates, server_name, &[], now) {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(()),
+            )) if self.host.is_none() => Ok(()),
             result => result.map(|_| ()),
         }
     }

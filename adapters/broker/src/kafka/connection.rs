@@ -87,7 +87,7 @@ impl ConnectionError {
 /// Answers but fetched records are short; what claims to be longer is none.
 const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 
-/// `-1`, a client that is no broker.
+/// The replica id of a client: only brokers have one of their own.
 const CLIENT: BrokerId = BrokerId(-1);
 /// Only what was committed.
 const READ_COMMITTED: i8 = 1;
@@ -96,7 +96,7 @@ const READ_COMMITTED: i8 = 1;
 pub(super) const LATEST: i64 = -1;
 pub(super) const EARLIEST: i64 = -2;
 
-/// What a partition's leader is asked.
+/// A question to a partition's leader.
 pub(super) trait Question: Sync {
     type Answer: Send;
 

@@ -32,7 +32,7 @@ use crate::{
 
 /// Where a user finds what a command line does not say.
 pub const SETTINGS: &str = "Settings are read from the environment, and below it from the file .env \
-    of the working directory. .env.example and README.md list them.";
+    of the working directory. .env.example and docs/settings.md list them.";
 
 /// The command line of a binary that is one part of the service.
 #[derive(Debug, Parser)]

@@ -1,5 +1,5 @@
-//! The settings by their names. Nothing else knows a name; `.env.example` and the README list
-//! them, and a test holds this module against both.
+//! The settings by their names. Nothing else knows a name; `.env.example` and
+//! `docs/settings.md` list them, and a test holds this module against both.
 
 mod effective;
 mod texts;

@@ -5,7 +5,7 @@ CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs boundaries instructions instructions-accept deploy-check clients chaos bench bench-docs mutants services services-stop up down logs
+.PHONY: help run build test check fmt lint docs pages book boundaries instructions instructions-accept deploy-check clients chaos bench bench-docs mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -42,7 +42,7 @@ mutants: ## broken variants of the service, each of which `chaos` must catch
 	cargo build --package lab
 	scripts/services run $(TARGET)/debug/chaos mutants
 
-check: fmt lint docs boundaries instructions deploy-check test ## what CI runs
+check: fmt lint docs pages boundaries instructions deploy-check test ## what CI runs
 
 fmt: ## the format
 	cargo fmt --all --check
@@ -52,6 +52,17 @@ lint: ## clippy, warnings as errors
 
 docs: ## the API documentation builds
 	RUSTDOCFLAGS="--deny warnings" AUTOMETRICS_DISABLE_DOCS=1 cargo doc --workspace --no-deps
+
+pages: ## links of the documents, and the paths and names in ARCHITECTURE.md and CONTRIBUTING.md
+	scripts/pages check
+
+MDBOOK := $(or $(shell command -v mdbook),$(TARGET)/tools/bin/mdbook)
+
+book: $(MDBOOK) ## all documents as a searchable book in target/book
+	scripts/pages book $(MDBOOK)
+
+$(TARGET)/tools/bin/mdbook:
+	cargo install --quiet --root $(TARGET)/tools --locked --version 0.5.4 --no-default-features --features search mdbook
 
 boundaries: ## the inner rings depend on what this list says, and on nothing else
 	scripts/boundaries domain base64 chacha20poly1305 hmac rand_core sha2 thiserror uuid

@@ -5,7 +5,7 @@ CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs pages book boundaries instructions instructions-accept deploy-check clients chaos bench bench-docs mutants services services-stop up down logs
+.PHONY: help run build test check fmt lint docs pages book boundaries instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -82,6 +82,9 @@ instructions-accept: ## count them anew
 
 deploy-check: ## compose file, image, alerts and dashboards, as far as this machine can
 	deploy/check
+
+settings: ## .env.example and the tables of docs/settings.md, written from the declarations in the code
+	scripts/settings
 
 services: ## PostgreSQL and Kafka of the tests, kept running for development
 	scripts/services start

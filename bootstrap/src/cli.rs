@@ -124,9 +124,9 @@ pub fn run<F: Future<Output = anyhow::Result<()>>>(
 /// Asks the service on this machine whether it is ready.
 pub fn healthcheck(config: &Config, default_port: u16) -> anyhow::Result<()> {
     const PATIENCE: Duration = Duration::from_secs(3);
-    let port = config.metrics_port.unwrap_or(default_port);
+    let port = config.process.metrics_port.unwrap_or(default_port);
     let mut unreachable = None;
-    for address in config.metrics_hosts.from_here() {
+    for address in config.process.metrics_hosts.from_here() {
         let address = SocketAddr::from((address, port));
         let context = || format!("http://{address}/readyz");
         match TcpStream::connect_timeout(&address, PATIENCE) {

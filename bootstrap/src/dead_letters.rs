@@ -85,7 +85,7 @@ async fn retry(
     let letter = find(letters, id).await?;
     let vault = roles::unlock(config, database).await?;
     let stream = roles::stream(config, database, &letter.topic, &vault);
-    let retry = RetryDeadLetter::new(letters.clone(), stream, config.code_ttl);
+    let retry = RetryDeadLetter::new(letters.clone(), stream, config.codes.ttl);
     // Boxed: with all that a read of Kafka holds, its type is too deep for the compiler.
     match Box::pin(retry.execute(&letter)).await? {
         Retried::Revived(Revived::Pending) => Ok("will be sent"),

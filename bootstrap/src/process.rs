@@ -78,7 +78,7 @@ impl Process {
             tracing::warn!("{remark}");
         }
         let limit = descriptors::limit();
-        let shares = Shares::of(limit, outgoing(name, &config), config.max_connections.into());
+        let shares = Shares::of(limit, outgoing(name, &config), config.api.max_connections.into());
         let mut process = Self {
             readiness: Readiness::new(neighbours),
             connections: ConnectionMetrics::register(&registry)?,
@@ -102,8 +102,8 @@ impl Process {
             registry,
         };
         let config = &process.config;
-        let port = config.metrics_port.unwrap_or(metrics_port);
-        let listeners = listen_from(&config.metrics_hosts, port, config.api_port)
+        let port = config.process.metrics_port.unwrap_or(metrics_port);
+        let listeners = listen_from(&config.process.metrics_hosts, port, config.api.port)
             .context("open the metrics port")?;
         tracing::info!(address = %listeners, "metrics and health");
         let router = metrics_router(process.registry.clone(), process.readiness.clone());
@@ -252,7 +252,7 @@ impl Process {
             }
         };
         let clean = tokio::select! {
-            ended = timeout(self.config.shutdown_grace, all) => ended.is_ok(),
+            ended = timeout(self.config.process.shutdown_grace, all) => ended.is_ok(),
             _ = interrupt.recv() => false,
             _ = terminate.recv() => false,
         };
@@ -294,7 +294,7 @@ fn outgoing(name: &str, config: &Config) -> u64 {
     const ALWAYS: u64 = 128;
     let calls = match config.gateway {
         GatewayConfig::Webhook { .. } if ["consumer", "messager"].contains(&name) => {
-            config.concurrency as u64 * u64::from(config.topic_partitions.get())
+            config.consumer.concurrency as u64 * u64::from(config.relay.partitions.get())
         }
         _ => 0,
     };

@@ -32,14 +32,14 @@ use crate::{
 
 /// A topic as consumers read it.
 pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) -> Stream {
-    let broker = BrokerConfig { topic: topic.to_owned(), ..config.consumer.clone() };
-    if broker.servers.is_empty() {
+    let broker = BrokerConfig { topic: topic.to_owned(), ..config.consumer.broker.clone() };
+    if !broker.is_kafka() {
         return Stream::Embedded(embedded_queue(config, database, &broker, vault));
     }
     let settings = KafkaStreamSettings {
         kafka: kafka(&broker, "messager-consumer"),
-        default_ttl: config.code_ttl,
-        require_sealed: config.verification.require_sealed,
+        default_ttl: config.codes.ttl,
+        require_sealed: config.codes.require_sealed,
     };
     Stream::Kafka(KafkaStream::new(settings, vault.clone()))
 }
@@ -48,11 +48,11 @@ pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) 
 /// other; none where they use Kafka.
 pub fn shared_queue(process: &Process, vault: &Vault) -> Option<EmbeddedQueue> {
     let config = &process.config;
-    if !config.producer.servers.is_empty() || config.producer.topic != config.consumer.topic {
+    if config.relay.broker.is_kafka() || config.relay.broker.topic != config.consumer.broker.topic {
         return None;
     }
     let database = process.database("queue", 6);
-    Some(embedded_queue(config, &database, &config.producer, vault))
+    Some(embedded_queue(config, &database, &config.relay.broker, vault))
 }
 
 fn embedded_queue(
@@ -63,8 +63,8 @@ fn embedded_queue(
 ) -> EmbeddedQueue {
     let settings = EmbeddedQueueSettings {
         topic: broker.topic.clone(),
-        default_ttl: config.code_ttl,
-        require_sealed: config.verification.require_sealed,
+        default_ttl: config.codes.ttl,
+        require_sealed: config.codes.require_sealed,
     };
     EmbeddedQueue::new(database.connection(), settings, vault.clone())
 }
@@ -80,7 +80,7 @@ fn kafka(broker: &BrokerConfig, client_id: &str) -> KafkaSettings {
 
 /// What a process has to be allowed to do: without Kafka, it uses the queue in the database too.
 fn parts(own: Part, broker: &BrokerConfig) -> Vec<Part> {
-    let queue = broker.servers.is_empty().then_some(Part::Queue);
+    let queue = (!broker.is_kafka()).then_some(Part::Queue);
     [own].into_iter().chain(queue).collect()
 }
 

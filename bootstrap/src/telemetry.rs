@@ -11,7 +11,7 @@ use crate::config::{Config, Mode};
 /// Logs go to standard error: as text for people in debug mode, as JSON in release mode.
 /// Standard output is the console gateway's.
 pub(crate) fn start(service: &'static str, config: &Config) -> anyhow::Result<Registry> {
-    let default = match config.mode {
+    let default = match config.process.mode {
         Mode::Debug => {
             "debug,rskafka=info,sqlx=info,sqlx_core::pool=off,hyper_util=info,h2=info,rustls=info"
         }
@@ -19,9 +19,9 @@ pub(crate) fn start(service: &'static str, config: &Config) -> anyhow::Result<Re
         // it; sqlx tells every slow statement, and every session that its pool does not get.
         Mode::Release => "info,rskafka=off,sqlx=error,sqlx_core::pool=off",
     };
-    let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or(default))?;
+    let filter = EnvFilter::try_new(config.process.log.as_deref().unwrap_or(default))?;
     let registry = tracing_subscriber::registry().with(filter);
-    match config.mode {
+    match config.process.mode {
         Mode::Debug => {
             let colours = std::io::stderr().is_terminal();
             let layer = fmt::layer().with_ansi(colours).with_writer(std::io::stderr);

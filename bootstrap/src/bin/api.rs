@@ -29,7 +29,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     register_no_publications(&process.registry)?;
     let vault = Vault::default();
     // It seals, and opens nothing that others have sealed.
-    let settings = process.config.verification.vault.clone();
+    let settings = process.config.codes.vault.clone();
     roles::open_vault(&mut process, vault.clone(), settings)?;
     roles::api(&mut process, vault).await?;
     process.run().await

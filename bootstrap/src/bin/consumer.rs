@@ -28,7 +28,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Process::start("consumer", config, METRICS_PORT, &["database", "broker", "keys"])?;
     let vault = Vault::default();
     // It opens what was sealed; it makes and checks no codes.
-    let payload = process.config.verification.vault.payload.clone();
+    let payload = process.config.codes.vault.payload.clone();
     let settings = VaultSettings { peppers: KeySource::Absent, payload };
     roles::open_vault(&mut process, vault.clone(), settings)?;
     roles::consumer(&mut process, None, vault)?;

@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Limits(command)) => {
             with_database(&config, "messager limits", async |database| {
-                let region = config.verification.numbers.default_region;
+                let region = config.numbers.default_region;
                 limits::execute(database, region, command).await
             })
             .await
@@ -91,16 +91,15 @@ fn main() -> ExitCode {
         Some(Command::Guard(command)) => {
             with_database(&config, "messager guard", async |database| {
                 let records = SqlGuard::new(database.clone());
-                let verification = &config.verification;
-                let limits = &verification.sends.rules.limits;
-                guard::execute(records, &verification.guard, limits, command).await
+                let limits = &config.verification.sends.rules.limits;
+                guard::execute(records, &config.guard, limits, command).await
             })
             .await
         }
         Some(Command::Secrets(command)) => {
             with_database(&config, "messager secrets", async |database| {
                 let stored = StoredSecrets::new(&config, database);
-                secrets::execute(&stored, &config.verification.vault, command).await
+                secrets::execute(&stored, &config.codes.vault, command).await
             })
             .await
         }
@@ -120,7 +119,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let vault = Vault::default();
     let queue = roles::shared_queue(&process, &vault);
-    let settings = process.config.verification.vault.clone();
+    let settings = process.config.codes.vault.clone();
     roles::open_vault(&mut process, vault.clone(), settings)?;
     let stored = roles::api(&mut process, vault.clone()).await?;
     roles::processor(&mut process, queue.clone(), stored)?;

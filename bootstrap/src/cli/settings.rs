@@ -1,4 +1,4 @@
-//! `messager settings`: what a process started here would run with.
+//! `messager settings`: the settings that a process started here would run with.
 
 use std::{
     io::{self, IsTerminal, Write, stdout},
@@ -8,19 +8,29 @@ use std::{
 use serde_json::{Value, json};
 
 use super::Output;
-use crate::config::{Effective, Setting};
+use crate::config::{Effective, Shown, example, markdown};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
 pub struct Args {
-    /// Print them as JSON.
+    /// Print the settings as JSON.
     #[arg(long)]
     json: bool,
+    /// Print the tables of docs/settings.md.
+    #[arg(long, hide = true, conflicts_with = "json")]
+    markdown: bool,
+    /// Print the file .env.example.
+    #[arg(long, hide = true, conflicts_with_all = ["json", "markdown"])]
+    example: bool,
 }
 
-/// Prints every setting, and on standard error what is wrong and what is probably not meant.
+/// Prints every setting, and on standard error what is wrong or probably not meant.
 ///
 /// Exits with 2 if a process would not start with them.
 pub fn execute(args: Args) -> ExitCode {
+    if args.markdown || args.example {
+        let text = if args.markdown { markdown() } else { example() };
+        return write!(Output, "{text}").map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let Effective { settings, config, remarks } = Effective::read();
     let text = if args.json {
         json_of(&settings)
@@ -44,21 +54,21 @@ pub fn execute(args: Args) -> ExitCode {
     }
 }
 
-fn rows(settings: &[Setting]) -> impl Iterator<Item = [String; 3]> {
+fn rows(settings: &[Shown]) -> impl Iterator<Item = [String; 3]> {
     let head = ["name", "value", "source"].map(str::to_owned);
-    let row = |setting: &Setting| {
-        [setting.name.clone(), on_one_line(&setting.value), setting.source.to_string()]
+    let row = |setting: &Shown| {
+        [setting.name.to_owned(), on_one_line(&setting.value), setting.source.to_string()]
     };
     [head].into_iter().chain(settings.iter().map(row))
 }
 
-fn lines(settings: &[Setting]) -> String {
+fn lines(settings: &[Shown]) -> String {
     rows(settings).map(|row| row.join("\t") + "\n").collect()
 }
 
-/// For people: in columns.
-fn table(settings: &[Setting]) -> String {
-    /// A longer value moves its source to the right, and not those of all others.
+/// Formats the settings in columns, for a terminal.
+fn table(settings: &[Shown]) -> String {
+    /// A longer value moves only its own source to the right.
     const WIDEST: usize = 48;
 
     let width = |column: usize| rows(settings).map(|row| row[column].chars().count()).max();
@@ -69,16 +79,16 @@ fn table(settings: &[Setting]) -> String {
     rows(settings).map(row).collect::<Vec<_>>().join("\n") + "\n"
 }
 
-fn json_of(settings: &[Setting]) -> String {
-    let object = |setting: &Setting| {
-        let Setting { name, value, source } = setting;
+fn json_of(settings: &[Shown]) -> String {
+    let object = |setting: &Shown| {
+        let Shown { name, value, source } = setting;
         json!({ "name": name, "value": value, "source": source.to_string() })
     };
     let all: Vec<Value> = settings.iter().map(object).collect();
     format!("{:#}\n", Value::from(all))
 }
 
-/// Line breaks and other control characters are written as escapes.
+/// Writes line breaks and other control characters as escapes.
 fn on_one_line(value: &str) -> String {
     let mut line = String::with_capacity(value.len());
     for c in value.chars() {
@@ -92,12 +102,8 @@ mod tests {
     use super::*;
     use crate::environment::Source;
 
-    fn settings() -> Vec<Setting> {
-        let setting = |name: &str, value: &str, source| Setting {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            source,
-        };
+    fn settings() -> Vec<Shown> {
+        let setting = |name, value: &str, source| Shown { name, value: value.to_owned(), source };
         vec![
             setting("APP_PORT", "8080", Source::Default),
             setting("SMS_TEMPLATE", "Shop\nCode:\t{code}", Source::Line(3)),
@@ -115,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_stand_below_each_other() {
+    fn columns_are_aligned() {
         let table = table(&settings());
 
         let at: Vec<_> = table.lines().map(|line| line.rfind("  ").unwrap()).collect();
@@ -124,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn json_has_the_value_as_it_is() {
+    fn json_has_the_unescaped_value() {
         let all: Vec<Value> = serde_json::from_str(&json_of(&settings())).unwrap();
 
         let template = json!({

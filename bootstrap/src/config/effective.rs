@@ -1,47 +1,34 @@
-//! What is set, as a person may see it.
+//! The settings as an operator may see them.
 
 use std::{collections::BTreeSet, path::Path};
 
-use super::{Config, InvalidConfig, Mode};
+use super::{
+    Config, InvalidConfig, Mode,
+    reader::Reader,
+    setting::{Setting, Values},
+};
 use crate::environment::{Environment, Source};
 
-/// Every setting, with what the process would run with.
+/// Every setting, with the value that a process would run with.
 #[derive(Debug)]
 pub struct Effective {
     /// By name.
-    pub settings: Vec<Setting>,
+    pub settings: Vec<Shown>,
     pub config: Result<Config, InvalidConfig>,
     /// What is set and probably not meant.
     pub remarks: Vec<String>,
 }
 
-/// A setting and where it comes from. Secrets are masked.
+/// A setting and the source of its value. Secrets are masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Setting {
-    pub name: String,
-    /// Empty: it is not set, and has no default.
+pub struct Shown {
+    pub name: &'static str,
+    /// Empty: the setting is not set, and has no default.
     pub value: String,
     pub source: Source,
 }
 
-/// A setting as it was read.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) name: String,
-    pub(super) value: Option<String>,
-    pub(super) default: Option<String>,
-    pub(super) kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Plain,
-    Secret,
-    /// Its host may be seen, and no more: passwords and tokens stand before and behind it.
-    Url,
-}
-
-/// Stands for what is not shown.
+/// Stands for a value that is not shown.
 const MASK: &str = "***";
 
 impl Effective {
@@ -50,18 +37,20 @@ impl Effective {
         Self::of(&Environment::read(Path::new(".env")))
     }
 
-    /// `APP_MODE`, even if other settings are bad. `None`: they are bad, and it is not `debug`.
+    /// Returns `APP_MODE`, even if other settings are bad. `None`: they are bad, and it is not
+    /// `debug`.
     pub(crate) fn mode(&self) -> Option<Mode> {
         if let Ok(config) = &self.config {
-            return Some(config.mode);
+            return Some(config.process.mode);
         }
-        let is_debug = |it: &Setting| it.name == "APP_MODE" && it.value == "debug";
+        let is_debug = |it: &Shown| it.name == "APP_MODE" && it.value == "debug";
         self.settings.iter().any(is_debug).then_some(Mode::Debug)
     }
 
     pub(crate) fn of(environment: &Environment) -> Self {
         let lookup = |name: &str| environment.get(name).map(|(value, _)| value.to_owned());
-        let (mut config, asked) = Config::read_all(&lookup);
+        let mut env = Reader::new(&lookup);
+        let mut config = Config::from_reader(&mut env);
         let names = names();
         let problems = environment.problems(&names);
         let remarks = environment.warnings(&names);
@@ -72,34 +61,31 @@ impl Effective {
                 others.splice(..0, problems);
             }
         }
-        let shown = |asked: Asked| {
-            let source = environment.get(&asked.name).map(|(_, source)| source);
-            let source = source.filter(|_| asked.value.is_some()).unwrap_or(Source::Default);
-            Setting { value: asked.shown(), name: asked.name, source }
+        let show = |setting: &'static Setting| {
+            let set = environment.get(setting.name).filter(|(value, _)| !value.trim().is_empty());
+            let default = env.defaults.get(setting.name).map_or(setting.default, |it| it.as_str());
+            let (value, source) = match set {
+                Some((value, source)) => (shown(setting.values, value), source),
+                None => (default.to_owned(), Source::Default),
+            };
+            Shown { name: setting.name, value, source }
         };
-        let mut settings: Vec<Setting> = asked.into_iter().map(shown).collect();
-        settings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let mut settings: Vec<Shown> = Setting::all().map(show).collect();
+        settings.sort_unstable_by_key(|it| it.name);
         Self { settings, config, remarks }
     }
 }
 
-/// The names of all settings.
+/// Returns the names of all settings.
 pub(super) fn names() -> BTreeSet<String> {
-    Config::read_all(&|_| None).1.into_iter().map(|asked| asked.name).collect()
+    Setting::all().map(|setting| setting.name.to_owned()).collect()
 }
 
-impl Asked {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), value: None, default: None, kind: Kind::Plain }
-    }
-
-    fn shown(&self) -> String {
-        match (&self.value, self.kind) {
-            (None, _) => self.default.clone().unwrap_or_default(),
-            (Some(value), Kind::Plain) => without_password(value),
-            (Some(_), Kind::Secret) => MASK.to_owned(),
-            (Some(value), Kind::Url) => host_of(value),
-        }
+fn shown(values: Values, value: &str) -> String {
+    match values {
+        Values::Secret(_) => MASK.to_owned(),
+        Values::Url => host_of(value),
+        _ => without_password(value),
     }
 }
 
@@ -117,7 +103,7 @@ fn host_of(url: &str) -> String {
     format!("{scheme}://{user}{host}{path}")
 }
 
-/// The text without what may be a password before a host, as in `user:password@host`.
+/// Masks what may be a password before a host, as in `user:password@host`.
 pub(super) fn without_password(text: &str) -> String {
     let is_break = |c: char| c.is_whitespace() || c == ',';
     let parts = text.split_inclusive(is_break).map(|part| {
@@ -146,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_is_shown_once_with_its_source() {
+    fn every_setting_is_shown_once_with_its_source() {
         let effective = effective(&[("APP_PORT", "7000"), ("LOG", " ")], "CODE_TTL=60\nLOG=info\n");
 
         assert!(effective.config.is_ok());
@@ -156,12 +142,13 @@ mod tests {
         assert_eq!(shown("CODE_LENGTH"), ("6".to_owned(), Source::Default));
         assert_eq!(shown("LIMIT_REGION"), ("off".to_owned(), Source::Default));
         assert_eq!(shown("LOG"), (String::new(), Source::Default));
-        let names: BTreeSet<String> = effective.settings.iter().map(|it| it.name.clone()).collect();
+        let names: BTreeSet<String> =
+            effective.settings.iter().map(|it| it.name.to_owned()).collect();
         assert_eq!((&names, names.len()), (&super::names(), effective.settings.len()));
     }
 
     #[test]
-    fn secrets_are_masked_also_if_they_are_bad() {
+    fn secrets_are_masked_even_if_they_are_bad() {
         let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         let good = [
             ("POSTGRES_PASSWORD", key),
@@ -188,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_of_the_file_come_before_those_of_values() {
+    fn problems_of_the_file_precede_problems_of_values() {
         let effective = effective(&[("CODE_LENGTH", "0")], "API_AUHT=all\nA\n");
 
         let InvalidConfig(problems) = effective.config.unwrap_err();
@@ -199,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_link_leaves_the_embedded_default_as_it_is() {
+    fn kubernetes_service_link_does_not_change_the_embedded_default() {
         let link = "tcp://10.0.0.1:5432";
         let settings =
             [("POSTGRES_PORT", link), ("APP_PORT", link), ("PROMETHEUS_SERVER_PORT", link)];
@@ -208,7 +195,7 @@ mod tests {
 
         let config = effective.config.unwrap();
         assert!(matches!(config.database, adapters_persistence::DatabaseSettings::Sqlite(_)));
-        assert_eq!((config.api_port, config.metrics_port), (8080, None));
+        assert_eq!((config.api.port, config.process.metrics_port), (8080, None));
         assert_eq!(config.remarks.len(), 3, "{:?}", config.remarks);
     }
 

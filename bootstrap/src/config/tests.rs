@@ -1,7 +1,9 @@
 mod texts;
 mod verification;
 
-use std::{collections::BTreeSet, path::Path};
+use std::{path::Path, time::Duration};
+
+use adapters_persistence::SslMode;
 
 use super::*;
 
@@ -11,8 +13,8 @@ fn read(settings: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
     })
 }
 
-/// The predecessor's file, as it is in its repository.
-const PREDECESSOR: &[(&str, &str)] = &[
+/// The file `.env` of the Go service, as it is in its repository.
+const GO_SERVICE: &[(&str, &str)] = &[
     ("APP_PORT", "8080"),
     ("APP_MODE", "release"),
     ("PROCESSOR_TAKE_MESSAGE_LIMIT", "1000"),
@@ -34,30 +36,30 @@ const PREDECESSOR: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn nothing_set_is_the_embedded_default() {
+fn no_settings_mean_the_embedded_default() {
     let config = read(&[]).unwrap();
 
     assert!(matches!(config.database, DatabaseSettings::Sqlite(_)));
-    assert!(config.producer.servers.is_empty() && config.consumer.servers.is_empty());
+    assert!(!config.relay.broker.is_kafka() && !config.consumer.broker.is_kafka());
     assert_eq!(config.gateway, GatewayConfig::Console);
-    assert_eq!((config.api_port, config.metrics_port), (8080, None));
-    assert_eq!(config.code_ttl, Duration::from_secs(600));
+    assert_eq!((config.api.port, config.process.metrics_port), (8080, None));
+    assert_eq!(config.codes.ttl, Duration::from_secs(600));
 }
 
 #[test]
-fn the_predecessors_settings_are_taken_as_they_are() {
-    let config = read(PREDECESSOR).unwrap();
+fn settings_of_the_go_service_are_accepted() {
+    let config = read(GO_SERVICE).unwrap();
 
     let DatabaseSettings::Postgres(postgres) = config.database else { panic!("not PostgreSQL") };
     assert_eq!((&*postgres.host, postgres.port), ("database", 5432));
-    assert_eq!(config.producer.servers, ["kafka:9092"]);
-    assert_eq!(config.producer.topic, "message");
-    assert_eq!(config.batch.get(), 1000);
-    assert_eq!(config.metrics_port, Some(8082));
+    assert_eq!(config.relay.broker.servers, ["kafka:9092"]);
+    assert_eq!(config.relay.broker.topic, "message");
+    assert_eq!(config.relay.batch.get(), 1000);
+    assert_eq!(config.process.metrics_port, Some(8082));
 }
 
 #[test]
-fn every_bad_value_is_reported_with_what_is_allowed() {
+fn every_bad_value_is_reported_with_its_rule() {
     let error = read(&[
         ("CODE_LENGTH", "0"),
         ("APP_PORT", "99999"),
@@ -106,7 +108,7 @@ fn every_bad_value_is_reported_with_what_is_allowed() {
     assert_eq!(error.lines().count(), 19, "{error}");
 }
 
-/// The settings that lead to a PostgreSQL, and some more.
+/// Reads settings for PostgreSQL, and `more`.
 fn read_postgres(more: &[(&str, &str)]) -> Result<Config, String> {
     let mut settings = vec![
         ("POSTGRES_HOST", "db"),
@@ -119,7 +121,7 @@ fn read_postgres(more: &[(&str, &str)]) -> Result<Config, String> {
 }
 
 #[test]
-fn modes_that_verify_need_somebody_to_trust() {
+fn verifying_modes_need_a_root_certificate() {
     for mode in ["verify-ca", "verify-full"] {
         let error = read_postgres(&[("DB_SSL_MODE", mode)]).unwrap_err();
         assert!(error.contains("DB_SSL_ROOT_CERT is missing"), "{error}");
@@ -130,7 +132,7 @@ fn modes_that_verify_need_somebody_to_trust() {
 }
 
 #[test]
-fn the_systems_authorities_are_trusted_for_the_hosts_name_only() {
+fn system_authorities_require_verify_full() {
     let config = read_postgres(&[("DB_SSL_ROOT_CERT", "system")]).unwrap();
     let DatabaseSettings::Postgres(postgres) = config.database else { panic!("not PostgreSQL") };
     assert_eq!(postgres.ssl_mode, SslMode::VerifyFull);
@@ -141,7 +143,7 @@ fn the_systems_authorities_are_trusted_for_the_hosts_name_only() {
 }
 
 #[test]
-fn a_gateways_url_is_checked_whichever_gateway_is_used() {
+fn gateway_url_is_checked_even_if_the_gateway_is_console() {
     let error = read(&[("GATEWAY_URL", "ftp://user:secret@gateway/")]).unwrap_err().to_string();
 
     assert!(error.contains("GATEWAY_URL must begin with http://"), "{error}");
@@ -149,7 +151,7 @@ fn a_gateways_url_is_checked_whichever_gateway_is_used() {
 }
 
 #[test]
-fn only_a_gateway_that_deduplicates_keeps_connections() {
+fn only_a_deduplicating_gateway_keeps_connections() {
     let keep_alive = |more: &[(&str, &str)]| -> Result<u64, InvalidConfig> {
         let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://gateway/send")];
         match read(&[&webhook, more].concat())?.gateway {
@@ -168,7 +170,7 @@ fn only_a_gateway_that_deduplicates_keeps_connections() {
 }
 
 #[test]
-fn one_process_has_one_kind_of_broker() {
+fn all_in_one_process_uses_kafka_for_both_ends_or_for_neither() {
     assert!(read(&[("PRODUCER_URL", "a:1")]).unwrap().check_all_in_one().is_err());
     assert!(
         read(&[("PRODUCER_URL", "a:1"), ("CONSUMER_URL", "a:1")])
@@ -180,14 +182,14 @@ fn one_process_has_one_kind_of_broker() {
 }
 
 #[test]
-fn several_servers_are_separated_by_comma_or_space() {
+fn servers_are_separated_by_comma_or_space() {
     let config = read(&[("CONSUMER_URL", "a:1, b:2 [::1]:3")]).unwrap();
 
-    assert_eq!(config.consumer.servers, ["a:1", "b:2", "[::1]:3"]);
+    assert_eq!(config.consumer.broker.servers, ["a:1", "b:2", "[::1]:3"]);
 }
 
 #[test]
-fn a_server_is_a_host_and_a_port() {
+fn server_is_a_host_and_a_port() {
     for (servers, rule) in [
         ("PLAINTEXT://kafka:9092", "no protocol"),
         ("kafka://kafka:9092", "no protocol"),
@@ -224,11 +226,11 @@ fn a_server_is_a_host_and_a_port() {
     }
     let good = "kafka-1.example.com.:9092,my_kafka:1 10.0.0.1:65535\n[::1]:3,, [2001:db8::1]:4";
     assert_eq!(
-        read(&[("CONSUMER_URL", good)]).unwrap().consumer.servers,
+        read(&[("CONSUMER_URL", good)]).unwrap().consumer.broker.servers,
         ["kafka-1.example.com.:9092", "my_kafka:1", "10.0.0.1:65535", "[::1]:3", "[2001:db8::1]:4"]
     );
     assert_eq!(
-        read(&[("CONSUMER_URL", "a:1,A:1 b:2,a:1")]).unwrap().consumer.servers,
+        read(&[("CONSUMER_URL", "a:1,A:1 b:2,a:1")]).unwrap().consumer.broker.servers,
         ["a:1", "b:2"]
     );
     let secret = read(&[("PRODUCER_URL", "SASL_SSL://user:pa55@kafka:9092")]).unwrap_err();
@@ -236,19 +238,22 @@ fn a_server_is_a_host_and_a_port() {
 }
 
 #[test]
-fn passwords_are_shown_nowhere() {
+fn debug_output_has_no_password() {
     let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://user:secret@gateway/send")];
-    let config = read(&[PREDECESSOR, &webhook].concat()).unwrap();
+    let config = read(&[GO_SERVICE, &webhook].concat()).unwrap();
 
     assert!(!format!("{config:?}").contains("secret"));
 }
 
-/// What `.env.example` says are the defaults.
-#[test]
-fn the_example_changes_nothing() {
+/// The text of a file of the repository.
+fn file(path: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
-    let (example, problems) = crate::environment::parse(&example);
+    std::fs::read_to_string(root.join(path)).unwrap()
+}
+
+#[test]
+fn example_file_changes_nothing() {
+    let (example, problems) = crate::environment::parse(&file(".env.example"));
     assert_eq!(problems, [""; 0]);
 
     let config = Config::from_lookup(&|name| example.get(name).cloned()).unwrap();
@@ -256,28 +261,18 @@ fn the_example_changes_nothing() {
     assert_eq!(format!("{config:?}"), format!("{:?}", read(&[]).unwrap()));
 }
 
-/// `.env.example` and `docs/settings.md` list exactly the settings that the code reads.
 #[test]
-fn the_documents_list_every_setting() {
-    let asked = effective::names();
+fn example_file_and_documents_are_made_of_the_declarations() {
+    assert_eq!(file(".env.example"), example(), "run `make settings`");
+    assert!(file("docs/settings.md").contains(&markdown()), "run `make settings`");
+}
 
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let example = std::fs::read_to_string(root.join(".env.example")).unwrap();
-    let listed: BTreeSet<String> = example
-        .lines()
-        .filter_map(|line| line.trim_start_matches("# ").split_once('='))
-        .filter(|(name, _)| name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
-        .map(|(name, _)| name.to_owned())
-        .collect();
-    assert_eq!(listed, asked, ".env.example");
+#[test]
+fn every_declared_setting_is_read_and_declared_once() {
+    let nothing = |_: &str| None;
+    let mut env = Reader::new(&nothing);
+    Config::from_reader(&mut env).unwrap();
 
-    let page = std::fs::read_to_string(root.join("docs/settings.md")).unwrap();
-    let table = page.split("\n## ").find(|part| part.starts_with("The settings\n")).unwrap();
-    let rows: Vec<&str> = table
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `")?.split_once("` |"))
-        .map(|(name, _)| name)
-        .collect();
-    assert_eq!(rows.len(), asked.len(), "docs/settings.md lists a setting twice");
-    assert_eq!(rows.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), asked);
+    let declared: Vec<&str> = Setting::all().map(|setting| setting.name).collect();
+    assert_eq!((effective::names().len(), env.read.len()), (declared.len(), declared.len()));
 }

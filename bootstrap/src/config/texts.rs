@@ -8,13 +8,60 @@ use serde::{
     de::{MapAccess, Visitor},
 };
 
-use super::Reader;
+use super::{
+    reader::Reader,
+    setting::{
+        Section, Setting,
+        Values::{Number, Text},
+    },
+};
+
+pub(super) const SECTION: Section = Section {
+    title: "Texts",
+    settings: &[
+        Setting {
+            name: "SMS_TEMPLATE",
+            default: "Your code: {code}",
+            example: None,
+            values: Text("a text with {code} exactly once"),
+            meaning: "Text of the SMS, if no text of `TEMPLATES_FILE` fits.",
+        },
+        Setting {
+            name: "TEMPLATES_FILE",
+            default: "",
+            example: Some("templates.json"),
+            values: Text("path of a JSON file"),
+            meaning: "[Texts](api.md#texts) by purpose and locale.",
+        },
+        Setting {
+            name: "SMS_MAX_SEGMENTS",
+            default: "1",
+            example: None,
+            values: Number(1, 10),
+            meaning: "SMS that one text may take. A longer text stops the start.",
+        },
+        Setting {
+            name: "SMS_WEBOTP_HOST",
+            default: "",
+            example: Some("example.com"),
+            values: Text("a DNS name, such as example.com"),
+            meaning: "Adds the line `@host #code`, from which browsers fill in the code.",
+        },
+        Setting {
+            name: "SMS_APP_HASH",
+            default: "",
+            example: Some("FA+9qCX9VSu"),
+            values: Text("11 characters of A-Z, a-z, 0-9, + and /"),
+            meaning: "Adds the hash by which Android hands the SMS to your app.",
+        },
+    ],
+};
 
 /// By purpose and locale.
 type Texts = Entries<Entries<String>>;
 
-/// The entries of a JSON object as they stand there: of two with one name a map would keep the last
-/// one and say nothing.
+/// The entries of a JSON object in their order. A map would drop the first of two entries with the
+/// same name.
 #[derive(Debug)]
 struct Entries<V>(Vec<(String, V)>);
 
@@ -42,22 +89,17 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
     }
 }
 
-/// Reads all texts and refuses those that are not fit to be sent.
+/// Reads all texts, and reports those that cannot be sent.
 pub(super) fn read(env: &mut Reader<'_>) -> Option<Arc<Templates>> {
-    let default = env.parsed(
-        "SMS_TEMPLATE",
-        "a text with {code} exactly once",
-        "Your code: {code}",
-        |text| text.parse::<SmsTemplate>().ok(),
-    );
-    let max_segments = env.number::<usize>("SMS_MAX_SEGMENTS", 1, 1, 10);
-    let webotp_host = env.optional("SMS_WEBOTP_HOST", "a DNS name, such as example.com");
-    let app_hash = env.optional("SMS_APP_HASH", "11 characters of A-Z, a-z, 0-9, + and /");
+    let default = env.parsed("SMS_TEMPLATE", |text| text.parse::<SmsTemplate>().ok());
+    let max_segments = env.number::<usize>("SMS_MAX_SEGMENTS");
+    let webotp_host = env.optional("SMS_WEBOTP_HOST", |text| text.parse().ok());
+    let app_hash = env.optional("SMS_APP_HASH", |text| text.parse().ok());
     let texts = texts(env);
 
     let is_default_bad = default.is_none();
-    // The others are looked at beside a bad one, which is reported.
-    let default = default.or_else(|| "Your code: {code}".parse().ok())?;
+    // A bad default is reported, and so are the other texts beside it.
+    let default = default.or_else(|| Setting::of("SMS_TEMPLATE").default.parse().ok())?;
     let mut templates = Templates::new(default);
     let mut names = BTreeSet::new();
     for (purpose, locale, text) in flat(texts?) {
@@ -70,7 +112,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<Arc<Templates>> {
     }
     let templates = templates.with_options(TextOptions { webotp_host, app_hash });
     for lint in templates.lint(max_segments?) {
-        // It begins with the name of the text.
+        // The report begins with the name of the text.
         env.problems.push(format!("SMS text {lint}"));
     }
     (!is_default_bad).then(|| Arc::new(templates))

@@ -1,65 +1,67 @@
-//! What is allowed and should not stay so.
+//! Warnings about settings that are allowed and unsafe.
 
 use adapters_http::{ApiAuth, Hosts};
 use adapters_persistence::DatabaseSettings;
 use application::DrawnKeys;
 use domain::Regions;
 
-use super::{Config, Mode};
+use super::{ApiConfig, Config, Mode};
 
 impl Config {
-    /// What whoever runs an API should know at each start.
+    /// Returns what the operator of an API should know at each start.
     pub fn warnings(&self) -> Vec<String> {
-        let auth = self.verification.api_auth;
+        let (auth, legacy) = (self.api.auth, &self.api.legacy);
         let mut warnings = Vec::new();
-        let api = &self.verification.api;
-        let open = match (auth, api.is_open) {
-            (ApiAuth::None, true) => Some("/api and /v1 are"),
-            (ApiAuth::None, false) => Some("/v1 is"),
-            (ApiAuth::V1, true) => Some("/api is"),
-            (ApiAuth::V1, false) | (ApiAuth::All, _) => None,
-        };
-        if let Some(open) = open {
+        if let Some(open) = self.open_paths() {
             warnings.push(self.warning_of_open(open));
         }
         let is_postgres = matches!(self.database, DatabaseSettings::Postgres(_));
-        if auth == ApiAuth::None && self.mode == Mode::Release && is_postgres {
+        if auth == ApiAuth::None && self.process.mode == Mode::Release && is_postgres {
             warnings.push(
                 "API_AUTH=none with APP_MODE=release: make keys with `messager keys create` and \
                  set API_AUTH=v1"
                     .to_owned(),
             );
         }
-        if api.is_open && api.rules.numbers.allowed != Regions::ALL && !api.rules.refuse_unreadable
-        {
+        let is_limited = legacy.rules.numbers.allowed != Regions::ALL;
+        if legacy.is_open && is_limited && !legacy.rules.refuse_unreadable {
             warnings.push(
-                "REGIONS does not hold for what /api is given and no numbering plan has: it is \
-                 sent; API_UNREADABLE_NUMBERS=refuse would refuse it"
+                "REGIONS does not hold for digits on /api that are not a number of any numbering \
+                 plan: they are sent; API_UNREADABLE_NUMBERS=refuse would refuse them"
                     .to_owned(),
             );
         }
-        let tests = self.verification.numbers.test.len();
+        let tests = self.numbers.test.len();
         if tests > 0 {
             warnings.push(format!(
-                "TEST_NUMBERS is set: whoever knows one of {tests} numbers and its code is \
+                "TEST_NUMBERS is set: anyone who knows one of {tests} numbers and its code is \
                  verified without an SMS"
             ));
         }
         warnings
     }
 
-    /// Who can use the paths that `open` says are open.
+    /// Says which paths need no API key.
+    fn open_paths(&self) -> Option<&'static str> {
+        match (self.api.auth, self.api.legacy.is_open) {
+            (ApiAuth::None, true) => Some("/api and /v1 are"),
+            (ApiAuth::None, false) => Some("/v1 is"),
+            (ApiAuth::V1, true) => Some("/api is"),
+            (ApiAuth::V1, false) | (ApiAuth::All, _) => None,
+        }
+    }
+
+    /// Says which callers can reach the open paths.
     fn warning_of_open(&self, open: &str) -> String {
-        let port = self.api_port;
-        if self.api_hosts.is_loopback() {
+        let ApiConfig { port, hosts, .. } = &self.api;
+        if hosts.is_loopback() {
             return format!(
-                "{open} open without an API key to every program on this machine (APP_HOST={}, port \
-                 {port}), and to all whom a proxy on it lets through: set API_AUTH=all to ask for \
-                 keys",
-                self.api_hosts
+                "{open} open without an API key to every program on this machine (APP_HOST={hosts}, \
+                 port {port}), and to all whom a proxy on it lets through: set API_AUTH=all to ask \
+                 for keys"
             );
         }
-        let (addresses, hint) = match &self.api_hosts {
+        let (addresses, hint) = match hosts {
             Hosts::All => ("any address of this machine, IPv4 or IPv6".to_owned(), true),
             hosts => (hosts.to_string(), false),
         };
@@ -70,19 +72,19 @@ impl Config {
         )
     }
 
-    /// What whoever runs a process with drawn keys should know at each start of it.
+    /// Returns what the operator of a process with drawn keys should know at each start.
     pub fn warning_of_drawn(&self, drawn: DrawnKeys) -> Option<String> {
         drawn.pepper.then(|| {
             format!(
-                "CODE_PEPPER is not set: the one in use was drawn and stands in {}, where whoever \
+                "CODE_PEPPER is not set: a key was drawn and is stored in {}, where anyone who \
                  reads the database may read it too. `messager secrets show` prints the line for \
-                 your .env, and `messager secrets forget` then removes it there",
+                 your .env, and `messager secrets forget` then removes the stored key",
                 self.secrets_place()
             )
         })
     }
 
-    /// Where drawn keys are kept.
+    /// Says where drawn keys are stored.
     pub fn secrets_place(&self) -> String {
         match &self.database {
             DatabaseSettings::Sqlite(path) => format!("the file {}.secrets", path.display()),

@@ -30,17 +30,18 @@ const CONNECTIONS: u32 = 8;
 /// when a message was stored.
 pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let config = process.config.clone();
-    let port = config.api_port;
+    let port = config.api.port;
     let listeners = config
-        .api_hosts
+        .api
+        .hosts
         .listen(port)
-        .with_context(|| format!("listen on APP_PORT {port}, APP_HOST {}", config.api_hosts))?;
+        .with_context(|| format!("listen on APP_PORT {port}, APP_HOST {}", config.api.hosts))?;
     tracing::info!(address = %listeners, "accepting messages");
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
 
-    let events = config.verification.events.is_some();
+    let events = config.events.is_some();
     let settings = OutboxSettings { events, ..OutboxSettings::default() };
     let writing = process.database("api", u32::try_from(settings.writers)? + 1);
     let usable = process.watch_database(writing.clone(), &[Part::Api]);
@@ -49,10 +50,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     let database = process.database("verification", CONNECTIONS);
     let verifications = Arc::new(SqlVerifications::new(database.clone()).with_events(events));
     let keys = Arc::new(Authorize::new(SqlApiKeys::new(database.clone())));
-    let guard = Arc::new(Guard::new(
-        config.verification.guard.rules_in_force(),
-        config.verification.guard.window,
-    ));
+    let guard = Arc::new(Guard::new(config.guard.rules_in_force(), config.guard.window));
 
     let submit = SubmitMessage::new(
         outbox.clone(),
@@ -61,9 +59,9 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         vault.clone(),
         Arc::clone(&guard),
         SubmitSettings {
-            code_length: config.code_length,
-            code_ttl: config.code_ttl,
-            rules: config.verification.api.rules.clone(),
+            code_length: config.codes.length,
+            code_ttl: config.codes.ttl,
+            rules: config.api.legacy.rules.clone(),
         },
     );
     let sends = config.verification.sends.clone();
@@ -92,9 +90,9 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     };
     let metrics = ApiMetrics::register(&process.registry)?;
     let api = ApiSettings {
-        auth: config.verification.api_auth,
-        default_region: config.verification.numbers.default_region,
-        is_open: config.verification.api.is_open,
+        auth: config.api.auth,
+        default_region: config.numbers.default_region,
+        is_open: config.api.legacy.is_open,
         ..ApiSettings::default()
     };
     let mut router = router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), api)
@@ -108,12 +106,12 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     let served = CancellationToken::new();
     house(process, &usable, verifications, config.verification.retention);
     keep_house(process, &database, &usable)?;
-    if !config.verification.guard.rules_in_force().is_empty() {
+    if !config.guard.rules_in_force().is_empty() {
         let counts = SqlGuard::new(database).with_events(events);
         let metrics = GuardMetrics::register(&process.registry)?;
         flush(process, &usable, served.clone(), FlushGuard::new(guard, counts), metrics);
     }
-    if config.verification.api_auth != ApiAuth::None {
+    if config.api.auth != ApiAuth::None {
         look_after(process, &usable, served.clone(), keys);
     }
 
@@ -134,19 +132,20 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
 }
 
 fn limits(config: &Config, shares: &Shares) -> ServerLimits {
-    if shares.api < usize::from(config.max_connections) {
+    if shares.api < usize::from(config.api.max_connections) {
         tracing::warn!(
             limit = shares.limit,
             connections = shares.api,
             "the limit of open files is too low for MAX_CONNECTIONS={}: raise it (ulimit -Hn, \
              LimitNOFILE=)",
-            config.max_connections
+            config.api.max_connections
         );
     }
     ServerLimits {
         max_connections: shares.api,
         max_turned_away: shares.api_turned_away,
         max_per_peer: config
+            .api
             .max_connections_per_peer
             .map_or(usize::MAX, |max| NonZeroU16::get(max).into()),
         farewell: Duration::from_millis(250),
@@ -157,15 +156,15 @@ fn limits(config: &Config, shares: &Shares) -> ServerLimits {
 fn v1_settings(config: &Config) -> V1Settings {
     let verification = &config.verification;
     V1Settings {
-        default_region: verification.numbers.default_region,
-        auth: verification.api_auth,
+        default_region: config.numbers.default_region,
+        auth: config.api.auth,
         limits: verification.sends.rules.limits.clone(),
         require_ip: verification.require_ip,
-        templates: Arc::clone(&config.templates),
-        code_length: config.code_length,
-        ttl: config.code_ttl,
+        templates: Arc::clone(&config.texts),
+        code_length: config.codes.length,
+        ttl: config.codes.ttl,
         pacing: verification.sends.pacing.clone(),
-        test_numbers: verification.numbers.test.clone(),
+        test_numbers: config.numbers.test.clone(),
         body_timeout: ApiSettings::default().body_timeout,
     }
 }

@@ -26,11 +26,11 @@ pub fn consumer(
 ) -> anyhow::Result<()> {
     let config = process.config.clone();
     let database = process.database("consumer", 10);
-    let parts = parts(Part::Consumer, &config.consumer);
+    let parts = parts(Part::Consumer, &config.consumer.broker);
     let usable = process.watch_database(database.clone(), &parts);
     let stream = match queue {
         Some(queue) => Stream::Embedded(queue),
-        None => stream(&config, &database, &config.consumer.topic, &vault),
+        None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
     let first = match stream {
         Stream::Kafka(_) => Beginning::Latest,
@@ -45,32 +45,32 @@ pub fn consumer(
             (Gateway::Webhook(WebhookGateway::new(settings)?), timeout)
         }
     };
-    let topic = config.consumer.topic;
+    let topic = config.consumer.broker.topic;
     let member = member()?;
     let ledger = SqlDeliveryLedger::new(
         database.clone(),
-        config.group.clone(),
+        config.consumer.group.clone(),
         topic.clone(),
         member.clone(),
     )
-    .with_events(config.verification.events.is_some());
+    .with_events(config.events.is_some());
     keep_house(process, &database, &usable)?;
     let consumer = Consumer {
-        leases: SqlPartitionLeases::new(database, config.group, topic, member),
+        leases: SqlPartitionLeases::new(database, config.consumer.group, topic, member),
         ledger: Arc::new(ledger),
         stream: Arc::new(stream),
         gateway: Arc::new(gateway),
         settings: ConsumerSettings {
             // An SQLite file is one machine's, and its renewals cost next to nothing.
             lease_ttl: Duration::from_secs(if process.is_embedded() { 3 } else { 10 }),
-            start_from: config.start_from.unwrap_or(first),
-            longest_ttl: config.code_ttl.max(LONGEST_TTL),
+            start_from: config.consumer.start_from.unwrap_or(first),
+            longest_ttl: config.codes.ttl.max(LONGEST_TTL),
             deliver: DeliverSettings {
-                templates: config.templates,
+                templates: config.texts,
                 vault: vault.clone(),
-                default_ttl: config.code_ttl,
-                concurrency: config.concurrency,
-                in_hand: 1_000.max(2 * config.concurrency),
+                default_ttl: config.codes.ttl,
+                concurrency: config.consumer.concurrency,
+                in_hand: 1_000.max(2 * config.consumer.concurrency),
                 // The gateway keeps its own limit; this one is for when it does not.
                 call_limit: longest_call + Duration::from_secs(2),
             },

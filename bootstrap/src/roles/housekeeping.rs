@@ -24,10 +24,10 @@ pub(super) fn keep_house(
     if !process.needs_housekeeping() {
         return Ok(());
     }
-    let events = process.config.verification.events.is_some();
+    let events = process.config.events.is_some();
     let housekeeping = SqlHousekeeping::new(database.clone(), events);
     let metrics = HousekeepingMetrics::register(&process.registry, process.expired.clone())?;
-    let retention = process.config.delivery_retention;
+    let retention = process.config.consumer.retention;
     let (usable, stop) = (usable.clone(), process.stop.clone());
     process.spawn(async move {
         let work = async {

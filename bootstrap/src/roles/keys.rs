@@ -97,7 +97,7 @@ pub fn open_vault(
 /// A vault for one command that reads what was sealed, opened now.
 pub async fn unlock(config: &Config, database: &Database) -> anyhow::Result<Vault> {
     let vault = Vault::default();
-    let payload = config.verification.vault.payload.clone();
+    let payload = config.codes.vault.payload.clone();
     let settings = VaultSettings { peppers: KeySource::Absent, payload };
     let secrets = StoredSecrets::new(config, database);
     OpenVault::new(secrets, seeded()?, vault.clone(), settings).execute().await?;

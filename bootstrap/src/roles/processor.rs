@@ -30,28 +30,28 @@ pub fn processor(
     // To claim, settle, publish or tell once more does no harm; what a consumer has taken over is
     // durable, and all before it.
     let database = process.database_to_repeat("processor", 4);
-    let parts = parts(Part::Processor, &config.producer);
+    let parts = parts(Part::Processor, &config.relay.broker);
     let usable = process.watch_database(database.clone(), &parts);
     let metrics = RelayMetrics::register(&process.registry, process.expired.clone())?;
     keep_house(process, &database, &usable)?;
     let broker = match queue {
         Some(queue) => Broker::Embedded(queue),
         // It only writes, and what is sealed goes out as it is.
-        None if config.producer.servers.is_empty() => Broker::Embedded(embedded_queue(
+        None if !config.relay.broker.is_kafka() => Broker::Embedded(embedded_queue(
             &config,
             // A record that was read must not change.
             &process.database("queue", 6),
-            &config.producer,
+            &config.relay.broker,
             &Vault::default(),
         )),
         None => Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {
-            kafka: kafka(&config.producer, "messager-processor"),
-            partitions: config.topic_partitions,
-            replication_factor: config.topic_replication,
+            kafka: kafka(&config.relay.broker, "messager-processor"),
+            partitions: config.relay.partitions,
+            replication_factor: config.relay.replication,
         })),
     };
     if let Broker::Embedded(queue) = &broker {
-        let (queue, ttl, stop) = (queue.clone(), config.code_ttl, process.stop.clone());
+        let (queue, ttl, stop) = (queue.clone(), config.codes.ttl, process.stop.clone());
         process.spawn(async move {
             while stop.run_until_cancelled(sleep(TRIM)).await.is_some() {
                 // What is older than its code is never sent; twice that, for good measure.
@@ -62,27 +62,27 @@ pub fn processor(
             Ok(())
         });
     }
-    let backlog = SqlBacklog::new(database.clone(), config.producer.topic.clone())
-        .with_events(config.verification.events.is_some());
+    let backlog = SqlBacklog::new(database.clone(), config.relay.broker.topic.clone())
+        .with_events(config.events.is_some());
     let batch = RelayBatch::new(
         backlog.clone(),
         broker,
         RelaySettings {
-            batch: config.batch,
-            lease: config.reservation,
-            confirm_within: config.confirm_within,
+            batch: config.relay.batch,
+            lease: config.relay.reservation,
+            confirm_within: config.relay.confirm_within,
         },
     );
     let pauses = Pauses {
         shortest: Duration::from_millis(1),
-        longest: config.reservation.min(Duration::from_millis(50)),
+        longest: config.relay.reservation.min(Duration::from_millis(50)),
         // In the process that stores them, the relay is told of messages.
         lively: Duration::from_millis(if process.is_embedded() { 0 } else { 50 }),
     };
     let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
-    let (size, usable_too) = (usize::try_from(config.batch.get())?, usable.clone());
+    let (size, usable_too) = (usize::try_from(config.relay.batch.get())?, usable.clone());
     let swept = (backlog, metrics.clone(), stop.clone());
-    if let Some(events) = config.verification.events {
+    if let Some(events) = config.events {
         tell(process, database, events, usable.clone())?;
     }
     process.spawn(async move {

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use super::*;
 
-/// A file that is there as long as this is.
+/// A file that is deleted when this value is dropped.
 struct File(PathBuf);
 
 impl File {
@@ -38,7 +38,7 @@ fn texts_are_read_by_purpose_and_locale() {
         ("SMS_APP_HASH", "FA+9qCX9VSu"),
     ]);
 
-    let templates = config.unwrap().templates;
+    let templates = config.unwrap().texts;
     let code = "482915".parse().unwrap();
     let text =
         |purpose, locale| templates.render(templates.resolve(purpose, locale).as_ref(), &code);
@@ -73,7 +73,7 @@ fn bad_templates_fail_the_start() {
 }
 
 #[test]
-fn a_longer_text_may_be_allowed() {
+fn longer_text_is_accepted_if_more_segments_are_allowed() {
     let long = format!("Code: {{code}}{}", "a".repeat(160));
     let settings = [("SMS_TEMPLATE", &*long), ("SMS_MAX_SEGMENTS", "2")];
 
@@ -82,7 +82,7 @@ fn a_longer_text_may_be_allowed() {
 }
 
 #[test]
-fn a_file_that_is_no_list_of_texts_is_refused() {
+fn file_that_is_not_a_list_of_texts_is_refused() {
     for (name, content) in [("json", "{"), ("list", "[]"), ("flat", r#"{"login":"{code}!"}"#)] {
         let file = File::new(name, content);
         let complaint = complaint(&[("TEMPLATES_FILE", file.path())]);

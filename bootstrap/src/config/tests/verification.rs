@@ -7,11 +7,11 @@ use super::*;
 const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const EVENTS_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-fn verification(settings: &[(&str, &str)]) -> VerificationConfig {
-    read(settings).unwrap().verification
+fn config(settings: &[(&str, &str)]) -> Config {
+    read(settings).unwrap()
 }
 
-/// What is said of bad settings.
+/// Returns the report of bad settings.
 fn complaint(settings: &[(&str, &str)]) -> String {
     read(settings).unwrap_err().to_string()
 }
@@ -21,9 +21,10 @@ fn windows(text: &str) -> Windows {
 }
 
 #[test]
-fn nothing_set_has_the_defaults_of_the_domain() {
-    let VerificationConfig { sends, api, numbers, guard, events, retention, .. } =
-        verification(&[]);
+fn no_settings_mean_the_defaults_of_the_domain() {
+    let Config { verification, api, numbers, guard, events, .. } = config(&[]);
+    let VerificationConfig { sends, retention, .. } = verification;
+    let api = api.legacy;
 
     assert_eq!(sends.rules.limits, SendLimits::default());
     assert_eq!((sends.pacing, sends.resend_policy), (Pacing::default(), ResendPolicy::Same));
@@ -36,32 +37,32 @@ fn nothing_set_has_the_defaults_of_the_domain() {
     assert_eq!(rules, ["adaptive:enforce"]);
     assert_eq!(guard.window, Duration::from_secs(3_600));
     assert!(events.is_none());
-    assert_eq!(retention, 30 * DAY);
+    assert_eq!(retention, Duration::from_secs(30 * 86_400));
 }
 
 #[test]
-fn api_auth_defaults() {
-    let auth = |settings: &[(&str, &str)]| verification(settings).api_auth;
+fn api_auth_defaults_to_none_on_sqlite_and_v1_on_postgres() {
+    let auth = |settings: &[(&str, &str)]| config(settings).api.auth;
 
     assert_eq!(auth(&[]), ApiAuth::None);
-    assert_eq!(auth(PREDECESSOR), ApiAuth::V1);
-    assert_eq!(auth(&[PREDECESSOR, &[("API_AUTH", "none")]].concat()), ApiAuth::None);
+    assert_eq!(auth(GO_SERVICE), ApiAuth::V1);
+    assert_eq!(auth(&[GO_SERVICE, &[("API_AUTH", "none")]].concat()), ApiAuth::None);
     assert_eq!(auth(&[("API_AUTH", "all")]), ApiAuth::All);
 }
 
 #[test]
-fn a_phone_limit_that_is_set_holds_for_both() {
+fn limit_of_a_phone_that_is_set_holds_on_both_doors() {
     for (set, limit) in [("3/1m", "3/1m"), ("off", "off"), (" 1/1s, 2/1d ", "1/1s,2/1d")] {
-        let VerificationConfig { sends, api, .. } = verification(&[("LIMIT_PHONE", set)]);
+        let Config { verification, api, .. } = config(&[("LIMIT_PHONE", set)]);
 
-        let phones = (sends.rules.limits.phone, api.rules.limits.phone);
+        let phones = (verification.sends.rules.limits.phone, api.legacy.rules.limits.phone);
         assert_eq!(phones, (windows(limit), windows(limit)));
     }
 }
 
 #[test]
-fn what_is_set_holds_on_api_too() {
-    let api = verification(&[
+fn settings_that_are_set_hold_on_api_too() {
+    let api = config(&[
         ("LIMIT_PREFIX", "2/1h"),
         ("LIMIT_REGION", "3/1h"),
         ("LIMIT_KEY", "4/1h"),
@@ -70,7 +71,8 @@ fn what_is_set_holds_on_api_too() {
         ("API_UNREADABLE_NUMBERS", "refuse"),
         ("API_ENABLED", "false"),
     ])
-    .api;
+    .api
+    .legacy;
 
     let SendLimits { prefix, region, key, .. } = api.rules.limits;
     assert_eq!([prefix, region, key], ["2/1h", "3/1h", "4/1h"].map(windows));
@@ -80,8 +82,8 @@ fn what_is_set_holds_on_api_too() {
 }
 
 #[test]
-fn doors_of_other_trust_or_other_limits_count_apart() {
-    let counting = |settings: &[(&str, &str)]| verification(settings).api.rules.counting;
+fn doors_with_different_trust_or_limits_count_apart() {
+    let counting = |settings: &[(&str, &str)]| config(settings).api.legacy.rules.counting;
     let limit = ("LIMIT_PHONE", "5/1h");
 
     for (auth, unset, set) in [
@@ -96,7 +98,7 @@ fn doors_of_other_trust_or_other_limits_count_apart() {
 
 #[test]
 fn every_limit_can_be_set() {
-    let limits = verification(&[
+    let limits = config(&[
         ("LIMIT_IP", "off"),
         ("LIMIT_PREFIX", "1000/1h"),
         ("LIMIT_REGION", "1000/1m,1000000/30d"),
@@ -104,6 +106,7 @@ fn every_limit_can_be_set() {
         ("LIMIT_CHECK", "3/1h"),
         ("LIMIT_CUSTOM", "device=5/1d; tenant-2=off"),
     ])
+    .verification
     .sends
     .rules
     .limits;
@@ -117,7 +120,7 @@ fn every_limit_can_be_set() {
 }
 
 #[test]
-fn bad_values_are_reported_with_what_is_allowed() {
+fn bad_values_are_reported_with_their_rules() {
     let complaint = complaint(&[
         ("API_AUTH", "yes"),
         ("LIMIT_PHONE", "5"),
@@ -175,15 +178,15 @@ fn bad_values_are_reported_with_what_is_allowed() {
 }
 
 #[test]
-fn names_of_custom_limits_are_not_given_twice() {
+fn bad_names_of_custom_limits_are_refused() {
     for bad in ["device=5/1d;device=6/1d", "device", "Device=5/1d", "device=5", "a=1/1h;", ";"] {
         assert!(complaint(&[("LIMIT_CUSTOM", bad)]).contains("LIMIT_CUSTOM is"), "{bad}");
     }
 }
 
-/// A key, a code and a password stand in these: what is said of a bad one must not repeat it.
+/// These values have a key, a code or a password.
 #[test]
-fn a_bad_secret_is_named_and_not_repeated() {
+fn report_of_a_bad_secret_does_not_repeat_it() {
     let secret = "c2VjcmV0";
     let complaint = complaint(&[
         ("CODE_PEPPER", &format!("p1:{secret}")),
@@ -207,7 +210,7 @@ fn a_bad_secret_is_named_and_not_repeated() {
 }
 
 #[test]
-fn a_port_that_is_none_is_not_taken_for_the_usual_one() {
+fn url_with_an_invalid_port_is_refused() {
     for host in ["127.0.0.1:99999", "[::1]:0", "example.com:", "user:secret@example.com:80a"] {
         let complaint =
             complaint(&[("GATEWAY_URL", &format!("http://{host}/")), ("GATEWAY", "webhook")]);
@@ -220,7 +223,7 @@ fn a_port_that_is_none_is_not_taken_for_the_usual_one() {
 }
 
 #[test]
-fn events_go_into_a_private_network_only_where_that_is_allowed() {
+fn private_events_url_needs_permission() {
     for url in ["http://127.0.0.1:9000/events", "https://[fd00::1]"] {
         let settings = [("EVENTS_URL", url), ("EVENTS_SECRET", EVENTS_SECRET)];
         let complaint = complaint(&settings);
@@ -230,7 +233,7 @@ fn events_go_into_a_private_network_only_where_that_is_allowed() {
 }
 
 #[test]
-fn good_secrets_are_shown_nowhere() {
+fn debug_output_has_no_secret() {
     let key = format!("p1:{KEY}");
     let config = read(&[
         ("APP_MODE", "debug"),
@@ -249,8 +252,8 @@ fn good_secrets_are_shown_nowhere() {
 }
 
 #[test]
-fn a_payload_key_is_drawn_only_where_the_queue_is_in_the_sqlite_file() {
-    let payload = |settings: &[(&str, &str)]| match verification(settings).vault.payload {
+fn payload_key_is_drawn_only_if_the_queue_is_in_the_sqlite_file() {
+    let payload = |settings: &[(&str, &str)]| match config(settings).codes.vault.payload {
         KeySource::Set(_) => "set",
         KeySource::Drawn => "drawn",
         KeySource::Absent => "absent",
@@ -261,21 +264,21 @@ fn a_payload_key_is_drawn_only_where_the_queue_is_in_the_sqlite_file() {
     assert_eq!(payload(&[("PRODUCER_URL", "kafka:9092")]), "absent");
     assert_eq!(payload(&[("CONSUMER_URL", "kafka:9092")]), "absent");
     let postgres: Vec<_> =
-        PREDECESSOR.iter().copied().filter(|(name, _)| name.starts_with("POSTGRES")).collect();
+        GO_SERVICE.iter().copied().filter(|(name, _)| name.starts_with("POSTGRES")).collect();
     assert_eq!(payload(&postgres), "absent");
     assert_eq!(payload(&[set]), "set");
-    assert_eq!(payload(&[PREDECESSOR, &[set]].concat()), "set");
+    assert_eq!(payload(&[GO_SERVICE, &[set]].concat()), "set");
 }
 
 #[test]
-fn seals_can_be_required_where_there_is_a_key() {
+fn sealed_records_can_be_required_if_there_is_a_key() {
     let required = ("REQUIRE_SEALED", "true");
     let kafka = ("CONSUMER_URL", "kafka:9092");
     let key = ("PAYLOAD_KEY", &*format!("k1:{KEY}"));
 
-    assert!(!verification(&[]).require_sealed);
-    assert!(verification(&[required]).require_sealed, "with the drawn key");
-    assert!(verification(&[required, kafka, key]).require_sealed);
+    assert!(!config(&[]).codes.require_sealed);
+    assert!(config(&[required]).codes.require_sealed, "with the drawn key");
+    assert!(config(&[required, kafka, key]).codes.require_sealed);
     let error = read(&[required, kafka]).unwrap_err().to_string();
     assert!(error.contains("REQUIRE_SEALED is true, and needs PAYLOAD_KEY"), "{error}");
     let error = read(&[required, kafka, ("PAYLOAD_KEY", "what")]).unwrap_err().to_string();
@@ -283,21 +286,21 @@ fn seals_can_be_required_where_there_is_a_key() {
 }
 
 #[test]
-fn a_pepper_that_is_not_set_is_drawn() {
+fn pepper_that_is_not_set_is_drawn() {
     let two = format!("p2:{KEY}, p1:{KEY}");
 
-    assert!(matches!(verification(&[]).vault.peppers, KeySource::Drawn));
-    let KeySource::Set(peppers) = verification(&[("CODE_PEPPER", &two)]).vault.peppers else {
+    assert!(matches!(config(&[]).codes.vault.peppers, KeySource::Drawn));
+    let KeySource::Set(peppers) = config(&[("CODE_PEPPER", &two)]).codes.vault.peppers else {
         panic!("not set")
     };
     assert_eq!(peppers.first().id().as_str(), "p2");
 }
 
 #[test]
-fn numbers_are_let_through_by_region_and_type() {
+fn numbers_are_allowed_by_region_and_type() {
     let rules = |regions, types| {
         let settings = [("REGIONS", regions), ("REFUSED_NUMBER_TYPES", types)];
-        verification(&settings).numbers.rules
+        config(&settings).numbers.rules
     };
 
     let every = NumberRules { allowed: Regions::EVERY_COUNTRY, refused: [].into() };
@@ -307,12 +310,12 @@ fn numbers_are_let_through_by_region_and_type() {
     assert_eq!((allowed, some.refused.len()), (vec!["AT".to_owned(), "DE".to_owned()], 2));
     assert_eq!(rules("none", "none").allowed.countries().count(), 0);
     assert_ne!(rules("*,001", "none"), every);
-    let german = verification(&[("DEFAULT_REGION", "DE")]).numbers.default_region;
+    let german = config(&[("DEFAULT_REGION", "DE")]).numbers.default_region;
     assert_eq!(german, "DE".parse().ok());
 }
 
 #[test]
-fn a_region_that_is_none_is_refused_by_name() {
+fn unknown_region_is_refused_by_name() {
     let complaint = complaint(&[("REGIONS", "DE,XX,UK"), ("DEFAULT_REGION", "SU")]);
 
     assert!(complaint.contains("REGIONS has UK, XX: no country with phone numbers"), "{complaint}");
@@ -325,7 +328,7 @@ fn test_numbers_are_refused_in_release_mode_unless_allowed() {
 
     assert!(complaint(&[test]).contains("TEST_NUMBERS are refused with APP_MODE=release"));
     for allowed in [("APP_MODE", "debug"), ("TEST_NUMBERS_IN_RELEASE", "allow")] {
-        let numbers = verification(&[test, allowed]).numbers.test;
+        let numbers = config(&[test, allowed]).numbers.test;
         assert_eq!(numbers[&"79990000000".parse().unwrap()].as_str(), "000000");
         assert_eq!(numbers[&"4915100000000".parse().unwrap()].as_str(), "1234");
     }
@@ -333,7 +336,7 @@ fn test_numbers_are_refused_in_release_mode_unless_allowed() {
 }
 
 #[test]
-fn a_test_number_is_a_phone_and_a_code_and_stands_once() {
+fn test_number_is_a_phone_with_a_code_and_occurs_once() {
     for bad in [
         "79990000000:000000",
         "+79990000000",
@@ -347,52 +350,52 @@ fn a_test_number_is_a_phone_and_a_code_and_stands_once() {
 }
 
 #[test]
-fn the_mode_of_a_guard_is_that_of_its_rules_unless_they_say_another() {
+fn guard_mode_holds_for_rules_that_name_none() {
     let rules = ("GUARD_RULES", "prefix:1:10, region:2:20:shadow,region:3:30:enforce");
     let shown = |guard: GuardConfig| {
         guard.rules.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     };
 
-    let enforced = verification(&[("GUARD", "enforce"), rules]).guard;
-    let off = verification(&[("GUARD", "off"), rules, ("GUARD_WINDOW", "60")]).guard;
+    let enforced = config(&[("GUARD", "enforce"), rules]).guard;
+    let off = config(&[("GUARD", "off"), rules, ("GUARD_WINDOW", "60")]).guard;
 
     assert_eq!(enforced.mode, Some(GuardMode::Enforce));
     assert_eq!(enforced.rules_in_force(), enforced.rules);
     assert_eq!(shown(enforced), "prefix:1:10:enforce region:2:20:shadow region:3:30:enforce");
     assert!(off.rules_in_force().is_empty());
     assert_eq!((off.rules.len(), off.window), (3, Duration::from_secs(60)));
-    let shadow = verification(&[("GUARD", "shadow")]).guard;
+    let shadow = config(&[("GUARD", "shadow")]).guard;
     assert_eq!(shown(shadow), "adaptive:shadow");
 }
 
 #[test]
-fn events_go_to_an_url_and_are_signed() {
+fn events_need_a_url_and_a_secret() {
     let url = ("EVENTS_URL", "https://example.com/hook");
     let secret = ("EVENTS_SECRET", EVENTS_SECRET);
 
-    let events = verification(&[url, secret, ("EVENTS_ALLOW_PRIVATE", "true")]).events.unwrap();
+    let events = config(&[url, secret, ("EVENTS_ALLOW_PRIVATE", "true")]).events.unwrap();
     assert_eq!(events.url, "https://example.com/hook");
     assert!(events.allow_private);
-    assert!(!verification(&[url, secret]).events.unwrap().allow_private);
-    assert!(verification(&[secret]).events.is_none());
+    assert!(!config(&[url, secret]).events.unwrap().allow_private);
+    assert!(config(&[secret]).events.is_none());
     assert!(complaint(&[url]).contains("EVENTS_SECRET is missing"));
 }
 
 #[test]
-fn warnings_tell_what_is_open() {
+fn warnings_name_the_open_paths() {
     let warnings = |settings: &[(&str, &str)]| read(settings).unwrap().warnings();
-    let none = [PREDECESSOR, &[("API_AUTH", "none")]].concat();
+    let none = [GO_SERVICE, &[("API_AUTH", "none")]].concat();
     let test = [("APP_MODE", "debug"), ("API_AUTH", "all"), ("TEST_NUMBERS", "+7999000000:0000")];
 
     assert!(warnings(&[("API_AUTH", "all")]).is_empty());
-    let [api] = &warnings(PREDECESSOR)[..] else { panic!("not one") };
+    let [api] = &warnings(GO_SERVICE)[..] else { panic!("not one") };
     assert!(api.contains("/api is open") && api.contains("port 8080"), "{api}");
     let [both, release] = &warnings(&none)[..] else { panic!("not two") };
     assert!(both.contains("/api and /v1 are open"), "{both}");
     assert!(release.contains("API_AUTH=none with APP_MODE=release"), "{release}");
     let [test] = &warnings(&test)[..] else { panic!("not one") };
     assert!(test.contains("one of 1 numbers") && !test.contains("7999"), "{test}");
-    // The embedded default is for trying.
+    // The embedded default is for trying the service out.
     assert_eq!(warnings(&[]).len(), 1);
     assert!(warnings(&[("API_AUTH", "v1"), ("API_ENABLED", "false")]).is_empty());
     let [unread] = &warnings(&[("API_AUTH", "all"), ("REGIONS", "DE")])[..] else { panic!() };
@@ -400,7 +403,7 @@ fn warnings_tell_what_is_open() {
 }
 
 #[test]
-fn the_start_says_to_whom_the_api_is_open() {
+fn warning_says_which_callers_reach_an_open_api() {
     #[track_caller]
     fn check(settings: &[(&str, &str)], expected: &[&str]) {
         let [told] = &read(settings).unwrap().warnings()[..] else { panic!("not one") };
@@ -418,12 +421,12 @@ fn the_start_says_to_whom_the_api_is_open() {
 }
 
 #[test]
-fn warns_at_every_start_about_a_drawn_pepper() {
+fn drawn_pepper_is_warned_about() {
     let drawn = DrawnKeys { pepper: true, payload_key: true };
     let warning = |settings: &[(&str, &str)]| read(settings).unwrap().warning_of_drawn(drawn);
 
     let file = warning(&[("SQLITE_PATH", "a.db")]).unwrap();
-    let table = warning(PREDECESSOR).unwrap();
+    let table = warning(GO_SERVICE).unwrap();
 
     assert!(file.contains("the file a.db.secrets"), "{file}");
     assert!(table.contains("the table secret"), "{table}");

@@ -1,0 +1,139 @@
+//! The API: where it listens, how many connections it takes, and who may call it.
+
+use std::num::NonZeroU16;
+
+use adapters_http::{ApiAuth, Hosts};
+use application::{Counting, SendRules};
+use domain::SendLimits;
+
+use super::{
+    numbers::NumberConfig,
+    reader::Reader,
+    setting::{
+        Section, Setting,
+        Values::{Number, OneOf, Port, Text},
+    },
+};
+
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    pub hosts: Hosts,
+    pub port: u16,
+    pub max_connections: u16,
+    /// `None`: as many as there are.
+    pub max_connections_per_peer: Option<NonZeroU16>,
+    /// Which callers must show an API key.
+    pub auth: ApiAuth,
+    pub legacy: LegacyApiConfig,
+}
+
+/// What holds on `/api`: the settings that are set, and not the defaults of `/v1`, because clients
+/// of the Go service have never met those.
+#[derive(Debug, Clone)]
+pub struct LegacyApiConfig {
+    pub is_open: bool,
+    pub rules: SendRules,
+}
+
+pub(super) const HOSTS: super::setting::Values =
+    Text("*, localhost, or IP addresses of this machine, by comma");
+
+pub(super) const SECTION: Section = Section {
+    title: "API",
+    settings: &[
+        Setting {
+            name: "APP_HOST",
+            default: "*",
+            example: None,
+            values: HOSTS,
+            meaning: "Addresses that the API listens on. `*` is every address, IPv4 and IPv6, and \
+                      so is `::` alone. `localhost` is 127.0.0.1 and ::1.",
+        },
+        Setting {
+            name: "APP_PORT",
+            default: "8080",
+            example: None,
+            values: Port,
+            meaning: "Port of the API.",
+        },
+        Setting {
+            name: "MAX_CONNECTIONS",
+            default: "768",
+            example: None,
+            values: Number(1, 65_535),
+            meaning: "[Connections](api.md#connections) of the API at a time. There are fewer if the \
+                      limit of open files is too low.",
+        },
+        Setting {
+            name: "MAX_CONNECTIONS_PER_PEER",
+            default: "off",
+            example: None,
+            values: Text("off, or a whole number from 1 to 65535"),
+            meaning: "Connections of the API from one client address at a time. A client address \
+                      is an IPv4 address or an IPv6 /64.",
+        },
+        Setting {
+            name: "API_AUTH",
+            default: "none on SQLite, otherwise v1",
+            example: Some("v1"),
+            values: OneOf(&["none", "v1", "all"]),
+            meaning: "Which callers must show an [API key](api.md#api-keys): `none`, those of `/v1`, or `all` of them. \
+                      `messager keys create` makes a key.",
+        },
+        Setting {
+            name: "API_ENABLED",
+            default: "true",
+            example: None,
+            values: OneOf(&["true", "false"]),
+            meaning: "Whether `/api` is served. With `false` its paths answer 404.",
+        },
+        Setting {
+            name: "API_UNREADABLE_NUMBERS",
+            default: "send",
+            example: None,
+            values: OneOf(&["send", "refuse"]),
+            meaning: "What `/api` does with digits that are not a number of any numbering plan.",
+        },
+    ],
+};
+
+/// Reads the section. `numbers` are `None` if theirs are bad, and `limits` are those of `/api`.
+pub(super) fn read(
+    env: &mut Reader<'_>,
+    is_sqlite: bool,
+    numbers: Option<&NumberConfig>,
+    limits: SendLimits,
+) -> Option<ApiConfig> {
+    let hosts = env.hosts("APP_HOST");
+    let port = env.parsed("APP_PORT", |text| text.parse().ok()).map(NonZeroU16::get);
+    let max_connections = env.number("MAX_CONNECTIONS");
+    let max_connections_per_peer = env.parsed("MAX_CONNECTIONS_PER_PEER", |text| {
+        if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
+    });
+    env.defaults_to("API_AUTH", if is_sqlite { "none" } else { "v1" });
+    let auth = env
+        .choice("API_AUTH", &[("none", ApiAuth::None), ("v1", ApiAuth::V1), ("all", ApiAuth::All)]);
+    let is_open = env.boolean("API_ENABLED");
+    let refuse_unreadable =
+        env.choice("API_UNREADABLE_NUMBERS", &[("send", false), ("refuse", true)]);
+
+    let counting = match auth? {
+        ApiAuth::V1 => Counting::Apart,
+        ApiAuth::None | ApiAuth::All if !env.is_set("LIMIT_PHONE") => Counting::PhonesApart,
+        ApiAuth::None | ApiAuth::All => Counting::Shared,
+    };
+    let rules = SendRules {
+        numbers: numbers?.legacy_rules.clone(),
+        refuse_unreadable: refuse_unreadable?,
+        limits,
+        counting,
+    };
+    Some(ApiConfig {
+        hosts: hosts?,
+        port: port?,
+        max_connections: max_connections?,
+        max_connections_per_peer: max_connections_per_peer?,
+        auth: auth?,
+        legacy: LegacyApiConfig { is_open: is_open?, rules },
+    })
+}

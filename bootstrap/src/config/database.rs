@@ -1,0 +1,158 @@
+//! The database: PostgreSQL, or an SQLite file.
+
+use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode, SslRootCert};
+
+use super::{
+    reader::Reader,
+    setting::{
+        Section, Setting,
+        Values::{OneOf, Port, Secret, Text},
+    },
+};
+
+pub(super) const SECTION: Section = Section {
+    title: "Database",
+    settings: &[
+        Setting {
+            name: "POSTGRES_HOST",
+            default: "",
+            example: Some("127.0.0.1"),
+            values: Text("host name or address"),
+            meaning: "Host of PostgreSQL. If none of the five `POSTGRES_` settings is set, the \
+                      database is an SQLite file.",
+        },
+        Setting {
+            name: "POSTGRES_PORT",
+            default: "5432",
+            example: Some("5432"),
+            values: Port,
+            meaning: "Port of PostgreSQL.",
+        },
+        Setting {
+            name: "POSTGRES_DB",
+            default: "",
+            example: Some("messager"),
+            values: Text("name"),
+            meaning: "Name of the database. Needed with `POSTGRES_HOST`.",
+        },
+        Setting {
+            name: "POSTGRES_USER",
+            default: "",
+            example: Some("messager"),
+            values: Text("name"),
+            meaning: "Role to log in as. Needed with `POSTGRES_HOST`.",
+        },
+        Setting {
+            name: "POSTGRES_PASSWORD",
+            default: "",
+            example: Some(""),
+            values: Secret("text"),
+            meaning: "Its password. Leave it out if the server asks for none.",
+        },
+        Setting {
+            name: "DB_SSL_MODE",
+            default: "prefer",
+            example: None,
+            values: OneOf(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
+            meaning: "[TLS to PostgreSQL](#tls-to-postgresql), as libpq's `sslmode`. With \
+                      `DB_SSL_ROOT_CERT=system` the default is `verify-full`.",
+        },
+        Setting {
+            name: "DB_SSL_ROOT_CERT",
+            default: "",
+            example: Some("/etc/ssl/certs/postgres-ca.pem"),
+            values: Text("path of a PEM file, or system"),
+            meaning: "The only authorities that may sign the server's certificate. `system` stands \
+                      for those of the operating system, and works with `verify-full` only. \
+                      `verify-ca` and `verify-full` need this setting.",
+        },
+        Setting {
+            name: "SQLITE_PATH",
+            default: "messager.db",
+            example: None,
+            values: Text("the path of a file"),
+            meaning: "The SQLite file, if there is no PostgreSQL.",
+        },
+    ],
+};
+
+pub(super) fn read(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
+    const NEEDED: [&str; 4] =
+        ["POSTGRES_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"];
+
+    let ssl_root_cert = env.text("DB_SSL_ROOT_CERT").map(|text| match &*text {
+        "system" => SslRootCert::System,
+        path => SslRootCert::File(path.into()),
+    });
+    if let Some(Err(problem)) = ssl_root_cert.as_ref().map(SslRootCert::check) {
+        env.problem("DB_SSL_ROOT_CERT", &format!("cannot be used: {problem}"));
+    }
+    // As in libpq: a certificate that a public authority has signed must be for this host.
+    if ssl_root_cert == Some(SslRootCert::System) {
+        env.defaults_to("DB_SSL_MODE", "verify-full");
+    }
+    let ssl_mode = env.choice(
+        "DB_SSL_MODE",
+        &[
+            ("disable", SslMode::Disable),
+            ("allow", SslMode::Allow),
+            ("prefer", SslMode::Prefer),
+            ("require", SslMode::Require),
+            ("verify-ca", SslMode::VerifyCa),
+            ("verify-full", SslMode::VerifyFull),
+        ],
+    );
+    let port = env.port("POSTGRES_PORT");
+    let sqlite = env.parsed("SQLITE_PATH", |path| {
+        // SQLite would keep the data in memory only.
+        (!path.contains(":memory:")).then(|| path.to_owned())
+    });
+    let [host, database, user, password] = NEEDED.map(|name| env.text(name));
+
+    let any = [&host, &database, &user, &password].iter().any(|it| it.is_some()) || port.is_some();
+    if !any {
+        return Some(DatabaseSettings::Sqlite(sqlite?.into()));
+    }
+    let (Some(host), Some(database), Some(user)) = (&host, &database, &user) else {
+        for (name, value) in NEEDED.iter().zip([&host, &database, &user]) {
+            if value.is_none() {
+                env.problem(
+                    name,
+                    "is missing: the POSTGRES_ settings go together; none of them means SQLite",
+                );
+            }
+        }
+        return None;
+    };
+    check_root_cert(env, ssl_mode, ssl_root_cert.as_ref());
+    Some(DatabaseSettings::Postgres(PostgresSettings {
+        host: host.clone(),
+        port: port.unwrap_or(5432),
+        database: database.clone(),
+        user: user.clone(),
+        // A server that trusts its own machine asks for none.
+        password,
+        ssl_mode: ssl_mode?,
+        ssl_root_cert,
+    }))
+}
+
+/// Checks what `DB_SSL_MODE` needs of `DB_SSL_ROOT_CERT`, as libpq does.
+fn check_root_cert(env: &mut Reader<'_>, mode: Option<SslMode>, root: Option<&SslRootCert>) {
+    let Some(mode) = mode else { return };
+    match root {
+        None if mode.verifies() => env.problem(
+            "DB_SSL_ROOT_CERT",
+            &format!(
+                "is missing: DB_SSL_MODE={} needs the PEM file of the authority that signs the \
+                 server's certificate, or system",
+                mode.name()
+            ),
+        ),
+        Some(SslRootCert::System) if mode != SslMode::VerifyFull => env.problem(
+            "DB_SSL_MODE",
+            &format!("is {}, and must be verify-full, as DB_SSL_ROOT_CERT is system", mode.name()),
+        ),
+        _ => {}
+    }
+}

@@ -1,0 +1,103 @@
+//! What every binary has: its log, its metrics port, its end.
+
+use std::time::Duration;
+
+use adapters_http::Hosts;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    api::HOSTS,
+    reader::Reader,
+    setting::{
+        Section, Setting,
+        Values::{OneOf, Port, Seconds, Text},
+    },
+};
+
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    pub mode: Mode,
+    /// The filter of the log, instead of the one of `mode`.
+    pub log: Option<String>,
+    pub metrics_hosts: Hosts,
+    /// `None`: the default of the binary.
+    pub metrics_port: Option<u16>,
+    pub shutdown_grace: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Debug,
+    Release,
+}
+
+pub(super) const SECTION: Section = Section {
+    title: "Logs, metrics, shutdown",
+    settings: &[
+        Setting {
+            name: "APP_MODE",
+            default: "release",
+            example: None,
+            values: OneOf(&["debug", "release"]),
+            meaning: "The log: `release` has JSON from level info, `debug` has text from level \
+                      debug.",
+        },
+        Setting {
+            name: "LOG",
+            default: "",
+            example: Some("info"),
+            values: Text("a level or target=level, by comma"),
+            meaning: "Log filter instead of the one of `APP_MODE`, such as `info,rskafka=debug`.",
+        },
+        Setting {
+            name: "PROMETHEUS_SERVER_HOST",
+            default: "*",
+            example: None,
+            values: HOSTS,
+            meaning: "Addresses that metrics and health checks listen on. Written as `APP_HOST`.",
+        },
+        Setting {
+            name: "PROMETHEUS_SERVER_PORT",
+            default: "8082, processor 8083, consumer 8084",
+            example: Some("8082"),
+            values: Port,
+            meaning: "Port of metrics and health checks. If it is taken, the first free one of the \
+                      next eight is used.",
+        },
+        Setting {
+            name: "SHUTDOWN_GRACE",
+            default: "20",
+            example: None,
+            values: Seconds(1, 3_600),
+            meaning: "Seconds that a process may take to finish its work after a signal.",
+        },
+    ],
+};
+
+/// Other settings depend on it, also if some of this section are bad.
+pub(super) fn mode(env: &mut Reader<'_>) -> Option<Mode> {
+    env.choice("APP_MODE", &[("debug", Mode::Debug), ("release", Mode::Release)])
+}
+
+pub(super) fn read(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<ProcessConfig> {
+    let log = env.text("LOG");
+    if let Some(filter) = &log
+        && EnvFilter::try_new(filter).is_err()
+    {
+        env.problem(
+            "LOG",
+            &format!("is {filter:?}, and must be a level or target=level, by comma"),
+        );
+    }
+    let metrics_hosts = env.hosts("PROMETHEUS_SERVER_HOST");
+    let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
+    let shutdown_grace = env.seconds("SHUTDOWN_GRACE");
+
+    Some(ProcessConfig {
+        mode: mode?,
+        log,
+        metrics_hosts: metrics_hosts?,
+        metrics_port,
+        shutdown_grace: shutdown_grace?,
+    })
+}

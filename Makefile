@@ -67,6 +67,7 @@ $(TARGET)/tools/bin/mdbook:
 boundaries: ## the inner rings depend on what this list says, and on nothing else
 	scripts/boundaries domain base64 chacha20poly1305 hmac rand_core sha2 thiserror uuid
 	scripts/boundaries application autometrics domain rand_core thiserror tokio tracing trait-variant
+	scripts/boundaries adapters-wire application chrono domain serde serde_json
 
 INSTRUCTIONS := bench/instructions.json
 

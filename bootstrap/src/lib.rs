@@ -2,6 +2,7 @@
 //!
 //! The binaries are inventories; what they share is here.
 
+pub mod broker;
 pub mod cli;
 pub mod config;
 mod consumer;

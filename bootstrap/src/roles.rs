@@ -8,10 +8,8 @@ mod processor;
 
 use std::time::{Duration, SystemTime};
 
-use adapters_broker::{
-    EmbeddedQueue, EmbeddedQueueSettings, KafkaSettings, KafkaStream, KafkaStreamSettings, Stream,
-};
-use adapters_persistence::{Database, Part};
+use adapters_broker::{KafkaSettings, KafkaStream, KafkaStreamSettings};
+use adapters_persistence::{Database, EmbeddedQueue, EmbeddedQueueSettings, Part};
 use anyhow::Context;
 use application::Vault;
 use rand::{
@@ -27,6 +25,7 @@ pub use self::{
 };
 use crate::{
     Process,
+    broker::Stream,
     config::{BrokerConfig, Config},
 };
 
@@ -66,7 +65,7 @@ fn embedded_queue(
         default_ttl: config.codes.ttl,
         require_sealed: config.codes.require_sealed,
     };
-    EmbeddedQueue::new(database.connection(), settings, vault.clone())
+    EmbeddedQueue::new(database.clone(), settings, vault.clone())
 }
 
 fn kafka(broker: &BrokerConfig, client_id: &str) -> KafkaSettings {

@@ -14,6 +14,7 @@ mod partitions;
 mod pgbouncer;
 mod plans;
 mod privileges;
+mod queue;
 mod receipts;
 mod refusals;
 mod resends;

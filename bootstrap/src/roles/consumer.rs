@@ -1,14 +1,14 @@
 use std::{sync::Arc, time::Duration};
 
-use adapters_broker::{EmbeddedQueue, Stream};
 use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
-use adapters_persistence::{Part, SqlDeliveryLedger, SqlPartitionLeases};
+use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases};
 use application::{DeliverSettings, Vault};
 use rand_core::Rng;
 
 use super::{housekeeping::keep_house, parts, seeded, stream};
 use crate::{
     Process,
+    broker::Stream,
     config::{Beginning, GatewayConfig},
     consumer::{Consumer, ConsumerSettings},
     metrics::DeliveryMetrics,

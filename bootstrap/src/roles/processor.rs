@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
-use adapters_broker::{Broker, EmbeddedQueue, KafkaBroker, KafkaPublisherSettings};
+use adapters_broker::{KafkaBroker, KafkaPublisherSettings};
 use adapters_gateway::{EventSinkSettings, WebhookEventSink};
-use adapters_persistence::{Database, Part, SqlBacklog, SqlEventOutbox};
+use adapters_persistence::{Database, EmbeddedQueue, Part, SqlBacklog, SqlEventOutbox};
 use anyhow::Context;
 use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings, Vault};
 use tokio::{sync::Notify, time::sleep};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{embedded_queue, housekeeping::keep_house, kafka, parts, seeded};
 use crate::{
     Process,
+    broker::Broker,
     config::EventsConfig,
     metrics::{EventMetrics, RelayMetrics},
     relay::{Pauses, relay, sweep},

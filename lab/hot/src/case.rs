@@ -6,14 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use adapters_wire::{DecodeSettings, Place, decode, encode};
 use anyhow::Context;
 use application::ports::{Claim, Claimed};
 use domain::{
     CodeLength, Message, PayloadKeys, Peppers, PhoneNumber, Seed, Templates, Validity,
     VerificationId,
 };
-
-use crate::wire::{Place, Reading, decode, encode};
 
 /// Things to do, by name; each does the same every time.
 pub(crate) struct Cases(BTreeMap<&'static str, Box<dyn Fn()>>);
@@ -96,9 +95,9 @@ impl Cases {
         {
             let record = encode(claimed);
             self.add(name, move || {
-                let reading =
-                    Reading { default_ttl: TTL, keys: keys.as_ref(), require_sealed: false };
-                decode(place, Some(&record.value), black_box(&record.headers), reading)
+                let keys = keys.as_ref();
+                let settings = DecodeSettings { default_ttl: TTL, keys, require_sealed: false };
+                decode(place, Some(&record.value), black_box(&record.headers), settings)
             });
         }
         self.add("record, written", move || encode(black_box(&clear)));

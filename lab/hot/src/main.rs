@@ -5,10 +5,6 @@
 
 mod case;
 mod counts;
-/// The adapter's own file, since the adapter would bring a database and a broker along.
-#[path = "../../../adapters/broker/src/wire.rs"]
-#[expect(dead_code, reason = "the adapter uses more of it")]
-mod wire;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use adapters_wire::{WireRecord, encode, milliseconds, partition_of};
 use application::{
     BoxError,
     ports::{BrokerError, Claimed, MessageBroker},
@@ -26,7 +27,6 @@ use rskafka::{
 use tokio::{sync::Mutex, time::Instant};
 
 use super::{KafkaSettings, bounded, partitions, requests};
-use crate::{partitioner::partition_of, wire};
 
 /// Publishes to a topic of Apache Kafka, which it creates if there is none.
 #[derive(Debug)]
@@ -234,7 +234,7 @@ impl MessageBroker for KafkaBroker {
 fn share_out(messages: &[Claimed], partitions: usize) -> BTreeMap<i32, Share> {
     let mut shares: BTreeMap<i32, Share> = BTreeMap::new();
     for (place, claimed) in messages.iter().enumerate() {
-        let record = wire::encode(claimed);
+        let record = encode(claimed);
         let partition = partition_of(record.key.as_bytes(), partitions);
         let (places, records) = shares.entry(partition).or_default();
         places.push(place);
@@ -243,13 +243,13 @@ fn share_out(messages: &[Claimed], partitions: usize) -> BTreeMap<i32, Share> {
     shares
 }
 
-fn to_kafka(record: wire::WireRecord, claimed: &Claimed) -> Record {
+fn to_kafka(record: WireRecord, claimed: &Claimed) -> Record {
     // Kafka's retention counts from this time: a record accepted longer ago than the topic keeps
     // its records may be deleted at once. Such a message has long expired.
     //
     // Whole milliseconds: rskafka rounds the first time of a request and the distances to it
     // each on its own.
-    let accepted_at = wire::milliseconds(claimed.validity.accepted_at);
+    let accepted_at = milliseconds(claimed.validity.accepted_at);
     Record {
         key: Some(record.key.into_bytes()),
         value: Some(record.value),

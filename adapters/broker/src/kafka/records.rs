@@ -15,18 +15,18 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use adapters_wire::{Headers, MAX_VALUE_LENGTH, header_that_is_read};
 use application::ports::{Incoming, Record, Unreadable};
 use flate2::bufread::MultiGzDecoder;
 
 use self::snappy::SnappyReader;
-use crate::wire::{self, Headers};
 
 /// Records that one reading brings at most. The next one goes on behind them, if need be in the
 /// middle of a batch.
 const MOST_RECORDS: usize = 5_000;
 
-/// What is kept of a value: enough for [`wire::decode`] to see that it is too large.
-const LONGEST_VALUE: u64 = wire::LARGEST_VALUE as u64 + 1;
+/// What is kept of a value: enough for [`adapters_wire::decode`] to see that it is too large.
+const LONGEST_VALUE: u64 = MAX_VALUE_LENGTH as u64 + 1;
 
 /// What is kept of a header. No header that we read is so long and right.
 const LONGEST_HEADER: u64 = 1024;
@@ -64,7 +64,7 @@ pub(super) struct Raw<'a> {
     pub(super) written_at: i64,
     /// Cut behind what a message can have.
     pub(super) value: Option<&'a [u8]>,
-    /// Only those that [`wire`] reads.
+    /// Only those that [`adapters_wire`] reads.
     pub(super) headers: &'a Headers,
 }
 
@@ -447,7 +447,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
             let name = length(record)?;
             hold(record, name.min(LONGEST_HEADER), &mut self.text)?;
             self.skip_some(record, name.saturating_sub(LONGEST_HEADER))?;
-            let known = wire::header_that_is_read(&self.text);
+            let known = header_that_is_read(&self.text);
             match (nullable_length(record)?, known) {
                 (None, None) => {}
                 (None, Some(name)) => {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use adapters_wire::{DecodeSettings, Place, decode, milliseconds};
 use application::{
     BoxError, Vault, VaultClosed,
     ports::{Fetched, MessageStream, StartFrom, StreamError},
@@ -28,7 +29,6 @@ use super::{
     connection::{Connection, EARLIEST, Fetch, FetchHead, LATEST, OffsetAt},
     records::{self, Found, Raw, Span},
 };
-use crate::wire::{self, Place, Reading};
 
 /// Reads a topic of Apache Kafka, without a consumer group: who reads what from where is the
 /// caller's to know. Reads only what was committed, and nothing behind a transaction that is open.
@@ -198,7 +198,7 @@ impl RecordReader {
         abandoned: &AtomicBool,
     ) -> io::Result<Found> {
         let keys = self.vault.keys().ok_or_else(|| io::Error::other(VaultClosed))?;
-        let reading = Reading {
+        let settings = DecodeSettings {
             default_ttl: self.default_ttl,
             keys: keys.payload.as_ref(),
             require_sealed: self.require_sealed,
@@ -206,7 +206,7 @@ impl RecordReader {
         records::read(source, length, span, abandoned, |raw| {
             let Raw { offset, written_at, value, headers } = raw;
             let place = Place { topic: &self.topic, partition, offset, written_at };
-            wire::decode(place, value, headers, reading)
+            decode(place, value, headers, settings)
         })
     }
 }
@@ -223,7 +223,7 @@ impl MessageStream for KafkaStream {
             StartFrom::Since(time) => {
                 // The end is looked up first: a record that is written in between comes after it.
                 let end = self.offset_at(partition, LATEST).await?;
-                let found = self.offset_at(partition, wire::milliseconds(time)).await?;
+                let found = self.offset_at(partition, milliseconds(time)).await?;
                 Ok(if found < 0 { end } else { found })
             }
         }

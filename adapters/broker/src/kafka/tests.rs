@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use adapters_wire::conformance::{TTL, in_time, message_to, messages, read_all, read_from, vault};
 use application::ports::{
     BrokerError, MessageBroker, MessageStream, StartFrom, StreamError, Unreadable,
 };
@@ -23,9 +24,7 @@ use super::{
     batches::{CODECS, Codec, TestBatch, TestRecord},
     *,
 };
-use crate::testing::{
-    TTL, in_time, message_to, messages, read_all, read_from, service, unique_name, vault,
-};
+use crate::testing::{service, unique_name};
 
 struct Rig {
     settings: KafkaSettings,
@@ -127,7 +126,7 @@ async fn a_key_has_the_partition_that_kafka_s_own_producer_gives_it() {
     let mut input = String::new();
     for record in ours.concat() {
         let phone = record.content.unwrap().message.phone;
-        let key = crate::wire::key_of(&phone);
+        let key = adapters_wire::key_of(&phone);
         let value = format!(r#"{{"phone":"{}","code":"1234"}}"#, phone.as_str());
         input += &[&key, "\t", &value, "\n"].concat();
     }

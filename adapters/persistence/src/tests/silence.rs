@@ -1,16 +1,22 @@
 use std::{sync::Arc, time::Duration};
 
-use application::ports::{EnqueueError, Outbox};
+use adapters_wire::conformance::{TTL, messages, vault};
+use application::ports::{BrokerError, EnqueueError, MessageBroker, Outbox};
 use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::watch,
+    task::yield_now,
+    time::timeout,
 };
 
-use super::support::{new_message, new_postgres, phone};
-use crate::{CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, PostgresSettings};
+use super::support::{in_time, new_message, new_postgres, phone};
+use crate::{
+    CoalescingOutbox, Database, DatabaseSettings, EmbeddedQueue, EmbeddedQueueSettings,
+    OutboxSettings, PostgresSettings,
+};
 
 /// A way to a server whose connections can all be made to fall silent: nothing is closed, and
 /// nothing comes through. Later connections are not touched.
@@ -94,4 +100,33 @@ async fn only_what_may_be_repeated_is_answered_before_it_is_durable() {
         let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
         assert_eq!(row.try_get::<String>("", "it").unwrap(), expected);
     }
+}
+
+#[tokio::test]
+async fn queue_on_a_silent_connection_fails_within_the_limit_and_connects_anew() {
+    let Some(mut settings) = new_postgres().await else { return };
+    let line = Line::to(settings.host.clone(), settings.port).await;
+    (settings.host, settings.port) = ("127.0.0.1".to_owned(), line.port);
+    let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
+    Migrator::up(&database.connection(), None).await.unwrap();
+    let topic = "message".to_owned();
+    let settings = EmbeddedQueueSettings { topic, default_ttl: TTL, require_sealed: false };
+    let queue = EmbeddedQueue::new(database.clone(), settings, vault());
+    queue.publish(&messages(1, 0..1)).await.into_iter().for_each(Result::unwrap);
+    // The pool tests a connection that is returned to it, which must not be what hangs.
+    let connection = database.connection();
+    let pool = connection.get_postgres_connection_pool();
+    in_time(async {
+        while pool.num_idle() == 0 {
+            yield_now().await;
+        }
+    })
+    .await;
+
+    line.fall_silent();
+    let limit = Duration::from_secs(20);
+    let unheard = timeout(limit, queue.publish(&messages(1, 0..1))).await.unwrap();
+    assert!(matches!(unheard[..], [Err(BrokerError::Unavailable(_))]), "{unheard:?}");
+
+    queue.publish(&messages(1, 0..1)).await.into_iter().for_each(Result::unwrap);
 }

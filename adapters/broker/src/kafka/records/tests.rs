@@ -1,12 +1,12 @@
 use std::time::Duration;
 
+use adapters_wire::{DecodeSettings, Place, decode};
 use proptest::{collection, prelude::*, sample::Index};
 
 use super::{
     super::batches::{BROKER_TIME, CODECS, Codec, TRANSACTIONAL, TestBatch, TestRecord, put},
     *,
 };
-use crate::wire::{Place, Reading};
 
 const GOOD: &str = r#"{"phone":"79991234567","code":"1234"}"#;
 
@@ -17,8 +17,8 @@ fn found_in(bytes: &[u8], from: i64, aborted: Vec<Aborted>) -> Found {
         let Raw { offset, written_at, value, headers } = raw;
         let place = Place { topic: "message", partition: 0, offset, written_at };
         let default_ttl = Duration::from_secs(600);
-        let reading = Reading { default_ttl, keys: None, require_sealed: false };
-        wire::decode(place, value, headers, reading)
+        let settings = DecodeSettings { default_ttl, keys: None, require_sealed: false };
+        decode(place, value, headers, settings)
     })
     .unwrap()
 }

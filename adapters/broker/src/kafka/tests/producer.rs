@@ -1,5 +1,6 @@
 //! A producer that sends any bytes, also in transactions, which rskafka does not.
 
+use adapters_wire::conformance::in_time;
 use bytes::Bytes;
 use kafka_protocol::{
     messages::{
@@ -12,13 +13,10 @@ use kafka_protocol::{
     protocol::StrBytes,
 };
 
-use crate::{
-    kafka::{
-        KafkaSettings,
-        batches::{TRANSACTIONAL, TestBatch},
-        connection::{Connection, check, name},
-    },
-    testing::in_time,
+use crate::kafka::{
+    KafkaSettings,
+    batches::{TRANSACTIONAL, TestBatch},
+    connection::{Connection, check, name},
 };
 
 pub(super) struct Producer {

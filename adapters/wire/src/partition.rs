@@ -1,15 +1,15 @@
-//! Which partition a key belongs to, as Kafka's own default partitioner says for keyed records.
+//! The partition of a key, as Kafka's default partitioner chooses it for records with a key.
 
-/// The partition, from 0 to `partitions - 1`, of a record with this key.
+/// Returns the partition, from 0 to `partitions - 1`, of a record with this key.
 ///
-/// The same as the Java client's, so that a producer in another language that hashes keys as
-/// [`crate::wire::key_of`] does puts a phone's messages where ours go.
-pub(crate) fn partition_of(key: &[u8], partitions: usize) -> i32 {
+/// The Java client chooses the same one. A producer in another language that hashes phones as
+/// [`crate::key_of`] does therefore writes a phone's messages into the same partition as we do.
+pub fn partition_of(key: &[u8], partitions: usize) -> i32 {
     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX).max(1);
     (murmur2(key) & 0x7fff_ffff) % partitions
 }
 
-/// Kafka's `Utils.murmur2`: 32-bit `MurmurHash2` with a seed of its own, over little-endian words.
+/// Kafka's `Utils.murmur2`: 32-bit `MurmurHash2` with Kafka's seed, over little-endian words.
 fn murmur2(data: &[u8]) -> i32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;
@@ -41,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    /// The cases of Kafka's own `UtilsTest.testMurmur2`.
+    /// The cases of Kafka's `UtilsTest.testMurmur2`.
     #[test]
     fn hashes_as_kafka_does() {
         for (key, expected) in [

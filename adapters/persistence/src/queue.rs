@@ -1,0 +1,303 @@
+//! A queue in the database, for a service without Kafka. It has the same records, keys and
+//! partitions as a topic of Kafka.
+//!
+//! A publisher increments a partition's `next_offset` and so holds the lock on that row until it
+//! commits. Readers therefore see offsets in order and without gaps. A record that is missing below
+//! an offset that a reader sees was trimmed.
+
+mod sql;
+
+use std::{collections::BTreeMap, error::Error, ops::Range, sync::Arc, time::Duration};
+
+use adapters_wire::{DecodeSettings, Headers, Place, WireRecord, decode, encode, partition_of};
+use application::{
+    Keys, Vault, VaultClosed,
+    ports::{
+        BrokerError, Claimed, Fetched, MessageBroker, MessageStream, Record, StartFrom,
+        StreamError, Unreadable,
+    },
+};
+use autometrics::autometrics;
+use sea_orm::{DbErr, FromQueryResult, Statement, Value};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use self::sql::{APPEND, CREATE, END, FIRST, FIRST_SINCE, PARTITIONS_OF, READ, RESERVE, TRIM};
+use crate::database::{Database, Sql, Told, Transaction, begin, hex, millis, since_1970};
+
+/// Publishes to a topic in the database and reads from it. A clone is the same queue.
+#[derive(Debug, Clone)]
+pub struct EmbeddedQueue {
+    database: Database,
+    settings: EmbeddedQueueSettings,
+    vault: Vault,
+    /// Wakes the readers of this process. There is one sender for each partition.
+    published: Arc<[watch::Sender<()>; PARTITIONS]>,
+}
+
+#[derive(Debug, Clone)]
+pub struct EmbeddedQueueSettings {
+    pub topic: String,
+    /// The validity of a message whose record states none, counted from when it was published.
+    pub default_ttl: Duration,
+    /// Whether a message in clear is unreadable.
+    pub require_sealed: bool,
+}
+
+/// The number of partitions, which [`CREATE`] creates.
+const PARTITIONS: usize = 4;
+
+/// The largest number of records that a fetch returns.
+const FETCH_LIMIT: i64 = 500;
+
+/// How long a fetch waits if there are no records.
+const WAIT: Duration = Duration::from_millis(500);
+
+/// The first and the longest pause after which a waiting fetch looks for records of another
+/// process.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
+#[derive(FromQueryResult)]
+struct Reserved {
+    next_offset: i64,
+    now: i64,
+}
+
+/// A record of a partition. Without records a partition has one row, whose columns but
+/// `next_offset` are null.
+#[derive(FromQueryResult)]
+struct RecordRow {
+    next_offset: i64,
+    offset: Option<i64>,
+    value: Option<Vec<u8>>,
+    headers: Option<String>,
+    written_at: Option<i64>,
+}
+
+#[derive(FromQueryResult)]
+struct PartitionRow {
+    partition: i32,
+}
+
+#[derive(FromQueryResult)]
+struct OffsetRow {
+    offset: i64,
+}
+
+impl EmbeddedQueue {
+    /// Makes a queue on a database that has the tables `queue_partition`, `queue_record` and
+    /// `partition_lease`.
+    ///
+    /// It reads nothing before `vault` is open, because sealed records would be unreadable.
+    pub fn new(database: Database, settings: EmbeddedQueueSettings, vault: Vault) -> Self {
+        let published = Arc::new(std::array::from_fn(|_| watch::Sender::new(())));
+        Self { database, settings, vault, published }
+    }
+
+    /// Deletes the records that all groups have passed and those that are older than `older_than`,
+    /// and returns their number.
+    ///
+    /// A reader whose offset was deleted gets [`StreamError::OutOfRange`].
+    pub async fn trim(&self, older_than: Duration) -> Result<u64, StreamError> {
+        let mut trimmed = 0;
+        for partition in partitions() {
+            let values = vec![self.topic(), partition.into(), millis(older_than).into()];
+            trimmed += self.database.execute(TRIM, values).await.map_err(unavailable)?;
+        }
+        Ok(trimmed)
+    }
+
+    /// Appends the records of all partitions in one transaction, and wakes their readers.
+    async fn append(&self, shares: &BTreeMap<i32, Vec<WireRecord>>) -> Result<(), DbErr> {
+        self.database
+            .step(async |connection| {
+                let transaction = begin(&connection).await?;
+                // All publishers take the partitions in this order, so they cannot deadlock.
+                for (partition, records) in shares {
+                    self.append_to(&transaction, *partition, records).await?;
+                }
+                transaction.commit().await
+            })
+            .await?;
+        for partition in shares.keys() {
+            if let Some(published) = self.published(*partition) {
+                published.send_replace(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn append_to(
+        &self,
+        transaction: &Transaction,
+        partition: i32,
+        records: &[WireRecord],
+    ) -> Result<(), DbErr> {
+        let count = i64::try_from(records.len()).expect("a batch is short");
+        let values = vec![self.topic(), partition.into(), count.into()];
+        let row = transaction.query_one_raw(self.statement(RESERVE, values)).await?;
+        let row = row.ok_or_else(|| DbErr::RecordNotFound("the partition's end".to_owned()))?;
+        let Reserved { next_offset, now } = Reserved::from_query_result(&row, "")?;
+
+        let rows = records
+            .iter()
+            .map(|record| json!([record.key, hex(&record.value), to_json(&record.headers)]));
+        let rows = serde_json::Value::Array(rows.collect()).to_string();
+        let first = next_offset - count;
+        let values = vec![self.topic(), partition.into(), first.into(), now.into(), rows.into()];
+        transaction.execute_raw(self.statement(APPEND, values)).await?;
+        Ok(())
+    }
+
+    /// Reads what the partition has from `offset` on, without waiting.
+    async fn read(&self, partition: i32, offset: i64, keys: &Keys) -> Result<Fetched, StreamError> {
+        let values = vec![self.topic(), partition.into(), offset.into(), FETCH_LIMIT.into()];
+        let rows: Vec<RecordRow> = self.rows(READ, values).await?;
+
+        let end = rows.first().ok_or_else(no_such_partition)?.next_offset;
+        let records: Vec<Record> =
+            rows.iter().filter_map(|row| self.to_record(partition, row, keys)).collect();
+        let first = records.first().map_or(end, |record| record.offset);
+        if first != offset {
+            // Later: the record was trimmed. Earlier: the queue was emptied and began again at 0.
+            return Err(StreamError::OutOfRange { offset });
+        }
+        let next_offset = records.last().map_or(offset, |record| record.offset + 1);
+        Ok(Fetched { records, next_offset, lag: end - next_offset })
+    }
+
+    fn to_record(&self, partition: i32, row: &RecordRow, keys: &Keys) -> Option<Record> {
+        let offset = row.offset?;
+        let written_at = row.written_at.unwrap_or(-1);
+        let place = Place { topic: &self.settings.topic, partition, offset, written_at };
+        let EmbeddedQueueSettings { default_ttl, require_sealed, .. } = self.settings;
+        let settings = DecodeSettings { default_ttl, keys: keys.payload.as_ref(), require_sealed };
+        let content = from_json(row.headers.as_deref().unwrap_or("{}"))
+            .and_then(|headers| decode(place, row.value.as_deref(), &headers, settings));
+        Some(Record { offset, content })
+    }
+
+    async fn rows<R: FromQueryResult>(
+        &self,
+        sql: Sql,
+        values: Vec<Value>,
+    ) -> Result<Vec<R>, StreamError> {
+        let rows = self.database.rows(sql, values).await.map_err(unavailable)?;
+        rows.iter().map(|row| R::from_query_result(row, "").map_err(unavailable)).collect()
+    }
+
+    fn published(&self, partition: i32) -> Option<&watch::Sender<()>> {
+        self.published.get(usize::try_from(partition).ok()?)
+    }
+
+    fn statement(&self, sql: Sql, values: Vec<Value>) -> Statement {
+        self.database.statement(sql, values)
+    }
+
+    fn topic(&self) -> Value {
+        self.settings.topic.as_str().into()
+    }
+}
+
+impl MessageBroker for EmbeddedQueue {
+    #[autometrics(struct_name = "EmbeddedQueue")]
+    async fn ready(&self) -> Result<(), BrokerError> {
+        let known = MessageStream::partitions(self)
+            .await
+            .map_err(|error| BrokerError::Unavailable(error.into()))?;
+        if known.len() >= PARTITIONS {
+            return Ok(());
+        }
+        let created = self.database.execute(CREATE, vec![self.topic()]).await;
+        created.map(|_| ()).map_err(|error| BrokerError::Unavailable(Told(error).into()))
+    }
+
+    #[autometrics(struct_name = "EmbeddedQueue")]
+    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+        let mut shares: BTreeMap<i32, Vec<WireRecord>> = BTreeMap::new();
+        for record in messages.iter().map(encode) {
+            shares.entry(partition_of(record.key.as_bytes(), PARTITIONS)).or_default().push(record);
+        }
+
+        let cause: Option<Arc<dyn Error + Send + Sync>> = match self.append(&shares).await {
+            Ok(()) => None,
+            Err(error) => Some(Arc::new(Told(error))),
+        };
+        let answer = || match &cause {
+            Some(cause) => Err(BrokerError::Unavailable(Box::new(Arc::clone(cause)))),
+            None => Ok(()),
+        };
+        messages.iter().map(|_| answer()).collect()
+    }
+}
+
+impl MessageStream for EmbeddedQueue {
+    async fn partitions(&self) -> Result<Vec<i32>, StreamError> {
+        let rows: Vec<PartitionRow> = self.rows(PARTITIONS_OF, vec![self.topic()]).await?;
+        Ok(rows.into_iter().map(|row| row.partition).collect())
+    }
+
+    async fn first_offset(&self, partition: i32, from: StartFrom) -> Result<i64, StreamError> {
+        let mut values = vec![self.topic(), partition.into()];
+        let sql = match from {
+            StartFrom::Earliest => FIRST,
+            StartFrom::Latest => END,
+            StartFrom::Since(time) => {
+                values.push(since_1970(time).into());
+                FIRST_SINCE
+            }
+        };
+        let rows: Vec<OffsetRow> = self.rows(sql, values).await?;
+        rows.first().map(|row| row.offset).ok_or_else(no_such_partition)
+    }
+
+    #[autometrics(struct_name = "EmbeddedQueue")]
+    async fn fetch(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError> {
+        let keys = self.vault.keys().ok_or_else(|| StreamError::Unavailable(VaultClosed.into()))?;
+        let mut published = self.published(partition).ok_or_else(no_such_partition)?.subscribe();
+        let gives_up = Instant::now() + WAIT;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Before the read, so that a record that is published during it wakes us.
+            published.mark_unchanged();
+            let fetched = self.read(partition, offset, keys).await?;
+            if !fetched.records.is_empty() || Instant::now() >= gives_up {
+                return Ok(fetched);
+            }
+            let next_look = gives_up.min(Instant::now() + pause);
+            // Woken or not, the next step is to look.
+            let _ = timeout_at(next_look, published.changed()).await;
+            pause = LONGEST_PAUSE.min(pause * 2);
+        }
+    }
+}
+
+fn partitions() -> Range<i32> {
+    0..i32::try_from(PARTITIONS).expect("there are few partitions")
+}
+
+fn unavailable(error: DbErr) -> StreamError {
+    StreamError::Unavailable(Told(error).into())
+}
+
+fn no_such_partition() -> StreamError {
+    StreamError::Unavailable("the topic has no such partition now".into())
+}
+
+fn to_json(headers: &Headers) -> String {
+    let texts: BTreeMap<&str, _> = headers
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), String::from_utf8_lossy(bytes)))
+        .collect();
+    serde_json::to_string(&texts).expect("texts are always JSON")
+}
+
+fn from_json(text: &str) -> Result<Headers, Unreadable> {
+    let texts: BTreeMap<String, String> =
+        serde_json::from_str(text).map_err(|_| Unreadable("the headers are not JSON texts"))?;
+    Ok(texts.into_iter().map(|(name, text)| (name, text.into_bytes())).collect())
+}

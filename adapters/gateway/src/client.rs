@@ -25,27 +25,27 @@ use tokio::{
 };
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 
-/// Name resolution, TCP and TLS together.
+/// The limit for name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a connection may have been idle and still be used again.
+/// The longest time for which a connection may be idle and still be used again.
 ///
 /// A server that closes an idle connection just as a request arrives on it leaves the client
 /// without an answer. Common servers close after 5 s (Node.js, uvicorn, Apache httpd) or 2 s
-/// (gunicorn), counted from their last write; a second leaves room for the way there and back.
+/// (gunicorn), counted from their last write. One second leaves room for the round trip.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// What the way of a request and of the answer before it may take, of the time that a server says
-/// it keeps an idle connection open.
+/// The part of the time that a server announces for idle connections which the previous answer and
+/// the next request may spend on the network.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// Headers of an answer that we read. The parser's own limit is 100, and an answer above it is
-/// lost with its status.
+/// The largest number of headers in an answer. The parser's default is 100, and it drops an answer
+/// with more headers together with the status.
 const MAX_HEADERS: usize = 1024;
 
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What is read of an answer at most: there is a name in it, or nothing for us.
+/// The longest answer that is read. Only a message id in it is of use.
 const MAX_RESPONSE: usize = 64 * 1024;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -54,32 +54,34 @@ const AGENT: HeaderValue =
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;
 
-/// Posts, follows no redirects, and waits for no answer longer than it may.
+/// An HTTP client that posts. It follows no redirects and limits the time of each call.
 pub(crate) struct Client {
     http: legacy::Client<Connector, Full<Bytes>>,
     timeout: Duration,
     keep_alive: Duration,
 }
 
-/// Where to post, and as whom.
+/// The URL to post to, and the credentials.
 pub(crate) struct Target {
     url: Uri,
     authorization: Option<HeaderValue>,
 }
 
-/// Why there is no answer. `Display` has no word of the other end's.
+/// Why there is no answer. `Display` contains no text of the server.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
-    /// It got nothing of the request.
+    /// The server received nothing of the request.
     NotConnected(legacy::Error),
     BrokenOff(legacy::Error),
     InTime,
 }
 
 impl Client {
-    /// `timeout` is for one whole call, from name resolution to the last byte of the answer.
-    /// A connection is used again if it has been idle for less than `keep_alive`; zero gives each
-    /// call a connection of its own.
+    /// Makes a client.
+    ///
+    /// `timeout` limits one whole call, from name resolution to the last byte of the answer.
+    /// A connection that was idle for less than `keep_alive` is used again. With zero each call
+    /// opens a new connection.
     pub(crate) fn new<R>(
         names: R,
         timeout: Duration,
@@ -93,11 +95,11 @@ impl Client {
     {
         let http = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
-            // Without a timer of its own the pool never closes an idle connection.
+            // Without this timer the pool never closes an idle connection.
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(keep_alive)
             .pool_max_idle_per_host(if keep_alive.is_zero() { 0 } else { usize::MAX })
-            // The status decides. What else is wrong with an answer must not hide it.
+            // The status decides. Other errors in an answer must not hide it.
             .http1_max_headers(MAX_HEADERS)
             .http1_ignore_invalid_headers_in_responses(true)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -110,14 +112,16 @@ impl Client {
         self.timeout
     }
 
-    /// Makes one request. The body is none where it is too long, or breaks off: it is read to the
-    /// end, so that the connection can be used again, and where that fails only it is lost.
+    /// Sends one request and returns the answer.
+    ///
+    /// The body is read so that the connection can be used again. If it is too long or breaks off,
+    /// the body is none and the head is still returned.
     pub(crate) async fn call(
         &self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<(Parts, Option<Bytes>), NoAnswer> {
         if self.keep_alive.is_zero() {
-            // The server closes first then, and the port on our side is free at once.
+            // Then the server closes first, and our port is free at once.
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let connection = capture_connection(&mut request);
@@ -144,8 +148,9 @@ impl Client {
 }
 
 impl Target {
-    /// Splits a URL into what is asked for and who asks: a user and a password in it are sent as
-    /// `Authorization: Basic`. None if it does not begin with `http://` or `https://` and a host.
+    /// Splits a URL into the address and the credentials, which are sent as `Authorization: Basic`.
+    ///
+    /// Returns none if the URL does not begin with `http://` or `https://` and a host.
     pub(crate) fn of(url: Uri) -> Option<Self> {
         let mut parts = url.into_parts();
         if ![Some(Scheme::HTTP), Some(Scheme::HTTPS)].contains(&parts.scheme) {
@@ -165,7 +170,7 @@ impl Target {
         Some(Self { url, authorization: credentials.map(basic) })
     }
 
-    /// A request that posts this JSON there.
+    /// Makes a request that posts this JSON.
     pub(crate) fn post(&self, body: Bytes) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
@@ -202,7 +207,7 @@ impl fmt::Display for NoAnswer {
                 error
             }
         };
-        // The kind only: its words are the standard library's and repeat nothing of ours.
+        // Only the kind: its text comes from the standard library and contains no secret.
         match find_cause::<io::Error>(error).map(io::Error::kind) {
             Some(kind) => write!(f, ": {kind}"),
             None => Ok(()),
@@ -219,8 +224,10 @@ impl Error for NoAnswer {
     }
 }
 
-/// HTTP/1.1 only: the client keeps one HTTP/2 connection to a host, whose limit on streams (often
-/// 100) would then be our limit on calls at a time.
+/// Makes a connector for HTTP/1.1 only.
+///
+/// With HTTP/2 the client keeps one connection to a host. The server's limit on streams (often 100)
+/// would then limit our concurrent calls.
 fn connector<R>(names: R, connect_timeout: Duration) -> Result<Connector, BoxError>
 where
     R: Service<Name> + Clone + Send + Sync + 'static,
@@ -232,7 +239,7 @@ where
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(TCP_KEEPALIVE));
-    // Shared among the addresses of a host, so that a dead first one leaves time for the second.
+    // The addresses of a host share this time, so that a dead first one leaves time for the second.
     tcp.set_connect_timeout(Some(connect_timeout));
     let provider = rustls::crypto::ring::default_provider();
     let tls = HttpsConnectorBuilder::new()
@@ -240,12 +247,12 @@ where
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
-    // The time-out above knows neither of names nor of TLS.
+    // The time-out above covers neither name resolution nor TLS.
     let connector = ServiceBuilder::new().timeout(connect_timeout).service(tls);
     Ok(BoxCloneSyncService::new(connector))
 }
 
-/// How long the server says it keeps an idle connection open: `Keep-Alive: timeout=5, max=100`.
+/// Returns how long the server keeps an idle connection open: `Keep-Alive: timeout=5, max=100`.
 fn announced_keep_alive(headers: &HeaderMap) -> Option<Duration> {
     const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
     let values = headers.get_all(KEEP_ALIVE).into_iter().filter_map(|value| value.to_str().ok());

@@ -7,9 +7,9 @@ use std::{
 use application::ports::{Accepted, SendError, Sms, SmsGateway};
 use autometrics::autometrics;
 
-/// Prints every SMS with its number and its code, which is what a developer needs.
+/// Prints every SMS with its number and its code, for developers.
 ///
-/// Not for production: whoever reads the output can read the codes.
+/// Not for production: everyone who can read the output can read the codes.
 pub struct ConsoleGateway {
     output: Mutex<Box<dyn Write + Send>>,
 }
@@ -34,13 +34,13 @@ impl SmsGateway for ConsoleGateway {
         match output.write_all(line.as_bytes()).and_then(|()| output.flush()) {
             Ok(()) => Ok(Accepted::default()),
             Err(error) => Err(SendError::Unavailable {
-                detail: format!("the console did not take it: {}", error.kind()),
+                detail: format!("writing to the console failed: {}", error.kind()),
                 retry_after: None,
             }),
         }
     }
 
-    /// A line printed twice costs nothing and bothers nobody, so a repeat is as good as none.
+    /// True, because a line that is printed twice does no harm.
     fn deduplicates(&self) -> bool {
         true
     }
@@ -114,9 +114,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn says_when_it_cannot_print() {
+    async fn failed_write_is_unavailable() {
         let refused = ConsoleGateway::new(Closed).send(&sms()).await.unwrap_err();
 
-        assert_eq!(refused.to_string(), "unavailable: the console did not take it: broken pipe");
+        assert_eq!(refused.to_string(), "unavailable: writing to the console failed: broken pipe");
     }
 }

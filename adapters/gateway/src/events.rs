@@ -1,4 +1,4 @@
-//! Telling others of events, signed, as Standard Webhooks has it.
+//! Posts events with a signature, as Standard Webhooks specifies.
 
 use std::{
     fmt,
@@ -30,9 +30,10 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// Posts each event to one URL, as JSON under a signature.
+/// Posts each event to one URL, as signed JSON.
 ///
-/// Neither redirects nor names lead it into a network of our own, unless it may go there.
+/// Unless private addresses are allowed, neither a redirect nor a name leads it into a private
+/// network.
 pub struct WebhookEventSink {
     client: Client,
     target: Target,
@@ -41,10 +42,10 @@ pub struct WebhookEventSink {
 
 #[derive(Clone)]
 pub struct EventSinkSettings {
-    /// Where to post. A user and a password in it are sent as `Authorization: Basic`.
+    /// The URL to post to. A user and a password in it are sent as `Authorization: Basic`.
     pub url: Uri,
     pub secrets: EventSecrets,
-    /// For one whole post, from name resolution to the last byte of the answer.
+    /// The limit for one whole post, from name resolution to the last byte of the answer.
     pub timeout: Duration,
     /// Whether the host may have addresses that are not public.
     pub allow_private: bool,
@@ -73,7 +74,7 @@ struct Data<'a> {
     id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     phone: Option<&'a str>,
-    /// Of a verification.
+    /// Of a verification only.
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,8 +93,8 @@ impl EventSinkSettings {
 }
 
 impl WebhookEventSink {
-    /// Sets the client up. Nothing is resolved or connected before the first post, but an address
-    /// in the URL is looked at here: there is no other way to post to one.
+    /// Makes a sink. It resolves and connects at the first post, but checks a literal address in
+    /// the URL here, because the resolver never sees one.
     pub fn new(settings: EventSinkSettings) -> Result<Self, InvalidEventSink> {
         let permits = if settings.allow_private { |_| true } else { is_public };
         Self::with_names(settings, Guarded::new(GaiResolver::new(), permits))
@@ -147,7 +148,7 @@ impl EventSink for WebhookEventSink {
     }
 }
 
-/// Leaves the path and the query out: they may hold keys.
+/// Leaves out the path and the query, which may contain keys.
 impl fmt::Debug for WebhookEventSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookEventSink")
@@ -158,7 +159,7 @@ impl fmt::Debug for WebhookEventSink {
     }
 }
 
-/// Leaves out what may be secret: user, password, path and query.
+/// Leaves out the parts that may be secret: user, password, path and query.
 impl fmt::Debug for EventSinkSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EventSinkSettings")
@@ -170,7 +171,7 @@ impl fmt::Debug for EventSinkSettings {
     }
 }
 
-/// The same bytes at every try: nothing of a try is in it.
+/// Makes the body. It has the same bytes at each try.
 fn body(event: &DueEvent) -> Bytes {
     let timestamp = DateTime::<Utc>::from(event.at).to_rfc3339_opts(SecondsFormat::Millis, true);
     let body = Body {
@@ -191,7 +192,7 @@ fn body(event: &DueEvent) -> Bytes {
     serde_json::to_vec(&body).expect("a struct of texts is JSON").into()
 }
 
-/// What an answer means. The status alone decides.
+/// Returns the outcome of an answer. Only the status decides.
 fn judge(status: StatusCode, headers: &HeaderMap) -> Result<(), PostError> {
     if status.is_success() {
         Ok(())

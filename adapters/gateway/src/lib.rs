@@ -1,5 +1,5 @@
-//! Gateways that take an SMS: a console for development, and a provider's webhook. And whoever is
-//! told of events.
+//! The SMS gateways (a console for development, and the webhook of a provider), and the receiver of
+//! events.
 
 mod client;
 mod console;
@@ -17,7 +17,7 @@ pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};
 pub use public_address::has_private_address;
 pub use webhook::{InvalidWebhook, WebhookGateway, WebhookSettings};
 
-/// The gateway that the configuration names.
+/// The gateway that the settings choose.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a process has one")]
 pub enum Gateway {

@@ -1,7 +1,7 @@
-//! Which addresses are not of a network of our own.
+//! Tells public addresses from private ones.
 //!
-//! Where events are told is for an operator to say, or for whoever can write to a name server: it
-//! must not be a way into the network that we stand in.
+//! The operator sets the URL for events, and a name server resolves it. Neither of them may lead
+//! a request into the network of this process.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -15,10 +15,11 @@ use http::Uri;
 use hyper_util::client::legacy::connect::dns::Name;
 use tower::Service;
 
-/// Resolves a name if all its addresses are permitted.
+/// A resolver that fails unless all addresses of a name are permitted.
 ///
-/// A client connects to what this returns and asks for no name twice, so another answer a moment
-/// later changes nothing. A literal address is no name and does not come here.
+/// The client connects to the addresses that this resolver returns and does not resolve the name
+/// again, so a later answer of the name server has no effect. A literal address is not resolved:
+/// see [`Self::permits_literal`].
 #[derive(Debug, Clone)]
 pub(crate) struct Guarded<R> {
     names: R,
@@ -34,7 +35,7 @@ impl<R> Guarded<R> {
         Self { names, permits }
     }
 
-    /// Whether `host`, as it stands in a URL, is no address, or one that is permitted.
+    /// Whether the host of a URL is a name, or an address that is permitted.
     pub(crate) fn permits_literal(&self, host: &str) -> bool {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         bare.parse().map_or(true, self.permits)
@@ -69,13 +70,13 @@ where
     }
 }
 
-/// Whether an address that is not public stands in a URL as its host.
+/// Whether the host of a URL is an address that is not public.
 pub fn has_private_address(url: &Uri) -> bool {
     url.host().is_some_and(|host| !Guarded::new((), is_public).permits_literal(host))
 }
 
-/// Whether an address is one of the Internet's, and of a single host there, by the registries of
-/// special addresses (RFC 6890).
+/// Whether an address is a public unicast address, by the registries of special addresses
+/// (RFC 6890).
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -96,7 +97,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
             // Private.
             | (172, 16..=31, _)
             | (192, 168, _)
-            // Of protocols, documentation, and relays to IPv6 that are no more.
+            // Protocol assignments, documentation, and the abandoned relays to IPv6.
             | (192, 0, 0 | 2)
             | (192, 88, 99)
             // Benchmarks.
@@ -107,17 +108,17 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     )
 }
 
-/// Global unicast is `2000::/3`, and so unique local, link-local and multicast are outside.
+/// Global unicast is `2000::/3`. Unique local, link-local and multicast are outside of it.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let within = |high: u16, low: u16| {
         is_public_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
     };
     match address.segments() {
-        // Mapped, NAT64, 6to4: what counts is the IPv4 address inside.
+        // Mapped, NAT64, 6to4: the IPv4 address inside counts.
         [0, 0, 0, 0, 0, 0xffff, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, ..] => within(high, low),
-        // Of protocols (Teredo among them), and documentation.
+        // Protocol assignments (such as Teredo), and documentation.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         [0x2000..=0x3fff, ..] => true,
         _ => false,
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn private_addresses_are_told_from_public_ones() {
+    fn private_addresses_are_not_public() {
         for (private, public) in [
             (["0.0.0.0", "0.255.255.255"], ["1.0.0.0", "9.255.255.255"]),
             (["10.0.0.0", "10.255.255.255"], ["9.255.255.255", "11.0.0.0"]),
@@ -165,7 +166,7 @@ mod tests {
             (["::ffff:127.0.0.1", "::ffff:10.0.0.1"], ["::ffff:8.8.8.8", "::ffff:1.1.1.1"]),
             (["64:ff9b::10.0.0.1", "64:ff9b::a9fe:a9fe"], ["64:ff9b::8.8.8.8", "64:ff9b::101:101"]),
             (["2002:a00:1::1", "2002:7f00:1::"], ["2002:808:808::1", "2002:101:101::"]),
-            // Compatible with IPv4 as nobody uses it; NAT64 of a network of its own; discarded.
+            // IPv4-compatible (deprecated), NAT64 of a local network, and discard-only.
             (["::7f00:1", "::8.8.8.8"], ["2600::1", "2a01::1"]),
             (["64:ff9b:1::1", "100::1"], ["2c0f::1", "2800::1"]),
         ] {
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_literal_address_is_held_against_the_rule_and_a_name_is_not() {
+    fn literal_address_is_checked_and_a_name_is_not() {
         let guarded = Guarded::new((), is_public);
 
         for host in ["127.0.0.1", "[::1]", "[::ffff:10.0.0.1]", "192.168.1.1"] {
@@ -188,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_address_inside_another_is_as_public_as_alone(bits: u32) {
+        fn embedded_ipv4_address_is_as_public_as_alone(bits: u32) {
             let inside = Ipv4Addr::from_bits(bits);
             let expected = is_public(inside.into());
 

@@ -1,16 +1,16 @@
-//! What the tests of all that posts share.
+//! Helpers of the tests of the webhook and the event sink.
 
 use std::time::Duration;
 
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-/// For answers that come, however slow the machine.
+/// A limit for answers that come, on a machine of any speed.
 pub(crate) const AMPLE: Duration = Duration::from_secs(20);
 
-/// For answers that never come.
+/// A limit for answers that never come.
 pub(crate) const SHORT: Duration = Duration::from_millis(200);
 
-/// Reads one request, head and body, as it is on the wire.
+/// Reads the bytes of one request, head and body.
 pub(crate) async fn read_request(stream: &mut TcpStream) -> String {
     let mut request = Vec::new();
     loop {

@@ -21,7 +21,7 @@ mod tests;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// A provider that takes an SMS as a JSON request and knows it again by an idempotency key.
+/// A provider that receives an SMS as a JSON request with an idempotency key.
 pub struct WebhookGateway {
     client: Client,
     target: Target,
@@ -30,15 +30,14 @@ pub struct WebhookGateway {
 
 #[derive(Clone)]
 pub struct WebhookSettings {
-    /// Where to post. A user and a password in it are sent as `Authorization: Basic`.
+    /// The URL to post to. A user and a password in it are sent as `Authorization: Basic`.
     pub url: Uri,
-    /// For one whole call, from name resolution to the last byte of the answer.
+    /// The limit for one whole call, from name resolution to the last byte of the answer.
     pub timeout: Duration,
-    /// Whether the gateway honours `Idempotency-Key`: it does not send a message again that it has
-    /// under that key.
+    /// Whether the gateway honours `Idempotency-Key`, that is, sends one SMS for each key.
     pub deduplicates: bool,
-    /// How long a connection may have been idle and still be used again. Zero gives each call a
-    /// connection of its own.
+    /// How long a connection may be idle and still be used again. With zero each call opens a new
+    /// connection.
     ///
     /// A gateway may close an idle connection just as a request arrives on it, and the outcome of
     /// that call is then unknown. A gateway that does not deduplicate should get zero.
@@ -62,7 +61,7 @@ impl WebhookSettings {
 }
 
 impl WebhookGateway {
-    /// Sets the client up. Nothing is connected before the first call.
+    /// Makes a gateway. It connects at the first call.
     pub fn new(settings: WebhookSettings) -> Result<Self, InvalidWebhook> {
         let target = Target::of(settings.url).ok_or(InvalidWebhook::Url)?;
         let WebhookSettings { timeout, keep_alive, .. } = settings;
@@ -87,20 +86,20 @@ impl WebhookGateway {
 impl SmsGateway for WebhookGateway {
     #[autometrics(struct_name = "WebhookGateway")]
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
-        // The status has decided by the time the body is read, which is for the name in it.
+        // The body is read for the reference only.
         let (head, body) =
             self.client.call(self.request(sms)).await.map_err(|none| unanswered(&none))?;
         wire::judge(head.status, &head.headers, body.as_deref())
     }
 
-    /// Every request carries the message's id as its idempotency key; whether that is heeded is
-    /// for the settings to say.
+    /// Every request has the message's id as its idempotency key. The settings say whether the
+    /// gateway honours it.
     fn deduplicates(&self) -> bool {
         self.deduplicates
     }
 }
 
-/// Leaves the path and the query out: providers put keys there.
+/// Leaves out the path and the query, where providers put keys.
 impl fmt::Debug for WebhookGateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookGateway")
@@ -110,7 +109,7 @@ impl fmt::Debug for WebhookGateway {
     }
 }
 
-/// Leaves out what may be secret: user, password, path and query.
+/// Leaves out the parts that may be secret: user, password, path and query.
 impl fmt::Debug for WebhookSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookSettings")
@@ -120,9 +119,9 @@ impl fmt::Debug for WebhookSettings {
     }
 }
 
-/// What it means that there was no answer.
+/// Returns the outcome of a call without an answer.
 ///
-/// Only where no connection came about is it certain that the gateway knows nothing of the SMS.
+/// Only if there was no connection is it certain that the gateway does not have the SMS.
 fn unanswered(none: &NoAnswer) -> SendError {
     tracing::debug!(error = %Chain(none), "no answer from the gateway");
     let detail = none.to_string();

@@ -10,10 +10,10 @@ use http::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Longer names are cut: ours to store, theirs to choose.
+/// The longest reference that is stored. The gateway chooses its length, and a longer one is cut.
 const MAX_REFERENCE_CHARS: usize = 200;
 
-/// A code is long dead after that, and an event old, whatever we are asked for.
+/// The longest pause that a server can ask for. After it a code has expired and an event is old.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Serialize)]
@@ -27,11 +27,11 @@ struct SendRequest<'a> {
 
 #[derive(Deserialize)]
 struct SendResponse {
-    /// As it stands in the body, so that a number keeps all its digits.
+    /// The unparsed text, so that a number keeps all its digits.
     message_id: Box<RawValue>,
 }
 
-/// The body of the request that hands `sms` over under the name `id`.
+/// Makes the body of the request that sends `sms` with the id `id`.
 pub(crate) fn encode(sms: &Sms, id: &str) -> Bytes {
     let expires_at =
         DateTime::<Utc>::from(sms.expires_at).to_rfc3339_opts(SecondsFormat::Millis, true);
@@ -45,10 +45,10 @@ pub(crate) fn encode(sms: &Sms, id: &str) -> Bytes {
     serde_json::to_vec(&request).expect("a struct of texts is JSON").into()
 }
 
-/// What an answer means. `body` is what could be read of it.
+/// Returns the outcome of an answer. `body` is none if it could not be read.
 ///
-/// The status alone decides. A 500, 502 or 504 may come from a gateway that has the message: that
-/// it is called again is safe only because it knows the message by its idempotency key.
+/// Only the status decides. A gateway that answers 500, 502 or 504 may have the message. Another
+/// call is safe only because the gateway recognises the message by its idempotency key.
 pub(crate) fn judge(
     status: StatusCode,
     headers: &HeaderMap,
@@ -62,14 +62,14 @@ pub(crate) fn judge(
         408 => Err(SendError::Ambiguous(detail)),
         401..=403 => Err(SendError::Misconfigured(detail)),
         100..=499 => Err(SendError::Rejected(detail)),
-        // What is above 599 is no status, and RFC 9110 §15 has it read as a server's failure.
+        // RFC 9110 §15: a status above 599 is invalid and is treated as a server error.
         _ => Err(SendError::Ambiguous(detail)),
     }
 }
 
-/// The gateway's name for the message, if the body is JSON with a text or a number for one.
+/// Returns the gateway's reference for the message: `message_id` of the body, a text or a number.
 ///
-/// Control characters are dropped: PostgreSQL stores no text with a NUL in it.
+/// Control characters are removed: PostgreSQL cannot store a text with a NUL.
 fn reference(body: &[u8]) -> Option<String> {
     let response: SendResponse = serde_json::from_slice(body).ok()?;
     let name = response.message_id.get();
@@ -82,11 +82,12 @@ fn reference(body: &[u8]) -> Option<String> {
     Some(printable.take(MAX_REFERENCE_CHARS).collect()).filter(|name: &String| !name.is_empty())
 }
 
-/// How long the server asks us to wait: `Retry-After` in seconds or as a date (RFC 9110 §10.2.3).
+/// Returns the pause that the server asks for: `Retry-After` in seconds or as a date (RFC 9110
+/// §10.2.3).
 ///
-/// A fraction of a second is taken, although RFC 9110 has none: servers that compute their limits
-/// send one. A date is measured against the answer's own `Date`; only an answer without a `Date`
-/// is measured by our clock.
+/// Fractions of a second are accepted, although RFC 9110 has none, because servers that compute
+/// their limits send them. A date is compared with the `Date` of the answer, and with our clock
+/// only if the answer has none.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let value = text(RETRY_AFTER)?;
@@ -98,7 +99,7 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// Digits, with a fraction or without.
+/// Parses digits, with or without a fraction.
 fn seconds(text: &str) -> Option<Duration> {
     let is_number = text.starts_with(|char: char| char.is_ascii_digit())
         && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
@@ -106,17 +107,17 @@ fn seconds(text: &str) -> Option<Duration> {
         return None;
     }
     let seconds = text.parse::<f64>().ok()?;
-    // Only a number that is too large is no duration.
+    // The conversion fails only if the number is too large.
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
-/// A date as HTTP writes it, or in RFC 3339, which some servers send in its place.
+/// Parses a date of HTTP, or one of RFC 3339, which some servers send instead.
 fn date(text: &str) -> Option<SystemTime> {
     let rfc3339 = || DateTime::parse_from_rfc3339(text).ok().map(SystemTime::from);
     httpdate::parse_http_date(text).ok().or_else(rfc3339)
 }
 
-#[expect(clippy::disallowed_methods, reason = "for an answer that says a date and not its own")]
+#[expect(clippy::disallowed_methods, reason = "for an answer with a date and without its own time")]
 fn our_time() -> SystemTime {
     SystemTime::now()
 }
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_retry_after_in_both_forms() {
+    fn retry_after_is_seconds_or_a_date() {
         const DATE: Option<&str> = Some("Tue, 15 Nov 1994 08:12:31 GMT");
         check_retry_after("0", None, Some(0));
         check_retry_after("120", None, Some(120));
@@ -147,13 +148,13 @@ mod tests {
         check_retry_after("Tue, 15 Nov 1994 08:12:41 GMT", DATE, Some(10));
         check_retry_after("Tuesday, 15-Nov-94 08:12:41 GMT", DATE, Some(10));
         check_retry_after("Tue, 15 Nov 1994 08:12:01 GMT", DATE, Some(0));
-        // Without a date of the answer's own, ours: long after that.
+        // Without a `Date` our clock counts, which is long after that.
         check_retry_after("Tue, 15 Nov 1994 08:12:41 GMT", None, Some(0));
         check_retry_after("Tue, 15 Nov 1994 08:12:41 GMT", Some("today"), Some(0));
     }
 
     #[test]
-    fn takes_what_servers_send_beside_the_standard() {
+    fn retry_after_may_have_a_fraction_or_a_date_of_rfc_3339() {
         const DATE: Option<&str> = Some("Tue, 15 Nov 1994 08:12:31 GMT");
         check_retry_after("1994-11-15T08:12:41Z", DATE, Some(10));
         check_retry_after("1994-11-15T09:12:41+01:00", DATE, Some(10));
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn caps_retry_after_at_a_day() {
+    fn retry_after_is_at_most_a_day() {
         const DATE: Option<&str> = Some("Tue, 15 Nov 1994 08:12:31 GMT");
         check_retry_after("86401", None, Some(86_400));
         check_retry_after("99999999999999999999999", None, Some(86_400));
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn ignores_a_retry_after_that_says_nothing() {
+    fn invalid_retry_after_is_ignored() {
         const DATE: Option<&str> = Some("Tue, 15 Nov 1994 08:12:31 GMT");
         check_retry_after("", None, None);
         check_retry_after("-1", None, None);
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_name_where_there_is_one() {
+    fn reference_is_a_text_or_a_number() {
         check_reference(br#"{"message_id":"a-1","more":[1]}"#, Some("a-1"));
         check_reference(br#"{"message_id":"a\u0000b\n"}"#, Some("ab"));
         check_reference(br#"{"message_id":"\u0000"}"#, None);
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_a_long_name_between_characters() {
+    fn long_reference_is_cut_between_characters() {
         let body = format!(r#"{{"message_id":"{}"}}"#, "ы".repeat(201));
 
         assert_eq!(reference(body.as_bytes()), Some("ы".repeat(200)));

@@ -59,11 +59,11 @@ async fn listen() -> (TcpListener, String) {
     (listener, url)
 }
 
-/// Answers one request and says what it was.
+/// Answers one request and returns it.
 async fn answer(listener: &TcpListener, answer: &[u8]) -> String {
     let (mut stream, _) = listener.accept().await.unwrap();
     let request = read_request(&mut stream).await;
-    // A client that has seen enough may have hung up.
+    // The client may have closed the connection already.
     let _ = stream.write_all(answer).await;
     let _ = stream.shutdown().await;
     let _ = stream.read(&mut [0]).await;
@@ -93,7 +93,7 @@ fn failed(detail: &str, seconds: Option<u64>) -> PostError {
 }
 
 #[tokio::test]
-async fn the_request_on_the_wire_is_the_documented_one() {
+async fn request_has_the_documented_bytes() {
     let (listener, url) = listen().await;
     let server = answering(listener, "HTTP/1.1 204 No Content\r\n\r\n");
     let secrets: EventSecrets = format!("{SECRET},{OTHER_SECRET}").parse().unwrap();
@@ -119,11 +119,11 @@ async fn the_request_on_the_wire_is_the_documented_one() {
         body.len(),
     );
     assert_eq!(server.await.unwrap(), expected);
-    assert_eq!(signature.split(' ').count(), 2, "one for each secret");
+    assert_eq!(signature.split(' ').count(), 2, "one signature for each secret");
 }
 
 #[test]
-fn a_body_is_the_same_at_every_try() {
+fn body_is_the_same_at_each_try() {
     let again = DueEvent {
         claim: EventClaim { sequence: 1, attempt: 7 },
         claimed_at: at(1_700_009_000_000),
@@ -134,7 +134,7 @@ fn a_body_is_the_same_at_every_try() {
 }
 
 #[test]
-fn a_body_says_what_its_event_does() {
+fn body_describes_its_event() {
     let text = |event: &DueEvent| String::from_utf8(body(event).to_vec()).unwrap();
 
     let sent = DueEvent {
@@ -161,7 +161,7 @@ fn a_body_says_what_its_event_does() {
 }
 
 #[tokio::test]
-async fn every_answer_has_its_class() {
+async fn every_status_has_its_outcome() {
     for status in [200, 201, 202, 204, 299] {
         let bytes = format!("HTTP/1.1 {status} Yes\r\ncontent-length: 0\r\n\r\n");
         assert_eq!(outcome_of(bytes).await, Ok(()), "{status}");
@@ -176,7 +176,7 @@ async fn every_answer_has_its_class() {
 }
 
 #[tokio::test]
-async fn a_failure_says_when_to_come_back() {
+async fn failure_has_the_retry_time() {
     let date = "date: Tue, 15 Nov 1994 08:12:31 GMT\r\n";
     for (header, seconds) in [
         ("retry-after: 30\r\n".to_owned(), Some(30)),
@@ -189,7 +189,7 @@ async fn a_failure_says_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let (elsewhere, url) = listen().await;
     let bytes = format!("HTTP/1.1 307 There\r\nlocation: {url}\r\ncontent-length: 0\r\n\r\n");
 
@@ -201,7 +201,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_answer_is_read_no_further_than_64_kib() {
+async fn answer_is_read_up_to_64_kib() {
     let mut bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 8000000\r\n\r\n".to_vec();
     bytes.resize(bytes.len() + 8_000_000, b'x');
 
@@ -209,7 +209,7 @@ async fn an_answer_is_read_no_further_than_64_kib() {
 }
 
 #[tokio::test]
-async fn no_answer_is_a_failure() {
+async fn post_without_an_answer_is_a_failure() {
     let (listener, url) = listen().await;
     let late = sink(&url, SHORT).post(&event()).await;
     assert_eq!(late, Err(failed("no answer in time", None)));
@@ -224,7 +224,7 @@ async fn no_answer_is_a_failure() {
 }
 
 #[test]
-fn a_url_is_of_a_host_and_of_a_public_one_unless_others_are_allowed() {
+fn url_needs_a_host_and_a_public_one_unless_private_ones_are_allowed() {
     let open = |url: &str, allow_private| {
         let settings = EventSinkSettings { allow_private, ..settings(url, AMPLE) };
         WebhookEventSink::new(settings)
@@ -254,7 +254,7 @@ fn debug_shows_the_host_only() {
     }
 }
 
-/// Says other addresses at every question, the last ones for ever.
+/// A resolver that answers each question with the next addresses, and then always with the last.
 #[derive(Debug, Clone)]
 struct Names(Arc<Mutex<Vec<Vec<SocketAddr>>>>);
 
@@ -287,7 +287,7 @@ impl Service<Name> for Names {
     }
 }
 
-/// One loopback address that stands for a public one, and one that stays what it is.
+/// One loopback address that counts as public, and one that does not.
 const PUBLIC: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -301,7 +301,7 @@ async fn resolved(url: &str, names: &Names) -> Result<(), PostError> {
 }
 
 #[tokio::test]
-async fn private_addresses_are_refused_and_not_rebound() {
+async fn private_addresses_are_refused_and_cannot_be_rebound() {
     let not_public = || failed("not connected: the host has an address that is not public", None);
     let public = TcpListener::bind((PUBLIC, 0)).await.unwrap();
     let port = public.local_addr().unwrap().port();
@@ -313,23 +313,23 @@ async fn private_addresses_are_refused_and_not_rebound() {
         assert_eq!(outcome, Err(not_public()), "{answer:?}");
     }
 
-    // Between the look and the connection the name gets another address: nobody asks again.
+    // The name changes its address between the check and the connection, and is not resolved again.
     let names = Names::new(&[&[PUBLIC], &[PRIVATE]]);
     let outcome = resolved(&url, &names);
     let served = answer(&public, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
     let (outcome, _) = tokio::join!(outcome, served);
     assert_eq!((outcome, names.left()), (Ok(()), 1));
-    // At the next connection the other address is looked at as well.
+    // The next connection checks the other address.
     assert_eq!(resolved(&url, &names).await, Err(not_public()));
 
     for listener in [public, private] {
         let asked = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-        assert!(asked.is_err(), "somebody was connected to");
+        assert!(asked.is_err(), "a private address was connected to");
     }
 }
 
 #[tokio::test]
-async fn a_name_for_this_host_is_refused() {
+async fn name_of_this_host_is_refused() {
     let (listener, url) = listen().await;
     let url = url.replace("127.0.0.1", "localhost");
 
@@ -339,11 +339,11 @@ async fn a_name_for_this_host_is_refused() {
     let detail = "not connected: the host has an address that is not public";
     assert_eq!(outcome, Err(failed(detail, None)));
     let asked = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-    assert!(asked.is_err(), "it was connected to");
+    assert!(asked.is_err(), "this host was connected to");
 }
 
 #[tokio::test]
-async fn posts_one_after_the_other_share_a_connection() {
+async fn consecutive_posts_share_a_connection() {
     let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (mut stream, _): (TcpStream, _) = listener.accept().await.unwrap();

@@ -39,7 +39,7 @@ fn gateway(url: &str, timeout: Duration) -> WebhookGateway {
     WebhookGateway::new(settings).unwrap()
 }
 
-/// Answers one request with `answer` as it stands, and closes.
+/// Answers one request with the bytes `answer`, and closes.
 async fn answering(
     answer: impl Into<Vec<u8>>,
     timeout: Duration,
@@ -49,10 +49,10 @@ async fn answering(
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         let request = read_request(&mut stream).await;
-        // A client that has seen enough may have hung up.
+        // The client may have closed the connection already.
         let _ = stream.write_all(&answer).await;
         let _ = stream.shutdown().await;
-        // Until the client has hung up too, so that nothing is reset under its eyes.
+        // Wait until the client closes too, so that the connection is not reset before it reads.
         let _ = stream.read(&mut [0]).await;
         request
     });
@@ -87,7 +87,7 @@ fn unavailable(detail: &str, seconds: Option<u64>) -> SendError {
 }
 
 #[tokio::test]
-async fn the_request_on_the_wire_is_the_documented_one() {
+async fn request_has_the_documented_bytes() {
     let (gateway, server) =
         answering("HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n", AMPLE).await;
     let host = gateway.target.authority();
@@ -114,7 +114,7 @@ async fn the_request_on_the_wire_is_the_documented_one() {
 }
 
 #[tokio::test]
-async fn without_a_trace_there_is_no_traceparent() {
+async fn request_without_a_trace_has_no_traceparent() {
     let (gateway, server) = answering("HTTP/1.1 200 OK\r\n\r\n", AMPLE).await;
 
     gateway.send(&Sms { trace: None, ..sms() }).await.unwrap();
@@ -124,7 +124,7 @@ async fn without_a_trace_there_is_no_traceparent() {
 }
 
 #[tokio::test]
-async fn credentials_go_into_a_header_and_nowhere_else() {
+async fn credentials_are_sent_in_the_header_only() {
     let (listener, url) = listen().await;
     let url = url.replace("http://", "http://us%3Aer:p%40ss@");
     let server = tokio::spawn(async move {
@@ -155,7 +155,7 @@ fn debug_shows_the_host_only() {
 }
 
 #[test]
-fn takes_only_a_url_with_a_scheme_that_it_speaks_and_a_host() {
+fn url_needs_http_or_https_and_a_host() {
     let open = |url: &str| WebhookGateway::new(WebhookSettings::new(url.parse().unwrap()));
 
     for url in ["/sms", "sms.example", "sms.example:80", "ftp://sms.example/", "*"] {
@@ -167,7 +167,7 @@ fn takes_only_a_url_with_a_scheme_that_it_speaks_and_a_host() {
 }
 
 #[tokio::test]
-async fn a_2xx_is_accepted_with_the_name_that_it_gives() {
+async fn status_2xx_is_accepted_with_its_reference() {
     let named = answer_to("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"message_id\":\"m-1\"}");
     assert_eq!(named.await, Ok(Accepted { reference: Some("m-1".to_owned()) }));
 
@@ -184,7 +184,7 @@ async fn a_2xx_is_accepted_with_the_name_that_it_gives() {
 }
 
 #[tokio::test]
-async fn an_answer_with_odd_headers_counts_by_its_status() {
+async fn answer_with_invalid_headers_counts_by_its_status() {
     let many = "x-many: 1\r\n".repeat(900);
     for odd in [many.as_str(), "what is this\r\n", "x y: 1\r\n", "x: 1\r\n  2\r\n", "x : 1\r\n"] {
         let answer = format!("HTTP/1.1 200 OK\r\n{odd}content-length: 0\r\n\r\n");
@@ -193,7 +193,7 @@ async fn an_answer_with_odd_headers_counts_by_its_status() {
 }
 
 #[tokio::test]
-async fn a_2xx_whose_body_breaks_off_is_accepted() {
+async fn status_2xx_with_a_truncated_body_is_accepted() {
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"message_id\":\"m-1\"}",
         "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n14\r\n{\"message_id\":\"m-1\"}\r\n",
@@ -204,7 +204,7 @@ async fn a_2xx_whose_body_breaks_off_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_2xx_with_a_huge_body_is_accepted_and_not_read_to_the_end() {
+async fn status_2xx_with_a_huge_body_is_accepted_and_not_read_to_the_end() {
     let mut answer = b"HTTP/1.1 200 OK\r\ncontent-length: 8000020\r\n\r\n".to_vec();
     answer.extend_from_slice(b"{\"message_id\":\"m-1\"}");
     answer.resize(answer.len() + 8_000_000, b' ');
@@ -213,7 +213,7 @@ async fn a_2xx_with_a_huge_body_is_accepted_and_not_read_to_the_end() {
 }
 
 #[tokio::test]
-async fn a_2xx_with_a_body_that_drips_is_accepted_in_time() {
+async fn status_2xx_with_a_slow_body_is_accepted_in_time() {
     let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -230,7 +230,7 @@ async fn a_2xx_with_a_body_that_drips_is_accepted_in_time() {
 }
 
 #[tokio::test]
-async fn every_status_has_its_class() {
+async fn every_status_has_its_outcome() {
     let misconfigured = |detail: &str| SendError::Misconfigured(detail.to_owned());
     for (status, expected) in [
         (300, rejected("status 300")),
@@ -258,7 +258,7 @@ async fn every_status_has_its_class() {
 }
 
 #[tokio::test]
-async fn a_switch_of_protocols_is_no_acceptance() {
+async fn switching_protocols_is_not_accepted() {
     let outcome =
         answer_to("HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await;
 
@@ -266,12 +266,12 @@ async fn a_switch_of_protocols_is_no_acceptance() {
 }
 
 #[tokio::test]
-async fn throttled_and_unavailable_say_when_to_come_back() {
+async fn throttled_and_unavailable_have_the_retry_time() {
     let date = "date: Tue, 15 Nov 1994 08:12:31 GMT\r\n";
     for (header, seconds) in [
         ("retry-after: 30\r\n".to_owned(), Some(30)),
         (format!("retry-after: Tue, 15 Nov 1994 08:13:31 GMT\r\n{date}"), Some(60)),
-        // Without a date of the answer's own, ours counts: long after that.
+        // Without a `Date` our clock counts, which is long after that.
         ("retry-after: Tue, 15 Nov 1994 08:13:31 GMT\r\n".to_owned(), Some(0)),
         ("retry-after: later\r\n".to_owned(), None),
         (String::new(), None),
@@ -285,7 +285,7 @@ async fn throttled_and_unavailable_say_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let (elsewhere, url) = listen().await;
     let answer = format!("HTTP/1.1 307 There\r\nlocation: {url}\r\ncontent-length: 0\r\n\r\n");
 
@@ -297,7 +297,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_is_unavailable() {
+async fn closed_port_is_unavailable() {
     let (listener, url) = listen().await;
     drop(listener);
 
@@ -307,14 +307,14 @@ async fn a_port_where_nobody_listens_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_host_without_an_address_is_unavailable() {
+async fn host_without_an_address_is_unavailable() {
     let outcome = gateway("http://gateway.invalid/", AMPLE).send(&sms()).await;
 
     assert!(matches!(outcome, Err(SendError::Unavailable { .. })), "{outcome:?}");
 }
 
 #[tokio::test]
-async fn a_server_that_speaks_no_tls_is_unavailable() {
+async fn server_without_tls_is_unavailable() {
     let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -328,7 +328,7 @@ async fn a_server_that_speaks_no_tls_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_tls_handshake_that_hangs_is_unavailable() {
+async fn hanging_tls_handshake_is_unavailable() {
     let (listener, url) = listen().await;
 
     let outcome = gateway(&url.replace("http:", "https:"), SHORT).send(&sms()).await;
@@ -338,7 +338,7 @@ async fn a_tls_handshake_that_hangs_is_unavailable() {
 }
 
 #[tokio::test]
-async fn no_answer_in_time_is_ambiguous_and_hangs_up() {
+async fn call_without_an_answer_in_time_is_ambiguous_and_closes_the_connection() {
     let (listener, url) = listen().await;
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -354,7 +354,7 @@ async fn no_answer_in_time_is_ambiguous_and_hangs_up() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_cut_or_garbage_is_ambiguous() {
+async fn truncated_or_invalid_answer_is_ambiguous() {
     for answer in [
         "",
         "HTTP/1.1 2",
@@ -369,7 +369,7 @@ async fn an_answer_that_is_cut_or_garbage_is_ambiguous() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_reset_is_ambiguous() {
+async fn reset_connection_is_ambiguous() {
     let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -384,7 +384,7 @@ async fn a_connection_that_is_reset_is_ambiguous() {
 }
 
 #[tokio::test]
-async fn calls_one_after_the_other_share_a_connection() {
+async fn consecutive_calls_share_a_connection() {
     let (listener, url) = listen().await;
     tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -410,7 +410,7 @@ async fn calls_one_after_the_other_share_a_connection() {
     assert!(gateway.deduplicates());
 }
 
-/// Answers each request on a connection of its own, and tells what came in each.
+/// Answers each request on a separate connection, and returns the requests.
 async fn answering_one_request_a_connection(
     answer: &'static str,
 ) -> (String, JoinHandle<Vec<String>>) {
@@ -421,7 +421,7 @@ async fn answering_one_request_a_connection(
             let (mut stream, _) = listener.accept().await.unwrap();
             requests.push(read_request(&mut stream).await);
             stream.write_all(answer.as_bytes()).await.unwrap();
-            // The client hangs up, or the test ends here after its time.
+            // The client closes the connection, or the test fails here by its deadline.
             let _ = stream.read(&mut [0]).await;
         }
         requests
@@ -430,7 +430,7 @@ async fn answering_one_request_a_connection(
 }
 
 #[tokio::test]
-async fn without_keep_alive_each_call_has_a_connection_of_its_own() {
+async fn each_call_opens_a_connection_if_keep_alive_is_zero() {
     let (url, server) =
         answering_one_request_a_connection("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
     let keep_alive = Duration::ZERO;
@@ -446,7 +446,7 @@ async fn without_keep_alive_each_call_has_a_connection_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_connection_that_the_gateway_soon_closes_is_not_used_again() {
+async fn connection_that_the_gateway_soon_closes_is_not_used_again() {
     const ANSWER: &str =
         "HTTP/1.1 200 OK\r\nkeep-alive: max=9, timeout=1\r\ncontent-length: 0\r\n\r\n";
     let (url, server) = answering_one_request_a_connection(ANSWER).await;
@@ -459,7 +459,7 @@ async fn a_connection_that_the_gateway_soon_closes_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_before_common_servers_close_it() {
+async fn idle_connection_is_closed_before_common_servers_close_it() {
     let (listener, url) = listen().await;
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();

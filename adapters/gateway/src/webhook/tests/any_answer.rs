@@ -65,7 +65,7 @@ fn any_answer() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// What could be read as the status of an answer.
+/// Every status that the answer could be read to have.
 fn statuses(answer: &[u8]) -> Vec<u16> {
     let is_version = |bytes: &[u8]| matches!(bytes, b"HTTP/1.0 " | b"HTTP/1.1 ");
     let status = |bytes: &[u8]| str::from_utf8(bytes).ok()?.parse().ok();
@@ -73,7 +73,7 @@ fn statuses(answer: &[u8]) -> Vec<u16> {
     windows.filter_map(|window| status(&window[9..])).collect()
 }
 
-/// Whether `outcome` is what one of `statuses` means.
+/// Whether `outcome` is the outcome of one of `statuses`.
 fn is_justified(outcome: &Result<Accepted, SendError>, statuses: &[u16]) -> bool {
     if matches!(outcome, Err(SendError::Ambiguous(_))) {
         return true;

@@ -27,11 +27,18 @@ pub(super) struct Cluster {
     /// To any broker, to ask about the topic.
     any: Mutex<Option<Connection>>,
     /// To the leader of each partition: waiting for one partition's records holds up no other.
-    leaders: Mutex<HashMap<i32, Connection>>,
+    leaders: Mutex<HashMap<i32, Idle>>,
     /// The brokers that were last heard of, as `host:port`.
     heard_of: Mutex<Vec<String>>,
     /// Which broker to try first.
     turn: AtomicUsize,
+}
+
+/// A connection that is not in use.
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Instant,
 }
 
 /// The partitions of the topic, each with the address of its leader, if it has one.
@@ -40,6 +47,10 @@ type Leaders = BTreeMap<i32, Option<String>>;
 /// The pauses between tries: the first, the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the connection of a partition may be idle. One that is idle for longer belongs to a
+/// partition that another consumer reads now.
+const KEEP_IDLE: Duration = Duration::from_secs(60);
 
 impl Cluster {
     pub(super) fn new(settings: KafkaSettings) -> Self {
@@ -53,7 +64,10 @@ impl Cluster {
     }
 
     /// The partitions that the topic has now, in their order; none if there is no such topic.
+    ///
+    /// Closes the connections of partitions that are no longer read.
     pub(super) async fn partitions(&self) -> Result<Vec<i32>, ConnectionError> {
+        self.close_idle(Instant::now());
         let limit = self.settings.request_timeout;
         match timeout(limit, Box::pin(self.topic())).await {
             Ok(leaders) => Ok(leaders?.into_keys().collect()),
@@ -90,7 +104,17 @@ impl Cluster {
     }
 
     pub(super) fn give_back(&self, partition: i32, connection: Connection) {
-        lock(&self.leaders).insert(partition, connection);
+        lock(&self.leaders).insert(partition, Idle { connection, since: Instant::now() });
+    }
+
+    /// Closes the connections that have been idle for longer than [`KEEP_IDLE`].
+    pub(super) fn close_idle(&self, now: Instant) {
+        lock(&self.leaders).retain(|_, idle| now.duration_since(idle.since) <= KEEP_IDLE);
+    }
+
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> Vec<i32> {
+        lock(&self.leaders).keys().copied().collect()
     }
 
     async fn try_leader<Q: Question>(
@@ -100,7 +124,7 @@ impl Cluster {
     ) -> Result<(Q::Answer, Connection), ConnectionError> {
         let known = lock(&self.leaders).remove(&partition);
         let mut connection = match known {
-            Some(connection) => connection,
+            Some(idle) => idle.connection,
             None => self.connect_to_leader(partition).await?,
         };
         match question.ask(&mut connection).await {

@@ -31,6 +31,10 @@ const LONGEST_VALUE: u64 = MAX_VALUE_LENGTH as u64 + 1;
 /// What is kept of a header. No header that we read is so long and right.
 const LONGEST_HEADER: u64 = 1024;
 
+/// The largest number of headers of a record. Without it a record of a few compressed bytes could
+/// claim billions of empty headers.
+const MOST_HEADERS: u64 = 1_000;
+
 const BUFFER: usize = 64 * 1024;
 
 /// The window that a zstd frame may ask for, as a power of two: 128 MiB, the most that Kafka's own
@@ -443,7 +447,11 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
     /// A header without a value says as little as one that is not there.
     fn headers(&mut self, record: &mut Take<impl BufRead>) -> io::Result<Headers> {
         let mut headers = Headers::new();
-        for _ in 0..length(record)? {
+        let count = length(record)?;
+        if count > MOST_HEADERS {
+            return Err(malformed());
+        }
+        for _ in 0..count {
             let name = length(record)?;
             hold(record, name.min(LONGEST_HEADER), &mut self.text)?;
             self.skip_some(record, name.saturating_sub(LONGEST_HEADER))?;

@@ -22,6 +22,8 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 
 use super::{
     batches::{CODECS, Codec, TestBatch, TestRecord},
+    cluster::Cluster,
+    connection::Fetch,
     *,
 };
 use crate::testing::{service, unique_name};
@@ -270,6 +272,25 @@ async fn a_batch_that_no_answer_holds_whole_makes_it_unavailable() {
     let fetched = in_time(stream_of(settings).fetch(0, 0)).await;
 
     assert!(matches!(fetched, Err(StreamError::Unavailable(_))), "{fetched:?}");
+}
+
+#[tokio::test]
+async fn connection_of_a_partition_that_is_no_longer_read_is_closed() {
+    let topic = unique_name();
+    let fake = Fake::start(&topic, TestBatch::of(0, &[TestRecord::of(0, GOOD)]).bytes()).await;
+    let mut settings = Rig::at(String::new(), Duration::from_secs(10)).settings;
+    (settings.topic, settings.bootstrap_servers) = (topic.clone(), fake.servers.clone());
+    let cluster = Cluster::new(settings);
+    let wait = Duration::ZERO;
+    let question = Fetch { topic: &topic, partition: 0, offset: 0, bytes: 1024, wait };
+    let begun = tokio::time::Instant::now();
+    let (_, connection) = in_time(cluster.ask_leader(0, wait, &question)).await.unwrap();
+    cluster.give_back(0, connection);
+
+    cluster.close_idle(begun + Duration::from_secs(59));
+    assert_eq!(cluster.idle(), [0]);
+    cluster.close_idle(tokio::time::Instant::now() + Duration::from_secs(61));
+    assert!(cluster.idle().is_empty());
 }
 
 /// A transaction ends with a record of Kafka's own, which has an offset and is never delivered.

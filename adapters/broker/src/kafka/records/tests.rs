@@ -70,6 +70,17 @@ fn a_header_without_a_value_harms_nobody() {
 }
 
 #[test]
+fn record_with_more_than_a_thousand_headers_is_malformed() {
+    let mut records = good(0..4);
+    records[1].headers = vec![("", None); 1_000];
+    records[2].headers = vec![("", None); 1_001];
+
+    let found = found(&TestBatch::of(0, &records).compressed(Codec::Zstd).bytes());
+
+    assert_eq!(summary(&found), (vec![0, 1, 3], vec![(2, "the record is malformed")]));
+}
+
+#[test]
 fn headers_are_read_and_the_last_of_a_name_counts() {
     let id = "6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c11";
     let headers = vec![("ce_id", Some("42")), ("other", Some("x")), ("ce_id", Some(id))];

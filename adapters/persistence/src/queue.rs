@@ -7,7 +7,14 @@
 
 mod sql;
 
-use std::{collections::BTreeMap, error::Error, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    error::Error,
+    future::ready,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use adapters_wire::{DecodeSettings, Headers, Place, WireRecord, decode, encode, partition_of};
 use application::{
@@ -26,7 +33,10 @@ use tokio::{
 };
 
 use self::sql::{APPEND, CREATE, END, FIRST, FIRST_SINCE, PARTITIONS_OF, READ, RESERVE, TRIM};
-use crate::database::{Database, Sql, Told, Transaction, begin, hex, millis, since_1970};
+use crate::{
+    database::{Database, Sql, Told, Transaction, begin, hex, millis, since_1970},
+    refusal::in_parts,
+};
 
 /// Publishes to a topic in the database and reads from it. A clone is the same queue.
 #[derive(Debug, Clone)]
@@ -111,13 +121,17 @@ impl EmbeddedQueue {
         Ok(trimmed)
     }
 
-    /// Appends the records of all partitions in one transaction, and wakes their readers.
-    async fn append(&self, shares: &BTreeMap<i32, Vec<WireRecord>>) -> Result<(), DbErr> {
+    /// Appends records, all of them in one transaction, and wakes the readers of their partitions.
+    async fn append(&self, records: &[&WireRecord]) -> Result<(), DbErr> {
+        let mut shares: BTreeMap<i32, Vec<&WireRecord>> = BTreeMap::new();
+        for record in records.iter().copied() {
+            shares.entry(partition_of(record.key.as_bytes(), PARTITIONS)).or_default().push(record);
+        }
         self.database
             .step(async |connection| {
                 let transaction = begin(&connection).await?;
                 // All publishers take the partitions in this order, so they cannot deadlock.
-                for (partition, records) in shares {
+                for (partition, records) in &shares {
                     self.append_to(&transaction, *partition, records).await?;
                 }
                 transaction.commit().await
@@ -135,7 +149,7 @@ impl EmbeddedQueue {
         &self,
         transaction: &Transaction,
         partition: i32,
-        records: &[WireRecord],
+        records: &[&WireRecord],
     ) -> Result<(), DbErr> {
         let count = i64::try_from(records.len()).expect("a batch is short");
         let values = vec![self.topic(), partition.into(), count.into()];
@@ -218,20 +232,31 @@ impl MessageBroker for EmbeddedQueue {
 
     #[autometrics(struct_name = "EmbeddedQueue")]
     async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
-        let mut shares: BTreeMap<i32, Vec<WireRecord>> = BTreeMap::new();
-        for record in messages.iter().map(encode) {
-            shares.entry(partition_of(record.key.as_bytes(), PARTITIONS)).or_default().push(record);
+        let records: Vec<WireRecord> = messages.iter().map(encode).collect();
+        // The phones of refused records. Their later records must not overtake them.
+        let phones = Mutex::new(HashSet::new());
+        let refused = || phones.lock().unwrap_or_else(PoisonError::into_inner);
+        let step = |part: Range<usize>| {
+            let is_held = |record: &&WireRecord| refused().contains(&record.key);
+            let (held, taken): (Vec<_>, Vec<_>) = records[part.clone()].iter().partition(is_held);
+            let held: HashSet<&str> = held.into_iter().map(|record| &*record.key).collect();
+            let records = &records;
+            async move {
+                self.append(&taken).await?;
+                let answer = |record: &WireRecord| {
+                    if held.contains(&*record.key) { Err(BrokerError::Held) } else { Ok(()) }
+                };
+                Ok(records[part].iter().map(answer).collect::<Vec<_>>())
+            }
+        };
+        let alone = |at: usize, error| {
+            refused().insert(records[at].key.clone());
+            ready(Ok(vec![Err(BrokerError::Unavailable(Told(error).into()))]))
+        };
+        match in_parts(records.len(), step, alone).await {
+            Ok(answers) => answers.into_iter().flatten().collect(),
+            Err(error) => failed(error, records.len()),
         }
-
-        let cause: Option<Arc<dyn Error + Send + Sync>> = match self.append(&shares).await {
-            Ok(()) => None,
-            Err(error) => Some(Arc::new(Told(error))),
-        };
-        let answer = || match &cause {
-            Some(cause) => Err(BrokerError::Unavailable(Box::new(Arc::clone(cause)))),
-            None => Ok(()),
-        };
-        messages.iter().map(|_| answer()).collect()
     }
 }
 
@@ -274,6 +299,12 @@ impl MessageStream for EmbeddedQueue {
             pause = LONGEST_PAUSE.min(pause * 2);
         }
     }
+}
+
+/// Returns the answers to `count` messages after an error that concerns all of them.
+fn failed(error: DbErr, count: usize) -> Vec<Result<(), BrokerError>> {
+    let cause: Arc<dyn Error + Send + Sync> = Arc::new(Told(error));
+    (0..count).map(|_| Err(BrokerError::Unavailable(Box::new(Arc::clone(&cause))))).collect()
 }
 
 fn partitions() -> Range<i32> {

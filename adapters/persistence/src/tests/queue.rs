@@ -12,8 +12,8 @@ use application::{
 };
 use sea_orm::ConnectionTrait;
 
-use super::{on_both_databases, support};
-use crate::{Database, EmbeddedQueue, EmbeddedQueueSettings};
+use super::{on_both_databases, refusals::refuse, support};
+use crate::{Database, EmbeddedQueue, EmbeddedQueueSettings, Evidence};
 
 mod conformance_on_postgres {
     use super::*;
@@ -72,6 +72,7 @@ on_both_databases! {
     reader_may_begin_at_a_time,
     record_with_invalid_columns_is_unreadable_and_passed,
     queue_without_its_tables_is_unavailable,
+    refused_record_holds_up_its_phone_only,
 }
 
 async fn trim_deletes_old_records_and_their_offsets_are_out_of_range(database: Database) {
@@ -169,4 +170,35 @@ async fn queue_without_its_tables_is_unavailable(database: Database) {
     );
     let fetched = queue.fetch(0, 0).await;
     assert!(matches!(fetched, Err(StreamError::Unavailable(_))), "{fetched:?}");
+}
+
+async fn refused_record_holds_up_its_phone_only(database: Database) {
+    let queue = queue(&database);
+    queue.ready().await.unwrap();
+    // Phones 1 and 2 in turn. The second message to phone 1 is refused.
+    let sent = messages(8, 1..3);
+    let refused = format!("NEW.headers LIKE '%{}%'", sent[2].message.id);
+    refuse(&database, "queue_record", &refused).await;
+
+    let answers = queue.publish(&sent).await;
+
+    let stored: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+    assert_eq!(stored, [true, true, false, true, false, true, false, true]);
+    assert!(matches!(answers[2], Err(BrokerError::Unavailable(_))), "{:?}", answers[2]);
+    assert!(matches!(answers[4], Err(BrokerError::Held)), "{:?}", answers[4]);
+    assert_eq!(support::count(&database, "queue_record").await, 5);
+}
+
+/// `/readyz` learns from the evidence that nothing can be published.
+#[tokio::test]
+async fn failed_publication_is_evidence_about_the_database() {
+    let Some(database) = support::postgres().await else { return };
+    let evidence = Evidence::default();
+    let database = database.with_evidence(evidence.clone());
+    run(&database, "DROP TABLE queue_record").await;
+
+    let answers = queue(&database).publish(&messages(1, 0..1)).await;
+
+    assert!(answers[0].is_err());
+    assert!(evidence.recent().is_some_and(|reason| reason.contains("queue_record")));
 }

@@ -6,7 +6,7 @@
 pub mod baseline;
 pub mod compare;
 pub mod cost;
-pub mod http;
+pub mod measure;
 pub mod model;
 pub mod pages;
 pub mod plot;

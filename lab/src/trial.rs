@@ -1,19 +1,13 @@
-//! Trials: each tries one promise of the service, and says with figures whether it held.
+//! Trials: each tests one promise of the service, and shows with figures whether it held.
 
-pub mod clock;
-pub mod desk;
 pub mod disconnect;
-pub mod http;
 pub mod isolation;
-pub mod load;
 pub mod overload;
-pub mod phones;
 pub mod poison;
 pub mod recovery;
 pub mod rollover;
-pub mod stand;
-pub mod tape;
 pub mod verdict;
+pub mod wrong_clocks;
 
 use std::{
     path::{Path, PathBuf},
@@ -24,49 +18,50 @@ use std::{
 use anyhow::Context;
 use clap::{Args, Subcommand};
 
-use self::{stand::Plan, verdict::Verdict};
+use self::verdict::Verdict;
+use crate::kit::{environment::binaries, testbed::Plan};
 
-/// Trials of single promises; each exits with 1 if it was broken. Run them inside `scripts/services
-/// run`.
+/// Trials of single promises. Each exits with 1 if its promise was broken. Run them inside
+/// `scripts/services run`.
 #[derive(Debug, Subcommand)]
 pub enum Trial {
-    /// Slow phones and poison records hold nobody else up.
+    /// Slow phones and undecodable records delay no other message.
     Isolation {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
         #[command(flatten)]
         common: Common,
     },
-    /// A fresh group with `latest`, and a deleted topic, get all their messages.
+    /// All messages arrive with a new group that starts at `latest`, and after the topic was deleted.
     Recovery {
-        /// Between the last publication and the consumers' start.
+        /// Seconds between the last publication and the start of the consumers.
         #[arg(long, default_value_t = 0)]
         pause_seconds: u64,
         #[command(flatten)]
         common: Common,
     },
-    /// More than can be done, for long: memory stays flat and all is done in the end.
+    /// Load above the sustainable rate: memory stays flat, and every message is delivered in the end.
     Overload {
         #[arg(long, default_value_t = 10.0)]
         minutes: f64,
-        /// Of the sustainable rate, which is measured first.
+        /// The load, as a multiple of the sustainable rate, which is measured first.
         #[arg(long, default_value_t = 1.5)]
         factor: f64,
         #[command(flatten)]
         common: Common,
     },
-    /// SIGTERM after SIGTERM under load.
+    /// Restarts by SIGTERM under load.
     Rollover {
         #[arg(long, default_value_t = 100)]
         count: usize,
-        /// Binaries of the version before: the run begins with them and their schema, migrates it
-        /// half-way, and mixes both versions from then on.
+        /// The folder of the previous version's binaries. The run begins with them and their schema,
+        /// migrates it half-way, and mixes both versions from then on.
         #[arg(long)]
         other_bins: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
     },
-    /// Every process has a clock ten minutes off.
+    /// The clock of every process is wrong by ten minutes.
     Clock {
         #[arg(long, default_value_t = 2.0)]
         minutes: f64,
@@ -75,7 +70,7 @@ pub enum Trial {
         #[command(flatten)]
         common: Common,
     },
-    /// Clients go away in the middle of their requests.
+    /// Clients disconnect in the middle of their requests.
     Disconnect {
         #[arg(long, default_value_t = 10_000)]
         clients: usize,
@@ -84,28 +79,24 @@ pub enum Trial {
     },
 }
 
-/// What every trial takes.
+/// Arguments of every trial.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Where to write the verdict as JSON.
+    /// The file for the verdict as JSON.
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Where the service's binaries are [default: beside this one].
+    /// The folder of the service's binaries [default: the folder of this program].
     #[arg(long)]
     bins: Option<PathBuf>,
 }
 
 impl Trial {
-    /// Tries, and prints what was found.
+    /// Runs the trial, and prints its verdict.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let folder = std::env::temp_dir().join(format!("messager-trial-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
-        let bins = match &self.common().bins {
-            Some(bins) => bins.clone(),
-            None => std::env::current_exe()?.parent().context("a folder of our own")?.to_owned(),
-        };
+        let bins = binaries(self.common().bins.clone())?;
         let report = self.common().report.clone();
-        let bins = std::path::absolute(bins)?;
         let verdict = self
             .verdict(Plan::usual(&bins, &folder))
             .await
@@ -135,7 +126,7 @@ impl Trial {
             }
             Self::Clock { minutes, library, .. } => {
                 plan.library = Some(library);
-                clock::clock(plan, of_minutes(minutes)?).await
+                wrong_clocks::wrong_clocks(plan, of_minutes(minutes)?).await
             }
             Self::Disconnect { clients, .. } => disconnect::disconnect(plan, clients).await,
         }

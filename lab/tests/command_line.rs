@@ -1,9 +1,9 @@
-//! The harness as it is called.
+//! The command line of the harness.
 
 use std::process::Command;
 
 #[test]
-fn says_what_it_needs() {
+fn without_servers_the_error_names_the_script_that_starts_them() {
     let output = Command::new(env!("CARGO_BIN_EXE_chaos"))
         .args(["run", "--minutes", "1"])
         .env_remove("TEST_POSTGRES_URL")
@@ -16,7 +16,7 @@ fn says_what_it_needs() {
 }
 
 #[test]
-fn the_patches_of_the_mutants_fit() {
+fn the_patches_of_all_mutants_apply() {
     let output = Command::new(env!("CARGO_BIN_EXE_chaos"))
         .args(["mutants", "--check-patches"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

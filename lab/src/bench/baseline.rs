@@ -5,7 +5,7 @@ use std::{io::Write, path::Path, time::Duration};
 use anyhow::Context;
 use tokio::process::Command;
 
-use crate::{environment::variable, kafka::Topic, postgres::Postgres};
+use crate::kit::{environment::variable, kafka::Topic, postgres::Postgres};
 
 /// pgbench with one script.
 #[derive(Debug)]

@@ -1,16 +1,16 @@
-//! What a message costs, beside time.
+//! The cost of a message: CPU time, WAL, commits, dead tuples.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
 use sqlx::PgPool;
 
-use crate::{
+use crate::kit::{
     environment::variable,
     process::{Process, Role},
 };
 
-/// What was used up to some moment. CPU times are of all processes of a part, in microseconds.
+/// What was used up to some moment. A CPU time is that of all processes of a part, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     pub api: f64,
@@ -18,7 +18,7 @@ pub struct Usage {
     pub consumer: f64,
     pub postgres: f64,
     pub kafka: f64,
-    /// The clients and the gateway.
+    /// The CPU time of the clients and the gateway.
     pub lab: f64,
     pub wal_bytes: f64,
     pub commits: f64,
@@ -26,9 +26,9 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// What these processes, and PostgreSQL for this database, have used so far.
+    /// Returns what these processes, and PostgreSQL for this database, have used so far.
     pub async fn now<'a>(
-        processes: impl Iterator<Item = &'a Process>,
+        processes: impl Iterator<Item = &'a Arc<Process>>,
         database: &PgPool,
     ) -> anyhow::Result<Self> {
         let sql = "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::float8,
@@ -58,12 +58,12 @@ impl Usage {
         Ok(usage)
     }
 
-    /// CPU time of the service's processes.
+    /// Returns the CPU time of the service's processes.
     pub fn ours(&self) -> f64 {
         self.api + self.processor + self.consumer
     }
 
-    /// What was used since `before`, for each of so many messages.
+    /// Returns what was used since `before`, divided by the number of messages.
     #[must_use]
     pub fn since(self, before: Self, messages: f64) -> Self {
         let each = |of: fn(&Self) -> f64| (of(&self) - of(&before)) / messages;
@@ -86,16 +86,16 @@ impl Usage {
 struct Cpu {
     parent: u32,
     own: f64,
-    /// Of children that have ended.
+    /// The time of children that have ended.
     ended: f64,
 }
 
-/// CPU time of the server and of all its processes, those that have ended too.
+/// Returns the CPU time of the server and of all its processes, also of those that have ended.
 fn postgres_cpu() -> anyhow::Result<f64> {
     let file = Path::new(&variable("TEST_PG_DATA")?).join("postmaster.pid");
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     let server: u32 = text.lines().next().context("postmaster.pid is empty")?.trim().parse()?;
-    let Cpu { own, ended, .. } = cpu_of(server).context("PostgreSQL is not there")?;
+    let Cpu { own, ended, .. } = cpu_of(server).context("PostgreSQL does not run")?;
     let processes = std::fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(cpu_of);
@@ -103,7 +103,7 @@ fn postgres_cpu() -> anyhow::Result<f64> {
     Ok(own + ended + children)
 }
 
-/// From `/proc/<pid>/stat` (proc(5)): parent is field 4, the times are 14 to 17, in ticks of 10 ms.
+/// Reads `/proc/<pid>/stat` (proc(5)): parent is field 4, the times are 14 to 17, in ticks of 10 ms.
 fn cpu_of(pid: u32) -> Option<Cpu> {
     const TICK: f64 = 10_000.0;
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

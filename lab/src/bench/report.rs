@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use crate::environment::variable;
+use crate::kit::environment::variable;
 
 /// All that a run found.
 #[derive(Debug, Clone, Serialize, Deserialize)]

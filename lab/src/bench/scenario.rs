@@ -1,4 +1,4 @@
-//! What is measured, one module each.
+//! The scenarios, one module each.
 
 pub mod accept;
 pub mod embedded;
@@ -14,40 +14,46 @@ pub mod verification;
 use anyhow::Context;
 
 use super::{Setting, baseline::PgBench};
-use crate::{
+use crate::kit::{
     process::Role,
-    trial::stand::{Plan, Stand},
+    tally::Tally,
+    testbed::{Plan, Testbed},
 };
 
-/// Room for a baseline in the stand's database: a table like the outbox.
+/// Creates a table like the outbox for a baseline.
 const BASELINE: &str = "CREATE TABLE bench_outbox (LIKE outbox INCLUDING ALL)";
 
-/// The service with so many processes of each role, none of them started yet.
-async fn stand(
+/// Prepares the service with so many processes of each role, and starts none.
+async fn prepare(
     setting: &Setting,
     (apis, processors, consumers): (usize, usize, usize),
     env: &[(&'static str, &str)],
-) -> anyhow::Result<Stand> {
+) -> anyhow::Result<Testbed<Tally>> {
     let mut plan = Plan::usual(&setting.bins, &setting.folder);
     (plan.apis, plan.processors, plan.consumers) = (apis, processors, consumers);
     plan.is_watched = false;
     plan.env.extend(env.iter().map(|(name, value)| (*name, (*value).to_owned())));
-    Stand::prepare(&plan).await.context("put the service up")
+    Testbed::prepare(&plan, Tally::default()).await.context("prepare the service")
 }
 
-/// The service's only API's port, with the API started.
-async fn api(stand: &Stand) -> anyhow::Result<u16> {
-    stand.start(&[Role::Api]).await?;
-    stand.api_ports.first().copied().context("no API")
+/// Starts the only API. Returns its port.
+async fn api(testbed: &Testbed<Tally>) -> anyhow::Result<u16> {
+    testbed.start(&[Role::Api]).await?;
+    testbed.api_ports.first().copied().context("no API")
 }
 
-fn pgbench<'a>(setting: &'a Setting, stand: &'a Stand, script: &'a str) -> PgBench<'a> {
-    PgBench { postgres: &stand.postgres, database: &stand.name, script, folder: &setting.folder }
+fn pgbench<'a>(setting: &'a Setting, testbed: &'a Testbed<Tally>, script: &'a str) -> PgBench<'a> {
+    PgBench {
+        postgres: &testbed.postgres,
+        database: &testbed.name,
+        script,
+        folder: &setting.folder,
+    }
 }
 
-/// Ends the service; an error if a process did not end well.
-async fn end(stand: &Stand) -> anyhow::Result<()> {
-    let bad = stand.stop().await;
-    anyhow::ensure!(bad.is_empty(), "did not end well: {}", bad.join(", "));
-    stand.drop_database().await
+/// Ends the service. Returns an error if a process did not exit with success.
+async fn end(testbed: &Testbed<Tally>) -> anyhow::Result<()> {
+    let bad = testbed.stop().await;
+    anyhow::ensure!(bad.is_empty(), "did not exit with success: {}", bad.join(", "));
+    testbed.drop_database().await
 }

@@ -8,18 +8,21 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use lab::bench::{
-    Scenario, Setting,
-    compare::regressions,
-    model::{Costs, tables},
-    pages::{PAGES, renew},
-    plot::{bars, latencies},
-    report::Report,
-    run,
+use lab::{
+    bench::{
+        Scenario, Setting,
+        compare::regressions,
+        model::{Costs, tables},
+        pages::{PAGES, renew},
+        plot::{bars, latencies},
+        report::Report,
+        run,
+    },
+    kit::environment::binaries,
 };
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Measures the service beside what its parts can do.")]
+#[command(version, about = "Measures the service against baselines of its parts.")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -27,54 +30,53 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Take the baselines and ours, and print the table.
+    /// Measure baselines and the service, and print the table.
     ///
-    /// Exits with 1 if a bar is missed. Run it inside `scripts/services run`, with release
+    /// Exits with 1 if a bar is missed or a scenario fails. Run it inside `scripts/services run`, with release
     /// binaries.
     Run(RunArgs),
-    /// Hold one run's results against those of another.
+    /// Compare the results of two runs.
     ///
-    /// Exits with 1 if a figure with a bar is worse than before.
+    /// Exits with 1 if a figure with a bar got worse.
     Compare {
         before: PathBuf,
         after: PathBuf,
-        /// What counts as noise, as a share.
+        /// The share of a figure that counts as noise.
         #[arg(long, default_value_t = 0.2)]
         tolerance: f64,
     },
     /// Print the table of a run's results.
     Report { results: PathBuf },
-    /// Print what the service carries by what a message cost in a run.
+    /// Print the capacity that follows from the cost of a message in a run.
     Model { results: PathBuf },
-    /// Draw a run's results.
+    /// Draw the results of a run.
     Plot {
         results: PathBuf,
         #[arg(long, default_value = "docs/performance")]
         folder: PathBuf,
     },
-    /// Bring docs/performance.md and docs/scaling.md, with what is drawn in them, to a run's
-    /// results.
+    /// Renew the tables and drawings of docs/performance.md and docs/scaling.md from a run.
     Docs { results: PathBuf },
 }
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// Only these, by comma [default: all].
+    /// Only these scenarios, separated by commas [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Scenario>,
-    /// How often each is measured.
+    /// How often each scenario is measured.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
     /// How long one measurement takes.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// A share of the rows, and less than the whole minutes, where a scenario asks for many.
+    /// The share of the rows to use if a scenario has many; below 1, long scenarios are also shortened.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
-    /// Where to write the results as JSON.
+    /// The file for the results as JSON.
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Where the service's binaries are [default: beside this one].
+    /// The folder of the service's binaries [default: the folder of this program].
     #[arg(long)]
     bins: Option<PathBuf>,
 }
@@ -115,14 +117,10 @@ async fn main() -> anyhow::Result<ExitCode> {
 }
 
 async fn bench(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let bins = match args.bins {
-        Some(bins) => bins,
-        None => std::env::current_exe()?.parent().context("a folder of our own")?.to_owned(),
-    };
     let folder = std::env::temp_dir().join(format!("messager-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let setting = Setting {
-        bins: std::path::absolute(bins)?,
+        bins: binaries(args.bins)?,
         folder: folder.clone(),
         measured: Duration::from_secs(args.seconds),
         repeats: usize::try_from(args.repeats)?,

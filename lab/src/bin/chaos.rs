@@ -9,18 +9,20 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use lab::{
-    embedded,
-    gateway::Memory,
-    mutants::{Mutant, Workshop},
-    report::Report,
-    run::{Scenario, run},
+    chaos::{
+        embedded,
+        mutants::{Mutant, Workshop},
+        report::Report,
+        run::{Scenario, run},
+    },
+    kit::{environment::binaries, recorder::GatewayKind},
     trial::Trial,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Runs the service among faults and judges what it did.")]
+#[command(version, about = "Injects faults into the running service and checks its promises.")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -28,15 +30,15 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Kill, cut, pause and restart everything under load, then check that all promises held.
+    /// Kill, cut, pause and restart everything under load, then check every promise.
     ///
-    /// Exits with 1 if one did not. Run it inside `scripts/services run`.
+    /// Exits with 1 if a promise was broken. Run it inside `scripts/services run`.
     Run(RunArgs),
-    /// The same with the embedded default: `messager` on an SQLite file, which needs no servers.
+    /// The same with the embedded default: `messager` on an SQLite file. It needs no servers.
     Embedded(EmbeddedArgs),
-    /// Build broken variants of the service, and demand that each is caught.
+    /// Build broken variants of the service, and check that each is caught.
     ///
-    /// Run it in the root of the source tree, inside `scripts/services run`.
+    /// Exits with 1 if one is not. Run it in the root of the source tree, inside `scripts/services run`.
     Mutants(MutantsArgs),
     #[command(flatten)]
     Trial(Trial),
@@ -44,63 +46,63 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// How long; rounds are of two minutes.
+    /// How long to run, in rounds of two minutes.
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// Of the generator that draws faults and phones [default: drawn].
+    /// The seed from which faults and phones are drawn [default: random].
     #[arg(long)]
     seed: Option<u64>,
     /// Requests a second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
-    /// Beginnings of the names of the faults to use, by comma; `none` for none [default: all].
+    /// The faults to use, as prefixes of their names, separated by commas; `none` for none [default: all].
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
-    /// Whether the gateway knows a message again.
+    /// The gateway: one that recognises a repeated message, one that does not, or both in turn.
     #[arg(long, value_enum, default_value_t = GatewayArg::Alternate)]
     gateway: GatewayArg,
-    /// The share of phones that get several messages, for their order.
+    /// The share of phones that get several messages, to check their order.
     #[arg(long, default_value_t = 0.02)]
     sequences: f64,
-    /// End after the first round with a violation.
+    /// Stop after the first round with a violation.
     #[arg(long)]
     fail_fast: bool,
-    /// Where to write the report as JSON.
+    /// The file for the report as JSON.
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Where the service's binaries are [default: beside this one].
+    /// The folder of the service's binaries [default: the folder of this program].
     #[arg(long)]
     bins: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 struct EmbeddedArgs {
-    /// How long; rounds are of one minute.
+    /// How long to run, in rounds of one minute.
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
-    /// Of the generator that draws faults and phones [default: drawn].
+    /// The seed from which faults and phones are drawn [default: random].
     #[arg(long)]
     seed: Option<u64>,
     /// Requests a second.
     #[arg(long, default_value_t = 50)]
     rate: u32,
-    /// Beginnings of the names of the faults to use, by comma; `none` for none [default: all].
+    /// The faults to use, as prefixes of their names, separated by commas; `none` for none [default: all].
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
-    /// Where to write the report as JSON.
+    /// The file for the report as JSON.
     #[arg(long)]
     report: Option<PathBuf>,
-    /// Where the service's binaries are [default: beside this one].
+    /// The folder of the service's binaries [default: the folder of this program].
     #[arg(long)]
     bins: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
 struct MutantsArgs {
-    /// Only these, by comma.
+    /// Only these mutants, separated by commas.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Only see whether the patches still fit; this needs no servers.
+    /// Only check that the patches apply. This needs no servers.
     #[arg(long)]
     check_patches: bool,
 }
@@ -125,7 +127,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 Command::Trial(trial) => trial.run().await,
             }
         };
-        // What is dropped with the work ends with it: the service's processes are killed.
+        // Dropping the work kills the service's processes.
         tokio::select! {
             ended = work => ended,
             _ = tokio::signal::ctrl_c() => bail!("interrupted"),
@@ -142,17 +144,17 @@ async fn chaos(args: RunArgs) -> anyhow::Result<ExitCode> {
         rate: args.rate,
         sequences: args.sequences.clamp(0.0, 1.0),
         faults: args.faults,
-        memory: match args.gateway {
+        gateway: match args.gateway {
             GatewayArg::Alternate => None,
-            GatewayArg::Idempotent => Some(Memory::Idempotent),
-            GatewayArg::Plain => Some(Memory::Plain),
+            GatewayArg::Idempotent => Some(GatewayKind::Idempotent),
+            GatewayArg::Plain => Some(GatewayKind::Plain),
         },
         fail_fast: args.fail_fast,
         bins,
         folder: folder.clone(),
     };
     let report = run(&scenario).await.with_context(|| format!("logs: {}", folder.display()))?;
-    tell(&report, args.report, &folder)
+    finish(&report, args.report, &folder)
 }
 
 async fn embedded(args: EmbeddedArgs) -> anyhow::Result<ExitCode> {
@@ -167,10 +169,10 @@ async fn embedded(args: EmbeddedArgs) -> anyhow::Result<ExitCode> {
     };
     let report = embedded::run(&scenario).await;
     let report = report.with_context(|| format!("logs: {}", folder.display()))?;
-    tell(&report, args.report, &folder)
+    finish(&report, args.report, &folder)
 }
 
-/// Where a run finds the binaries and leaves its logs.
+/// The seed of a run, its binaries, and the folder of its logs.
 struct Place {
     seed: u64,
     bins: PathBuf,
@@ -183,12 +185,7 @@ impl Place {
             Some(seed) => seed,
             None => u64::from(StdRng::try_from_rng(&mut rand::rngs::SysRng)?.next_u32()),
         };
-        let bins = match bins {
-            Some(bins) => bins,
-            None => std::env::current_exe()?.parent().context("a folder of our own")?.to_owned(),
-        };
-        // The processes run in another folder.
-        let bins = bins.canonicalize().with_context(|| bins.display().to_string())?;
+        let bins = binaries(bins)?;
         let folder = std::env::temp_dir().join(format!("messager-chaos-{}", std::process::id()));
         std::fs::create_dir_all(&folder)?;
         eprintln!("chaos: seed {seed}, logs in {}", folder.display());
@@ -196,7 +193,7 @@ impl Place {
     }
 }
 
-fn tell(report: &Report, path: Option<PathBuf>, folder: &Path) -> anyhow::Result<ExitCode> {
+fn finish(report: &Report, path: Option<PathBuf>, folder: &Path) -> anyhow::Result<ExitCode> {
     if let Some(path) = path {
         std::fs::write(path, serde_json::to_vec_pretty(report)?).context("write the report")?;
     }
@@ -213,11 +210,11 @@ async fn mutants(args: MutantsArgs) -> anyhow::Result<ExitCode> {
     let root = Path::new(".");
     let chaos = std::env::current_exe()?;
     // The harness is in `<target>/<profile>/`.
-    let target = chaos.ancestors().nth(2).context("a folder for what is built")?;
+    let target = chaos.ancestors().nth(2).context("this program is not in a target folder")?;
     let mut mutants = Mutant::all(&root.join("lab/mutants"))?;
     mutants.retain(|mutant| args.only.is_empty() || args.only.contains(&mutant.name));
     if mutants.is_empty() {
-        bail!("there is no such mutant");
+        bail!("--only names no mutant");
     }
     let workshop = Workshop::new(root, target)?;
 
@@ -225,9 +222,13 @@ async fn mutants(args: MutantsArgs) -> anyhow::Result<ExitCode> {
     for mutant in &mutants {
         let (name, about) = (&mutant.name, &mutant.about);
         if args.check_patches {
-            let fits = workshop.fits(mutant).await?;
-            survivors += usize::from(!fits);
-            println!("{name:<24}{}", if fits { "fits" } else { "DOES NOT FIT" });
+            match workshop.check(mutant).await {
+                Ok(()) => println!("{name:<24}applies"),
+                Err(error) => {
+                    survivors += 1;
+                    println!("{name:<24}DOES NOT APPLY {error:#}");
+                }
+            }
             continue;
         }
         eprintln!("mutants: {name}: {about}");

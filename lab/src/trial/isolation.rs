@@ -1,4 +1,4 @@
-//! Slow phones and poison hold nobody else up.
+//! Slow phones and undecodable records delay no other message.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -6,45 +6,48 @@ use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    load::Running,
-    phones::slow_phone_of,
-    poison::{graves, kinds, poison},
-    stand::{Plan, Stand},
-    tape::Reply,
+    poison::{dead_letters, kinds, poison},
     verdict::Verdict,
 };
-use crate::process::Role;
+use crate::kit::{
+    phones::Numbered,
+    process::Role,
+    recorder::Reply,
+    tables,
+    tally::Tally,
+    testbed::{Plan, Testbed},
+};
 
 const RATE: f64 = 100.0;
 const SLOW_PHONES: u64 = 8;
 const MESSAGES_EACH: usize = 3;
 const SLOWNESS: Duration = Duration::from_secs(20);
 const LIMIT: f64 = 200.0;
-/// Before the slow phones and the poison.
+/// How long the load runs before the slow phones and the undecodable records.
 const CALM: Duration = Duration::from_secs(15);
 
 pub async fn isolation(mut plan: Plan, duration: Duration) -> anyhow::Result<Verdict> {
-    plan.slowness = SLOWNESS;
+    plan.gateway.slowness = SLOWNESS;
     plan.env.push(("GATEWAY_TIMEOUT", "30".to_owned()));
-    let stand = Stand::prepare(&plan).await?;
-    stand.start(&Role::ALL).await?;
-    let clients = Arc::new(stand.clients(0));
+    let testbed = Testbed::prepare(&plan, Tally::default()).await?;
+    testbed.start(&Role::ALL).await?;
+    let clients = Arc::new(testbed.clients(0));
 
-    // What is usual on this machine at this hour; the claim is about what comes after it.
-    let load = Running::begin(Arc::clone(&clients), RATE);
+    // The usual latency of this machine at this hour. The claim is about the time after it.
+    let load = clients.begin_asking(RATE);
     sleep(CALM).await;
-    let calm = stand.tape.account().latency;
+    let calm = testbed.recorder.account().latency;
 
     let stop = CancellationToken::new();
-    let harmed_from = stand.tape.elapsed();
+    let harmed_from = testbed.recorder.elapsed();
     let slow = TaskTracker::new();
     for number in 0..SLOW_PHONES {
         let clients = Arc::clone(&clients);
         slow.spawn(async move {
-            let phone = slow_phone_of(number);
+            let phone = Numbered::Slow(number).to_string();
             for _ in 0..MESSAGES_EACH {
-                // Nothing but an answer of 200 will do: what is not accepted need not be sent.
-                while clients.ask_for(&phone).await != Reply::Accepted {
+                // The service need not send a message that it has not accepted.
+                while clients.ask(&phone).await != Reply::Accepted {
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -56,23 +59,23 @@ pub async fn isolation(mut plan: Plan, duration: Duration) -> anyhow::Result<Ver
         sleep(duration).await;
         stop.cancel();
     };
-    let (places, ()) = tokio::join!(poison(&stand, &stop), timer);
+    let (places, ()) = tokio::join!(poison(&testbed, &stop), timer);
     let places = places?;
     let offered = load.end().await?;
     let patience = SLOWNESS * u32::try_from(MESSAGES_EACH)? + Duration::from_secs(60);
-    let done = stand.wait_until_done(patience).await;
+    let done = testbed.wait_until_done(patience).await;
 
-    let account = stand.tape.account();
-    let latency = stand.tape.latency_since(harmed_from);
-    let graves = graves(&stand, &places).await?;
-    let slow = stand.tape.slow_calls();
+    let account = testbed.recorder.account();
+    let latency = testbed.recorder.latency_since(harmed_from);
+    let letters = dead_letters(&testbed, &places).await?;
+    let slow = testbed.recorder.slow_calls();
     let (mut slow_calls, mut slow_sent) = (0, 0);
     for ids in slow.values() {
         slow_calls += ids.len();
         slow_sent += ids.iter().collect::<BTreeSet<_>>().len();
     }
-    let states = stand.states().await?;
-    let bad = stand.stop().await;
+    let states = tables::states(&testbed.database).await?;
+    let bad = testbed.stop().await;
 
     let mut verdict = Verdict::new("isolation");
     verdict.figure("messages accepted", account.accepted);
@@ -80,14 +83,14 @@ pub async fn isolation(mut plan: Plan, duration: Duration) -> anyhow::Result<Ver
     verdict.figure("answered to called, before", calm);
     verdict.figure("answered to called, among them", latency);
     verdict.figure("poison records", format!("{} of {} kinds", places.len(), kinds().len()));
-    for (kind, reasons) in &graves.reasons {
+    for (kind, reasons) in &letters.reasons {
         let reasons: Vec<&str> = reasons.iter().map(String::as_str).collect();
         verdict.figure(format!("  {kind}"), reasons.join("; "));
     }
     verdict.figure("states", format!("{states:?}"));
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
-    verdict.figure("  rows left in transit", stand.left_in_transit().await?);
-    verdict.figure("longest waits (ms, at ms)", format!("{:?}", stand.tape.longest(3)));
+    verdict.figure("  rows left in transit", tables::left_in_transit(&testbed.database).await?);
+    verdict.figure("longest waits (ms, at ms)", format!("{:?}", testbed.recorder.longest(3)));
     verdict.claim("p99 under 200 ms", latency.p99 < LIMIT, latency);
     verdict.claim(
         "all answers are 200 or 503",
@@ -96,11 +99,11 @@ pub async fn isolation(mut plan: Plan, duration: Duration) -> anyhow::Result<Ver
     );
     verdict.claim(
         "every poison record is in dead_letter with its place and a reason",
-        graves.missing == 0 && graves.surplus == 0 && graves.reasons.len() == kinds().len(),
-        format!("{} missing, {} rows too many", graves.missing, graves.surplus),
+        letters.missing == 0 && letters.surplus == 0 && letters.reasons.len() == kinds().len(),
+        format!("{} missing, {} rows too many", letters.missing, letters.surplus),
     );
     verdict.claim(
-        "no good message is lost or doubled",
+        "no other message is lost or doubled",
         account.lost == 0 && account.repeated == 0 && account.strangers == 0,
         format!(
             "{} lost, {} repeated, {} strangers",
@@ -109,7 +112,7 @@ pub async fn isolation(mut plan: Plan, duration: Duration) -> anyhow::Result<Ver
     );
     let expected = usize::try_from(SLOW_PHONES)? * MESSAGES_EACH;
     verdict.claim(
-        "the slow ones are sent in the end, once",
+        "the slow messages are sent in the end, once each",
         slow_sent == expected && slow_calls == expected && done.is_some(),
         format!("{slow_sent} of {expected} messages in {slow_calls} calls"),
     );

@@ -1,47 +1,48 @@
-//! More than can be done, for long.
+//! Load above the sustainable rate, for long.
 //!
-//! The sustainable rate is what reached the gateway a second, over the last three quarters of a
-//! closed-loop load: all parts were busy then, and nothing was offered that nobody waited for.
+//! The sustainable rate is the number of calls a second over the last three quarters of a closed loop: all
+//! parts are busy then, and no request is made before the last one is answered.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    load::{Running, ask_all_the_time},
-    stand::{Plan, Stand},
-    tape::Reply,
-    verdict::Verdict,
+use super::verdict::Verdict;
+use crate::kit::{
+    process::Role,
+    recorder::Reply,
+    tables,
+    tally::Tally,
+    testbed::{Plan, Testbed},
 };
-use crate::process::Role;
 
 const CONNECTIONS: usize = 64;
 const MEASURED: Duration = Duration::from_secs(20);
 const WARM_UP: Duration = Duration::from_secs(5);
-/// What the most memory may grow by after the first minute.
+/// How much the most memory may grow after the first minute: a tenth and 8 MiB.
 const GROWTH: f64 = 1.10;
 const GROWTH_KIB: f64 = 8.0 * 1024.0;
 const RECOVERY: Duration = Duration::from_secs(1_800);
 
-/// The least and the most of each minute in KiB, by process.
+/// The least and the most memory of each minute in KiB, by process.
 type Memory = BTreeMap<String, Vec<(u64, u64)>>;
 
 pub async fn overload(mut plan: Plan, duration: Duration, factor: f64) -> anyhow::Result<Verdict> {
-    // What waits for the end of a long overload is still to be sent.
+    // A message that waits until the end of a long overload must not expire.
     plan.env.push(("CODE_TTL", "3600".to_owned()));
-    let stand = Stand::prepare(&plan).await?;
-    stand.start(&Role::ALL).await?;
-    let clients = Arc::new(stand.clients(0));
+    let testbed = Testbed::prepare(&plan, Tally::default()).await?;
+    testbed.start(&Role::ALL).await?;
+    let clients = Arc::new(testbed.clients(0));
     let mut verdict = Verdict::new("overload");
 
-    let from = stand.tape.elapsed() + WARM_UP;
-    ask_all_the_time(&clients, CONNECTIONS, MEASURED).await;
-    let called = stand.tape.called_since(from);
-    let seconds = stand.tape.elapsed().saturating_sub(from).as_secs_f64();
+    let from = testbed.recorder.elapsed() + WARM_UP;
+    clients.ask_for(CONNECTIONS, MEASURED).await?;
+    let called = testbed.recorder.called_since(from);
+    let seconds = testbed.recorder.elapsed().saturating_sub(from).as_secs_f64();
     let sustainable = rate(called, seconds);
-    let (_, accepted) = stand.tape.progress();
-    let caught_up = stand.wait_until_done(RECOVERY).await;
+    let (_, accepted) = testbed.recorder.progress();
+    let caught_up = testbed.wait_until_done(RECOVERY).await;
     verdict.figure("sustainable", format!("{sustainable:.0}/s, in {seconds:.1} s of closed loop"));
     verdict
         .figure("  accepted meanwhile", format!("{:.0}/s", rate(accepted, MEASURED.as_secs_f64())));
@@ -49,38 +50,38 @@ pub async fn overload(mut plan: Plan, duration: Duration, factor: f64) -> anyhow
     eprintln!("chaos: sustainable {sustainable:.0}/s, offering {:.0}/s", sustainable * factor);
 
     let stop = CancellationToken::new();
-    let load = Running::begin(Arc::clone(&clients), sustainable * factor);
-    let before = stand.tape.progress();
+    let load = clients.begin_asking(sustainable * factor);
+    let before = testbed.recorder.progress();
     let begun = Instant::now();
     let timer = async {
         sleep(duration).await;
         stop.cancel();
     };
-    let (mut memory, ()) = tokio::join!(watch(&stand, &stop), timer);
+    let (mut memory, ()) = tokio::join!(watch(&testbed, &stop), timer);
     let offered = load.end().await?;
     let seconds = begun.elapsed().as_secs_f64();
-    let after = stand.tape.progress();
-    let waiting = stand.count("SELECT count(*) FROM outbox").await?;
+    let after = testbed.recorder.progress();
+    let waiting = tables::count(&testbed.database, "SELECT count(*) FROM outbox").await?;
     eprintln!("chaos: the load is over, {waiting} wait in the outbox");
 
     let stop = CancellationToken::new();
     let recovery = async {
-        let took = stand.wait_until_done(RECOVERY).await;
+        let took = testbed.wait_until_done(RECOVERY).await;
         stop.cancel();
         took
     };
-    let (draining, recovery) = tokio::join!(watch(&stand, &stop), recovery);
+    let (draining, recovery) = tokio::join!(watch(&testbed, &stop), recovery);
     for (name, minutes) in draining {
         memory.entry(name).or_default().extend(minutes);
     }
 
-    let account = stand.tape.account();
-    let states = stand.states().await?;
-    let bad = stand.stop().await;
+    let account = testbed.recorder.account();
+    let states = tables::states(&testbed.database).await?;
+    let bad = testbed.stop().await;
     verdict.figure(
         "offered",
         format!(
-            "{:.0}/s for {:.1} min, {} not asked for want of connections",
+            "{:.0}/s for {:.1} min, {} not made because too many were in flight",
             sustainable * factor,
             duration.as_secs_f64() / 60.0,
             offered.kept_back
@@ -135,14 +136,13 @@ fn claim_flat(memory: &Memory, verdict: &mut Verdict) {
 }
 
 /// Looks at the memory of all processes each second, until `stop`.
-async fn watch(stand: &Stand, stop: &CancellationToken) -> Memory {
+async fn watch(testbed: &Testbed<Tally>, stop: &CancellationToken) -> Memory {
     let mut memory = Memory::new();
     let mut ticks = interval(Duration::from_secs(1));
     let begun = Instant::now();
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let minute = usize::try_from(begun.elapsed().as_secs() / 60).unwrap_or(0);
-        for slot in &stand.slots {
-            let process = slot.process();
+        for process in &testbed.processes {
             let Some(now) = process.memory() else { continue };
             let minutes = memory.entry(process.name.clone()).or_default();
             minutes.resize((minute + 1).max(minutes.len()), (u64::MAX, 0));

@@ -1,4 +1,4 @@
-//! Records that are no message, each kind for a reason of its own.
+//! Undecodable records, each kind for a reason of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,10 +17,13 @@ use rskafka::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::stand::{PARTITIONS, Stand};
-use crate::clock::now;
+use crate::kit::{
+    clock::now,
+    tally::Tally,
+    testbed::{PARTITIONS, Testbed},
+};
 
-/// A kind of poison.
+/// A kind of undecodable record.
 #[derive(Debug, Clone)]
 pub struct Kind {
     pub name: &'static str,
@@ -28,12 +31,12 @@ pub struct Kind {
     headers: &'static [(&'static str, &'static str)],
 }
 
-/// Which kind stands at which place: partition and offset.
+/// The kind of record at each place: partition and offset.
 pub type Places = BTreeMap<(i32, i64), &'static str>;
 
 const GOOD: &str = r#"{"phone":"79991234567","code":"1234"}"#;
 
-/// All kinds.
+/// Returns all kinds.
 pub fn kinds() -> Vec<Kind> {
     let of = |name, value: &[u8], headers| Kind { name, value: Some(value.to_vec()), headers };
     let value = |name, value: &str| of(name, value.as_bytes(), &[]);
@@ -65,13 +68,13 @@ pub fn kinds() -> Vec<Kind> {
     ]
 }
 
-/// Produces each kind into every partition, again and again until `stop`.
-pub async fn poison(stand: &Stand, stop: &CancellationToken) -> anyhow::Result<Places> {
-    let client = ClientBuilder::new(vec![stand.kafka_address.clone()]).build().await?;
+/// Produces each kind into every partition, again and again until `stop`. Returns the places.
+pub async fn poison(testbed: &Testbed<Tally>, stop: &CancellationToken) -> anyhow::Result<Places> {
+    let client = ClientBuilder::new(vec![testbed.kafka.address().to_owned()]).build().await?;
     let mut partitions = Vec::new();
     for partition in 0..i32::try_from(PARTITIONS)? {
         let handling = UnknownTopicHandling::Retry;
-        let writer = client.partition_client(&stand.topic.name, partition, handling).await?;
+        let writer = client.partition_client(&testbed.topic.name, partition, handling).await?;
         partitions.push((partition, writer));
     }
     let kinds = kinds();
@@ -102,32 +105,37 @@ async fn produce(writer: &PartitionClient, kind: &Kind) -> anyhow::Result<i64> {
     offsets.first().copied().context("no offset")
 }
 
-/// What the dead letters say of each kind.
+/// The dead letters of a run.
 #[derive(Debug, Default)]
-pub struct Graves {
+pub struct DeadLetters {
+    /// The reasons of each kind.
     pub reasons: BTreeMap<&'static str, BTreeSet<String>>,
-    /// Poison without its row.
+    /// Undecodable records without a row.
     pub missing: usize,
-    /// Rows for what is no poison, and second rows.
+    /// Rows of other records, and second rows.
     pub surplus: usize,
 }
 
-pub async fn graves(stand: &Stand, places: &Places) -> anyhow::Result<Graves> {
+/// Compares the rows of `dead_letter` with the places of the undecodable records.
+pub async fn dead_letters(
+    testbed: &Testbed<Tally>,
+    places: &Places,
+) -> anyhow::Result<DeadLetters> {
     let rows: Vec<(i32, i64, String)> =
         sqlx::query_as("SELECT partition, record_offset, reason FROM dead_letter WHERE topic = $1")
-            .bind(&stand.topic.name)
-            .fetch_all(&stand.database)
+            .bind(&testbed.topic.name)
+            .fetch_all(&testbed.database)
             .await?;
     let mut found = BTreeSet::new();
-    let mut graves = Graves::default();
+    let mut letters = DeadLetters::default();
     for (partition, offset, reason) in rows {
         match places.get(&(partition, offset)) {
             Some(kind) if found.insert((partition, offset)) && !reason.is_empty() => {
-                graves.reasons.entry(kind).or_default().insert(reason);
+                letters.reasons.entry(kind).or_default().insert(reason);
             }
-            _ => graves.surplus += 1,
+            _ => letters.surplus += 1,
         }
     }
-    graves.missing = places.len() - found.len();
-    Ok(graves)
+    letters.missing = places.len() - found.len();
+    Ok(letters)
 }

@@ -1,25 +1,26 @@
-//! What was published and is not read comes back by itself.
+//! Published messages that no consumer reads are published again.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{
-    load::ask_times,
-    stand::{PARTITIONS, Plan, Stand},
-    verdict::Verdict,
+use super::verdict::Verdict;
+use crate::kit::{
+    process::Role,
+    tables,
+    tally::Tally,
+    testbed::{PARTITIONS, Plan, Testbed},
 };
-use crate::process::Role;
 
-const MESSAGES: usize = 1_000;
+const MESSAGES: u64 = 1_000;
 const BY_LATEST: Duration = Duration::from_secs(60);
 const BY_WIPED: Duration = Duration::from_secs(90);
-/// How much longer we look on.
+/// How long the trial waits before it gives up.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// A fresh group that begins at the end, and a topic that is deleted; in both cases the consumers
-/// start `pause` after the last message was published.
+/// Tries a new group that starts at the end, and a topic that is deleted. In both cases the consumers
+/// start `pause` after the last publication.
 pub async fn recovery(mut plan: Plan, pause: Duration) -> anyhow::Result<Verdict> {
     plan.env.push(("CONSUMER_AUTO_OFFSET_RESET", "latest".to_owned()));
     let mut verdict = Verdict::new("recovery");
@@ -42,28 +43,28 @@ async fn once(
     pause: Duration,
     verdict: &mut Verdict,
 ) -> anyhow::Result<()> {
-    let stand = Stand::prepare(plan).await?;
-    stand.start(&[Role::Processor, Role::Api]).await?;
-    ask_times(&Arc::new(stand.clients(0)), MESSAGES).await;
+    let testbed = Testbed::prepare(plan, Tally::default()).await?;
+    testbed.start(&[Role::Processor, Role::Api]).await?;
+    Arc::new(testbed.clients(0)).ask_times(MESSAGES).await?;
     let published = async {
-        while stand.count("SELECT count(*) FROM outbox").await? > 0 {
+        while tables::count(&testbed.database, "SELECT count(*) FROM outbox").await? > 0 {
             sleep(Duration::from_millis(20)).await;
         }
         anyhow::Ok(())
     };
-    timeout(PATIENCE, published).await.context("not all was published")??;
+    timeout(PATIENCE, published).await.context("not all messages were published")??;
     if wipe {
-        stand.topic.wipe(PARTITIONS).await?;
+        testbed.topic.wipe(PARTITIONS).await?;
     }
     sleep(pause).await;
 
     let begun = Instant::now();
-    stand.start(&[Role::Consumer]).await?;
+    testbed.start(&[Role::Consumer]).await?;
     let ready = begun.elapsed();
     let mut half = None;
     let delivered = async {
         loop {
-            let (called, accepted) = stand.tape.progress();
+            let (called, accepted) = testbed.recorder.progress();
             if called * 2 >= accepted {
                 half.get_or_insert_with(|| begun.elapsed());
             }
@@ -74,15 +75,15 @@ async fn once(
         }
     };
     let took = timeout(PATIENCE, delivered).await.ok();
-    stand.wait_until_done(Duration::from_secs(30)).await;
-    let account = stand.tape.account();
-    let bad = stand.stop().await;
+    testbed.wait_until_done(Duration::from_secs(30)).await;
+    let account = testbed.recorder.account();
+    let bad = testbed.stop().await;
 
     verdict.figure(format!("{name}: partitions read"), format!("after {ready:.1?}"));
     verdict.figure(format!("{name}: half delivered"), format!("after {half:.1?}"));
     verdict.claim(
         format!("{name}: all delivered within {limit:?}"),
-        took.is_some_and(|took| took <= limit) && account.accepted == MESSAGES,
+        took.is_some_and(|took| took <= limit) && account.accepted as u64 == MESSAGES,
         format!("{} accepted, {} not delivered, took {took:.1?}", account.accepted, account.lost),
     );
     verdict.claim(

@@ -1,4 +1,4 @@
-//! SIGTERM after SIGTERM under load, of one version or from one to the next and back.
+//! Restarts by SIGTERM under load, in one version or from one version to the other and back.
 
 use std::{
     collections::BTreeMap,
@@ -10,21 +10,23 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    load::Running,
-    stand::{Plan, Slot, Stand},
-    tape::{Account, Reply},
-    verdict::Verdict,
+use super::verdict::Verdict;
+use crate::kit::{
+    process::{Process, Role},
+    recorder::Reply,
+    tables,
+    tally::{Account, Tally},
+    testbed::{Plan, Testbed},
 };
 
 const RATE: f64 = 100.0;
-/// Every second request comes on a new connection.
+/// Every second request uses a new connection.
 const FRESH_EVERY: usize = 2;
-/// What the service is given by default.
+/// The default grace period of the service.
 const GRACE: Duration = Duration::from_secs(20);
 const LONGEST_WAIT: f64 = 5_000.0;
 
-/// How long ends and starts took, by role.
+/// How long stops and starts took, by role.
 #[derive(Debug, Default)]
 struct Times {
     ends: BTreeMap<String, Vec<Duration>>,
@@ -33,8 +35,8 @@ struct Times {
     mixed: usize,
 }
 
-/// `other` is the older version: the run begins with it and its schema, which is migrated half-way;
-/// from then on each start is of the other version than the one before it.
+/// Restarts `count` processes. `other` is the older version: the run begins with it and its schema, which is
+/// migrated half-way. From then on each restart changes the version.
 pub async fn rollover(
     mut plan: Plan,
     count: usize,
@@ -44,9 +46,10 @@ pub async fn rollover(
     if let Some(older) = &other {
         plan.bins = vec![older.clone(), newer.clone()];
     }
-    let stand = Stand::prepare(&plan).await?;
-    stand.start(&crate::process::Role::ALL).await?;
-    let load = Running::begin(Arc::new(stand.clients(FRESH_EVERY)), RATE);
+    let testbed = Testbed::prepare(&plan, Tally::default()).await?;
+    testbed.start(&Role::ALL).await?;
+    let clients = Arc::new(testbed.clients(FRESH_EVERY));
+    let load = clients.begin_asking(RATE);
     sleep(Duration::from_secs(3)).await;
 
     let mut times = Times::default();
@@ -55,17 +58,17 @@ pub async fn rollover(
     let begun = Instant::now();
     for number in 0..count {
         if other.is_some() && number == count / 2 {
-            migrated = Some(migrate(&stand, &newer).await?);
+            migrated = Some(migrate(&testbed, &newer).await?);
         }
-        let slot = &stand.slots[rng.random_range(0..stand.slots.len())];
-        times.roll(slot, migrated.is_some()).await?;
+        let process = &testbed.processes[rng.random_range(0..testbed.processes.len())];
+        times.roll(process, migrated.is_some()).await?;
         sleep(Duration::from_millis(rng.random_range(0..300))).await;
     }
     let rolled = begun.elapsed();
     sleep(Duration::from_secs(2)).await;
     let offered = load.end().await?;
-    let done = stand.wait_until_done(Duration::from_secs(60)).await;
-    times.bad.extend(stand.stop().await);
+    let done = testbed.wait_until_done(Duration::from_secs(60)).await;
+    times.bad.extend(testbed.stop().await);
 
     let mut verdict = Verdict::new("rollover");
     verdict.figure("roll-overs", format!("{count} in {rolled:.0?}"));
@@ -74,32 +77,32 @@ pub async fn rollover(
         verdict.figure("starts of the other version", times.mixed);
     }
     verdict.figure("asked", offered.asked);
-    times.tell(&mut verdict);
-    verdict.figure("longest waits (ms, at ms)", format!("{:?}", stand.tape.longest(5)));
-    verdict.figure("states", format!("{:?}", stand.states().await?));
+    times.add_to(&mut verdict);
+    verdict.figure("longest waits (ms, at ms)", format!("{:?}", testbed.recorder.longest(5)));
+    verdict.figure("states", format!("{:?}", tables::states(&testbed.database).await?));
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
-    verdict.figure("  rows left in transit", stand.left_in_transit().await?);
-    tell(&stand.tape.account(), &mut verdict);
+    verdict.figure("  rows left in transit", tables::left_in_transit(&testbed.database).await?);
+    judge(&testbed.recorder.account(), &mut verdict);
     let longest = times.ends.values().flatten().max().copied().unwrap_or_default();
     verdict.claim(
         "every process exits 0 within its grace period",
         times.bad.is_empty() && longest <= GRACE,
         format!("longest {longest:.1?}; {}", times.bad.join(", ")),
     );
-    let offences = stand.offences().await?;
+    let illegal = tables::illegal_writes(&testbed.database).await?;
     verdict.claim(
-        "nobody writes who lost the right to",
-        offences.is_empty(),
+        "no process writes after it lost its lease",
+        illegal.is_empty(),
         format!(
-            "{} offences {}",
-            offences.len(),
-            offences.iter().take(3).cloned().collect::<Vec<_>>().join("; ")
+            "{} illegal writes {}",
+            illegal.len(),
+            illegal.iter().take(3).cloned().collect::<Vec<_>>().join("; ")
         ),
     );
     Ok(verdict)
 }
 
-fn tell(account: &Account, verdict: &mut Verdict) {
+fn judge(account: &Account, verdict: &mut Verdict) {
     verdict.figure("answers", format!("{:?}", account.replies));
     for sample in &account.samples {
         verdict.figure("  unclean", sample);
@@ -108,7 +111,7 @@ fn tell(account: &Account, verdict: &mut Verdict) {
         "no answer but 200 and 503 with Retry-After",
         account.unclean() == 0,
         format!(
-            "{} lost on new connections, {} on kept ones, {} nowhere, {} others",
+            "{} lost on new connections, {} on kept ones, {} found no listener, {} others",
             account.of(Reply::Lost),
             account.of(Reply::LostOnKept),
             account.of(Reply::Nowhere),
@@ -116,7 +119,7 @@ fn tell(account: &Account, verdict: &mut Verdict) {
         ),
     );
     verdict.claim(
-        "nothing is lost or doubled",
+        "no message is lost or doubled",
         account.lost == 0 && account.repeated == 0 && account.strangers == 0,
         format!(
             "{} of {} lost, {} repeated ({} as another message), {} called without a 200",
@@ -130,17 +133,16 @@ fn tell(account: &Account, verdict: &mut Verdict) {
     );
 }
 
-async fn migrate(stand: &Stand, bins: &Path) -> anyhow::Result<Duration> {
+async fn migrate(testbed: &Testbed<Tally>, bins: &Path) -> anyhow::Result<Duration> {
     let begun = Instant::now();
-    stand.migrate(bins).await?;
+    testbed.migrate(bins).await?;
     Ok(begun.elapsed())
 }
 
 impl Times {
-    /// Ends a process and starts it again, in the other version if there may be two.
-    async fn roll(&mut self, slot: &Slot, mixed: bool) -> anyhow::Result<()> {
+    /// Stops a process and starts it again, in the other version if `mixed`.
+    async fn roll(&mut self, process: &Process, mixed: bool) -> anyhow::Result<()> {
         const PATIENCE: Duration = Duration::from_secs(40);
-        let process = slot.process();
         let role = process.role.to_string();
         let begun = Instant::now();
         let status = process.terminate(PATIENCE).await;
@@ -149,19 +151,18 @@ impl Times {
             self.bad.push(format!("{} ({status:?})", process.name));
         }
         if mixed {
-            slot.use_version(slot.version() + 1);
+            process.use_next_version();
             self.mixed += 1;
         }
         let begun = Instant::now();
-        let process = slot.process();
         process.start()?;
-        // Whoever rolls over waits for that: else none might be left.
+        // An operator waits for this, too. Otherwise no process of a role might be left.
         process.ready(PATIENCE).await?;
         self.starts.entry(role).or_default().push(begun.elapsed());
         Ok(())
     }
 
-    fn tell(&mut self, verdict: &mut Verdict) {
+    fn add_to(&mut self, verdict: &mut Verdict) {
         for (what, times) in [("to end", &mut self.ends), ("to be ready", &mut self.starts)] {
             for (role, times) in times {
                 times.sort_unstable();

@@ -1,15 +1,15 @@
-//! What a trial found.
+//! The result of a trial.
 
 use std::fmt::{self, Display};
 
 use serde::Serialize;
 
-/// Something that must hold, and whether it did.
+/// A condition of the trial, and whether it held.
 #[derive(Debug, Clone, Serialize)]
 pub struct Claim {
     pub claim: String,
     pub holds: bool,
-    /// What was found.
+    /// The figures that decide it.
     pub found: String,
 }
 

@@ -1,53 +1,54 @@
-//! Requests that are answered 200 once their message is committed.
+//! Requests that get 200 once their message is committed.
 
 use std::sync::Arc;
 
 use anyhow::ensure;
 
-use super::{BASELINE, api, end, pgbench, stand};
+use super::{BASELINE, api, end, pgbench, prepare};
 use crate::{
     bench::{
         Setting,
         baseline::INSERT,
         cost::Usage,
-        http::{Requests, closed, open, percentiles, rates, submissions},
+        measure::{Requests, closed, open, percentiles, rates, submissions},
         report::{Curve, Found, Row, Spread},
     },
-    process::Process,
+    kit::tables,
 };
 
 const CONNECTIONS: usize = 256;
-/// The share of the most that it takes at which latency is looked at.
+/// The share of the highest rate at which latency is measured.
 const EASY: f64 = 0.5;
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
-    let stand = stand(setting, (1, 0, 0), &[("LIMIT_PHONE", "off")]).await?;
-    let port = api(&stand).await?;
-    sqlx::query(BASELINE).execute(&stand.database).await?;
-    let pgbench = pgbench(setting, &stand, INSERT);
+    let testbed = prepare(setting, (1, 0, 0), &[("LIMIT_PHONE", "off")]).await?;
+    let port = api(&testbed).await?;
+    sqlx::query(BASELINE).execute(&testbed.database).await?;
+    let pgbench = pgbench(setting, &testbed, INSERT);
     let (requests, idle) = (submissions(), looks());
     let (mut best, mut loads, mut nothing, mut commits) = (vec![], vec![], vec![], vec![]);
     let mut cost = Vec::new();
     let mut sent = 0;
-    // A first round that nobody counts: caches, plans, files.
+    // A first round that does not count: caches, plans, files.
     closed(port, CONNECTIONS, setting.measured / 4, sent, &requests).await?;
     for round in 1..=setting.repeats {
         let first = u64::try_from(round)? << 28;
         best.push(pgbench.best(setting.measured / 3).await?);
         commits.push(pgbench.run(1, setting.measured / 3).await?.latency);
-        let metrics = stand.processes().next().map_or(port, Process::metrics_port);
+        let metrics = testbed.processes.first().map_or(port, |process| process.metrics_port());
         nothing.push(closed(metrics, CONNECTIONS, setting.measured / 3, 0, &idle).await?);
-        let before = Usage::now(stand.processes(), &stand.database).await?;
+        let before = Usage::now(testbed.processes.iter(), &testbed.database).await?;
         let load = closed(port, CONNECTIONS, setting.measured, first, &requests).await?;
-        let after = Usage::now(stand.processes(), &stand.database).await?;
+        let after = Usage::now(testbed.processes.iter(), &testbed.database).await?;
         let load = load.only_good()?;
         #[expect(clippy::cast_precision_loss, reason = "some millions")]
         cost.push(after.since(before, load.good() as f64));
         sent += u64::try_from(load.good())?;
         loads.push(load);
     }
-    let stored = u64::try_from(stand.count("SELECT count(*) FROM outbox").await?)?;
-    ensure!(stored >= sent, "{sent} were accepted, {stored} are stored");
+    let stored =
+        u64::try_from(tables::count(&testbed.database, "SELECT count(*) FROM outbox").await?)?;
+    ensure!(stored >= sent, "{sent} messages were accepted, {stored} are stored");
 
     let most = rates(&loads).median;
     let mut easy = Vec::new();
@@ -56,7 +57,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
         let load = open(port, most * EASY, setting.measured, first, &requests).await?;
         easy.push(load.only_good()?);
     }
-    end(&stand).await?;
+    end(&testbed).await?;
 
     let rate = |name: &str| Row::new("accept", name, "/s", rates(&loads));
     let commit = Spread::of(commits);
@@ -84,7 +85,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     Ok(Found { rows, curves: vec![curve] })
 }
 
-/// Requests that the same server answers at once.
+/// Returns requests that the same server answers at once.
 fn looks() -> Requests {
-    Arc::new(|_, request| request.extend(b"GET /healthz HTTP/1.1\r\nHost: bench\r\n\r\n"))
+    Arc::new(|_, request| request.extend(b"GET /healthz HTTP/1.1\r\nHost: lab\r\n\r\n"))
 }

@@ -1,4 +1,4 @@
-//! `messager` on what it brings along: an SQLite file, its own queue, the console.
+//! `messager` with its defaults: an SQLite file, the embedded queue, the console.
 
 use std::{
     path::Path,
@@ -16,16 +16,17 @@ use tokio::time::sleep;
 use crate::{
     bench::{
         Setting,
-        http::{closed, submissions},
+        measure::{closed, submissions},
         report::{Found, Row, Spread},
     },
-    process::{Process, Role, free_ports},
+    kit::process::{Process, Role, free_ports},
 };
 
 const CONNECTIONS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
+    let bins = std::slice::from_ref(&setting.bins);
     let (mut ours, mut inserts, mut memory) = (vec![], vec![], vec![]);
     for round in 0..setting.repeats {
         inserts
@@ -39,8 +40,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
             ("LIMIT_PHONE", "off".to_owned()),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        let process =
-            Process::new(Role::Messager, 1, &setting.bins, &setting.folder, ports[1], env);
+        let process = Process::new(Role::Messager, 1, bins, &setting.folder, ports[1], env);
         process.start()?;
         process.ready(Duration::from_secs(20)).await?;
         let begun = Instant::now();
@@ -74,7 +74,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     Ok(rows.into())
 }
 
-/// Single-row commits a second, with the pragmas of the service.
+/// Measures single-row commits a second, with the pragmas of the service.
 async fn insert_rate(file: &Path, setting: &Setting) -> anyhow::Result<f64> {
     let options = SqliteConnectOptions::new()
         .filename(file)

@@ -1,6 +1,7 @@
-//! All three processes at their most, with a backlog that does not grow.
+//! All three processes at their highest rate, with a backlog that does not grow.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,20 +10,24 @@ use std::{
 };
 
 use anyhow::ensure;
-use tokio::{
-    task::JoinSet,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::{end, stand};
+use super::{end, prepare};
 use crate::{
     bench::{
         Setting,
         cost::Usage,
         report::{Found, Row, Spread},
     },
-    process::{Process, Role},
-    trial::{http::Clients, stand::Stand, tape::Reply},
+    kit::{
+        clients::Clients,
+        load::{Worker, closed_loop},
+        process::Role,
+        recorder::Reply,
+        tally::Tally,
+        testbed::Testbed,
+    },
 };
 
 const CONNECTIONS: usize = 64;
@@ -48,23 +53,23 @@ pub mod figure {
 
 pub const SCENARIO: &str = "end-to-end";
 
-/// What a load with a flat backlog showed.
+/// The result of a load with a flat backlog.
 #[derive(Debug)]
 pub(super) struct Sustained {
     /// Calls at the gateway a second.
     pub(super) rate: f64,
     pub(super) usage: Usage,
-    /// Of the busiest process of each role, in MiB.
+    /// The most memory of a process of each role, in MiB.
     pub(super) memory: Vec<(Role, f64)>,
 }
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let mut found = Vec::new();
     for _ in 0..setting.repeats {
-        let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
-        stand.start(&Role::ALL).await?;
-        found.push(sustain(&stand, duration(setting)).await?);
-        end(&stand).await?;
+        let testbed = prepare(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
+        testbed.start(&Role::ALL).await?;
+        found.push(sustain(&testbed, duration(setting)).await?);
+        end(&testbed).await?;
     }
     let each = |part: fn(&Sustained) -> f64| Spread::of(found.iter().map(part).collect());
     let row = |name: &str, unit, part| Row::new(SCENARIO, name, unit, each(part));
@@ -90,33 +95,34 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     Ok(rows.into())
 }
 
-/// The issue asks for a minute; a quick look may take less.
+/// Returns a minute, or less for a quick look.
 pub(super) fn duration(setting: &Setting) -> Duration {
     if setting.scale < 1.0 { setting.measured } else { DURATION }
 }
 
 /// Asks as fast as messages leave, then waits until all have left.
-pub(super) async fn sustain(stand: &Stand, duration: Duration) -> anyhow::Result<Sustained> {
-    let clients = Arc::new(stand.clients(0));
+pub(super) async fn sustain(
+    testbed: &Testbed<Tally>,
+    duration: Duration,
+) -> anyhow::Result<Sustained> {
+    let clients = Arc::new(testbed.clients(0));
     let stop = Arc::new(AtomicBool::new(false));
-    let mut asking = JoinSet::new();
-    for _ in 0..CONNECTIONS {
-        asking.spawn(ask(Arc::clone(&clients), Arc::clone(&stop)));
-    }
+    let asking = ask(Arc::clone(&clients), Arc::clone(&stop));
+    let asking = AbortOnDropHandle::new(tokio::spawn(asking));
     sleep(WARM_UP.min(duration)).await;
-    let before = Usage::now(stand.processes(), &stand.database).await?;
-    let (called_before, _) = stand.tape.progress();
+    let before = Usage::now(testbed.processes.iter(), &testbed.database).await?;
+    let (called_before, _) = testbed.recorder.progress();
     let begun = Instant::now();
     sleep(duration).await;
-    let after = Usage::now(stand.processes(), &stand.database).await?;
-    let (called, _) = stand.tape.progress();
+    let after = Usage::now(testbed.processes.iter(), &testbed.database).await?;
+    let (called, _) = testbed.recorder.progress();
     let seconds = begun.elapsed().as_secs_f64();
-    let memory = Role::ALL.map(|role| (role, memory(stand, role)));
+    let memory = Role::ALL.map(|role| (role, memory(testbed, role)));
     stop.store(true, Ordering::Relaxed);
-    asking.join_all().await;
-    ensure!(stand.wait_until_done(PATIENCE).await.is_some(), "messages are left over");
-    let account = stand.tape.account();
-    ensure!(account.unclean() == 0, "other answers than 200 and 503: {:?}", account.samples);
+    asking.await??;
+    ensure!(testbed.wait_until_done(PATIENCE).await.is_some(), "messages are left");
+    let account = testbed.recorder.account();
+    ensure!(account.unclean() == 0, "answers other than 200 and 503: {:?}", account.samples);
     ensure!(account.lost == 0 && account.repeated == 0, "lost or repeated: {account:?}");
 
     #[expect(clippy::cast_precision_loss, reason = "some hundred thousand")]
@@ -128,20 +134,32 @@ pub(super) async fn sustain(stand: &Stand, duration: Duration) -> anyhow::Result
     })
 }
 
-async fn ask(clients: Arc<Clients>, stop: Arc<AtomicBool>) {
-    while !stop.load(Ordering::Relaxed) {
-        let (called, accepted) = clients.tape.progress();
+/// Asks until `stop`, and not while the backlog is full.
+async fn ask(clients: Arc<Clients<Tally>>, stop: Arc<AtomicBool>) -> anyhow::Result<()> {
+    let workers = (0..CONNECTIONS).map(|_| Asking { clients: Arc::clone(&clients) }).collect();
+    closed_loop(workers, 0, move |_, _| !stop.load(Ordering::Relaxed)).await?;
+    Ok(())
+}
+
+struct Asking {
+    clients: Arc<Clients<Tally>>,
+}
+
+impl Worker for Asking {
+    async fn work(&mut self, _number: u64, _due: Instant) -> io::Result<()> {
+        let (called, accepted) = self.clients.recorder().progress();
         let is_full = accepted.saturating_sub(called) >= BACKLOG;
-        if is_full || clients.ask().await != Reply::Accepted {
+        if is_full || self.clients.ask_new().await != Reply::Accepted {
             sleep(Duration::from_millis(2)).await;
         }
+        Ok(())
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "KiB of memory")]
-fn memory(stand: &Stand, role: Role) -> f64 {
-    let of_role = stand.processes().filter(|process| process.role == role);
-    of_role.filter_map(Process::memory).max().unwrap_or(0) as f64 / 1_024.0
+fn memory(testbed: &Testbed<Tally>, role: Role) -> f64 {
+    let memory = testbed.of_role(role).filter_map(|process| process.memory());
+    memory.max().unwrap_or(0) as f64 / 1_024.0
 }
 
 impl Sustained {

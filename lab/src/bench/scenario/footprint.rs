@@ -1,25 +1,25 @@
-//! What the service takes before it does anything.
+//! Start-up time and size of the binaries.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use tokio::process::Command;
 
-use super::stand;
+use super::prepare;
 use crate::{
     bench::{
         Setting,
         report::{Found, Row, Spread},
     },
-    process::Role,
+    kit::process::Role,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
-    let stand = stand(setting, (1, 1, 1), &[]).await?;
+    let testbed = prepare(setting, (1, 1, 1), &[]).await?;
     let mut rows = Vec::new();
-    for process in stand.processes() {
+    for process in &testbed.processes {
         let mut times = Vec::new();
         for _ in 0..setting.repeats {
             let begun = Instant::now();
@@ -31,7 +31,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
         let figure = format!("{}, start to ready", process.role);
         rows.push(Row::new("footprint", figure, "s", Spread::of(times)).at_most(0.5, 0.25));
     }
-    stand.drop_database().await?;
+    testbed.drop_database().await?;
     for role in [Role::Api, Role::Processor, Role::Consumer, Role::Messager] {
         let stripped = setting.folder.join("stripped");
         let status = Command::new("strip")

@@ -1,4 +1,4 @@
-//! A database with a past.
+//! A database that is full of earlier messages.
 
 use std::time::Duration;
 
@@ -6,18 +6,16 @@ use anyhow::ensure;
 use tokio::time::Instant;
 
 use super::{
-    api, end,
+    api, end, prepare,
     relay::{drain, fill},
-    stand,
 };
 use crate::{
     bench::{
         Setting,
-        http::{closed, submissions},
+        measure::{closed, submissions},
         report::{Found, Row, Spread},
     },
-    process::Role,
-    trial::stand::Stand,
+    kit::{process::Role, tables, tally::Tally, testbed::Testbed},
 };
 
 const CONNECTIONS: usize = 256;
@@ -32,25 +30,26 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let begun = Instant::now();
     finish(&full.0, finished).await?;
     wait(&full.0, waiting).await?;
-    let size = full.0.count("SELECT pg_database_size(current_database())").await?;
+    let size =
+        tables::count(&full.0.database, "SELECT pg_database_size(current_database())").await?;
     eprintln!("  loaded {} MB in {:.0} s", size / 1_000_000, begun.elapsed().as_secs_f64());
     let (mut accepts, mut relays) = (Pair::default(), Pair::default());
     for round in 1..=setting.repeats {
         let first = u64::try_from(round)? << 28;
-        for ((stand, port), accepts, relays) in [
+        for ((testbed, port), accepts, relays) in [
             (&empty, &mut accepts.empty, &mut relays.empty),
             (&full, &mut accepts.full, &mut relays.full),
         ] {
             let load = closed(*port, CONNECTIONS, setting.measured, first, &submissions()).await?;
             accepts.push(load.only_good()?.rate());
-            relays.push(relay(stand).await?);
+            relays.push(relay(testbed).await?);
         }
         wait(&full.0, waiting).await?;
     }
-    for (stand, _) in [&empty, &full] {
-        // One that does not run has not ended well.
-        stand.start(&[Role::Processor]).await?;
-        end(stand).await?;
+    for (testbed, _) in [&empty, &full] {
+        // Otherwise `end` takes a processor that does not run for one that crashed.
+        testbed.start(&[Role::Processor]).await?;
+        end(testbed).await?;
     }
     let row = |what: &str, found: Pair| {
         let figure =
@@ -74,54 +73,55 @@ struct Pair {
     full: Vec<f64>,
 }
 
-async fn one(setting: &Setting) -> anyhow::Result<(Stand, u16)> {
-    let stand = stand(setting, (1, 1, 0), &[("LIMIT_PHONE", "off")]).await?;
-    let port = api(&stand).await?;
-    Ok((stand, port))
+async fn one(setting: &Setting) -> anyhow::Result<(Testbed<Tally>, u16)> {
+    let testbed = prepare(setting, (1, 1, 0), &[("LIMIT_PHONE", "off")]).await?;
+    let port = api(&testbed).await?;
+    Ok((testbed, port))
 }
 
-/// Publishes all that waits; how many a second.
-async fn relay(stand: &Stand) -> anyhow::Result<f64> {
-    let rows = usize::try_from(stand.count("SELECT count(*) FROM outbox").await?)?;
-    let rate = drain(stand, rows).await?;
-    let published = stand.count("SELECT count(*) FROM in_transit").await?;
+/// Publishes all waiting messages. Returns how many a second.
+async fn relay(testbed: &Testbed<Tally>) -> anyhow::Result<f64> {
+    let rows =
+        usize::try_from(tables::count(&testbed.database, "SELECT count(*) FROM outbox").await?)?;
+    let rate = drain(testbed, rows).await?;
+    let published = tables::count(&testbed.database, "SELECT count(*) FROM in_transit").await?;
     ensure!(usize::try_from(published)? == rows, "{published} of {rows} are in transit");
-    for process in stand.processes().filter(|process| process.role == Role::Processor) {
+    for process in testbed.of_role(Role::Processor) {
         process.terminate(PATIENCE).await;
     }
-    sqlx::query("TRUNCATE in_transit").execute(&stand.database).await?;
+    sqlx::query("TRUNCATE in_transit").execute(&testbed.database).await?;
     Ok(rate)
 }
 
-/// Messages that were sent over the last days, with their verifications, and the phones of the
-/// last one.
-async fn finish(stand: &Stand, rows: usize) -> anyhow::Result<()> {
+/// Adds messages that were sent over the last days, with their verifications, and the phones of the last
+/// day.
+async fn finish(testbed: &Testbed<Tally>, rows: usize) -> anyhow::Result<()> {
     for first in (1..=rows).step_by(CHUNK) {
         let last = rows.min(first + CHUNK - 1);
         for sql in [PAST_DELIVERIES, PAST_VERIFICATIONS, PAST_PHONES] {
             let insert = sqlx::query(sql).bind(i64::try_from(first)?).bind(i64::try_from(last)?);
-            insert.bind(i64::try_from(rows)?).execute(&stand.database).await?;
+            insert.bind(i64::try_from(rows)?).execute(&testbed.database).await?;
         }
     }
-    sqlx::query("VACUUM ANALYZE").execute(&stand.database).await?;
+    sqlx::query("VACUUM ANALYZE").execute(&testbed.database).await?;
     Ok(())
 }
 
-/// Messages that the API has just stored, each with its verification and its phone.
-async fn wait(stand: &Stand, rows: usize) -> anyhow::Result<()> {
-    fill(stand, rows).await?;
+/// Adds messages as if the API had just stored them, with their verifications and phones.
+async fn wait(testbed: &Testbed<Tally>, rows: usize) -> anyhow::Result<()> {
+    fill(testbed, rows).await?;
     for sql in [WAITING_VERIFICATIONS, WAITING_PHONES] {
-        sqlx::query(sql).execute(&stand.database).await?;
+        sqlx::query(sql).execute(&testbed.database).await?;
     }
-    sqlx::query("VACUUM ANALYZE").execute(&stand.database).await?;
+    sqlx::query("VACUUM ANALYZE").execute(&testbed.database).await?;
     Ok(())
 }
 
-/// So that a statement's temporary files stay small.
+/// Rows of one statement: few enough to keep its temporary files small.
 const CHUNK: usize = 1_000_000;
 
-// Twenty a second. Ids come in their order, so that the index is written once; a lookup finds its
-// page no faster for it.
+// Twenty a second. Ids are in their order, so that each page of the index is written once. That does not
+// make lookups faster.
 const PAST_DELIVERIES: &str = "
 INSERT INTO delivery (group_id, message_id, topic, partition, phone, trace, accepted_at, expires_at,
     due_at, state, attempt, ended_at, code)

@@ -1,20 +1,19 @@
-//! How long a message takes through all parts when none of them is busy.
+//! The time of a message through all parts while none of them is busy.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::ensure;
 use tokio::time::{Instant, sleep};
 
-use super::{BASELINE, end, pgbench, stand};
+use super::{BASELINE, end, pgbench, prepare};
 use crate::{
     bench::{
         Setting,
         baseline::INSERT,
-        http::{Requests, closed, post},
+        measure::{Requests, closed},
         report::{Bar, Curve, Found, Row, Spread},
     },
-    process::Role,
-    trial::{load::Running, tape::Latency},
+    kit::{http::post, process::Role, tally::Latency},
 };
 
 const RATE: f64 = 200.0;
@@ -25,31 +24,32 @@ const PROBES: usize = 300;
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let (mut p50, mut p99, mut floors, mut all) = (vec![], vec![], vec![], vec![]);
     for _ in 0..setting.repeats {
-        let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
-        sqlx::query(BASELINE).execute(&stand.database).await?;
-        let commit = pgbench(setting, &stand, INSERT).run(1, Duration::from_secs(3)).await?.latency;
-        let (produce, fetch) = stand.topic.beside().await?.probe(PROBES).await?;
-        let call = closed(stand.desk.port, 1, Duration::from_secs(1), 0, &calls()).await?;
+        let testbed = prepare(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
+        sqlx::query(BASELINE).execute(&testbed.database).await?;
+        let commit =
+            pgbench(setting, &testbed, INSERT).run(1, Duration::from_secs(3)).await?.latency;
+        let (produce, fetch) = testbed.topic.beside().await?.probe(PROBES).await?;
+        let call = closed(testbed.gateway.port(), 1, Duration::from_secs(1), 0, &calls()).await?;
         floors.push(commit + millis(produce) + millis(fetch) + commit + call.percentile(500));
 
-        stand.start(&Role::ALL).await?;
-        let load = Running::begin(Arc::new(stand.clients(0)), RATE);
+        testbed.start(&Role::ALL).await?;
+        let load = Arc::new(testbed.clients(0)).begin_asking(RATE);
         sleep(WARM_UP).await;
-        let from = stand.tape.elapsed();
+        let from = testbed.recorder.elapsed();
         let begun = Instant::now();
         while begun.elapsed() < setting.measured {
             sleep(Duration::from_millis(100)).await;
         }
         load.end().await?;
-        ensure!(stand.wait_until_done(PATIENCE).await.is_some(), "messages are left over");
-        let account = stand.tape.account();
+        ensure!(testbed.wait_until_done(PATIENCE).await.is_some(), "messages are left");
+        let account = testbed.recorder.account();
         ensure!(account.lost == 0 && account.repeated == 0, "lost or repeated: {account:?}");
-        let waits = stand.tape.waits_since(from);
+        let waits = testbed.recorder.waits_since(from);
         let latency = Latency::of(waits.clone());
         p50.push(latency.p50);
         p99.push(latency.p99);
         all.extend(waits);
-        end(&stand).await?;
+        end(&testbed).await?;
     }
     let row = |name: &str, values| Row::new("latency", name, "ms", Spread::of(values));
     let rows = vec![
@@ -63,7 +63,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     Ok(Found { rows, curves: vec![curve] })
 }
 
-/// What a consumer asks of the gateway.
+/// Returns calls like those of a consumer.
 fn calls() -> Requests {
     Arc::new(|_, request| {
         post(request, "/send", r#"{"id":"0","phone":"0","code":"0","text":"0","expires_at":"0"}"#);

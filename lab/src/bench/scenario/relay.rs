@@ -1,11 +1,11 @@
-//! One processor, a full outbox, Kafka.
+//! One processor publishes a full outbox to Kafka.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use tokio::time::sleep;
 
-use super::{end, stand};
+use super::{end, prepare};
 use crate::{
     bench::{
         Setting,
@@ -13,12 +13,16 @@ use crate::{
         cost::Usage,
         report::{Found, Row, Spread},
     },
-    process::{Role, run_once},
-    trial::stand::Stand,
+    kit::{
+        process::{Role, run_once},
+        tables,
+        tally::Tally,
+        testbed::Testbed,
+    },
 };
 
 pub(super) const ROWS: usize = 500_000;
-/// As long as a record of a message is: key, value and headers.
+/// The size of a message's record: key, value and headers.
 const RECORD: usize = 160;
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -26,30 +30,33 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let rows = setting.scaled(ROWS);
     let (mut ours, mut claims, mut kafka, mut cost) = (vec![], vec![], vec![], vec![]);
     for _ in 0..setting.repeats {
-        let stand = stand(setting, (0, 1, 0), &[]).await?;
-        kafka.push(producer_performance(&stand.topic, rows, RECORD).await?);
+        let testbed = prepare(setting, (0, 1, 0), &[]).await?;
+        kafka.push(producer_performance(&testbed.topic, rows, RECORD).await?);
 
-        fill(&stand, rows).await?;
+        fill(&testbed, rows).await?;
         let begun = Instant::now();
         let program = setting.examples().join("examples/drain");
-        run_once(&program, &[], stand.database_settings(), &setting.folder.join("drain.log"))
+        run_once(&program, &[], testbed.database_settings(), &setting.folder.join("drain.log"))
             .await
             .context("claim and settle without a broker")?;
         claims.push(rate(rows, begun.elapsed()));
-        ensure!(is_empty(&stand).await?, "the drain left something");
-        sqlx::query("TRUNCATE in_transit").execute(&stand.database).await?;
+        ensure!(is_empty(&testbed).await?, "the drain left rows");
+        sqlx::query("TRUNCATE in_transit").execute(&testbed.database).await?;
 
-        fill(&stand, rows).await?;
-        let before = Usage::now(stand.processes(), &stand.database).await?;
-        ours.push(drain(&stand, rows).await?);
-        let after = Usage::now(stand.processes(), &stand.database).await?;
+        fill(&testbed, rows).await?;
+        let before = Usage::now(testbed.processes.iter(), &testbed.database).await?;
+        ours.push(drain(&testbed, rows).await?);
+        let after = Usage::now(testbed.processes.iter(), &testbed.database).await?;
         #[expect(clippy::cast_precision_loss, reason = "half a million")]
         cost.push(after.since(before, rows as f64));
-        let published = stand.count("SELECT count(*) FROM in_transit").await?;
+        let published = tables::count(&testbed.database, "SELECT count(*) FROM in_transit").await?;
         ensure!(usize::try_from(published)? == rows, "{published} of {rows} are in transit");
-        let records = stand.topic.length().await?;
-        ensure!(records == 2 * rows, "{records} records for {rows} messages and as many before");
-        end(&stand).await?;
+        let records = testbed.topic.length().await?;
+        ensure!(
+            records == 2 * rows,
+            "{records} records for {rows} messages and as many of the baseline"
+        );
+        end(&testbed).await?;
     }
     let (ours, claims, kafka) = (Spread::of(ours), Spread::of(claims), Spread::of(kafka));
     let slower = if claims.median < kafka.median {
@@ -72,31 +79,33 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     Ok(rows.into())
 }
 
-/// Starts the processors; how many of so many rows a second they publish.
-pub(super) async fn drain(stand: &Stand, rows: usize) -> anyhow::Result<f64> {
+/// Starts the processors. Returns how many rows a second they publish.
+pub(super) async fn drain(testbed: &Testbed<Tally>, rows: usize) -> anyhow::Result<f64> {
     let begun = Instant::now();
-    stand.start(&[Role::Processor]).await?;
-    while !is_empty(stand).await? {
+    testbed.start(&[Role::Processor]).await?;
+    while !is_empty(testbed).await? {
         ensure!(begun.elapsed() < PATIENCE, "the outbox is not empty after {PATIENCE:?}");
         sleep(Duration::from_millis(20)).await;
     }
     Ok(rate(rows, begun.elapsed()))
 }
 
-/// Messages as the API stores them, to phones of their own.
-pub(super) async fn fill(stand: &Stand, rows: usize) -> anyhow::Result<()> {
+/// Adds messages like those of the API, each to another phone.
+pub(super) async fn fill(testbed: &Testbed<Tally>, rows: usize) -> anyhow::Result<()> {
     let sql = "INSERT INTO outbox (id, phone, code, trace, expires_at)
         SELECT gen_random_uuid(), '790' || lpad(n::text, 10, '0'), '482915',
             '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01', now() + interval '1 day'
         FROM generate_series(1, $1) AS n";
-    sqlx::query(sql).bind(i64::try_from(rows)?).execute(&stand.database).await?;
-    // As autovacuum would have seen to while they came one by one.
-    sqlx::query("VACUUM ANALYZE outbox").execute(&stand.database).await?;
+    sqlx::query(sql).bind(i64::try_from(rows)?).execute(&testbed.database).await?;
+    // As autovacuum does while messages come one by one.
+    sqlx::query("VACUUM ANALYZE outbox").execute(&testbed.database).await?;
     Ok(())
 }
 
-async fn is_empty(stand: &Stand) -> anyhow::Result<bool> {
-    Ok(stand.count("SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one").await? == 0)
+async fn is_empty(testbed: &Testbed<Tally>) -> anyhow::Result<bool> {
+    Ok(tables::count(&testbed.database, "SELECT count(*) FROM (SELECT FROM outbox LIMIT 1) AS one")
+        .await?
+        == 0)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "half a million")]

@@ -1,17 +1,17 @@
-//! What more processors and consumers bring, on this one machine.
+//! The gain from more processors and consumers on one machine.
 
 use super::{
     end,
     end_to_end::sustain,
+    prepare,
     relay::{ROWS, drain, fill},
-    stand,
 };
 use crate::{
     bench::{
         Setting,
         report::{Found, Row, Spread},
     },
-    process::Role,
+    kit::process::Role,
 };
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
@@ -35,7 +35,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
 
 pub const SCENARIO: &str = "scaling";
 
-/// The name of the figure for so many processors and consumers.
+/// Returns the name of the figure for so many processors and consumers.
 pub fn figure(processors: usize, consumers: usize) -> String {
     format!("messages, processors: {processors}, consumers: {consumers}")
 }
@@ -48,10 +48,10 @@ async fn end_to_end(
     let mut rates = Vec::new();
     for _ in 0..setting.repeats {
         let parts = (1, processors, consumers);
-        let stand = stand(setting, parts, &[("LIMIT_PHONE", "off")]).await?;
-        stand.start(&Role::ALL).await?;
-        rates.push(sustain(&stand, setting.measured).await?.rate);
-        end(&stand).await?;
+        let testbed = prepare(setting, parts, &[("LIMIT_PHONE", "off")]).await?;
+        testbed.start(&Role::ALL).await?;
+        rates.push(sustain(&testbed, setting.measured).await?.rate);
+        end(&testbed).await?;
     }
     Ok(Spread::of(rates))
 }
@@ -60,10 +60,10 @@ async fn relay(setting: &Setting, processors: usize) -> anyhow::Result<Spread> {
     let rows = setting.scaled(ROWS);
     let mut rates = Vec::new();
     for _ in 0..setting.repeats {
-        let stand = stand(setting, (0, processors, 0), &[]).await?;
-        fill(&stand, rows).await?;
-        rates.push(drain(&stand, rows).await?);
-        end(&stand).await?;
+        let testbed = prepare(setting, (0, processors, 0), &[]).await?;
+        fill(&testbed, rows).await?;
+        rates.push(drain(&testbed, rows).await?);
+        end(&testbed).await?;
     }
     Ok(Spread::of(rates))
 }

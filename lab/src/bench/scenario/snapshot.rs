@@ -1,4 +1,4 @@
-//! A database that may not clean up.
+//! A database that cannot clean up while a snapshot is open.
 
 use std::time::Duration;
 
@@ -9,42 +9,42 @@ use tokio::time::Instant;
 use super::{
     end,
     end_to_end::{duration, sustain},
-    stand,
+    prepare,
 };
 use crate::{
     bench::{
         Setting,
         report::{Found, Row, Spread},
     },
-    process::Role,
+    kit::{process::Role, tables},
 };
 
 const HELD: Duration = Duration::from_secs(300);
 
-/// All three parts, with and without an old transaction that looks at everything.
+/// Measures all three parts with and without an old transaction that sees all rows.
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
-    let stand = stand(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
-    stand.start(&Role::ALL).await?;
+    let testbed = prepare(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
+    testbed.start(&Role::ALL).await?;
     let measured = duration(setting);
-    let free = sustain(&stand, measured).await?.rate;
+    let free = sustain(&testbed, measured).await?.rate;
     let held = HELD.mul_f64(setting.scale.min(1.0));
-    let mut reader = stand.database.acquire().await?;
+    let mut reader = testbed.database.acquire().await?;
     let mut old = reader.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
     let look = "SELECT count(*) FROM outbox";
     let seen: i64 = sqlx::query_scalar(look).fetch_one(&mut *old).await?;
     let begun = Instant::now();
     let mut rates = Vec::new();
     while rates.is_empty() || begun.elapsed() < held {
-        rates.push(sustain(&stand, measured).await?.rate);
+        rates.push(sustain(&testbed, measured).await?.rate);
     }
     let still: i64 = sqlx::query_scalar(look).fetch_one(&mut *old).await?;
     ensure!(still == seen, "the snapshot is gone: {still} rows after {seen}");
     let dead = "SELECT sum(n_dead_tup)::bigint FROM pg_stat_user_tables";
-    let dead = stand.count(dead).await?;
+    let dead = tables::count(&testbed.database, dead).await?;
     old.rollback().await?;
-    // The end of the stand waits for all connections of its pool.
+    // `end` waits for all connections of the pool.
     drop(reader);
-    end(&stand).await?;
+    end(&testbed).await?;
     let last = Spread::once(rates.last().copied().unwrap_or(f64::NAN));
     let row = |figure: String, unit, found| Row::new("snapshot", figure, unit, found);
     #[expect(clippy::cast_precision_loss, reason = "some millions")]

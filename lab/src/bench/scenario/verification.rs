@@ -1,4 +1,4 @@
-//! `/v1`: beginning verifications and checking codes.
+//! `/v1`: starts of verifications, and checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,26 +6,26 @@ use anyhow::{Context, ensure};
 use sqlx::AssertSqlSafe;
 use tokio::time::sleep;
 
-use super::{api, end, pgbench, stand};
+use super::{api, end, pgbench, prepare};
 use crate::{
     bench::{
         Setting,
         baseline::{CLIENTS, EACH_ROW},
-        http::{Requests, closed, each, post, rates},
+        measure::{Requests, closed, each, rates},
         report::{Found, Row, Spread},
         statements::{Log, Statements},
     },
-    trial::stand::Stand,
+    kit::{http::post, tables, tally::Tally, testbed::Testbed},
 };
 
 const CONNECTIONS: usize = 256;
-/// Verifications for one number of clients in one round, if there are so many.
+/// Verifications for one number of clients in one round, if there are enough.
 const SHARE: usize = 25_600;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// More than a log takes to be written.
+/// Long enough for the log to be written.
 const LOGGED: Duration = Duration::from_millis(500);
 
-/// A verification that waits for its code.
+/// A pending verification.
 #[derive(Debug, Clone, sqlx::FromRow)]
 struct Begun {
     id: String,
@@ -34,24 +34,24 @@ struct Begun {
 }
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
-    // Numbers follow each other and no code is checked: that is pumping. In shadow mode the guard
-    // works as hard and lets all pass.
+    // Consecutive numbers without checks look like pumping. In shadow mode the guard does the same work and
+    // lets all requests pass.
     let settings = [("API_AUTH", "none"), ("GUARD", "shadow"), ("LIMIT_PREFIX", "off")];
-    let stand = stand(setting, (1, 0, 0), &settings).await?;
-    let port = api(&stand).await?;
+    let testbed = prepare(setting, (1, 0, 0), &settings).await?;
+    let port = api(&testbed).await?;
     let (old, new) = (legacy(), starts());
     let (mut legacy, mut ours) = (vec![], vec![]);
     closed(port, CONNECTIONS, setting.measured / 4, 0, &new).await?;
     for round in 1..=setting.repeats {
-        // Numbers that were used by no other round: each is within its limits.
+        // No other round uses these numbers, so that each is within its limits.
         let first = u64::try_from(round)? * 1_000_000;
         legacy.push(closed(port, CONNECTIONS, setting.measured, first, &old).await?.only_good()?);
         let load = closed(port, CONNECTIONS, setting.measured, first + 500_000, &new).await?;
         ours.push(load.only_good()?);
     }
 
-    let (checks, statements) = checks(setting, &stand, port).await?;
-    end(&stand).await?;
+    let (checks, statements) = checks(setting, &testbed, port).await?;
+    end(&testbed).await?;
     let rows = vec![
         Row::new("verification", "POST /v1/verifications, default limits", "/s", rates(&ours))
             .against("POST /api, default limits", rates(&legacy))
@@ -63,27 +63,31 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     Ok(rows.into())
 }
 
-/// Checks a second, and how often pgbench does in a second what a check does in the database.
+/// Measures checks a second, and how often a second pgbench runs the statements of a check.
 ///
-/// Both have verifications of their own, which the API has begun, and each is approved once.
-async fn checks(setting: &Setting, stand: &Stand, port: u16) -> anyhow::Result<(Spread, Spread)> {
-    // The newest last: they are good for longest.
+/// Both have verifications of their own, which the API has started. Each is approved once.
+async fn checks(
+    setting: &Setting,
+    testbed: &Testbed<Tally>,
+    port: u16,
+) -> anyhow::Result<(Spread, Spread)> {
+    // The newest last: they expire last.
     let sql = "SELECT it.id::text AS id, it.phone, code
         FROM outbox JOIN verification AS it ON it.sequence = outbox.sequence
         WHERE it.origin = 'v1'
         ORDER BY it.created_at";
-    let mut codes: Vec<Begun> = sqlx::query_as(sql).fetch_all(&stand.database).await?;
-    let sample = codes.pop().context("no verification was begun")?;
+    let mut codes: Vec<Begun> = sqlx::query_as(sql).fetch_all(&testbed.database).await?;
+    let sample = codes.pop().context("no verification was started")?;
     let hash = "SELECT code_hash FROM verification WHERE id = $1::uuid";
-    let hash = sqlx::query_scalar(hash).bind(&sample.id).fetch_one(&stand.database).await?;
-    let statements = statements_of_a_check(stand, port, &sample).await?;
+    let hash = sqlx::query_scalar(hash).bind(&sample.id).fetch_one(&testbed.database).await?;
+    let statements = statements_of_a_check(testbed, port, &sample).await?;
 
-    // In each round ours takes as many as pgbench does for all numbers of clients.
+    // In each round the service gets as many as pgbench for all numbers of clients.
     let share = (codes.len() / setting.repeats / 2 / CLIENTS.len()).min(setting.scaled(SHARE));
     let (theirs, ours) = codes.split_at(share * CLIENTS.len() * setting.repeats);
-    number(stand, theirs.iter().map(|begun| begun.id.clone()).collect(), hash).await?;
+    number(testbed, theirs.iter().map(|begun| begun.id.clone()).collect(), hash).await?;
     let script = format!("{EACH_ROW}{statements}");
-    let pgbench = pgbench(setting, stand, &script);
+    let pgbench = pgbench(setting, testbed, &script);
     let requests = guesses(ours.to_vec());
     let (mut rates, mut baseline) = (vec![], vec![]);
     let (mut first, mut turn, mut done) = (0, 0, 0);
@@ -103,32 +107,39 @@ async fn checks(setting: &Setting, stand: &Stand, port: u16) -> anyhow::Result<(
         rates.push(load.rate());
     }
     let sql = "SELECT count(*) FROM verification WHERE status = 'approved'";
-    let approved = usize::try_from(stand.count(sql).await?)?;
-    // And the sample's.
-    ensure!(approved == done + 1, "{done} right codes were checked, {approved} are approved");
+    let approved = usize::try_from(tables::count(&testbed.database, sql).await?)?;
+    // The sample is approved, too.
+    ensure!(
+        approved == done + 1,
+        "{done} right codes were checked, {approved} verifications are approved"
+    );
     Ok((Spread::of(rates), Spread::of(baseline)))
 }
 
-/// What the service does in the database for one right code, as a script for pgbench: taken from
-/// the server's log, so that it is whatever the service does. Restarts the API.
-async fn statements_of_a_check(stand: &Stand, port: u16, sample: &Begun) -> anyhow::Result<String> {
-    let verbose = format!("ALTER DATABASE {} SET log_statement = 'all'", stand.name);
-    restart(stand, verbose).await?;
-    let log = Log::from_now_on(stand.postgres.log())?;
+/// Returns the statements of the service for one right code, as a script for pgbench. They come from the
+/// server's log, so that they are those of the service. Restarts the API.
+async fn statements_of_a_check(
+    testbed: &Testbed<Tally>,
+    port: u16,
+    sample: &Begun,
+) -> anyhow::Result<String> {
+    let verbose = format!("ALTER DATABASE {} SET log_statement = 'all'", testbed.name);
+    restart(testbed, verbose).await?;
+    let log = Log::from_now_on(testbed.postgres.log())?;
     each(port, 1, 0..1, &guesses(vec![sample.clone()])).await?.only_good()?;
     sleep(LOGGED).await;
     let statements = Statements::about(&[&sample.id, &sample.phone], &log.read()?)?;
-    restart(stand, format!("ALTER DATABASE {} RESET log_statement", stand.name)).await?;
-    // As `number` numbers them.
+    restart(testbed, format!("ALTER DATABASE {} RESET log_statement", testbed.name)).await?;
+    // The ids and phones that `number` gives.
     Ok(statements.with(&[
         (&sample.id, "md5(:row::text)::uuid"),
         (&sample.phone, "('7888' || lpad(:row::text, 7, '0'))"),
     ]))
 }
 
-/// Gives verifications ids and phones that pgbench can make of their numbers, and the hash that the
-/// sample's right code has.
-async fn number(stand: &Stand, ids: Vec<String>, hash: Vec<u8>) -> anyhow::Result<()> {
+/// Gives verifications ids and phones that pgbench can compute from their numbers, and the hash of the
+/// sample's code.
+async fn number(testbed: &Testbed<Tally>, ids: Vec<String>, hash: Vec<u8>) -> anyhow::Result<()> {
     let sql = "WITH numbered AS (
             SELECT id, md5((place - 1)::text)::uuid AS other,
                 '7888' || lpad((place - 1)::text, 7, '0') AS other_phone
@@ -139,22 +150,22 @@ async fn number(stand: &Stand, ids: Vec<String>, hash: Vec<u8>) -> anyhow::Resul
         UPDATE verification SET phone = other_phone, id = other, code_hash = $2
         FROM numbered
         WHERE verification.id = numbered.id";
-    sqlx::query(sql).bind(ids).bind(hash).execute(&stand.database).await?;
-    sqlx::query("VACUUM ANALYZE").execute(&stand.database).await?;
+    sqlx::query(sql).bind(ids).bind(hash).execute(&testbed.database).await?;
+    sqlx::query("VACUUM ANALYZE").execute(&testbed.database).await?;
     Ok(())
 }
 
-/// Ends the API, changes the database, and starts the API again.
-async fn restart(stand: &Stand, sql: String) -> anyhow::Result<()> {
-    for process in stand.processes() {
+/// Stops the API, changes the database, and starts the API again.
+async fn restart(testbed: &Testbed<Tally>, sql: String) -> anyhow::Result<()> {
+    for process in &testbed.processes {
         process.terminate(PATIENCE).await;
     }
-    sqlx::query(AssertSqlSafe(sql)).execute(&stand.database).await?;
-    api(stand).await?;
+    sqlx::query(AssertSqlSafe(sql)).execute(&testbed.database).await?;
+    api(testbed).await?;
     Ok(())
 }
 
-/// A Russian mobile number of its own for each.
+/// Returns another Russian mobile number for each.
 fn phone(number: u64) -> String {
     format!("7999{:07}", number % 10_000_000)
 }
@@ -171,7 +182,7 @@ fn starts() -> Requests {
     })
 }
 
-/// Right codes, by the ids of their verifications.
+/// Returns checks of right codes, by the ids of their verifications.
 fn guesses(codes: Vec<Begun>) -> Requests {
     Arc::new(move |number, request| {
         let place = usize::try_from(number).unwrap_or(usize::MAX) % codes.len().max(1);

@@ -1,0 +1,17 @@
+//! What all runs share: the service under test and its neighbours, clients, a gateway, a recorder.
+
+pub mod clients;
+pub mod clock;
+pub mod environment;
+pub mod gateway;
+pub mod http;
+pub mod kafka;
+pub mod load;
+pub mod phones;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod recorder;
+pub mod tables;
+pub mod tally;
+pub mod testbed;

@@ -16,29 +16,31 @@ run: ## the whole service in one process: SQLite, embedded queue, SMS on the con
 build: ## release binaries in target/release
 	cargo build --release --bins
 
-test: ## everything, on a real PostgreSQL and a real Kafka; then two minutes of faults, twice
-	scripts/services run sh -c 'cargo test --workspace && $(TARGET)/debug/chaos run --minutes 2 --seed 1 && $(TARGET)/debug/chaos embedded --minutes 2 --seed 1'
-	scripts/schemathesis $(TARGET)/debug/messager
+test: ## all tests on a real PostgreSQL and a real Kafka; then two minutes of faults, beside the API's description
+	scripts/services run sh -c 'cargo test --workspace && scripts/side-by-side "$$@"' - \
+		'$(TARGET)/debug/chaos run --minutes 2 --seed 1' \
+		'$(TARGET)/debug/chaos embedded --minutes 2 --seed 1' \
+		'scripts/schemathesis $(TARGET)/debug/messager'
 
 clients: ## clients made of /openapi.json by seven generators; each starts and checks a verification
 	cargo build --bin messager
 	scripts/clients/run $(TARGET)/debug/messager
 
-chaos: ## faults under load, CHAOS_MINUTES of them (30), drawn by CHAOS_SEED
+chaos: ## faults under load for CHAOS_MINUTES (30), drawn from CHAOS_SEED
 	cargo build --release --bins
 	scripts/services run $(TARGET)/release/chaos run --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 BENCH := bench/results/$(shell date +%Y-%m-%d).json
 
-bench: ## what it does beside what its parts can do, as a table and as JSON
+bench: ## measure the service against baselines of its parts, as a table and as JSON
 	cargo build --release --workspace --bins --example drain
 	mkdir -p bench/results
 	scripts/services run $(TARGET)/release/bench run --report $(BENCH) $(BENCH_ARGS)
 
-bench-docs: ## docs/performance.md and docs/scaling.md made anew from RESULTS=bench/results/….json
+bench-docs: ## renew docs/performance.md and docs/scaling.md from RESULTS=bench/results/….json
 	cargo run --quiet --package lab --bin bench -- docs $(RESULTS)
 
-mutants: ## broken variants of the service, each of which `chaos` must catch
+mutants: ## broken variants of the service, each of which chaos must catch
 	cargo build --package lab
 	scripts/services run $(TARGET)/debug/chaos mutants
 
@@ -71,12 +73,12 @@ boundaries: ## the inner rings depend on what this list says, and on nothing els
 
 INSTRUCTIONS := bench/instructions.json
 
-instructions: ## the hot functions take no more instructions than bench/instructions.json says
+instructions: ## the hot functions take no more instructions than bench/instructions.json allows
 	scripts/services valgrind
 	cargo build --quiet --release --package hot
 	$(TARGET)/release/hot check $(INSTRUCTIONS)
 
-instructions-accept: ## count them anew
+instructions-accept: ## count the instructions again, and write the file
 	scripts/services valgrind
 	cargo build --quiet --release --package hot
 	$(TARGET)/release/hot accept $(INSTRUCTIONS)

@@ -1,5 +1,5 @@
-//! Claims and settles all that waits in an outbox, with a broker that takes everything at once:
-//! what a relay could do if Kafka cost nothing. The benchmark holds the relay against it.
+//! Claims and settles all rows of an outbox, with a broker that accepts everything at once. The
+//! benchmark compares the relay with this rate, which a relay would reach if Kafka cost nothing.
 //!
 //! Reads `POSTGRES_HOST`, `_PORT`, `_USER`, `_PASSWORD` and `_DB`.
 
@@ -38,10 +38,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut relay = RelayBatch::new(
         SqlBacklog::new(database, "drain".to_owned()),
         NoBroker,
-        // As the processor has them where nothing is set.
+        // The defaults of the processor.
         RelaySettings {
             batch: NonZeroU32::new(1_000).ok_or("no batch")?,
-            lease: Duration::from_secs(10),
+            lease: Duration::from_secs(1),
             confirm_within: Duration::from_secs(30),
         },
     );

@@ -15,7 +15,10 @@ use lab::{
         report::Report,
         run::{Scenario, run},
     },
-    kit::{environment::binaries, recorder::GatewayKind},
+    kit::{
+        environment::{are_services_required, binaries},
+        recorder::GatewayKind,
+    },
     trial::Trial,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -38,7 +41,8 @@ enum Command {
     Embedded(EmbeddedArgs),
     /// Build broken variants of the service, and check that each is caught.
     ///
-    /// Exits with 1 if one is not. Run it in the root of the source tree, inside `scripts/services run`.
+    /// Exits with 1 if one is not. Run it in the root of the source tree, inside `scripts/services
+    /// run`.
     Mutants(MutantsArgs),
     #[command(flatten)]
     Trial(Trial),
@@ -55,7 +59,8 @@ struct RunArgs {
     /// Requests a second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
-    /// The faults to use, as prefixes of their names, separated by commas; `none` for none [default: all].
+    /// The faults to use, as prefixes of their names, separated by commas; `none` for none
+    /// [default: all].
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
     /// The gateway: one that recognises a repeated message, one that does not, or both in turn.
@@ -77,6 +82,10 @@ struct RunArgs {
 
 #[derive(Debug, clap::Args)]
 struct EmbeddedArgs {
+    /// Leave out the faults of the disk if none can be mounted. Only needed with
+    /// `REQUIRE_SERVICES=1`.
+    #[arg(long)]
+    without_disk: bool,
     /// How long to run, in rounds of one minute.
     #[arg(long, default_value_t = 2.0)]
     minutes: f64,
@@ -86,7 +95,8 @@ struct EmbeddedArgs {
     /// Requests a second.
     #[arg(long, default_value_t = 50)]
     rate: u32,
-    /// The faults to use, as prefixes of their names, separated by commas; `none` for none [default: all].
+    /// The faults to use, as prefixes of their names, separated by commas; `none` for none
+    /// [default: all].
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
     /// The file for the report as JSON.
@@ -164,6 +174,7 @@ async fn embedded(args: EmbeddedArgs) -> anyhow::Result<ExitCode> {
         seed,
         rate: args.rate,
         faults: args.faults,
+        is_disk_required: !args.without_disk && are_services_required(),
         bins,
         folder: folder.clone(),
     };

@@ -40,6 +40,8 @@ pub struct Scenario {
     pub rate: u32,
     /// Beginnings of the names of faults. Without any, all faults are used.
     pub faults: Vec<String>,
+    /// Whether it is an error if no disk can be mounted for the faults of the disk.
+    pub is_disk_required: bool,
     pub bins: PathBuf,
     /// For logs and the file.
     pub folder: PathBuf,
@@ -74,6 +76,7 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         std::slice::from_ref(&scenario.bins),
         &scenario.folder,
         GATEWAY_TIMEOUT,
+        scenario.is_disk_required,
         history.clone(),
         &mut ports,
     );

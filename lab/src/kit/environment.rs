@@ -11,6 +11,11 @@ pub fn variable(name: &str) -> anyhow::Result<String> {
         .with_context(|| format!("{name} is not set: run this inside `scripts/services run`"))
 }
 
+/// Whether a run must not leave anything out that this machine does not have, as in CI.
+pub fn are_services_required() -> bool {
+    variable("REQUIRE_SERVICES").is_ok_and(|value| value == "1")
+}
+
 /// Returns the absolute folder of the service's binaries: the given one, or the folder of this
 /// program.
 ///

@@ -18,18 +18,28 @@ pub(super) struct Disk {
 const MEGABYTES: u32 = 64;
 
 impl Disk {
-    /// Mounts a file system if this user may, else creates a folder.
-    pub(super) fn mount(path: PathBuf) -> anyhow::Result<Self> {
+    /// Mounts a file system. If this user may not, fails if it is required, and uses a folder
+    /// otherwise.
+    pub(super) fn mount(path: PathBuf, is_required: bool) -> anyhow::Result<Self> {
+        Self::mount_with(path, &format!("size={MEGABYTES}m"), is_required)
+    }
+
+    fn mount_with(path: PathBuf, options: &str, is_required: bool) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&path)?;
-        let options = format!("size={MEGABYTES}m");
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
             .arg(&path)
             .output()
             .context("mount")?;
         if !mounted.status.success() {
             let why = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
-            eprintln!("chaos: no full and no read-only disk here: {why}");
+            ensure!(
+                !is_required,
+                "cannot mount a disk for the faults disk-full and disk-read-only: {why}\n\
+                Run it as root, or in `unshare --map-root-user --mount`, or leave these faults out \
+                with --without-disk"
+            );
+            eprintln!("chaos: without the faults disk-full and disk-read-only: {why}");
         }
         Ok(Self { path, is_mounted: mounted.status.success() })
     }
@@ -79,5 +89,22 @@ impl Drop for Disk {
         if self.is_mounted {
             let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_mount_a_required_disk_is_an_error() {
+        let path = std::env::temp_dir().join(format!("disk-test-{}", std::process::id()));
+        let mount = |is_required| Disk::mount_with(path.clone(), "no-such-option", is_required);
+
+        let (required, optional) = (mount(true), mount(false));
+
+        std::fs::remove_dir_all(&path).unwrap();
+        assert!(required.unwrap_err().to_string().contains("--without-disk"));
+        assert!(!optional.unwrap().is_mounted);
     }
 }

@@ -41,10 +41,11 @@ impl Embedded {
         bins: &[PathBuf],
         folder: &Path,
         gateway_timeout: Duration,
+        is_disk_required: bool,
         history: SharedHistory,
         rng: &mut StdRng,
     ) -> anyhow::Result<Self> {
-        let disk = Disk::mount(folder.join("disk"))?;
+        let disk = Disk::mount(folder.join("disk"), is_disk_required)?;
         let file = disk.path.join("messager.db");
         let ports = free_ports(2 * PROCESSES, rng);
         let gateway = Gateway::start(Character::CHAOS, history.clone()).await?;

@@ -1,7 +1,7 @@
 //! Broken variants of the service, each of which the checker must catch.
 //!
-//! A checker that finds nothing proves little until it has found known faults. A mutant is a patch file.
-//! Its first lines say how to run it and which invariants it must violate.
+//! A checker that finds nothing proves little until it has found known faults. A mutant is a patch
+//! file. Its first lines say how to run it and which invariants it must violate.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,8 +37,8 @@ pub struct Verdict {
     pub is_caught: bool,
 }
 
-/// A copy of the source tree in which mutants are built. It is kept, so that cargo builds only what a patch
-/// changes.
+/// A copy of the source tree in which mutants are built. It is kept, so that cargo builds only what
+/// a patch changes.
 #[derive(Debug)]
 pub struct Workshop {
     root: PathBuf,
@@ -148,8 +148,8 @@ impl Workshop {
         Ok(Verdict { violated, is_caught })
     }
 
-    /// Makes the copy equal to the tracked files of the tree. Files that are equal are not written, because
-    /// cargo goes by the times of files.
+    /// Makes the copy equal to the tracked files of the tree. Files that are equal are not written,
+    /// because cargo goes by the times of files.
     async fn copy(&self) -> anyhow::Result<()> {
         let listed = Command::new("git")
             .arg("-C")

@@ -1,7 +1,7 @@
-//! What the service does in a second, beside what the parts that it is made of can do.
+//! Measures the service, and baselines of its parts in the same run.
 //!
-//! Machines differ and are noisy: what is quoted is the ratio to a baseline that was taken in the
-//! same run. Each scenario also checks that nothing was lost or done twice.
+//! Machines differ and are noisy, so the result is the ratio to a baseline. Each scenario also
+//! checks that no message was lost or delivered twice.
 
 pub mod baseline;
 pub mod compare;
@@ -23,25 +23,25 @@ use clap::ValueEnum;
 
 use self::report::{Found, Machine, Report, Run};
 
-/// How a benchmark is run.
+/// How a benchmark runs.
 #[derive(Debug, Clone)]
 pub struct Setting {
-    /// Where the service's binaries are.
+    /// The folder of the service's binaries.
     pub bins: PathBuf,
-    /// Where logs go.
+    /// The folder for logs.
     pub folder: PathBuf,
     /// How long one measurement takes.
     pub measured: Duration,
-    /// How often each is repeated; the table shows the median.
+    /// How often each is repeated. The table shows the median.
     pub repeats: usize,
-    /// Rows for the scenarios with a given number of them, as a share of what they ask for.
+    /// The share of the rows to use if a scenario has a fixed number of them.
     pub scale: f64,
 }
 
-/// What is measured. Each can be run alone.
+/// The scenarios. Each can run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Scenario {
-    /// `POST /api`, 256 connections, against pgbench, a no-op and one commit.
+    /// `POST /api` on 256 connections, against pgbench, a no-op and one commit.
     Accept,
     /// One processor empties an outbox into Kafka.
     Relay,
@@ -49,11 +49,11 @@ pub enum Scenario {
     EndToEnd,
     /// The same with more processors and consumers.
     Scaling,
-    /// From the answer to the gateway's call, at 200 a second.
+    /// The time from the answer to the gateway's call, at 200 a second.
     Latency,
     /// `POST /v1/verifications` against `/api`, and checks against pgbench.
     Verification,
-    /// Accepting and relaying in a database with a past.
+    /// Accepting and relaying in a database full of earlier messages.
     Growth,
     /// All parts while a snapshot is held open.
     Snapshot,
@@ -63,7 +63,7 @@ pub enum Scenario {
     Footprint,
 }
 
-/// Runs the scenarios one after the other. One that fails is told of in the report.
+/// Runs the scenarios one after the other. The report lists those that fail.
 pub async fn run(setting: &Setting, scenarios: &[Scenario]) -> anyhow::Result<Report> {
     let run = Run::now(setting.repeats, setting.measured, setting.scale).await;
     let mut report = Report::new(run, Machine::here().await?);
@@ -82,7 +82,7 @@ pub async fn run(setting: &Setting, scenarios: &[Scenario]) -> anyhow::Result<Re
             Scenario::Embedded => scenario::embedded::measure(setting).await,
             Scenario::Footprint => scenario::footprint::measure(setting).await,
         };
-        // Half an hour of other figures is not thrown away for it.
+        // One failure must not lose half an hour of other figures.
         let Found { rows, curves } = found.unwrap_or_else(|error| {
             report.failures.push(format!("{name}: {error:#}"));
             eprintln!("  failed: {error:#}");
@@ -98,7 +98,7 @@ pub async fn run(setting: &Setting, scenarios: &[Scenario]) -> anyhow::Result<Re
 }
 
 impl Setting {
-    /// A share of `rows`, at least one.
+    /// Returns the share of `rows`, at least one.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,

@@ -1,4 +1,5 @@
-//! Runs the built service from outside, under load and with injected faults, and checks its promises.
+//! Runs the built service from outside, under load and with injected faults, and checks its
+//! promises.
 //!
 //! Nothing here links a crate of the service: the binaries under test are those that ship.
 

@@ -32,7 +32,8 @@ pub enum Trial {
         #[command(flatten)]
         common: Common,
     },
-    /// All messages arrive with a new group that starts at `latest`, and after the topic was deleted.
+    /// All messages arrive with a new group that starts at `latest`, and after the topic was
+    /// deleted.
     Recovery {
         /// Seconds between the last publication and the start of the consumers.
         #[arg(long, default_value_t = 0)]
@@ -40,7 +41,8 @@ pub enum Trial {
         #[command(flatten)]
         common: Common,
     },
-    /// Load above the sustainable rate: memory stays flat, and every message is delivered in the end.
+    /// Load above the sustainable rate: memory stays flat, and every message is delivered in the
+    /// end.
     Overload {
         #[arg(long, default_value_t = 10.0)]
         minutes: f64,
@@ -54,8 +56,8 @@ pub enum Trial {
     Rollover {
         #[arg(long, default_value_t = 100)]
         count: usize,
-        /// The folder of the previous version's binaries. The run begins with them and their schema,
-        /// migrates it half-way, and mixes both versions from then on.
+        /// The folder of the previous version's binaries. The run begins with them and their
+        /// schema, migrates it half-way, and mixes both versions from then on.
         #[arg(long)]
         other_bins: Option<PathBuf>,
         #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What the parts below the service can do by themselves.
+//! Baselines: what PostgreSQL and Kafka do alone.
 
 use std::{io::Write, path::Path, time::Duration};
 
@@ -16,7 +16,7 @@ pub struct PgBench<'a> {
     pub folder: &'a Path,
 }
 
-/// What pgbench found.
+/// The result of pgbench.
 #[derive(Debug, Clone, Copy)]
 pub struct Transactions {
     pub per_second: f64,
@@ -25,15 +25,15 @@ pub struct Transactions {
     pub done: usize,
 }
 
-/// Numbers of connections to try: which one is best depends on the machine.
+/// Numbers of connections to try. Which is best depends on the machine.
 pub const CLIENTS: [usize; 3] = [16, 64, 128];
 
-/// What a script for [`PgBench::each`] begins with.
+/// The beginning of a script for [`PgBench::each`].
 pub const EACH_ROW: &str = "\\set row :client_id * :share + :turn
 \\set turn :turn + 1
 ";
 
-/// One commit of one row, as the outbox has them: what a simple service would do.
+/// One commit of one outbox row, as a simple service would make it.
 pub const INSERT: &str = "\\set phone random(0, 9999999999)
 INSERT INTO bench_outbox (id, phone, code, trace, expires_at)
 VALUES (gen_random_uuid(), '790' || lpad((:phone)::text, 10, '0'), '482915',
@@ -43,11 +43,11 @@ VALUES (gen_random_uuid(), '790' || lpad((:phone)::text, 10, '0'), '482915',
 impl PgBench<'_> {
     /// Runs prepared statements on so many connections.
     pub async fn run(&self, clients: usize, duration: Duration) -> anyhow::Result<Transactions> {
-        self.tell(clients, &["-T", &duration.as_secs().max(3).to_string()]).await
+        self.measure(clients, &["-T", &duration.as_secs().max(3).to_string()]).await
     }
 
-    /// Runs the script once with each value of `:row` from `first` on, `rows` of them or a few
-    /// less.
+    /// Runs the script once with each value of `:row` from `first` on: `rows` of them, or a few
+    /// fewer, so that each connection runs as many.
     pub async fn each(
         &self,
         clients: usize,
@@ -57,10 +57,10 @@ impl PgBench<'_> {
         let share = rows / clients;
         let variables = [format!("share={share}"), format!("turn={first}")];
         let [share_is, turn_is] = &variables;
-        self.tell(clients, &["-t", &share.to_string(), "-D", share_is, "-D", turn_is]).await
+        self.measure(clients, &["-t", &share.to_string(), "-D", share_is, "-D", turn_is]).await
     }
 
-    async fn tell(&self, clients: usize, how_long: &[&str]) -> anyhow::Result<Transactions> {
+    async fn measure(&self, clients: usize, how_long: &[&str]) -> anyhow::Result<Transactions> {
         let script = self.folder.join("pgbench.sql");
         std::fs::File::create(&script)?.write_all(self.script.as_bytes())?;
         let program = format!("{}/pgbench", variable("TEST_PG_BIN")?);
@@ -92,7 +92,7 @@ impl PgBench<'_> {
             .with_context(|| format!("pgbench: {told}{}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// The most that any of [`CLIENTS`] do.
+    /// Returns the highest rate with any of [`CLIENTS`].
     pub async fn best(&self, duration: Duration) -> anyhow::Result<f64> {
         let mut best: f64 = 0.0;
         for clients in CLIENTS {
@@ -102,7 +102,7 @@ impl PgBench<'_> {
     }
 }
 
-/// Records a second that Kafka's own load generator gets acknowledged by all replicas.
+/// Returns the records a second of Kafka's own load generator, acknowledged by all replicas.
 pub async fn producer_performance(
     topic: &Topic,
     records: usize,
@@ -129,7 +129,7 @@ pub async fn producer_performance(
     })
 }
 
-/// From "number of transactions actually processed: 19200/19200", or without what was wanted.
+/// Reads "number of transactions actually processed: 19200/19200", or the same without a target.
 fn done(told: &str) -> Option<usize> {
     let rest = told.split_once("transactions actually processed: ")?.1;
     rest.split(|next: char| !next.is_ascii_digit()).next()?.parse().ok()

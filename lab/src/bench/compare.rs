@@ -1,16 +1,16 @@
-//! Whether a run is worse than one before.
+//! Compares a run with an earlier one.
 
 use super::report::{Bar, Report, Row};
 
-/// Figures that are worse than before by more than `tolerance`, as a share; and those that are
-/// gone.
+/// Returns the figures that got worse by more than the share `tolerance`, and those that are
+/// missing.
 ///
-/// Ratios are compared where there are baselines: another machine, or another hour, changes both.
+/// If a figure has a baseline, the ratio is compared: another machine or hour changes both.
 pub fn regressions(before: &Report, after: &Report, tolerance: f64) -> Vec<String> {
     let worse = |old: &Row| {
         let bar = old.bar?;
         let name = format!("{}: {}", old.scenario, old.figure);
-        // A figure may be judged twice: by itself, and beside a baseline.
+        // A figure may be judged twice: alone, and against a baseline.
         let key = |row: &Row| (row.scenario.clone(), row.figure.clone(), row.baseline.is_some());
         let same = |row: &&Row| key(row) == key(old);
         let Some(new) = after.rows.iter().find(same) else {
@@ -40,19 +40,19 @@ mod tests {
     }
 
     #[test]
-    fn noise_is_no_regression() {
+    fn a_change_within_the_tolerance_is_no_regression() {
         assert_eq!(regressions(&report(100.0, 10.0), &report(91.0, 10.9), 0.1), [""; 0]);
     }
 
     #[test]
-    fn worse_is_less_of_one_and_more_of_another() {
+    fn worse_is_lower_for_a_rate_and_higher_for_a_latency() {
         let found = regressions(&report(100.0, 10.0), &report(89.0, 11.1), 0.1);
 
         assert_eq!(found, ["accept: rate: 89.00 after 100.00", "accept: p99: 11.10 after 10.00"]);
     }
 
     #[test]
-    fn a_figure_that_is_judged_twice_is_compared_with_its_like() {
+    fn a_figure_with_a_baseline_is_not_compared_with_one_without() {
         let report = |ratio: f64, rate: f64| {
             let row = || Row::new("relay", "rows", "/s", Spread::once(rate)).at_least(0.5, 1.0);
             let beside = row().against("Kafka", Spread::once(rate / ratio));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_measured_any_more_is_told() {
+    fn a_figure_that_is_no_longer_measured_is_reported() {
         let mut after = report(100.0, 10.0);
         after.rows.pop();
 

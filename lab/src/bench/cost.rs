@@ -103,7 +103,8 @@ fn postgres_cpu() -> anyhow::Result<f64> {
     Ok(own + ended + children)
 }
 
-/// Reads `/proc/<pid>/stat` (proc(5)): parent is field 4, the times are 14 to 17, in ticks of 10 ms.
+/// Reads `/proc/<pid>/stat` (proc(5)): parent is field 4, the times are 14 to 17, in ticks of 10
+/// ms.
 fn cpu_of(pid: u32) -> Option<Cpu> {
     const TICK: f64 = 10_000.0;
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -23,7 +23,8 @@ const OPEN_CONNECTIONS: usize = 256;
 pub struct Outcome {
     /// Answers by status.
     pub answers: BTreeMap<u16, usize>,
-    /// The latencies in microseconds, the shortest first. Each counts from when its request was due.
+    /// The latencies in microseconds, the shortest first. Each counts from when its request was
+    /// due.
     pub latencies: Vec<u32>,
     pub seconds: f64,
 }

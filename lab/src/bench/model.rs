@@ -1,7 +1,7 @@
-//! What the service carries, from what a message was measured to cost.
+//! The capacity of the service, from the measured cost of a message.
 //!
-//! A part of so many cores does `cores / cost` messages a second at the most (the utilisation law);
-//! how long messages wait below that comes from a simulated queue.
+//! A part with some cores carries at most `cores / cost` messages a second (the utilisation law).
+//! How long messages wait below that comes from a simulated queue.
 
 use std::{cmp::Reverse, collections::BinaryHeap, fmt::Write};
 
@@ -15,25 +15,25 @@ use super::{
     },
 };
 
-/// What a message costs, in microseconds of CPU time of each part, and the rest.
+/// The cost of a message: CPU time of each part in microseconds, WAL and commits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Costs {
     parts: Vec<(&'static str, f64)>,
     wal_bytes: f64,
     commits: f64,
-    /// Messages a second that were measured, on so many cores for all parts.
+    /// The measured messages a second, with `cores` for all parts.
     measured: f64,
     cores: usize,
-    /// The same with other numbers of processors and consumers.
+    /// The measured messages a second with other numbers of processors and consumers.
     others: Vec<(String, f64)>,
 }
 
-/// A share of a part's time that it may be busy: beyond it waits grow fast, and there is nothing
-/// left for a burst, an autovacuum or a lost machine.
+/// The share of its time that a part may be busy. Beyond it, waits grow fast, and nothing is left
+/// for a burst, an autovacuum or a lost machine.
 const BUSY: f64 = 0.7;
-/// What a log device is trusted to write, in bytes a second.
+/// The bytes a second that a log device is trusted to write.
 const LOG: f64 = 100e6;
-/// A large database server.
+/// The cores of a large database server.
 const LARGE: f64 = 16.0;
 const POSTGRES: &str = "PostgreSQL";
 const LAB: &str = "clients and gateway of the benchmark";
@@ -69,15 +69,15 @@ impl Costs {
         self.parts.iter().find(|(name, _)| *name == part).map_or(f64::NAN, |(_, cost)| *cost)
     }
 
-    /// All of the benchmark's machine.
+    /// Returns the cost of all parts of the benchmark's machine.
     fn all(&self) -> f64 {
         self.parts.iter().map(|(_, cost)| cost).sum()
     }
 }
 
-/// The tables of `docs/scaling.md`.
+/// Returns the tables of `docs/scaling.md`.
 pub fn tables(costs: &Costs) -> String {
-    [one_machine(costs), held_against(costs), machines(costs), waits(costs), split(costs)]
+    [one_machine(costs), model_and_measurement(costs), machines(costs), waits(costs), split(costs)]
         .join("\n")
 }
 
@@ -99,16 +99,16 @@ fn one_machine(costs: &Costs) -> String {
     );
     let served = costs.parts.iter().filter(|(name, _)| *name != LAB);
     if let Some((name, _)) = served.max_by(|left, right| left.1.total_cmp(&right.1)) {
-        let _ = writeln!(table, "With a core for each part, {name} is the first to give out.");
+        let _ = writeln!(table, "If each part has one core, {name} reaches its limit first.");
     }
     table
 }
 
 #[expect(clippy::cast_precision_loss, reason = "some cores")]
-fn held_against(costs: &Costs) -> String {
+fn model_and_measurement(costs: &Costs) -> String {
     let most = costs.cores as f64 * 1e6 / costs.all();
     let mut table =
-        "| run on one machine | the model's most | measured | measured / most |\n|---|---|---|---|\n"
+        "| run on one machine | limit of the model | measured | measured / limit |\n|---|---|---|---|\n"
             .to_owned();
     let first = [("end to end".to_owned(), costs.measured)];
     for (name, measured) in first.iter().chain(&costs.others) {
@@ -141,12 +141,12 @@ fn machines(costs: &Costs) -> String {
     table
 }
 
-/// Of a database server with four cores.
+/// Waits for a database server with four cores.
 fn waits(costs: &Costs) -> String {
     const CORES: usize = 4;
     let service = costs.of(POSTGRES) / 1e6;
     let mut table = format!(
-        "| PostgreSQL's {CORES} cores are busy | messages a second | mean wait | 99 % wait no longer than |\n\
+        "| utilisation of PostgreSQL's {CORES} cores | messages a second | mean wait | 99th percentile |\n\
          |---|---|---|---|\n"
     );
     for busy in [0.5, 0.7, 0.8, 0.9, 0.95, 0.98] {
@@ -169,8 +169,8 @@ fn split(costs: &Costs) -> String {
     let by_log = LOG * BUSY / costs.wal_bytes;
     let one = by_cpu.min(by_log);
     let mut table = format!(
-        "One PostgreSQL of {LARGE:.0} cores carries {}/s by its CPU and {}/s by a log device of \
-         {:.0} MB/s, at {:.0} % of either: {}/s.\n\n\
+        "One PostgreSQL with {LARGE:.0} cores carries {}/s by its CPU and {}/s by a log device of \
+         {:.0} MB/s, with {:.0} % of either in use. The lower of the two counts: {}/s.\n\n\
          | messages a second | databases | messages a second in each |\n|---|---|---|\n",
         rate(by_cpu),
         rate(by_log),
@@ -190,13 +190,13 @@ fn split(costs: &Costs) -> String {
     table
 }
 
-/// Messages that come at random, and take all the same time.
+/// A queue with random arrivals and a constant service time.
 #[derive(Debug, Clone, Copy)]
 struct Queue {
     servers: usize,
     /// Seconds.
     service: f64,
-    /// Share of the time in which a server is busy.
+    /// The share of its time that a server is busy.
     busy: f64,
 }
 
@@ -207,7 +207,7 @@ struct Waits {
     p99: f64,
 }
 
-/// So that floats have an order: nanoseconds.
+/// Nanoseconds, because floats have no total order.
 type Moment = u64;
 
 impl Queue {
@@ -216,7 +216,7 @@ impl Queue {
         self.servers as f64 * self.busy / self.service
     }
 
-    /// The first come are the first served, by whichever server is free.
+    /// Serves messages in the order of their arrival, by the first server that is free.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -242,7 +242,7 @@ impl Queue {
     }
 }
 
-/// Two significant digits or more, with thousands.
+/// Formats with at least two significant digits and a separator of thousands.
 fn rate(value: f64) -> String {
     match value {
         value if value >= 1e6 => format!("{:.1} million", value / 1e6),
@@ -257,7 +257,8 @@ mod tests {
     use super::*;
     use crate::bench::report::{Machine, Row, Run, Spread};
 
-    /// Pollaczek and Khinchine: with one server and one service time, `busy · service / 2(1 - busy)`.
+    /// The formula of Pollaczek and Khinchine: with one server and one service time, `busy ·
+    /// service / 2(1 - busy)`.
     #[test]
     fn the_simulated_queue_waits_as_the_formula_says() {
         for busy in [0.5, 0.8, 0.9] {
@@ -271,14 +272,14 @@ mod tests {
     }
 
     #[test]
-    fn more_servers_wait_less() {
+    fn messages_wait_less_with_more_servers() {
         let wait = |servers| Queue { servers, service: 0.001, busy: 0.9 }.simulate(100_000).mean;
 
         assert!(wait(4) < wait(2) && wait(2) < wait(1));
     }
 
     #[test]
-    fn a_machine_carries_its_cores_by_what_all_parts_cost() {
+    fn the_limit_of_a_machine_is_its_cores_divided_by_the_cost_of_all_parts() {
         let costs = Costs::read(&report()).unwrap();
 
         let tables = tables(&costs);
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_without_the_figures_has_no_model() {
+    fn a_report_without_a_figure_of_the_model_is_an_error() {
         let mut report = report();
         report.rows.remove(0);
 

@@ -1,4 +1,4 @@
-//! The parts of documents that come from a run's results.
+//! The parts of documents that are generated from the results of a run.
 
 use std::{fmt::Write, path::Path};
 
@@ -9,14 +9,14 @@ use super::{
     report::Report,
 };
 
-/// The documents with such parts, from the repository's root.
+/// The documents with such parts, relative to the root of the repository.
 pub const PAGES: [&str; 2] = ["docs/performance.md", "docs/scaling.md"];
 
 const BEGIN: &str = "<!-- bench ";
 const END: &str = "<!-- end -->";
 
-/// Makes each part anew: what stands between `<!-- bench report … -->` (or `model`) and
-/// `<!-- end -->`. The first of the two names the results.
+/// Renews each part between `<!-- bench report … -->` (or `model`) and `<!-- end -->`. The first of
+/// the two names the file of the results.
 pub fn renew(page: &str, results: &Path, report: &Report) -> anyhow::Result<String> {
     let mut parts = page.split(BEGIN);
     let mut renewed = parts.next().unwrap_or_default().to_owned();
@@ -26,7 +26,7 @@ pub fn renew(page: &str, results: &Path, report: &Report) -> anyhow::Result<Stri
         let text = match kind {
             "report" => report.to_string(),
             "model" => tables(&Costs::read(report)?),
-            _ => anyhow::bail!("no part of a document is called {kind:?}"),
+            _ => anyhow::bail!("there is no generated part {kind:?}"),
         };
         let text = text.trim_end();
         // Writing to memory does not fail.
@@ -39,9 +39,9 @@ pub fn renew(page: &str, results: &Path, report: &Report) -> anyhow::Result<Stri
 mod tests {
     use super::*;
 
-    /// What the documents say is what their results say, and was not written by hand.
+    /// The generated parts must not be edited by hand.
     #[test]
-    fn documents_have_what_their_results_say() {
+    fn the_generated_parts_match_the_results_that_they_name() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         for page in PAGES {
             let text = std::fs::read_to_string(root.join(page)).unwrap();
@@ -52,7 +52,9 @@ mod tests {
 
             let renewed = renew(&text, results, &report).unwrap();
 
-            assert_eq!(renewed, text, "cargo run --bin bench -- docs {}", results.display());
+            // Not `assert_eq`, which would print both documents.
+            let is_same = renewed == text;
+            assert!(is_same, "{page}: run cargo run --bin bench -- docs {}", results.display());
         }
     }
 }

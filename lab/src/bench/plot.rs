@@ -1,6 +1,6 @@
-//! Drawings of a report, as SVG that suits a light page and a dark one.
+//! Drawings of a report, as SVG for light and dark pages.
 //!
-//! By hand: two drawings take less than a library does, and none of those that were looked at
+//! Written by hand: two drawings need less code than a library, and no library that was tried
 //! follows the reader's colour scheme.
 
 use std::fmt::Write;
@@ -9,14 +9,14 @@ use super::report::{Bar, Curve, Report, Row};
 
 const WIDTH: f64 = 900.0;
 
-/// Each figure that has a bar, as so many times what the bar asks for.
+/// Draws each figure that has a bar, as a multiple of its bar.
 pub fn bars(report: &Report) -> String {
     const LINE: f64 = 24.0;
     const TOP: f64 = 64.0;
     let rows: Vec<(&Row, Bar)> =
         report.rows.iter().filter_map(|row| Some((row, row.bar?))).collect();
     let axis = Axis::new(340.0, 700.0, 0.1, 20.0);
-    let mut drawing = Drawing::new("Times what the bar asks for, to the right is better");
+    let mut drawing = Drawing::new("Figures as multiples of their bars: further right is better");
     for tick in [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0] {
         let x = axis.place(tick);
         let bottom = TOP + LINE * count(rows.len());
@@ -37,11 +37,11 @@ pub fn bars(report: &Report) -> String {
         drawing.text("", (710.0, y + 16.0), &row.verdict());
     }
     let bottom = TOP + LINE * count(rows.len());
-    drawing.text("tick", (340.0, bottom + 24.0), "┃ 1×: the bar   ╎ what we want");
+    drawing.text("tick", (340.0, bottom + 24.0), "┃ 1×: the bar   ╎ the target");
     drawing.finish(bottom + 40.0)
 }
 
-/// How many messages took how long.
+/// Draws the distribution of latencies.
 pub fn latencies(curves: &[Curve]) -> String {
     const TOP: f64 = 64.0;
     const BOTTOM: f64 = 380.0;
@@ -50,8 +50,7 @@ pub fn latencies(curves: &[Curve]) -> String {
     let most = all().fold(10.0_f64, f64::max);
     let time = Axis::new(BOTTOM, TOP, decade(least).max(0.01), decade(most) * 10.0);
     let share = |share: f64| 90.0 + -(1.0 - share).max(0.000_1).log10() * 150.0;
-    let mut drawing =
-        Drawing::new("Latency in milliseconds, by the share of messages that take no longer");
+    let mut drawing = Drawing::new("Latency in milliseconds, by percentile");
     for (at, name) in [(0.0, "0"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")]
     {
         drawing.line("grid", (share(at), TOP), (share(at), BOTTOM));
@@ -65,7 +64,7 @@ pub fn latencies(curves: &[Curve]) -> String {
     }
     for (place, curve) in curves.iter().enumerate() {
         let class = format!("series-{}", place % 4);
-        // The longest of all is one message, and no share.
+        // The maximum is one message, not a percentile.
         let shown = curve.points.iter().filter(|point| point.0 < 1.0 && point.1 > 0.0);
         let points: Vec<_> = shown.map(|(at, ms)| (share(*at), time.place(*ms))).collect();
         drawing.path(&class, &points);
@@ -90,7 +89,7 @@ impl Axis {
         Self { from, to, least, most }
     }
 
-    /// Where a value is; one that is off the scale is at its end.
+    /// Returns the place of a value. One that is off the scale is at its end.
     fn place(&self, value: f64) -> f64 {
         let value = if value.is_finite() { value.clamp(self.least, self.most) } else { self.least };
         let share = (value / self.least).log10() / (self.most / self.least).log10();
@@ -175,7 +174,7 @@ fn shortened(text: &str, most: usize) -> String {
     text.chars().take(most - 1).chain(['…']).collect()
 }
 
-/// The power of ten that is not larger.
+/// Returns the largest power of ten that is not larger.
 fn decade(value: f64) -> f64 {
     10.0_f64.powf(value.log10().floor())
 }
@@ -195,7 +194,7 @@ mod tests {
     use crate::bench::report::{Machine, Run, Spread};
 
     #[test]
-    fn a_figure_reaches_as_far_as_it_is_times_its_bar() {
+    fn a_figure_is_drawn_as_a_multiple_of_its_bar() {
         let mut report = Report::new(Run::default(), Machine::default());
         report.rows = vec![
             Row::new("a", "rate", "/s", Spread::once(40.0)).at_least(20.0, 60.0),
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_latency_is_higher_the_longer_it_is() {
+    fn a_longer_latency_is_drawn_higher() {
         let curve = Curve::new("latency", "all", vec![1_000, 2_000, 4_000, 8_000]);
 
         let drawing = latencies(&[curve]);

@@ -1,4 +1,4 @@
-//! The table of figures.
+//! The results of a run, and their table.
 
 use std::{
     fmt::{self, Display},
@@ -10,32 +10,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::kit::environment::variable;
 
-/// All that a run found.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     pub run: Run,
     pub machine: Machine,
     pub rows: Vec<Row>,
     pub curves: Vec<Curve>,
-    /// Scenarios that came to no end, or lost a message, with the reason.
+    /// Scenarios that failed or lost a message, with the reason.
     pub failures: Vec<String>,
 }
 
-/// What was measured, and how.
+/// How the run was made.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Run {
-    /// When it began, RFC 3339, UTC.
+    /// When it began (RFC 3339, UTC).
     pub date: String,
-    /// Of the source, with `-dirty` where it had changes.
+    /// The commit of the source, with `-dirty` if it had changes.
     pub commit: String,
     pub repeats: usize,
-    /// Of one measurement.
+    /// The length of one measurement.
     pub seconds: u64,
-    /// The share of the rows, where a scenario asks for many; with less than 1 it is a quick look.
+    /// The share of the rows that scenarios used. Below 1 the run is a quick look.
     pub scale: f64,
 }
 
-/// Where it was found.
+/// The machine of the run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Machine {
     pub processor: String,
@@ -46,37 +46,37 @@ pub struct Machine {
     pub kafka: String,
 }
 
-/// What a scenario found.
+/// The results of a scenario.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     pub rows: Vec<Row>,
     pub curves: Vec<Curve>,
 }
 
-/// How a latency is distributed, over all repeats.
+/// The distribution of a latency over all repeats.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Curve {
     pub scenario: String,
     pub figure: String,
     pub count: usize,
-    /// A share of the messages, and the milliseconds that so many do not exceed.
+    /// A share of the messages, and the milliseconds that this share does not exceed.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Where a curve has points: a step on is half as many messages that take longer.
+/// The points of a curve: from one to the next, about half as many messages take longer.
 const SHARES: [f64; 18] = [
     0.0, 0.1, 0.25, 0.5, 0.625, 0.75, 0.875, 0.9, 0.9375, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998,
     0.999, 0.9999, 1.0,
 ];
 
-/// One figure of ours, beside its baseline.
+/// One figure of the service, with its baseline.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Row {
     pub scenario: String,
     pub figure: String,
     pub unit: String,
     pub ours: Spread,
-    /// What it is held against; none where the figure itself is.
+    /// The baseline of the ratio. Without one, the figure itself is judged.
     pub baseline: Option<Baseline>,
     pub bar: Option<Bar>,
     pub want: Option<Bar>,
@@ -96,7 +96,7 @@ pub struct Spread {
     pub most: f64,
 }
 
-/// What a ratio, or a figure without a baseline, has to be.
+/// A bound for a ratio, or for a figure without a baseline.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bar {
@@ -109,12 +109,12 @@ impl Report {
         Self { run, machine, rows: Vec::new(), curves: Vec::new(), failures: Vec::new() }
     }
 
-    /// Whether every scenario came to its end, and every bar is met.
+    /// Whether every scenario succeeded, and every bar is met.
     pub fn is_good(&self) -> bool {
         self.failures.is_empty() && self.misses().next().is_none()
     }
 
-    /// The median of a figure that was measured.
+    /// Returns the median of a figure.
     pub fn median(&self, scenario: &str, figure: &str) -> anyhow::Result<f64> {
         let mut rows = self.rows.iter();
         let row = rows.find(|row| row.scenario == scenario && row.figure == figure);
@@ -127,7 +127,7 @@ impl Report {
 }
 
 impl Run {
-    /// Of now, and of the source in this folder.
+    /// Describes a run that starts now, of the source in this folder.
     pub async fn now(repeats: usize, measured: Duration, scale: f64) -> Self {
         Self {
             date: told("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]).await,
@@ -168,7 +168,7 @@ impl Machine {
     }
 }
 
-/// What a program says, or nothing.
+/// Returns the output of a program, or an empty text.
 async fn told(program: &str, args: &[&str]) -> String {
     let output = tokio::process::Command::new(program).args(args).output().await;
     let output = output.map(|output| output.stdout).unwrap_or_default();
@@ -182,7 +182,7 @@ impl From<Vec<Row>> for Found {
 }
 
 impl Curve {
-    /// Of latencies in microseconds.
+    /// Takes latencies in microseconds.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_precision_loss,
@@ -338,7 +338,7 @@ impl Display for Row {
         let verdict = match self.bar {
             None => "",
             Some(_) if !self.meets_bar() => "**missed**",
-            Some(_) if self.want.is_some_and(|want| want.holds(self.judged())) => "as wanted",
+            Some(_) if self.want.is_some_and(|want| want.holds(self.judged())) => "target met",
             Some(_) => "met",
         };
         write!(
@@ -362,14 +362,14 @@ impl Display for Report {
         if *scale < 1.0 {
             writeln!(f, "A quick look with fewer rows and less time, not a result.\n")?;
         }
-        writeln!(f, "| scenario | figure | ours | baseline | ratio | bar | we want | |")?;
+        writeln!(f, "| scenario | figure | service | baseline | ratio | bar | target | |")?;
         writeln!(f, "|---|---|---|---|---|---|---|---|")?;
         self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))?;
         self.failures.iter().try_for_each(|failure| writeln!(f, "\n**Failed:** {failure}"))
     }
 }
 
-/// Three significant digits, or all before the point.
+/// Formats with three significant digits, or all digits before the point.
 fn short(value: f64) -> String {
     let digits = match value.abs() {
         size if size >= 100.0 => 0,
@@ -384,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ratio_is_judged_where_there_is_a_baseline() {
+    fn a_figure_with_a_baseline_is_judged_by_its_ratio() {
         let row = Row::new("accept", "requests", "/s", Spread::of(vec![30.0, 10.0, 20.0]));
 
         assert!(row.clone().at_least(20.0, 40.0).meets_bar());
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_curve_has_the_values_that_so_many_do_not_exceed() {
+    fn a_point_of_a_curve_is_the_value_that_its_share_does_not_exceed() {
         let curve = Curve::new("latency", "all", (1..=1_000).rev().map(|at| at * 1_000).collect());
 
         let at = |share: f64| curve.points.iter().find(|point| point.0.total_cmp(&share).is_eq());

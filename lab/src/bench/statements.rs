@@ -1,4 +1,4 @@
-//! What the service says to PostgreSQL, read from the server's log.
+//! The statements that the service sends to PostgreSQL, read from the server's log.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 
-/// Statements in the order in which they were executed.
+/// Statements in the order of their execution.
 #[derive(Debug)]
 pub struct Statements(Vec<Statement>);
 
@@ -21,7 +21,7 @@ pub struct Log(File);
 struct Statement {
     process: String,
     sql: String,
-    /// As literals, by their place: the first is `$1`.
+    /// Literals by place: the first is `$1`.
     parameters: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Log {
         Ok(Self(file))
     }
 
-    /// What was logged since.
+    /// Returns what was logged since.
     pub fn read(mut self) -> anyhow::Result<String> {
         let mut bytes = Vec::new();
         self.0.read_to_end(&mut bytes)?;
@@ -41,9 +41,8 @@ impl Log {
 }
 
 impl Statements {
-    /// Those with one of `subjects` among their parameters, alone or as the one element of a list,
-    /// and with each all of its transaction; of a server that logs all statements, and has
-    /// `%m [%p] ` before each.
+    /// Returns the transactions in which a parameter is one of `subjects`, alone or as the only
+    /// element of a list. The server must log all statements, with the prefix `%m [%p] `.
     pub fn about(subjects: &[&str], log: &str) -> anyhow::Result<Self> {
         let literals: Vec<String> =
             subjects.iter().flat_map(|subject| [alone(subject), listed(subject)]).collect();
@@ -59,7 +58,7 @@ impl Statements {
         Ok(Self(kept))
     }
 
-    /// A script in which every parameter stands as it was, but for some, which are expressions.
+    /// Returns a script with the parameters of the log, some of them replaced by expressions.
     pub fn with(&self, expressions: &[(&str, &str)]) -> String {
         let script = self.0.iter().map(|Statement { sql, parameters, .. }| {
             let value = |place: usize| {
@@ -109,7 +108,7 @@ fn statements(log: &str) -> Vec<Statement> {
     statements
 }
 
-/// Further lines of an entry begin with a tab.
+/// Joins the lines of each entry. Further lines of an entry begin with a tab.
 fn entries(log: &str) -> Vec<String> {
     let mut entries: Vec<String> = Vec::new();
     for line in log.lines() {
@@ -124,19 +123,19 @@ fn entries(log: &str) -> Vec<String> {
     entries
 }
 
-/// The process and what it says, of "2026-11-22 22:05:05.022 UTC [8928] LOG:  …".
+/// Returns the process and the text of "2026-11-22 22:05:05.022 UTC [8928] LOG:  …".
 fn parts(entry: &str) -> Option<(&str, &str)> {
     entry.split_once('[')?.1.split_once("] ")
 }
 
-/// Of the simple protocol or of the extended one, where the statement has a name.
+/// Returns a statement of the simple protocol, or of the extended one, in which it has a name.
 fn statement(text: &str) -> Option<&str> {
     let text = text.strip_prefix("LOG:  ")?;
     let prepared = || Some(text.strip_prefix("execute ")?.split_once(':')?.1);
     text.strip_prefix("statement:").or_else(prepared).map(str::trim)
 }
 
-/// Of "$1 = 'it''s', $2 = NULL".
+/// Reads "$1 = 'it''s', $2 = NULL".
 fn literals(list: &str) -> Vec<String> {
     let mut literals = vec![String::new()];
     let mut is_quoted = false;
@@ -151,7 +150,7 @@ fn literals(list: &str) -> Vec<String> {
     literals.iter().filter_map(|text| value(text)).collect()
 }
 
-/// Statements that are one transaction each, or what stands between BEGIN and its end.
+/// Groups statements by transaction: BEGIN to COMMIT or ROLLBACK, or one statement alone.
 fn transactions(statements: Vec<Statement>) -> Vec<Vec<Statement>> {
     let mut open: BTreeMap<String, Vec<Statement>> = BTreeMap::new();
     let mut whole = Vec::new();
@@ -173,7 +172,7 @@ fn transactions(statements: Vec<Statement>) -> Vec<Vec<Statement>> {
     whole
 }
 
-/// Puts values in the places of `$1` and so on.
+/// Replaces `$1` and so on by values.
 fn fill_in(sql: &str, value: impl Fn(usize) -> Option<String>) -> String {
     let mut parts = sql.split('$');
     let mut filled = parts.next().unwrap_or_default().to_owned();
@@ -211,7 +210,7 @@ mod tests {
 ";
 
     #[test]
-    fn a_transaction_is_kept_whole_and_what_is_about_others_is_not() {
+    fn a_transaction_is_kept_whole_and_other_statements_are_not() {
         let statements = Statements::about(&["a-1"], LOG).unwrap();
 
         let script = statements.with(&[("a-1", "md5(:row)")]);
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_one_is_a_list_of_the_expression() {
+    fn a_list_of_one_becomes_a_list_of_the_expression() {
         let log = LOG.replace("$1 = 'b-2'", "$1 = '{b-2}'");
 
         let statements = Statements::about(&["b-2"], &log).unwrap();
@@ -235,14 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_without_a_transaction_stands_alone() {
+    fn a_statement_outside_of_a_transaction_is_one() {
         let statements = Statements::about(&["b-2"], LOG).unwrap();
 
         assert_eq!(statements.with(&[]), "SELECT 'b-2';\n");
     }
 
     #[test]
-    fn a_log_that_says_nothing_of_it_is_an_error() {
+    fn a_log_without_the_subject_is_an_error() {
         assert!(Statements::about(&["c-3"], LOG).is_err());
     }
 }

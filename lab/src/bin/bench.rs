@@ -32,8 +32,8 @@ struct Args {
 enum Command {
     /// Measure baselines and the service, and print the table.
     ///
-    /// Exits with 1 if a bar is missed or a scenario fails. Run it inside `scripts/services run`, with release
-    /// binaries.
+    /// Exits with 1 if a bar is missed or a scenario fails. Run it inside `scripts/services run`,
+    /// with release binaries.
     Run(RunArgs),
     /// Compare the results of two runs.
     ///
@@ -70,7 +70,8 @@ struct RunArgs {
     /// How long one measurement takes.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// The share of the rows to use if a scenario has many; below 1, long scenarios are also shortened.
+    /// The share of the rows to use if a scenario has many; below 1, long scenarios are also
+    /// shortened.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
     /// The file for the results as JSON.

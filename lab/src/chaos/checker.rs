@@ -1,7 +1,7 @@
 //! Judges a run by its history and by the tables at its end.
 //!
-//! A request or a call without an answer is neither a success nor a failure: the service or the gateway
-//! may have carried it out or not.
+//! A request or a call without an answer is neither a success nor a failure: the service or the
+//! gateway may have carried it out or not.
 
 mod evidence;
 
@@ -119,8 +119,8 @@ impl fmt::Display for Invariant {
     }
 }
 
-/// Judges the run so far, while nothing is in flight. `call_limit` is how many milliseconds the service
-/// waits for the gateway.
+/// Judges the run so far, while nothing is in flight. `call_limit` is how many milliseconds the
+/// service waits for the gateway.
 pub fn check(history: &History, ledger: &Ledger, call_limit: Moment) -> Judgement {
     let mut checker = Checker::new(history, ledger, call_limit);
     checker.answers();
@@ -135,8 +135,8 @@ pub fn check(history: &History, ledger: &Ledger, call_limit: Moment) -> Judgemen
     checker.judgement
 }
 
-/// Judges the copies in the topic of messages that met no fault. `copies` has the number of copies of
-/// each message.
+/// Judges the copies in the topic of messages that met no fault. `copies` has the number of copies
+/// of each message.
 pub fn check_repeats(
     history: &History,
     ledger: &Ledger,
@@ -352,8 +352,8 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// The gateway took the messages to one phone in their order, if each was asked for after the one
-    /// before had been accepted.
+    /// The gateway took the messages to one phone in their order, if each was asked for after the
+    /// one before had been accepted.
     fn order(&mut self) {
         let mut entries: HashMap<&str, Vec<&Entry>> = HashMap::new();
         for entry in &self.ledger.entries {

@@ -173,8 +173,8 @@ impl History {
         self.rounds.iter().rev().find(|round| round.from <= at).map(|round| round.kind)
     }
 
-    /// Returns the incidents between the two times, and up to a second before and after: an incident
-    /// and its effect are recorded one after the other.
+    /// Returns the incidents between the two times, and up to a second before and after: an
+    /// incident and its effect are recorded one after the other.
     pub fn incidents_near(&self, from: Moment, to: Moment) -> impl Iterator<Item = &Incident> {
         const MARGIN: Moment = 1_000;
         let (from, to) = (from.saturating_sub(MARGIN), to.saturating_add(MARGIN));

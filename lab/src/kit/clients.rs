@@ -160,8 +160,8 @@ impl Clients<Tally> {
         self.ask_while(connections, pause, move |_, elapsed| elapsed < duration).await
     }
 
-    /// Asks on so many connections while `goes_on` says so, by the number of the request and the time
-    /// since the start. Pauses after a request that is not accepted.
+    /// Asks on so many connections while `goes_on` says so, by the number of the request and the
+    /// time since the start. Pauses after a request that is not accepted.
     pub async fn ask_while(
         self: &Arc<Self>,
         connections: usize,

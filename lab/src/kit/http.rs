@@ -99,8 +99,8 @@ pub fn submission(request: &mut Vec<u8>, phone: &str) {
     post(request, "/api/", &format!("{{\"phone\":\"{phone}\"}}"));
 }
 
-/// Reads the next request into `buffer`, which keeps what follows it. Returns the ranges of its head
-/// and of its body, or `None` at the end of the connection.
+/// Reads the next request into `buffer`, which keeps what follows it. Returns the ranges of its
+/// head and of its body, or `None` at the end of the connection.
 pub async fn read_request(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,

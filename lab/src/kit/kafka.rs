@@ -81,8 +81,8 @@ impl Kafka {
 
     /// Restarts it with further listeners, which replace those of an earlier run.
     ///
-    /// The configuration stays in its place, so that `scripts/services` finds and stops the broker even
-    /// if this program is killed.
+    /// The configuration stays in its place, so that `scripts/services` finds and stops the broker
+    /// even if this program is killed.
     pub async fn listen(&self, listeners: &[Listener]) -> anyhow::Result<()> {
         let original = self.config.with_extension("before-lab");
         if !original.exists() {

@@ -45,7 +45,8 @@ pub enum Reply {
     Refused,
     /// No API had a listener.
     Nowhere,
-    /// A connection made for this request ended without an answer. The message may have been stored.
+    /// A connection made for this request ended without an answer. The message may have been
+    /// stored.
     Lost,
     /// The same on a connection kept from an earlier request.
     LostOnKept,

@@ -61,8 +61,8 @@ impl Backlog {
     }
 }
 
-// The triggers see every write, also between two reads of the lab. A legal write costs nearly nothing:
-// PostgreSQL checks the conditions without a function call.
+// The triggers see every write, also between two reads of the lab. A legal write costs nearly
+// nothing: PostgreSQL checks the conditions without a function call.
 const WATCH: &str = "
 CREATE TABLE lab_pulse (beats bigint NOT NULL);
 INSERT INTO lab_pulse VALUES (0);

@@ -15,8 +15,8 @@ use super::{
     recorder::{Call, Recorder, Reply, Request},
 };
 
-/// What happened to one message. Times are in microseconds since the tally began, at most 71 minutes;
-/// 0 means that it has not happened.
+/// What happened to one message. Times are in microseconds since the tally began, at most 71
+/// minutes; 0 means that it has not happened.
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
     answered: u32,
@@ -185,7 +185,8 @@ impl Tally {
         late.filter_map(Entry::wait).collect()
     }
 
-    /// Returns the messages that waited longest: phone, wait and time of the answer in milliseconds.
+    /// Returns the messages that waited longest: phone, wait and time of the answer in
+    /// milliseconds.
     pub fn longest(&self, count: usize) -> Vec<(String, u32, u32)> {
         let record = self.record();
         let mut waits: Vec<(u32, u64, u32)> = record

@@ -1,7 +1,7 @@
 //! Load above the sustainable rate, for long.
 //!
-//! The sustainable rate is the number of calls a second over the last three quarters of a closed loop: all
-//! parts are busy then, and no request is made before the last one is answered.
+//! The sustainable rate is the number of calls a second over the last three quarters of a closed
+//! loop: all parts are busy then, and no request is made before the last one is answered.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

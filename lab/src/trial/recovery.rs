@@ -19,8 +19,8 @@ const BY_WIPED: Duration = Duration::from_secs(90);
 /// How long the trial waits before it gives up.
 const PATIENCE: Duration = Duration::from_secs(400);
 
-/// Tries a new group that starts at the end, and a topic that is deleted. In both cases the consumers
-/// start `pause` after the last publication.
+/// Tries a new group that starts at the end, and a topic that is deleted. In both cases the
+/// consumers start `pause` after the last publication.
 pub async fn recovery(mut plan: Plan, pause: Duration) -> anyhow::Result<Verdict> {
     plan.env.push(("CONSUMER_AUTO_OFFSET_RESET", "latest".to_owned()));
     let mut verdict = Verdict::new("recovery");

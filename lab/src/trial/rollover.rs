@@ -35,8 +35,8 @@ struct Times {
     mixed: usize,
 }
 
-/// Restarts `count` processes. `other` is the older version: the run begins with it and its schema, which is
-/// migrated half-way. From then on each restart changes the version.
+/// Restarts `count` processes. `other` is the older version: the run begins with it and its schema,
+/// which is migrated half-way. From then on each restart changes the version.
 pub async fn rollover(
     mut plan: Plan,
     count: usize,

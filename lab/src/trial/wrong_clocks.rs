@@ -123,8 +123,8 @@ async fn kill(testbed: &Testbed<Tally>, duration: Duration) -> anyhow::Result<us
     Ok(kills)
 }
 
-/// Returns by how many seconds each process's clock is wrong, according to the last line that it logged,
-/// and whether all are as wrong as intended.
+/// Returns by how many seconds each process's clock is wrong, according to the last line that it
+/// logged, and whether all are as wrong as intended.
 fn clocks(testbed: &Testbed<Tally>) -> anyhow::Result<(Vec<String>, bool)> {
     let mut told = Vec::new();
     let mut wrong = true;

@@ -93,8 +93,8 @@ async fn relay(testbed: &Testbed<Tally>) -> anyhow::Result<f64> {
     Ok(rate)
 }
 
-/// Adds messages that were sent over the last days, with their verifications, and the phones of the last
-/// day.
+/// Adds messages that were sent over the last days, with their verifications, and the phones of the
+/// last day.
 async fn finish(testbed: &Testbed<Tally>, rows: usize) -> anyhow::Result<()> {
     for first in (1..=rows).step_by(CHUNK) {
         let last = rows.min(first + CHUNK - 1);
@@ -120,8 +120,8 @@ async fn wait(testbed: &Testbed<Tally>, rows: usize) -> anyhow::Result<()> {
 /// Rows of one statement: few enough to keep its temporary files small.
 const CHUNK: usize = 1_000_000;
 
-// Twenty a second. Ids are in their order, so that each page of the index is written once. That does not
-// make lookups faster.
+// Twenty a second. Ids are in their order, so that each page of the index is written once. That
+// does not make lookups faster.
 const PAST_DELIVERIES: &str = "
 INSERT INTO delivery (group_id, message_id, topic, partition, phone, trace, accepted_at, expires_at,
     due_at, state, attempt, ended_at, code)

@@ -8,8 +8,8 @@ const PHONE: &str = "79991234567";
 const ID: &str = "m1";
 const CALL_LIMIT: Moment = 3_000;
 
-/// Returns the history of one message: accepted at 1,000, called for at 2,000 and sent, by a gateway that
-/// is plain until 100,000 and idempotent from then on.
+/// Returns the history of one message: accepted at 1,000, called for at 2,000 and sent, by a
+/// gateway that is plain until 100,000 and idempotent from then on.
 fn good() -> (History, Ledger) {
     let history = History {
         requests: vec![request(Reply::Accepted, 1_000)],

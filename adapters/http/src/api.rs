@@ -6,42 +6,29 @@ use application::{
 };
 use axum::{
     Router,
-    body::{Body, HttpBody},
     extract::{Request, State},
-    http::{
-        HeaderMap,
-        header::{CONTENT_TYPE, EXPECT},
-    },
+    http::{HeaderMap, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::post,
 };
 use domain::{ApiKeyId, Region, Scope};
 use futures_util::FutureExt;
-use http_body_util::BodyExt;
 use rand_core::CryptoRng;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
     ApiAuth, ApiMetrics, auth,
-    error::{ApiError, FailureLog, JSON},
-    limits, numbering,
+    error::{ApiError, FailureLog, JSON, retry_after},
+    numbering,
+    request::{Unread, read_within, trace},
 };
 
-pub(crate) mod request;
+mod phone;
 #[cfg(test)]
 mod tests;
 
 /// The Go service had no limit. What is here beside a phone is not read by anyone.
 const MAX_BODY: usize = 256 * 1024;
-
-/// How much of a body that is too long is read all the same.
-///
-/// A connection closed with unread bytes is reset, and then the client may never see our answer.
-const MAX_IGNORED_BODY: usize = 4 * 1024 * 1024;
-
-/// How long the body of a request that is refused anyway is read. A client that is answered in the
-/// middle of its body may not see the answer.
-const REFUSED_BODY: Duration = Duration::from_secs(1);
 
 /// A JSON string, spelled as the Go service spelled it.
 const ACCEPTED: &str = r#""message successfuly sended""#;
@@ -56,14 +43,6 @@ pub struct ApiSettings {
     pub default_region: Option<Region>,
     /// Otherwise its paths are not there.
     pub is_open: bool,
-}
-
-/// Why a body was not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unread {
-    TooLong,
-    BrokenOff,
-    TooLate,
 }
 
 struct Api<O, K, R> {
@@ -157,7 +136,7 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
         Err(match error {
             SubmitError::Limited(violations) => {
                 let of_phone = |it: &Violation| it.policy.name.as_str().starts_with("phone-");
-                let retry_after = limits::retry_after(&violations);
+                let retry_after = retry_after(&violations);
                 ApiError::TooMany { to_number: violations.iter().any(of_phone), retry_after }
             }
             SubmitError::Refused(_) => ApiError::NumberRefused,
@@ -185,7 +164,7 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
             Unread::TooLate => ApiError::BodyTimeout,
             Unread::TooLong | Unread::BrokenOff => ApiError::InvalidBody,
         })?;
-        let written = request::phone(&head, body).await?;
+        let written = phone::read(&head, body).await?;
         let to = numbering::recipient(&written, self.settings.default_region);
         Ok(Submission { to, written, api_key, trace: trace(&head.headers) })
     }
@@ -204,55 +183,4 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
             }
         }
     }
-}
-
-/// Reads a body to its end within `patience`; that of a request that is refused anyway, within a
-/// second.
-pub(crate) async fn read_within(
-    patience: Duration,
-    body: Body,
-    headers: &HeaderMap,
-    most: usize,
-    is_allowed: bool,
-) -> Result<Vec<u8>, Unread> {
-    // A client that waits for our leave is answered before it sends anything.
-    if !is_allowed && headers.contains_key(EXPECT) {
-        return Err(Unread::BrokenOff);
-    }
-    let patience = if is_allowed { patience } else { patience.min(REFUSED_BODY) };
-    timeout(patience, read(body, headers, most)).await.unwrap_or(Err(Unread::TooLate))
-}
-
-/// Reads a body to its end, and refuses one that is longer than `most` bytes.
-async fn read(mut body: Body, headers: &HeaderMap, most: usize) -> Result<Vec<u8>, Unread> {
-    // A client that waits for our leave sends nothing that would have to be read.
-    let readable = if headers.contains_key(EXPECT) { most } else { MAX_IGNORED_BODY };
-    let announced = body.size_hint().lower();
-    if announced > readable as u64 {
-        return Err(Unread::TooLong);
-    }
-
-    let mut content = Vec::new();
-    let mut length = 0;
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|_| Unread::BrokenOff)?.into_data() else { continue };
-        length += data.len();
-        if length > MAX_IGNORED_BODY {
-            break;
-        }
-        if length <= most {
-            content.extend_from_slice(&data);
-        }
-    }
-    if length <= most { Ok(content) } else { Err(Unread::TooLong) }
-}
-
-/// The caller's trace, if it sent one header that is valid.
-pub(crate) fn trace(headers: &HeaderMap) -> Option<application::TraceParent> {
-    let mut values = headers.get_all("traceparent").iter();
-    let value = values.next()?;
-    if values.next().is_some() {
-        return None;
-    }
-    value.to_str().ok()?.parse().ok()
 }

@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use application::Chain;
+use application::{Chain, ports::Violation};
 use axum::{
     http::{
         HeaderValue, StatusCode,
@@ -61,6 +61,16 @@ pub(crate) enum ApiError {
     Busy,
     #[error("storage unavailable")]
     StorageUnavailable,
+}
+
+/// Seconds until all of `violations` have passed; at least 1.
+pub(crate) fn retry_after(violations: &[Violation]) -> u64 {
+    violations.iter().map(|violation| seconds(violation.retry_after)).max().unwrap_or(1)
+}
+
+/// Whole ones, so many that the time has passed after them; at least 1.
+pub(crate) fn seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 impl FailureLog {
@@ -144,5 +154,18 @@ impl IntoResponse for ApiError {
             | Self::Blocked => {}
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_never_too_few() {
+        assert_eq!(seconds(Duration::ZERO), 1);
+        assert_eq!(seconds(Duration::from_millis(1)), 1);
+        assert_eq!(seconds(Duration::from_secs(60)), 60);
+        assert_eq!(seconds(Duration::from_millis(60_001)), 61);
     }
 }

@@ -1,6 +1,6 @@
 //! The API of verifications.
 
-use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use application::{
     AnswerOnce, Authorize, AuthorizeError, CancelVerification, CheckCode, FindVerification,
@@ -15,31 +15,32 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
-use domain::{
-    ApiKeyId, Code, CodeLength, Pacing, PhoneNumber, Region, Scope, SendLimits, Templates,
-    VerificationId, VerificationStatus,
-};
+use domain::{ApiKeyId, Scope, VerificationId, VerificationStatus};
 use rand_core::CryptoRng;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{
-    ApiAuth, ApiMetrics,
-    api::{
-        Unread, read_within,
-        request::{is_json, media_type},
-    },
-    auth,
-    error::{FailureLog, JSON},
-    idempotency, openapi,
+pub use self::settings::V1Settings;
+use self::{
+    answer::Reply,
     problem::{Problem, ProblemKind},
 };
-use answer::Reply;
+use crate::{
+    auth::{self, ApiAuth},
+    error::{FailureLog, JSON},
+    metrics::ApiMetrics,
+    request::{Unread, is_json, media_type, read_within},
+};
 
-pub(crate) mod answer;
-pub(crate) mod body;
+mod answer;
+mod body;
 mod checks;
+mod idempotency;
+mod limits;
+mod openapi;
+mod problem;
 mod receipts;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod typed;
@@ -59,26 +60,6 @@ pub struct V1<O, V, A, K, R> {
     pub receipts: NoteReceipt<V>,
     pub answers: AnswerOnce<A>,
     pub auth: Arc<Authorize<K>>,
-}
-
-/// What holds on `/v1`. Limits and pacing are told to clients here; the use cases hold to them.
-#[derive(Debug, Clone)]
-pub struct V1Settings {
-    /// Whose numbers may be written as they are dialled there.
-    pub default_region: Option<Region>,
-    pub auth: ApiAuth,
-    pub limits: SendLimits,
-    /// Whether a start must name the end user's address.
-    pub require_ip: bool,
-    pub templates: Arc<Templates>,
-    /// Of a verification that says none.
-    pub code_length: CodeLength,
-    /// Of a verification that says none.
-    pub ttl: Duration,
-    pub pacing: Pacing,
-    pub test_numbers: HashMap<PhoneNumber, Code>,
-    /// How long a request's body may take to arrive.
-    pub body_timeout: Duration,
 }
 
 /// What `/v1` can be asked for. Each has a path of its own.

@@ -5,10 +5,14 @@ use application::{
     },
 };
 use axum::{
-    body::Bytes,
-    http::{Method, StatusCode, header::ALLOW},
+    body::{Body, Bytes},
+    http::{
+        Method, StatusCode,
+        header::{ALLOW, EXPECT},
+    },
 };
 use domain::{ApiKeyText, NumberRules, NumberType, SendLimits};
+use http_body_util::BodyExt;
 use prometheus::{Registry, TextEncoder};
 use rand::{SeedableRng, rngs::StdRng};
 use tower::ServiceExt;

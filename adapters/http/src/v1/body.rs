@@ -15,11 +15,12 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{V1Settings, typed};
-use crate::{
-    numbering,
+use super::{
     problem::{Fault, Problem, ProblemKind},
+    settings::V1Settings,
+    typed,
 };
+use crate::numbering;
 
 /// Seconds.
 pub(crate) const TTL: std::ops::RangeInclusive<u64> = 60..=3600;

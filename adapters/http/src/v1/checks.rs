@@ -11,10 +11,7 @@ use rand_core::CryptoRng;
 use super::{
     Asked, Surface,
     answer::{Reply, Tried},
-    body, ended,
-};
-use crate::{
-    limits,
+    body, ended, limits,
     problem::{Problem, ProblemKind},
 };
 

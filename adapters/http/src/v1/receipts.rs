@@ -3,8 +3,12 @@
 use application::ports::{Answers, ApiKeys, Outbox, Verifications};
 use rand_core::CryptoRng;
 
-use super::{Asked, Surface, answer::Reply, body};
-use crate::problem::{Problem, ProblemKind};
+use super::{
+    Asked, Surface,
+    answer::Reply,
+    body,
+    problem::{Problem, ProblemKind},
+};
 
 impl<O, V, A, K, R> Surface<O, V, A, K, R>
 where

@@ -1,5 +1,5 @@
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::Mutex,
     time::{Duration, SystemTime},
 };
@@ -13,7 +13,10 @@ use application::{
     },
 };
 use axum::http::{HeaderValue, header::ALLOW};
-use domain::{ApiKeyText, KeyId, Metadata, Origin, Peppers, Policy, Seed, SmsTemplate, Window};
+use domain::{
+    ApiKeyText, CodeLength, KeyId, Metadata, Origin, Pacing, Peppers, Policy, Seed, SendLimits,
+    SmsTemplate, Templates, Window,
+};
 use http_body_util::BodyExt;
 use prometheus::{Registry, TextEncoder};
 use rand::{SeedableRng, rngs::StdRng};

@@ -13,13 +13,10 @@ use super::{
     Asked, Surface,
     answer::Reply,
     body::{self, Recipient, Start},
-    ended,
-};
-use crate::{
-    api::trace,
-    limits,
+    ended, limits,
     problem::{Problem, ProblemKind},
 };
+use crate::request::trace;
 
 impl<O, V, A, K, R> Surface<O, V, A, K, R>
 where

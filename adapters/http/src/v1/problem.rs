@@ -7,7 +7,8 @@ use axum::http::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{error::BEARER, v1::answer::Reply};
+use super::answer::Reply;
+use crate::error::BEARER;
 
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 

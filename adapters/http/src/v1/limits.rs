@@ -1,22 +1,16 @@
 //! What a client is told of a limit: `Retry-After`, and `RateLimit` and `RateLimit-Policy` as in
 //! draft-ietf-httpapi-ratelimit-headers-11.
 
-use std::time::Duration;
-
 use application::{Caller, ports::Violation};
 use axum::http::{HeaderName, HeaderValue, header::RETRY_AFTER};
 use domain::{Policy, SendLimits};
 use serde_json::json;
 
-use crate::problem::{Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind};
+use crate::error::{retry_after, seconds};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-
-/// Seconds until all of `violations` have passed; at least 1.
-pub(crate) fn retry_after(violations: &[Violation]) -> u64 {
-    violations.iter().map(|violation| seconds(violation.retry_after)).max().unwrap_or(1)
-}
 
 /// The policies that a send of this caller may be counted under.
 pub(crate) fn of_send(limits: &SendLimits, caller: &Caller) -> Vec<Policy> {
@@ -62,22 +56,9 @@ fn list(items: impl Iterator<Item = String>) -> HeaderValue {
     HeaderValue::try_from(items.join(", ")).expect("names of policies are ASCII")
 }
 
-/// Whole ones, so many that the time has passed after them; at least 1.
-fn seconds(duration: Duration) -> u64 {
-    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn seconds_are_never_too_few() {
-        assert_eq!(seconds(Duration::ZERO), 1);
-        assert_eq!(seconds(Duration::from_millis(1)), 1);
-        assert_eq!(seconds(Duration::from_secs(60)), 60);
-        assert_eq!(seconds(Duration::from_millis(60_001)), 61);
-    }
 
     #[test]
     fn a_send_is_told_of_all_that_it_may_be_counted_under() {

@@ -18,7 +18,10 @@ use serde::{
 };
 use validator::{Validate, ValidationError};
 
-use crate::error::ApiError;
+use crate::{
+    error::ApiError,
+    request::{is_json, media_type},
+};
 
 /// The one field of a request, whose name may be in any case. (In a form, gin took the name of the
 /// Go field alone: `Phone`.)
@@ -31,7 +34,7 @@ struct SendRequest {
 }
 
 /// Reads the phone out of a request whose body has been read.
-pub(super) async fn phone(head: &Parts, body: Vec<u8>) -> Result<PhoneNumber, ApiError> {
+pub(super) async fn read(head: &Parts, body: Vec<u8>) -> Result<PhoneNumber, ApiError> {
     let phone = match media_type(&head.headers).as_str() {
         json if is_json(json) => from_json(&body),
         "application/x-www-form-urlencoded" => {
@@ -44,18 +47,6 @@ pub(super) async fn phone(head: &Parts, body: Vec<u8>) -> Result<PhoneNumber, Ap
         tracing::debug!(%rule, "request refused");
         ApiError::InvalidBody
     })
-}
-
-/// The media type without its parameters, in lower case. gin ends it at a semicolon or a space.
-pub(crate) fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.trim_start().split([';', ' ']).next().unwrap_or_default().to_ascii_lowercase()
-}
-
-/// Whether a lower-case media type is `application/json` or `application/<something>+json`.
-pub(crate) fn is_json(media_type: &str) -> bool {
-    let subtype = media_type.strip_prefix("application/").unwrap_or_default();
-    subtype == "json" || subtype.rsplit_once('+').is_some_and(|(_, suffix)| suffix == "json")
 }
 
 /// Reads the object at the start of the body. Bytes after it are ignored: Go's decoder stops

@@ -22,18 +22,17 @@ use utoipa::openapi::{
     security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
-use crate::{
-    ApiAuth, V1Settings,
+use super::{
+    Operation,
+    body::{
+        CODE_LENGTH, MAX_LIMIT_KEY, MAX_LOCALE, MAX_METADATA, MAX_METADATA_KEY, MAX_METADATA_VALUE,
+        MAX_TYPED, TTL,
+    },
     idempotency::{IDEMPOTENCY_KEY, MAX_KEY},
     problem::{PROBLEM_JSON, ProblemKind},
-    v1::{
-        Operation,
-        body::{
-            CODE_LENGTH, MAX_LIMIT_KEY, MAX_LOCALE, MAX_METADATA, MAX_METADATA_KEY,
-            MAX_METADATA_VALUE, MAX_TYPED, TTL,
-        },
-    },
+    settings::V1Settings,
 };
+use crate::auth::ApiAuth;
 
 const JSON: &str = "application/json";
 const BEARER: &str = "bearer";

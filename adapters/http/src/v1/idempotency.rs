@@ -9,9 +9,9 @@ use application::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use futures_util::FutureExt;
 
-use crate::{
+use super::{
+    answer::Reply,
     problem::{Fault, Problem, ProblemKind},
-    v1::answer::Reply,
 };
 
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";

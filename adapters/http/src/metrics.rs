@@ -5,8 +5,6 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-use crate::v1::Operation;
-
 /// From what the outbox needs at best to what a client will hardly wait for.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -51,7 +49,8 @@ impl ApiMetrics {
     /// `messager_v1_requests_total` and `messager_v1_request_duration_seconds` for `/v1`, these
     /// also by route.
     ///
-    /// The usual statuses stand at zero from the start, so that a first failure is seen as a rise.
+    /// The usual statuses of `/api` start at zero, so that the first failure is seen as a rise.
+    /// [`v1_router`](crate::v1_router) adds those of `/v1`.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let answers = IntCounterVec::new(
             Opts::new("total_messages", "Answers of the API, by HTTP status."),
@@ -87,14 +86,16 @@ impl ApiMetrics {
         )?;
         registry.register(Box::new(v1_answers.clone()))?;
         registry.register(Box::new(v1_durations.clone()))?;
-        for operation in Operation::ALL {
-            for status in [operation.success(), StatusCode::SERVICE_UNAVAILABLE] {
-                let label = [operation.route(), status.as_str()];
-                v1_answers.with_label_values(&label);
-                v1_durations.with_label_values(&label);
-            }
-        }
         Ok(Self { answers, durations, usual, v1_answers, v1_durations })
+    }
+
+    /// Starts the usual statuses of a route of `/v1` at zero.
+    pub(crate) fn expect_v1(&self, route: &'static str, success: StatusCode) {
+        for status in [success, StatusCode::SERVICE_UNAVAILABLE] {
+            let label = [route, status.as_str()];
+            self.v1_answers.with_label_values(&label);
+            self.v1_durations.with_label_values(&label);
+        }
     }
 
     pub(crate) fn answered(&self, status: StatusCode, took: Duration) {

@@ -3,24 +3,25 @@
 use std::panic::AssertUnwindSafe;
 
 use application::{
-    AnswerError, AnswerOnce, Chain, Repeatable,
-    ports::{AnswerClaim, Answers, Begun},
+    AnswerError, Chain, Repeatable,
+    ports::{AnswerClaim, Begun},
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use futures_util::FutureExt;
 
 use super::{
-    answer::Reply,
     problem::{Fault, Problem, ProblemKind},
+    reply::Reply,
+    use_cases::UseCases,
 };
 
-pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
-pub(crate) const MAX_KEY: usize = 255;
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(super) const MAX_KEY: usize = 255;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The key of a request, if it has one.
-pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     let visible = |byte: &u8| byte.is_ascii_graphic();
@@ -39,8 +40,8 @@ pub(crate) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 /// Does `work` unless it was done under this key before: then its answer is given again.
 ///
 /// Run in a task of its own: dropped in the middle, the key would be taken for two minutes.
-pub(crate) async fn once<A: Answers, W: Future<Output = Result<Reply, Problem>>>(
-    answers: &AnswerOnce<A>,
+pub(super) async fn once<W: Future<Output = Result<Reply, Problem>>>(
+    answers: &dyn UseCases,
     request: Repeatable<'_>,
     body: &[u8],
     work: impl Fn(AnswerClaim) -> W,

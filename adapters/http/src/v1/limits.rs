@@ -13,7 +13,7 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// The policies that a send of this caller may be counted under.
-pub(crate) fn of_send(limits: &SendLimits, caller: &Caller) -> Vec<Policy> {
+pub(super) fn send_policies(limits: &SendLimits, caller: &Caller) -> Vec<Policy> {
     let ip = caller.ip.map(|_| limits.ip.policies("ip"));
     let key = caller.api_key.map(|_| limits.key.policies("key"));
     let custom = caller.custom.iter().filter_map(|(name, _)| {
@@ -29,7 +29,7 @@ pub(crate) fn of_send(limits: &SendLimits, caller: &Caller) -> Vec<Policy> {
 
 /// `policies` are all that the request was held against; those that were violated need not be
 /// among them.
-pub(crate) fn exceeded(violations: &[Violation], mut policies: Vec<Policy>) -> Problem {
+pub(super) fn exceeded(violations: &[Violation], mut policies: Vec<Policy>) -> Problem {
     for Violation { policy, .. } in violations {
         if !policies.iter().any(|known| known.name == policy.name) {
             policies.push(policy.clone());
@@ -71,7 +71,7 @@ mod tests {
             ..SendLimits::default()
         };
         let names = |caller: &Caller| -> Vec<String> {
-            let policies = of_send(&limits, caller).into_iter();
+            let policies = send_policies(&limits, caller).into_iter();
             policies.map(|policy| policy.name.as_str().to_owned()).collect()
         };
 

@@ -4,22 +4,31 @@ use domain::{Code, CodeLength, Pacing, PhoneNumber, Region, SendLimits, Template
 
 use crate::auth::ApiAuth;
 
-/// What holds on `/v1`. Limits and pacing are told to clients here; the use cases hold to them.
+/// The settings of `/v1`.
+///
+/// The use cases enforce the limits and the pacing. `/v1` reports them to clients.
 #[derive(Debug, Clone)]
 pub struct V1Settings {
-    /// Whose numbers may be written as they are dialled there.
+    /// The region in whose national format a number may be written.
     pub default_region: Option<Region>,
     pub auth: ApiAuth,
     pub limits: SendLimits,
-    /// Whether a start must name the end user's address.
+    /// Whether a start must give the end user's IP address.
     pub require_ip: bool,
     pub templates: Arc<Templates>,
-    /// Of a verification that says none.
+    /// Used if a start does not ask for a length.
     pub code_length: CodeLength,
-    /// Of a verification that says none.
+    /// Used if a start does not ask for a time to live.
     pub ttl: Duration,
     pub pacing: Pacing,
     pub test_numbers: HashMap<PhoneNumber, Code>,
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
+}
+
+impl V1Settings {
+    /// Returns the test number and its code, if `phone` is one.
+    pub(super) fn test_number(&self, phone: Option<PhoneNumber>) -> Option<(&PhoneNumber, &Code)> {
+        self.test_numbers.get_key_value(&phone?)
+    }
 }

@@ -55,10 +55,10 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn any_path() -> impl Strategy<Value = String> {
-    let operation = select(Operation::ALL.to_vec());
+    let endpoint = select(ENDPOINTS.to_vec());
     let id = prop_oneof![3 => Just(ID.to_owned()), 1 => "[a-z0-9_%]{0,36}"];
     prop_oneof![
-        6 => (operation, id).prop_map(|(operation, id)| operation.route().replace("{id}", &id)),
+        6 => (endpoint, id).prop_map(|(endpoint, id)| endpoint.route.replace("{id}", &id)),
         1 => "/v1(/[a-z/]{0,12})?",
     ]
     .prop_filter("a URI", |path| path.parse::<axum::http::Uri>().is_ok())
@@ -79,7 +79,7 @@ proptest! {
         verifications.expect_note_receipt().returning(|_, _| Ok(true));
         verifications.expect_find().returning(|_| Ok(Some(pending())));
         let parts = Parts { verifications, ..parts() }.with_outbox(outbox);
-        let router = parts.with_answers(Book::default()).router();
+        let router = parts.with_answers(idempotency::Book::default()).router();
         let mut request =
             Request::builder().method(&*method).uri(&*path).header(CONTENT_TYPE, "application/json");
         if let Some(key) = &key {

@@ -1,0 +1,43 @@
+//! `POST /v1/verifications/{id}/cancel`
+
+use application::CancelError;
+use axum::http::{Method, StatusCode};
+use domain::{Scope, VerificationStatus};
+
+use super::{
+    endpoint::Endpoint,
+    handler::{V1Handler, V1Request},
+    problem::{Problem, ProblemKind},
+    reply::Reply,
+    verification::{VERIFICATION, shown},
+};
+
+pub(super) static ENDPOINT: Endpoint = Endpoint {
+    operation_id: "cancelVerification",
+    method: Method::POST,
+    route: "/v1/verifications/{id}/cancel",
+    scope: Scope::Send,
+    takes_idempotency_key: false,
+    success: StatusCode::OK,
+    tag: "verifications",
+    summary: "Give a verification up",
+    description: "Its code is no good any more. Twice is as good as once.",
+    success_description: "The verification is canceled",
+    request: None,
+    answer: Some(&VERIFICATION),
+    problems: &[ProblemKind::NotFound, ProblemKind::AlreadyApproved, ProblemKind::Gone],
+    links: &[],
+    handle: |v1, request| Box::pin(cancel(v1, request)),
+};
+
+async fn cancel(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Problem> {
+    match v1.use_cases.cancel(request.id()?).await {
+        Ok(history) => Ok(shown(v1, StatusCode::OK, &history, request)),
+        Err(CancelError::Unknown) => Err(ProblemKind::NotFound.into()),
+        Err(CancelError::AlreadyApproved) => Err(ProblemKind::AlreadyApproved.into()),
+        Err(CancelError::Expired) => Err(Problem::gone(VerificationStatus::Expired)),
+        Err(error @ (CancelError::Full | CancelError::Unavailable(_))) => {
+            Err(v1.unavailable(&error))
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! `POST /v1/verifications/{id}/checks`
+
+use application::{CheckError, Checked, CodeOf};
+use axum::http::{Method, StatusCode};
+use domain::{Code, Scope, VerificationStatus};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::openapi::{Object, ObjectBuilder};
+
+use super::{
+    body::{Faults, code, members},
+    endpoint::{Endpoint, Model},
+    handler::{V1Handler, V1Request},
+    limits::exceeded,
+    openapi::schema::{self, boolean, count, known, said},
+    problem::{Problem, ProblemKind},
+    reply::Reply,
+};
+
+pub(super) static ENDPOINT: Endpoint = Endpoint {
+    operation_id: "checkCode",
+    method: Method::POST,
+    route: "/v1/verifications/{id}/checks",
+    scope: Scope::Check,
+    takes_idempotency_key: true,
+    success: StatusCode::OK,
+    tag: "checks",
+    summary: "Try a code against a verification",
+    description: "An attempt is spent whatever the answer is. A code is right once.",
+    success_description: "Whether the code was right",
+    request: Some(&Model { name: "Check", schema: |_| request_schema(), parts: &[] }),
+    answer: Some(&Model { name: "Checked", schema: |_| answer_schema(), parts: &[] }),
+    problems: &[
+        ProblemKind::NotFound,
+        ProblemKind::AlreadyApproved,
+        ProblemKind::Gone,
+        ProblemKind::QuotaExceeded,
+    ],
+    links: &[],
+    handle: |v1, request| Box::pin(check(v1, request)),
+};
+
+/// The members of both checks. A check by id ignores `phone`, but not two of them.
+#[derive(Deserialize)]
+pub(super) struct CheckMembers {
+    pub(super) phone: Option<Value>,
+    pub(super) code: Option<Value>,
+}
+
+#[derive(Serialize)]
+struct CheckView {
+    valid: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts_left: Option<u8>,
+}
+
+async fn check(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Problem> {
+    let id = request.id()?;
+    let code = parse(request.json()?)?;
+    try_code(v1, request, CodeOf::Verification(id), &code).await
+}
+
+/// Tries a code against a verification or a phone.
+pub(super) async fn try_code(
+    v1: &V1Handler,
+    request: &V1Request<'_>,
+    of: CodeOf,
+    code: &Code,
+) -> Result<Reply, Problem> {
+    match v1.use_cases.check(of, code, request.claim.as_ref()).await {
+        Ok(checked) => Ok(Reply::json(StatusCode::OK, &CheckView::of(checked))),
+        Err(CheckError::Unknown) => Err(ProblemKind::NotFound.into()),
+        Err(CheckError::AlreadyApproved) => Err(ProblemKind::AlreadyApproved.into()),
+        Err(CheckError::Gone(status)) => Err(Problem::gone(status)),
+        Err(CheckError::Limited(violations)) => {
+            Err(exceeded(&violations, v1.settings.limits.check.policies("check")))
+        }
+        Err(error @ (CheckError::Full | CheckError::Unavailable(_))) => Err(v1.unavailable(&error)),
+    }
+}
+
+impl CheckView {
+    fn of(checked: Checked) -> Self {
+        match checked {
+            Checked::Approved => {
+                let status = Some(VerificationStatus::Approved.as_str());
+                Self { valid: true, status, attempts_left: None }
+            }
+            // Without a count nothing is said of the verification, not even whether there is one.
+            Checked::Wrong { attempts_left } => {
+                let status = attempts_left.map(|_| VerificationStatus::Pending.as_str());
+                Self { valid: false, status, attempts_left }
+            }
+        }
+    }
+}
+
+pub(super) fn parse(body: &[u8]) -> Result<Code, Problem> {
+    let members: CheckMembers = members(body)?;
+    let mut faults = Faults::default();
+    faults.required("/code", members.code, code).ok_or_else(|| faults.problem())
+}
+
+fn request_schema() -> Object {
+    ObjectBuilder::new().property("code", schema::code()).required("code").build()
+}
+
+/// One schema for the right and the wrong code: generators do not tell two apart by the value of
+/// `valid`.
+fn answer_schema() -> Object {
+    ObjectBuilder::new()
+        .property("valid", valid())
+        .property("status", known(&["approved", "pending"]))
+        .property("attempts_left", said(count(), "Only if the code is wrong."))
+        .required("valid")
+        .required("status")
+        .build()
+}
+
+pub(super) fn valid() -> Object {
+    said(boolean(), "Whether the code is right.")
+}

@@ -1,0 +1,131 @@
+//! Problems in the `OpenAPI` document.
+
+use serde_json::{Value, json};
+use utoipa::openapi::{
+    ContentBuilder, Header, Object, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
+    example::ExampleBuilder, schema::ArrayBuilder,
+};
+
+use super::{
+    super::{
+        endpoint::Model,
+        problem::{PROBLEM_JSON, ProblemKind},
+    },
+    parts::header,
+    schema::{count, known, said, seconds, string, string_schema},
+};
+
+pub(super) static PROBLEM: Model =
+    Model { name: "Problem", schema: |_| problem_schema(), parts: &[&FAULT] };
+
+static FAULT: Model = Model { name: "Fault", schema: |_| fault(), parts: &[] };
+
+/// One answer for all kinds of one status, with an example of each.
+pub(super) fn problem(kinds: &[ProblemKind]) -> Response {
+    let titles: Vec<&str> = kinds.iter().map(|kind| kind.meaning().title).collect();
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .examples_from_iter(kinds.iter().map(|kind| {
+            let example = ExampleBuilder::new().value(Some(problem_example(*kind)));
+            (kind.meaning().code, RefOr::from(example.build()))
+        }));
+    let mut response = ResponseBuilder::new()
+        .description(titles.join("; "))
+        .content(PROBLEM_JSON, content.build());
+    for kind in kinds {
+        for (name, value) in problem_headers(*kind) {
+            response = response.header(name, value);
+        }
+    }
+    response.build()
+}
+
+fn problem_example(kind: ProblemKind) -> Value {
+    let meaning = kind.meaning();
+    let mut example = json!({
+        "type": meaning.uri(),
+        "title": meaning.title,
+        "status": meaning.status.as_u16(),
+        "detail": meaning.detail,
+        "instance": "/v1/verifications",
+        "code": meaning.code,
+    });
+    match kind {
+        ProblemKind::Invalid => {
+            example["errors"] =
+                json!([{ "pointer": "/phone", "detail": "must be a phone number" }]);
+        }
+        ProblemKind::Forbidden => example["scope"] = json!("send"),
+        ProblemKind::Gone => example["verification_status"] = json!("expired"),
+        ProblemKind::QuotaExceeded => {
+            example["violated-policies"] = json!(["phone-1h"]);
+            example["retry_after"] = json!(60);
+        }
+        _ => {}
+    }
+    example
+}
+
+fn problem_headers(kind: ProblemKind) -> Vec<(&'static str, Header)> {
+    let seconds = || ("Retry-After", header(seconds(), "Until then."));
+    let text = |name, says| (name, header(string(), says));
+    match kind {
+        ProblemKind::Unauthorized => vec![text("WWW-Authenticate", "Bearer.")],
+        ProblemKind::MethodNotAllowed => vec![text("Allow", "The methods of the path.")],
+        ProblemKind::QuotaExceeded => vec![
+            seconds(),
+            text("RateLimit-Policy", "All policies that the request was held against."),
+            text("RateLimit", "Those that are used up, and for how long."),
+        ],
+        ProblemKind::ReducedCapacity => vec![seconds()],
+        _ => Vec::new(),
+    }
+}
+
+fn problem_schema() -> Object {
+    let types: Vec<String> = ProblemKind::all().map(|kind| kind.meaning().uri()).collect();
+    let codes: Vec<&str> = ProblemKind::all().map(|kind| kind.meaning().code).collect();
+    let policies = ArrayBuilder::new()
+        .items(RefOr::from(string_schema()))
+        .description(Some("Of quota-exceeded: the limits that are used up."));
+    let errors = ArrayBuilder::new()
+        .items(Ref::from_schema_name("Fault"))
+        .description(Some("Of invalid: the rules that the request breaks."));
+    ObjectBuilder::new()
+        .property(
+            "type",
+            said(
+                known(&types.iter().map(String::as_str).collect::<Vec<_>>()),
+                "Stable; tell problems apart by it.",
+            ),
+        )
+        .property("title", string())
+        .property("status", count())
+        .property("detail", said(string(), "Repeats nothing of the request."))
+        .property("instance", said(string(), "The path of the request."))
+        .property("code", said(known(&codes), "The last segment of type."))
+        .property("errors", errors)
+        .property("scope", said(string(), "Of forbidden: the scope that the API key lacks."))
+        .property("verification_status", said(string(), "Of gone: expired or canceled."))
+        .property("violated-policies", policies)
+        .property("retry_after", seconds())
+        .required("type")
+        .required("title")
+        .required("status")
+        .required("detail")
+        .required("instance")
+        .required("code")
+        .build()
+}
+
+fn fault() -> Object {
+    let fault = ObjectBuilder::new()
+        .property(
+            "pointer",
+            ObjectBuilder::from(string())
+                .description(Some("Where in the body, as a JSON pointer.")),
+        )
+        .property("header", string())
+        .property("detail", ObjectBuilder::from(string()).description(Some("The rule.")));
+    fault.required("detail").build()
+}

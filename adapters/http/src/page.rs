@@ -1,4 +1,4 @@
-//! The page to try the service with, and how a page of ours is served.
+//! The page for trying the service, and how pages are served.
 
 use axum::{
     Router,
@@ -18,34 +18,37 @@ use crate::error::ApiError;
 
 const PAGE: &str = include_str!("page.html");
 
-/// The page to try the service with, at `/`: a number, its code, verified, and each request made.
+/// The page for trying the service, at `/`: it verifies a number and shows each request.
 ///
-/// For the embedded default. It needs no key itself; it asks for one when the API does.
+/// It is served by the embedded default only. The page itself needs no API key. It asks for one if
+/// the API needs one.
 pub fn router<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    Router::new().route("/", serve(PAGE))
+    Router::new().route("/", serve(PAGE, &policy(PAGE)))
 }
 
-/// A page that is whole in itself: one script, one style, and nothing of another host.
-pub(crate) fn serve<S: Clone + Send + Sync + 'static>(html: &'static str) -> MethodRouter<S> {
-    let headers = headers(html);
+/// Serves a page under a Content-Security-Policy.
+pub(crate) fn serve<S: Clone + Send + Sync + 'static>(
+    html: &'static str,
+    policy: &str,
+) -> MethodRouter<S> {
+    let headers = headers(policy);
     get(async move || (headers.clone(), html)).fallback(async || ApiError::MethodNotAllowed)
 }
 
-fn headers(html: &str) -> HeaderMap {
-    let policy = HeaderValue::try_from(policy(html)).expect("base64 and our own words are ASCII");
+fn headers(policy: &str) -> HeaderMap {
+    let policy = HeaderValue::try_from(policy).expect("a policy is ASCII");
     let headers: [(HeaderName, HeaderValue); 5] = [
         (CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (CONTENT_SECURITY_POLICY, policy),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-        // After an upgrade the page of before would speak to another API.
+        // After an upgrade, an old page would talk to a new API.
         (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
     HeaderMap::from_iter(headers)
 }
 
-/// Lets the page run the script and the style that are in `html`, talk to us, and nothing else.
-///
+/// Lets the page run the script and the style in `html`, talk to this server, and nothing else.
 /// `data:` images are its icon.
 fn policy(html: &str) -> String {
     let (script, style) = (hash(html, "script"), hash(html, "style"));
@@ -55,37 +58,59 @@ fn policy(html: &str) -> String {
     )
 }
 
-/// The hash of what stands in the only element `tag`, as a policy names it.
-fn hash(html: &str, tag: &str) -> String {
+/// Returns the hash of the content of the only element `<tag>`, as a policy names it.
+pub(crate) fn hash(html: &str, tag: &str) -> String {
     let (begin, end) = (format!("<{tag}>"), format!("</{tag}>"));
     let content = html
         .split_once(&begin)
         .and_then(|(_, rest)| rest.split_once(&end))
         .map(|(content, _)| content)
-        .expect("our pages have one script and one style");
+        .expect("our pages have the element once");
     format!("sha256-{}", STANDARD.encode(Sha256::digest(content)))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use axum::{
-        body::Body,
-        http::{Method, Request, StatusCode, header::ALLOW},
+        body::{Body, Bytes},
+        http::{
+            Method, Request, StatusCode,
+            header::{ACCEPT_ENCODING, ALLOW},
+        },
     };
     use http_body_util::BodyExt;
     use tower::ServiceExt;
 
     use super::*;
 
-    async fn ask(router: Router, method: Method, path: &str) -> (StatusCode, HeaderMap, String) {
+    pub(crate) async fn ask(
+        router: Router,
+        method: Method,
+        path: &str,
+    ) -> (StatusCode, HeaderMap, String) {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
-        let (head, body) = router.oneshot(request).await.unwrap().into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        (head.status, head.headers, String::from_utf8(body.to_vec()).unwrap())
+        let (status, headers, body) = answer(router, request).await;
+        (status, headers, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    /// What holds for every page of ours.
-    pub(crate) async fn check(router: Router, path: &str) {
+    /// Gets a file with this `Accept-Encoding`.
+    pub(crate) async fn ask_with(
+        router: Router,
+        path: &str,
+        accepted: &str,
+    ) -> (StatusCode, HeaderMap, Bytes) {
+        let request = Request::get(path).header(ACCEPT_ENCODING, accepted);
+        answer(router, request.body(Body::empty()).unwrap()).await
+    }
+
+    async fn answer(router: Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
+        let (head, body) = router.oneshot(request).await.unwrap().into_parts();
+        (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+    }
+
+    #[tokio::test]
+    async fn page_is_self_contained_and_its_policy_enforces_it() {
+        let (router, path) = (router(), "/");
         let (status, headers, html) = ask(router.clone(), Method::GET, path).await;
 
         assert_eq!(status, StatusCode::OK);
@@ -102,7 +127,7 @@ pub(crate) mod tests {
             assert!(policy.contains(&format!("{tag}-src 'sha256-{digest}';")), "{policy}");
             assert!(!after.contains(&format!("<{tag}")), "a second {tag}");
         }
-        needs_nothing_else(&html);
+        assert_self_contained(&html);
 
         let (status, headers, body) = ask(router.clone(), Method::HEAD, path).await;
         assert_eq!((status, body.as_str()), (StatusCode::OK, ""));
@@ -112,9 +137,9 @@ pub(crate) mod tests {
         assert_eq!(headers[ALLOW], "GET,HEAD");
     }
 
-    /// Neither another host, nor what the policy would forbid.
+    /// Asserts that the page names no other host and needs nothing that the policy forbids.
     #[track_caller]
-    fn needs_nothing_else(html: &str) {
+    fn assert_self_contained(html: &str) {
         // A name of the icon's language, not an address that anybody asks.
         let html = html.replace("xmlns='http://www.w3.org/2000/svg'", "").replace("curl(", "");
         for forbidden in [
@@ -141,19 +166,14 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn is_whole_in_itself_and_held_to_that() {
-        check(router(), "/").await;
-    }
-
-    #[tokio::test]
-    async fn is_at_the_root_only() {
+    async fn page_is_at_the_root_only() {
         let (status, _, _) = ask(router(), Method::GET, "/index.html").await;
 
         assert_eq!(status, StatusCode::NOT_FOUND);
     }
 
     #[test]
-    fn a_changed_script_has_another_hash() {
+    fn changed_script_has_another_hash() {
         let changed = PAGE.replacen("'use strict';", "'use strict'; ", 1);
 
         assert_ne!(hash(PAGE, "script"), hash(&changed, "script"));

@@ -27,7 +27,8 @@ mod phone;
 #[cfg(test)]
 mod tests;
 
-/// The Go service had no limit. What is here beside a phone is not read by anyone.
+/// The longest body in bytes. The Go service had no limit, and its clients may send more than a
+/// phone.
 const MAX_BODY: usize = 256 * 1024;
 
 /// A JSON string, spelled as the Go service spelled it.
@@ -37,11 +38,11 @@ const ACCEPTED: &str = r#""message successfuly sended""#;
 pub struct ApiSettings {
     /// How long a request's body may take to arrive.
     pub body_timeout: Duration,
-    /// Who must show a key: here, only with [`ApiAuth::All`].
+    /// `/api` needs a key with [`ApiAuth::All`] only.
     pub auth: ApiAuth,
-    /// Whose numbers may be written as they are dialled there.
+    /// The region in whose national format a number may be written.
     pub default_region: Option<Region>,
-    /// Otherwise its paths are not there.
+    /// Whether the paths exist.
     pub is_open: bool,
 }
 
@@ -55,7 +56,7 @@ struct Api<O, K, R> {
 
 /// The API: `POST` to `/api` or `/api/send`, each with or without a slash at the end.
 ///
-/// Every answer is counted in `metrics`, except to paths that are not the API's.
+/// Every answer is counted in `metrics`, except answers to unknown paths.
 pub fn router<O, K, R>(
     submit: Arc<SubmitMessage<O, R>>,
     keys: Arc<Authorize<K>>,
@@ -72,7 +73,7 @@ where
         keys,
         metrics,
         settings,
-        failures: FailureLog::new("messages are not stored"),
+        failures: FailureLog::new("cannot store messages; requests are answered 503"),
     });
     let paths: &[&str] =
         if settings.is_open { &["/api", "/api/", "/api/send", "/api/send/"] } else { &[] };
@@ -102,7 +103,7 @@ where
     R: CryptoRng + Send + 'static,
 {
     let started = Instant::now();
-    // Nothing is shared with the request but the use case, which is whole between two calls.
+    // A panic cannot leave broken state: only the use case is shared, and it has none between calls.
     let response = match AssertUnwindSafe(api.send(request)).catch_unwind().await {
         Ok(Ok(())) => ([(CONTENT_TYPE, JSON)], ACCEPTED).into_response(),
         Ok(Err(error)) => error.into_response(),
@@ -129,7 +130,7 @@ where
 
 impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     async fn send(&self, request: Request) -> Result<(), ApiError> {
-        let submission = self.asked(request).await?;
+        let submission = self.parse(request).await?;
         let Err(error) = self.submit.execute(submission).await else {
             return Ok(());
         };
@@ -152,9 +153,11 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
         })
     }
 
-    /// What is asked for. Nothing of the request is kept while it waits to be stored: its headers
-    /// alone hold the whole buffer that they came in, and the connection would take another.
-    async fn asked(&self, request: Request) -> Result<Submission, ApiError> {
+    /// Reads and parses a request.
+    ///
+    /// It keeps nothing of the request: the headers alone hold the whole buffer that they came in,
+    /// and while the message waits to be stored the connection would take another buffer.
+    async fn parse(&self, request: Request) -> Result<Submission, ApiError> {
         let (head, body) = request.into_parts();
         let allowed = self.authorize(&head.headers).await;
         let patience = self.settings.body_timeout;

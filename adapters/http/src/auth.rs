@@ -1,22 +1,22 @@
-//! Who asks, and whether it may.
+//! API keys in requests.
 
 use application::{Authorize, AuthorizeError, ports::ApiKeys};
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use domain::{ApiKeyId, Scope};
 
-/// Who must show an API key.
+/// Which callers need an API key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ApiAuth {
-    /// Nobody.
+    /// No caller.
     #[default]
     None,
     /// Callers of `/v1`.
     V1,
-    /// Callers of `/api` too.
+    /// Callers of `/v1` and `/api`.
     All,
 }
 
-/// Whose key `headers` show, if it is good for `scope`.
+/// Returns the API key of a request, if the key has the scope.
 pub(crate) async fn caller<K: ApiKeys>(
     keys: &Authorize<K>,
     headers: &HeaderMap,
@@ -26,7 +26,7 @@ pub(crate) async fn caller<K: ApiKeys>(
     keys.execute(text, scope).await
 }
 
-/// The token of `Authorization: Bearer <token>`, if there is one such header and no other.
+/// Returns the token of `Authorization: Bearer <token>`, if there is exactly one such header.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_stands_alone_in_one_header() {
+    fn token_is_read_from_a_single_bearer_header() {
         #[track_caller]
         fn check(values: &[&str], expected: Option<&str>) {
             let mut headers = HeaderMap::new();

@@ -145,8 +145,9 @@ mod tests {
     fn files_are_those_of_the_release() {
         let readme = include_str!("docs/README.md");
         for file in &FILES {
-            let sum: String =
-                Sha256::digest(&*file.plain).iter().map(|byte| format!("{byte:02x}")).collect();
+            let sum = Sha256::digest(&*file.plain)
+                .iter()
+                .fold(String::new(), |sum, byte| format!("{sum}{byte:02x}"));
             assert!(readme.contains(&sum), "{}: {sum}", file.path);
         }
         let size: usize = FILES.iter().map(|file| file.gzipped.len()).sum();

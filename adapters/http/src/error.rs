@@ -19,22 +19,22 @@ pub(crate) const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
 
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
-/// Logs failures of requests, at most one in a second: an outage fails every request, and a line
-/// for each would be one more load.
+/// Logs failures of requests, at most one a second: an outage fails every request, and a line for
+/// each would add to the load.
 #[derive(Debug)]
 pub(crate) struct FailureLog {
     what: &'static str,
     unlogged: Mutex<Unlogged>,
 }
 
-/// Failures since one was logged.
+/// Failures since the last line.
 #[derive(Debug, Default)]
 struct Unlogged {
     failures: u64,
     since: Option<Instant>,
 }
 
-/// Every way in which a request is not answered as asked.
+/// The errors that `/api` and the metrics port answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error("invalid request body")]
@@ -63,18 +63,18 @@ pub(crate) enum ApiError {
     StorageUnavailable,
 }
 
-/// Seconds until all of `violations` have passed; at least 1.
+/// Returns the seconds until all violated limits allow a request again; at least 1.
 pub(crate) fn retry_after(violations: &[Violation]) -> u64 {
     violations.iter().map(|violation| seconds(violation.retry_after)).max().unwrap_or(1)
 }
 
-/// Whole ones, so many that the time has passed after them; at least 1.
+/// Rounds up to whole seconds; at least 1.
 pub(crate) fn seconds(duration: Duration) -> u64 {
     (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 impl FailureLog {
-    /// `what` says what the failures lead to.
+    /// `what` is the log message: what the failures lead to.
     pub(crate) fn new(what: &'static str) -> Self {
         Self { what, unlogged: Mutex::default() }
     }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn seconds_are_never_too_few() {
+    fn seconds_are_rounded_up() {
         assert_eq!(seconds(Duration::ZERO), 1);
         assert_eq!(seconds(Duration::from_millis(1)), 1);
         assert_eq!(seconds(Duration::from_secs(60)), 60);

@@ -1,4 +1,4 @@
-//! The HTTP side: the API, the metrics and health pages, and the server that both run on.
+//! The HTTP adapter: `/api`, `/v1`, the pages, metrics and health, and the server below them.
 
 mod api;
 mod auth;

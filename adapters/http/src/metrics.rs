@@ -5,7 +5,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
-/// From what the outbox needs at best to what a client will hardly wait for.
+/// From the fastest answer of the outbox to more than a client will wait for.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
@@ -14,13 +14,13 @@ const BUCKETS: [f64; 14] =
 pub struct ApiMetrics {
     answers: IntCounterVec,
     durations: HistogramVec,
-    /// Kept at hand, because looking a label up takes a lock.
+    /// Looked up once, because a lookup takes a lock.
     usual: [(StatusCode, IntCounter, Histogram); 3],
     v1_answers: IntCounterVec,
     v1_durations: HistogramVec,
 }
 
-/// What [`crate::serve`] counts.
+/// The metrics of [`crate::serve`].
 #[derive(Debug, Clone)]
 pub struct ConnectionMetrics {
     pub(crate) refused: IntCounter,
@@ -32,11 +32,11 @@ impl ConnectionMetrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let refused = IntCounter::new(
             "messager_connections_refused_total",
-            "Connections that found all taken: answered with 503, or closed.",
+            "Connections refused because all were taken: answered with 503, or closed.",
         )?;
         let dropped = IntCounter::new(
             "messager_connections_dropped_total",
-            "Connections that did not proceed and were dropped to make room for others.",
+            "Connections that made no progress and were dropped to make room for others.",
         )?;
         registry.register(Box::new(refused.clone()))?;
         registry.register(Box::new(dropped.clone()))?;

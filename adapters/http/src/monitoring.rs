@@ -19,9 +19,9 @@ struct ReadinessPage<'a> {
     checks: &'a Readiness,
 }
 
-/// What operators and their tools ask for: `/metrics`, `/healthz`, `/readyz`.
+/// The router of the metrics port: `/metrics`, `/healthz`, `/readyz`.
 ///
-/// `/healthz` says that the process runs and no more: a restart would not bring a neighbour back.
+/// `/healthz` reports only that the process runs: a restart would not repair a dependency.
 pub fn metrics_router(registry: Registry, readiness: Readiness) -> Router {
     Router::new()
         .route("/metrics", get(metrics).with_state(registry))
@@ -36,7 +36,7 @@ async fn metrics(State(registry): State<Registry>) -> Response {
     match TextEncoder::new().encode_to_string(&registry.gather()) {
         Ok(text) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
         Err(error) => {
-            tracing::error!(%error, "metrics cannot be shown");
+            tracing::error!(%error, "cannot encode the metrics");
             ApiError::Internal.into_response()
         }
     }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shows_metrics_as_prometheus_reads_them() {
+    async fn metrics_are_in_the_text_format_of_prometheus() {
         let registry = Registry::new();
         ApiMetrics::register(&registry).unwrap();
         let router = metrics_router(registry, Readiness::new(&[]));
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn is_healthy_while_it_runs_and_ready_when_all_is_up() {
+    async fn process_is_healthy_always_and_ready_if_all_checks_are_up() {
         let readiness = Readiness::new(&["database", "broker"]);
         let router = metrics_router(Registry::new(), readiness.clone());
         let json = |status, text: &str| (status, "application/json".to_owned(), text.to_owned());

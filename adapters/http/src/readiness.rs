@@ -5,11 +5,11 @@ use std::{
 
 use serde::{Serialize, Serializer};
 
-/// Whether the neighbours that a process needs are there, as `/readyz` tells.
+/// Whether the dependencies of a process are up, for `/readyz`.
 ///
-/// A handle: clones share what they know. Whoever learns something says so, as often as it likes;
-/// only a change is logged. A name that was not given to [`new`](Self::new) is a mistake in the
-/// program: it panics in a debug build and is ignored in a release.
+/// Clones share their state. A task may report the same state any number of times; only changes are
+/// logged. A name that [`new`](Self::new) did not get is a bug: it panics in a debug build and is
+/// ignored in a release build.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     checks: Arc<[Check]>,
@@ -29,13 +29,13 @@ enum State {
 }
 
 impl Readiness {
-    /// Nothing is ready until [`set_up`](Self::set_up) was called for each of `names`.
+    /// Creates the checks. The process is ready once [`set_up`](Self::set_up) was called for each.
     pub fn new(names: &[&'static str]) -> Self {
         let check = |&name| Check { name, state: Mutex::new(State::Starting) };
         Self { checks: names.iter().map(check).collect() }
     }
 
-    /// The neighbour is there.
+    /// Reports that a dependency is up.
     pub fn set_up(&self, name: &str) {
         let Some(check) = self.check(name) else { return };
         let mut state = check.state();
@@ -47,7 +47,7 @@ impl Readiness {
         *state = State::Up;
     }
 
-    /// The neighbour is not there, or does not do its work. `reason` is shown to operators.
+    /// Reports that a dependency is down or does not work. Operators see `reason`.
     pub fn set_down(&self, name: &str, reason: impl Display) {
         let Some(check) = self.check(name) else { return };
         let reason = reason.to_string();
@@ -58,7 +58,7 @@ impl Readiness {
         *state = State::Down(reason);
     }
 
-    /// Whether every neighbour is there.
+    /// Whether every dependency is up.
     pub fn is_ready(&self) -> bool {
         self.checks.iter().all(|check| *check.state() == State::Up)
     }
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_ready_when_every_check_is_up() {
+    fn process_is_ready_if_every_check_is_up() {
         let readiness = Readiness::new(&["database", "broker"]);
         assert!(!readiness.is_ready());
 
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn with_nothing_to_check_it_is_ready() {
+    fn process_without_checks_is_ready() {
         assert!(Readiness::new(&[]).is_ready());
     }
 }

@@ -1,4 +1,4 @@
-//! What `/api` and `/v1` read of a request in the same way: its body, its media type, its trace.
+//! Reading of requests that `/api` and `/v1` share: body, media type and trace.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use axum::{
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-/// How much of a body that is too long is read all the same.
+/// How much of a too long body is read and ignored.
 ///
-/// A connection closed with unread bytes is reset, and then the client may never see our answer.
+/// A connection that is closed with unread bytes is reset, and the client may miss the answer.
 const MAX_IGNORED_BODY: usize = 4 * 1024 * 1024;
 
 /// How long the server reads the body of a request that it refuses anyway. A client that is still
@@ -71,7 +71,7 @@ async fn read(mut body: Body, headers: &HeaderMap, most: usize) -> Result<Vec<u8
     if length <= most { Ok(content) } else { Err(Unread::TooLong) }
 }
 
-/// The caller's trace, if it sent one header that is valid.
+/// Returns the caller's trace, if the request has exactly one valid `traceparent`.
 pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     let mut values = headers.get_all("traceparent").iter();
     let value = values.next()?;
@@ -81,7 +81,8 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     value.to_str().ok()?.parse().ok()
 }
 
-/// The media type without its parameters, in lower case. gin ends it at a semicolon or a space.
+/// Returns the media type in lower case, without its parameters. Like gin, it ends at a semicolon or
+/// a space.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.trim_start().split([';', ' ']).next().unwrap_or_default().to_ascii_lowercase()

@@ -60,7 +60,7 @@ static ENDPOINTS: [&Endpoint; 7] = [
     &receipt::ENDPOINT,
 ];
 
-/// `/v1` and its description at `/openapi.json`.
+/// The router of `/v1` and `/openapi.json`.
 ///
 /// Every answer is counted in `metrics`, except answers to unknown paths. The router has no
 /// fallback, so that it can be merged with the router of `/api`.
@@ -71,7 +71,7 @@ pub fn v1_router(
 ) -> Router {
     let description = Bytes::from(openapi::text(&ENDPOINTS, &settings));
     let describe = async move || ([(CONTENT_TYPE, JSON)], description).into_response();
-    let failures = FailureLog::new("verifications are not served");
+    let failures = FailureLog::new("cannot reach the database; /v1 answers 503");
     let v1 = Arc::new(V1Handler { use_cases, settings, metrics, failures });
     let mut router = Router::new()
         .route("/openapi.json", get(describe).fallback(refuse_method))

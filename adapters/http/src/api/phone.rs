@@ -1,8 +1,8 @@
-//! The phone that a client of `/api` asks for, in each form that the Go service took.
+//! The phone in a request of `/api`, in every form that the Go service accepted.
 //!
 //! The Go service read requests with gin 1.10 and `encoding/json`, and its clients may depend on
-//! what these take: field names in any case, a name that stands twice, bytes after the object,
-//! invalid UTF-8, and forms. `/v1` is strict. ADR 48 lists what is taken and what is not.
+//! what these accept: field names in any case, duplicate names, bytes after the object, invalid
+//! UTF-8, and forms. `/v1` is strict. ADR 48 lists what is accepted and what is not.
 
 use std::{convert::Infallible, fmt};
 
@@ -23,8 +23,8 @@ use crate::{
     request::{is_json, media_type},
 };
 
-/// The one field of a request, whose name may be in any case. (In a form, gin took the name of the
-/// Go field alone: `Phone`.)
+/// The field of a request. Its name may be in any case. (In a form, gin accepted only the name of
+/// the Go field: `Phone`.)
 const PHONE: &str = "phone";
 
 #[derive(Validate)]
@@ -49,14 +49,14 @@ pub(super) async fn read(head: &Parts, body: Vec<u8>) -> Result<PhoneNumber, Api
     })
 }
 
-/// Reads the object at the start of the body. Bytes after it are ignored: Go's decoder stops
+/// Reads the object at the start of the body. Bytes after it are ignored, as Go's decoder stops
 /// there.
 fn from_json(body: &[u8]) -> Result<String, &'static str> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    // serde's own message may repeat what stands in the body.
-    let Asked(phone) =
-        Asked::deserialize(&mut json).map_err(|_| "not a JSON object with a phone")?;
-    // A byte that is no UTF-8 is no digit either.
+    // serde's message may repeat values of the body.
+    let PhoneMember(phone) =
+        PhoneMember::deserialize(&mut json).map_err(|_| "not a JSON object with a phone")?;
+    // Invalid UTF-8 contains a byte that is not a digit.
     String::from_utf8(phone.unwrap_or_default()).map_err(|_| "a phone number has only digits")
 }
 
@@ -66,7 +66,7 @@ fn from_query(head: &Parts) -> Option<String> {
 
 fn from_pairs(form: &[u8]) -> Option<String> {
     let pairs = form_urlencoded::parse(form).filter(|(name, _)| name.eq_ignore_ascii_case(PHONE));
-    // Of several the one that gin took: the first `Phone`.
+    // Of several fields, gin took the first `Phone`.
     let found = pairs.min_by_key(|(name, _)| name != "Phone");
     found.map(|(_, value)| value.into_owned())
 }
@@ -93,7 +93,7 @@ fn checked(phone: Result<String, &'static str>) -> Result<PhoneNumber, String> {
     request.phone.parse().map_err(|error: domain::InvalidPhoneNumber| error.to_string())
 }
 
-/// The domain's rule and that of the Go service, which took no number of less than 11 digits.
+/// Checks the rule of the domain and that of the Go service, which required 11 digits.
 fn is_phone_number(phone: &str) -> Result<(), ValidationError> {
     let broken = |rule: String| Err(ValidationError::new("phone_number").with_message(rule.into()));
     match phone.parse::<PhoneNumber>() {
@@ -103,7 +103,7 @@ fn is_phone_number(phone: &str) -> Result<(), ValidationError> {
     }
 }
 
-/// The messages of the rules alone: validator's own text carries the value.
+/// Joins the messages of the broken rules. validator's own text contains the value.
 fn rule_broken(errors: &validator::ValidationErrors) -> String {
     let errors = errors.field_errors();
     let messages = errors.values().flat_map(|errors| errors.iter());
@@ -111,24 +111,24 @@ fn rule_broken(errors: &validator::ValidationErrors) -> String {
     messages.join(", ")
 }
 
-/// The value of the last member named `phone` in any case that is not null, as `encoding/json`
-/// chooses it.
-struct Asked(Option<Vec<u8>>);
+/// The value of the last member that is named `phone` in any case and is not null, as
+/// `encoding/json` chooses it.
+struct PhoneMember(Option<Vec<u8>>);
 
-/// A JSON string as bytes: Go takes invalid UTF-8 in it, which serde's texts do not.
+/// A JSON string as bytes: Go accepts invalid UTF-8 in it, and serde's strings do not.
 struct Text(Vec<u8>);
 
-impl<'de> Deserialize<'de> for Asked {
+impl<'de> Deserialize<'de> for PhoneMember {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
-            type Value = Asked;
+            type Value = PhoneMember;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Asked, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<PhoneMember, A::Error> {
                 let mut phone = None;
                 while let Some(Text(name)) = members.next_key()? {
                     if !name.eq_ignore_ascii_case(PHONE.as_bytes()) {
@@ -137,7 +137,7 @@ impl<'de> Deserialize<'de> for Asked {
                         phone = Some(value);
                     }
                 }
-                Ok(Asked(phone))
+                Ok(PhoneMember(phone))
             }
         }
         deserializer.deserialize_map(Members)
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_names_the_rule_and_not_the_number() {
+    fn refusal_names_the_rule_and_not_the_number() {
         let refused = checked(Ok("+79991234567".to_owned()));
 
         let rule = "a phone number has only the digits 0 to 9, without a leading +";

@@ -137,7 +137,7 @@ async fn every_path_of_the_contract_accepts() {
 }
 
 #[tokio::test]
-async fn the_phone_that_was_asked_for_is_stored() {
+async fn requested_phone_is_stored() {
     let mut outbox = MockOutbox::new();
     let expected = |new: &NewSend| new.message.phone.as_str() == "899999999999999";
     outbox.expect_enqueue().withf(expected).times(4).returning(|_| Ok(accepted()));
@@ -154,7 +154,7 @@ async fn the_phone_that_was_asked_for_is_stored() {
 }
 
 #[tokio::test]
-async fn what_is_set_for_numbers_holds_here_too() {
+async fn number_rules_apply_to_api() {
     const REFUSED: &str = r#"{"error":"messages to this number are not allowed"}"#;
     let numbers =
         NumberRules { allowed: "RU".parse().unwrap(), refused: [NumberType::PremiumRate].into() };
@@ -177,7 +177,7 @@ async fn what_is_set_for_numbers_holds_here_too() {
 }
 
 #[tokio::test]
-async fn a_closed_api_is_an_unknown_path() {
+async fn closed_api_is_404() {
     let settings = ApiSettings { is_open: false, ..ApiSettings::default() };
     let keys = MockApiKeys::new();
     let (router, registry) = with_rules(MockOutbox::new(), keys, SendRules::NONE, settings);
@@ -190,7 +190,7 @@ async fn a_closed_api_is_an_unknown_path() {
 }
 
 #[tokio::test]
-async fn a_limit_that_is_not_of_the_number_is_not_called_one() {
+async fn exceeded_limits_other_than_the_phones_have_their_own_text() {
     for (name, text) in
         [("phone", "too many messages to this number"), ("prefix", "too many messages")]
     {
@@ -209,7 +209,7 @@ async fn a_limit_that_is_not_of_the_number_is_not_called_one() {
 }
 
 #[tokio::test]
-async fn every_json_content_type_will_do() {
+async fn every_json_content_type_is_accepted() {
     let (router, _) = api(accepting());
 
     for kind in [
@@ -225,7 +225,7 @@ async fn every_json_content_type_will_do() {
 }
 
 #[tokio::test]
-async fn no_other_content_type_will_do() {
+async fn other_content_types_are_refused() {
     let router = untouched();
 
     for kind in [
@@ -248,7 +248,7 @@ async fn no_other_content_type_will_do() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_the_documented_one_is_refused() {
+async fn undocumented_bodies_are_refused() {
     let (router, registry) = api(MockOutbox::new());
     let bodies: &[&[u8]] = &[
         b"",
@@ -305,7 +305,7 @@ async fn a_body_that_is_not_the_documented_one_is_refused() {
 
 /// Each was posted to gin 1.10 with the Go service's struct, which took the phone 79991230000.
 #[tokio::test]
-async fn json_that_the_go_service_took_is_taken() {
+async fn json_that_the_go_service_accepted_is_accepted() {
     let mut outbox = MockOutbox::new();
     let expected = |new: &NewSend| new.message.phone.as_str() == "79991230000";
     outbox.expect_enqueue().withf(expected).returning(|_| Ok(accepted()));
@@ -340,7 +340,7 @@ async fn json_that_the_go_service_took_is_taken() {
 }
 
 #[tokio::test]
-async fn forms_that_the_go_service_took_are_taken() {
+async fn forms_that_the_go_service_accepted_are_accepted() {
     let mut outbox = MockOutbox::new();
     let expected = |new: &NewSend| new.message.phone.as_str() == "79991230000";
     outbox.expect_enqueue().withf(expected).returning(|_| Ok(accepted()));
@@ -387,7 +387,7 @@ async fn forms_without_a_phone_are_refused() {
 }
 
 #[tokio::test]
-async fn a_body_has_at_most_256_kibibytes() {
+async fn body_has_at_most_256_kibibytes() {
     let (router, _) = api(accepting());
     let padded = |length| [BODY, &" ".repeat(length - BODY.len())].concat();
 
@@ -401,7 +401,7 @@ async fn a_body_has_at_most_256_kibibytes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn slow_body_is_408() {
     let (router, registry) = api(MockOutbox::new());
 
     let answer = ask(&router, post_json("/api", endless())).await;
@@ -417,7 +417,7 @@ fn endless() -> Body {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_body_of_a_request_without_a_key_is_waited_for_a_second_only() {
+async fn body_of_an_unauthorized_request_is_read_for_one_second_at_most() {
     let (router, registry) = with_keys(MockOutbox::new(), MockApiKeys::new(), ApiAuth::All);
     let begun = Instant::now();
 
@@ -433,7 +433,7 @@ async fn the_body_of_a_request_without_a_key_is_waited_for_a_second_only() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_stored_is_not_accepted() {
+async fn database_failures_are_503() {
     let (full, registry) = api(refusing(|| EnqueueError::Full));
     let answer = ask(&full, post_json("/api", BODY)).await;
     answer.expect(503, r#"{"error":"too busy, try again"}"#);
@@ -450,7 +450,7 @@ async fn what_cannot_be_stored_is_not_accepted() {
 }
 
 #[tokio::test]
-async fn a_number_that_has_had_too_many_is_refused() {
+async fn exceeded_phone_limit_is_429() {
     let mut outbox = MockOutbox::new();
     outbox.expect_enqueue().returning(|send| {
         let policy = send.phone_limits.policies("phone").remove(0);
@@ -466,7 +466,7 @@ async fn a_number_that_has_had_too_many_is_refused() {
 }
 
 #[tokio::test]
-async fn a_key_is_needed_where_all_must_show_one() {
+async fn api_needs_a_key_with_the_scope_send_if_all_callers_need_one() {
     let key = |seed| ApiKeyText::generate(&mut StdRng::seed_from_u64(seed));
     let known = move |seed, scopes: &str| ApiKey {
         id: key(seed).id(),
@@ -517,7 +517,7 @@ async fn a_key_is_needed_where_all_must_show_one() {
 }
 
 #[tokio::test]
-async fn a_panic_is_answered_and_the_next_request_too() {
+async fn panic_is_500_and_the_next_request_is_served() {
     let mut outbox = MockOutbox::new();
     outbox.expect_enqueue().once().returning(|_| panic!("on purpose"));
     let (router, registry) = api(outbox);
@@ -530,7 +530,7 @@ async fn a_panic_is_answered_and_the_next_request_too() {
 }
 
 #[tokio::test]
-async fn other_methods_are_told_the_right_one() {
+async fn other_methods_are_405_with_allow() {
     let (router, registry) = api(MockOutbox::new());
 
     for method in [Method::GET, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS] {
@@ -546,7 +546,7 @@ async fn other_methods_are_told_the_right_one() {
 }
 
 #[tokio::test]
-async fn other_paths_are_not_found() {
+async fn other_paths_are_404() {
     let (router, registry) = api(MockOutbox::new());
 
     for path in ["/", "/ap", "/api//", "/api/sends", "/API", "/metrics", "/api/send/1", "//api"] {
@@ -557,7 +557,7 @@ async fn other_paths_are_not_found() {
 }
 
 #[tokio::test]
-async fn a_valid_trace_of_the_caller_is_kept_and_another_is_not() {
+async fn valid_trace_is_kept_and_an_invalid_one_is_not() {
     async fn stored_trace(headers: &[&str]) -> String {
         let mut outbox = MockOutbox::new();
         let stored = Arc::new(Mutex::new(None));

@@ -18,16 +18,17 @@ use super::{
 };
 use crate::numbering;
 
-/// Characters of a phone or a code, with all that stands between its digits.
+/// Characters of a phone or a code, separators included.
 pub(super) const MAX_TYPED: usize = 64;
 
-const DIGITS: &str = "must be a text of 4 to 10 digits";
-const MISSING: &str = "is missing";
-const TWICE: &str = "stands twice";
+const DIGITS: &str = "must be a string of 4 to 10 digits";
+const MISSING: &str = "is required";
+const TWICE: &str = "must not appear twice";
 
-/// The members of an object as they come: a [`Value`] would keep the last of two of one name.
+/// The members of an object in their order. Unlike a [`Value`], it keeps duplicates.
 pub(super) struct Pairs(pub(super) Vec<(String, Value)>);
 
+/// The faults found so far.
 #[derive(Default)]
 pub(super) struct Faults(Vec<Fault>);
 
@@ -44,6 +45,7 @@ impl Faults {
         Problem::invalid(&self.0)
     }
 
+    /// Parses a member if it is present.
     pub(super) fn optional<T>(
         &mut self,
         pointer: &str,
@@ -53,6 +55,7 @@ impl Faults {
         read(&value?).map_err(|rule| self.push(Fault::at(pointer, rule))).ok()
     }
 
+    /// Parses a member that must be present.
     pub(super) fn required<T>(
         &mut self,
         pointer: &str,
@@ -65,7 +68,7 @@ impl Faults {
         self.optional(pointer, value, read)
     }
 
-    /// The members of an object that `read` takes; the others break `rule`.
+    /// Returns the members that `read` accepts. Each other one breaks `rule`.
     pub(super) fn members<'a>(
         &mut self,
         object: &str,
@@ -79,7 +82,7 @@ impl Faults {
                 Some(text) => texts.insert(name, text).map(|_| TWICE),
                 None => Some(rule),
             };
-            // Once for each name, however often it stands there.
+            // One fault a name, however often the name appears.
             if let Some(rule) = broken
                 && told.insert(name)
             {
@@ -112,42 +115,44 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
-/// The members of a value that is an object. What `serde_json` skipped it has not read: numbers
-/// and escapes in it may be none.
+/// Parses the members of a value, or returns `None` if it is no object.
+///
+/// `serde_json` did not validate numbers and escapes in the raw value, so this can fail.
 pub(super) fn pairs(value: &RawValue) -> Result<Option<Pairs>, Problem> {
     let pairs = value.get().starts_with('{').then(|| serde_json::from_str(value.get()));
     pairs.transpose().map_err(|_| ProblemKind::MalformedBody.into())
 }
 
+/// Parses a body that must be a JSON object.
 pub(super) fn members<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
-    // All of it: serde_json does not look into the texts of members that it skips.
+    // The whole body: serde_json does not validate the strings of members that it skips.
     let text = std::str::from_utf8(body).map_err(|_| ProblemKind::MalformedBody)?;
-    // serde would take an array for the struct.
+    // serde would accept an array as the struct.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(ProblemKind::MalformedBody.into());
     }
-    // serde's own words may repeat what stands in the body.
+    // serde's message may repeat values of the body.
     serde_json::from_str(text).map_err(|_| match serde_json::from_str(text) {
-        Ok(pairs) => doubled(&pairs),
+        Ok(pairs) => duplicates(&pairs),
         Err(_) => ProblemKind::MalformedBody.into(),
     })
 }
 
-/// What is wrong with an object of values that is not the one that is expected: all that serde asks
-/// of its members is that each stands once.
-fn doubled(Pairs(members): &Pairs) -> Problem {
+/// Returns the problem of an object that serde refused. All members are optional values, so the
+/// cause can only be a duplicate name.
+fn duplicates(Pairs(members): &Pairs) -> Problem {
     let mut seen = BTreeSet::new();
-    let doubled: BTreeSet<&String> =
+    let names: BTreeSet<&String> =
         members.iter().map(|(name, _)| name).filter(|name| !seen.insert(*name)).collect();
-    if doubled.is_empty() {
+    if names.is_empty() {
         return ProblemKind::MalformedBody.into();
     }
     let faults: Vec<Fault> =
-        doubled.into_iter().map(|name| Fault::at(pointer("", name), TWICE)).collect();
+        names.into_iter().map(|name| Fault::at(pointer("", name), TWICE)).collect();
     Problem::invalid(&faults)
 }
 
-/// Where a member of an object stands (RFC 6901).
+/// Returns the JSON pointer of a member (RFC 6901).
 fn pointer(object: &str, name: &str) -> String {
     format!("{object}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
@@ -160,7 +165,7 @@ pub(super) fn phone_text(value: &Value) -> Result<String, &'static str> {
     typed(value).map(typed::phone).ok_or(numbering::InvalidNumber::Form.detail())
 }
 
-/// A text that a person may have typed.
+/// Returns the string if it is no longer than a person would type.
 fn typed(value: &Value) -> Option<&str> {
     text(value).filter(|text| text.chars().count() <= MAX_TYPED)
 }
@@ -169,7 +174,7 @@ pub(super) fn text(value: &Value) -> Option<&str> {
     value.as_str()
 }
 
-/// JSON has one kind of number: 600.0 is whole.
+/// Returns a whole number. JSON has one number type, so 600.0 is whole.
 pub(super) fn whole(value: &Value) -> Option<u64> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     value.as_u64().or_else(|| {

@@ -25,9 +25,9 @@ pub(super) static ENDPOINT: Endpoint = Endpoint {
     takes_idempotency_key: true,
     success: StatusCode::OK,
     tag: "checks",
-    summary: "Try a code against a verification",
-    description: "An attempt is spent whatever the answer is. A code is right once.",
-    success_description: "Whether the code was right",
+    summary: "Check a code",
+    description: "Every check uses up an attempt. A code can be approved only once.",
+    success_description: "Whether the code is right",
     request: Some(&Model { name: "Check", schema: |_| request_schema(), parts: &[] }),
     answer: Some(&Model { name: "Checked", schema: |_| answer_schema(), parts: &[] }),
     problems: &[
@@ -40,7 +40,7 @@ pub(super) static ENDPOINT: Endpoint = Endpoint {
     handle: |v1, request| Box::pin(check(v1, request)),
 };
 
-/// The members of both checks. A check by id ignores `phone`, but not two of them.
+/// The members of both checks. A check by id ignores `phone`, but refuses a duplicate.
 #[derive(Deserialize)]
 pub(super) struct CheckMembers {
     pub(super) phone: Option<Value>,
@@ -62,7 +62,7 @@ async fn check(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Problem
     try_code(v1, request, CodeOf::Verification(id), &code).await
 }
 
-/// Tries a code against a verification or a phone.
+/// Checks a code against a verification or a phone, and answers.
 pub(super) async fn try_code(
     v1: &V1Handler,
     request: &V1Request<'_>,
@@ -88,7 +88,8 @@ impl CheckView {
                 let status = Some(VerificationStatus::Approved.as_str());
                 Self { valid: true, status, attempts_left: None }
             }
-            // Without a count nothing is said of the verification, not even whether there is one.
+            // A check by phone has no count: the answer must not reveal whether there is a
+            // verification.
             Checked::Wrong { attempts_left } => {
                 let status = attempts_left.map(|_| VerificationStatus::Pending.as_str());
                 Self { valid: false, status, attempts_left }
@@ -107,8 +108,8 @@ fn request_schema() -> Object {
     ObjectBuilder::new().property("code", schema::code()).required("code").build()
 }
 
-/// One schema for the right and the wrong code: generators do not tell two apart by the value of
-/// `valid`.
+/// One schema for right and wrong codes: client generators cannot tell two schemas apart by the
+/// value of `valid`.
 fn answer_schema() -> Object {
     ObjectBuilder::new()
         .property("valid", valid())

@@ -25,10 +25,10 @@ pub(super) static ENDPOINT: Endpoint = Endpoint {
     takes_idempotency_key: true,
     success: StatusCode::OK,
     tag: "checks",
-    summary: "Try a code against the newest verification of a phone",
-    description: "For callers that keep no id. A wrong code and an unknown phone have the same \
-                  answer.",
-    success_description: "Whether the code was right",
+    summary: "Check a code by phone number",
+    description: "Checks a code against the newest verification of a phone, for callers that do \
+                  not store ids. A wrong code and an unknown phone get the same answer.",
+    success_description: "Whether the code is right",
     request: Some(&Model { name: "CheckByPhone", schema: request_schema, parts: &[] }),
     answer: Some(&Model { name: "CheckedByPhone", schema: |_| answer_schema(), parts: &[] }),
     problems: &[ProblemKind::QuotaExceeded],
@@ -67,7 +67,7 @@ fn request_schema(settings: &V1Settings) -> Object {
 fn answer_schema() -> Object {
     ObjectBuilder::new()
         .property("valid", valid())
-        .property("status", said(string(), "approved, if the code is right; else it is left out."))
+        .property("status", said(string(), "approved if the code is right, and absent otherwise."))
         .required("valid")
         .build()
 }

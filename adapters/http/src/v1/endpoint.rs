@@ -48,7 +48,7 @@ pub(super) struct Endpoint {
     pub(super) request: Option<&'static Model>,
     /// The JSON body of a successful answer.
     pub(super) answer: Option<&'static Model>,
-    /// The problems of its own, beside those that all operations and all bodies have.
+    /// The problems besides those that follow from the method, the body and `Idempotency-Key`.
     pub(super) problems: &'static [ProblemKind],
     /// Operations on the resource that this one creates. Its answer has a `Location` then.
     pub(super) links: &'static [&'static Endpoint],
@@ -99,7 +99,7 @@ impl Endpoint {
         let path = head.uri.path().to_owned();
         let api_key = v1.authorize(&head.headers, self.scope).await;
         let body = self.read(&v1, body, &head.headers, api_key.is_ok()).await;
-        // A task of its own: it goes on if the client disconnects, so that no work is half done.
+        // A separate task goes on if the client disconnects, so that no work is left half done.
         let work = {
             let v1 = Arc::clone(&v1);
             async move { self.work(&v1, id, head, api_key?, body).await }

@@ -1,4 +1,4 @@
-//! What the handlers of `/v1` work with.
+//! The context and the request of a handler of `/v1`.
 
 use std::{error::Error, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     request::{is_json, media_type},
 };
 
-/// What all handlers share.
+/// The context that all handlers share.
 pub(super) struct V1Handler {
     pub(super) use_cases: Arc<dyn UseCases>,
     pub(super) settings: Arc<V1Settings>,

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a request that is repeated is done once.
+//! `Idempotency-Key`: a repeated request is executed once.
 
 use std::panic::AssertUnwindSafe;
 
@@ -20,7 +20,7 @@ pub(super) const MAX_KEY: usize = 255;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// The key of a request, if it has one.
+/// Returns the key of a request, if it has one.
 pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -31,15 +31,15 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     match value.to_str() {
         Ok(key) if fits => Ok(Some(key)),
         _ => {
-            let rule = "must be one header of 1 to 255 visible ASCII characters";
+            let rule = "must be a single header of 1 to 255 visible ASCII characters";
             Err(Problem::invalid(&[Fault::in_header(IDEMPOTENCY_KEY, rule)]))
         }
     }
 }
 
-/// Does `work` unless it was done under this key before: then its answer is given again.
+/// Executes `work`, or replays the answer of an earlier request with this key.
 ///
-/// Run in a task of its own: dropped in the middle, the key would be taken for two minutes.
+/// It must run in a task of its own: if it is dropped halfway, the key is taken for two minutes.
 pub(super) async fn once<W: Future<Output = Result<Reply, Problem>>>(
     answers: &dyn UseCases,
     request: Repeatable<'_>,
@@ -57,7 +57,8 @@ pub(super) async fn once<W: Future<Output = Result<Reply, Problem>>>(
         }
     };
     let act = async |claim: AnswerClaim| {
-        // Nothing is shared with the work but use cases, which are whole between two calls.
+        // A panic cannot leave broken state: only use cases are shared, and they have none between
+        // calls.
         let done = AssertUnwindSafe(work(claim)).catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!("a request's handler panicked");
             Err(ProblemKind::Internal.into())
@@ -66,13 +67,13 @@ pub(super) async fn once<W: Future<Output = Result<Reply, Problem>>>(
     };
     let mut reply = act(claim.clone()).await;
     if claim.is_taken_over() && claim.done.is_none() {
-        // What was begun under the claim before may have been done since, which is why there was
-        // nothing left for us.
+        // The earlier holder of the claim may have finished its work in the meantime, which would
+        // explain our failure.
         match answers.done(&claim).await {
             Ok(None) => {}
             Ok(done) => reply = act(AnswerClaim { done, ..claim.clone() }).await,
             Err(error) => {
-                tracing::warn!(error = %Chain(&error), "what was done before is not known");
+                tracing::warn!(error = %Chain(&error), "cannot find out what the earlier request with this Idempotency-Key did");
                 reply = Problem::from(ProblemKind::ReducedCapacity).reply(request.path);
             }
         }
@@ -80,35 +81,35 @@ pub(super) async fn once<W: Future<Output = Result<Reply, Problem>>>(
     let stored = match fate(reply.status) {
         Fate::Kept => answers.keep(&claim, &reply.to_keep()).await,
         Fate::Forgotten if !claim.is_taken_over() => answers.forget(&claim).await,
-        // Whoever was before us may still be at it.
+        // The earlier holder of the claim may still be working.
         Fate::Forgotten | Fate::GivenUp => answers.give_up(&claim).await,
     };
     if let Err(error) = stored {
-        tracing::warn!(error = %Chain(&error), "an answer is not kept for those who ask again");
+        tracing::warn!(error = %Chain(&error), "cannot store an answer for its Idempotency-Key");
     }
     Ok(Ok(reply))
 }
 
-/// What becomes of an answer.
+/// How an answer is treated.
 #[derive(Debug, PartialEq, Eq)]
 enum Fate {
     Kept,
-    /// It may be better the next time, or hangs on more than key and body. Nothing was done.
+    /// Nothing was done, and a repeated request may succeed.
     Forgotten,
-    /// Whether something was done is not known.
+    /// It is unknown whether anything was done.
     GivenUp,
 }
 
 fn fate(status: StatusCode) -> Fate {
-    let passing = [
+    let temporary = [
         StatusCode::TOO_MANY_REQUESTS,
-        // By the guard, or by a setting.
+        // The guard or a setting refused it, and both may change.
         StatusCode::FORBIDDEN,
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
     ];
     if status.is_server_error() {
         Fate::GivenUp
-    } else if passing.contains(&status) {
+    } else if temporary.contains(&status) {
         Fate::Forgotten
     } else {
         Fate::Kept
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_visible_ascii() {
+    fn key_is_1_to_255_visible_ascii_characters() {
         #[track_caller]
         fn check(values: &[&[u8]], expected: Result<Option<&str>, ()>) {
             let mut headers = HeaderMap::new();
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_not_kept() {
+    fn only_final_answers_are_kept() {
         #[track_caller]
         fn check(statuses: &[u16], expected: &Fate) {
             for status in statuses {

@@ -1,5 +1,5 @@
-//! What a client is told of a limit: `Retry-After`, and `RateLimit` and `RateLimit-Policy` as in
-//! draft-ietf-httpapi-ratelimit-headers-11.
+//! The answer to a request that exceeds a limit: `Retry-After`, and `RateLimit` and
+//! `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11.
 
 use application::{Caller, ports::Violation};
 use axum::http::{HeaderName, HeaderValue, header::RETRY_AFTER};
@@ -12,7 +12,7 @@ use crate::error::{retry_after, seconds};
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// The policies that a send of this caller may be counted under.
+/// Returns the policies that may count a send of this caller.
 pub(super) fn send_policies(limits: &SendLimits, caller: &Caller) -> Vec<Policy> {
     let ip = caller.ip.map(|_| limits.ip.policies("ip"));
     let key = caller.api_key.map(|_| limits.key.policies("key"));
@@ -27,8 +27,9 @@ pub(super) fn send_policies(limits: &SendLimits, caller: &Caller) -> Vec<Policy>
     always.into_iter().chain(ip).chain(key).chain(custom).flatten().collect()
 }
 
-/// `policies` are all that the request was held against; those that were violated need not be
-/// among them.
+/// Returns the problem for violated limits.
+///
+/// `policies` are all that counted the request. Violated policies are added if they are missing.
 pub(super) fn exceeded(violations: &[Violation], mut policies: Vec<Policy>) -> Problem {
     for Violation { policy, .. } in violations {
         if !policies.iter().any(|known| known.name == policy.name) {
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_send_is_told_of_all_that_it_may_be_counted_under() {
+    fn send_policies_are_those_that_may_count_the_caller() {
         let device = "device".parse::<domain::CustomLimit>().unwrap();
         let off = "off".parse::<domain::CustomLimit>().unwrap();
         let limits = SendLimits {

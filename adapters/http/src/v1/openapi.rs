@@ -35,7 +35,7 @@ pub(super) mod schema;
 
 /// Returns the document as JSON.
 pub(super) fn text(endpoints: &[&Endpoint], settings: &V1Settings) -> String {
-    document(endpoints, settings).to_json().expect("a description is JSON")
+    document(endpoints, settings).to_json().expect("the document is JSON")
 }
 
 fn document(endpoints: &[&Endpoint], settings: &V1Settings) -> OpenApi {
@@ -53,27 +53,29 @@ fn document(endpoints: &[&Endpoint], settings: &V1Settings) -> OpenApi {
         .title("Messager")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
-            "Sends verification codes by SMS and checks them. Times are RFC 3339 in UTC. Members \
-             of a body that are not described are passed over. Every error of /v1 is \
-             application/problem+json; tell them apart by type. Only where all connections are \
-             taken, the answer on every path is 503 {\"error\":\"too many connections\"}, as \
-             application/json and with Retry-After.\n\nAnswers may get new members, and new values \
-             where the known ones are listed in a description. A client must ignore members, and \
-             accept values, that it does not know.",
+            "Sends verification codes by SMS and checks them.\n\nTimes are RFC 3339 in UTC. Unknown \
+             members of a request are ignored. Every error of /v1 is application/problem+json. \
+             Distinguish errors by type. If the server has no free connection, it answers every \
+             path with 503 {\"error\":\"too many connections\"}, as application/json and with \
+             Retry-After.\n\nFuture versions may add members to answers, and values where a \
+             description lists the known ones. Clients must ignore unknown members and accept \
+             unknown values.",
         ))
         .license(Some(LicenseBuilder::new().name("MIT").identifier(Some("MIT")).build()));
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .bearer_format("msk_<32 hexadecimal digits>_<43 of base64url>")
-        .description(Some("An API key with the scope that the operation names, or with admin."));
+        .description(Some(
+            "An API key with the scope that the operation requires, or with the scope admin.",
+        ));
     OpenApiBuilder::new()
         .info(info.build())
         .tags(Some([
-            tag("verifications", "Begin, resend, look at and cancel verifications."),
-            tag("checks", "Try codes."),
-            tag("receipts", "For gateways: tell what became of messages."),
-            tag("messages", "What the Go predecessor had."),
-            tag("description", "This description."),
+            tag("verifications", "Start, get, resend and cancel verifications."),
+            tag("checks", "Check codes."),
+            tag("receipts", "Delivery receipts from gateways."),
+            tag("messages", "The API of the Go predecessor."),
+            tag("description", "This document."),
         ]))
         .paths(paths)
         .components(Some(
@@ -96,7 +98,7 @@ fn operation(endpoint: &Endpoint, settings: &V1Settings) -> Operation {
         .tag(endpoint.tag)
         .summary(Some(endpoint.summary))
         .description(Some(format!(
-            "{} Scope of the API key: {}.",
+            "{} The API key needs the scope {}.",
             endpoint.description,
             endpoint.scope.as_str()
         )))
@@ -148,7 +150,7 @@ fn id_parameter() -> Parameter {
         .name("id")
         .parameter_in(ParameterIn::Path)
         .required(Required::True)
-        .description(Some("The id of a verification, as its start answered it."))
+        .description(Some("The id of the verification, from the answer to its start."))
         .schema(Some(string()))
         .build()
 }
@@ -159,9 +161,9 @@ fn idempotency_key() -> Parameter {
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
         .description(Some(
-            "The same key and body within 24 hours: the answer of before, and nothing is done \
-             again. Answers 403, 415, 429 and 5xx are not kept; after a 5xx another body is \
-             refused.",
+            "Makes a retry safe. A request with the same key and the same body within 24 hours gets \
+             the first answer again, and nothing is done twice. Answers 403, 415, 429 and 5xx are \
+             not stored. After a 5xx, the key is refused with a different body.",
         ))
         .schema(Some(
             ObjectBuilder::from(pattern("^[!-~]+$")).min_length(Some(1)).max_length(Some(MAX_KEY)),
@@ -169,7 +171,7 @@ fn idempotency_key() -> Parameter {
         .build()
 }
 
-/// Header names are written so where people read them.
+/// Writes a header name in its usual case: `Idempotency-Key`.
 fn canonical(name: &str) -> String {
     let part = |part: &str| part[..1].to_ascii_uppercase() + &part[1..];
     name.split('-').map(part).collect::<Vec<_>>().join("-")
@@ -178,17 +180,18 @@ fn canonical(name: &str) -> String {
 fn success(endpoint: &Endpoint) -> Response {
     let mut response = ResponseBuilder::new()
         .description(endpoint.success_description)
-        .header("Cache-Control", header(constant("no-store"), "Nothing of it is stored."));
+        .header("Cache-Control", header(constant("no-store"), "Caches must not store the answer."));
     if let Some(answer) = endpoint.answer {
         response = response.content(JSON, content(answer.name));
     }
     if endpoint.takes_idempotency_key {
-        let replayed = header(constant("true"), "Only where the answer is one of before.");
+        let replayed =
+            header(constant("true"), "Present if the answer is a replay for an Idempotency-Key.");
         response = response.header("Idempotent-Replayed", replayed);
     }
     if !endpoint.links.is_empty() {
         let location = pattern("^/v1/verifications/ver_[0-9a-f]{30}00$");
-        response = response.header("Location", header(location, "Where the verification is."));
+        response = response.header("Location", header(location, "The path of the verification."));
     }
     for next in endpoint.links {
         let link = LinkBuilder::new()
@@ -203,11 +206,12 @@ fn success(endpoint: &Endpoint) -> Response {
 /// `GET /openapi.json`
 fn describing() -> Operation {
     let object = ContentBuilder::new().schema(Some(ObjectBuilder::new())).build();
-    let found = ResponseBuilder::new().description("OpenAPI 3.1").content(JSON, object);
+    let found =
+        ResponseBuilder::new().description("The OpenAPI 3.1 document").content(JSON, object);
     OperationBuilder::new()
         .operation_id(Some("getDescription"))
         .tag("description")
-        .summary(Some("This description"))
+        .summary(Some("Get this document"))
         .response("200", found.build())
         .response("405", problem(&[ProblemKind::MethodNotAllowed]))
         .build()

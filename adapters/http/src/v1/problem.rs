@@ -3,7 +3,7 @@
 use axum::{
     extract::Request,
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue,
         header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
@@ -15,33 +15,14 @@ use serde_json::{Map, Value, json};
 use super::reply::Reply;
 use crate::error::BEARER;
 
+pub(super) use self::kind::ProblemKind;
+
+mod kind;
+
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// Every way in which a request of `/v1` is not answered as asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum ProblemKind {
-    MalformedBody,
-    Unauthorized,
-    Forbidden,
-    RegionNotAllowed,
-    NumberTypeNotAllowed,
-    AbnormalUsage,
-    NotFound,
-    MethodNotAllowed,
-    RequestTimeout,
-    TooLarge,
-    UnsupportedMediaType,
-    AlreadyApproved,
-    IdempotencyRunning,
-    Gone,
-    Invalid,
-    IdempotencyMismatch,
-    QuotaExceeded,
-    Internal,
-    ReducedCapacity,
-}
-
-/// A kind with what is to be said of the request at hand, and never a value that stands in it.
+/// An error answer: a kind, and what it adds for this request. It never repeats a value of the
+/// request.
 #[derive(Debug)]
 pub(super) struct Problem {
     kind: ProblemKind,
@@ -49,10 +30,10 @@ pub(super) struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// One rule that a request breaks.
+/// A value of a request, and the rule that it breaks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Fault {
-    /// Where in the body, as a JSON pointer; none: it is not in the body.
+    /// The place in the body, as a JSON pointer. `None` if the value is in a header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pointer: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,202 +51,6 @@ struct Body<'a> {
     code: &'static str,
     #[serde(flatten)]
     extra: &'a Map<String, Value>,
-}
-
-/// What a kind means to a client.
-#[derive(Debug)]
-pub(super) struct Meaning {
-    kind: ProblemKind,
-    pub(super) status: StatusCode,
-    registry: Registry,
-    /// The last segment of the type. Stable: clients tell problems apart by it.
-    pub(super) code: &'static str,
-    pub(super) title: &'static str,
-    pub(super) detail: &'static str,
-}
-
-/// Where the type of a problem is defined.
-#[derive(Debug, Clone, Copy)]
-enum Registry {
-    Messager,
-    Iana,
-}
-
-/// The kinds in the order of [`ProblemKind`].
-static MEANINGS: [Meaning; 19] = [
-    Meaning {
-        kind: ProblemKind::MalformedBody,
-        status: StatusCode::BAD_REQUEST,
-        registry: Registry::Messager,
-        code: "malformed-body",
-        title: "Body cannot be read",
-        detail: "The body is not the JSON object that is expected here.",
-    },
-    Meaning {
-        kind: ProblemKind::Unauthorized,
-        status: StatusCode::UNAUTHORIZED,
-        registry: Registry::Messager,
-        code: "unauthorized",
-        title: "API key needed",
-        detail: "Send a valid API key as Authorization: Bearer <key>.",
-    },
-    Meaning {
-        kind: ProblemKind::Forbidden,
-        status: StatusCode::FORBIDDEN,
-        registry: Registry::Messager,
-        code: "forbidden",
-        title: "API key lacks a scope",
-        detail: "The API key is valid, but not for this.",
-    },
-    Meaning {
-        kind: ProblemKind::RegionNotAllowed,
-        status: StatusCode::FORBIDDEN,
-        registry: Registry::Messager,
-        code: "region-not-allowed",
-        title: "Region not allowed",
-        detail: "Nothing is sent to numbers of this region.",
-    },
-    Meaning {
-        kind: ProblemKind::NumberTypeNotAllowed,
-        status: StatusCode::FORBIDDEN,
-        registry: Registry::Messager,
-        code: "number-type-not-allowed",
-        title: "Type of number not allowed",
-        detail: "Nothing is sent to numbers of this type.",
-    },
-    Meaning {
-        kind: ProblemKind::AbnormalUsage,
-        status: StatusCode::FORBIDDEN,
-        registry: Registry::Iana,
-        code: "abnormal-usage-detected",
-        title: "Refused",
-        detail: "The request is refused.",
-    },
-    Meaning {
-        kind: ProblemKind::NotFound,
-        status: StatusCode::NOT_FOUND,
-        registry: Registry::Messager,
-        code: "not-found",
-        title: "Not found",
-        detail: "There is no such verification or path.",
-    },
-    Meaning {
-        kind: ProblemKind::MethodNotAllowed,
-        status: StatusCode::METHOD_NOT_ALLOWED,
-        registry: Registry::Messager,
-        code: "method-not-allowed",
-        title: "Method not allowed",
-        detail: "The header Allow lists the methods of this path.",
-    },
-    Meaning {
-        kind: ProblemKind::RequestTimeout,
-        status: StatusCode::REQUEST_TIMEOUT,
-        registry: Registry::Messager,
-        code: "request-timeout",
-        title: "Body took too long",
-        detail: "The body did not arrive in time.",
-    },
-    Meaning {
-        kind: ProblemKind::TooLarge,
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        registry: Registry::Messager,
-        code: "too-large",
-        title: "Body too large",
-        detail: "A body has at most 16384 bytes.",
-    },
-    Meaning {
-        kind: ProblemKind::UnsupportedMediaType,
-        status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        registry: Registry::Messager,
-        code: "unsupported-media-type",
-        title: "Body is not JSON",
-        detail: "The header Content-Type must say application/json.",
-    },
-    Meaning {
-        kind: ProblemKind::AlreadyApproved,
-        status: StatusCode::CONFLICT,
-        registry: Registry::Messager,
-        code: "already-approved",
-        title: "Approved before",
-        detail: "The verification was approved before.",
-    },
-    Meaning {
-        kind: ProblemKind::IdempotencyRunning,
-        status: StatusCode::CONFLICT,
-        registry: Registry::Messager,
-        code: "idempotency-running",
-        title: "Request is running",
-        detail: "A request with this Idempotency-Key is not finished yet.",
-    },
-    Meaning {
-        kind: ProblemKind::Gone,
-        status: StatusCode::GONE,
-        registry: Registry::Messager,
-        code: "gone",
-        title: "Verification has ended",
-        detail: "The verification has expired or was canceled.",
-    },
-    Meaning {
-        kind: ProblemKind::Invalid,
-        status: StatusCode::UNPROCESSABLE_ENTITY,
-        registry: Registry::Messager,
-        code: "invalid",
-        title: "Body cannot be used",
-        detail: "Each of errors names a place and the rule that it breaks.",
-    },
-    Meaning {
-        kind: ProblemKind::IdempotencyMismatch,
-        status: StatusCode::UNPROCESSABLE_ENTITY,
-        registry: Registry::Messager,
-        code: "idempotency-mismatch",
-        title: "Idempotency-Key was used for another request",
-        detail: "A request with this Idempotency-Key had another body.",
-    },
-    Meaning {
-        kind: ProblemKind::QuotaExceeded,
-        status: StatusCode::TOO_MANY_REQUESTS,
-        registry: Registry::Iana,
-        code: "quota-exceeded",
-        title: "Limit reached",
-        detail: "Each of violated-policies is used up. Retry-After says for how long.",
-    },
-    Meaning {
-        kind: ProblemKind::Internal,
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        registry: Registry::Messager,
-        code: "internal",
-        title: "Internal error",
-        detail: "The request failed, and it is not the caller's fault.",
-    },
-    Meaning {
-        kind: ProblemKind::ReducedCapacity,
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        registry: Registry::Iana,
-        code: "temporary-reduced-capacity",
-        title: "Temporarily unavailable",
-        detail: "Try again.",
-    },
-];
-
-impl ProblemKind {
-    pub(super) fn all() -> impl Iterator<Item = Self> {
-        MEANINGS.iter().map(|meaning| meaning.kind)
-    }
-
-    pub(super) fn meaning(self) -> &'static Meaning {
-        &MEANINGS[self as usize]
-    }
-}
-
-impl Meaning {
-    /// Returns the type. Stable: clients tell problems apart by it.
-    pub(super) fn uri(&self) -> String {
-        let prefix = match self.registry {
-            Registry::Messager => "https://messager.dev/problems/",
-            Registry::Iana => "https://iana.org/assignments/http-problem-types#",
-        };
-        format!("{prefix}{}", self.code)
-    }
 }
 
 impl Problem {
@@ -353,51 +138,10 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]
-    fn every_kind_has_a_row_and_a_type_of_its_own() {
-        for kind in ProblemKind::all() {
-            assert_eq!(kind.meaning().kind, kind);
-        }
-        let types: HashSet<_> = MEANINGS.iter().map(Meaning::uri).collect();
-        let codes: HashSet<_> = MEANINGS.iter().map(|meaning| meaning.code).collect();
-
-        assert_eq!((types.len(), codes.len()), (19, 19));
-    }
-
-    #[test]
-    fn types_are_stable() {
-        let all = MEANINGS.each_ref().map(|meaning| (meaning.status.as_u16(), meaning.code));
-
-        let expected = [
-            (400, "malformed-body"),
-            (401, "unauthorized"),
-            (403, "forbidden"),
-            (403, "region-not-allowed"),
-            (403, "number-type-not-allowed"),
-            (403, "abnormal-usage-detected"),
-            (404, "not-found"),
-            (405, "method-not-allowed"),
-            (408, "request-timeout"),
-            (413, "too-large"),
-            (415, "unsupported-media-type"),
-            (409, "already-approved"),
-            (409, "idempotency-running"),
-            (410, "gone"),
-            (422, "invalid"),
-            (422, "idempotency-mismatch"),
-            (429, "quota-exceeded"),
-            (500, "internal"),
-            (503, "temporary-reduced-capacity"),
-        ];
-        assert_eq!(all, expected);
-    }
-
-    #[test]
-    fn a_problem_says_what_where_and_why() {
+    fn invalid_request_lists_places_and_rules() {
         let faults = [Fault::at("/ttl", "a rule"), Fault::in_header("idempotency-key", "another")];
 
         let reply = Problem::invalid(&faults).reply("/v1/verifications");
@@ -406,9 +150,9 @@ mod tests {
         let body: Value = serde_json::from_str(&reply.body).unwrap();
         let expected = json!({
             "type": "https://messager.dev/problems/invalid",
-            "title": "Body cannot be used",
+            "title": "Invalid request",
             "status": 422,
-            "detail": "Each of errors names a place and the rule that it breaks.",
+            "detail": "Each entry of errors names a value and the rule that it breaks.",
             "instance": "/v1/verifications",
             "code": "invalid",
             "errors": [

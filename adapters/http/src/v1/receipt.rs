@@ -24,11 +24,11 @@ pub(super) static ENDPOINT: Endpoint = Endpoint {
     takes_idempotency_key: false,
     success: StatusCode::NO_CONTENT,
     tag: "receipts",
-    summary: "Tell that a message has arrived, or will not",
-    description: "For whoever hears of it from the gateway. Answered once it is stored; it becomes \
-                  the event delivered or failed. Twice is as good as once, and undelivered does \
-                  not count after delivered.",
-    success_description: "It is noted",
+    summary: "Report whether a message was delivered",
+    description: "Records a delivery receipt of the gateway as the event delivered or failed. The \
+                  service answers once the receipt is stored. Safe to repeat. An undelivered \
+                  receipt after a delivered one is ignored.",
+    success_description: "The receipt is stored",
     request: Some(&Model { name: "Receipt", schema: |_| schema(), parts: &[] }),
     answer: None,
     problems: &[ProblemKind::NotFound],
@@ -55,7 +55,7 @@ fn parse(body: &[u8]) -> Result<(MessageId, Receipt), Problem> {
     let members: ReceiptMembers = members(body)?;
     let mut faults = Faults::default();
     let message = faults.required("/id", members.id, |id| {
-        text(id).and_then(|id| id.parse().ok()).ok_or("must be the id of a message, a UUID")
+        text(id).and_then(|id| id.parse().ok()).ok_or("must be the id of a message (a UUID)")
     });
     let receipt = faults.required("/status", members.status, |status| {
         let said = |receipt: &Receipt| text(status) == Some(receipt.as_str());
@@ -67,7 +67,7 @@ fn parse(body: &[u8]) -> Result<(MessageId, Receipt), Problem> {
 fn schema() -> Object {
     let id = ObjectBuilder::from(string())
         .format(Some(SchemaFormat::Custom("uuid".to_owned())))
-        .description(Some("Of the message, as the gateway got it."));
+        .description(Some("The id of the message, as the gateway received it."));
     let statuses = Receipt::ALL.map(|receipt| json!(receipt.as_str()));
     ObjectBuilder::new()
         .property("id", id)

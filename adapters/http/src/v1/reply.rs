@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::error::JSON;
 
-/// An answer, whole and ready to be kept.
+/// An answer in a form that can be stored for its `Idempotency-Key`.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: StatusCode,
@@ -28,12 +28,12 @@ impl Reply {
         Self { status, headers: HeaderMap::from_iter([(CONTENT_TYPE, JSON)]), body }
     }
 
-    /// There is nothing to say.
+    /// Returns a 204.
     pub(super) fn empty() -> Self {
         Self { status: StatusCode::NO_CONTENT, headers: HeaderMap::new(), body: String::new() }
     }
 
-    /// Tells where the verification is found.
+    /// Adds the `Location` of a verification.
     #[must_use]
     pub(super) fn located(mut self, id: VerificationId) -> Self {
         let location = format!("/v1/verifications/{id}");
@@ -42,7 +42,7 @@ impl Reply {
         self
     }
 
-    /// For those who ask again.
+    /// Returns the answer in the form in which it is stored.
     pub(super) fn to_keep(&self) -> Answer {
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
@@ -54,7 +54,7 @@ impl Reply {
         }
     }
 
-    /// What was kept. One that cannot be read any more is an error of ours.
+    /// Restores a stored answer. A stored answer that is not valid HTTP becomes a 500.
     pub(super) fn kept(answer: Answer) -> Self {
         let header = |(name, value): (String, String)| {
             Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
@@ -71,7 +71,7 @@ impl Reply {
 impl IntoResponse for Reply {
     fn into_response(mut self) -> Response {
         self.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        // A `String` would bring a type of its own where there is no body.
+        // A `String` would add a `Content-Type`, also to an empty body.
         (self.status, self.headers, Body::from(self.body)).into_response()
     }
 }

@@ -36,10 +36,10 @@ pub(super) static ENDPOINT: Endpoint = Endpoint {
     takes_idempotency_key: true,
     success: StatusCode::ACCEPTED,
     tag: "verifications",
-    summary: "Begin a verification: a code is sent to the phone",
-    description: "Answered once it is stored: the code will be sent. While a verification is \
-                  pending for the phone this is a resend of it, and the other members are passed \
-                  over.",
+    summary: "Start a verification: send a code to a phone",
+    description: "The service answers once the verification is stored; the code will be sent. If \
+                  the phone has a pending verification, this request resends its code and the \
+                  other members are ignored.",
     success_description: "The code will be sent",
     request: Some(&Model { name: "Start", schema: start_schema, parts: &[] }),
     answer: Some(&VERIFICATION),
@@ -62,7 +62,7 @@ const MAX_METADATA_KEY: usize = 40;
 const MAX_METADATA_VALUE: usize = 256;
 const MAX_LIMIT_KEY: usize = 128;
 
-/// A verification that is asked for.
+/// A parsed request.
 #[derive(Debug)]
 struct Start {
     recipient: Recipient,
@@ -77,14 +77,13 @@ struct Start {
 
 #[derive(Debug)]
 enum Recipient {
-    /// Under which rules is to be seen.
     Number(Number),
-    /// No numbering plan need have it, and no rule holds for it.
+    /// A test number and its code. It need not be in a numbering plan, and obeys no rules.
     Test(PhoneNumber, Code),
 }
 
-/// Members as they come: each is judged by itself, so that all that is wrong is told at once.
-/// Unknown ones are passed over, and `null` is as good as none.
+/// The members before they are parsed. Each is parsed by itself, so that one answer lists all
+/// faults. Unknown members are ignored, and `null` means absent.
 #[derive(Deserialize)]
 struct StartMembers<'a> {
     phone: Option<Value>,
@@ -117,7 +116,7 @@ async fn start(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Problem
     }
 }
 
-/// Fills in what the request leaves to the settings.
+/// Completes a request with the settings.
 fn start_request(start: Start, request: &V1Request<'_>, settings: &V1Settings) -> StartRequest {
     let code_length = start.code_length.unwrap_or(settings.code_length);
     let (number, code_length, test_code) = match start.recipient {
@@ -149,7 +148,7 @@ fn start_request(start: Start, request: &V1Request<'_>, settings: &V1Settings) -
 fn refused(rule: NumberRefused) -> Problem {
     let kind = match rule {
         NumberRefused::Region => ProblemKind::RegionNotAllowed,
-        // A text that is no number does not get as far as this on `/v1`.
+        // `/v1` has refused unreadable numbers with 422 before.
         NumberRefused::Type | NumberRefused::Unreadable => ProblemKind::NumberTypeNotAllowed,
     };
     Problem::new(kind)
@@ -165,11 +164,11 @@ fn parse(body: &[u8], settings: &V1Settings) -> Result<Start, Problem> {
     let code_length = faults.optional("/code_length", members.code_length, code_length);
     let template = faults.optional("/template", members.template, |template| {
         let known = text(template).filter(|name| settings.templates.has(name));
-        known.map(str::to_owned).ok_or("must be the name of a template that is set up")
+        known.map(str::to_owned).ok_or("must be the name of a configured template")
     });
     let read_ip = |ip: &Value| {
         let ip = text(ip).and_then(|text| text.trim().parse().ok());
-        // An IPv4 address may come in its IPv6 form, and one /64 has them all.
+        // IPv4-mapped IPv6 addresses would all share one /64.
         ip.map(|ip: IpAddr| ip.to_canonical()).ok_or("must be an IPv4 or IPv6 address")
     };
     let ip = if settings.require_ip {
@@ -204,10 +203,10 @@ fn recipient(value: &Value, settings: &V1Settings) -> Result<Recipient, &'static
     Ok(of_a_test(Some(number.phone.clone())).unwrap_or(Recipient::Number(number)))
 }
 
-/// Reads a language tag (RFC 5646), also as programs write it: `en_US.UTF-8`.
+/// Parses a language tag (RFC 5646), also in the form of POSIX: `en_US.UTF-8`.
 ///
-/// Extensions (`-u-ca-gregory`) and private parts (`-x-…`) say nothing of the language and are left
-/// out.
+/// Extensions (`-u-ca-gregory`) and private parts (`-x-…`) do not affect the language and are
+/// dropped.
 fn locale(value: &Value) -> Result<String, &'static str> {
     const RULE: &str = "must be a language tag such as de-AT";
     let tag = text(value).map(str::trim).filter(|tag| tag.len() <= MAX_LOCALE).ok_or(RULE)?;
@@ -238,7 +237,7 @@ fn code_length(value: &Value) -> Result<CodeLength, &'static str> {
 
 fn read_metadata(faults: &mut Faults, pairs: Option<&Pairs>) -> Option<Metadata> {
     const PAIRS: &str = "must have at most 16 members, with names of 1 to 40 characters";
-    const VALUE: &str = "must be a text of at most 256 characters";
+    const VALUE: &str = "must be a string of at most 256 characters";
     let pairs = pairs.filter(|Pairs(pairs)| {
         let named =
             |(name, _): &(String, Value)| (1..=MAX_METADATA_KEY).contains(&name.chars().count());
@@ -259,13 +258,13 @@ fn read_limits(
     keys: Option<&Pairs>,
     settings: &SendLimits,
 ) -> Vec<(CustomLimit, String)> {
-    const VALUE: &str = "must be a text of 1 to 128 characters, none of them a control one";
+    const VALUE: &str = "must be a string of 1 to 128 characters without control characters";
     let named = |name: &String| -> Option<CustomLimit> {
         name.parse().ok().filter(|name| settings.custom.contains_key(name))
     };
     let known = keys.filter(|Pairs(keys)| keys.iter().all(|(name, _)| named(name).is_some()));
     let Some(keys) = known else {
-        faults.push(Fault::at("/limits", "must have the names of limits that are set up only"));
+        faults.push(Fault::at("/limits", "must have names of configured limits only"));
         return Vec::new();
     };
     let fits = |text: &&str| {
@@ -281,30 +280,30 @@ fn start_schema(settings: &V1Settings) -> Object {
         .min_length(Some(2))
         .max_length(Some(MAX_LOCALE))
         .description(Some(
-            "The language of the text, as a language tag (RFC 5646). An underscore is taken for a \
-             hyphen, and extensions are ignored: en-US-u-ca-gregory and en_US.UTF-8 mean en-US. \
-             A language without a text of its own gets the default text.",
+            "The language of the SMS, as a language tag (RFC 5646). Underscores count as hyphens, \
+             and extensions are ignored: en-US-u-ca-gregory and en_US.UTF-8 mean en-US. A language \
+             without a template gets the default text.",
         ))
         .examples([json!("de-AT")]);
-    // No `default`: a client would send it for ever, also when the setting has changed.
+    // No `default`: a generated client would go on sending it after the setting has changed.
     let ttl = schema::whole(*TTL.start(), *TTL.end()).description(Some(format!(
-        "Seconds for which the code is good. If it is left out, this server's setting holds: {}.",
+        "How long the code is valid, in seconds. Default on this server: {}.",
         settings.ttl.as_secs()
     )));
     let length =
         schema::whole(*CODE_LENGTH.start(), *CODE_LENGTH.end()).description(Some(format!(
-            "Digits of the code. If it is left out, this server's setting holds: {}.",
+            "The number of digits of the code. Default on this server: {}.",
             settings.code_length.get()
         )));
     let template = ObjectBuilder::from(string()).description(Some(format!(
-        "What the text is for. This server has: {}.",
+        "The purpose of the SMS, which selects its text. This server has: {}.",
         purposes(settings).join(", ")
     )));
     let ip = ObjectBuilder::from(string())
         .description(Some(if settings.require_ip {
-            "The end user's IPv4 or IPv6 address, by which messages are limited. Required here."
+            "The end user's IPv4 or IPv6 address, for rate limits. Required on this server."
         } else {
-            "The end user's IPv4 or IPv6 address, by which messages are limited."
+            "The end user's IPv4 or IPv6 address, for rate limits."
         }))
         .examples([json!("192.0.2.1")]);
     let key = ObjectBuilder::from(string()).min_length(Some(1)).max_length(Some(MAX_METADATA_KEY));
@@ -313,7 +312,7 @@ fn start_schema(settings: &V1Settings) -> Object {
         .property_names(Some(Schema::Object(key.build())))
         .additional_properties(Some(value))
         .max_properties(Some(MAX_METADATA))
-        .description(Some("Kept with the verification and told with it."));
+        .description(Some("Stored with the verification and shown with it."));
     let start = ObjectBuilder::new()
         .property("phone", schema::phone(settings))
         .property("locale", locale)
@@ -336,13 +335,13 @@ fn limits_schema(settings: &V1Settings) -> Object {
     ObjectBuilder::new()
         .additional_properties(Some(key))
         .description(Some(format!(
-            "Keys of the limits that are set up by name; others are refused. This server has: \
-             {known}."
+            "Keys for the named rate limits of this server, by the name of the limit. Unknown names \
+             are refused. This server has: {known}."
         )))
         .build()
 }
 
-/// The purposes that there are texts for.
+/// Returns the purposes that have templates.
 fn purposes(settings: &V1Settings) -> Vec<String> {
     let named = settings.templates.measures();
     let mut purposes: Vec<String> =

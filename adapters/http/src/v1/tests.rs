@@ -215,23 +215,23 @@ fn keyed(request: Request) -> Request {
 }
 
 #[derive(Debug)]
-struct Told {
+struct Answered {
     status: u16,
     headers: HeaderMap,
     text: String,
 }
 
-async fn ask(router: &Router, request: Request) -> Told {
+async fn ask(router: &Router, request: Request) -> Answered {
     let path = request.uri().path().to_owned();
     let (head, body) = router.clone().oneshot(request).await.unwrap().into_parts();
     let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
     if path.starts_with("/v1") {
         assert_eq!(head.headers["cache-control"], "no-store");
     }
-    Told { status: head.status.as_u16(), headers: head.headers, text }
+    Answered { status: head.status.as_u16(), headers: head.headers, text }
 }
 
-impl Told {
+impl Answered {
     fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap()
     }

@@ -114,18 +114,18 @@ fn verification() -> Object {
     let resend_after = ObjectBuilder::new()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
         .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
-        .description(Some("From when on a resend is sent; null: there will be none."));
+        .description(Some("The earliest time of the next resend, or null if no resend is left."));
     let metadata = ObjectBuilder::new().additional_properties(Some(string_schema())).description(
-        Some("Shown to keys with the scope read or admin, and to the key that began it."),
+        Some("Shown to keys with the scope read or admin, and to the key that started the verification."),
     );
     let events = ArrayBuilder::new().items(Ref::from_schema_name("VerificationEvent"));
     let test = ObjectBuilder::new()
         .schema_type(Type::Boolean)
-        .description(Some("Only where it is one of a test number: nothing is sent."));
+        .description(Some("Present and true for a test number, to which nothing is sent."));
     ObjectBuilder::new()
         .property("id", string())
         .property("status", known(&["pending", "approved", "expired", "canceled"]))
-        .property("phone", said(string(), "Masked: +7999*****67."))
+        .property("phone", said(string(), "Masked, such as +7999*****67."))
         .property("channel", known(&["sms"]))
         .property("expires_at", time())
         .property("resend_after", resend_after)

@@ -1,4 +1,4 @@
-//! Whatever comes is answered, by the contract and without a word of what came.
+//! Any request is answered within the contract, and no answer repeats values of its request.
 
 use axum::http::{HeaderName, HeaderValue};
 use domain::CarriedCode;
@@ -10,7 +10,7 @@ use super::*;
 
 const PHONE: &str = "89123456789";
 
-/// Keeps what it is given, or refuses it.
+/// An outbox that stores or refuses.
 #[derive(Clone)]
 struct Book {
     stored: Arc<Mutex<Vec<NewSend>>>,
@@ -117,7 +117,7 @@ fn any_headers() -> impl Strategy<Value = Vec<(HeaderName, HeaderValue)>> {
         .prop_map(|(json, others)| json.into_iter().chain(others).collect())
 }
 
-/// What the contract has as the body to a status.
+/// Returns the bodies that the contract has for a status.
 fn bodies(status: u16) -> &'static [&'static str] {
     match status {
         200 => &[ACCEPTED],
@@ -133,7 +133,7 @@ fn bodies(status: u16) -> &'static [&'static str] {
 
 proptest! {
     #[test]
-    fn every_request_is_answered_by_the_contract(
+    fn every_request_is_answered_within_the_contract(
         method in "POST|POST|POST|POST|GET|HEAD|PUT|[A-Z]{1,9}",
         target in any_target(),
         headers in any_headers(),

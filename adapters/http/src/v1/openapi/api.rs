@@ -13,7 +13,7 @@ use super::{
 };
 use crate::auth::ApiAuth;
 
-/// As `/api` has it: no `+`, and not less than the Go predecessor took.
+/// The phones of `/api`: no `+`, and no fewer digits than the Go predecessor accepted.
 const PHONE: &str = "^[0-9]{11,15}$";
 pub(super) const PATHS: [(&str, &str); 4] = [
     ("/api", "send"),
@@ -31,7 +31,7 @@ pub(super) static MODELS: [&Model; 2] = [
 pub(super) fn operation(id: &str, settings: &V1Settings) -> Operation {
     let refused =
         |says: &str| ResponseBuilder::new().description(says).content(JSON, content("Refusal"));
-    let retry = || header(seconds(), "Until then.");
+    let retry = || header(seconds(), "Seconds to wait before a retry.");
     let sent = ObjectBuilder::from(string()).examples([json!("message successfuly sended")]);
     let sent = ContentBuilder::new().schema(Some(sent)).build();
     let sent = ResponseBuilder::new().description("The code will be sent").content(JSON, sent);
@@ -39,22 +39,25 @@ pub(super) fn operation(id: &str, settings: &V1Settings) -> Operation {
         .operation_id(Some(id))
         .tag("messages")
         .summary(Some("Send a code to a phone"))
-        .description(Some("The code can be checked by phone. Scope of the API key: send."))
+        .description(Some("The code can be checked by phone. An API key needs the scope send."))
         .request_body(Some(body("Send")))
         .response("200", sent)
-        .response("400", refused("The body cannot be used"))
+        .response("400", refused("Invalid request body"))
         .response(
             "401",
-            refused("API key needed").header("WWW-Authenticate", header(string(), "Bearer.")),
+            refused("API key required").header("WWW-Authenticate", header(string(), "Bearer")),
         )
-        .response("403", refused("API key lacks the scope"))
+        .response(
+            "403",
+            refused("The API key lacks the scope, or messages to this number are not allowed"),
+        )
         .response(
             "405",
             refused("Method not allowed")
-                .header("Allow", header(string(), "The methods of the path.")),
+                .header("Allow", header(string(), "The methods of this path.")),
         )
-        .response("408", refused("The body took too long"))
-        .response("429", refused("Too many messages to this number").header("Retry-After", retry()))
+        .response("408", refused("Request timeout"))
+        .response("429", refused("Rate limit exceeded").header("Retry-After", retry()))
         .response("500", refused("Internal error"))
         .response("503", refused("Temporarily unavailable").header("Retry-After", retry()));
     operation.securities(Some(security(settings.auth == ApiAuth::All))).build()

@@ -11,7 +11,7 @@ pub(super) const JSON: &str = "application/json";
 /// The name of the security scheme.
 pub(super) const BEARER: &str = "bearer";
 
-/// A client can send a key also where none is needed: the next server may want one.
+/// Allows a key even where none is needed: another server may require one.
 pub(super) fn security(is_needed: bool) -> Vec<SecurityRequirement> {
     let none = (!is_needed).then(SecurityRequirement::default);
     none.into_iter().chain([SecurityRequirement::new::<_, [&str; 0], &str>(BEARER, [])]).collect()

@@ -20,7 +20,7 @@ pub(super) static PROBLEM: Model =
 
 static FAULT: Model = Model { name: "Fault", schema: |_| fault(), parts: &[] };
 
-/// One answer for all kinds of one status, with an example of each.
+/// Returns one response for all kinds of one status, with an example of each.
 pub(super) fn problem(kinds: &[ProblemKind]) -> Response {
     let titles: Vec<&str> = kinds.iter().map(|kind| kind.meaning().title).collect();
     let content = ContentBuilder::new()
@@ -67,15 +67,18 @@ fn problem_example(kind: ProblemKind) -> Value {
 }
 
 fn problem_headers(kind: ProblemKind) -> Vec<(&'static str, Header)> {
-    let seconds = || ("Retry-After", header(seconds(), "Until then."));
+    let seconds = || ("Retry-After", header(seconds(), "Seconds to wait before a retry."));
     let text = |name, says| (name, header(string(), says));
     match kind {
-        ProblemKind::Unauthorized => vec![text("WWW-Authenticate", "Bearer.")],
-        ProblemKind::MethodNotAllowed => vec![text("Allow", "The methods of the path.")],
+        ProblemKind::Unauthorized => vec![text("WWW-Authenticate", "Bearer")],
+        ProblemKind::MethodNotAllowed => vec![text("Allow", "The methods of this path.")],
         ProblemKind::QuotaExceeded => vec![
             seconds(),
-            text("RateLimit-Policy", "All policies that the request was held against."),
-            text("RateLimit", "Those that are used up, and for how long."),
+            text("RateLimit-Policy", "All rate limits that count the request."),
+            text(
+                "RateLimit",
+                "The exhausted rate limits, each with the seconds until it allows a request.",
+            ),
         ],
         ProblemKind::ReducedCapacity => vec![seconds()],
         _ => Vec::new(),
@@ -87,26 +90,29 @@ fn problem_schema() -> Object {
     let codes: Vec<&str> = ProblemKind::all().map(|kind| kind.meaning().code).collect();
     let policies = ArrayBuilder::new()
         .items(RefOr::from(string_schema()))
-        .description(Some("Of quota-exceeded: the limits that are used up."));
+        .description(Some("The exhausted rate limits. Only in quota-exceeded."));
     let errors = ArrayBuilder::new()
         .items(Ref::from_schema_name("Fault"))
-        .description(Some("Of invalid: the rules that the request breaks."));
+        .description(Some("The invalid values of the request. Only in invalid, region-not-allowed and number-type-not-allowed."));
     ObjectBuilder::new()
         .property(
             "type",
             said(
                 known(&types.iter().map(String::as_str).collect::<Vec<_>>()),
-                "Stable; tell problems apart by it.",
+                "Identifies the kind of error. Stable.",
             ),
         )
         .property("title", string())
         .property("status", count())
-        .property("detail", said(string(), "Repeats nothing of the request."))
+        .property(
+            "detail",
+            said(string(), "An explanation. It never repeats values of the request."),
+        )
         .property("instance", said(string(), "The path of the request."))
-        .property("code", said(known(&codes), "The last segment of type."))
+        .property("code", said(known(&codes), "The last segment of type. Stable."))
         .property("errors", errors)
-        .property("scope", said(string(), "Of forbidden: the scope that the API key lacks."))
-        .property("verification_status", said(string(), "Of gone: expired or canceled."))
+        .property("scope", said(string(), "The scope that the API key lacks. Only in forbidden."))
+        .property("verification_status", said(string(), "expired or canceled. Only in gone."))
         .property("violated-policies", policies)
         .property("retry_after", seconds())
         .required("type")
@@ -123,9 +129,12 @@ fn fault() -> Object {
         .property(
             "pointer",
             ObjectBuilder::from(string())
-                .description(Some("Where in the body, as a JSON pointer.")),
+                .description(Some("The place of the value in the body, as a JSON pointer.")),
         )
         .property("header", string())
-        .property("detail", ObjectBuilder::from(string()).description(Some("The rule.")));
+        .property(
+            "detail",
+            ObjectBuilder::from(string()).description(Some("The rule that the value breaks.")),
+        );
     fault.required("detail").build()
 }

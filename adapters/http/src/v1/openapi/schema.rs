@@ -10,13 +10,13 @@ use super::super::{body::MAX_TYPED, settings::V1Settings};
 
 pub(in crate::v1) fn phone(settings: &V1Settings) -> Object {
     let form = match settings.default_region {
-        None => "The number in international form; the + may be left out.",
-        Some(_) => "The number in international form, or as it is dialled in the default region.",
+        None => "A phone number in international form. The + is optional.",
+        Some(_) => "A phone number in international form, or as dialled in the default region.",
     };
     let says = format!(
-        "{form} It must be a number that a numbering plan has. Spaces, brackets, dashes, dots, \
-         slashes, invisible characters and a leading tel: are ignored, and digits of every script \
-         are taken."
+        "{form} It must be a valid number of a numbering plan. Spaces, brackets, dashes, dots, \
+         slashes, invisible characters and a leading tel: are ignored. Digits of every script \
+         are accepted."
     );
     typed()
         .min_length(Some(4))
@@ -30,13 +30,13 @@ pub(in crate::v1) fn code() -> Object {
         .min_length(Some(4))
         .description(Some(
             "The code as the user typed it: 4 to 10 digits. Spaces, line breaks, dashes and \
-             invisible characters are ignored, and digits of every script are taken.",
+             invisible characters are ignored. Digits of every script are accepted.",
         ))
         .examples([json!("482915")])
         .build()
 }
 
-/// A text that people type.
+/// A string that people type.
 fn typed() -> ObjectBuilder {
     ObjectBuilder::from(string()).max_length(Some(MAX_TYPED))
 }
@@ -61,18 +61,18 @@ pub(in crate::v1) fn constant(text: &str) -> Object {
     enumerated(vec![json!(text)])
 }
 
-/// A text whose values may become more, which an `enum` forbids.
+/// A string whose values may grow in number, which an `enum` forbids.
 pub(in crate::v1) fn known(values: &[&str]) -> Object {
     said(string(), &format!("Known values: {}.", values.join(", ")))
 }
 
-/// With one more thing said of it.
+/// Puts a sentence before the description.
 pub(in crate::v1) fn said(object: Object, says: &str) -> Object {
     let before = object.description.clone().map(|before| format!(" {before}")).unwrap_or_default();
     ObjectBuilder::from(object).description(Some(format!("{says}{before}"))).build()
 }
 
-/// A number in an answer: its greatest may be set up otherwise.
+/// A number in an answer, without a maximum: that may depend on settings.
 pub(in crate::v1) fn count() -> Object {
     let least = utoipa::Number::from(0_usize);
     ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(least)).build()

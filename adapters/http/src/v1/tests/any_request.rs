@@ -1,4 +1,4 @@
-//! Whatever comes is answered, by the contract and without a word of what came.
+//! Any request is answered within the contract, and no answer repeats values of its request.
 
 use proptest::{collection, option, prelude::*, sample::select};
 // axum has one too.
@@ -66,7 +66,7 @@ fn any_path() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn every_request_is_answered_by_the_contract(
+    fn every_request_is_answered_within_the_contract(
         method in "POST|POST|POST|GET|DELETE|[A-Z]{1,6}",
         path in any_path(),
         key in option::weighted(0.3, "[ -~]{0,5}"),

@@ -4,7 +4,7 @@ use super::*;
 #[derive(Clone, Default)]
 pub(super) struct Book {
     entries: Arc<Mutex<HashMap<[u8; 32], Entry>>>,
-    /// What all who take over find.
+    /// What every takeover finds done.
     done: Option<VerificationId>,
 }
 
@@ -124,7 +124,7 @@ async fn retry_after_503_finds_what_the_first_request_stored() {
     assert_eq!(again.headers["location"], format!("/v1/verifications/{begun}"));
 }
 
-/// What timed out for its caller may still be under way in the database.
+/// A statement that timed out for its caller may still commit.
 #[tokio::test]
 async fn takeover_learns_that_the_earlier_check_was_right() {
     let mut verifications = MockVerifications::new();
@@ -232,7 +232,7 @@ async fn key_is_503_if_the_database_is_busy() {
     told.expect_problem(503, "temporary-reduced-capacity");
 }
 
-/// An outbox that takes a send when it is told to.
+/// An outbox that stores a send when the test opens it.
 struct Gate {
     entered: mpsc::UnboundedSender<()>,
     open: Arc<Notify>,

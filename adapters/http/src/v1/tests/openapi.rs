@@ -57,7 +57,7 @@ async fn document_is_openapi_3_1_and_complete() {
     assert_refs(&document, &document);
 }
 
-/// What generators make no sound clients of: ADR 47.
+/// Client generators fail on these keywords, or make clients that break later: ADR 47.
 #[tokio::test]
 async fn document_has_nothing_that_breaks_generated_clients() {
     const NOT_ANYWHERE: [&str; 7] =
@@ -152,7 +152,7 @@ fn without(part: &mut Value, name: &str) {
     }
 }
 
-/// By status, those that the design names for an operation.
+/// Returns the problems that the design lists for an operation, by status.
 fn problems_of(endpoint: &Endpoint) -> &'static [(&'static str, &'static [&'static str])] {
     match endpoint.operation_id {
         "startVerification" => &[

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Authorize<K> {
     keys: K,
-    known: RwLock<Arc<Known>>,
+    known: RwLock<Arc<KeySet>>,
     /// One reading at a time; when the latest one ended, well or not.
     reading: tokio::sync::Mutex<Option<Instant>>,
     used: Mutex<HashSet<ApiKeyId>>,
@@ -38,7 +38,7 @@ pub enum AuthorizeError {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KeySet {
     keys: HashMap<ApiKeyId, ApiKey>,
     /// Whether they were ever read.
     are_read: bool,
@@ -104,7 +104,7 @@ impl<K: ApiKeys> Authorize<K> {
         stored
     }
 
-    async fn read_if_older_than(&self, age: Duration) -> Result<Arc<Known>, AuthorizeError> {
+    async fn read_if_older_than(&self, age: Duration) -> Result<Arc<KeySet>, AuthorizeError> {
         let mut tried = self.reading.lock().await;
         // Whoever waited for another's reading has its outcome: with a database that is away, all
         // would wait for each other's.
@@ -125,12 +125,12 @@ impl<K: ApiKeys> Authorize<K> {
 
     async fn read(&self) -> Result<(), StoreError> {
         let keys = self.keys.all().await?.into_iter().map(|key| (key.id, key)).collect();
-        let known = Known { keys, are_read: true };
+        let known = KeySet { keys, are_read: true };
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
         Ok(())
     }
 
-    fn known(&self) -> Arc<Known> {
+    fn known(&self) -> Arc<KeySet> {
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

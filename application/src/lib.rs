@@ -1,51 +1,39 @@
 //! What the service does, and what it needs from outside.
 //!
-//! A use case is a struct with one `execute` (or, where work runs on while it waits, `wait` and
-//! `act`): one round, which returns what happened. Loops, timers and signals are in `bootstrap`.
-//! The ports are what the use cases need, in their own words; adapters implement them.
+//! A use case is a struct with one `execute` (or, if it runs on while it waits, `wait` and `act`):
+//! one round, which returns what happened. Loops, timers and signals are in `bootstrap`.
+//!
+//! [`mod@pipeline`] takes a message from the outbox to the gateway; [`mod@verification`] issues codes
+//! and checks them. [`ports`] says what both need from outside; adapters implement it.
 
 mod authorize;
-mod check;
-mod deliver;
 mod error;
-mod events;
-mod guard;
-mod issue;
+mod pipeline;
 pub mod ports;
-mod relay;
-mod repeat;
-mod replay;
-mod resend;
-mod retry;
-mod rules;
-mod share;
-mod start;
-mod submit;
 #[cfg(test)]
 mod testing;
 mod trace;
 mod vault;
 mod verification;
 
-pub use authorize::{Authorize, AuthorizeError};
-pub use check::{CheckCode, CheckError, Checked, CodeOf};
-pub use deliver::{DeliverMessages, DeliverSettings, Delivered};
-pub use error::{BoxError, Chain};
-pub use events::{DeliverEvents, EventSettings, Told};
-pub use guard::{FlushGuard, Flushed, Guard, Passed, Verdict};
-pub use issue::Clock;
-pub use relay::{RelayBatch, RelayError, RelaySettings, Relayed};
-pub use repeat::{AnswerError, AnswerOnce, Repeatable};
-pub use replay::{ReplayGuard, Replayed};
-pub use resend::{Caller, ResendError, ResendPolicy, ResendVerification, SendSettings};
-pub use retry::{Retried, RetryDeadLetter, RetryError};
-pub use rules::{Counting, SendRules};
-pub use share::{SharePartitions, ShareSettings, Shared};
-pub use start::{StartError, StartRequest, StartVerification};
-pub use submit::{Submission, SubmitError, SubmitMessage, SubmitSettings};
-pub use trace::{InvalidTraceParent, TraceParent};
-pub use vault::{
-    CODE_PEPPER, DrawnKeys, KeySource, Keys, OpenError, OpenVault, PAYLOAD_KEY, Vault, VaultClosed,
-    VaultSettings,
+pub use self::{
+    authorize::{Authorize, AuthorizeError},
+    error::{BoxError, Chain},
+    pipeline::{
+        DeliverMessages, DeliverSettings, Delivered, RelayBatch, RelayError, RelaySettings,
+        Relayed, Retried, RetryDeadLetter, RetryError, SharePartitions, ShareSettings, Shared,
+        Submission, SubmitError, SubmitMessage, SubmitSettings,
+    },
+    trace::{InvalidTraceParent, TraceParent},
+    vault::{
+        CODE_PEPPER, DrawnKeys, KeySource, Keys, OpenError, OpenVault, PAYLOAD_KEY, Vault,
+        VaultClosed, VaultSettings,
+    },
+    verification::{
+        Admission, AnswerError, AnswerOnce, Caller, CancelError, CancelVerification, CheckCode,
+        CheckError, Checked, Clock, CodeOf, CodeSender, Counting, DeliverEvents, EventSettings,
+        FindVerification, FlushGuard, Flushed, Guard, NoteReceipt, Posted, Repeatable, ReplayGuard,
+        Replayed, ResendError, ResendPolicy, ResendVerification, SendPermit, SendRules,
+        SendSettings, StartError, StartRequest, StartVerification,
+    },
 };
-pub use verification::{CancelError, CancelVerification, FindVerification, NoteReceipt};

@@ -10,26 +10,72 @@ mod dead_letters;
 mod events;
 mod gateway;
 mod guard;
+mod history;
+mod housekeeping;
 mod idempotency;
 mod keys;
 mod leases;
 mod ledger;
 mod outbox;
 mod secrets;
+mod store;
 mod stream;
+mod verification;
 mod verifications;
 
-pub use backlog::*;
-pub use broker::*;
-pub use dead_letters::*;
-pub use events::*;
-pub use gateway::*;
-pub use guard::*;
-pub use idempotency::*;
-pub use keys::*;
-pub use leases::*;
-pub use ledger::*;
-pub use outbox::*;
-pub use secrets::*;
-pub use stream::*;
-pub use verifications::*;
+pub use self::store::StoreError;
+
+// The way of a message.
+pub use self::{
+    backlog::{Backlog, BacklogSize, Claim, Claimed, Swept},
+    broker::{BrokerError, MessageBroker},
+    dead_letters::{DeadLetter, DeadLetters, Revived},
+    gateway::{Accepted, SendError, Sms, SmsGateway},
+    leases::{Lease, PartitionLeases, Renewed},
+    ledger::{
+        Admitted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, LedgerError,
+        OutcomeClass, Recorded, Started, Verdict,
+    },
+    outbox::{Enqueued, NewSend, Outbox, Violation},
+    stream::{Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable},
+};
+
+// Verifications.
+pub use self::{
+    events::{DueEvent, EventClaim, EventOutbox, EventSink, PostError},
+    guard::{
+        GuardCounts, GuardDecision, GuardDelta, GuardKey, GuardRecords, GuardTotal,
+        PastVerification, StoredDecision,
+    },
+    history::{Event, EventKind, History, Receipt},
+    housekeeping::Housekeeping,
+    idempotency::{Answer, AnswerClaim, Answers, Begun},
+    verification::{CodeSecret, NewSecret, NewVerification, Verification},
+    verifications::{
+        Approval, Attempt, CheckOutcome, NewTest, Newest, Resend, Resent, Target, Verifications,
+    },
+};
+
+// Keys: of callers, and of the service.
+pub use self::{
+    keys::{ApiKey, ApiKeys, NewApiKey},
+    secrets::Secrets,
+};
+
+#[cfg(any(test, feature = "mocks"))]
+pub use self::{
+    backlog::MockBacklog,
+    broker::MockMessageBroker,
+    dead_letters::MockDeadLetters,
+    events::{MockEventOutbox, MockEventSink},
+    gateway::MockSmsGateway,
+    guard::{MockGuardCounts, MockGuardRecords},
+    idempotency::MockAnswers,
+    keys::MockApiKeys,
+    leases::MockPartitionLeases,
+    ledger::MockDeliveryLedger,
+    outbox::MockOutbox,
+    secrets::MockSecrets,
+    stream::MockMessageStream,
+    verifications::MockVerifications,
+};

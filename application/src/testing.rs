@@ -4,7 +4,7 @@ use domain::{Origin, Peppers, Seed, VerificationId, VerificationStatus};
 
 use crate::{
     Keys, Vault,
-    ports::{AnswerClaim, CodeSecret, Verification},
+    ports::{AnswerClaim, CodeSecret, History, Verification},
 };
 
 pub(crate) const PEPPER: &str = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -50,6 +50,11 @@ pub(crate) fn pending() -> Verification {
             seed: Seed::from_bytes([7; 16]),
         }),
     }
+}
+
+/// That verification in another state, without events.
+pub(crate) fn history(status: VerificationStatus) -> History {
+    History { verification: Verification { status, ..pending() }, events: Vec::new() }
 }
 
 /// Of a request that nobody has begun before.

@@ -45,7 +45,7 @@ pub(crate) struct ConsumerSettings {
 }
 
 /// A partition that is read here.
-struct Reading {
+struct PartitionReader {
     lease: Lease,
     seen: Arc<Seen>,
     stop: CancellationToken,
@@ -89,7 +89,7 @@ where
             consumer.leases.clone(),
             ShareSettings { ttl: consumer.settings.lease_ttl },
         );
-        let mut reading: HashMap<i32, Reading> = HashMap::new();
+        let mut reading: HashMap<i32, PartitionReader> = HashMap::new();
         let mut workers = JoinSet::new();
         let (discovered, mut known) = watch::channel(Vec::new());
         let mut discovery =
@@ -99,7 +99,7 @@ where
         let mut only_renew_until = Instant::now();
 
         while !consumer.stop.is_cancelled() {
-            let lease = |it: &Reading| Lease { seen: it.seen.get(), ..it.lease.clone() };
+            let lease = |it: &PartitionReader| Lease { seen: it.seen.get(), ..it.lease.clone() };
             let held: Vec<Lease> = reading.values().map(lease).collect();
             let only_renew = Instant::now() < only_renew_until;
             let partitions = known.borrow_and_update().clone();
@@ -123,7 +123,8 @@ where
                             stop.clone(),
                         );
                         let worker = workers.spawn(work);
-                        reading.insert(lease.partition, Reading { lease, seen, stop, worker });
+                        reading
+                            .insert(lease.partition, PartitionReader { lease, seen, stop, worker });
                     }
                 }
                 Err(error) => {

@@ -2,7 +2,7 @@
 
 use adapters_persistence::Expired;
 use application::{
-    Delivered, Flushed, Relayed, Told,
+    Delivered, Flushed, Posted, Relayed,
     ports::{BacklogSize, DeliveryState, OutcomeClass, Swept},
 };
 use prometheus::{
@@ -280,11 +280,11 @@ impl EventMetrics {
         Ok(metrics)
     }
 
-    pub fn told(&self, told: &Told) {
+    pub fn posted(&self, posted: &Posted) {
         let events = |outcome| self.events.with_label_values(&[outcome]);
-        events("delivered").inc_by(told.delivered as u64);
-        events("retried").inc_by(told.retried as u64);
-        events("dropped").inc_by(told.dropped as u64);
+        events("delivered").inc_by(posted.delivered as u64);
+        events("retried").inc_by(posted.retried as u64);
+        events("dropped").inc_by(posted.dropped as u64);
     }
 }
 

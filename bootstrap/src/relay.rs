@@ -24,7 +24,7 @@ pub(crate) struct Pauses {
 
 /// How long to pause now.
 #[derive(Debug)]
-struct Pacing {
+struct PollPause {
     pauses: Pauses,
     latest: Instant,
     pause: Duration,
@@ -33,7 +33,7 @@ struct Pacing {
 /// The pause after a failure.
 const FAILED: Duration = Duration::from_millis(500);
 
-impl Pacing {
+impl PollPause {
     fn new(pauses: Pauses) -> Self {
         Self { pauses, latest: Instant::now(), pause: pauses.shortest }
     }
@@ -61,7 +61,7 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
     readiness: Readiness,
     stop: CancellationToken,
 ) {
-    let mut pacing = Pacing::new(pauses);
+    let mut pacing = PollPause::new(pauses);
     while !stop.is_cancelled() {
         // Not interrupted by `stop`: what is in hand is finished.
         let pause = match relay.execute().await {
@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_when_nothing_has_come_for_a_while() {
         let ms = Duration::from_millis;
-        let mut pacing = Pacing::new(Pauses { shortest: ms(1), longest: ms(6), lively: ms(50) });
+        let mut pacing = PollPause::new(Pauses { shortest: ms(1), longest: ms(6), lively: ms(50) });
 
         assert_eq!([pacing.after(3), pacing.after(0)], [ms(1), ms(1)]);
         advance(ms(50)).await;
@@ -149,7 +149,7 @@ mod tests {
     async fn whoever_is_told_of_messages_looks_soon_only_after_one() {
         let ms = Duration::from_millis;
         let pauses = Pauses { shortest: ms(1), longest: ms(6), lively: Duration::ZERO };
-        let mut pacing = Pacing::new(pauses);
+        let mut pacing = PollPause::new(pauses);
 
         assert_eq!([pacing.after(0), pacing.after(0)], [ms(2), ms(4)]);
         assert_eq!([pacing.after(1), pacing.after(0)], [ms(1), ms(2)]);

@@ -7,7 +7,7 @@ use std::{
 
 use application::{
     BoxError, Chain,
-    ports::{Backlog, BacklogError, BacklogSize, Claim, Claimed, Swept},
+    ports::{Backlog, BacklogSize, Claim, Claimed, StoreError, Swept},
 };
 use autometrics::autometrics;
 use domain::{Message, Validity};
@@ -275,11 +275,7 @@ impl SqlBacklog {
 
 impl Backlog for SqlBacklog {
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn claim(
-        &self,
-        limit: NonZeroU32,
-        lease: Duration,
-    ) -> Result<Vec<Claimed>, BacklogError> {
+    async fn claim(&self, limit: NonZeroU32, lease: Duration) -> Result<Vec<Claimed>, StoreError> {
         let oldest = self.oldest().await.map_err(unavailable)?;
         let values = vec![i64::from(limit.get()).into(), millis(lease).into(), oldest.into()];
         let rows = self.database.rows(CLAIM, values).await.map_err(unavailable)?;
@@ -290,12 +286,12 @@ impl Backlog for SqlBacklog {
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), BacklogError> {
+    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError> {
         self.try_extend(claims, lease).await.map_err(unavailable)
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), BacklogError> {
+    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), StoreError> {
         if claims.is_empty() {
             return Ok(());
         }
@@ -313,7 +309,7 @@ impl Backlog for SqlBacklog {
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn sweep(&self) -> Result<Swept, BacklogError> {
+    async fn sweep(&self) -> Result<Swept, StoreError> {
         let topic = || vec![self.topic.clone().into()];
         while self.database.execute(FORGET_KNOWN, topic()).await.map_err(unavailable)? == SWEPT {}
         let expired = self.end_expired().await.map_err(unavailable)?;
@@ -325,7 +321,7 @@ impl Backlog for SqlBacklog {
         Ok(swept)
     }
 
-    async fn size(&self) -> Result<BacklogSize, BacklogError> {
+    async fn size(&self) -> Result<BacklogSize, StoreError> {
         let oldest = self.oldest().await.map_err(unavailable)?;
         let rows = self.database.rows(SIZE, vec![oldest.into()]).await.map_err(unavailable)?;
         let count = |column| {
@@ -791,6 +787,6 @@ fn read(row: &QueryResult) -> Result<Claimed, BoxError> {
     })
 }
 
-fn unavailable(error: DbErr) -> BacklogError {
-    BacklogError(Told(error).into())
+fn unavailable(error: DbErr) -> StoreError {
+    Told(error).into()
 }

@@ -1,9 +1,6 @@
 use std::time::Duration;
 
-use application::{
-    BoxError,
-    ports::{DeadLetter, DeadLetterError, DeadLetters, Incoming, Revived},
-};
+use application::ports::{DeadLetter, DeadLetters, Incoming, Revived, StoreError};
 use sea_orm::{DbErr, QueryResult, Value};
 
 use crate::database::{Database, Sql, Told, begin, since_1970, time};
@@ -21,13 +18,13 @@ impl SqlDeadLetters {
 }
 
 impl DeadLetters for SqlDeadLetters {
-    async fn list(&self, limit: u64) -> Result<Vec<DeadLetter>, DeadLetterError> {
+    async fn list(&self, limit: u64) -> Result<Vec<DeadLetter>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.database.rows(LIST, vec![limit.into()]).await.map_err(unavailable)?;
         rows.iter().map(|row| read(row).map_err(unavailable)).collect()
     }
 
-    async fn find(&self, id: i64) -> Result<Option<DeadLetter>, DeadLetterError> {
+    async fn find(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
         let rows = self.database.rows(FIND, vec![id.into()]).await.map_err(unavailable)?;
         rows.first().map(|row| read(row).map_err(unavailable)).transpose()
     }
@@ -37,7 +34,7 @@ impl DeadLetters for SqlDeadLetters {
         letter: &DeadLetter,
         message: &Incoming,
         default_ttl: Duration,
-    ) -> Result<Revived, DeadLetterError> {
+    ) -> Result<Revived, StoreError> {
         let (accepted_at, expires_at) = match message.validity {
             Some(validity) => (validity.accepted_at, validity.expires_at),
             None => (letter.recorded_at, letter.recorded_at + default_ttl),
@@ -73,7 +70,7 @@ impl DeadLetters for SqlDeadLetters {
         revived.await.map_err(unavailable)
     }
 
-    async fn discard(&self, id: i64) -> Result<bool, DeadLetterError> {
+    async fn discard(&self, id: i64) -> Result<bool, StoreError> {
         let discarded = self.database.execute(DISCARD, vec![id.into()]).await;
         discarded.map(|rows| rows > 0).map_err(unavailable)
     }
@@ -147,6 +144,6 @@ fn read(row: &QueryResult) -> Result<DeadLetter, DbErr> {
     })
 }
 
-fn unavailable(error: DbErr) -> DeadLetterError {
-    DeadLetterError(BoxError::from(Told(error)))
+fn unavailable(error: DbErr) -> StoreError {
+    Told(error).into()
 }

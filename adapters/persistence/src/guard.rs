@@ -4,8 +4,8 @@ use std::{
 };
 
 use application::ports::{
-    Decision, GuardCounts, GuardKey, GuardRecords, Moved, PastVerification, StoreError,
-    StoredDecision, Total,
+    GuardCounts, GuardDecision, GuardDelta, GuardKey, GuardRecords, GuardTotal, PastVerification,
+    StoreError, StoredDecision,
 };
 use autometrics::autometrics;
 use domain::{GuardMode, Rolling, VerificationId};
@@ -28,8 +28,8 @@ pub struct SqlGuard {
 /// has requests.
 #[derive(Debug)]
 struct Run<'a> {
-    first: &'a Decision,
-    others: Vec<&'a Decision>,
+    first: &'a GuardDecision,
+    others: Vec<&'a GuardDecision>,
 }
 
 /// Decisions behind the first one in a row.
@@ -46,7 +46,7 @@ impl SqlGuard {
         Self { events, ..self }
     }
 
-    fn told<'a>(&self, decisions: &'a [Decision]) -> impl Iterator<Item = &'a str> {
+    fn told<'a>(&self, decisions: &'a [GuardDecision]) -> impl Iterator<Item = &'a str> {
         let events = self.events;
         let blocked =
             decisions.iter().filter(move |it| events && it.rule.mode == GuardMode::Enforce);
@@ -56,8 +56,8 @@ impl SqlGuard {
     /// One statement.
     async fn add_postgres(
         &self,
-        moved: &[Moved],
-        decisions: &[Decision],
+        moved: &[GuardDelta],
+        decisions: &[GuardDecision],
         window: Duration,
     ) -> Result<Vec<QueryResult>, DbErr> {
         let texts = |texts: Vec<&str>| {
@@ -93,8 +93,8 @@ impl SqlGuard {
     async fn add_sqlite(
         &self,
         connection: DatabaseConnection,
-        moved: &[Moved],
-        decisions: &[Decision],
+        moved: &[GuardDelta],
+        decisions: &[GuardDecision],
         window: Duration,
     ) -> Result<Vec<QueryResult>, DbErr> {
         let transaction = begin(&connection).await?;
@@ -129,7 +129,7 @@ impl SqlGuard {
 }
 
 impl<'a> Run<'a> {
-    fn all(decisions: &'a [Decision]) -> Vec<Self> {
+    fn all(decisions: &'a [GuardDecision]) -> Vec<Self> {
         let mut runs: Vec<Self> = Vec::new();
         let mut latest = HashMap::new();
         for decision in decisions {
@@ -158,10 +158,10 @@ impl GuardCounts for SqlGuard {
     #[autometrics(struct_name = "SqlGuard")]
     async fn add(
         &self,
-        moved: &[Moved],
-        decisions: &[Decision],
+        moved: &[GuardDelta],
+        decisions: &[GuardDecision],
         window: Duration,
-    ) -> Result<Vec<Total>, StoreError> {
+    ) -> Result<Vec<GuardTotal>, StoreError> {
         let rows = if self.database.is_postgres() {
             self.add_postgres(moved, decisions, window).await
         } else {
@@ -412,9 +412,9 @@ fn number(row: &QueryResult, column: &'static str) -> Result<u64, DbErr> {
     Ok(u64::try_from(row.try_get::<i64>("", column)?).unwrap_or(0))
 }
 
-fn read_total(row: &QueryResult) -> Result<Total, DbErr> {
+fn read_total(row: &QueryResult) -> Result<GuardTotal, DbErr> {
     let scope = parsed(&row.try_get::<String>("", "scope")?, "a scope")?;
-    Ok(Total {
+    Ok(GuardTotal {
         key: GuardKey { scope, key: row.try_get("", "key")? },
         window: Rolling {
             sends: number(row, "sends")?,

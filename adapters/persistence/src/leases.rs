@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use application::{
     BoxError,
-    ports::{Lease, LeaseError, PartitionLeases, Renewed},
+    ports::{Lease, PartitionLeases, Renewed, StoreError},
 };
 use autometrics::autometrics;
 use sea_orm::{DatabaseConnection, DbErr, QueryResult, Value};
@@ -74,7 +74,7 @@ impl SqlPartitionLeases {
 
 impl PartitionLeases for SqlPartitionLeases {
     #[autometrics(struct_name = "SqlPartitionLeases")]
-    async fn register(&self, partitions: &[i32]) -> Result<(), LeaseError> {
+    async fn register(&self, partitions: &[i32]) -> Result<(), StoreError> {
         let list: Value = if self.database.is_postgres() {
             partitions.to_vec().into()
         } else {
@@ -85,7 +85,7 @@ impl PartitionLeases for SqlPartitionLeases {
     }
 
     #[autometrics(struct_name = "SqlPartitionLeases")]
-    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, LeaseError> {
+    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, StoreError> {
         self.database
             .step(async |connection| self.renew_on(&connection, leases, ttl).await)
             .await
@@ -93,15 +93,15 @@ impl PartitionLeases for SqlPartitionLeases {
     }
 
     #[autometrics(struct_name = "SqlPartitionLeases")]
-    async fn acquire(&self, limit: usize, ttl: Duration) -> Result<Vec<Lease>, LeaseError> {
+    async fn acquire(&self, limit: usize, ttl: Duration) -> Result<Vec<Lease>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let values = self.values([self.member.clone().into(), millis(ttl).into(), limit.into()]);
         let rows = self.database.rows(ACQUIRE, values).await.map_err(unavailable)?;
-        rows.iter().map(read).collect::<Result<_, _>>().map_err(LeaseError)
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(StoreError::Unavailable)
     }
 
     #[autometrics(struct_name = "SqlPartitionLeases")]
-    async fn release(&self, lease: &Lease) -> Result<(), LeaseError> {
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         let values =
             self.values([self.member.clone().into(), lease.partition.into(), lease.epoch.into()]);
         self.database.execute(RELEASE, values).await.map_err(unavailable)?;
@@ -109,7 +109,7 @@ impl PartitionLeases for SqlPartitionLeases {
     }
 
     #[autometrics(struct_name = "SqlPartitionLeases")]
-    async fn leave(&self) -> Result<(), LeaseError> {
+    async fn leave(&self) -> Result<(), StoreError> {
         let values = self.values([self.member.clone().into()]);
         self.database.execute(LEAVE, values).await.map_err(unavailable)?;
         Ok(())
@@ -247,6 +247,6 @@ fn read(row: &QueryResult) -> Result<Lease, BoxError> {
     })
 }
 
-fn unavailable(error: DbErr) -> LeaseError {
-    LeaseError(Told(error).into())
+fn unavailable(error: DbErr) -> StoreError {
+    Told(error).into()
 }

@@ -247,7 +247,7 @@ pub(crate) fn counter_row(Counter { policy, key }: &Counter) -> serde_json::Valu
 }
 
 /// Quota and period of up to three windows; zeros: there is none.
-pub(crate) fn three(windows: &Windows) -> [(i32, i64); 3] {
+pub(crate) fn window_params(windows: &Windows) -> [(i32, i64); 3] {
     let mut three = [(0, 0); 3];
     for (place, window) in three.iter_mut().zip(windows.iter()) {
         *place = (window.quota.cast_signed(), millis(window.period));

@@ -2,7 +2,7 @@ mod sql;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use application::ports::{EnqueueError, Enqueued, NewSend, Outbox, Verification, Violation};
+use application::ports::{Enqueued, NewSend, Outbox, StoreError, Verification, Violation};
 use autometrics::autometrics;
 use domain::{ApiKeyId, CodeLength, Counter, Metadata, Origin, TemplateKey, VerificationId};
 use sea_orm::{ConnectionTrait, DatabaseConnection, DbErr, QueryResult, Value};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 pub(crate) use self::sql::{COUNT_ON_PHONES, PHONES, STORE};
 use crate::{
     database::{Database, begin, clock, hex, millis, time},
-    limits::{Account, COUNT_SQLITE, Counters, PhoneWindows, counter_row, three},
+    limits::{Account, COUNT_SQLITE, Counters, PhoneWindows, counter_row, window_params},
     refusal::is_about_a_row,
     verifications,
 };
@@ -69,7 +69,7 @@ impl Default for OutboxSettings {
 #[derive(Debug)]
 struct Job {
     send: NewSend,
-    answer: oneshot::Sender<Result<Enqueued, EnqueueError>>,
+    answer: oneshot::Sender<Result<Enqueued, StoreError>>,
 }
 
 impl CoalescingOutbox {
@@ -101,16 +101,16 @@ impl CoalescingOutbox {
 
 impl Outbox for CoalescingOutbox {
     #[autometrics(struct_name = "CoalescingOutbox")]
-    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, EnqueueError> {
+    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, StoreError> {
         let (answer, stored) = oneshot::channel();
         self.queue.try_send(Job { send, answer }).map_err(|error| match error {
-            TrySendError::Full(_) => EnqueueError::Full,
-            TrySendError::Closed(_) => EnqueueError::Unavailable("the writers are gone".into()),
+            TrySendError::Full(_) => StoreError::Full,
+            TrySendError::Closed(_) => StoreError::Unavailable("the writers are gone".into()),
         })?;
         match timeout(self.patience, stored).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(EnqueueError::Unavailable("the writer is gone".into())),
-            Err(_) => Err(EnqueueError::Unavailable("no commit in time".into())),
+            Ok(Err(_)) => Err(StoreError::Unavailable("the writer is gone".into())),
+            Err(_) => Err(StoreError::Unavailable("no commit in time".into())),
         }
     }
 }
@@ -224,7 +224,7 @@ impl Writer {
             return self.store_each(waiting.into_iter()).await;
         }
         for job in waiting {
-            job.answer(Err(EnqueueError::Full));
+            job.answer(Err(StoreError::Full));
         }
     }
 
@@ -233,7 +233,7 @@ impl Writer {
         let Some(queue) = self.queue.upgrade() else { return fail(jobs.collect(), error) };
         for job in jobs {
             if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) = queue.try_send(job) {
-                job.answer(Err(EnqueueError::Full));
+                job.answer(Err(StoreError::Full));
             }
         }
     }
@@ -445,7 +445,7 @@ impl Job {
         VerificationId::of(self.send.message.id)
     }
 
-    fn answer(self, answer: Result<Enqueued, EnqueueError>) {
+    fn answer(self, answer: Result<Enqueued, StoreError>) {
         // The caller may have gone meanwhile.
         let _ = self.answer.send(answer);
     }
@@ -494,7 +494,8 @@ impl Turn {
                 let wanted = &mut turn.accounts[*place];
                 let room = rooms.get(&account).copied().unwrap_or(u32::MAX);
                 let room = windows.smallest_quota().map_or(room, |quota| quota.min(room));
-                let alone = exclusive || wanted.exclusive || wanted.windows != three(windows);
+                let alone =
+                    exclusive || wanted.exclusive || wanted.windows != window_params(windows);
                 if alone || wanted.sends >= room {
                     later.push(job);
                     continue;
@@ -509,7 +510,7 @@ impl Turn {
                     ttl: job.send.ttl,
                     exclusive,
                     sends: 1,
-                    windows: three(windows),
+                    windows: window_params(windows),
                 });
             }
             turn.jobs.push(job);
@@ -621,6 +622,6 @@ fn fail(jobs: Vec<Job>, error: &DbErr) {
     tracing::warn!(messages = jobs.len(), %error, "messages not stored");
     for job in jobs {
         let cause = error.to_string().into();
-        job.answer(Err(EnqueueError::Unavailable(cause)));
+        job.answer(Err(StoreError::Unavailable(cause)));
     }
 }

@@ -4,9 +4,9 @@ mod sql;
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    AnswerClaim, Approval, Attempt, CodeSecret, Event, EventKind, History, NewTest,
-    NewVerification, Newest, Receipt, Resend, Resent, StoreError, Target, Tried, Verification,
-    Verifications, Violation,
+    AnswerClaim, Approval, Attempt, CheckOutcome, CodeSecret, Event, EventKind, History,
+    Housekeeping, NewTest, NewVerification, Newest, Receipt, Resend, Resent, StoreError, Target,
+    Verification, Verifications, Violation,
 };
 use autometrics::autometrics;
 use domain::{
@@ -22,7 +22,7 @@ pub(crate) use self::sql::verification_columns;
 use crate::{
     database::{Database, Told, Transaction, begin, clock, hex, lasting, millis, parsed, time},
     idempotency::done_under,
-    limits::{COUNT_SQLITE, Counters, PhoneWindows, counter_row, three, violations},
+    limits::{COUNT_SQLITE, Counters, PhoneWindows, counter_row, violations, window_params},
     outbox::{COUNT_ON_PHONES, PHONES, STORE, code_length},
 };
 
@@ -173,7 +173,7 @@ impl SqlVerifications {
             seed.into(),
             pepper.into(),
         ];
-        for (quota, period) in three(&again.phone_limits) {
+        for (quota, period) in window_params(&again.phone_limits) {
             values.extend([Value::from(quota), period.into()]);
         }
         let counters = || again.extra.iter();
@@ -230,7 +230,7 @@ impl SqlVerifications {
         let is_api: bool = target.try_get("", "is_api")?;
 
         let [(quota_1, period_1), (quota_2, period_2), (quota_3, period_3)] =
-            three(&again.phone_limits);
+            window_params(&again.phone_limits);
         let uuid = again.id.as_uuid().to_string();
         let wanted = json!([[
             phone, uuid, ttl, 0, 1, quota_1, period_1, quota_2, period_2, quota_3, period_3, is_api
@@ -284,7 +284,7 @@ impl SqlVerifications {
         connection: DatabaseConnection,
         attempt: &Attempt,
         guesses: &[Policy],
-    ) -> Result<Tried, DbErr> {
+    ) -> Result<CheckOutcome, DbErr> {
         let transaction = begin(&connection).await?;
         let now = clock(&transaction).await?;
         let look = async |sql, key: Value, hashes: &[(KeyId, CodeHash)]| {
@@ -299,7 +299,7 @@ impl SqlVerifications {
             Target::Id(id) => {
                 let key = self.database.id(id.as_uuid());
                 let rows = look(sql::TARGET_BY_ID, key, &attempt.hashes).await?;
-                let Some(row) = rows.first() else { return Ok(Tried::Unknown) };
+                let Some(row) = rows.first() else { return Ok(CheckOutcome::Unknown) };
                 if let Some(untried) = read_untried(row)? {
                     return Ok(untried);
                 }
@@ -313,7 +313,7 @@ impl SqlVerifications {
                 let (v1, api) = (v1?, api?);
                 let id = |found: &Option<Found>| found.as_ref().map(|it| it.id);
                 if (id(&v1), id(&api)) != (of.v1, of.api) {
-                    return Ok(Tried::Changed);
+                    return Ok(CheckOutcome::Changed);
                 }
                 Guessed::by_phone(phone, v1, api)
             }
@@ -329,17 +329,17 @@ impl SqlVerifications {
             }
         }
         if !with_room.iter().any(|target| target.counts) {
-            return Ok(Tried::Limited(over));
+            return Ok(CheckOutcome::Limited(over));
         }
         let right = with_room.iter().position(Guessed::is_right);
         let tried = if let Some(right) = right {
             let found = with_room.swap_remove(right);
             self.approve_sqlite(&transaction, &found, guesses, attempt.claim.as_ref(), now).await?
         } else {
-            let mut tried = Tried::Nothing;
+            let mut tried = CheckOutcome::Nothing;
             for target in &with_room {
                 let wrong = self.guess_sqlite(&transaction, target, guesses, now).await?;
-                if let (Tried::Nothing, Some(wrong)) = (&tried, wrong) {
+                if let (CheckOutcome::Nothing, Some(wrong)) = (&tried, wrong) {
                     tried = wrong;
                 }
             }
@@ -368,7 +368,7 @@ impl SqlVerifications {
         target: &Guessed,
         guesses: &[Policy],
         now: i64,
-    ) -> Result<Option<Tried>, DbErr> {
+    ) -> Result<Option<CheckOutcome>, DbErr> {
         self.count_guess_sqlite(transaction, target, guesses, now).await?;
         let Some(found) = target.found.as_ref().filter(|found| !found.exhausted) else {
             return Ok(None);
@@ -403,7 +403,7 @@ impl SqlVerifications {
         guesses: &[Policy],
         claim: Option<&AnswerClaim>,
         now: i64,
-    ) -> Result<Tried, DbErr> {
+    ) -> Result<CheckOutcome, DbErr> {
         let found = target.found.as_ref().ok_or(DbErr::RecordNotUpdated)?;
         self.count_guess_sqlite(transaction, target, guesses, now).await?;
         let id = self.database.id(found.id.as_uuid());
@@ -417,7 +417,7 @@ impl SqlVerifications {
         self.run_in(transaction, sql::FORGIVE, vec![counter, names(guesses), id]).await?;
         self.tell_in(transaction, EventKind::Approved, found.id, now).await?;
         self.note_in(transaction, found.id, claim).await?;
-        Ok(Tried::Right(approval))
+        Ok(CheckOutcome::Right(approval))
     }
 
     async fn cancel_sqlite(
@@ -539,7 +539,11 @@ impl Verifications for SqlVerifications {
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
-    async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError> {
+    async fn check(
+        &self,
+        attempt: Attempt,
+        guesses: &[Policy],
+    ) -> Result<CheckOutcome, StoreError> {
         if self.database.is_postgres() {
             return self.checks.check(attempt, guesses).await;
         }
@@ -611,7 +615,9 @@ impl Verifications for SqlVerifications {
         let known = rows.first().map_or(Ok(false), |row| row.try_get("", "known"));
         Ok(known.map_err(Told)?)
     }
+}
 
+impl Housekeeping for SqlVerifications {
     #[autometrics(struct_name = "SqlVerifications")]
     async fn expire(&self) -> Result<u64, StoreError> {
         if !self.database.is_postgres() {
@@ -762,21 +768,23 @@ fn read_id(row: &QueryResult) -> Result<VerificationId, DbErr> {
     Ok(VerificationId::from_uuid(parsed(&row.try_get::<String>("", "id")?, "an id")?))
 }
 
-fn read_wrong(row: &QueryResult, attempts: i32) -> Result<Tried, DbErr> {
-    Ok(Tried::Wrong {
+fn read_wrong(row: &QueryResult, attempts: i32) -> Result<CheckOutcome, DbErr> {
+    Ok(CheckOutcome::Wrong {
         attempts: u8::try_from(attempts).unwrap_or(u8::MAX),
         pepper: parsed(&row.try_get::<String>("", "pepper_id")?, "a key's name")?,
     })
 }
 
 /// Why a known verification cannot be tried, as far as its own row says.
-fn read_untried(row: &QueryResult) -> Result<Option<Tried>, DbErr> {
+fn read_untried(row: &QueryResult) -> Result<Option<CheckOutcome>, DbErr> {
     let status = parsed(&row.try_get::<String>("", "status")?, "a status")?;
     Ok(match status {
-        VerificationStatus::Approved => Some(Tried::Approved),
-        VerificationStatus::Expired | VerificationStatus::Canceled => Some(Tried::Gone(status)),
+        VerificationStatus::Approved => Some(CheckOutcome::Approved),
+        VerificationStatus::Expired | VerificationStatus::Canceled => {
+            Some(CheckOutcome::Gone(status))
+        }
         VerificationStatus::Pending if row.try_get::<bool>("", "exhausted")? => {
-            Some(Tried::Exhausted {
+            Some(CheckOutcome::Exhausted {
                 retry_after: lasting(row.try_get("", "good_for")?),
                 ttl: lasting(row.try_get("", "ttl")?),
             })

@@ -2,7 +2,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use domain::{Message, Validity};
 
-use crate::{BoxError, TraceParent};
+use crate::{TraceParent, ports::StoreError};
 
 /// The outbox as a relay sees it: messages that still have to reach a consumer.
 ///
@@ -17,11 +17,10 @@ pub trait Backlog: Sync + 'static {
     /// `settle`, it may be claimed again. A message is not claimed while an older one to the same
     /// phone, never settled yet, is left behind or leased. One that has
     /// expired is never claimed.
-    async fn claim(&self, limit: NonZeroU32, lease: Duration)
-    -> Result<Vec<Claimed>, BacklogError>;
+    async fn claim(&self, limit: NonZeroU32, lease: Duration) -> Result<Vec<Claimed>, StoreError>;
 
     /// Renews the lease of those claims that are still ours.
-    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), BacklogError>;
+    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError>;
 
     /// Records messages as published: they are in transit now.
     ///
@@ -30,15 +29,15 @@ pub trait Backlog: Sync + 'static {
     /// times `confirm_within`. Both times double with each publication. A claim that is no longer
     /// ours, or whose message a consumer has taken over already, is passed over. Settling twice is
     /// not an error.
-    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), BacklogError>;
+    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), StoreError>;
 
     /// Lets messages wait again that were in transit for too long, and ends expired ones.
     ///
     /// What has expired is recorded so, unless a ledger has it already.
-    async fn sweep(&self) -> Result<Swept, BacklogError>;
+    async fn sweep(&self) -> Result<Swept, StoreError>;
 
     /// How many messages are waiting and how many are in transit.
-    async fn size(&self) -> Result<BacklogSize, BacklogError>;
+    async fn size(&self) -> Result<BacklogSize, StoreError>;
 }
 
 /// A right to publish and settle one message. `attempt` fences it: the next claim has another.
@@ -67,7 +66,3 @@ pub struct BacklogSize {
     pub waiting: u64,
     pub in_transit: u64,
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the outbox is unavailable")]
-pub struct BacklogError(#[source] pub BoxError);

@@ -1,15 +1,15 @@
 use std::time::{Duration, SystemTime};
 
-use crate::{BoxError, ports::Incoming};
+use crate::ports::{Incoming, StoreError};
 
 /// Records that are no message: where they stand and why, not what they hold.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait DeadLetters: Sync + 'static {
     /// The first `limit` of all groups, oldest first.
-    async fn list(&self, limit: u64) -> Result<Vec<DeadLetter>, DeadLetterError>;
+    async fn list(&self, limit: u64) -> Result<Vec<DeadLetter>, StoreError>;
 
-    async fn find(&self, id: i64) -> Result<Option<DeadLetter>, DeadLetterError>;
+    async fn find(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
 
     /// Gives the message of a letter to its group's ledger, as if it had been read just now, and
     /// removes the letter, in one commit.
@@ -22,10 +22,10 @@ pub trait DeadLetters: Sync + 'static {
         letter: &DeadLetter,
         message: &Incoming,
         default_ttl: Duration,
-    ) -> Result<Revived, DeadLetterError>;
+    ) -> Result<Revived, StoreError>;
 
     /// Removes a letter. Says whether it was there.
-    async fn discard(&self, id: i64) -> Result<bool, DeadLetterError>;
+    async fn discard(&self, id: i64) -> Result<bool, StoreError>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +48,3 @@ pub enum Revived {
     /// It is too late to send it; the letter stays.
     Expired,
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the dead letters are unavailable")]
-pub struct DeadLetterError(#[source] pub BoxError);

@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-use domain::{GuardRule, GuardScope, PhoneNumber, Region, Rolling, VerificationId};
+use domain::{GuardRule, GuardScope, Origin, PhoneNumber, Region, Rolling, VerificationId};
 
 use crate::ports::StoreError;
 
@@ -9,7 +9,7 @@ use crate::ports::StoreError;
 #[trait_variant::make(Send)]
 pub trait GuardCounts: Sync + 'static {
     /// Adds what happened and stores the decisions, in one commit, and tells for each key of
-    /// `moved`, in any order, what all processes have counted in about the last two windows, and in
+    /// `deltas`, in any order, what all processes have counted in about the last two windows, and in
     /// about the last two days.
     ///
     /// A key may move by nothing, to be asked only. Buckets turn by the database's clock, as
@@ -17,10 +17,10 @@ pub trait GuardCounts: Sync + 'static {
     /// After an error it may have been stored all the same.
     async fn add(
         &self,
-        moved: &[Moved],
-        decisions: &[Decision],
+        deltas: &[GuardDelta],
+        decisions: &[GuardDecision],
         window: Duration,
-    ) -> Result<Vec<Total>, StoreError>;
+    ) -> Result<Vec<GuardTotal>, StoreError>;
 }
 
 /// What the guard has seen and decided, and what an operator says of it.
@@ -56,14 +56,14 @@ pub struct GuardKey {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Moved {
+pub struct GuardDelta {
     pub key: GuardKey,
     pub sends: u64,
     pub approvals: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Total {
+pub struct GuardTotal {
     pub key: GuardKey,
     /// By the window.
     pub window: Rolling,
@@ -75,7 +75,7 @@ pub struct Total {
 
 /// A rule that fired, and on what. One in [`domain::GuardMode::Enforce`] has blocked a send.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct GuardDecision {
     pub rule: GuardRule,
     /// What `key` is.
     pub scope: GuardScope,
@@ -109,4 +109,37 @@ pub struct PastVerification {
     pub sends: u8,
     pub created_at: SystemTime,
     pub approved_at: Option<SystemTime>,
+}
+
+/// What the keys of `/api` begin with.
+const API: &str = "api:";
+
+impl GuardKey {
+    /// Returns what a phone is counted under in a scope. `None` if the phone has no region, or if
+    /// the scope is the world.
+    pub(crate) fn of(
+        scope: GuardScope,
+        origin: Origin,
+        phone: &PhoneNumber,
+        region: Option<Region>,
+    ) -> Option<Self> {
+        let of_door = if origin == Origin::Api { API } else { "" };
+        let key = match scope {
+            GuardScope::Prefix => phone.prefix(),
+            GuardScope::Range => phone.range(),
+            GuardScope::Region => region.as_ref()?.as_str(),
+            GuardScope::World => return None,
+        };
+        Some(Self { scope, key: format!("{of_door}{key}") })
+    }
+
+    /// The key that all messages and approvals of `/api` are counted under, whatever their phones.
+    pub(crate) fn all_of_api() -> Self {
+        Self { scope: GuardScope::World, key: API.to_owned() }
+    }
+
+    /// Whether `/api` counts under this key.
+    pub(crate) fn is_of_api(&self) -> bool {
+        self.key.starts_with(API)
+    }
 }

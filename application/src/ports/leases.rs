@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::BoxError;
+use crate::ports::StoreError;
 
 /// How the consumers of one group share the partitions of one topic.
 ///
@@ -16,22 +16,22 @@ pub trait PartitionLeases: Sync + 'static {
     ///
     /// The first call for a group says what the topic has at its birth; partitions that come
     /// later are marked [`Lease::added_later`].
-    async fn register(&self, partitions: &[i32]) -> Result<(), LeaseError>;
+    async fn register(&self, partitions: &[i32]) -> Result<(), StoreError>;
 
     /// Says that this consumer lives, for `ttl`, and renews what it holds.
     ///
     /// Returns which of `leases` are still ours and how many consumers live. A lease that ran
     /// out and that nobody took is renewed like any other.
-    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, LeaseError>;
+    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, StoreError>;
 
     /// Takes up to `limit` partitions that have no owner, or whose owner's lease ran out.
-    async fn acquire(&self, limit: usize, ttl: Duration) -> Result<Vec<Lease>, LeaseError>;
+    async fn acquire(&self, limit: usize, ttl: Duration) -> Result<Vec<Lease>, StoreError>;
 
     /// Gives a partition up: others may take it at once. Not ours any more is not an error.
-    async fn release(&self, lease: &Lease) -> Result<(), LeaseError>;
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Says that this consumer is gone, so that the others take its share at once.
-    async fn leave(&self) -> Result<(), LeaseError>;
+    async fn leave(&self) -> Result<(), StoreError>;
 }
 
 /// A partition that is ours, until another owner comes with a higher epoch.
@@ -59,7 +59,3 @@ pub struct Renewed {
     /// Partitions known to the group.
     pub partitions: usize,
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the partition leases are unavailable")]
-pub struct LeaseError(#[source] pub BoxError);

@@ -1,11 +1,11 @@
 use std::time::{Duration, SystemTime};
 
-use domain::{
-    ApiKeyId, CodeHash, CodeLength, Counter, KeyId, Message, Metadata, Origin, PhoneNumber, Policy,
-    Region, Seed, TemplateKey, Windows,
-};
+use domain::{Counter, Message, PhoneNumber, Policy, VerificationId, Windows};
 
-use crate::{BoxError, TraceParent, ports::Verification};
+use crate::{
+    TraceParent,
+    ports::{NewVerification, StoreError, Verification},
+};
 
 /// Where verifications begin and their messages are stored, in the order of their acceptance.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -24,7 +24,7 @@ pub trait Outbox: Sync + 'static {
     /// may be committed together, and then what the database refuses fails its own call only; sends
     /// to one phone are counted each, and no quota is passed however many race. A call that is
     /// dropped leaves nothing half done.
-    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, EnqueueError>;
+    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, StoreError>;
 }
 
 /// A verification and its first message.
@@ -43,27 +43,6 @@ pub struct NewSend {
     /// Whether the windows of the phone are those of sends which say so only.
     pub apart: bool,
     pub extra: Vec<Counter>,
-}
-
-/// What is kept of a verification beside its phone and how long it lasts.
-#[derive(Debug, Clone)]
-pub struct NewVerification {
-    pub origin: Origin,
-    pub region: Option<Region>,
-    pub secret: NewSecret,
-    pub code_length: CodeLength,
-    /// None: the default one.
-    pub template: Option<TemplateKey>,
-    pub metadata: Option<Metadata>,
-    pub api_key: Option<ApiKeyId>,
-}
-
-/// What is kept of a code.
-#[derive(Debug, Clone)]
-pub struct NewSecret {
-    pub pepper: KeyId,
-    pub seed: Seed,
-    pub code_hash: CodeHash,
 }
 
 /// What became of a send.
@@ -85,12 +64,10 @@ pub struct Violation {
     pub retry_after: Duration,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum EnqueueError {
-    /// As much work is waiting for the database as may wait. Nothing was stored.
-    #[error("too much work is waiting to be stored")]
-    Full,
-    /// The database did not confirm in time or at all. The message may have been stored.
-    #[error("the outbox is unavailable")]
-    Unavailable(#[source] BoxError),
+impl NewSend {
+    /// The verification as it is right after [`Outbox::enqueue`] has accepted it.
+    pub fn accepted(&self, at: SystemTime) -> Verification {
+        let id = VerificationId::of(self.message.id);
+        Verification::begun(id, self.phone.clone(), self.ttl, &self.verification, at)
+    }
 }

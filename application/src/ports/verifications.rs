@@ -1,20 +1,22 @@
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use domain::{
-    ApiKeyId, CodeHash, CodeLength, Counter, KeyId, Message, MessageId, Metadata, Number,
-    NumberType, Origin, PhoneNumber, Policy, Recipient, Region, Seed, TemplateKey, VerificationId,
-    VerificationStatus, Windows,
+    CodeHash, Counter, KeyId, Message, MessageId, Origin, PhoneNumber, Policy, Region,
+    VerificationId, VerificationStatus, Windows,
 };
 
 use crate::{
-    BoxError, TraceParent,
-    ports::{AnswerClaim, NewSecret, NewSend, NewVerification, Violation},
+    TraceParent,
+    ports::{
+        AnswerClaim, History, NewSecret, NewVerification, Receipt, StoreError, Verification,
+        Violation,
+    },
 };
 
 /// Verifications after their first message.
 ///
 /// All times are the database's. A verification is over when its time is up, whether or not
-/// [`Verifications::expire`] has been there: it is shown as expired, and nothing below takes it for
+/// [`Housekeeping::expire`](crate::ports::Housekeeping::expire) has been there: it is shown as expired, and nothing below takes it for
 /// pending. What is kept of a code is wiped when its verification ends.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
@@ -38,7 +40,7 @@ pub trait Verifications: Sync + 'static {
     /// Counts an attempt on its verification, and under each of `guesses` on the phone; and where
     /// it is right, ends the verification as approved and forgets the guesses at it, and no others
     /// at its phone. All in one commit: an attempt that was not counted decides nothing, and a
-    /// right one is not lost. Of all that are right, exactly one is ever [`Tried::Right`].
+    /// right one is not lost. Of all that are right, exactly one is ever [`CheckOutcome::Right`].
     ///
     /// By phone the code is tried against the newest verification of each door, and a wrong one is
     /// counted on both. A guess is counted whether or not there is a verification, and whatever
@@ -49,7 +51,8 @@ pub trait Verifications: Sync + 'static {
     /// windows of their own. A verification whose windows are used up is not tried. Where none can be
     /// tried for that, nothing is counted and nothing is written; where another guess uses a window
     /// up in this moment, a window before it may be counted all the same.
-    async fn check(&self, attempt: Attempt, guesses: &[Policy]) -> Result<Tried, StoreError>;
+    async fn check(&self, attempt: Attempt, guesses: &[Policy])
+    -> Result<CheckOutcome, StoreError>;
 
     /// Ends a verification as canceled, if it is pending, and returns what it then is; none if
     /// there is none. The guesses of its phone stay counted. Of its messages, what waits in a ledger
@@ -67,90 +70,6 @@ pub trait Verifications: Sync + 'static {
     /// which is not waited for. Of each kind the first counts, and `Undelivered` does not after
     /// `Delivered`: both may come twice, and in any order.
     async fn note_receipt(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError>;
-
-    /// Ends some of those whose time is up. Returns how many; zero: none is left.
-    async fn expire(&self) -> Result<u64, StoreError>;
-
-    /// Removes some of the verifications and decisions of the guard that are older than
-    /// `retention`, and some of the phones, counters and answers that nobody needs any more.
-    /// Returns how many; zero: none is left.
-    async fn prune(&self, retention: Duration) -> Result<u64, StoreError>;
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verification {
-    pub id: VerificationId,
-    pub origin: Origin,
-    pub phone: PhoneNumber,
-    pub region: Option<Region>,
-    pub status: VerificationStatus,
-    /// Codes that were tried against it.
-    pub attempts: u8,
-    /// Messages so far.
-    pub sends: u8,
-    pub created_at: SystemTime,
-    /// When its latest message was accepted.
-    pub sent_at: SystemTime,
-    pub expires_at: SystemTime,
-    pub ended_at: Option<SystemTime>,
-    /// The database's now.
-    pub read_at: SystemTime,
-    pub code_length: CodeLength,
-    pub template: Option<TemplateKey>,
-    pub metadata: Option<Metadata>,
-    /// That of the caller who began it.
-    pub api_key: Option<ApiKeyId>,
-    /// None once it has ended.
-    pub secret: Option<CodeSecret>,
-}
-
-/// What a code is derived from again, with the pepper of that name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CodeSecret {
-    pub pepper: KeyId,
-    pub seed: Seed,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct History {
-    pub verification: Verification,
-    pub events: Vec<Event>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event {
-    pub kind: EventKind,
-    pub at: SystemTime,
-}
-
-/// What happens to a verification, in the order in which it does where the times are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum EventKind {
-    Created,
-    /// A message is in the outbox.
-    Queued,
-    /// It is with the broker.
-    Published,
-    /// The gateway has it.
-    Sent,
-    /// The handset has it, says the gateway.
-    Delivered,
-    /// It will not come.
-    Failed,
-    Approved,
-    Expired,
-    Canceled,
-    /// The guard refused to begin one. It is told to others only: there is no verification.
-    Blocked,
-}
-
-/// What a gateway tells, some time later, of a message that it took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Receipt {
-    /// The handset has it.
-    Delivered,
-    /// The handset will not get it.
-    Undelivered,
 }
 
 /// One more message of a verification.
@@ -216,7 +135,7 @@ pub struct Newest {
 
 /// What became of an attempt.
 #[derive(Debug, Clone)]
-pub enum Tried {
+pub enum CheckOutcome {
     /// It is counted, and the verification is approved by it.
     Right(Approval),
     /// It is counted: `attempts` with this one. What is kept was made with `pepper`.
@@ -254,123 +173,4 @@ pub struct NewTest {
     pub ttl: Duration,
     /// Of [`Origin::Test`].
     pub verification: NewVerification,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// As much work is waiting for the database as may wait. Nothing was stored.
-    #[error("too much work is waiting for the database")]
-    Full,
-    /// The database did not confirm in time or at all. What was to be stored may be.
-    #[error("the database is unavailable")]
-    Unavailable(#[source] BoxError),
-}
-
-impl Verification {
-    /// As it is right after [`crate::ports::Outbox::enqueue`] has accepted it.
-    pub fn accepted(new: &NewSend, at: SystemTime) -> Self {
-        let id = VerificationId::of(new.message.id);
-        Self::begun(id, new.phone.clone(), new.ttl, &new.verification, at)
-    }
-
-    /// As it is right after it began.
-    pub fn begun(
-        id: VerificationId,
-        phone: PhoneNumber,
-        ttl: Duration,
-        new: &NewVerification,
-        at: SystemTime,
-    ) -> Self {
-        let NewSecret { pepper, seed, .. } = new.secret.clone();
-        Self {
-            id,
-            origin: new.origin,
-            phone,
-            region: new.region,
-            status: VerificationStatus::Pending,
-            attempts: 0,
-            sends: 1,
-            created_at: at,
-            sent_at: at,
-            expires_at: at + ttl,
-            ended_at: None,
-            read_at: at,
-            code_length: new.code_length,
-            template: new.template.clone(),
-            metadata: new.metadata.clone(),
-            api_key: new.api_key,
-            secret: Some(CodeSecret { pepper, seed }),
-        }
-    }
-
-    /// Where its messages go, as far as that is kept.
-    pub(crate) fn recipient(&self) -> Recipient {
-        let Self { phone, region, .. } = self;
-        if self.origin == Origin::Api && region.is_none() {
-            return Recipient::Unreadable(phone.clone());
-        }
-        let kind = NumberType::Unknown;
-        Recipient::Number(Number { phone: phone.clone(), region: *region, kind })
-    }
-
-    /// Whether it is one of a test number.
-    pub fn is_test(&self) -> bool {
-        self.origin == Origin::Test
-    }
-
-    /// How long it lasts in all.
-    pub fn ttl(&self) -> Duration {
-        self.expires_at.duration_since(self.created_at).unwrap_or_default()
-    }
-
-    /// How long it was good for when it was read.
-    pub fn good_for(&self) -> Duration {
-        self.expires_at.duration_since(self.read_at).unwrap_or_default()
-    }
-
-    /// How long ago its latest message was accepted when it was read.
-    pub fn since_sent(&self) -> Duration {
-        self.read_at.duration_since(self.sent_at).unwrap_or_default()
-    }
-}
-
-impl Receipt {
-    pub const ALL: [Self; 2] = [Self::Delivered, Self::Undelivered];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Delivered => "delivered",
-            Self::Undelivered => "undelivered",
-        }
-    }
-}
-
-impl EventKind {
-    pub const ALL: [Self; 10] = [
-        Self::Created,
-        Self::Queued,
-        Self::Published,
-        Self::Sent,
-        Self::Delivered,
-        Self::Failed,
-        Self::Approved,
-        Self::Expired,
-        Self::Canceled,
-        Self::Blocked,
-    ];
-
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Queued => "queued",
-            Self::Published => "published",
-            Self::Sent => "sent",
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::Approved => "approved",
-            Self::Expired => "expired",
-            Self::Canceled => "canceled",
-            Self::Blocked => "blocked",
-        }
-    }
 }

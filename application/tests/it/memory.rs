@@ -14,11 +14,11 @@ use std::{
 use application::{
     BoxError, TraceParent,
     ports::{
-        Accepted, Admitted, Backlog, BacklogError, BacklogSize, Batch, BrokerError, Call,
-        CallOutcome, Claim, Claimed, DeliveryLedger, DeliveryState, Due, EnqueueError, Enqueued,
-        Fetched, Incoming, Lease, LeaseError, LedgerError, MessageBroker, MessageStream, NewSend,
-        Outbox, PartitionLeases, Record, Recorded, Renewed, SendError, Sms, SmsGateway, StartFrom,
-        Started, StreamError, Swept, Verdict,
+        Accepted, Admitted, Backlog, BacklogSize, Batch, BrokerError, Call, CallOutcome, Claim,
+        Claimed, DeliveryLedger, DeliveryState, Due, Enqueued, Fetched, Incoming, Lease,
+        LedgerError, MessageBroker, MessageStream, NewSend, Outbox, PartitionLeases, Record,
+        Recorded, Renewed, SendError, Sms, SmsGateway, StartFrom, Started, StoreError, StreamError,
+        Swept, Verdict,
     },
 };
 use domain::{Message, MessageId, PhoneNumber, Validity};
@@ -302,7 +302,7 @@ impl State {
 
 impl Outbox for Memory {
     /// Limits are the database's own affair: nobody here sets any.
-    async fn enqueue(&self, new: NewSend) -> Result<Enqueued, EnqueueError> {
+    async fn enqueue(&self, new: NewSend) -> Result<Enqueued, StoreError> {
         assert!(new.phone_limits.is_off() && new.extra.is_empty(), "nothing is counted here");
         self.commit(Statement::Any, |state, now| {
             let at = clock(now);
@@ -320,16 +320,12 @@ impl Outbox for Memory {
             state.outbox.insert(sequence, row);
             Enqueued::Accepted { at }
         })
-        .map_err(EnqueueError::Unavailable)
+        .map_err(StoreError::Unavailable)
     }
 }
 
 impl Backlog for Memory {
-    async fn claim(
-        &self,
-        limit: NonZeroU32,
-        lease: Duration,
-    ) -> Result<Vec<Claimed>, BacklogError> {
+    async fn claim(&self, limit: NonZeroU32, lease: Duration) -> Result<Vec<Claimed>, StoreError> {
         self.commit(Statement::Any, |state, now| {
             let limit = usize::try_from(limit.get()).expect("it is small");
             let is_free = |row: &Row| row.claimable_at <= now && !row.expires_by(now);
@@ -368,10 +364,10 @@ impl Backlog for Memory {
             }
             claimed
         })
-        .map_err(BacklogError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), BacklogError> {
+    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError> {
         self.commit(Statement::Any, |state, now| {
             for claim in claims {
                 let row = state.outbox.get_mut(&claim.sequence);
@@ -380,10 +376,10 @@ impl Backlog for Memory {
                 }
             }
         })
-        .map_err(BacklogError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), BacklogError> {
+    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), StoreError> {
         self.commit(Statement::Settle, |state, now| {
             for claim in claims {
                 let row = state.outbox.get(&claim.sequence);
@@ -396,10 +392,10 @@ impl Backlog for Memory {
                 state.in_transit.insert(claim.sequence, transit);
             }
         })
-        .map_err(BacklogError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn sweep(&self) -> Result<Swept, BacklogError> {
+    async fn sweep(&self) -> Result<Swept, StoreError> {
         self.commit(Statement::Any, |state, now| {
             let seen = state.seen();
             let State { outbox, in_transit, ledger, expired, .. } = state;
@@ -432,10 +428,10 @@ impl Backlog for Memory {
             }
             swept
         })
-        .map_err(BacklogError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn size(&self) -> Result<BacklogSize, BacklogError> {
+    async fn size(&self) -> Result<BacklogSize, StoreError> {
         let state = self.state();
         let (waiting, in_transit) = (state.outbox.len() as u64, state.in_transit.len() as u64);
         Ok(BacklogSize { waiting, in_transit })
@@ -510,7 +506,7 @@ impl Member {
 }
 
 impl PartitionLeases for Member {
-    async fn register(&self, partitions: &[i32]) -> Result<(), LeaseError> {
+    async fn register(&self, partitions: &[i32]) -> Result<(), StoreError> {
         self.commit(Statement::Any, |state, _| {
             let added_later = !state.leases.is_empty();
             for partition in partitions {
@@ -519,10 +515,10 @@ impl PartitionLeases for Member {
             }
         })
         .await
-        .map_err(LeaseError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, LeaseError> {
+    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Renewed, StoreError> {
         self.commit(Statement::Any, |state, now| {
             state.members.insert(self.name, now + ttl);
             let mut held = Vec::new();
@@ -538,10 +534,10 @@ impl PartitionLeases for Member {
             Renewed { held, members, partitions: state.leases.len() }
         })
         .await
-        .map_err(LeaseError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn acquire(&self, limit: usize, ttl: Duration) -> Result<Vec<Lease>, LeaseError> {
+    async fn acquire(&self, limit: usize, ttl: Duration) -> Result<Vec<Lease>, StoreError> {
         self.commit(Statement::Any, |state, now| {
             let free = state
                 .leases
@@ -564,23 +560,23 @@ impl PartitionLeases for Member {
                 .collect()
         })
         .await
-        .map_err(LeaseError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn release(&self, lease: &Lease) -> Result<(), LeaseError> {
+    async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
         self.commit(Statement::Any, |state, _| {
             if let Ok(row) = state.fence(lease, self.name) {
                 row.owner = None;
             }
         })
         .await
-        .map_err(LeaseError)
+        .map_err(StoreError::Unavailable)
     }
 
-    async fn leave(&self) -> Result<(), LeaseError> {
+    async fn leave(&self) -> Result<(), StoreError> {
         self.commit(Statement::Any, |state, _| state.members.retain(|name, _| *name != self.name))
             .await
-            .map_err(LeaseError)
+            .map_err(StoreError::Unavailable)
     }
 }
 

@@ -9,10 +9,10 @@ use adapters_persistence::{
 };
 use anyhow::{Context, bail};
 use application::{
-    AnswerOnce, Authorize, CancelVerification, Chain, CheckCode, FindVerification, FlushGuard,
-    Guard, NoteReceipt, ResendVerification, StartVerification, SubmitMessage, SubmitSettings,
-    Vault,
-    ports::{ApiKeys, GuardCounts, StoreError, Verifications},
+    AnswerOnce, Authorize, CancelVerification, Chain, CheckCode, CodeSender, FindVerification,
+    FlushGuard, Guard, NoteReceipt, ResendVerification, StartVerification, SubmitMessage,
+    SubmitSettings, Vault,
+    ports::{ApiKeys, GuardCounts, Housekeeping, StoreError},
 };
 use tokio::{
     sync::Notify,
@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{clock, housekeeping::keep_house, seeded};
+use super::{clock, housekeeping::clean_up_orphans, seeded};
 use crate::{Process, config::Config, descriptors::Shares, metrics::GuardMetrics};
 
 /// How many connections verifications have beside the writers of the outbox.
@@ -65,7 +65,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         },
     );
     let sends = config.verification.sends.clone();
-    let resend = Arc::new(ResendVerification::new(
+    let sender = Arc::new(CodeSender::new(
         Arc::clone(&verifications),
         clock,
         seeded()?,
@@ -74,8 +74,8 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         sends.clone(),
     ));
     let v1 = V1 {
-        start: StartVerification::new(outbox, Arc::clone(&resend)),
-        resend,
+        start: StartVerification::new(outbox, Arc::clone(&sender)),
+        resend: ResendVerification::new(sender),
         check: CheckCode::new(
             Arc::clone(&verifications),
             vault.clone(),
@@ -104,15 +104,16 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
 
     // Cancelled when the last request has been answered.
     let served = CancellationToken::new();
-    house(process, &usable, verifications, config.verification.retention);
-    keep_house(process, &database, &usable)?;
+    run_housekeeping(process, &usable, verifications, config.verification.retention);
+    clean_up_orphans(process, &database, &usable)?;
     if !config.guard.rules_in_force().is_empty() {
         let counts = SqlGuard::new(database).with_events(events);
         let metrics = GuardMetrics::register(&process.registry)?;
-        flush(process, &usable, served.clone(), FlushGuard::new(guard, counts), metrics);
+        let flush = FlushGuard::new(guard, counts);
+        share_guard_counts(process, &usable, served.clone(), flush, metrics);
     }
     if config.api.auth != ApiAuth::None {
-        look_after(process, &usable, served.clone(), keys);
+        refresh_api_keys(process, &usable, served.clone(), keys);
     }
 
     let limits = limits(&config, &process.shares);
@@ -170,7 +171,7 @@ fn v1_settings(config: &Config) -> V1Settings {
 }
 
 /// Ends verifications whose time is up, and removes what nobody needs any more.
-fn house<V: Verifications + Send>(
+fn run_housekeeping<V: Housekeeping + Send>(
     process: &mut Process,
     usable: &CancellationToken,
     verifications: Arc<V>,
@@ -216,7 +217,7 @@ where
 }
 
 /// Adds what the guard has counted here to what all processes have.
-fn flush<C: GuardCounts + Send>(
+fn share_guard_counts<C: GuardCounts + Send>(
     process: &mut Process,
     usable: &CancellationToken,
     served: CancellationToken,
@@ -246,7 +247,7 @@ fn flush<C: GuardCounts + Send>(
 }
 
 /// Keeps the API keys that are known up to date, and notes their use.
-fn look_after<K: ApiKeys + Send>(
+fn refresh_api_keys<K: ApiKeys + Send>(
     process: &mut Process,
     usable: &CancellationToken,
     served: CancellationToken,

@@ -5,7 +5,7 @@ use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionL
 use application::{DeliverSettings, Vault};
 use rand_core::Rng;
 
-use super::{housekeeping::keep_house, parts, seeded, stream};
+use super::{housekeeping::clean_up_orphans, parts, seeded, stream};
 use crate::{
     Process,
     broker::Stream,
@@ -54,7 +54,7 @@ pub fn consumer(
         member.clone(),
     )
     .with_events(config.events.is_some());
-    keep_house(process, &database, &usable)?;
+    clean_up_orphans(process, &database, &usable)?;
     let consumer = Consumer {
         leases: SqlPartitionLeases::new(database, config.consumer.group, topic, member),
         ledger: Arc::new(ledger),

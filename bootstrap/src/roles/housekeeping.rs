@@ -16,7 +16,7 @@ const REST: u32 = 20;
 
 /// Ends, wipes and deletes what no owner looks after, whatever its group or topic. Once in each
 /// process: the parts of one may all ask for it.
-pub(super) fn keep_house(
+pub(super) fn clean_up_orphans(
     process: &mut Process,
     database: &Database,
     usable: &CancellationToken,

@@ -8,7 +8,7 @@ use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings
 use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{embedded_queue, housekeeping::keep_house, kafka, parts, seeded};
+use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts, seeded};
 use crate::{
     Process,
     broker::Broker,
@@ -34,7 +34,7 @@ pub fn processor(
     let parts = parts(Part::Processor, &config.relay.broker);
     let usable = process.watch_database(database.clone(), &parts);
     let metrics = RelayMetrics::register(&process.registry, process.expired.clone())?;
-    keep_house(process, &database, &usable)?;
+    clean_up_orphans(process, &database, &usable)?;
     let broker = match queue {
         Some(queue) => Broker::Embedded(queue),
         // It only writes, and what is sealed goes out as it is.
@@ -84,7 +84,7 @@ pub fn processor(
     let (size, usable_too) = (usize::try_from(config.relay.batch.get())?, usable.clone());
     let swept = (backlog, metrics.clone(), stop.clone());
     if let Some(events) = config.events {
-        tell(process, database, events, usable.clone())?;
+        deliver_events(process, database, events, usable.clone())?;
     }
     process.spawn(async move {
         if stop.run_until_cancelled(usable.cancelled()).await.is_some() {
@@ -103,7 +103,7 @@ pub fn processor(
 }
 
 /// Tells others of events, for as long as the process runs.
-fn tell(
+fn deliver_events(
     process: &mut Process,
     database: Database,
     events: EventsConfig,
@@ -124,17 +124,17 @@ fn tell(
         }
         while !stop.is_cancelled() {
             // Dropped in its middle where told to stop: what was not settled is told again.
-            let Some(told) = stop.run_until_cancelled(deliver.execute()).await else {
+            let Some(posted) = stop.run_until_cancelled(deliver.execute()).await else {
                 return Ok(());
             };
-            match told {
-                Ok(told) => {
-                    metrics.told(&told);
-                    if told.claimed == settings.batch {
+            match posted {
+                Ok(posted) => {
+                    metrics.posted(&posted);
+                    if posted.claimed == settings.batch {
                         continue;
                     }
                 }
-                Err(error) => tracing::warn!(error = %Chain(&error), "no events told"),
+                Err(error) => tracing::warn!(error = %Chain(&error), "no events posted"),
             }
             stop.run_until_cancelled(sleep(PAUSE)).await;
         }

@@ -1,8 +1,6 @@
 use application::{
     Guard, Keys, SendRules, SubmitSettings, Vault,
-    ports::{
-        ApiKey, EnqueueError, Enqueued, MockApiKeys, MockOutbox, NewSend, StoreError, Violation,
-    },
+    ports::{ApiKey, Enqueued, MockApiKeys, MockOutbox, NewSend, StoreError, Violation},
 };
 use axum::{
     body::{Body, Bytes},
@@ -77,7 +75,7 @@ fn accepted() -> Enqueued {
     Enqueued::Accepted { at: SystemTime::UNIX_EPOCH }
 }
 
-fn refusing(error: impl Fn() -> EnqueueError + Send + 'static) -> MockOutbox {
+fn refusing(error: impl Fn() -> StoreError + Send + 'static) -> MockOutbox {
     let mut outbox = MockOutbox::new();
     outbox.expect_enqueue().returning(move |_| Err(error()));
     outbox
@@ -434,13 +432,13 @@ async fn body_of_an_unauthorized_request_is_read_for_one_second_at_most() {
 
 #[tokio::test]
 async fn database_failures_are_503() {
-    let (full, registry) = api(refusing(|| EnqueueError::Full));
+    let (full, registry) = api(refusing(|| StoreError::Full));
     let answer = ask(&full, post_json("/api", BODY)).await;
     answer.expect(503, r#"{"error":"too busy, try again"}"#);
     assert_eq!(answer.headers["retry-after"], "1");
     assert_eq!(total(&registry, 503), Some(1));
 
-    let (down, registry) = api(refusing(|| EnqueueError::Unavailable("down".into())));
+    let (down, registry) = api(refusing(|| StoreError::Unavailable("down".into())));
     let answer = ask(&down, post_json("/api", BODY)).await;
     answer.expect(503, r#"{"error":"storage unavailable, try again"}"#);
     assert_eq!(answer.headers["retry-after"], "1");

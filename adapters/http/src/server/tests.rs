@@ -2,7 +2,7 @@ use std::{future::pending, net::Ipv4Addr, time::SystemTime};
 
 use application::{
     Authorize, Keys, SubmitMessage, SubmitSettings, Vault,
-    ports::{EnqueueError, Enqueued, MockApiKeys, NewSend, Outbox},
+    ports::{Enqueued, MockApiKeys, NewSend, Outbox, StoreError},
 };
 use futures_util::FutureExt;
 use prometheus::Registry;
@@ -34,7 +34,7 @@ struct Gate {
 }
 
 impl Outbox for Gate {
-    async fn enqueue(&self, _: NewSend) -> Result<Enqueued, EnqueueError> {
+    async fn enqueue(&self, _: NewSend) -> Result<Enqueued, StoreError> {
         let _ = self.entered.send(());
         if !self.always_open {
             self.open.notified().await;

@@ -5,13 +5,13 @@ use std::{
 };
 
 use application::{
-    AnswerOnce, Authorize, CancelVerification, CheckCode, FindVerification, Guard, Keys,
-    NoteReceipt, ResendVerification, SendRules, SendSettings, StartVerification, TraceParent,
+    AnswerOnce, Authorize, CancelVerification, CheckCode, CodeSender, FindVerification, Guard,
+    Keys, NoteReceipt, ResendVerification, SendRules, SendSettings, StartVerification, TraceParent,
     Vault,
     ports::{
-        Answer, AnswerClaim, Answers, ApiKey, Approval, Attempt, Begun, EnqueueError, Enqueued,
+        Answer, AnswerClaim, Answers, ApiKey, Approval, Attempt, Begun, CheckOutcome, Enqueued,
         Event, EventKind, History, MockAnswers, MockApiKeys, MockOutbox, MockVerifications,
-        NewSend, Newest, Outbox, Receipt, Resent, StoreError, Tried, Verification, Violation,
+        NewSend, Newest, Outbox, Receipt, Resent, StoreError, Verification, Violation,
     },
 };
 use axum::{
@@ -126,7 +126,7 @@ impl<O: Outbox, A: Answers> Parts<O, A> {
         let verifications = Arc::new(self.verifications);
         let limits = self.settings.limits.clone();
         let rules = SendRules { limits: limits.clone(), numbers: self.numbers, ..SendRules::NONE };
-        let resend = Arc::new(ResendVerification::new(
+        let sender = Arc::new(CodeSender::new(
             Arc::clone(&verifications),
             || SystemTime::UNIX_EPOCH,
             StdRng::seed_from_u64(1),
@@ -135,8 +135,8 @@ impl<O: Outbox, A: Answers> Parts<O, A> {
             SendSettings { rules, ..SendSettings::default() },
         ));
         let v1 = V1 {
-            start: StartVerification::new(self.outbox, Arc::clone(&resend)),
-            resend,
+            start: StartVerification::new(self.outbox, Arc::clone(&sender)),
+            resend: ResendVerification::new(sender),
             check: CheckCode::new(Arc::clone(&verifications), vault.clone(), guard, &limits.check),
             find: FindVerification::new(Arc::clone(&verifications)),
             cancel: CancelVerification::new(Arc::clone(&verifications)),
@@ -268,7 +268,7 @@ impl Answered {
 }
 
 /// Every phone has [`ID`] pending, unless it is said otherwise by what was tried.
-fn trying(tried: impl Fn() -> Tried + Send + 'static) -> MockVerifications {
+fn trying(tried: impl Fn() -> CheckOutcome + Send + 'static) -> MockVerifications {
     checking(move |_| tried())
 }
 
@@ -276,23 +276,23 @@ fn newest() -> Newest {
     Newest { v1: ID.parse().ok(), api: None }
 }
 
-fn checking(check: impl Fn(&Attempt) -> Tried + Send + 'static) -> MockVerifications {
+fn checking(check: impl Fn(&Attempt) -> CheckOutcome + Send + 'static) -> MockVerifications {
     let mut verifications = MockVerifications::new();
     verifications.expect_newest().returning(|_| Ok(newest()));
     verifications.expect_check().returning(move |attempt, _| Ok(check(&attempt)));
     verifications
 }
 
-fn wrong(attempts: u8) -> Tried {
-    Tried::Wrong { attempts, pepper: peppers().first().id().clone() }
+fn wrong(attempts: u8) -> CheckOutcome {
+    CheckOutcome::Wrong { attempts, pepper: peppers().first().id().clone() }
 }
 
 /// As of [`CODE`] at the `attempts`-th try.
-fn compared(attempt: &Attempt, attempts: u8) -> Tried {
+fn compared(attempt: &Attempt, attempts: u8) -> CheckOutcome {
     let hash = peppers().first().hash(ID.parse().unwrap(), &CODE.parse().unwrap());
     if attempt.hashes.iter().any(|(_, tried)| tried.as_bytes() == hash.as_bytes()) {
         let Verification { id, origin, phone, region, .. } = pending();
-        Tried::Right(Approval { id, origin, phone, region })
+        CheckOutcome::Right(Approval { id, origin, phone, region })
     } else {
         wrong(attempts)
     }

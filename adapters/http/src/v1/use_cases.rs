@@ -22,7 +22,7 @@ use crate::auth;
 #[derive(Debug)]
 pub struct V1<O, V, A, K, R> {
     pub start: StartVerification<O, V, R>,
-    pub resend: Arc<ResendVerification<V, R>>,
+    pub resend: ResendVerification<V, R>,
     pub check: CheckCode<V>,
     pub find: FindVerification<V>,
     pub cancel: CancelVerification<V>,

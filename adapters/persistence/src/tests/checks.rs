@@ -1,8 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use application::ports::{
-    Approval, Attempt, Enqueued, EventKind, NewSend, NewTest, NewVerification, Newest, StoreError,
-    Target, Tried, Verification, Verifications,
+    Approval, Attempt, CheckOutcome, Enqueued, EventKind, Housekeeping, NewSend, NewTest,
+    NewVerification, Newest, StoreError, Target, Verification, Verifications,
 };
 use domain::{Origin, Policy, VerificationId, VerificationStatus};
 use sea_orm::{ConnectionTrait, TransactionTrait};
@@ -79,24 +79,24 @@ async fn find(verifications: &SqlVerifications, id: VerificationId) -> Verificat
 
 /// Attempts, with the one that was counted.
 #[track_caller]
-fn attempt(tried: &Tried) -> u8 {
+fn attempt(tried: &CheckOutcome) -> u8 {
     match tried {
-        Tried::Wrong { attempts, .. } => *attempts,
+        CheckOutcome::Wrong { attempts, .. } => *attempts,
         tried => panic!("{tried:?}"),
     }
 }
 
 #[track_caller]
-fn over(tried: &Tried) -> Vec<&str> {
+fn over(tried: &CheckOutcome) -> Vec<&str> {
     match tried {
-        Tried::Limited(violations) => names(violations),
+        CheckOutcome::Limited(violations) => names(violations),
         tried => panic!("{tried:?}"),
     }
 }
 
 #[track_caller]
-fn is_right(tried: &Tried) {
-    assert!(matches!(tried, Tried::Right(_)), "{tried:?}");
+fn is_right(tried: &CheckOutcome) {
+    assert!(matches!(tried, CheckOutcome::Right(_)), "{tried:?}");
 }
 
 fn test_number(number: usize) -> NewTest {
@@ -138,7 +138,7 @@ async fn the_hash_counts_that_is_by_the_same_pepper(database: Database) {
         };
 
         let tried = try_by_id(&verifications, id, hashes(wrong()), &guesses()).await;
-        let Tried::Wrong { pepper, .. } = &tried else { panic!("{tried:?}") };
+        let CheckOutcome::Wrong { pepper, .. } = &tried else { panic!("{tried:?}") };
         assert_eq!(pepper.as_str(), "test");
         is_right(&try_by_id(&verifications, id, hashes(right()), &guesses()).await);
     }
@@ -177,10 +177,10 @@ async fn a_thousand_right_checks_approve_once(database: Database) {
         });
     }
 
-    assert_eq!(answers.iter().filter(|tried| matches!(tried, Tried::Right(_))).count(), 1);
+    assert_eq!(answers.iter().filter(|tried| matches!(tried, CheckOutcome::Right(_))).count(), 1);
     for tried in &answers {
-        let late = matches!(tried, Tried::Approved | Tried::Changed);
-        assert!(late || matches!(tried, Tried::Right(_)), "{tried:?}");
+        let late = matches!(tried, CheckOutcome::Approved | CheckOutcome::Changed);
+        assert!(late || matches!(tried, CheckOutcome::Right(_)), "{tried:?}");
     }
     let found = find(&verifications, begun).await;
     assert_eq!((found.status, found.attempts), (VerificationStatus::Approved, 1));
@@ -203,10 +203,11 @@ async fn one_connection_is_enough_for_many_checks(database: Database) {
     }
     let answers = in_time(checks.join_all()).await;
 
-    let count = |is: fn(&Tried) -> bool| answers.iter().filter(|tried| is(tried)).count();
-    let right = count(|tried| matches!(tried, Tried::Right(_)));
-    let wrong = count(|tried| matches!(tried, Tried::Wrong { .. }));
-    let late = count(|tried| matches!(tried, Tried::Approved | Tried::Exhausted { .. }));
+    let count = |is: fn(&CheckOutcome) -> bool| answers.iter().filter(|tried| is(tried)).count();
+    let right = count(|tried| matches!(tried, CheckOutcome::Right(_)));
+    let wrong = count(|tried| matches!(tried, CheckOutcome::Wrong { .. }));
+    let late =
+        count(|tried| matches!(tried, CheckOutcome::Approved | CheckOutcome::Exhausted { .. }));
     assert_eq!(right + wrong + late, CHECKS);
     let found = find(&verifications, id).await;
     assert_eq!(usize::from(found.attempts), right + wrong);
@@ -223,7 +224,7 @@ async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Da
             checks.spawn(async move {
                 try_by_phone(&verifications, &phone(number), wrong(), &guesses()).await;
                 let right = try_by_id(&verifications, id, right(), &guesses()).await;
-                matches!(right, Tried::Right(_))
+                matches!(right, CheckOutcome::Right(_))
             });
         }
     }
@@ -259,19 +260,21 @@ async fn each_of_many_at_once_hears_of_its_own(database: Database) {
                     } else {
                         by_phone(&own, right()).await
                     };
-                    let Tried::Right(approval) = right else { panic!("{number}: {right:?}") };
+                    let CheckOutcome::Right(approval) = right else {
+                        panic!("{number}: {right:?}")
+                    };
                     assert_eq!(approval.phone.as_str(), own);
                 }
                 2 => assert_eq!(attempt(&by_id(id, wrong()).await), before + 1, "{number}"),
                 3 => assert_eq!(attempt(&by_phone(&own, wrong()).await), before + 1, "{number}"),
                 4 => {
                     let tried = by_id(new_id(), right()).await;
-                    assert!(matches!(tried, Tried::Unknown), "{number}: {tried:?}");
+                    assert!(matches!(tried, CheckOutcome::Unknown), "{number}: {tried:?}");
                 }
                 _ => {
                     for _ in 0..3 {
                         let tried = by_phone(&unknown, right()).await;
-                        assert!(matches!(tried, Tried::Nothing), "{number}: {tried:?}");
+                        assert!(matches!(tried, CheckOutcome::Nothing), "{number}: {tried:?}");
                     }
                     assert_eq!(over(&by_phone(&unknown, right()).await), ["check-1h"]);
                 }
@@ -301,7 +304,7 @@ async fn batches_of_the_same_phones_bear_each_other(database: Database) {
             checks.spawn(async move {
                 let wrong = try_by_phone(&verifications, &phone(number), wrong(), &guesses()).await;
                 let right = try_by_id(&verifications, id, right(), &guesses()).await;
-                (wrong, matches!(right, Tried::Right(_)))
+                (wrong, matches!(right, CheckOutcome::Right(_)))
             });
         }
         let answers = in_time(checks.join_all()).await;
@@ -385,7 +388,7 @@ async fn so_many_may_wait_and_one_more_is_told(database: Database) {
 
     let answers = checks.join_all().await;
     let full = answers.iter().filter(|it| matches!(it, Err(StoreError::Full))).count();
-    let unknown = answers.iter().filter(|it| matches!(it, Ok(Tried::Unknown))).count();
+    let unknown = answers.iter().filter(|it| matches!(it, Ok(CheckOutcome::Unknown))).count();
     assert_eq!((full, unknown), (1, MORE - 1));
 }
 
@@ -404,13 +407,13 @@ async fn of_many_guesses_at_once_five_are_tried(database: Database) {
     let mut tried: Vec<u8> = answers
         .iter()
         .filter_map(|tried| match tried {
-            Tried::Wrong { attempts, .. } => Some(*attempts),
+            CheckOutcome::Wrong { attempts, .. } => Some(*attempts),
             _ => None,
         })
         .collect();
     tried.sort_unstable();
     assert_eq!(tried, [1, 2, 3, 4, 5]);
-    assert!(matches!(late, Tried::Exhausted { .. }), "{late:?}");
+    assert!(matches!(late, CheckOutcome::Exhausted { .. }), "{late:?}");
     // A right one too many has not touched the phone.
     let newest = verifications.newest(phone(1).parse().unwrap()).await.unwrap();
     assert_eq!(newest.v1, Some(id));
@@ -430,12 +433,12 @@ async fn five_wrong_then_exhausted(database: Database) {
         assert_eq!(attempt(&tried), number);
     }
     let by_id = try_by_id(&verifications, id, right(), &guesses()).await;
-    let Tried::Exhausted { retry_after, ttl } = by_id else { panic!("{by_id:?}") };
+    let CheckOutcome::Exhausted { retry_after, ttl } = by_id else { panic!("{by_id:?}") };
     let by_phone = try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
 
     assert_eq!(ttl, Duration::from_secs(600));
     assert!(retry_after > Duration::from_secs(500) && retry_after <= ttl, "{retry_after:?}");
-    assert!(matches!(by_phone, Tried::Nothing), "{by_phone:?}");
+    assert!(matches!(by_phone, CheckOutcome::Nothing), "{by_phone:?}");
     assert_eq!(find(&verifications, id).await.attempts, 5);
     assert_eq!(count(&database, "limit_counter WHERE used = 6").await, 2);
 }
@@ -457,12 +460,12 @@ async fn by_phone_the_newest_of_each_door_counts(database: Database) {
     // A code that is right for both is right for one of them at a time.
     for expected in [v1, apart] {
         let tried = tried().await;
-        let Tried::Right(approval) = tried else { panic!("{tried:?}") };
+        let CheckOutcome::Right(approval) = tried else { panic!("{tried:?}") };
         assert_eq!(approval.id, expected);
     }
     // The one before it is not found by phone again.
     let nothing = tried().await;
-    assert!(matches!(nothing, Tried::Nothing), "{nothing:?}");
+    assert!(matches!(nothing, CheckOutcome::Nothing), "{nothing:?}");
     assert_eq!(find(&verifications, old).await.attempts, 0);
 }
 
@@ -487,7 +490,7 @@ async fn a_wrong_code_counts_at_both_doors_and_a_right_one_at_its_own(database: 
         assert_eq!(find(&verifications, id).await.attempts, 1);
     }
     let tried = verifications.check(of_api, &guesses()).await.unwrap();
-    assert!(matches!(&tried, Tried::Right(it) if it.id == api), "{tried:?}");
+    assert!(matches!(&tried, CheckOutcome::Right(it) if it.id == api), "{tried:?}");
 
     let found = find(&verifications, v1).await;
     assert_eq!((found.attempts, found.status), (1, VerificationStatus::Pending));
@@ -509,7 +512,7 @@ async fn what_comes_through_api_touches_nothing_of_v1(database: Database) {
     assert!(matches!(refused, Enqueued::Limited(_)), "{refused:?}");
     // Two guesses have used up the windows of what /api sends.
     let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
-    assert!(matches!(&tried, Tried::Right(it) if it.id == id), "{tried:?}");
+    assert!(matches!(&tried, CheckOutcome::Right(it) if it.id == id), "{tried:?}");
     let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
     assert_eq!(over(&tried), ["check-1h"]);
 
@@ -524,7 +527,7 @@ async fn guesses_at_nothing_do_not_count_against_what_begins_later(database: Dat
     let guesses = policies("check", "2/1h");
     for _ in 0..2 {
         let tried = try_by_phone(&verifications, &phone(1), wrong(), &guesses).await;
-        assert!(matches!(tried, Tried::Nothing), "{tried:?}");
+        assert!(matches!(tried, CheckOutcome::Nothing), "{tried:?}");
     }
     let tried = try_by_phone(&verifications, &phone(1), wrong(), &guesses).await;
     assert_eq!(over(&tried), ["check-1h"]);
@@ -580,12 +583,12 @@ async fn what_is_not_the_newest_any_more_changes_nothing(database: Database) {
         verifications.check(attempt, &guesses()).await.unwrap()
     };
     let none = new_id();
-    assert!(matches!(check(Some(none)).await, Tried::Changed));
+    assert!(matches!(check(Some(none)).await, CheckOutcome::Changed));
     let first = begin(&database, &start(&phone(1))).await;
-    assert!(matches!(check(None).await, Tried::Changed));
+    assert!(matches!(check(None).await, CheckOutcome::Changed));
     verifications.cancel(first).await.unwrap();
     let second = begin(&database, &start(&phone(1))).await;
-    assert!(matches!(check(Some(first)).await, Tried::Changed));
+    assert!(matches!(check(Some(first)).await, CheckOutcome::Changed));
 
     for id in [first, second] {
         assert_eq!(find(&verifications, id).await.attempts, 0);
@@ -608,7 +611,7 @@ async fn an_unknown_phone_is_counted_alike(database: Database) {
     }
     let unknown = new_id();
     let tried = try_by_id(&verifications, unknown, right(), &guesses).await;
-    assert!(matches!(tried, Tried::Unknown), "{tried:?}");
+    assert!(matches!(tried, CheckOutcome::Unknown), "{tried:?}");
     // The phone's, and for the same work those of what /api might have begun.
     assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 4);
     assert_eq!(count(&database, "limit_counter").await, 4);
@@ -666,7 +669,7 @@ async fn racing_guesses_never_pass_their_quota(database: Database) {
     }
 
     let answers = checks.join_all().await;
-    let tried = answers.iter().filter(|it| matches!(it, Tried::Wrong { .. })).count();
+    let tried = answers.iter().filter(|it| matches!(it, CheckOutcome::Wrong { .. })).count();
 
     assert_eq!(tried, 3);
     assert_eq!(find(&verifications, id).await.attempts, 3);
@@ -709,7 +712,7 @@ async fn an_approval_forgets_the_guesses_at_it_only(database: Database) {
 
     let tried = try_by_id(&verifications, id, right(), &guesses()).await;
 
-    let Tried::Right(approval) = tried else { panic!("{tried:?}") };
+    let CheckOutcome::Right(approval) = tried else { panic!("{tried:?}") };
     let phone_1 = phone(1).parse().unwrap();
     let expected = Approval { id, origin: Origin::V1, phone: phone_1, region: "RU".parse().ok() };
     assert_eq!(approval, expected);
@@ -764,8 +767,8 @@ async fn what_is_over_is_shown_as_expired_before_it_is_swept(database: Database)
 
     assert_eq!(before.status, VerificationStatus::Expired);
     assert_eq!((before.ended_at, &before.secret), (Some(before.expires_at), &None));
-    assert!(matches!(by_id, Tried::Gone(VerificationStatus::Expired)), "{by_id:?}");
-    assert!(matches!(by_phone, Tried::Nothing), "{by_phone:?}");
+    assert!(matches!(by_id, CheckOutcome::Gone(VerificationStatus::Expired)), "{by_id:?}");
+    assert!(matches!(by_phone, CheckOutcome::Nothing), "{by_phone:?}");
     assert_eq!(canceled.verification.status, VerificationStatus::Expired);
     let Verification { read_at, .. } = after.verification;
     assert_eq!(after.verification, Verification { read_at, ..before });
@@ -783,8 +786,11 @@ async fn what_has_ended_is_told_by_its_end(database: Database) {
     let of_approved = try_by_id(&verifications, approved, right(), &guesses()).await;
     let of_canceled = try_by_id(&verifications, canceled, right(), &guesses()).await;
 
-    assert!(matches!(of_approved, Tried::Approved), "{of_approved:?}");
-    assert!(matches!(of_canceled, Tried::Gone(VerificationStatus::Canceled)), "{of_canceled:?}");
+    assert!(matches!(of_approved, CheckOutcome::Approved), "{of_approved:?}");
+    assert!(
+        matches!(of_canceled, CheckOutcome::Gone(VerificationStatus::Canceled)),
+        "{of_canceled:?}"
+    );
     // Nothing could be learnt, and nothing is counted.
     assert_eq!(count(&database, "limit_counter").await, 0);
 }
@@ -826,7 +832,7 @@ async fn guesses_at_a_test_number_count_and_nothing_is_sent(database: Database) 
         assert_eq!(attempt(&tried), number);
     }
     let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
-    assert!(matches!(&tried, Tried::Right(it) if it.origin == Origin::Test), "{tried:?}");
+    assert!(matches!(&tried, CheckOutcome::Right(it) if it.origin == Origin::Test), "{tried:?}");
     let history = verifications.history(test.id).await.unwrap().unwrap();
     let kinds: Vec<_> = history.events.iter().map(|event| event.kind).collect();
     assert_eq!(kinds, [EventKind::Created, EventKind::Approved]);
@@ -837,7 +843,7 @@ async fn guesses_at_a_test_number_count_and_nothing_is_sent(database: Database) 
     for number in [2, 3] {
         verifications.start_test(test_number(1)).await.unwrap();
         let tried = try_by_phone(&verifications, &phone(1), wrong(), &once).await;
-        assert_eq!(matches!(tried, Tried::Limited(_)), number == 3, "{tried:?}");
+        assert_eq!(matches!(tried, CheckOutcome::Limited(_)), number == 3, "{tried:?}");
     }
 }
 

@@ -1,9 +1,9 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use application::ports::{
-    Backlog, CallOutcome, Claim, Decision, DeliveryLedger, DueEvent, EventKind, EventOutbox,
-    GuardCounts, Incoming, NewSend, NewTest, NewVerification, Outbox, OutcomeClass, Tried, Verdict,
-    Verifications,
+    Backlog, CallOutcome, CheckOutcome, Claim, DeliveryLedger, DueEvent, EventKind, EventOutbox,
+    GuardCounts, GuardDecision, Housekeeping, Incoming, NewSend, NewTest, NewVerification, Outbox,
+    OutcomeClass, Verdict, Verifications,
 };
 use domain::{GuardMode, GuardRule, GuardScope, Metadata, Origin, Validity, VerificationId};
 use sea_orm::ConnectionTrait;
@@ -70,7 +70,7 @@ async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
 
     approve(&verifications, id).await;
     let again = try_by_id(&verifications, id, right(), &[]).await;
-    assert!(matches!(again, Tried::Approved), "{again:?}");
+    assert!(matches!(again, CheckOutcome::Approved), "{again:?}");
     verifications.cancel(id).await.unwrap().unwrap();
     assert_eq!(kinds(&told(&events).await), [(EventKind::Approved, Some(id))]);
 
@@ -246,7 +246,7 @@ async fn a_message_that_one_group_has_sent_has_not_failed(database: Database) {
 async fn what_was_blocked_is_told_without_a_verification(database: Database) {
     let guard = SqlGuard::new(database.clone()).with_events(true);
     let rule = |mode| GuardRule::parse("prefix:50:10", mode).unwrap();
-    let decision = |mode| Decision {
+    let decision = |mode| GuardDecision {
         rule: rule(mode),
         scope: GuardScope::Prefix,
         key: "7999123".to_owned(),

@@ -1,6 +1,8 @@
 use std::time::{Duration, SystemTime};
 
-use application::ports::{Decision, GuardCounts, GuardKey, GuardRecords, Moved, Total};
+use application::ports::{
+    GuardCounts, GuardDecision, GuardDelta, GuardKey, GuardRecords, GuardTotal,
+};
 use domain::{GuardMode, GuardRule, GuardScope, Rolling, VerificationId};
 use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
@@ -31,16 +33,16 @@ fn key(key: &str) -> GuardKey {
     GuardKey { scope: GuardScope::Prefix, key: key.to_owned() }
 }
 
-fn moved(name: &str, sends: u64, approvals: u64) -> Moved {
-    Moved { key: key(name), sends, approvals }
+fn moved(name: &str, sends: u64, approvals: u64) -> GuardDelta {
+    GuardDelta { key: key(name), sends, approvals }
 }
 
-async fn add(guard: &SqlGuard, moves: &[Moved]) -> Vec<Total> {
+async fn add(guard: &SqlGuard, moves: &[GuardDelta]) -> Vec<GuardTotal> {
     guard.add(moves, &[], WINDOW).await.unwrap()
 }
 
 /// Sends and approvals of the current bucket, and of the one before.
-fn buckets(total: &Total) -> [(u64, u64); 2] {
+fn buckets(total: &GuardTotal) -> [(u64, u64); 2] {
     of_rolling(total.window)
 }
 
@@ -117,7 +119,7 @@ async fn what_is_allowed_is_so_for_a_time(database: Database) {
 
     guard.allow(&[key("7999123"), range.clone()], 2 * WINDOW).await.unwrap();
 
-    let of_range = Moved { key: range, sends: 1, approvals: 0 };
+    let of_range = GuardDelta { key: range, sends: 1, approvals: 0 };
     let moves = [moved("7999123", 1, 0), of_range, moved("7999124", 1, 0)];
     let allowed = async || {
         let mut totals = add(&guard, &moves).await;
@@ -134,14 +136,14 @@ async fn what_is_allowed_is_so_for_a_time(database: Database) {
 
 async fn a_total_is_told_for_every_key(database: Database) {
     let guard = SqlGuard::new(database);
-    let moves: Vec<Moved> =
+    let moves: Vec<GuardDelta> =
         (0..500).map(|number| moved(&format!("7{number}"), number, 0)).collect();
     add(&guard, &moves[..250]).await;
 
     let totals = add(&guard, &moves).await;
 
     assert_eq!(totals.len(), 500);
-    for Total { key, window, .. } in totals {
+    for GuardTotal { key, window, .. } in totals {
         let number: u64 = key.key[1..].parse().unwrap();
         assert_eq!(window.sends, if number < 250 { 2 * number } else { number });
     }
@@ -151,7 +153,7 @@ async fn a_total_is_told_for_every_key(database: Database) {
 async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let rule = |text| GuardRule::parse(text, GuardMode::Shadow).unwrap();
-    let noted = Decision {
+    let noted = GuardDecision {
         rule: rule("prefix:50:10"),
         scope: GuardScope::Prefix,
         key: "7999123".to_owned(),
@@ -161,7 +163,7 @@ async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
         phone: "+7999*****67".to_owned(),
     };
     let blocked =
-        Decision { rule: rule("region:9:5:enforce"), verification: None, ..noted.clone() };
+        GuardDecision { rule: rule("region:9:5:enforce"), verification: None, ..noted.clone() };
 
     guard.add(&[], &[noted.clone(), blocked], WINDOW).await.unwrap();
 
@@ -180,8 +182,8 @@ async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
 async fn a_flood_of_decisions_takes_few_rows(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let rule = |text| GuardRule::parse(text, GuardMode::Shadow).unwrap();
-    let noted: Vec<Decision> = (0..2_600)
-        .map(|number| Decision {
+    let noted: Vec<GuardDecision> = (0..2_600)
+        .map(|number| GuardDecision {
             rule: rule(if number % 2 == 0 { "prefix:50:10" } else { "region:50:10" }),
             scope: GuardScope::Prefix,
             key: if number % 4 < 2 { "7999123" } else { "7999124" }.to_owned(),
@@ -202,7 +204,7 @@ async fn a_flood_of_decisions_takes_few_rows(database: Database) {
         let of = stored.iter().rev().filter(|it| it.rule == rule && it.key == key);
         of.map(|it| (it.sends, it.approvals, it.verification)).collect::<Vec<_>>()
     };
-    for Decision { rule, key, .. } in &noted[..4] {
+    for GuardDecision { rule, key, .. } in &noted[..4] {
         let of_this = noted.iter().filter(|it| it.rule == *rule && it.key == *key);
         let as_noted: Vec<_> =
             of_this.map(|it| (it.sends, it.approvals, it.verification)).collect();
@@ -238,8 +240,8 @@ async fn going_back_gives_each_decision_a_row(database: Database) {
 }
 
 /// Of one rule on one key.
-fn decisions(number: u64) -> Vec<Decision> {
-    let one = |sends| Decision {
+fn decisions(number: u64) -> Vec<GuardDecision> {
+    let one = |sends| GuardDecision {
         rule: GuardRule::parse("prefix:50:10", GuardMode::Shadow).unwrap(),
         scope: GuardScope::Prefix,
         key: "7999123".to_owned(),
@@ -300,7 +302,7 @@ async fn flushes_at_the_same_time_bear_each_other(database: Database) {
         let guard = guard.clone();
         flushes.spawn(async move {
             for _ in 0..5 {
-                let mut moves: Vec<Moved> =
+                let mut moves: Vec<GuardDelta> =
                     (0..40).map(|number| moved(&format!("7{number}"), 1, 0)).collect();
                 if process % 2 == 0 {
                     moves.reverse();

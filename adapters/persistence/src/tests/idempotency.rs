@@ -1,5 +1,6 @@
 use application::ports::{
-    Answer, AnswerClaim, Answers, Attempt, Begun, Resend, Resent, Target, Tried, Verifications,
+    Answer, AnswerClaim, Answers, Attempt, Begun, CheckOutcome, Housekeeping, Resend, Resent,
+    Target, Verifications,
 };
 use domain::VerificationId;
 use sea_orm::ConnectionTrait;
@@ -226,11 +227,11 @@ async fn an_approval_is_known_to_those_who_come_after(database: Database) {
         };
 
         let tried = verifications.check(attempt(wrong()), &[]).await.unwrap();
-        assert!(matches!(tried, Tried::Wrong { .. }), "{tried:?}");
+        assert!(matches!(tried, CheckOutcome::Wrong { .. }), "{tried:?}");
         let taken_over = next_holder(&database).await;
         assert_eq!((taken_over.done, answers.done(&taken_over).await.unwrap()), (None, None));
         let tried = verifications.check(attempt(right()), &[]).await.unwrap();
-        assert!(matches!(tried, Tried::Right(_)), "{tried:?}");
+        assert!(matches!(tried, CheckOutcome::Right(_)), "{tried:?}");
         assert_eq!(answers.done(&taken_over).await.unwrap(), Some(id), "by whom it was taken from");
         assert_eq!(answers.done(&claim).await.unwrap(), None, "not ours any more");
         assert_eq!(done(&database).await, Some(id));

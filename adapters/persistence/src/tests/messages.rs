@@ -1,7 +1,7 @@
 use std::{collections::HashSet, num::NonZeroU32, time::Duration};
 
 use application::ports::{
-    Backlog, BacklogSize, Claim, Claimed, EnqueueError, NewSend, Outbox, Swept,
+    Backlog, BacklogSize, Claim, Claimed, NewSend, Outbox, StoreError, Swept,
 };
 use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
@@ -279,7 +279,7 @@ async fn a_full_queue_is_refused_at_once(database: Database) {
     // One is in the queue and, depending on who was first, one with the writer.
     for _ in 0..8 {
         let answer = requests.join_next().await.unwrap().unwrap();
-        assert!(matches!(answer, Err(EnqueueError::Full)), "{answer:?}");
+        assert!(matches!(answer, Err(StoreError::Full)), "{answer:?}");
     }
 
     transaction.rollback().await.unwrap();

@@ -1,8 +1,8 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use application::ports::{
-    Backlog, Batch, CallOutcome, DeliveryLedger, EventKind, Incoming, NewSecret, NewSend,
-    OutcomeClass, PartitionLeases, Resend, Resent, Tried, Verdict, Verification, Verifications,
+    Backlog, Batch, CallOutcome, CheckOutcome, DeliveryLedger, EventKind, Incoming, NewSecret,
+    NewSend, OutcomeClass, PartitionLeases, Resend, Resent, Verdict, Verification, Verifications,
 };
 use domain::{CodeHash, MessageId, Seed, Validity, VerificationId, Windows};
 use tokio::task::JoinSet;
@@ -226,10 +226,10 @@ async fn a_new_code_replaces_the_one_before(database: Database) {
     let kept = verification.secret.unwrap();
     assert_eq!((kept.pepper, kept.seed), (secret.pepper.clone(), secret.seed));
     let old = try_by_id(&verifications, id_of(&first), right(), &[]).await;
-    assert!(matches!(old, Tried::Wrong { pepper, .. } if pepper == secret.pepper));
+    assert!(matches!(old, CheckOutcome::Wrong { pepper, .. } if pepper == secret.pepper));
     let new = vec![(secret.pepper, secret.code_hash)];
     let new = try_by_id(&verifications, id_of(&first), new, &[]).await;
-    assert!(matches!(new, Tried::Right(_)), "{new:?}");
+    assert!(matches!(new, CheckOutcome::Right(_)), "{new:?}");
 }
 
 async fn the_story_of_a_message_is_told_from_its_rows(database: Database) {

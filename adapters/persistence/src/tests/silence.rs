@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use adapters_wire::conformance::{TTL, messages, vault};
-use application::ports::{BrokerError, EnqueueError, MessageBroker, Outbox};
+use application::ports::{BrokerError, MessageBroker, Outbox, StoreError};
 use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
 use tokio::{
@@ -69,7 +69,7 @@ async fn connections_that_fell_silent_are_replaced() {
 
     line.fall_silent();
     let unheard = outbox.enqueue(new_message(&phone(2))).await;
-    assert!(matches!(unheard, Err(EnqueueError::Unavailable(_))), "{unheard:?}");
+    assert!(matches!(unheard, Err(StoreError::Unavailable(_))), "{unheard:?}");
 
     outbox.enqueue(new_message(&phone(3))).await.unwrap();
 }

@@ -42,7 +42,7 @@ async fn a_start_stores_the_verification_as_it_is(database: Database) {
 
     let stored = SqlVerifications::new(database.clone()).find(id_of(&send)).await.unwrap().unwrap();
     let Verification { read_at, .. } = stored;
-    assert_eq!(stored, Verification { read_at, ..Verification::accepted(&send, at) });
+    assert_eq!(stored, Verification { read_at, ..send.accepted(at) });
     assert!(read_at >= at);
     let key = if database.is_postgres() { "api_key::text" } else { "api_key" };
     let linked = format!(

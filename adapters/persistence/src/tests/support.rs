@@ -8,9 +8,9 @@ use std::{
 use application::{
     TraceParent,
     ports::{
-        Attempt, Backlog, Batch, Claim, Claimed, Enqueued, Incoming, Lease, NewSecret, NewSend,
-        NewVerification, Newest, Outbox, PartitionLeases, Record, Target, Tried, Verifications,
-        Violation,
+        Attempt, Backlog, Batch, CheckOutcome, Claim, Claimed, Enqueued, Incoming, Lease,
+        NewSecret, NewSend, NewVerification, Newest, Outbox, PartitionLeases, Record, Target,
+        Verifications, Violation,
     },
 };
 use domain::{
@@ -221,11 +221,11 @@ pub(super) async fn try_by_id(
     id: VerificationId,
     hashes: Vec<(KeyId, CodeHash)>,
     guesses: &[Policy],
-) -> Tried {
+) -> CheckOutcome {
     loop {
         let attempt = attempt(Target::Id(id), hashes.clone());
         match verifications.check(attempt, guesses).await.unwrap() {
-            Tried::Changed => {}
+            CheckOutcome::Changed => {}
             tried => return tried,
         }
     }
@@ -236,14 +236,14 @@ pub(super) async fn try_by_phone(
     phone: &str,
     hashes: Vec<(KeyId, CodeHash)>,
     guesses: &[Policy],
-) -> Tried {
+) -> CheckOutcome {
     let phone: PhoneNumber = phone.parse().unwrap();
     loop {
         let of = verifications.newest(phone.clone()).await.unwrap();
         let target = Target::Newest { phone: phone.clone(), of };
         let attempt = attempt(target, hashes.clone());
         match verifications.check(attempt, guesses).await.unwrap() {
-            Tried::Changed => {}
+            CheckOutcome::Changed => {}
             tried => return tried,
         }
     }
@@ -252,7 +252,7 @@ pub(super) async fn try_by_phone(
 /// Ends it as approved.
 pub(super) async fn approve(verifications: &SqlVerifications, id: VerificationId) {
     let tried = try_by_id(verifications, id, right(), &[]).await;
-    assert!(matches!(tried, Tried::Right(_)), "{tried:?}");
+    assert!(matches!(tried, CheckOutcome::Right(_)), "{tried:?}");
 }
 
 /// What is sure to come, or else the test fails.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use application::ports::{Backlog, EnqueueError, Outbox};
+use application::ports::{Backlog, Outbox, StoreError};
 use sea_orm::ConnectionTrait;
 use tokio::time::timeout;
 
@@ -85,7 +85,7 @@ async fn after_sqlite_rolled_back_by_itself_what_is_answered_is_stored() {
 
     for number in 1..=2 {
         let refused = outbox.enqueue(new_message(&phone(number))).await;
-        assert!(matches!(refused, Err(EnqueueError::Unavailable(_))), "{refused:?}");
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
     }
     for number in 3..10 {
         outbox.enqueue(new_message(&phone(number))).await.unwrap();

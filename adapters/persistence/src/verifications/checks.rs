@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use application::ports::{AnswerClaim, Attempt, StoreError, Target, Tried, Violation};
+use application::ports::{AnswerClaim, Attempt, CheckOutcome, StoreError, Target, Violation};
 use domain::{ATTEMPTS, Policy, VerificationId};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Value};
 use tokio::{sync::oneshot, time::timeout};
@@ -43,13 +43,13 @@ struct Job {
     guesses: Vec<Policy>,
     /// A statement about it and others was refused.
     alone: bool,
-    answer: oneshot::Sender<Result<Tried, StoreError>>,
+    answer: oneshot::Sender<Result<CheckOutcome, StoreError>>,
 }
 
 /// What a statement says of one attempt.
 #[derive(Debug)]
 enum Decision {
-    Tried(Tried),
+    Made(CheckOutcome),
     /// Nothing yet: another one at the same phone was decided.
     Later,
 }
@@ -74,7 +74,7 @@ impl Checks {
         &self,
         attempt: Attempt,
         guesses: &[Policy],
-    ) -> Result<Tried, StoreError> {
+    ) -> Result<CheckOutcome, StoreError> {
         let (answer, tried) = oneshot::channel();
         let job = Job { attempt, guesses: guesses.to_vec(), alone: false, answer };
         if self.waiting().jobs.len() >= QUEUE {
@@ -114,7 +114,7 @@ impl Checks {
             Ok(decisions) => {
                 for (job, decision) in jobs.into_iter().zip(decisions) {
                     match decision {
-                        Ok(Decision::Tried(tried)) => job.answer(Ok(tried)),
+                        Ok(Decision::Made(tried)) => job.answer(Ok(tried)),
                         Ok(Decision::Later) => self.put(job),
                         Err(error) => fail([job], &error),
                     }
@@ -177,7 +177,7 @@ impl Job {
         self.alone == other.alone && self.guesses == other.guesses
     }
 
-    fn answer(self, answer: Result<Tried, StoreError>) {
+    fn answer(self, answer: Result<CheckOutcome, StoreError>) {
         // The caller may have gone meanwhile.
         let _ = self.answer.send(answer);
     }
@@ -192,13 +192,13 @@ impl Decision {
             return Ok(Self::Later);
         }
         if holds(first, "changed")? {
-            return Ok(Self::Tried(Tried::Changed));
+            return Ok(Self::Made(CheckOutcome::Changed));
         }
         let (mut wrong, mut over, mut is_counted) = (None, Vec::new(), false);
         for row in rows {
             if let Some(attempts) = row.try_get::<Option<i32>>("", "attempts")? {
                 if holds(row, "is_right")? {
-                    return Ok(Self::Tried(Tried::Right(read_approval(row)?)));
+                    return Ok(Self::Made(CheckOutcome::Right(read_approval(row)?)));
                 }
                 if wrong.is_none() {
                     wrong = Some(read_wrong(row, attempts)?);
@@ -211,19 +211,19 @@ impl Decision {
                 }
             }
         }
-        Ok(Self::Tried(if let Some(wrong) = wrong {
+        Ok(Self::Made(if let Some(wrong) = wrong {
             wrong
         } else if is_counted {
-            Tried::Nothing
+            CheckOutcome::Nothing
         } else if holds(first, "may_try")? {
             // A row or its room was lost in between.
-            Tried::Changed
+            CheckOutcome::Changed
         } else if !over.is_empty() {
-            Tried::Limited(over)
+            CheckOutcome::Limited(over)
         } else if first.try_get::<Option<String>>("", "status")?.is_none() {
-            Tried::Unknown
+            CheckOutcome::Unknown
         } else {
-            read_untried(first)?.unwrap_or(Tried::Changed)
+            read_untried(first)?.unwrap_or(CheckOutcome::Changed)
         }))
     }
 }
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
     use crate::{DatabaseSettings, PostgresSettings, SslMode, database::ACQUIRE};
 
-    type Answer = oneshot::Receiver<Result<Tried, StoreError>>;
+    type Answer = oneshot::Receiver<Result<CheckOutcome, StoreError>>;
 
     /// An attempt under each of these windows, from 0 on, and those who wait for the answers.
     fn waiting<'a>(windows: impl IntoIterator<Item = &'a str>) -> (Waiting, Vec<Answer>) {

@@ -18,12 +18,12 @@ struct Book {
 }
 
 impl Outbox for Book {
-    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, EnqueueError> {
+    async fn enqueue(&self, send: NewSend) -> Result<Enqueued, StoreError> {
         self.stored.lock().unwrap().push(send);
         match self.refuses {
             None => Ok(accepted()),
-            Some(true) => Err(EnqueueError::Full),
-            Some(false) => Err(EnqueueError::Unavailable("down".into())),
+            Some(true) => Err(StoreError::Full),
+            Some(false) => Err(StoreError::Unavailable("down".into())),
         }
     }
 }

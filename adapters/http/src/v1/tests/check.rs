@@ -16,10 +16,10 @@ async fn wrong_code_and_unknown_phone_have_the_same_answer() {
     let fifth = Parts { verifications: trying(|| wrong(5)), ..parts() }.router();
     let mut unknown = MockVerifications::new();
     unknown.expect_newest().returning(|_| Ok(Newest::default()));
-    unknown.expect_check().returning(|_, _| Ok(Tried::Nothing));
+    unknown.expect_check().returning(|_, _| Ok(CheckOutcome::Nothing));
     let unknown = Parts { verifications: unknown, ..parts() }.router();
     let pepper = "gone".parse().unwrap();
-    let gone = trying(move || Tried::Wrong { attempts: 1, pepper: KeyId::clone(&pepper) });
+    let gone = trying(move || CheckOutcome::Wrong { attempts: 1, pepper: KeyId::clone(&pepper) });
     let gone = Parts { verifications: gone, ..parts() }.router();
 
     let expected = ask(&first, check()).await;
@@ -44,7 +44,7 @@ async fn check_by_phone_accepts_numbers_that_only_api_accepts() {
         .expect_newest()
         .withf(|phone| *phone == "89999999999".parse().unwrap())
         .returning(|_| Ok(Newest::default()));
-    verifications.expect_check().returning(|_, _| Ok(Tried::Nothing));
+    verifications.expect_check().returning(|_, _| Ok(CheckOutcome::Nothing));
     let router = Parts { verifications, ..parts() }.router();
 
     let body = r#"{"phone":"89999999999","code":"482915"}"#;

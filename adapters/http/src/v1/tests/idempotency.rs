@@ -105,7 +105,7 @@ async fn repeated_start_and_resend_send_once() {
 #[tokio::test]
 async fn retry_after_503_finds_what_the_first_request_stored() {
     let mut outbox = MockOutbox::new();
-    outbox.expect_enqueue().once().returning(|_| Err(EnqueueError::Unavailable("late".into())));
+    outbox.expect_enqueue().once().returning(|_| Err(StoreError::Unavailable("late".into())));
     let begun = VerificationId::of_drawn([1; 16]);
     let mut verifications = MockVerifications::new();
     verifications
@@ -131,7 +131,11 @@ async fn takeover_learns_that_the_earlier_check_was_right() {
     let mut tries = 0;
     verifications.expect_check().times(2).returning(move |_, _| {
         tries += 1;
-        if tries == 1 { Err(StoreError::Unavailable("late".into())) } else { Ok(Tried::Approved) }
+        if tries == 1 {
+            Err(StoreError::Unavailable("late".into()))
+        } else {
+            Ok(CheckOutcome::Approved)
+        }
     });
     let book = Book { done: ID.parse().ok(), ..Book::default() };
     let router = Parts { verifications, ..parts() }.with_answers(book).router();
@@ -196,10 +200,10 @@ async fn validation_error_is_kept_and_temporary_errors_are_not() {
 struct Rounds(std::sync::atomic::AtomicU32);
 
 impl Outbox for Rounds {
-    async fn enqueue(&self, _: NewSend) -> Result<Enqueued, EnqueueError> {
+    async fn enqueue(&self, _: NewSend) -> Result<Enqueued, StoreError> {
         match self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
             0 => Ok(Enqueued::Limited(vec![violation("phone", 5, 3_600, 1)])),
-            1 => Err(EnqueueError::Full),
+            1 => Err(StoreError::Full),
             2 => panic!("on purpose"),
             _ => Ok(Enqueued::Accepted { at: now() }),
         }
@@ -239,7 +243,7 @@ struct Gate {
 }
 
 impl Outbox for Gate {
-    async fn enqueue(&self, _: NewSend) -> Result<Enqueued, EnqueueError> {
+    async fn enqueue(&self, _: NewSend) -> Result<Enqueued, StoreError> {
         self.entered.send(()).unwrap();
         self.open.notified().await;
         Ok(Enqueued::Accepted { at: now() })

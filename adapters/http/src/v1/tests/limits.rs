@@ -30,7 +30,7 @@ async fn exceeded_limit_is_described_by_the_headers_of_draft_11() {
 
 #[tokio::test]
 async fn early_resend_and_exhausted_check_say_when_to_retry() {
-    let mut verifications = trying(|| Tried::Exhausted {
+    let mut verifications = trying(|| CheckOutcome::Exhausted {
         retry_after: Duration::from_millis(300_001),
         ttl: Duration::from_secs(600),
     });
@@ -56,7 +56,7 @@ async fn early_resend_and_exhausted_check_say_when_to_retry() {
         "\"check-1h\";q=10;w=3600, \"check-1d\";q=50;w=86400, \"attempts\";q=5;w=600"
     );
 
-    let limited = || Tried::Limited(vec![violation("check", 10, 3_600, 9)]);
+    let limited = || CheckOutcome::Limited(vec![violation("check", 10, 3_600, 9)]);
     let router = Parts { verifications: trying(limited), ..parts() }.router();
     let body = r#"{"phone":"79991234567","code":"482915"}"#;
     let told = ask(&router, post("/v1/verifications/check", body)).await;

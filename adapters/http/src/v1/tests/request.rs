@@ -195,7 +195,7 @@ async fn malformed_id_is_404() {
 
 #[tokio::test]
 async fn database_failures_are_503() {
-    for error in [|| EnqueueError::Full, || EnqueueError::Unavailable("down".into())] {
+    for error in [|| StoreError::Full, || StoreError::Unavailable("down".into())] {
         let mut outbox = MockOutbox::new();
         outbox.expect_enqueue().returning(move |_| Err(error()));
         let told = ask(&parts().with_outbox(outbox).router(), post(START, PHONE)).await;

@@ -187,7 +187,7 @@ async fn test_number_has_a_fixed_code_and_obeys_no_rules() {
         .expect_newest()
         .withf(|phone| *phone == "10000000001".parse().unwrap())
         .returning(|_| Ok(Newest::default()));
-    verifications.expect_check().returning(|_, _| Ok(Tried::Nothing));
+    verifications.expect_check().returning(|_, _| Ok(CheckOutcome::Nothing));
     let mut parts = Parts { verifications, ..parts() };
     let number = ("10000000001".parse().unwrap(), "1234".parse().unwrap());
     parts.settings.test_numbers = [number].into();

@@ -7,7 +7,7 @@ async fn ended_verification_is_409_or_410_and_unknown_one_is_404() {
     let resend = || post(&at("/resend"), Body::empty());
     let cancel = || post(&at("/cancel"), Body::empty());
 
-    let mut unknown = trying(|| Tried::Unknown);
+    let mut unknown = trying(|| CheckOutcome::Unknown);
     unknown.expect_find().returning(|_| Ok(None));
     unknown.expect_history().returning(|_| Ok(None));
     unknown.expect_cancel().returning(|_| Ok(None));
@@ -22,8 +22,8 @@ async fn ended_verification_is_409_or_410_and_unknown_one_is_404() {
         (VerificationStatus::Canceled, "gone", Some("canceled")),
     ] {
         let mut verifications = trying(move || match ended {
-            VerificationStatus::Approved => Tried::Approved,
-            ended => Tried::Gone(ended),
+            VerificationStatus::Approved => CheckOutcome::Approved,
+            ended => CheckOutcome::Gone(ended),
         });
         let find = status(ended);
         verifications.expect_find().returning(move |_| find());

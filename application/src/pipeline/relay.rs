@@ -5,7 +5,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::{
     Chain,
-    ports::{Backlog, BacklogError, BrokerError, Claim, Claimed, MessageBroker},
+    ports::{Backlog, BrokerError, Claim, Claimed, MessageBroker, StoreError},
 };
 
 /// Moves messages from the outbox to the broker.
@@ -45,7 +45,7 @@ pub enum RelayError {
     #[error("nothing was claimed")]
     Broker(#[from] BrokerError),
     #[error("the batch could not be claimed or settled")]
-    Backlog(#[from] BacklogError),
+    Backlog(#[from] StoreError),
 }
 
 impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
@@ -92,11 +92,11 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
     /// Settles all that the broker took, as far as no consumer has taken it over.
     ///
     /// What could not be settled is forgotten here, and published again when its lease has ended.
-    pub async fn settle(&mut self) -> Result<(), BacklogError> {
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
         self.settle_older_than(Duration::ZERO).await
     }
 
-    async fn settle_older_than(&mut self, age: Duration) -> Result<(), BacklogError> {
+    async fn settle_older_than(&mut self, age: Duration) -> Result<(), StoreError> {
         let batch = usize::try_from(self.settings.batch.get()).unwrap_or(usize::MAX);
         loop {
             let old = self.published.partition_point(|(at, _)| at.elapsed() >= age);
@@ -202,7 +202,7 @@ mod tests {
         }
         let mut settlements = Sequence::new();
         for (expected, answer) in
-            [(vec![1, 2], Err(BacklogError("gone".into()))), (vec![3], Ok(()))]
+            [(vec![1, 2], Err(StoreError::Unavailable("gone".into()))), (vec![3], Ok(()))]
         {
             backlog
                 .expect_settle()

@@ -38,7 +38,7 @@ pub struct EventSettings {
 
 /// What became of the events of one round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct Posted {
     pub claimed: usize,
     pub delivered: usize,
     /// They wait for their next try.
@@ -50,7 +50,7 @@ pub struct Told {
 }
 
 #[derive(Debug)]
-enum Outcome {
+enum PostOutcome {
     Delivered,
     Retried { detail: String },
     Dropped,
@@ -59,7 +59,7 @@ enum Outcome {
 
 /// A change between two rounds.
 #[derive(Debug, PartialEq, Eq)]
-enum Turn {
+enum Change {
     Worse,
     Better,
 }
@@ -90,48 +90,48 @@ impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, 
     ///
     /// Events are told at least once, and in no order.
     #[autometrics(struct_name = "DeliverEvents")]
-    pub async fn execute(&self) -> Result<Told, StoreError> {
+    pub async fn execute(&self) -> Result<Posted, StoreError> {
         let EventSettings { batch, concurrency, lease } = self.settings;
         let due = self.outbox.claim(batch, lease).await?;
-        let mut told = Told { claimed: due.len(), ..Told::default() };
+        let mut posted = Posted { claimed: due.len(), ..Posted::default() };
         let mut failure = None;
         let mut posts = JoinSet::new();
         for event in due {
             if posts.len() >= concurrency.max(1)
                 && let Some(outcome) = posts.join_next().await
             {
-                told.count(outcome.unwrap_or(Outcome::Unsettled), &mut failure);
+                posted.count(outcome.unwrap_or(PostOutcome::Unsettled), &mut failure);
             }
             let wait = self.wait_after(event.claim.attempt);
             let (outbox, sink) = (Arc::clone(&self.outbox), Arc::clone(&self.sink));
-            posts.spawn(async move { tell(&*outbox, &*sink, &event, wait).await });
+            posts.spawn(async move { post(&*outbox, &*sink, &event, wait).await });
         }
         while let Some(outcome) = posts.join_next().await {
-            told.count(outcome.unwrap_or(Outcome::Unsettled), &mut failure);
+            posted.count(outcome.unwrap_or(PostOutcome::Unsettled), &mut failure);
         }
-        self.report(told, failure.as_deref());
-        Ok(told)
+        self.report(posted, failure.as_deref());
+        Ok(posted)
     }
 
     /// Says when posts begin to fail, and when they do not any more: a line for each would tell no
     /// more.
-    fn report(&self, told: Told, failure: Option<&str>) {
-        let Told { delivered, retried, .. } = told;
-        match self.turn(told, failure) {
-            Some(Turn::Worse) => {
+    fn report(&self, posted: Posted, failure: Option<&str>) {
+        let Posted { delivered, retried, .. } = posted;
+        match self.change(posted, failure) {
+            Some(Change::Worse) => {
                 let detail = failure.unwrap_or_default();
                 tracing::warn!(retried, delivered, detail, "events are not taken; tried again");
             }
-            Some(Turn::Better) => tracing::info!(delivered, "events are taken again"),
+            Some(Change::Better) => tracing::info!(delivered, "events are taken again"),
             None => {}
         }
     }
 
-    fn turn(&self, told: Told, failure: Option<&str>) -> Option<Turn> {
+    fn change(&self, posted: Posted, failure: Option<&str>) -> Option<Change> {
         if failure.is_some() {
-            (!self.failing.swap(true, Ordering::Relaxed)).then_some(Turn::Worse)
-        } else if told.delivered > 0 {
-            self.failing.swap(false, Ordering::Relaxed).then_some(Turn::Better)
+            (!self.failing.swap(true, Ordering::Relaxed)).then_some(Change::Worse)
+        } else if posted.delivered > 0 {
+            self.failing.swap(false, Ordering::Relaxed).then_some(Change::Better)
         } else {
             None
         }
@@ -147,47 +147,47 @@ impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, 
     }
 }
 
-async fn tell(
+async fn post(
     outbox: &impl EventOutbox,
     sink: &impl EventSink,
     event: &DueEvent,
     wait: Option<Duration>,
-) -> Outcome {
+) -> PostOutcome {
     let claim = &event.claim;
     let kind = event.kind.as_str();
     let (outcome, stored) = match (sink.post(event).await, wait) {
-        (Ok(()), _) => (Outcome::Delivered, outbox.settle(claim).await),
+        (Ok(()), _) => (PostOutcome::Delivered, outbox.settle(claim).await),
         (Err(PostError::Failed { detail, retry_after }), Some(wait)) => {
             tracing::debug!(event.id, event.kind = kind, claim.attempt, detail, "event not taken");
             let after = wait.max(retry_after.unwrap_or_default().min(LONGEST));
-            (Outcome::Retried { detail }, outbox.retry(claim, after).await)
+            (PostOutcome::Retried { detail }, outbox.retry(claim, after).await)
         }
         (Err(error), _) => {
             let attempts = claim.attempt;
             tracing::error!(event.id, event.kind = kind, attempts, %error, "event given up");
-            (Outcome::Dropped, outbox.settle(claim).await)
+            (PostOutcome::Dropped, outbox.settle(claim).await)
         }
     };
     match stored {
         Ok(()) => outcome,
         Err(error) => {
             tracing::warn!(event.id, error = %Chain(&error), "what became of an event is not stored");
-            Outcome::Unsettled
+            PostOutcome::Unsettled
         }
     }
 }
 
-impl Told {
+impl Posted {
     /// Keeps why a post failed, too.
-    fn count(&mut self, outcome: Outcome, failure: &mut Option<String>) {
+    fn count(&mut self, outcome: PostOutcome, failure: &mut Option<String>) {
         *match outcome {
-            Outcome::Delivered => &mut self.delivered,
-            Outcome::Retried { detail } => {
+            PostOutcome::Delivered => &mut self.delivered,
+            PostOutcome::Retried { detail } => {
                 *failure = Some(detail);
                 &mut self.retried
             }
-            Outcome::Dropped => &mut self.dropped,
-            Outcome::Unsettled => &mut self.unsettled,
+            PostOutcome::Dropped => &mut self.dropped,
+            PostOutcome::Unsettled => &mut self.unsettled,
         } += 1;
     }
 }
@@ -236,7 +236,7 @@ mod tests {
         Err(PostError::Failed { detail: "status 503".to_owned(), retry_after })
     }
 
-    async fn told<S: EventSink>(outbox: MockEventOutbox, sink: S) -> Told {
+    async fn posted<S: EventSink>(outbox: MockEventOutbox, sink: S) -> Posted {
         let settings = EventSettings::default();
         let rng = StdRng::seed_from_u64(1);
         let deliver = DeliverEvents::new(Arc::new(outbox), Arc::new(sink), rng, settings);
@@ -248,9 +248,9 @@ mod tests {
         let mut outbox = holding(vec![event(1, 1), event(2, 4)]);
         outbox.expect_settle().times(2).returning(|_| Ok(()));
 
-        let told = told(outbox, sink(Ok(()))).await;
+        let posted = posted(outbox, sink(Ok(()))).await;
 
-        assert_eq!(told, Told { claimed: 2, delivered: 2, ..Told::default() });
+        assert_eq!(posted, Posted { claimed: 2, delivered: 2, ..Posted::default() });
     }
 
     #[tokio::test]
@@ -266,9 +266,9 @@ mod tests {
                 .once()
                 .returning(|_, _| Ok(()));
 
-            let told = told(outbox, sink(failed(None))).await;
+            let posted = posted(outbox, sink(failed(None))).await;
 
-            assert_eq!(told, Told { claimed: 1, retried: 1, ..Told::default() });
+            assert_eq!(posted, Posted { claimed: 1, retried: 1, ..Posted::default() });
         }
     }
 
@@ -280,15 +280,15 @@ mod tests {
             StdRng::seed_from_u64(1),
             EventSettings::default(),
         );
-        let taken = Told { delivered: 1, ..Told::default() };
-        let said = |told, failure| deliver.turn(told, failure);
+        let taken = Posted { delivered: 1, ..Posted::default() };
+        let said = |posted, failure| deliver.change(posted, failure);
 
         assert_eq!(said(taken, None), None);
-        assert_eq!(said(taken, Some("status 503")), Some(Turn::Worse));
-        assert_eq!(said(Told::default(), Some("status 503")), None);
+        assert_eq!(said(taken, Some("status 503")), Some(Change::Worse));
+        assert_eq!(said(Posted::default(), Some("status 503")), None);
         // Nothing was due, which tells nothing.
-        assert_eq!(said(Told::default(), None), None);
-        assert_eq!(said(taken, None), Some(Turn::Better));
+        assert_eq!(said(Posted::default(), None), None);
+        assert_eq!(said(taken, None), Some(Change::Better));
         assert_eq!(said(taken, None), None);
     }
 
@@ -302,7 +302,7 @@ mod tests {
                 .once()
                 .returning(|_, _| Ok(()));
 
-            told(outbox, sink(failed(Some(asked)))).await;
+            posted(outbox, sink(failed(Some(asked)))).await;
         }
     }
 
@@ -312,9 +312,9 @@ mod tests {
             let mut outbox = holding(vec![event(1, attempt)]);
             outbox.expect_settle().once().returning(|_| Ok(()));
 
-            let told = told(outbox, sink(answer)).await;
+            let posted = posted(outbox, sink(answer)).await;
 
-            assert_eq!(told, Told { claimed: 1, dropped: 1, ..Told::default() });
+            assert_eq!(posted, Posted { claimed: 1, dropped: 1, ..Posted::default() });
         }
     }
 
@@ -323,9 +323,9 @@ mod tests {
         let mut outbox = holding(vec![event(1, 1)]);
         outbox.expect_settle().returning(|_| Err(StoreError::Unavailable("down".into())));
 
-        let told = told(outbox, sink(Ok(()))).await;
+        let posted = posted(outbox, sink(Ok(()))).await;
 
-        assert_eq!(told, Told { claimed: 1, unsettled: 1, ..Told::default() });
+        assert_eq!(posted, Posted { claimed: 1, unsettled: 1, ..Posted::default() });
     }
 
     #[tokio::test(start_paused = true)]
@@ -348,8 +348,8 @@ mod tests {
         outbox.expect_settle().times(100).returning(|_| Ok(()));
         let slow = Arc::new(Slow::default());
 
-        let told = told(outbox, Arc::clone(&slow)).await;
+        let posted = posted(outbox, Arc::clone(&slow)).await;
 
-        assert_eq!((told.delivered, slow.most.load(Ordering::SeqCst)), (100, 16));
+        assert_eq!((posted.delivered, slow.most.load(Ordering::SeqCst)), (100, 16));
     }
 }

@@ -7,10 +7,9 @@ use domain::{
 use rand_core::CryptoRng;
 
 use crate::{
-    BoxError, Caller, Guard, SendRules, TraceParent, Vault,
-    issue::{Clock, Issuer, Order},
-    ports::{EnqueueError, Enqueued, Outbox, Violation},
-    rules::Refusal,
+    BoxError, Caller, Clock, Guard, SendRules, TraceParent, Vault,
+    ports::{Enqueued, Outbox, StoreError, Violation},
+    verification::{IssueRequest, Issuer, Refusal},
 };
 
 /// Begins a verification of a phone number and stores the message that brings the code there.
@@ -80,9 +79,9 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
     pub async fn execute(&self, submission: Submission) -> Result<MessageId, SubmitError> {
         let Submission { to, written, api_key, trace } = submission;
         let rules = &self.settings.rules;
-        let passed = rules.admit(&self.guard, Origin::Api, &to)?;
+        let permit = rules.admit(&self.guard, Origin::Api, &to)?;
         let caller = Caller { api_key, ..Caller::default() };
-        let order = Order {
+        let request = IssueRequest {
             id: None,
             origin: Origin::Api,
             phone: to.phone().clone(),
@@ -99,21 +98,26 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
             extra: rules.counters(&to, &caller),
         };
         let send =
-            self.issuer.first(order).map_err(|closed| SubmitError::Unavailable(closed.into()))?;
+            self.issuer.first(request).map_err(|closed| SubmitError::Unavailable(closed.into()))?;
         let id = send.message.id;
-        match self.outbox.enqueue(send).await {
-            Ok(Enqueued::Accepted { .. }) => {
-                self.guard.sent(passed, VerificationId::of(id));
+        match self.outbox.enqueue(send).await? {
+            Enqueued::Accepted { .. } => {
+                permit.sent(VerificationId::of(id));
                 Ok(id)
             }
-            Ok(Enqueued::Limited(violations)) => Err(SubmitError::Limited(violations)),
-            Ok(Enqueued::Pending(_)) => {
+            Enqueued::Limited(violations) => Err(SubmitError::Limited(violations)),
+            Enqueued::Pending(_) => {
                 Err(SubmitError::Unavailable("the outbox took it for one of another kind".into()))
             }
-            Err(EnqueueError::Full) => Err(SubmitError::Full),
-            Err(error @ EnqueueError::Unavailable(_)) => {
-                Err(SubmitError::Unavailable(error.into()))
-            }
+        }
+    }
+}
+
+impl From<StoreError> for SubmitError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::Full,
+            StoreError::Unavailable(_) => Self::Unavailable(error.into()),
         }
     }
 }
@@ -281,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn says_when_nothing_was_stored() {
         let mut outbox = MockOutbox::new();
-        outbox.expect_enqueue().returning(|_| Err(EnqueueError::Full));
+        outbox.expect_enqueue().returning(|_| Err(StoreError::Full));
         let answer = submit(outbox).execute(submission()).await;
         assert!(matches!(answer, Err(SubmitError::Full)));
 

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use autometrics::autometrics;
 
-use crate::ports::{Lease, LeaseError, PartitionLeases};
+use crate::ports::{Lease, PartitionLeases, StoreError};
 
 /// Takes this consumer's share of the partitions, and gives up what is more than that.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl<L: PartitionLeases> SharePartitions<L> {
         held: &[Lease],
         known: &[i32],
         only_renew: bool,
-    ) -> Result<Shared, LeaseError> {
+    ) -> Result<Shared, StoreError> {
         if !known.is_empty() {
             self.leases.register(known).await?;
         }

@@ -91,7 +91,7 @@ impl<G: GuardRecords> ReplayGuard<G> {
                 past.go_through(&verification);
             }
             if is_last {
-                return Ok(past.told());
+                return Ok(past.into_replayed());
             }
         }
     }
@@ -236,8 +236,8 @@ impl Past {
         counted
     }
 
-    fn told(self) -> Vec<Replayed> {
-        let mut told: Vec<(usize, Replayed)> = self
+    fn into_replayed(self) -> Vec<Replayed> {
+        let mut replayed: Vec<(usize, Replayed)> = self
             .found
             .into_iter()
             .map(|((place, key), (blocked, wronged))| {
@@ -250,8 +250,8 @@ impl Past {
                 (place, Replayed { rule, key, verifications, approvals, blocked, wronged })
             })
             .collect();
-        told.sort_by_key(|(place, it)| (*place, Reverse(it.blocked)));
-        told.into_iter().map(|(_, replayed)| replayed).collect()
+        replayed.sort_by_key(|(place, it)| (*place, Reverse(it.blocked)));
+        replayed.into_iter().map(|(_, replayed)| replayed).collect()
     }
 }
 
@@ -273,7 +273,7 @@ mod tests {
     use domain::VerificationId;
 
     use super::*;
-    use crate::{Guard, Verdict, ports::MockGuardRecords, testing::START};
+    use crate::{Admission, Guard, ports::MockGuardRecords, testing::START};
 
     const WINDOW: Duration = Duration::from_secs(3_600);
 
@@ -356,15 +356,15 @@ mod tests {
             let approved = second % 20 == 0;
             past.push(verification(second, "7999123", approved));
             let phone = format!("7999123{second:04}").parse().unwrap();
-            let Verdict::Passed(passed) =
+            let Admission::Passed(permit) =
                 guard.decide(domain::Origin::V1, &phone, "RU".parse().ok())
             else {
                 panic!()
             };
-            for decision in &passed.noted {
+            for decision in &permit.noted {
                 noted[usize::from(decision.rule == rules[1])] += 1;
             }
-            guard.sent(passed, VerificationId::NIL);
+            permit.sent(VerificationId::NIL);
             if let Some(before) = second.checked_sub(29)
                 && before % 20 == 0
             {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use autometrics::autometrics;
 
 use crate::ports::{
-    DeadLetter, DeadLetterError, DeadLetters, Incoming, MessageStream, Revived, StreamError,
+    DeadLetter, DeadLetters, Incoming, MessageStream, Revived, StoreError, StreamError,
 };
 
 /// Reads the record of a dead letter once more, which helps where the program or its settings
@@ -31,7 +31,7 @@ pub enum RetryError {
     #[error("the record could not be read")]
     Stream(#[source] StreamError),
     #[error("the message could not be taken over")]
-    Letters(#[source] DeadLetterError),
+    Letters(#[source] StoreError),
 }
 
 impl<D: DeadLetters, S: MessageStream> RetryDeadLetter<D, S> {

@@ -13,8 +13,8 @@ use domain::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
-use super::{FlushGuard, Guard, Verdict};
-use crate::ports::{Decision, GuardCounts, GuardKey, Moved, StoreError, Total};
+use super::{Admission, FlushGuard, Guard};
+use crate::ports::{GuardCounts, GuardDecision, GuardDelta, GuardKey, GuardTotal, StoreError};
 
 const WINDOW: Duration = Duration::from_secs(3_600);
 const MINUTE: u64 = 60;
@@ -30,13 +30,13 @@ type Kept = (Rolling, Rolling, Instant);
 impl GuardCounts for Shared {
     async fn add(
         &self,
-        moved: &[Moved],
-        _: &[Decision],
+        moved: &[GuardDelta],
+        _: &[GuardDecision],
         window: Duration,
-    ) -> Result<Vec<Total>, StoreError> {
+    ) -> Result<Vec<GuardTotal>, StoreError> {
         let now = Instant::now();
         let mut counts = self.0.lock().unwrap();
-        let add = |Moved { key, sends, approvals }: &Moved| {
+        let add = |GuardDelta { key, sends, approvals }: &GuardDelta| {
             let fresh = (Rolling::default(), Rolling::default(), now);
             let (of_window, of_day, at) = counts.entry(key.clone()).or_insert(fresh);
             *of_window = of_window.later(now - *at, window);
@@ -46,7 +46,7 @@ impl GuardCounts for Shared {
                 rolling.sends += sends;
                 rolling.approvals += approvals;
             }
-            Total { key: key.clone(), window: *of_window, day: *of_day, allowed: false }
+            GuardTotal { key: key.clone(), window: *of_window, day: *of_day, allowed: false }
         };
         Ok(moved.iter().map(add).collect())
     }
@@ -192,15 +192,15 @@ async fn run(
                 let guard = &guards[rng.random_range(0..processes)].0;
                 let outcome = outcomes.entry(source.name).or_default();
                 match guard.decide(Origin::V1, &phone, Some(region)) {
-                    Verdict::Passed(passed) => {
-                        guard.sent(passed, VerificationId::NIL);
+                    Admission::Passed(permit) => {
+                        permit.sent(VerificationId::NIL);
                         outcome.sent += 1;
                         if rng.random_range(0..100) < source.approved {
                             let after = rng.random_range(10..=60);
                             approvals.push(Reverse((second + after, phone, region)));
                         }
                     }
-                    Verdict::Blocked => outcome.blocked += 1,
+                    Admission::Blocked => outcome.blocked += 1,
                 }
             }
         }

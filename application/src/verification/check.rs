@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use crate::{
     BoxError, Guard, Vault,
-    ports::{AnswerClaim, Approval, Attempt, StoreError, Target, Tried, Verifications, Violation},
+    ports::{
+        AnswerClaim, Approval, Attempt, CheckOutcome, StoreError, Target, Verifications, Violation,
+    },
 };
 use autometrics::autometrics;
 use domain::{
@@ -114,20 +116,20 @@ impl<V: Verifications> CheckCode<V> {
     fn judge(
         &self,
         target: &Target,
-        tried: Tried,
+        tried: CheckOutcome,
         peppers: &Peppers,
     ) -> Result<Option<Checked>, CheckError> {
         let by_phone = matches!(target, Target::Newest { .. });
         let wrong = |attempts_left| Ok(Some(Checked::Wrong { attempts_left }));
         match tried {
-            Tried::Right(Approval { id, origin, phone, region }) => {
+            CheckOutcome::Right(Approval { id, origin, phone, region }) => {
                 if origin != Origin::Test {
                     self.guard.approved(origin, &phone, region);
                 }
                 tracing::debug!(verification.id = %id, "verification approved");
                 Ok(Some(Checked::Approved))
             }
-            Tried::Wrong { pepper, .. } if peppers.get(&pepper).is_none() => {
+            CheckOutcome::Wrong { pepper, .. } if peppers.get(&pepper).is_none() => {
                 let pepper = pepper.as_str();
                 tracing::error!(pepper, "codes were made with a pepper that is not set here");
                 if by_phone {
@@ -136,20 +138,20 @@ impl<V: Verifications> CheckCode<V> {
                 }
                 Err(CheckError::Unavailable("the pepper of the code is not set here".into()))
             }
-            Tried::Wrong { attempts, .. } => {
+            CheckOutcome::Wrong { attempts, .. } => {
                 wrong((!by_phone).then_some(ATTEMPTS.saturating_sub(attempts)))
             }
-            Tried::Nothing => wrong(None),
-            Tried::Unknown => Err(CheckError::Unknown),
-            Tried::Approved => Err(CheckError::AlreadyApproved),
-            Tried::Gone(status) => Err(CheckError::Gone(status)),
-            Tried::Exhausted { retry_after, ttl } => {
+            CheckOutcome::Nothing => wrong(None),
+            CheckOutcome::Unknown => Err(CheckError::Unknown),
+            CheckOutcome::Approved => Err(CheckError::AlreadyApproved),
+            CheckOutcome::Gone(status) => Err(CheckError::Gone(status)),
+            CheckOutcome::Exhausted { retry_after, ttl } => {
                 let window = Window { quota: ATTEMPTS.into(), period: ttl };
                 let policy = Policy::named("attempts", window);
                 Err(CheckError::Limited(vec![Violation { policy, retry_after }]))
             }
-            Tried::Limited(violations) => Err(CheckError::Limited(violations)),
-            Tried::Changed => Ok(None),
+            CheckOutcome::Limited(violations) => Err(CheckError::Limited(violations)),
+            CheckOutcome::Changed => Ok(None),
         }
     }
 }
@@ -192,8 +194,8 @@ mod tests {
         CodeOf::Phone(pending().phone)
     }
 
-    fn right() -> Tried {
-        Tried::Right(Approval {
+    fn right() -> CheckOutcome {
+        CheckOutcome::Right(Approval {
             id: pending().id,
             origin: Origin::V1,
             phone: pending().phone,
@@ -201,12 +203,12 @@ mod tests {
         })
     }
 
-    fn wrong(attempts: u8) -> Tried {
-        Tried::Wrong { attempts, pepper: peppers().first().id().clone() }
+    fn wrong(attempts: u8) -> CheckOutcome {
+        CheckOutcome::Wrong { attempts, pepper: peppers().first().id().clone() }
     }
 
     /// Of a phone whose newest verification is `newest`.
-    fn answering(newest: Option<VerificationId>, tried: Tried) -> MockVerifications {
+    fn answering(newest: Option<VerificationId>, tried: CheckOutcome) -> MockVerifications {
         let mut verifications = MockVerifications::new();
         let of = Newest { v1: newest, api: None };
         verifications.expect_newest().returning(move |_| Ok(of));
@@ -225,7 +227,7 @@ mod tests {
         verifications
     }
 
-    fn trying(tried: Tried) -> MockVerifications {
+    fn trying(tried: CheckOutcome) -> MockVerifications {
         answering(Some(pending().id), tried)
     }
 
@@ -261,7 +263,7 @@ mod tests {
                     same(&attempt.hashes, of.v1) && same(&attempt.api_hashes, of.api)
                 })
                 .once()
-                .returning(|_, _| Ok(Tried::Nothing));
+                .returning(|_, _| Ok(CheckOutcome::Nothing));
 
             let checked = check(verifications).execute(by_phone(), &code(), None).await.unwrap();
 
@@ -303,7 +305,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_unknown_phone_is_a_wrong_code() {
-        let check = check(answering(None, Tried::Nothing));
+        let check = check(answering(None, CheckOutcome::Nothing));
 
         let checked = check.execute(by_phone(), &code(), None).await.unwrap();
 
@@ -314,7 +316,7 @@ mod tests {
     async fn what_others_change_is_tried_again_as_it_is_then() {
         let mut verifications = MockVerifications::new();
         let mut order = Sequence::new();
-        for (newest, tried) in [(None, Tried::Changed), (Some(pending().id), right())] {
+        for (newest, tried) in [(None, CheckOutcome::Changed), (Some(pending().id), right())] {
             verifications
                 .expect_newest()
                 .once()
@@ -334,7 +336,7 @@ mod tests {
         assert_eq!(checked, Checked::Approved);
 
         let mut verifications = MockVerifications::new();
-        verifications.expect_check().times(TRIES).returning(|_, _| Ok(Tried::Changed));
+        verifications.expect_check().times(TRIES).returning(|_, _| Ok(CheckOutcome::Changed));
         let error = check(verifications).execute(by_id(), &code(), None).await.unwrap_err();
         assert!(matches!(error, CheckError::Unavailable(_)), "{error:?}");
     }
@@ -342,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn five_wrong_then_limited_until_it_expires() {
         let (retry_after, ttl) = (Duration::from_secs(200), Duration::from_secs(600));
-        let exhausted = trying(Tried::Exhausted { retry_after, ttl });
+        let exhausted = trying(CheckOutcome::Exhausted { retry_after, ttl });
 
         let error = check(exhausted).execute(by_id(), &code(), None).await.unwrap_err();
 
@@ -360,15 +362,15 @@ mod tests {
         let answer =
             async |tried| check(trying(tried)).execute(by_id(), &code(), None).await.unwrap_err();
 
-        assert!(matches!(answer(Tried::Unknown).await, CheckError::Unknown));
-        assert!(matches!(answer(Tried::Approved).await, CheckError::AlreadyApproved));
-        let gone = answer(Tried::Gone(VerificationStatus::Expired)).await;
+        assert!(matches!(answer(CheckOutcome::Unknown).await, CheckError::Unknown));
+        assert!(matches!(answer(CheckOutcome::Approved).await, CheckError::AlreadyApproved));
+        let gone = answer(CheckOutcome::Gone(VerificationStatus::Expired)).await;
         assert!(matches!(gone, CheckError::Gone(VerificationStatus::Expired)));
     }
 
     #[tokio::test]
     async fn a_code_whose_pepper_is_not_set_here_is_not_called_wrong() {
-        let gone = || trying(Tried::Wrong { attempts: 1, pepper: "gone".parse().unwrap() });
+        let gone = || trying(CheckOutcome::Wrong { attempts: 1, pepper: "gone".parse().unwrap() });
 
         let error = check(gone()).execute(by_id(), &code(), None).await.unwrap_err();
         assert!(matches!(error, CheckError::Unavailable(_)), "{error:?}");
@@ -382,20 +384,20 @@ mod tests {
         let rule = domain::GuardRule::parse("prefix:1:100", domain::GuardMode::Enforce).unwrap();
         for (origin, passes) in [(Origin::V1, true), (Origin::Api, false)] {
             let guard = Arc::new(Guard::new(vec![rule], Duration::from_secs(3_600)));
-            let crate::Verdict::Passed(passed) = guard.decide(Origin::V1, &pending().phone, None)
+            let crate::Admission::Passed(permit) = guard.decide(Origin::V1, &pending().phone, None)
             else {
                 panic!()
             };
-            guard.sent(passed, pending().id);
+            permit.sent(pending().id);
             let approval =
                 Approval { id: pending().id, origin, phone: pending().phone, region: None };
-            let verifications = trying(Tried::Right(approval));
+            let verifications = trying(CheckOutcome::Right(approval));
             let check = CheckCode { guard: Arc::clone(&guard), ..check(verifications) };
 
             check.execute(by_id(), &code(), None).await.unwrap();
 
             let passed =
-                guard.decide(Origin::V1, &pending().phone, None) != crate::Verdict::Blocked;
+                guard.decide(Origin::V1, &pending().phone, None) != crate::Admission::Blocked;
             assert_eq!(passed, passes, "{origin:?}");
         }
     }

@@ -21,14 +21,14 @@ pub(super) struct Lanes {
 
 #[derive(Debug, Default)]
 struct Lane {
-    queue: VecDeque<Waiting>,
+    queue: VecDeque<QueuedMessage>,
     calling: bool,
     /// Open entries of this phone that are in the ledger only.
     parked: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Waiting {
+pub(super) struct QueuedMessage {
     pub(super) message: Message,
     pub(super) trace: Option<TraceParent>,
 }
@@ -102,7 +102,7 @@ impl Lanes {
     }
 
     /// Adds a message that has just come.
-    pub(super) fn push(&mut self, waiting: Waiting) {
+    pub(super) fn push(&mut self, waiting: QueuedMessage) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
         if lane.parked > 0 || lane.queue.len() == QUEUE {
@@ -118,7 +118,7 @@ impl Lanes {
     }
 
     /// Brings a parked message back: the oldest of its phone, which must be idle.
-    pub(super) fn resume(&mut self, waiting: Waiting) {
+    pub(super) fn resume(&mut self, waiting: QueuedMessage) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
         if lane.parked > 0 {
@@ -136,7 +136,7 @@ impl Lanes {
     }
 
     /// Takes up to `limit` messages whose turn it is. Their lanes are calling from now on.
-    pub(super) fn take(&mut self, limit: usize) -> Vec<Waiting> {
+    pub(super) fn take(&mut self, limit: usize) -> Vec<QueuedMessage> {
         let mut taken = Vec::new();
         while taken.len() < limit
             && let Some(phone) = self.ready.pop_front()
@@ -151,7 +151,7 @@ impl Lanes {
     }
 
     /// Puts back what was taken and not started, as if it had not been taken.
-    pub(super) fn put_back(&mut self, taken: Vec<Waiting>) {
+    pub(super) fn put_back(&mut self, taken: Vec<QueuedMessage>) {
         for waiting in taken.into_iter().rev() {
             let phone = waiting.message.phone.clone();
             let lane = self.by_phone.get_mut(&phone).expect("a calling phone has a lane");
@@ -200,8 +200,8 @@ mod tests {
 
     use super::*;
 
-    fn waiting(phone: u8, number: i64) -> Waiting {
-        Waiting {
+    fn waiting(phone: u8, number: i64) -> QueuedMessage {
+        QueuedMessage {
             message: Message {
                 id: MessageId::of_record("t", 0, number, 0),
                 phone: format!("799900000{phone:02}").parse().unwrap(),

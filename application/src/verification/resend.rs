@@ -1,98 +1,21 @@
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use autometrics::autometrics;
-use domain::{
-    ATTEMPTS, ApiKeyId, CustomLimit, Pacing, Policy, VerificationId, VerificationStatus, Window,
-};
+use domain::VerificationId;
 use rand_core::CryptoRng;
 
-use crate::{
-    BoxError, Guard, Passed, SendRules, TraceParent, Vault, Verdict,
-    issue::{Clock, Issuer},
-    ports::{
-        AnswerClaim, Event, EventKind, History, Resend, Resent, StoreError, Verification,
-        Verifications, Violation,
-    },
-};
+use super::{Caller, CodeSender, ResendError};
+use crate::ports::{History, Verifications};
 
-/// Sends the code of a pending verification once more.
+/// Sends the code of a pending verification again.
 #[derive(Debug)]
 pub struct ResendVerification<V, R> {
-    pub(crate) verifications: Arc<V>,
-    pub(crate) issuer: Issuer<R>,
-    pub(crate) guard: Arc<Guard>,
-    pub(crate) settings: SendSettings,
-}
-
-/// What holds for the first message of a verification and for those after it.
-#[derive(Debug, Clone, Default)]
-pub struct SendSettings {
-    pub rules: SendRules,
-    pub pacing: Pacing,
-    pub resend_policy: ResendPolicy,
-}
-
-/// Which code a resend has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ResendPolicy {
-    /// The one that the verification has.
-    #[default]
-    Same,
-    /// A new one: the one before is no good any more.
-    New,
-}
-
-/// Who asks for a message, as far as that is counted, and under which claim.
-#[derive(Clone, Default)]
-pub struct Caller {
-    /// The end user's.
-    pub ip: Option<IpAddr>,
-    pub custom: Vec<(CustomLimit, String)>,
-    pub api_key: Option<ApiKeyId>,
-    pub trace: Option<TraceParent>,
-    /// Of a request that may be repeated.
-    pub claim: Option<AnswerClaim>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ResendError {
-    #[error("no such verification")]
-    Unknown,
-    #[error("the verification is approved")]
-    AlreadyApproved,
-    #[error("the verification has ended")]
-    Gone(VerificationStatus),
-    /// At least one.
-    #[error("a limit is reached")]
-    Limited(Vec<Violation>),
-    /// By the guard.
-    #[error("refused")]
-    Blocked,
-    #[error("too much work is waiting to be stored")]
-    Full,
-    /// The message may have been stored all the same.
-    #[error("the message was not stored")]
-    Unavailable(#[source] BoxError),
-}
-
-/// Leaves out who the end user is.
-impl fmt::Debug for Caller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").field("api_key", &self.api_key).finish_non_exhaustive()
-    }
+    sender: Arc<CodeSender<V, R>>,
 }
 
 impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
-    /// `rng` must be seeded from the operating system: ids and codes come of it.
-    pub fn new(
-        verifications: Arc<V>,
-        clock: Clock,
-        rng: R,
-        vault: Vault,
-        guard: Arc<Guard>,
-        settings: SendSettings,
-    ) -> Self {
-        Self { verifications, issuer: Issuer::new(clock, rng, vault), guard, settings }
+    pub fn new(sender: Arc<CodeSender<V, R>>) -> Self {
+        Self { sender }
     }
 
     /// Stores one more message of the verification. Once this returns `Ok`, it will be sent.
@@ -105,158 +28,56 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
         // `caller` is a name that autometrics takes.
         asker: &Caller,
     ) -> Result<History, ResendError> {
-        if let Some(history) = self.done(asker).await? {
+        let sender = &self.sender;
+        if let Some(history) = sender.find_done(asker).await? {
             return Ok(history);
         }
         for _ in 0..2 {
-            let found = self.verifications.find(id).await.map_err(ResendError::from)?;
-            let verification = found.ok_or(ResendError::Unknown)?;
-            self.check(&verification)?;
-            let Verdict::Passed(passed) =
-                self.guard.decide(verification.origin, &verification.phone, verification.region)
-            else {
-                return Err(ResendError::Blocked);
-            };
-            if let Some(verification) = self.again(&verification, passed, asker).await? {
-                return Ok(self.tell(verification).await);
+            let verification = sender.find(id).await?;
+            sender.check_resend(&verification)?;
+            let permit = sender.admit_resend(&verification)?;
+            if let Some(verification) = sender.resend(&verification, permit, asker).await? {
+                return Ok(sender.with_events(verification).await);
             }
         }
         Err(ResendError::Unavailable("others change the verification all the time".into()))
-    }
-
-    /// What was done for this request before, and was never answered: the verification that it sent
-    /// a message of, or has begun.
-    pub(crate) async fn done(&self, caller: &Caller) -> Result<Option<History>, ResendError> {
-        match &caller.claim {
-            Some(claim) if claim.is_taken_over() => {
-                let id = claim.done.unwrap_or_else(|| claim.begins());
-                self.verifications.history(id).await.map_err(ResendError::from)
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Whether one more message may be sent, as far as the verification itself says.
-    pub(crate) fn check(&self, verification: &Verification) -> Result<(), ResendError> {
-        match verification.status {
-            // Nothing is sent, and so nothing is limited.
-            VerificationStatus::Pending if verification.is_test() => return Ok(()),
-            VerificationStatus::Pending => {}
-            VerificationStatus::Approved => return Err(ResendError::AlreadyApproved),
-            ended => return Err(ResendError::Gone(ended)),
-        }
-        let until_it_expires = |name, quota| {
-            let policy = Policy::named(name, Window { quota, period: verification.ttl() });
-            limited(policy, verification.good_for())
-        };
-        // A code that cannot be tried is not sent.
-        if verification.attempts >= ATTEMPTS {
-            return Err(until_it_expires("attempts", ATTEMPTS.into()));
-        }
-        let pacing = &self.settings.pacing;
-        let Some(wait) = pacing.wait_after(verification.sends) else {
-            return Err(until_it_expires("sends", pacing.sends_max().into()));
-        };
-        match wait.checked_sub(verification.since_sent()) {
-            Some(rest) if !rest.is_zero() => {
-                Err(limited(Policy::named("resend", Window { quota: 1, period: wait }), rest))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Stores one more message of a verification that was checked. None: it is not any more what
-    /// it was.
-    pub(crate) async fn again(
-        &self,
-        verification: &Verification,
-        passed: Passed,
-        caller: &Caller,
-    ) -> Result<Option<Verification>, ResendError> {
-        if verification.is_test() {
-            return Ok(Some(verification.clone()));
-        }
-        let Verification { id, sends, .. } = *verification;
-        let wait = self.settings.pacing.wait_after(sends).unwrap_or_default();
-        let (message, secret, trace) = self
-            .issuer
-            .next(verification, self.settings.resend_policy)
-            .map_err(|closed| ResendError::Unavailable(closed.into()))?;
-        let resend = Resend {
-            id,
-            sends,
-            wait,
-            message,
-            trace: caller.trace.clone().unwrap_or(trace),
-            secret,
-            phone_limits: self.settings.rules.limits.phone.clone(),
-            extra: self.settings.rules.counters(&verification.recipient(), caller),
-            claim: caller.claim.clone(),
-        };
-        match self.verifications.resend(resend).await.map_err(ResendError::from)? {
-            Resent::Sent(verification) => {
-                self.guard.sent(passed, id);
-                Ok(Some(*verification))
-            }
-            Resent::Limited(violations) => Err(ResendError::Limited(violations)),
-            Resent::Changed => Ok(None),
-        }
-    }
-
-    /// With its events; where these cannot be read, with those that are certain.
-    pub(crate) async fn tell(&self, verification: Verification) -> History {
-        match self.verifications.history(verification.id).await {
-            Ok(Some(history)) => history,
-            // The message is stored: that its story could not be read is no failure of that.
-            Ok(None) | Err(_) => begun(verification),
-        }
-    }
-}
-
-/// A verification with the events that its own row tells of while it is pending.
-pub(crate) fn begun(verification: Verification) -> History {
-    let event = |kind, at| Event { kind, at };
-    let mut events = vec![event(EventKind::Created, verification.created_at)];
-    if !verification.is_test() {
-        events.push(event(EventKind::Queued, verification.sent_at));
-    }
-    History { verification, events }
-}
-
-fn limited(policy: Policy, retry_after: Duration) -> ResendError {
-    ResendError::Limited(vec![Violation { policy, retry_after }])
-}
-
-impl From<StoreError> for ResendError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Full => Self::Full,
-            StoreError::Unavailable(_) => Self::Unavailable(error.into()),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{sync::Mutex, time::Duration};
 
-    use domain::{CarriedCode, GuardMode, GuardRule, Pepper, Seed};
+    use domain::{CarriedCode, GuardMode, GuardRule, Pepper, Seed, VerificationStatus};
     use rand::{SeedableRng, rngs::StdRng};
 
     use super::*;
+    use crate::verification::sender::begun;
     use crate::{
-        ports::{CodeSecret, MockVerifications},
+        Guard, ResendPolicy, SendSettings,
+        ports::{
+            CodeSecret, EventKind, MockVerifications, Resend, Resent, Verification, Violation,
+        },
         testing::{START, claim, pending, peppers, taken_over, vault},
     };
 
     type Resender = ResendVerification<MockVerifications, StdRng>;
 
     fn resender(verifications: MockVerifications, policy: ResendPolicy) -> Resender {
+        guarded(verifications, policy, Vec::new())
+    }
+
+    fn guarded(
+        verifications: MockVerifications,
+        policy: ResendPolicy,
+        rules: Vec<GuardRule>,
+    ) -> Resender {
         let settings = SendSettings { resend_policy: policy, ..SendSettings::default() };
-        let guard = Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600)));
+        let guard = Arc::new(Guard::new(rules, Duration::from_secs(3_600)));
         let rng = StdRng::seed_from_u64(1);
         let verifications = Arc::new(verifications);
-        ResendVerification::new(verifications, || START, rng, vault(), guard, settings)
+        let sender = CodeSender::new(verifications, || START, rng, vault(), guard, settings);
+        ResendVerification::new(Arc::new(sender))
     }
 
     /// A minute after its first message.
@@ -427,8 +248,7 @@ mod tests {
         let mut verifications = finding(rested());
         storing(&mut verifications);
         let rule = GuardRule::parse("prefix:1:10", GuardMode::Enforce).unwrap();
-        let guard = Arc::new(Guard::new(vec![rule], Duration::from_secs(3_600)));
-        let resender = Resender { guard, ..resender(verifications, ResendPolicy::Same) };
+        let resender = guarded(verifications, ResendPolicy::Same, vec![rule]);
 
         resender.execute(pending().id, &Caller::default()).await.unwrap();
         let error = resender.execute(pending().id, &Caller::default()).await.unwrap_err();

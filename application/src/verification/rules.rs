@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use domain::{Counter, NumberRefused, NumberRules, Origin, Recipient, SendLimits, SendOf};
 
-use crate::{Caller, Guard, Passed, Verdict};
+use super::{Admission, Caller, Guard, SendPermit};
 
 /// What holds for the messages of one door, `/v1` or `/api`.
 ///
@@ -51,7 +51,7 @@ impl SendRules {
         guard: &Arc<Guard>,
         origin: Origin,
         to: &Recipient,
-    ) -> Result<Passed, Refusal> {
+    ) -> Result<SendPermit, Refusal> {
         match to {
             Recipient::Number(number) => {
                 self.numbers.check(number.region, number.kind).map_err(Refusal::Number)?;
@@ -62,8 +62,8 @@ impl SendRules {
             Recipient::Unreadable(_) => {}
         }
         match guard.decide(origin, to.phone(), to.region()) {
-            Verdict::Passed(passed) => Ok(passed),
-            Verdict::Blocked => Err(Refusal::Guard),
+            Admission::Passed(permit) => Ok(permit),
+            Admission::Blocked => Err(Refusal::Guard),
         }
     }
 
@@ -137,8 +137,8 @@ mod tests {
     fn the_guard_judges_api_once_its_codes_are_checked_and_apart_from_v1() {
         let guard = guard();
         let send = |origin| {
-            let passed = SendRules::NONE.admit(&guard, origin, &mobile())?;
-            guard.sent(passed, VerificationId::NIL);
+            let permit = SendRules::NONE.admit(&guard, origin, &mobile())?;
+            permit.sent(VerificationId::NIL);
             Ok::<_, Refusal>(())
         };
         for _ in 0..100 {

@@ -11,7 +11,7 @@ use domain::{
 use rand_core::CryptoRng;
 
 use crate::{
-    Keys, ResendPolicy, TraceParent, Vault, VaultClosed,
+    Keys, TraceParent, Vault, VaultClosed,
     ports::{NewSecret, NewSend, NewTest, NewVerification, Verification},
 };
 
@@ -25,9 +25,19 @@ pub(crate) struct Issuer<R> {
     vault: Vault,
 }
 
-/// What a verification is begun with.
+/// Which code a resend has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ResendPolicy {
+    /// The code that the verification has.
+    #[default]
+    Same,
+    /// A new code, which replaces the one before.
+    New,
+}
+
+/// What a verification begins with.
 #[derive(Debug, Clone)]
-pub(crate) struct Order {
+pub(crate) struct IssueRequest {
     /// What it is called, if that is not to be drawn.
     pub(crate) id: Option<VerificationId>,
     pub(crate) origin: Origin,
@@ -61,31 +71,31 @@ impl<R: CryptoRng> Issuer<R> {
     }
 
     /// Begins a verification: its id, its code, and the message that carries it.
-    pub(crate) fn first(&self, order: Order) -> Result<NewSend, VaultClosed> {
+    pub(crate) fn first(&self, request: IssueRequest) -> Result<NewSend, VaultClosed> {
         let pepper = self.vault.peppers()?.first();
         let Drawn { id, seed, nonce, trace } = self.draw();
-        let id = order.id.unwrap_or(id);
-        let code = pepper.derive(id, &seed, order.code_length);
-        let (message, template) = (id.message(1), order.template.as_ref());
-        let written = order.written.unwrap_or_else(|| order.phone.clone());
+        let id = request.id.unwrap_or(id);
+        let code = pepper.derive(id, &seed, request.code_length);
+        let (message, template) = (id.message(1), request.template.as_ref());
+        let written = request.written.unwrap_or_else(|| request.phone.clone());
         let carried = self.carry(message, &written, &code, template, nonce)?;
         Ok(NewSend {
             message: Message { id: message, phone: written, code: carried },
-            phone: order.phone,
-            ttl: order.ttl,
-            trace: order.trace.unwrap_or(trace),
+            phone: request.phone,
+            ttl: request.ttl,
+            trace: request.trace.unwrap_or(trace),
             verification: NewVerification {
-                origin: order.origin,
-                region: order.region,
+                origin: request.origin,
+                region: request.region,
                 secret: secret(pepper, id, seed, &code),
-                code_length: order.code_length,
-                template: order.template,
-                metadata: order.metadata,
-                api_key: order.api_key,
+                code_length: request.code_length,
+                template: request.template,
+                metadata: request.metadata,
+                api_key: request.api_key,
             },
-            phone_limits: order.phone_limits,
-            apart: order.apart,
-            extra: order.extra,
+            phone_limits: request.phone_limits,
+            apart: request.apart,
+            extra: request.extra,
         })
     }
 
@@ -114,22 +124,22 @@ impl<R: CryptoRng> Issuer<R> {
     }
 
     /// A verification whose code somebody else has set.
-    pub(crate) fn test(&self, order: Order, code: &Code) -> Result<NewTest, VaultClosed> {
+    pub(crate) fn test(&self, request: IssueRequest, code: &Code) -> Result<NewTest, VaultClosed> {
         let pepper = self.vault.peppers()?.first();
         let Drawn { id, seed, .. } = self.draw();
-        let id = order.id.unwrap_or(id);
+        let id = request.id.unwrap_or(id);
         Ok(NewTest {
             id,
-            phone: order.phone,
-            ttl: order.ttl,
+            phone: request.phone,
+            ttl: request.ttl,
             verification: NewVerification {
                 origin: Origin::Test,
-                region: order.region,
+                region: request.region,
                 secret: secret(pepper, id, seed, code),
-                code_length: order.code_length,
-                template: order.template,
-                metadata: order.metadata,
-                api_key: order.api_key,
+                code_length: request.code_length,
+                template: request.template,
+                metadata: request.metadata,
+                api_key: request.api_key,
             },
         })
     }

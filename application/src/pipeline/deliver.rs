@@ -20,7 +20,7 @@ use tokio::{
 use self::{
     backoff::backoff,
     budget::RetryBudget,
-    lanes::{Lanes, Waiting},
+    lanes::{Lanes, QueuedMessage},
 };
 use crate::Vault;
 use crate::ports::{
@@ -317,7 +317,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 self.lanes.begin(&message.phone);
                 self.call(call, message, trace, begun);
             } else if fresh.remove(&message.id) {
-                self.lanes.push(Waiting { message, trace });
+                self.lanes.push(QueuedMessage { message, trace });
             }
         }
         Ok(())
@@ -362,7 +362,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 // It stays parked, and due.
                 self.delivered.held_back += 1;
             } else {
-                self.lanes.resume(Waiting { message, trace });
+                self.lanes.resume(QueuedMessage { message, trace });
             }
         }
         // However many entries the look went through, most of the time is left for work.
@@ -397,7 +397,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.delivered.ended.extend(started.ended);
         let calls: HashMap<MessageId, Call> =
             started.calls.into_iter().map(|call| (call.id, call)).collect();
-        for Waiting { message, trace } in taken {
+        for QueuedMessage { message, trace } in taken {
             match calls.get(&message.id) {
                 Some(call) => self.call(*call, message, trace, begun),
                 None if ended.contains(&message.id) => self.lanes.done(&message.phone),

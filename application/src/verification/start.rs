@@ -4,22 +4,17 @@ use autometrics::autometrics;
 use domain::{Code, CodeLength, Metadata, Number, NumberRefused, Origin, Recipient, TemplateKey};
 use rand_core::CryptoRng;
 
+use super::{Caller, CodeSender, IssueRequest, Refusal, ResendError, sender::begun};
 use crate::{
-    BoxError, Caller, ResendError, ResendVerification,
-    issue::Order,
-    ports::{
-        AnswerClaim, EnqueueError, Enqueued, History, Outbox, StoreError, Verification,
-        Verifications, Violation,
-    },
-    resend::begun,
-    rules::Refusal,
+    BoxError,
+    ports::{AnswerClaim, Enqueued, History, Outbox, StoreError, Verifications, Violation},
 };
 
 /// Begins a verification, or sends its code once more while one is pending for the phone.
 #[derive(Debug)]
 pub struct StartVerification<O, V, R> {
     outbox: O,
-    resend: Arc<ResendVerification<V, R>>,
+    sender: Arc<CodeSender<V, R>>,
 }
 
 #[derive(Debug, Clone)]
@@ -54,8 +49,8 @@ pub enum StartError {
 }
 
 impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerification<O, V, R> {
-    pub fn new(outbox: O, resend: Arc<ResendVerification<V, R>>) -> Self {
-        Self { outbox, resend }
+    pub fn new(outbox: O, sender: Arc<CodeSender<V, R>>) -> Self {
+        Self { outbox, sender }
     }
 
     /// Begins a verification. Once this returns `Ok`, its message will be sent.
@@ -66,39 +61,37 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
     /// Under one claim that is done once: whoever takes it over finds the verification as it is.
     #[autometrics(struct_name = "StartVerification")]
     pub async fn execute(&self, request: StartRequest) -> Result<History, StartError> {
-        if let Some(history) = self.resend.done(&request.caller).await? {
+        let sender = &self.sender;
+        if let Some(history) = sender.find_done(&request.caller).await? {
             return Ok(history);
         }
         if let Some(code) = &request.test_code {
             return self.start_test(&request, code).await;
         }
-        let resend = &self.resend;
-        let (rules, to) = (&resend.settings.rules, Recipient::Number(request.number.clone()));
+        let to = Recipient::Number(request.number.clone());
         for _ in 0..2 {
-            let passed = rules.admit(&resend.guard, Origin::V1, &to)?;
-            let send = resend.issuer.first(self.order(&request)).map_err(unavailable)?;
+            let permit = sender.admit(&to)?;
+            let send = sender.issue(self.issue_request(&request)).map_err(unavailable)?;
             let unaccepted = send.clone();
-            let pending = match self.outbox.enqueue(send).await {
-                Ok(Enqueued::Accepted { at }) => {
-                    let verification = Verification::accepted(&unaccepted, at);
-                    resend.guard.sent(passed, verification.id);
+            let pending = match self.outbox.enqueue(send).await? {
+                Enqueued::Accepted { at } => {
+                    let verification = unaccepted.accepted(at);
+                    permit.sent(verification.id);
                     return Ok(begun(verification));
                 }
-                Ok(Enqueued::Limited(violations)) => return Err(StartError::Limited(violations)),
-                Ok(Enqueued::Pending(pending)) => *pending,
-                Err(EnqueueError::Full) => return Err(StartError::Full),
-                Err(error @ EnqueueError::Unavailable(_)) => return Err(unavailable(error)),
+                Enqueued::Limited(violations) => return Err(StartError::Limited(violations)),
+                Enqueued::Pending(pending) => *pending,
             };
             if request.caller.claim.as_ref().is_some_and(|claim| claim.begins() == pending.id) {
-                // Begun by whoever had the claim before, in this moment.
-                return Ok(resend.tell(pending).await);
+                // An earlier holder of the claim has begun it just now.
+                return Ok(sender.with_events(pending).await);
             }
-            let sent = match resend.check(&pending) {
-                Ok(()) => resend.again(&pending, passed, &request.caller).await,
+            let sent = match sender.check_resend(&pending) {
+                Ok(()) => sender.resend(&pending, permit, &request.caller).await,
                 Err(error) => Err(error),
             };
             match sent {
-                Ok(Some(verification)) => return Ok(resend.tell(verification).await),
+                Ok(Some(verification)) => return Ok(sender.with_events(verification).await),
                 // It has ended in between, or somebody else has sent: look again.
                 Ok(None)
                 | Err(ResendError::Gone(_) | ResendError::AlreadyApproved | ResendError::Unknown) =>
@@ -111,19 +104,16 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
 
     /// A test number has no limits, and each start begins anew.
     async fn start_test(&self, request: &StartRequest, code: &Code) -> Result<History, StartError> {
-        let test = self.resend.issuer.test(self.order(request), code).map_err(unavailable)?;
-        match self.resend.verifications.start_test(test).await {
-            Ok(verification) => Ok(begun(verification)),
-            Err(StoreError::Full) => Err(StartError::Full),
-            Err(error @ StoreError::Unavailable(_)) => Err(unavailable(error)),
-        }
+        let test =
+            self.sender.issue_test(self.issue_request(request), code).map_err(unavailable)?;
+        Ok(begun(self.sender.start_test(test).await?))
     }
 
-    fn order(&self, request: &StartRequest) -> Order {
-        let rules = &self.resend.settings.rules;
+    fn issue_request(&self, request: &StartRequest) -> IssueRequest {
+        let rules = self.sender.rules();
         let request = request.clone();
         let Number { phone, region, .. } = request.number.clone();
-        Order {
+        IssueRequest {
             id: request.caller.claim.as_ref().map(AnswerClaim::begins),
             origin: Origin::V1,
             phone_limits: rules.limits.phone.clone(),
@@ -138,6 +128,15 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
             metadata: request.metadata,
             api_key: request.caller.api_key,
             trace: request.caller.trace,
+        }
+    }
+}
+
+impl From<StoreError> for StartError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::Full,
+            StoreError::Unavailable(_) => unavailable(error),
         }
     }
 }
@@ -182,7 +181,7 @@ mod tests {
     use super::*;
     use crate::{
         Guard, SendSettings, Vault,
-        ports::{EventKind, MockOutbox, MockVerifications, NewSend, Resent},
+        ports::{EventKind, MockOutbox, MockVerifications, NewSend, Resent, Verification},
         testing::{START, claim, pending, peppers, taken_over, vault},
     };
 
@@ -201,9 +200,8 @@ mod tests {
         let rng = StdRng::seed_from_u64(1);
         let settings = SendSettings::default();
         let verifications = Arc::new(verifications);
-        let resend =
-            ResendVerification::new(verifications, || START, rng, vault(), guard, settings);
-        StartVerification::new(outbox, Arc::new(resend))
+        let sender = CodeSender::new(verifications, || START, rng, vault(), guard, settings);
+        StartVerification::new(outbox, Arc::new(sender))
     }
 
     fn number(phone: &str) -> Number {
@@ -404,7 +402,7 @@ mod tests {
         assert!(matches!(error, StartError::Limited(found) if found == violations));
 
         let mut full = MockOutbox::new();
-        full.expect_enqueue().returning(|_| Err(EnqueueError::Full));
+        full.expect_enqueue().returning(|_| Err(StoreError::Full));
         let error = starter(full, MockVerifications::new()).execute(request()).await.unwrap_err();
         assert!(matches!(error, StartError::Full));
     }
@@ -414,15 +412,9 @@ mod tests {
         let guard = Arc::new(Guard::new(Vec::new(), Duration::from_secs(3_600)));
         let (rng, settings) = (StdRng::seed_from_u64(1), SendSettings::default());
         let verifications = Arc::new(MockVerifications::new());
-        let resend = ResendVerification::new(
-            verifications,
-            || START,
-            rng,
-            Vault::default(),
-            guard,
-            settings,
-        );
-        let starter = StartVerification::new(MockOutbox::new(), Arc::new(resend));
+        let vault = Vault::default();
+        let sender = CodeSender::new(verifications, || START, rng, vault, guard, settings);
+        let starter = StartVerification::new(MockOutbox::new(), Arc::new(sender));
 
         let error = starter.execute(request()).await.unwrap_err();
 

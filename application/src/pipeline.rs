@@ -1,0 +1,15 @@
+//! The way of a message: into the outbox, to the broker, and to the gateway.
+
+mod dead_letters;
+mod deliver;
+mod relay;
+mod share;
+mod submit;
+
+pub use self::{
+    dead_letters::{Retried, RetryDeadLetter, RetryError},
+    deliver::{DeliverMessages, DeliverSettings, Delivered},
+    relay::{RelayBatch, RelayError, RelaySettings, Relayed},
+    share::{SharePartitions, ShareSettings, Shared},
+    submit::{Submission, SubmitError, SubmitMessage, SubmitSettings},
+};

@@ -1,0 +1,237 @@
+mod flush;
+mod replay;
+#[cfg(test)]
+mod simulation;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use domain::{
+    GuardCount, GuardMode, GuardRule, GuardScope, Origin, PhoneNumber, Region, VerificationId,
+};
+use tokio::time::Instant;
+
+use self::state::{Count, SharedTotal, State};
+pub use self::{
+    flush::{FlushGuard, Flushed},
+    replay::{ReplayGuard, Replayed},
+};
+use crate::ports::{GuardDecision, GuardDelta, GuardKey, GuardTotal};
+
+/// Notices that codes go out to a prefix, a range or a region and hardly one comes back.
+///
+/// Counts in memory what this process sends and sees approved; [`FlushGuard`] adds that to what
+/// the others count and brings their part back. So a decision is late by what others did since the
+/// last flush, and never by what this process did: what has passed counts at once.
+#[derive(Debug)]
+pub struct Guard {
+    rules: Vec<GuardRule>,
+    window: Duration,
+    state: Mutex<State>,
+}
+
+/// Whether something may be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission {
+    Passed(SendPermit),
+    Blocked,
+}
+
+/// A right to send, with what rules in shadow mode have to say of it. It counts as sent until it
+/// is dropped, and once it is given to [`Guard::sent`] for good.
+#[must_use = "what is sent must be counted"]
+#[derive(Debug)]
+pub struct SendPermit {
+    guard: Arc<Guard>,
+    keys: Vec<GuardKey>,
+    noted: Vec<GuardDecision>,
+}
+
+/// Between two looks at all that is known.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Keys that are remembered between two flushes, whatever they have counted.
+const KEYS: usize = 50_000;
+
+impl Guard {
+    /// Without rules, everything passes and nothing is counted.
+    pub fn new(rules: Vec<GuardRule>, window: Duration) -> Self {
+        Self { rules, window, state: Mutex::default() }
+    }
+
+    /// Asks whether something may be sent to a phone: not if a rule in enforce mode fires for it.
+    ///
+    /// What is blocked is noted as a decision here, what passes once it was [`Guard::sent`].
+    ///
+    /// What comes through `/api` is counted apart, so that it blocks nobody else; and no rule is
+    /// asked before codes of `/api` are checked, as most of its clients never check one.
+    pub fn decide(
+        self: &Arc<Self>,
+        origin: Origin,
+        phone: &PhoneNumber,
+        region: Option<Region>,
+    ) -> Admission {
+        let mut keys = self.keys(origin, phone, region);
+        let now = Instant::now();
+        let mut state = self.state();
+        let mut rules = &self.rules[..];
+        if origin == Origin::Api && !rules.is_empty() {
+            if !state.is_api_checked(now, self.window) {
+                (keys, rules) = (Vec::new(), &[]);
+            }
+            keys.push(GuardKey::all_of_api());
+        }
+        let levels = state.levels(&keys, now, self.window);
+        let mut noted = Vec::new();
+        for rule in rules {
+            let world = || state.world(origin, now, self.window);
+            let Some(scope) = rule.test.fires(&levels, world) else { continue };
+            // A decision about the world names the region that is blocked for it.
+            let counted = if scope == GuardScope::World { GuardScope::Region } else { scope };
+            let key = keys.iter().find(|key| key.scope == counted);
+            let GuardCount { sends, approvals } = levels.of(scope).unwrap_or_default().window;
+            let decision = GuardDecision {
+                rule: *rule,
+                scope,
+                key: key.map(|key| key.key.clone()).unwrap_or_default(),
+                sends,
+                approvals,
+                verification: None,
+                phone: phone.masked(),
+            };
+            if rule.mode == GuardMode::Enforce {
+                state.note(decision);
+                return Admission::Blocked;
+            }
+            noted.push(decision);
+        }
+        for key in &keys {
+            state.permit(key);
+        }
+        Admission::Passed(SendPermit { guard: Arc::clone(self), keys, noted })
+    }
+
+    /// Counts an approval.
+    pub fn approved(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) {
+        let mut state = self.state();
+        let of_all = (origin == Origin::Api && !self.rules.is_empty()).then(GuardKey::all_of_api);
+        for key in self.keys(origin, phone, region).into_iter().chain(of_all) {
+            state.unshared.entry(key).or_default().approvals += 1;
+        }
+    }
+
+    /// What a phone is counted under, as far as there are rules for it.
+    fn keys(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) -> Vec<GuardKey> {
+        let scopes = GuardScope::COUNTED.into_iter();
+        let counted = scopes.filter(|scope| self.rules.iter().any(|rule| rule.test.counts(*scope)));
+        counted.filter_map(|scope| GuardKey::of(scope, origin, phone, region)).collect()
+    }
+
+    /// Whether a key is on its way to some rule's number of sends, or is kept in any case.
+    fn is_near(&self, key: &GuardKey, total: &SharedTotal) -> bool {
+        let sends = total.window.over(self.window).sends;
+        let mut rules = self.rules.iter().filter(|rule| rule.test.counts(key.scope));
+        matches!(key.scope, GuardScope::Region | GuardScope::World)
+            || total.allowed
+            || rules.any(|rule| sends >= rule.test.near(key.scope))
+    }
+
+    /// Takes the counts and the decisions that no flush has stored yet.
+    fn take(&self) -> (Vec<GuardDelta>, Vec<GuardDecision>) {
+        let mut state = self.state();
+        let unshared = mem::take(&mut state.unshared);
+        for (key, count) in unshared {
+            state.in_flight.entry(key).or_default().add(count);
+        }
+        for key in mem::take(&mut state.read) {
+            // A delta of zero: only the counts of other processes are asked for.
+            state.in_flight.entry(key).or_default();
+        }
+        let deltas = state.in_flight.iter().map(|(key, count)| {
+            let Count { sends, approvals } = *count;
+            GuardDelta { key: key.clone(), sends, approvals }
+        });
+        let mut deltas: Vec<GuardDelta> = deltas.collect();
+        deltas.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        (deltas, mem::take(&mut state.decisions).into())
+    }
+
+    /// Applies what a flush has read. Returns how many decisions were lost before it.
+    fn apply(&self, totals: Vec<GuardTotal>) -> u64 {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.in_flight.clear();
+        for GuardTotal { key, window, day, allowed } in totals {
+            if key.scope == GuardScope::Region {
+                state.regions.insert(key.clone());
+            }
+            state.totals.insert(key, SharedTotal { window, day, allowed, at: now });
+        }
+        let window = self.window;
+        if state.swept_at.is_none_or(|at| now - at >= SWEEP) {
+            state.swept_at = Some(now);
+            state.totals.retain(|_, total| now - total.at < 2 * window);
+        }
+        if state.totals.len() > KEYS {
+            // A key that is dropped here comes back with the flush after the next message to it.
+            state.totals.retain(|key, total| self.is_near(key, total));
+        }
+        mem::take(&mut state.lost)
+    }
+
+    /// Undoes [`Guard::take`] after a flush that failed.
+    fn put_back(&self, decisions: Vec<GuardDecision>) {
+        let mut state = self.state();
+        for (key, count) in mem::take(&mut state.in_flight) {
+            state.unshared.entry(key).or_default().add(count);
+        }
+        let later = mem::take(&mut state.decisions);
+        for decision in decisions.into_iter().chain(later) {
+            state.note(decision);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole between two steps, and the worst that half a step does is to miscount by one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SendPermit {
+    /// Counts the message as sent, for verification `id`.
+    pub fn sent(mut self, id: VerificationId) {
+        let (keys, noted) = (mem::take(&mut self.keys), mem::take(&mut self.noted));
+        let mut state = self.guard.state();
+        for key in keys {
+            state.take_back(&key);
+            state.unshared.entry(key).or_default().sends += 1;
+        }
+        for decision in noted {
+            state.note(GuardDecision { verification: Some(id), ..decision });
+        }
+    }
+}
+
+/// What was given up does not count.
+impl Drop for SendPermit {
+    fn drop(&mut self) {
+        if !self.keys.is_empty() {
+            let mut state = self.guard.state();
+            self.keys.iter().for_each(|key| state.take_back(key));
+        }
+    }
+}
+
+impl PartialEq for SendPermit {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.keys, &self.noted) == (&other.keys, &other.noted)
+    }
+}
+
+impl Eq for SendPermit {}

@@ -1,4 +1,4 @@
-//! What all runs share: the service under test and its neighbours, clients, a gateway, a recorder.
+//! Shared by all runs: the service under test and its neighbours, clients, a gateway, a recorder.
 
 pub mod clients;
 pub mod clock;

@@ -10,7 +10,7 @@ use crate::kit::{
     process::{Process, Role},
 };
 
-/// What was used up to some moment. A CPU time is that of all processes of a part, in microseconds.
+/// The usage up to some moment. CPU times are sums over all processes of a part, in microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     pub api: f64,
@@ -26,7 +26,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Returns what these processes, and PostgreSQL for this database, have used so far.
+    /// Returns the usage of these processes, and of PostgreSQL for this database, so far.
     pub async fn now<'a>(
         processes: impl Iterator<Item = &'a Arc<Process>>,
         database: &PgPool,
@@ -63,7 +63,7 @@ impl Usage {
         self.api + self.processor + self.consumer
     }
 
-    /// Returns what was used since `before`, divided by the number of messages.
+    /// Returns the usage since `before`, divided by the number of messages.
     #[must_use]
     pub fn since(self, before: Self, messages: f64) -> Self {
         let each = |of: fn(&Self) -> f64| (of(&self) - of(&before)) / messages;

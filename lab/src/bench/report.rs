@@ -236,7 +236,7 @@ impl Row {
         self
     }
 
-    /// What we should like, where no bar is set.
+    /// Sets a target without a bar.
     #[must_use]
     pub fn wanted(mut self, want: Bar) -> Self {
         self.want = Some(want);
@@ -249,7 +249,7 @@ impl Row {
         (baseline > 0.0).then(|| self.ours.median / baseline)
     }
 
-    /// What the bars are about.
+    /// Returns the value that the bars judge.
     pub fn judged(&self) -> f64 {
         self.ratio().unwrap_or(self.ours.median)
     }

@@ -32,7 +32,7 @@ impl Log {
         Ok(Self(file))
     }
 
-    /// Returns what was logged since.
+    /// Returns the log since then.
     pub fn read(mut self) -> anyhow::Result<String> {
         let mut bytes = Vec::new();
         self.0.read_to_end(&mut bytes)?;

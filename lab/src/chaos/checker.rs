@@ -21,7 +21,7 @@ use crate::kit::{
     tables::{Entry, Ledger},
 };
 
-/// What must always hold. Reports use these names.
+/// The conditions that must always hold. Reports use these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Invariant {
@@ -59,7 +59,7 @@ pub struct Violation {
     pub invariant: Invariant,
     /// The message, the masked phone, the partition or the process.
     pub subject: String,
-    /// What is wrong, with the evidence.
+    /// The complaint, with the evidence.
     pub detail: String,
 }
 

@@ -31,7 +31,7 @@ use crate::kit::{
     tables,
 };
 
-/// What to run.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub duration: Duration,

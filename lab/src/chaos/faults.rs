@@ -1,4 +1,4 @@
-//! What every nemesis does: draw a fault, choose a process, keep a fault up for a while.
+//! Shared by both nemeses: drawing a fault, choosing a process, keeping a fault up for a while.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 

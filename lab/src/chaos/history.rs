@@ -19,7 +19,7 @@ pub struct Request {
     pub asked_at: Moment,
     pub ended_at: Moment,
     pub reply: Reply,
-    /// What the client got instead of a proper answer.
+    /// The improper answer, or the error.
     pub detail: Option<String>,
 }
 

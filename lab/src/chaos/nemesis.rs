@@ -89,7 +89,8 @@ impl Fault {
         all
     }
 
-    /// Names what no second fault may touch meanwhile. Processes are reserved one by one.
+    /// Names the part that no second fault may touch at the same time. Processes are reserved one
+    /// by one.
     fn resource(self) -> Option<String> {
         match self {
             Self::Kill(_) | Self::Pause(_) | Self::Restart(_) => None,

@@ -11,7 +11,7 @@ use super::traffic::Traffic;
 /// service waits two seconds for a connection.
 pub const SLOW_AFTER: Duration = Duration::from_millis(1_500);
 
-/// Within which nothing may wait any more after the faults.
+/// The time after the faults within which every message must be done.
 pub const RECOVERY: Duration = Duration::from_secs(60);
 
 /// Injects faults under load for `length`, then heals, and only then ends the load.

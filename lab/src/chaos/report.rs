@@ -1,4 +1,4 @@
-//! What happened in a run, as a table and as JSON.
+//! The result of a run, as a table and as JSON.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -31,7 +31,7 @@ use crate::kit::{
     testbed::{Plan, Testbed},
 };
 
-/// What to run.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     pub duration: Duration,

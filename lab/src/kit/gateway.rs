@@ -68,7 +68,7 @@ struct Sms<'a> {
     code: &'a str,
 }
 
-/// What the gateway decided about a call.
+/// The decision of the gateway about a call.
 struct Decision {
     /// For the recorder.
     number: usize,

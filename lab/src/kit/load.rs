@@ -22,7 +22,7 @@ use tokio_util::{
 /// How many requests of [`offer`] may be in flight: a process may not open any number of files.
 const MOST_IN_FLIGHT: usize = 4_000;
 
-/// One of the clients of a loop, with its connection and with what it found.
+/// One of the clients of a loop, with its connection and its results.
 pub trait Worker: Send + 'static {
     /// Makes the request with this number, which was due at this time.
     fn work(&mut self, number: u64, due: Instant) -> impl Future<Output = io::Result<()>> + Send;
@@ -113,7 +113,7 @@ async fn gather<W: 'static>(
     Ok(Worked { workers, took: begun.elapsed() })
 }
 
-/// What an open loop offered.
+/// The number of requests of an open loop.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Offered {
     pub asked: usize,

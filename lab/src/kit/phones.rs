@@ -6,7 +6,7 @@ use rand::{RngExt, rngs::StdRng};
 #[derive(Debug, Clone)]
 pub struct Phones {
     next: u64,
-    /// Spreads the numbers, so that they do not look counted.
+    /// Spreads the numbers, so that they are not consecutive.
     offset: u64,
 }
 

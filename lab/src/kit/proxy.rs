@@ -18,7 +18,7 @@ use tokio::{
     time::sleep,
 };
 
-/// What a proxy does with connections and bytes.
+/// The effect of a proxy on connections and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
     Pass,

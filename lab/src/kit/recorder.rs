@@ -1,4 +1,4 @@
-//! What clients and the gateway see, as it is handed to a recorder.
+//! Requests and calls, as clients and the gateway hand them to a recorder.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::clock::Moment;
 
-/// Records what clients and the gateway see.
+/// Records requests and calls.
 ///
 /// There are two recorders, because an overload has millions of messages: `kit::tally` keeps a few
 /// bytes of each, and `chaos::history` keeps everything for the checker.
@@ -28,7 +28,7 @@ pub struct Request<'a> {
     pub asked_at: Moment,
     pub ended_at: Moment,
     pub reply: Reply,
-    /// What the client got instead of a proper answer.
+    /// The improper answer, or the error.
     pub detail: Option<&'a str>,
 }
 
@@ -73,7 +73,7 @@ pub struct Call<'a> {
     pub paid: bool,
 }
 
-/// What a gateway does with a message that it already has.
+/// Whether a gateway recognises a message that it already has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GatewayKind {

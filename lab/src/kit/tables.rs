@@ -1,4 +1,4 @@
-//! What the tables of the service hold.
+//! Reads the tables of the service.
 
 use std::{path::Path, time::Duration};
 
@@ -42,7 +42,7 @@ pub struct Backlog {
     pub open: i64,
 }
 
-/// What the tables hold of a run so far.
+/// The rows of a run so far.
 #[derive(Debug, Default, Clone)]
 pub struct Ledger {
     pub entries: Vec<Entry>,
@@ -146,7 +146,7 @@ SELECT (SELECT count(*) FROM outbox) AS outbox,
     (SELECT count(*) FROM in_transit) AS in_transit,
     (SELECT count(*) FROM delivery WHERE state IN ('pending', 'calling')) AS open";
 
-/// Counts what is not done yet.
+/// Counts the rows that are not done yet.
 pub async fn backlog(database: &PgPool) -> sqlx::Result<Backlog> {
     sqlx::query_as(BACKLOG).fetch_one(database).await
 }
@@ -173,7 +173,7 @@ pub async fn read_file(file: &Path) -> sqlx::Result<Ledger> {
     Ok(Ledger { entries, illegal_writes: Vec::new() })
 }
 
-/// Counts what is not done yet in the embedded default.
+/// Counts the rows that are not done yet in the embedded default.
 pub async fn backlog_of_file(file: &Path) -> sqlx::Result<Backlog> {
     let mut connection = open_file(file).await?;
     let backlog = sqlx::query_as(BACKLOG).fetch_one(&mut connection).await?;

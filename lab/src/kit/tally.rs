@@ -15,7 +15,7 @@ use super::{
     recorder::{Call, Recorder, Reply, Request},
 };
 
-/// What happened to one message. Times are in microseconds since the tally began, at most 71
+/// The record of one message. Times are in microseconds since the tally began, at most 71
 /// minutes; 0 means that it has not happened.
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
@@ -53,7 +53,7 @@ struct Record {
     samples: Vec<String>,
 }
 
-/// What a tally adds up to.
+/// The sums of a tally.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Account {
     pub replies: BTreeMap<Reply, usize>,

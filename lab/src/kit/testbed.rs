@@ -26,7 +26,7 @@ use super::{
     tables,
 };
 
-/// What a testbed consists of.
+/// The parts of a testbed and their settings.
 #[derive(Debug)]
 pub struct Plan {
     /// Folders of binaries: one for each version that is mixed. The first brings the schema.

@@ -23,7 +23,7 @@ pub struct Mutant {
     /// The fault that the patch puts in.
     pub about: String,
     patch: PathBuf,
-    /// The arguments of `chaos run` under which the fault shows.
+    /// The command of `chaos` under which the fault shows, with its arguments.
     args: Vec<String>,
     /// The names of invariants. The mutant must violate at least one of them.
     expected: BTreeSet<String>,
@@ -75,11 +75,15 @@ impl Mutant {
         if let Some(unknown) = expected.iter().find(|name| Invariant::of_name(name).is_none()) {
             bail!("{unknown:?} is no invariant");
         }
+        let args: Vec<String> = words(field("Run:")?);
+        let is_known =
+            args.first().is_some_and(|command| ["run", "embedded"].contains(&&**command));
+        ensure!(is_known, "Run: does not begin with `run` or `embedded`");
         Ok(Self {
             name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             about: field("About:")?.to_owned(),
             patch: path.canonicalize()?,
-            args: words(field("Run:")?),
+            args,
             expected: expected.into_iter().collect(),
         })
     }
@@ -125,11 +129,11 @@ impl Workshop {
         let _ = (fs::remove_file(&report), fs::remove_dir_all(&logs));
         fs::create_dir_all(&logs)?;
         let status = Command::new(chaos)
-            .args(["run", "--fail-fast", "--bins"])
+            .args(&mutant.args)
+            .arg("--bins")
             .arg(self.target.join("debug"))
             .arg("--report")
             .arg(&report)
-            .args(&mutant.args)
             // The logs of runs that are meant to fail stay out of the way.
             .env("TMPDIR", &logs)
             .stdin(Stdio::null())
@@ -232,7 +236,7 @@ mod tests {
         let patch = folder.join("stale.patch");
         let diff = "diff --git a/Cargo.toml b/Cargo.toml\n--- a/Cargo.toml\n+++ b/Cargo.toml\n\
             @@ -1 +1 @@\n-this line is not there\n+nor this\n";
-        let head = "About: nothing\nRun: --minutes 1\nCaught by: lost\n\n";
+        let head = "About: nothing\nRun: run --minutes 1\nCaught by: lost\n\n";
         fs::write(&patch, [head, diff].concat()).unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let workshop = Workshop::new(&root, &folder).unwrap();

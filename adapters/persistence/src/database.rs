@@ -29,6 +29,8 @@ mod sqlite;
 mod tls;
 mod transaction;
 
+#[cfg(test)]
+pub(crate) use self::session::distrust_servers;
 pub use self::tls::{SslMode, SslRootCert};
 pub(crate) use self::transaction::{Transaction, begin, clock};
 use self::{
@@ -106,8 +108,9 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How long PostgreSQL works on one statement.
 const STATEMENT: Duration = Duration::from_secs(10);
 
-/// How long a session of its own may take to open and to be examined.
-const EXAMINE: Duration = Duration::from_secs(5);
+/// Limit of opening and examining a session outside of the pool: some 30 round trips, also to a
+/// server on another continent.
+const EXAMINE: Duration = Duration::from_secs(15);
 
 /// The advisory lock of who migrates: "messager", as eight bytes.
 const MIGRATION: i64 = 0x6d65_7373_6167_6572;
@@ -499,7 +502,7 @@ impl DatabaseSettings {
                         .idle_timeout((!stays).then_some(LIFETIME))
                         .after_connect(move |session, _| {
                             let sessions = Arc::clone(&sessions);
-                            Box::pin(async move { Ok(sessions.admit(session).await?) })
+                            Box::pin(async move { Ok(sessions.admit(session, ACQUIRE).await?) })
                         })
                         .after_release(move |connection, it| {
                             // A transaction that did not end takes its connection with it.

@@ -16,7 +16,7 @@ use sea_orm::sqlx::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::{ACQUIRE, STATEMENT, tls::Relay};
+use super::{EXAMINE, STATEMENT, tls::Relay};
 
 /// What a session is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,11 +66,32 @@ const OLDEST: u32 = 15;
 /// exclusively, and so learns whether any process uses the database.
 pub(super) const IN_USE: i64 = 0x6d65_7373_6167_6501;
 
-/// How long a server that was found to give each client a session of its own is taken to do so.
+/// How long a server that was found to give each client a session of its own is trusted to do so.
 const TRUSTED: Duration = Duration::from_secs(60);
 
-/// The servers for which that was found, and when.
-static FOUND: LazyLock<Mutex<HashMap<String, Instant>>> = LazyLock::new(Mutex::default);
+/// Limit of a comparison while a new session of the pool waits for it. It must be well below
+/// [`ACQUIRE`], in which the pool also connects.
+const QUICK: Duration = Duration::from_millis(500);
+
+/// The servers that were found to give each client a session of its own.
+static FOUND: LazyLock<Mutex<HashMap<String, Found>>> = LazyLock::new(Mutex::default);
+
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    /// When the latest comparison ended, or began if it runs in the background.
+    at: Instant,
+    /// How long that comparison took.
+    took: Duration,
+}
+
+/// What a comparison of two sessions came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compared {
+    Apart,
+    Shared,
+    /// The server has no second session to give. No pooler says this.
+    Unknown,
+}
 
 /// Statements are planned once for each connection, and reach tables through indexes.
 ///
@@ -161,19 +182,25 @@ impl Sessions {
     /// Connects outside of any pool, and says what a new session is refused for.
     pub(super) async fn open(&self) -> Result<PgConnection, Unusable> {
         let mut session = PgConnection::connect_with(&self.options).await?;
-        self.admit(&mut session).await?;
+        self.admit(&mut session, EXAMINE).await?;
         Ok(session)
     }
 
     /// Gives a new session its settings, and refuses one that does not keep them, or whose server
     /// cannot be used.
-    pub(super) async fn admit(&self, session: &mut PgConnection) -> Result<(), Unusable> {
+    ///
+    /// `patience` is how long it may take to find out whether a pooler shares its sessions.
+    pub(super) async fn admit(
+        &self,
+        session: &mut PgConnection,
+        patience: Duration,
+    ) -> Result<(), Unusable> {
         // Known without a statement. An older server may not know the settings.
         if let Some(version) = session.server_version_num() {
             refuse_version(version)?;
         }
         // Before a setting of ours could reach the sessions of others.
-        self.refuse_shared_sessions(session).await?;
+        self.refuse_shared_sessions(session, patience).await?;
         ask(session, &self.apply).await?;
         let row = ask(session, &self.check).await?;
         refuse_version(row.try_get::<String, _>(0)?.parse().unwrap_or(0))?;
@@ -192,50 +219,102 @@ impl Sessions {
 
     /// Refuses a pooler that hands one session of the server to several clients in turn, as
     /// PgBouncer does in transaction mode: prepared statements and settings would get mixed up.
-    async fn refuse_shared_sessions(&self, session: &mut PgConnection) -> Result<(), Unusable> {
-        let server = format!(
+    ///
+    /// Comparing takes some 20 round trips. A pool has no time for that if the server is far away:
+    /// a server that was found good before is then compared again in the background.
+    async fn refuse_shared_sessions(
+        &self,
+        session: &mut PgConnection,
+        patience: Duration,
+    ) -> Result<(), Unusable> {
+        let server = self.server();
+        let found = lock(&FOUND).get(&server).copied();
+        if found.is_some_and(|found| found.at.elapsed() < TRUSTED) {
+            return Ok(());
+        }
+        if let Some(found) = found
+            && found.took > QUICK / 2
+        {
+            self.compare_in_background(server, found);
+            return Ok(());
+        }
+        let patience = if found.is_some() { QUICK } else { patience };
+        let begun = Instant::now();
+        match timeout(patience, self.compare(session)).await {
+            Ok(Ok(Compared::Shared)) => {
+                lock(&FOUND).remove(&server);
+                Err(Unusable::Refused(SHARED.to_owned()))
+            }
+            Ok(Ok(Compared::Apart | Compared::Unknown)) => {
+                let found = Found { at: Instant::now(), took: begun.elapsed() };
+                lock(&FOUND).insert(server, found);
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) if let Some(found) = found => {
+                // A pooler without a free session, or a slow server. The comparison may have
+                // broken off inside of its transaction.
+                self.compare_in_background(server, found);
+                sqlx::raw_sql("ROLLBACK").execute(&mut *session).await?;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+        }
+    }
+
+    /// Compares sessions of its own, once for all pools of this process. A server that turns out
+    /// to share sessions is refused from the next session on.
+    fn compare_in_background(&self, server: String, found: Found) {
+        lock(&FOUND).insert(server.clone(), Found { at: Instant::now(), ..found });
+        let sessions = self.clone();
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let compared = timeout(EXAMINE, async {
+                let mut session = PgConnection::connect_with(&sessions.options).await?;
+                sessions.compare(&mut session).await
+            });
+            match compared.await {
+                Ok(Ok(Compared::Shared)) => {
+                    lock(&FOUND).remove(&server);
+                }
+                Ok(Ok(Compared::Apart)) => {
+                    let found = Found { at: Instant::now(), took: begun.elapsed() };
+                    lock(&FOUND).insert(server, found);
+                }
+                // Not known now. The next session after TRUSTED asks again.
+                Ok(Ok(Compared::Unknown) | Err(_)) | Err(_) => {}
+            }
+        });
+    }
+
+    fn server(&self) -> String {
+        format!(
             "{}:{} {:?} {}",
             self.options.get_host(),
             self.options.get_port(),
             self.options.get_database(),
             self.options.get_username()
-        );
-        let found = lock(&FOUND).get(&server).copied();
-        if found.is_some_and(|found| found.elapsed() < TRUSTED) {
-            return Ok(());
-        }
-        let compared = timeout(ACQUIRE, async {
-            let mut other = match PgConnection::connect_with(&self.options).await {
-                // Not told apart, for want of another session; no pooler says this.
-                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("53300") => {
-                    return Ok(false);
-                }
-                other => other?,
-            };
+        )
+    }
+
+    async fn compare(&self, session: &mut PgConnection) -> Result<Compared, sqlx::Error> {
+        let shared = async {
+            let mut other = PgConnection::connect_with(&self.options).await?;
             let shared = share_sessions(session, &mut other).await?;
             let _ = other.close().await;
             Ok::<_, sqlx::Error>(shared)
-        })
-        .await;
-        match compared {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => return Err(Unusable::Refused(SHARED.to_owned())),
-            Ok(Err(sqlx::Error::Database(error)))
-                if error.message().contains("statement pooling") =>
-            {
-                return Err(Unusable::Refused(SHARED.to_owned()));
+        };
+        match shared.await {
+            Ok(true) => Ok(Compared::Shared),
+            Ok(false) => Ok(Compared::Apart),
+            Err(sqlx::Error::Database(error)) if error.message().contains("statement pooling") => {
+                Ok(Compared::Shared)
             }
-            // A pool that is exhausted now, and was found good before.
-            _ if found.is_some() => {
-                // The comparison may have broken off inside of its transaction.
-                sqlx::raw_sql("ROLLBACK").execute(&mut *session).await?;
-                return Ok(());
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("53300") => {
+                Ok(Compared::Unknown)
             }
-            Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(sqlx::Error::PoolTimedOut.into()),
+            Err(error) => Err(error),
         }
-        lock(&FOUND).insert(server, Instant::now());
-        Ok(())
     }
 }
 
@@ -257,9 +336,9 @@ async fn share_sessions(
         return Ok(true);
     }
     for _ in 0..ROUNDS {
-        // While a transaction holds its session, others get another one.
-        sqlx::raw_sql("BEGIN").execute(&mut *one).await?;
-        let held = backend(one).await?;
+        // While a transaction holds its session, others get another one. One round trip for both:
+        // the server may be far away.
+        let held = ask(one, &format!("BEGIN; {BACKEND}")).await?.try_get(0)?;
         let meanwhile = backend(other).await?;
         sqlx::raw_sql("COMMIT").execute(&mut *one).await?;
         let afterwards = (backend(other).await?, backend(one).await?);
@@ -272,10 +351,11 @@ async fn share_sessions(
     Ok(false)
 }
 
+const BACKEND: &str = "SELECT concat_ws(' ', pid, backend_start, inet_server_addr()) \
+    FROM pg_stat_get_activity(pg_backend_pid())";
+
 /// Which server process it was. Process ids alone may be the same on two servers.
 async fn backend(session: &mut PgConnection) -> Result<String, sqlx::Error> {
-    const BACKEND: &str = "SELECT concat_ws(' ', pid, backend_start, inet_server_addr()) \
-        FROM pg_stat_get_activity(pg_backend_pid())";
     ask(session, BACKEND).await?.try_get(0)
 }
 
@@ -311,6 +391,14 @@ fn refuse_encoding(encoding: &str, database: &str) -> Result<(), Unusable> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes each server due for another comparison.
+#[cfg(test)]
+pub(crate) fn distrust_servers() {
+    for found in lock(&FOUND).values_mut() {
+        found.at = found.at.checked_sub(TRUSTED).expect("the machine has run for a minute");
+    }
 }
 
 #[cfg(test)]

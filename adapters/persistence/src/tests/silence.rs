@@ -5,17 +5,17 @@ use application::ports::{BrokerError, MessageBroker, Outbox, StoreError};
 use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::yield_now,
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::support::{in_time, new_message, new_postgres, phone};
 use crate::{
     CoalescingOutbox, Database, DatabaseSettings, EmbeddedQueue, EmbeddedQueueSettings,
-    OutboxSettings, PostgresSettings,
+    OutboxSettings, PostgresSettings, database::distrust_servers,
 };
 
 /// A way to a server whose connections can all be made to fall silent: nothing is closed, and
@@ -129,4 +129,64 @@ async fn queue_on_a_silent_connection_fails_within_the_limit_and_connects_anew()
     assert!(matches!(unheard[..], [Err(BrokerError::Unavailable(_))]), "{unheard:?}");
 
     queue.publish(&messages(1, 0..1)).await.into_iter().for_each(Result::unwrap);
+}
+
+/// A way to a server that is `delay` away: each byte arrives so much later.
+async fn far_away(host: String, port: u16, delay: Duration) -> u16 {
+    async fn carry(
+        mut from: impl AsyncReadExt + Unpin,
+        mut to: impl AsyncWriteExt + Unpin,
+        delay: Duration,
+    ) {
+        let (arriving, mut arrived) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+        let reads = async move {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                let _ = arriving.send((Instant::now() + delay, buffer[..length].to_vec()));
+            }
+        };
+        let writes = async move {
+            while let Some((due, bytes)) = arrived.recv().await {
+                sleep_until(due).await;
+                if to.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(reads, writes);
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (near, _) = listener.accept().await.unwrap();
+            let far = TcpStream::connect((&*host, port)).await.unwrap();
+            far.set_nodelay(true).unwrap();
+            near.set_nodelay(true).unwrap();
+            let (from_near, to_near) = near.into_split();
+            let (from_far, to_far) = far.into_split();
+            tokio::spawn(carry(from_near, to_far, delay));
+            tokio::spawn(carry(from_far, to_near, delay));
+        }
+    });
+    own
+}
+
+#[tokio::test]
+async fn a_server_on_another_continent_can_be_used() {
+    let Some(mut settings) = new_postgres().await else { return };
+    let port = far_away(settings.host.clone(), settings.port, Duration::from_millis(75)).await;
+    (settings.host, settings.port) = ("127.0.0.1".to_owned(), port);
+    let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 2);
+
+    database.admit().await.unwrap();
+    database.ping().await.unwrap();
+
+    // A pool must get new sessions also after the comparison of this server is out of date.
+    for _ in 0..2 {
+        distrust_servers();
+        let one = database.connection().get_postgres_connection_pool().acquire().await.unwrap();
+        database.ping().await.unwrap();
+        one.close().await.unwrap();
+    }
 }

@@ -139,9 +139,15 @@ impl Relay {
                     }
                 };
                 // Other processes of this machine may find the socket.
-                if near.peer_cred().is_ok_and(|peer| peer.pid() == own_pid()) {
-                    let route = Arc::clone(&route);
-                    tokio::spawn(async move { route.carry(near).await });
+                match near.peer_cred().map(|peer| peer.pid()) {
+                    Ok(pid) if pid == own_pid() => {
+                        let route = Arc::clone(&route);
+                        tokio::spawn(async move { route.carry(near).await });
+                    }
+                    peer => tracing::warn!(
+                        ?peer,
+                        "refused a connection to the TLS socket that is not from this process"
+                    ),
                 }
             }
         });

@@ -63,6 +63,18 @@ openssl req -new -key oldca.key -subj /CN=oldca -out oldca.csr
 openssl x509 -req -in oldca.csr -signkey oldca.key -days 100 -out oldca.crt 2>/dev/null
 request underold x;     sign underold oldca 100 "$names"
 cat other.crt ca.crt >both.crt
+# Authorities that were renewed: the same name and key, and the old certificate has expired.
+cp ca.key oldroot.key
+openssl req -new -key ca.key -subj /CN=ca -out oldroot.csr
+printf 'basicConstraints=critical,CA:TRUE\n' >oldroot.ext
+openssl x509 -req -in oldroot.csr -signkey ca.key -days -1 -extfile oldroot.ext -out oldroot.crt \
+    2>/dev/null
+cat oldroot.crt ca.crt >renewed.crt
+cat ca.crt oldroot.crt >renewedfirst.crt
+cp middle.csr oldmiddle.csr
+sign oldmiddle ca -1 'basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n'
+request underboth x;    sign underboth middle 100 "$names"
+cat oldmiddle.crt middle.crt >>underboth.crt
 chmod 644 *.crt
 "#;
 
@@ -243,6 +255,8 @@ async fn each_certificate_is_taken_where_libpq_takes_it() {
         ("critical", &["ca"]),
         ("itself", &["itself", "ca"]),
         ("underold", &["oldca"]),
+        ("named", &["oldroot", "renewed", "renewedfirst"]),
+        ("underboth", &["ca", "renewed"]),
     ] {
         server.become_(true, certificate, TLS_ONLY).await;
         for mode in [SslMode::Prefer, SslMode::Require, SslMode::VerifyCa, SslMode::VerifyFull] {

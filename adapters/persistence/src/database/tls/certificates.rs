@@ -8,7 +8,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, Error, PeerMisbehaved, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -128,19 +128,23 @@ impl Verifier {
         })
     }
 
-    /// A server's signature in the handshake, by the key of its certificate.
+    /// Verifies the server's signature in the handshake with the key of its certificate.
+    ///
+    /// `curves` is how many curves an ECDSA scheme stands for: all of them in TLS 1.2, in TLS 1.3
+    /// only the first, which is the one in its name.
     fn verify_handshake(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
+        curves: usize,
     ) -> Result<HandshakeSignatureValid, Error> {
         let certificate =
             Parsed::new(certificate).map_err(|_| refused(CertificateError::BadEncoding))?;
         let algorithms = self.algorithms().mapping.iter();
         let valid = algorithms
             .filter(|(scheme, _)| *scheme == signed.scheme)
-            .flat_map(|(_, algorithms)| algorithms.iter())
+            .flat_map(|(_, algorithms)| algorithms.iter().take(curves))
             .filter(|algorithm| algorithm.public_key_alg_id().as_ref() == certificate.key_algorithm)
             .any(|algorithm| {
                 algorithm.verify_signature(certificate.key(), message, signed.signature()).is_ok()
@@ -165,12 +169,13 @@ impl ServerCertVerifier for Verifier {
         let Some(roots) = &self.roots else { return Ok(ServerCertVerified::assertion()) };
         let server = Parsed::new(end_entity).map_err(|_| refused(CertificateError::BadEncoding))?;
         let others = Certificates::parse_readable(intermediates);
-        let mut search = Search { verifier: self, roots, others: &others, budget: 100 };
+        let mut search =
+            Search { verifier: self, roots, others: &others, now, budget: 100, refused: None };
         let mut chain = vec![&server];
         if !search.complete(&mut chain) {
-            return Err(refused(CertificateError::UnknownIssuer));
+            let unknown = || refused(CertificateError::UnknownIssuer);
+            return Err(search.refused.unwrap_or_else(unknown));
         }
-        check_chain(&chain, now)?;
         if chain.iter().any(|it| has(it, NAME_CONSTRAINTS)) {
             self.check_constraints(roots, end_entity, intermediates, server_name, now)?;
         }
@@ -188,7 +193,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_handshake(message, cert, dss)
+        self.verify_handshake(message, cert, dss, usize::MAX)
     }
 
     fn verify_tls13_signature(
@@ -197,7 +202,10 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_handshake(message, cert, dss)
+        if !is_of_tls13(dss.scheme) {
+            return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
+        self.verify_handshake(message, cert, dss, 1)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -231,17 +239,21 @@ impl Verifier {
     }
 }
 
-/// Looks for a way from a certificate to a root: one that is trusted and signs itself.
+/// Looks for a valid chain from a certificate to a root: one that is trusted and signs itself.
 struct Search<'a> {
     verifier: &'a Verifier,
     roots: &'a Certificates,
     others: &'a Certificates,
+    now: UnixTime,
     /// Signatures that may still be checked: a server could send a maze.
     budget: usize,
+    /// Why the first complete chain is not valid. A renewed authority has the subject and the key
+    /// of the expired one, so the search goes on after such a chain.
+    refused: Option<Error>,
 }
 
 impl<'a> Search<'a> {
-    /// Adds issuers to `chain` until there is a root.
+    /// Adds issuers to `chain` until it ends in a root and is valid.
     fn complete(&mut self, chain: &mut Vec<&'a Parsed>) -> bool
     where
         Self: 'a,
@@ -249,7 +261,7 @@ impl<'a> Search<'a> {
         const LONGEST: usize = 10;
         let Some(last) = chain.last().copied() else { return false };
         if last.is_self_issued() && self.roots.0.iter().any(|root| root.der == last.der) {
-            return self.checks(last, last);
+            return self.checks(last, last) && self.is_valid(chain);
         }
         if chain.len() == LONGEST {
             return false;
@@ -269,6 +281,16 @@ impl<'a> Search<'a> {
             }
         }
         false
+    }
+
+    fn is_valid(&mut self, chain: &[&Parsed]) -> bool {
+        match check_chain(chain, self.now) {
+            Ok(()) => true,
+            Err(error) => {
+                self.refused.get_or_insert(error);
+                false
+            }
+        }
     }
 
     fn checks(&mut self, certificate: &Parsed, issuer: &Parsed) -> bool {
@@ -297,6 +319,22 @@ const UNDERSTOOD: [&str; 11] = [
     "2.5.29.36",
     "2.5.29.37",
 ];
+
+/// Whether a handshake of TLS 1.3 may be signed so. RFC 8446 §4.2.3 keeps PKCS #1 v1.5 for
+/// certificates only.
+fn is_of_tls13(scheme: SignatureScheme) -> bool {
+    use SignatureScheme as S;
+    matches!(
+        scheme,
+        S::RSA_PSS_SHA256
+            | S::RSA_PSS_SHA384
+            | S::RSA_PSS_SHA512
+            | S::ECDSA_NISTP256_SHA256
+            | S::ECDSA_NISTP384_SHA384
+            | S::ECDSA_NISTP521_SHA512
+            | S::ED25519
+    )
+}
 
 fn has(certificate: &Parsed, extension: ObjectIdentifier) -> bool {
     let extensions = certificate.certificate.tbs_certificate().extensions();
@@ -407,7 +445,21 @@ fn refused(why: CertificateError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::is_name_of;
+    use super::*;
+
+    #[test]
+    fn tls13_handshakes_are_not_signed_with_pkcs1() {
+        for (scheme, expected) in [
+            (SignatureScheme::RSA_PKCS1_SHA1, false),
+            (SignatureScheme::RSA_PKCS1_SHA256, false),
+            (SignatureScheme::RSA_PKCS1_SHA512, false),
+            (SignatureScheme::RSA_PSS_SHA256, true),
+            (SignatureScheme::ECDSA_NISTP256_SHA256, true),
+            (SignatureScheme::ED25519, true),
+        ] {
+            assert_eq!(is_of_tls13(scheme), expected, "{scheme:?}");
+        }
+    }
 
     #[test]
     fn a_star_stands_for_one_label_at_the_beginning() {

@@ -74,10 +74,12 @@ pub async fn check_storage(database: &Database, parts: &[Part]) -> Result<(), St
 }
 
 async fn probe(database: &Database, part: Part, filler: usize) -> Result<(), DbErr> {
+    // In PostgreSQL each session has one of 64 rows: its lock is held until the commit is durable,
+    // so the processes of a large fleet would wait for each other on a single one.
     const WRITE: Sql = Sql {
         postgres: "
 INSERT INTO write_probe (part, written_at, filler)
-VALUES ($1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2)
+VALUES ($1 || ' ' || pg_backend_pid() % 64, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, $2)
 ON CONFLICT (part) DO UPDATE SET written_at = excluded.written_at, filler = excluded.filler",
         sqlite: "
 INSERT INTO write_probe (part, written_at, filler)

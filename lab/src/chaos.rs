@@ -5,6 +5,7 @@ pub mod embedded;
 pub mod faults;
 pub mod findings;
 pub mod history;
+pub mod invariants;
 pub mod logs;
 pub mod mutants;
 pub mod nemesis;

@@ -18,9 +18,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use self::{nemesis::Nemesis, testbed::Embedded};
 use super::{
-    checker::{self, Invariant, Violation},
+    checker,
     findings::Findings,
     history::{Round, SharedHistory},
+    invariants::{Invariant, Violation},
     phases::{RECOVERY, SLOW_AFTER, inject},
     report::{Report, RoundReport},
     traffic::{Pace, Traffic},

@@ -8,8 +8,8 @@ use std::{
 use anyhow::Context;
 
 use super::{
-    checker::{Invariant, Judgement, Violation},
     history::{History, SharedHistory},
+    invariants::{Invariant, Judgement, Violation},
     logs::Secrets,
     report::Report,
 };

@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    checker::{Invariant, Violation},
     history::History,
+    invariants::{Invariant, Violation},
 };
 use crate::kit::phones::masked;
 

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use tokio::process::Command;
 
-use super::checker::Invariant;
+use super::invariants::Invariant;
 
 /// A patch, with the run that must catch it.
 #[derive(Debug)]

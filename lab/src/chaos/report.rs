@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fmt};
 use serde::Serialize;
 
 use super::{
-    checker::{UnknownOutcome, Violation},
     history::History,
+    invariants::{UnknownOutcome, Violation},
 };
 use crate::kit::{recorder::Reply, tables::Ledger};
 

@@ -14,9 +14,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    checker::{self, Invariant, Violation},
+    checker,
     findings::Findings,
     history::{Round, SharedHistory},
+    invariants::{Invariant, Violation},
     nemesis::Nemesis,
     phases::{RECOVERY, SLOW_AFTER, inject},
     report::{Report, RoundReport},

@@ -8,37 +8,37 @@ use chacha20poly1305::{
 
 use crate::{Code, InvalidKeys, KeyId, MessageId, PhoneNumber, TemplateKey, secret::parse_keys};
 
-/// A code on its way from the request to the gateway, in clear or sealed.
+/// A code on its way from the request to the gateway, in clear text or sealed.
 ///
-/// As text it is `482915`, `482915;login/de` with the template that was asked for, or
-/// `s1.<key id>.<base64url>`.
+/// As text it is `482915`, `482915;login/de` if the request named a template, or
+/// `s1.<key id>.<base64url>` if it is sealed.
 #[derive(Clone, PartialEq, Eq)]
 pub enum CarriedCode {
     Clear {
         code: Code,
-        /// None: the default one.
+        /// `None` stands for the default template.
         template: Option<TemplateKey>,
     },
     Sealed(SealedCode),
 }
 
-/// A code that only a [`PayloadKeys`] with the right key opens, and for its message only.
+/// A sealed code. Only [`PayloadKeys`] with the same key open it, and only for the same message.
 ///
-/// Inside are the phone, the code and the template, sealed with XChaCha20-Poly1305 under a random
-/// nonce of 24 bytes; the id of the message is the associated data.
+/// It contains the phone, the code and the template, encrypted with XChaCha20-Poly1305 under a
+/// random nonce of 24 bytes. The id of the message is the associated data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedCode(String);
 
-/// Why a text is not a carried code. Says nothing of the text itself.
+/// Why a text is not a carried code. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a code, in clear or sealed")]
+#[error("neither a code in clear text nor a sealed code")]
 pub struct InvalidCarriedCode;
 
-/// Keys in use: the first seals, all open.
+/// The keys in use. The first seals; all of them open.
 #[derive(Clone)]
 pub struct PayloadKeys(Vec<PayloadKey>);
 
-/// What was under a seal.
+/// The content of a sealed code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
     pub phone: PhoneNumber,
@@ -46,6 +46,7 @@ pub struct Opened {
     pub template: Option<TemplateKey>,
 }
 
+/// Why a sealed code cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CannotOpen {
     #[error("sealed with a key that is not set here")]
@@ -122,7 +123,7 @@ impl SealedCode {
 impl FromStr for SealedCode {
     type Err = InvalidCarriedCode;
 
-    /// Looks at the form only: whether it can be opened is known when it is.
+    /// Checks the form only. [`PayloadKeys::open`] checks the content.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let sealed = Self(text.to_owned());
         let is_base64url = |text: &str| {
@@ -140,8 +141,10 @@ impl fmt::Debug for SealedCode {
 }
 
 impl PayloadKeys {
-    /// Seals a code with the first key. `nonce` must be random: one that is used twice under one
-    /// key gives both texts away.
+    /// Seals a code with the first key.
+    ///
+    /// `nonce` must be random. Two texts that are sealed with the same key and nonce can both be
+    /// recovered.
     pub fn seal(
         &self,
         message: MessageId,
@@ -160,7 +163,7 @@ impl PayloadKeys {
         CarriedCode::Sealed(SealedCode(format!("{VERSION}{}.{bytes}", id.as_str())))
     }
 
-    /// Opens what was sealed for `message`.
+    /// Opens a code that was sealed for `message`.
     pub fn open(&self, message: MessageId, sealed: &SealedCode) -> Result<Opened, CannotOpen> {
         let (id, bytes) = sealed.parts().ok_or(CannotOpen::Damaged)?;
         let key = self.0.iter().find(|key| key.id == id).ok_or(CannotOpen::UnknownKey)?;
@@ -172,7 +175,7 @@ impl PayloadKeys {
 impl FromStr for PayloadKeys {
     type Err = InvalidKeys;
 
-    /// Reads `id:base64`, several by comma.
+    /// Parses a comma-separated list of `id:base64`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let key = |(id, key): (KeyId, [u8; 32])| PayloadKey {
             id,
@@ -182,7 +185,7 @@ impl FromStr for PayloadKeys {
     }
 }
 
-/// Shows the names only.
+/// Shows only the ids of the keys.
 impl fmt::Debug for PayloadKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|key| &key.id)).finish()
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn sealed_opens_only_for_its_message() {
+    fn a_sealed_code_opens_only_for_its_message() {
         let sealed = seal(&keys(FIRST), &content());
 
         assert_eq!(keys(FIRST).open(message(1), &sealed), Ok(content()));
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_template_may_be_the_default_one() {
+    fn a_code_with_the_default_template_can_be_sealed() {
         let content = Opened { template: None, ..content() };
 
         let sealed = seal(&keys(FIRST), &content);
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_open_and_the_first_seals() {
+    fn the_first_key_seals_and_all_keys_open() {
         let old = seal(&keys(FIRST), &content());
         let rotated = keys(&format!("{SECOND},{FIRST}"));
 
@@ -268,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn another_key_of_the_same_name_does_not_open() {
+    fn another_key_with_the_same_id_does_not_open() {
         let sealed = seal(&keys(FIRST), &content());
         let impostor = keys(&SECOND.replace("k2", "k1"));
 
@@ -276,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_of_a_seal_counts() {
+    fn a_change_of_any_byte_is_detected() {
         let sealed = seal(&keys(FIRST), &content());
         let text = sealed.as_str();
 
@@ -289,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_shows_neither_phone_nor_code_and_repeats_nothing() {
+    fn a_sealed_code_hides_phone_and_code_and_differs_each_time() {
         let Opened { phone, code, template } = content();
         let with = |nonce| keys(FIRST).seal(message(1), &phone, &code, template.as_ref(), nonce);
 
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_carried_code_survives_its_text() {
+    fn a_carried_code_parses_from_its_text() {
         let sealed = CarriedCode::Sealed(seal(&keys(FIRST), &content()));
         let sealed_text = sealed.as_text().into_owned();
         for (text, template) in
@@ -317,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn other_texts_are_no_carried_code() {
+    fn other_texts_are_not_carried_codes() {
         for text in [
             "",
             "12",
@@ -358,7 +361,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC*|[s1k.;0-9A-Za-z/_-]{0,60}") {
+        fn any_text_is_parsed_or_refused(text in "\\PC*|[s1k.;0-9A-Za-z/_-]{0,60}") {
             if let Ok(carried) = text.parse::<CarriedCode>() {
                 if let CarriedCode::Sealed(sealed) = &carried {
                     prop_assert!(keys(FIRST).open(message(1), sealed).is_err());

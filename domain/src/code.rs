@@ -2,15 +2,15 @@ use std::{fmt, str::FromStr};
 
 use rand_core::CryptoRng;
 
-/// A verification code: 4 to 10 decimal digits, leading zeros kept.
+/// A verification code: 4 to 10 decimal digits. Leading zeros are kept.
 ///
-/// Secret: there is no `Display`, and `Debug` shows nothing of it.
+/// It is secret: it has no `Display`, and `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Code(String);
 
-/// How many digits a code has, 4 to 10.
+/// The number of digits of a code: 4 to 10.
 ///
-/// Six digits (19.93 bits) are the least that NIST SP 800-63B-4 and OWASP ASVS 6.5.4 accept.
+/// NIST SP 800-63B-4 and OWASP ASVS 6.5.4 require at least six digits (19.93 bits).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeLength(usize);
 
@@ -20,7 +20,7 @@ pub struct InvalidCodeLength {
     pub found: usize,
 }
 
-/// Why a text is not a code. Says nothing of the text itself.
+/// Why a text is not a code. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCode {
     #[error("a code has only the digits 0 to 9")]
@@ -47,12 +47,12 @@ impl TryFrom<usize> for CodeLength {
 }
 
 impl Code {
-    /// Draws a code, every one of the `10^length` being equally likely.
+    /// Draws a code. Each of the `10^length` codes is equally likely.
     pub fn generate(length: CodeLength, rng: &mut impl CryptoRng) -> Self {
         Self::from_digits((0..length.get()).map(|_| uniform_digit(rng)))
     }
 
-    /// Of digits from 0 to 9, as many as a code may have.
+    /// Makes a code of 4 to 10 digits, each from 0 to 9.
     pub(crate) fn from_digits(digits: impl Iterator<Item = u8>) -> Self {
         Self(digits.map(|digit| char::from(b'0' + digit)).collect())
     }
@@ -80,10 +80,10 @@ impl fmt::Debug for Code {
     }
 }
 
-/// A digit from 0 to 9, each equally likely.
+/// Draws a digit from 0 to 9. Each is equally likely.
 ///
-/// 250 is the largest multiple of ten in a byte; taking what lies above modulo ten would favour
-/// the digits 0 to 5.
+/// 250 is the largest multiple of ten in a byte. Reducing larger bytes modulo ten would favour the
+/// digits 0 to 5, so they are discarded.
 fn uniform_digit(rng: &mut impl CryptoRng) -> u8 {
     let mut byte = [0];
     loop {
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn length_is_four_to_ten() {
+    fn a_length_is_four_to_ten() {
         for digits in [0, 3, 11, usize::MAX] {
             assert_eq!(CodeLength::try_from(digits), Err(InvalidCodeLength { found: digits }));
         }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn every_digit_is_equally_likely_at_every_place() {
+    fn every_digit_is_equally_likely_at_every_position() {
         const DRAWS: usize = 40_000;
         let length = CodeLength::try_from(6).unwrap();
         let mut rng = StdRng::seed_from_u64(1);
@@ -125,8 +125,8 @@ mod tests {
             }
         }
 
-        // 4,000 expected, standard deviation 60; a byte taken modulo ten would give 4,063 and
-        // 3,906, which the sums over the places below tell apart.
+        // The expected count is 4,000, with a standard deviation of 60. Reducing all bytes modulo ten
+        // would give 4,063 and 3,906, which the sums over all positions reveal.
         for digit in 0..10 {
             let total: u32 = seen.iter().map(|place| place[digit]).sum();
             assert!((23_400..24_600).contains(&total), "digit {digit}: {total} of 240,000");
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_a_text_of_digits_and_refuses_others() {
+    fn a_code_parses_from_digits_only() {
         assert_eq!("000123".parse::<Code>().unwrap().as_str(), "000123");
         assert_eq!("12345a".parse::<Code>(), Err(InvalidCode::NotDigits));
         assert_eq!("١٢٣٤٥٦".parse::<Code>(), Err(InvalidCode::NotDigits));
@@ -153,7 +153,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_drawn_code_has_its_length_and_parses(digits in 4_usize..=10, seed: u64) {
+        fn a_drawn_code_has_the_requested_length_and_parses(digits in 4_usize..=10, seed: u64) {
             let length = CodeLength::try_from(digits).unwrap();
 
             let code = Code::generate(length, &mut StdRng::seed_from_u64(seed));

@@ -1,27 +1,27 @@
-//! How an SMS is encoded, and into how many parts it falls (3GPP TS 23.038 and 23.040).
+//! The encoding of an SMS and the number of its segments (3GPP TS 23.038 and 23.040).
 
-/// The alphabet without an escape: 127 characters, the escape itself being none.
+/// The basic alphabet: 127 characters. The escape itself is not a character.
 const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?\
     ¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
 
-/// The characters that take an escape, and so two places.
+/// Characters that need an escape and therefore take two septets.
 const EXTENDED: &str = "\u{c}^{}\\[~]|€";
 
-/// How a text goes over the air.
+/// The encoding of a text in an SMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// 160 places in one SMS, 153 in each of several.
+    /// One SMS holds 160 septets. Each segment of a longer text holds 153.
     Gsm7,
-    /// 70 places in one SMS, 67 in each of several.
+    /// One SMS holds 70 UTF-16 units. Each segment of a longer text holds 67.
     Ucs2,
 }
 
-/// What a text costs.
+/// The encoding of a text and the number of SMS that it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measure {
     pub encoding: Encoding,
     pub segments: usize,
-    /// The first character that is not in GSM-7, for which all of the text has UCS-2.
+    /// The first character outside GSM-7. Because of it the whole text is encoded in UCS-2.
     pub costly: Option<char>,
 }
 
@@ -53,7 +53,7 @@ impl Measure {
     }
 }
 
-/// How many places of GSM-7 a text takes; none if it has a character that is not in it.
+/// Returns how many septets a text takes in GSM-7, or `None` if it has a character outside GSM-7.
 pub fn septets(text: &str) -> Option<usize> {
     text.chars().map(septets_of).sum()
 }
@@ -68,7 +68,7 @@ fn septets_of(char: char) -> Option<usize> {
     }
 }
 
-/// A character is not split between two parts.
+/// Counts the segments. A character is never split between two segments.
 fn segments(places: impl Iterator<Item = usize> + Clone, (single, part): (usize, usize)) -> usize {
     if places.clone().sum::<usize>() <= single {
         return 1;
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_alphabet_is_whole() {
+    fn the_alphabets_have_127_and_10_distinct_characters() {
         assert_eq!(BASIC.chars().count(), 127);
         assert_eq!(EXTENDED.chars().count(), 10);
         assert!(BASIC.chars().all(|char| !EXTENDED.contains(char)));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_gsm7() {
+    fn a_text_outside_gsm7_has_no_septets() {
         assert_eq!(septets(""), Some(0));
         assert_eq!(septets("Your code: 123456"), Some(17));
         assert_eq!(septets("5 €"), Some(4));
@@ -118,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn gsm7_and_segments() {
+    fn a_text_takes_as_many_segments_as_its_encoding_needs() {
         check("", Encoding::Gsm7, 1);
         check(&"a".repeat(160), Encoding::Gsm7, 1);
         check(&"a".repeat(161), Encoding::Gsm7, 2);
         check(&"a".repeat(306), Encoding::Gsm7, 2);
         check(&"a".repeat(307), Encoding::Gsm7, 3);
         check(&"€".repeat(80), Encoding::Gsm7, 1);
-        // 76 of them fit into 153 places, one place is left empty.
+        // 76 characters fit into 153 septets; one septet stays empty.
         check(&"€".repeat(152), Encoding::Gsm7, 2);
         check(&"€".repeat(153), Encoding::Gsm7, 3);
         check(&"ы".repeat(70), Encoding::Ucs2, 1);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn says_which_character_makes_it_costly() {
+    fn the_first_character_outside_gsm7_is_reported() {
         assert_eq!(Measure::of("Don’t tell").costly, Some('’'));
         assert_eq!(Measure::of("Don't tell").costly, None);
     }

@@ -1,27 +1,28 @@
 use std::{fmt, str::FromStr, time::Duration};
 
-/// When messages are taken for pumping, and what follows.
+/// A rule of the guard: the test that detects pumping, and what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct GuardRule {
     pub test: GuardTest,
     pub mode: GuardMode,
 }
 
+/// The test of a guard rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GuardTest {
-    /// Many messages to one prefix or region, and hardly an approval.
+    /// Fires if one prefix or region has many messages and few approvals.
     Share {
         scope: GuardScope,
-        /// Below that, nothing is said of the share.
+        /// The rule does not fire below this number of messages.
         min_sends: u64,
-        /// Fewer approvals than that, of a hundred messages, and the rule fires.
+        /// The rule fires if fewer than this percentage of the messages are approved.
         percent: u64,
     },
-    /// More messages are without an approval than approvals pay for, at one of the levels (ADR 44).
+    /// Fires if, at one of the levels, more messages lack an approval than approvals pay for (ADR 44).
     Adaptive,
 }
 
-/// What messages are counted by.
+/// The scope in which messages are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum GuardScope {
     /// The number without its last four digits.
@@ -33,93 +34,95 @@ pub enum GuardScope {
     World,
 }
 
+/// What a rule does when it fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GuardMode {
-    /// Only noted.
+    /// Records the decision and sends the message.
     Shadow,
-    /// Nothing is sent.
+    /// Blocks the message.
     Enforce,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a rule of the guard is adaptive, or prefix or region, the least number of sends and a \
-     percentage, and may end in shadow or enforce: adaptive, prefix:50:10:enforce"
+    "a guard rule is adaptive, or scope:sends:percent with the scope prefix or region, and may end \
+     in :shadow or :enforce: adaptive, prefix:50:10:enforce"
 )]
 pub struct InvalidGuardRule;
 
-/// Sends and approvals of about the last window, in two buckets that are each as long as it.
+/// Messages and approvals of about the last window, in two buckets of one window each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rolling {
     pub sends: u64,
     pub approvals: u64,
-    /// In the bucket before.
+    /// Messages in the bucket before.
     pub sends_before: u64,
+    /// Approvals in the bucket before.
     pub approvals_before: u64,
-    /// Of the current bucket.
+    /// The age of the current bucket.
     pub age: Duration,
 }
 
-/// Messages and approvals.
+/// A number of messages and of approvals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GuardCount {
     pub sends: u64,
     pub approvals: u64,
 }
 
-/// What is known of one prefix, range or region.
+/// The counts of one prefix, range or region.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Activity {
-    /// Of about the last window.
+    /// The counts of about the last window.
     pub window: GuardCount,
-    /// Of about the last [`Activity::DAY`].
+    /// The counts of about the last [`Activity::DAY`].
     pub day: GuardCount,
-    /// An operator has said that no rule holds for it.
+    /// Whether an operator has exempted it from all rules.
     pub allowed: bool,
 }
 
-/// What is known of all that a message belongs to.
+/// The counts of the prefix, the range and the region of a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Levels {
     pub prefix: Activity,
     pub range: Activity,
-    /// None: the number has no region.
+    /// `None` if the number has no region.
     pub region: Option<Activity>,
 }
 
-/// Messages of all regions that their own approvals do not pay for.
+/// The unpaid messages of all regions: those that the approvals of their region do not pay for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct World {
     unpaid: Unpaid,
     approvals: Unpaid,
 }
 
-/// Numbers of messages, of the window and of the day.
+/// Numbers of unpaid messages in the window and in the day.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Unpaid {
     window: u64,
     day: u64,
 }
 
-/// So many unverified messages does one approval pay for: if a fifth of the
-/// messages are approved, nothing is ever blocked. Honest services see 40 to 90 of a hundred.
+/// The number of unverified messages that one approval pays for. If a fifth of the messages are
+/// approved, nothing is ever blocked. Honest services see 40 to 90 approvals per hundred messages.
 const PAID_BY_APPROVAL: u64 = 4;
-/// In a window, the approvals of a day pay for this part of their number: a burst begins before the
-/// approvals of its own.
+/// In a window, the approvals of the day also pay for this fraction of their number, because a burst
+/// begins before its own approvals arrive.
 const DAY_IN_WINDOW: u64 = 4;
-/// This part of all approvals is added to what the world may owe.
+/// This fraction of all approvals is added to the number of unpaid messages that the world may have.
 const APPROVALS_IN_WORLD: u64 = 20;
 
 const PREFIX: Unpaid = Unpaid { window: 100, day: 300 };
 const RANGE: Unpaid = Unpaid { window: 250, day: 750 };
 const REGION: Unpaid = Unpaid { window: 500, day: 1_500 };
 const WORLD: Unpaid = Unpaid { window: 500, day: 1_500 };
-/// What each part may still owe of a whole that owes too much.
+/// The number of unpaid messages that each part may have while its whole has too many.
 const PART: Unpaid = Unpaid { window: 3, day: 10 };
 
 impl GuardRule {
-    /// Reads `adaptive`, or `scope:min sends:percent`, with `:shadow` or `:enforce` behind it if it
-    /// is not `mode`.
+    /// Parses `adaptive` or `scope:min_sends:percent`. `:shadow` or `:enforce` may follow; otherwise
+    /// the rule has mode `mode`.
     pub fn parse(text: &str, mode: GuardMode) -> Result<Self, InvalidGuardRule> {
         let fields: Vec<&str> = text.trim().split(':').collect();
         let read = |mode: &str| mode.parse().map_err(|_| InvalidGuardRule);
@@ -151,7 +154,7 @@ impl GuardTest {
         Ok(Self::Share { scope, min_sends, percent })
     }
 
-    /// Whether messages of a scope have to be counted for it.
+    /// Whether this test needs the counts of a scope.
     pub fn counts(&self, scope: GuardScope) -> bool {
         match self {
             Self::Share { scope: own, .. } => *own == scope,
@@ -167,8 +170,9 @@ impl GuardTest {
         }
     }
 
-    /// Whether a next message to this is taken for pumping, and what it belongs to that is pumped.
-    /// `world` is asked only if it matters.
+    /// Decides whether the next message is pumping. Returns the scope that is pumped.
+    ///
+    /// Calls `world` only if the decision depends on it.
     pub fn fires(&self, levels: &Levels, world: impl FnOnce() -> World) -> Option<GuardScope> {
         match *self {
             Self::Share { scope, min_sends, percent } => {
@@ -185,23 +189,22 @@ impl GuardTest {
 }
 
 impl Levels {
-    /// What is known of one of them.
+    /// Returns the counts in a scope.
     pub fn of(&self, scope: GuardScope) -> Option<Activity> {
         match scope {
             GuardScope::Prefix => Some(self.prefix),
             GuardScope::Range => Some(self.range),
-            // A decision about the world is about a region, as part of it.
+            // A decision about the world blocks a region, as a part of the world.
             GuardScope::Region | GuardScope::World => self.region,
         }
     }
 
-    /// The adaptive rule.
+    /// Applies the adaptive rule.
     ///
-    /// Each approval pays for [`PAID_BY_APPROVAL`] messages without one; so far, a service of any
-    /// size passes. Beyond that, each level may owe a fixed number of messages. A prefix that owes
-    /// more is blocked. A range, a region, or all regions together that owe more are not blocked as
-    /// a whole: of each of their parts only [`PART`] is let through beyond what it pays for, so that
-    /// parts from which approvals come go on.
+    /// Each approval pays for [`PAID_BY_APPROVAL`] messages without one, so a service of any size
+    /// passes. In addition, each level may have a fixed number of unpaid messages. A prefix with more
+    /// is blocked. A range, a region, or all regions together with more are not blocked as a whole:
+    /// each of their parts may still have [`PART`] unpaid messages, so parts with approvals go on.
     fn fired(&self, world: impl FnOnce() -> World) -> Option<GuardScope> {
         let Self { prefix, range, region } = self;
         if prefix.owes(PREFIX) {
@@ -221,7 +224,7 @@ impl Levels {
 impl Activity {
     pub const DAY: Duration = Duration::from_secs(86_400);
 
-    /// What its approvals do not pay for.
+    /// Returns the messages that the approvals do not pay for.
     fn unpaid(&self) -> Unpaid {
         let (window, day) = (self.window, self.day);
         let paid = (PAID_BY_APPROVAL * window.approvals).max(day.approvals / DAY_IN_WINDOW);
@@ -243,7 +246,7 @@ impl GuardCount {
 }
 
 impl World {
-    /// Adds a region.
+    /// Adds the counts of a region.
     pub fn add(&mut self, region: &Activity) {
         if !region.allowed {
             let Unpaid { window, day } = region.unpaid();
@@ -268,7 +271,7 @@ impl Unpaid {
     }
 }
 
-/// As it is read.
+/// Writes the form that [`GuardRule::parse`] reads.
 impl fmt::Display for GuardRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = self.mode.as_str();
@@ -282,7 +285,7 @@ impl fmt::Display for GuardRule {
 }
 
 impl GuardScope {
-    /// What messages are counted under, the narrowest first.
+    /// The scopes in which messages are counted, the narrowest first.
     pub const COUNTED: [Self; 3] = [Self::Prefix, Self::Range, Self::Region];
 
     pub const fn as_str(self) -> &'static str {
@@ -336,7 +339,7 @@ impl FromStr for GuardMode {
 }
 
 impl Rolling {
-    /// The same, `passed` later.
+    /// Returns the counts after `passed` more time.
     #[must_use]
     pub fn later(self, passed: Duration, window: Duration) -> Self {
         let age = self.age + passed;
@@ -351,8 +354,8 @@ impl Rolling {
         }
     }
 
-    /// Sends and approvals in about the last window: the current bucket, and of the one before
-    /// the share that the window still covers.
+    /// Returns the messages and approvals of about the last window: the current bucket, and the share
+    /// of the bucket before that the window still covers.
     pub fn over(&self, window: Duration) -> GuardCount {
         let (window, age) = (window.as_millis().max(1), self.age.as_millis());
         let covered = window.saturating_sub(age);
@@ -366,165 +369,4 @@ impl Rolling {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3_600);
-
-    fn rule(text: &str) -> GuardRule {
-        GuardRule::parse(text, GuardMode::Shadow).unwrap()
-    }
-
-    fn count(sends: u64, approvals: u64) -> GuardCount {
-        GuardCount { sends, approvals }
-    }
-
-    /// The same in the window and in the day.
-    fn activity(sends: u64, approvals: u64) -> Activity {
-        let count = count(sends, approvals);
-        Activity { window: count, day: count, allowed: false }
-    }
-
-    #[test]
-    fn a_rule_is_read_as_it_is_written() {
-        assert_eq!(rule("prefix:50:10").to_string(), "prefix:50:10:shadow");
-        assert_eq!(rule("region:1000:5:enforce").to_string(), "region:1000:5:enforce");
-        assert_eq!(rule("adaptive").to_string(), "adaptive:shadow");
-        assert_eq!(rule("adaptive:enforce").to_string(), "adaptive:enforce");
-        for bad in [
-            "",
-            "prefix",
-            "prefix:50",
-            "phone:50:10",
-            "range:50:10",
-            "world:50:10",
-            "prefix:0:10",
-            "prefix:50:0",
-            "prefix:50:101",
-            "prefix:50:10:off",
-            "prefix:50:10:shadow:",
-            "prefix:-1:10",
-            "adaptive:off",
-            "adaptive:50:10",
-        ] {
-            assert_eq!(GuardRule::parse(bad, GuardMode::Enforce), Err(InvalidGuardRule), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_share_fires_from_its_number_of_sends_on_and_below_its_percentage() {
-        let test = rule("prefix:50:10").test;
-
-        for (sends, approvals, fires) in [
-            (49, 0, false),
-            (50, 0, true),
-            (50, 4, true),
-            (50, 5, false),
-            (1_000, 99, true),
-            (1_000, 100, false),
-            (50, u64::MAX, false),
-        ] {
-            let levels = Levels { prefix: activity(sends, approvals), ..Levels::default() };
-            let fired = test.fires(&levels, World::default).is_some();
-            assert_eq!(fired, fires, "{approvals} of {sends}");
-        }
-    }
-
-    #[test]
-    fn an_approval_pays_for_four_others() {
-        for (sends, approvals, fires) in [
-            (99, 0, false),
-            (100, 0, true),
-            (104, 1, false),
-            (105, 1, true),
-            (199, 20, false),
-            (200, 20, true),
-            (1_000_000, 200_000, false),
-        ] {
-            let prefix = activity(sends, approvals);
-            let fired = Levels { prefix, ..Levels::default() }.fired(World::default).is_some();
-            assert_eq!(fired, fires, "{approvals} of {sends}");
-        }
-    }
-
-    #[test]
-    fn a_whole_that_owes_too_much_lets_its_parts_through_that_pay() {
-        let (idle, paying, owing) = (activity(0, 0), activity(14, 10), activity(3, 0));
-        let range = activity(250, 0);
-        let region = Some(activity(500, 0));
-        for (levels, fires) in [
-            (Levels { prefix: idle, range, region: None }, None),
-            (Levels { prefix: paying, range, region: None }, None),
-            (Levels { prefix: owing, range, region: None }, Some(GuardScope::Range)),
-            (Levels { prefix: idle, range: idle, region }, None),
-            (Levels { prefix: owing, range: paying, region }, None),
-            (Levels { prefix: idle, range: owing, region }, Some(GuardScope::Region)),
-        ] {
-            assert_eq!(levels.fired(World::default), fires, "{levels:?}");
-        }
-    }
-
-    #[test]
-    fn many_regions_that_owe_a_little_owe_much_together() {
-        let world = |regions: u64, approvals: u64| {
-            let mut world = World::default();
-            (0..regions).for_each(|_| world.add(&activity(10, 0)));
-            world.add(&activity(approvals, approvals));
-            move || world
-        };
-        let to = |region| Levels { region: Some(region), ..Levels::default() };
-        let (owing, paying) = (to(activity(10, 0)), to(activity(10, 4)));
-
-        assert_eq!(owing.fired(world(49, 0)), None);
-        assert_eq!(owing.fired(world(50, 0)), Some(GuardScope::World));
-        assert_eq!(paying.fired(world(50, 0)), None);
-        assert_eq!(owing.fired(world(50, 400)), None, "a twentieth of 400 more");
-        assert_eq!(owing.fired(world(52, 400)), Some(GuardScope::World));
-    }
-
-    #[test]
-    fn a_day_holds_where_each_window_passes() {
-        let slow = |sends| Activity { window: count(10, 0), day: count(sends, 0), allowed: false };
-
-        for (sends, fires) in [(299, false), (300, true)] {
-            let levels = Levels { prefix: slow(sends), ..Levels::default() };
-            assert_eq!(levels.fired(World::default).is_some(), fires, "{sends}");
-        }
-    }
-
-    #[test]
-    fn the_approvals_of_a_day_pay_for_a_burst() {
-        let burst = Activity { window: count(599, 0), day: count(1_000, 400), allowed: false };
-        let region =
-            |region| Levels { range: activity(9, 0), region: Some(region), ..<_>::default() };
-
-        assert_eq!(region(burst).fired(World::default), None);
-        let longer = Activity { window: count(600, 0), ..burst };
-        assert_eq!(region(longer).fired(World::default), Some(GuardScope::Region));
-    }
-
-    #[test]
-    fn no_rule_holds_for_what_an_operator_allows() {
-        let allowed = Activity { allowed: true, ..activity(9_999, 0) };
-        let levels = Levels { prefix: allowed, range: allowed, region: Some(allowed) };
-
-        assert_eq!(levels.fired(World::default), None);
-        assert_eq!(rule("region:1:100").test.fires(&levels, World::default), None);
-    }
-
-    #[test]
-    fn two_buckets_roll() {
-        let now = Rolling { sends: 10, approvals: 4, ..Rolling::default() };
-        assert_eq!(now.over(HOUR), count(10, 4));
-
-        let half = now.later(HOUR / 2, HOUR);
-        assert_eq!(half.over(HOUR), count(10, 4), "the window still covers all");
-
-        let next = half.later(HOUR, HOUR);
-        assert_eq!((next.sends, next.sends_before, next.age), (0, 10, HOUR / 2));
-        assert_eq!(next.over(HOUR), count(5, 2), "half of the bucket before");
-
-        assert_eq!(next.later(HOUR / 2, HOUR).over(HOUR), count(0, 0));
-        assert_eq!(now.later(3 * HOUR, HOUR), Rolling::default());
-    }
-}
+mod tests;

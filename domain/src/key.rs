@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use crate::{UnknownWord, secret::keyed};
 
-/// Names an API key. Not secret.
+/// The id of an API key. Not secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ApiKeyId(Uuid);
 
-/// An API key as its owner shows it: `msk_<32 hexadecimal digits>_<43 of base64url>`.
+/// An API key as its owner presents it: `msk_<32 hexadecimal digits>_<43 of base64url>`.
 #[derive(Clone)]
 pub struct ApiKeyText {
     id: ApiKeyId,
@@ -22,23 +22,23 @@ pub struct ApiKeyText {
 #[error("not an API key")]
 pub struct InvalidApiKey;
 
-/// What is kept of an API key. No slow hash: 256 random bits are not guessed.
+/// The stored hash of an API key. A fast hash is enough, because nobody can guess 256 random bits.
 ///
-/// Not comparable, so that nothing but [`ApiKeyText::matches`] compares one, in constant time.
+/// It has no `==`: only [`ApiKeyText::matches`] compares it, in constant time.
 #[derive(Clone)]
 pub struct ApiKeyHash([u8; 32]);
 
-/// What an API key is good for.
+/// A permission of an API key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
     Send,
     Check,
     Read,
-    /// Everything.
+    /// Includes all other scopes.
     Admin,
 }
 
-/// At least one.
+/// The scopes of an API key: at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scopes(BTreeSet<Scope>);
 
@@ -78,7 +78,7 @@ impl ApiKeyText {
         self.id
     }
 
-    /// The key itself: for its owner, once.
+    /// Returns the full key. It is shown to its owner once.
     pub fn reveal(&self) -> String {
         format!("msk_{}_{}", self.id, URL_SAFE_NO_PAD.encode(self.secret))
     }
@@ -87,7 +87,7 @@ impl ApiKeyText {
         ApiKeyHash(self.mac().finalize().into_bytes().into())
     }
 
-    /// Whether `hash` was made of this key. Takes as long whether it was or not.
+    /// Whether `hash` is the hash of this key. Runs in constant time.
     pub fn matches(&self, hash: &ApiKeyHash) -> bool {
         self.mac().verify_slice(&hash.0).is_ok()
     }
@@ -114,7 +114,7 @@ impl FromStr for ApiKeyText {
     }
 }
 
-/// Shows the id only.
+/// Shows only the id.
 impl fmt::Debug for ApiKeyText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiKeyText({} …)", self.id)
@@ -167,7 +167,7 @@ impl Scopes {
 impl FromStr for Scopes {
     type Err = UnknownWord;
 
-    /// Reads scopes, by comma.
+    /// Parses a comma-separated list of scopes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         text.split(',').map(|scope| scope.trim().parse()).collect::<Result<_, _>>().map(Self)
     }
@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_known_by_its_hash_and_no_other_is() {
+    fn a_key_matches_its_own_hash_only() {
         let mut rng = StdRng::seed_from_u64(1);
         let (ours, other) = (ApiKeyText::generate(&mut rng), ApiKeyText::generate(&mut rng));
 
@@ -196,12 +196,12 @@ mod tests {
         assert_eq!(shown.id(), ours.id());
         assert!(shown.matches(&ours.hash()));
         assert!(!other.matches(&ours.hash()));
-        // The secret of one key under the name of another.
+        // The secret of one key with the id of another.
         assert!(!ApiKeyText { id: other.id, ..ours }.matches(&shown.hash()));
     }
 
     #[test]
-    fn a_key_has_its_form() {
+    fn a_key_with_a_wrong_form_is_refused() {
         let text = ApiKeyText::generate(&mut StdRng::seed_from_u64(1)).reveal();
         assert_eq!(text.len(), 4 + 32 + 1 + 43);
 
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_allow_what_they_say_and_admin_everything() {
+    fn scopes_allow_what_they_list_and_admin_allows_everything() {
         let scopes: Scopes = "check, send".parse().unwrap();
         assert_eq!(scopes.to_string(), "send,check");
         assert!(scopes.allow(Scope::Send) && scopes.allow(Scope::Check));

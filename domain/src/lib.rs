@@ -1,8 +1,8 @@
-//! Values and rules of sending verification codes and of checking them.
+//! Values and rules of verification codes: how they are issued, sent and checked.
 //!
-//! Nothing here waits, reads a clock, does IO or knows a wire format: time and randomness are
-//! arguments, and every rim converts these types to and from a format of its own. Cryptography is
-//! computation like any other, and so it is here.
+//! This crate does not wait, read a clock, do IO or know a wire format. Time and randomness are
+//! arguments. Each adapter converts these types to and from its own format. Cryptography is pure
+//! computation, so it belongs here.
 
 mod carried;
 mod code;

@@ -8,7 +8,7 @@ use std::{
 
 use crate::ApiKeyId;
 
-/// So many in so long: the window begins with the first and is empty again when it has passed.
+/// A quota for a period. The window begins with the first event and is empty again after `period`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// At least 1.
@@ -16,39 +16,40 @@ pub struct Window {
     pub period: Duration,
 }
 
-/// Up to three windows that hold at once; none: no limit.
+/// Up to three windows that apply at the same time. An empty list is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Windows(Vec<Window>);
 
 /// Why a text is not a list of windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWindows {
-    #[error("off, or 1 to 3 of n/period by comma, such as 5/1h,10/1d")]
+    #[error("off, or 1 to 3 comma-separated limits of the form n/period, such as 5/1h,10/1d")]
     Form,
-    #[error("a limit is 1 to 1,000,000 in at most 30d")]
+    #[error("a limit is a number from 1 to 1,000,000 in a period of at most 30d")]
     Range,
-    #[error("the periods of a list differ")]
+    #[error("two limits of a list have the same period")]
     SamePeriod,
 }
 
-/// A window by its name, which a client is told: `phone-1h`.
+/// The name of a window, which answers to clients contain: `phone-1h`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyName(String);
 
+/// A window with its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     pub name: PolicyName,
     pub window: Window,
 }
 
-/// One more to count under `key`, which may be personal and is not shown.
+/// One event to count under `key`. The key may be personal, so `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Counter {
     pub policy: Policy,
     pub key: String,
 }
 
-/// What holds for sends, and for guesses.
+/// The limits on messages and on guesses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SendLimits {
     pub phone: Windows,
@@ -57,23 +58,25 @@ pub struct SendLimits {
     pub region: Windows,
     pub key: Windows,
     pub custom: BTreeMap<CustomLimit, Windows>,
-    /// Guesses per phone, over its verifications.
+    /// Guesses at the codes of one phone, over all its verifications.
     pub check: Windows,
 }
 
-/// The name of a limit whose key a caller says: a letter, then up to 31 letters, digits and
-/// hyphens, in lower case, and none of ours.
+/// The name of a limit whose key the caller sends: a lower-case letter, then up to 31 lower-case
+/// letters, digits and hyphens. Names of built-in limits are reserved.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CustomLimit(String);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the name of a limit is a-z, 0-9 and -, begins with a letter and is none of ours")]
+#[error(
+    "the name of a limit has 1 to 32 of a-z, 0-9 and -, begins with a letter, and is not a built-in name"
+)]
 pub struct InvalidCustomLimit;
 
-/// What a send is counted under, beside its phone.
+/// The properties of a message that limits count it under, besides its phone.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SendOf<'a> {
-    /// The end user's.
+    /// The address of the end user.
     pub ip: Option<IpAddr>,
     /// [`crate::Recipient::prefix_key`].
     pub prefix: &'a str,
@@ -85,7 +88,7 @@ pub struct SendOf<'a> {
 
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 const UNITS: [(u32, char); 4] = [(86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's')];
-/// Names of policies of ours.
+/// Names of built-in limits.
 const RESERVED: [&str; 9] =
     ["phone", "ip", "prefix", "region", "key", "check", "resend", "sends", "attempts"];
 
@@ -100,12 +103,12 @@ impl Windows {
         self.0.is_empty()
     }
 
-    /// How many fit into each window when they come at once; none: no limit.
+    /// Returns how many events fit into every window if they come at once, or `None` without a limit.
     pub fn smallest_quota(&self) -> Option<u32> {
         self.iter().map(|window| window.quota).min()
     }
 
-    /// The windows by their names, in the order of the list.
+    /// Names the windows, in the order of the list.
     pub fn policies(&self, name: &str) -> Vec<Policy> {
         self.iter().map(|window| Policy::new(name, window)).collect()
     }
@@ -114,7 +117,7 @@ impl Windows {
 impl FromStr for Windows {
     type Err = InvalidWindows;
 
-    /// Reads `5/1h,10/1d`, or `off`.
+    /// Parses `5/1h,10/1d` or `off`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "off" {
             return Ok(Self::OFF);
@@ -135,7 +138,7 @@ impl FromStr for Windows {
     }
 }
 
-/// As it is read.
+/// Writes the form that `FromStr` parses.
 impl fmt::Display for Windows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
@@ -149,7 +152,7 @@ impl fmt::Display for Windows {
     }
 }
 
-/// In its largest whole unit.
+/// Writes the period in its largest whole unit.
 fn period(window: Window) -> String {
     let seconds = window.period.as_secs();
     let (unit, sign) = UNITS
@@ -179,13 +182,13 @@ impl FromStr for Window {
 }
 
 impl Policy {
-    /// `name`, and the period in its largest whole unit.
+    /// Names a window by `name` and its period, in the largest whole unit.
     pub fn new(name: &str, window: Window) -> Self {
         let name = format!("{name}-{}", period(window));
         Self { name: PolicyName(name), window }
     }
 
-    /// One whose name says no period: it is not a setting.
+    /// Names a window that is not a setting. The name has no period.
     pub fn named(name: &'static str, window: Window) -> Self {
         Self { name: PolicyName(name.to_owned()), window }
     }
@@ -198,7 +201,7 @@ impl PolicyName {
 }
 
 impl SendLimits {
-    /// Nothing is counted.
+    /// Counts nothing.
     pub const OFF: Self = Self {
         phone: Windows::OFF,
         ip: Windows::OFF,
@@ -209,8 +212,8 @@ impl SendLimits {
         check: Windows::OFF,
     };
 
-    /// What a send is counted under beside its phone. What is off, or what the send says nothing
-    /// of, is not counted.
+    /// Returns the counters of a message besides its phone. A limit that is off, or whose key the
+    /// message lacks, has no counter.
     pub fn counters(&self, send: SendOf<'_>) -> Vec<Counter> {
         let ours = [
             ("ip", &self.ip, send.ip.map(ip_key)),
@@ -232,17 +235,17 @@ impl SendLimits {
     }
 }
 
-/// What `/v1` has where nothing is set.
+/// The limits of `/v1` without any setting.
 impl Default for SendLimits {
     fn default() -> Self {
         let windows = |text: &str| text.parse().expect("the defaults are windows");
         Self {
             phone: windows("5/1h,10/1d"),
             ip: windows("10/1h,50/1d"),
-            // A tenth of the numbers of a prefix.
+            // A tenth of the 10,000 numbers of a prefix.
             prefix: windows("1000/1h"),
-            // The guard limits a region by what comes back from it: one number would be too small
-            // for one service and too large for another.
+            // The guard limits a region by its approvals. A fixed number would be too small for one
+            // service and too large for another.
             region: Windows::OFF,
             key: Windows::OFF,
             custom: BTreeMap::new(),
@@ -276,7 +279,8 @@ impl fmt::Debug for Counter {
     }
 }
 
-/// One who has an IPv6 address has at least the 2^64 of its network.
+/// Returns the key of limits by address. An IPv6 user usually controls a whole /64 network, so IPv6
+/// addresses are counted by /64.
 fn ip_key(ip: IpAddr) -> String {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.to_string(),
@@ -287,7 +291,7 @@ fn ip_key(ip: IpAddr) -> String {
     }
 }
 
-/// Digits only: `parse` takes a sign.
+/// Parses digits only; `parse` would also accept a sign.
 fn whole(text: &str) -> Result<u32, InvalidWindows> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidWindows::Form);
@@ -296,140 +300,4 @@ fn whole(text: &str) -> Result<u32, InvalidWindows> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn window(quota: u32, seconds: u64) -> Window {
-        Window { quota, period: Duration::from_secs(seconds) }
-    }
-
-    #[track_caller]
-    fn check(text: &str, expected: Result<&[Window], InvalidWindows>) {
-        let windows = text.parse::<Windows>();
-        assert_eq!(
-            windows.as_ref().map(|it| &it.0[..]).map_err(|error| *error),
-            expected,
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn reads_lists_of_windows() {
-        check("off", Ok(&[]));
-        check("5/1h,10/1d", Ok(&[window(5, 3_600), window(10, 86_400)]));
-        check(
-            "1/1s, 1000000/30d, 2/90m",
-            Ok(&[window(1, 1), window(1_000_000, 2_592_000), window(2, 5_400)]),
-        );
-    }
-
-    #[test]
-    fn writes_lists_as_it_reads_them() {
-        for text in ["off", "5/1h,10/1d", "1/1s,1000000/30d,2/90m"] {
-            assert_eq!(text.parse::<Windows>().unwrap().to_string(), text);
-        }
-    }
-
-    #[test]
-    fn refuses_what_is_no_list_of_windows() {
-        for text in [
-            "",
-            "5",
-            "5/h",
-            "5/1",
-            "5/1w",
-            "/1h",
-            "+5/1h",
-            "5/-1h",
-            "5/1ы",
-            "5/1h,",
-            "Off",
-            "1/1s,1/2s,1/3s,1/4s",
-        ] {
-            check(text, Err(InvalidWindows::Form));
-        }
-        for text in ["0/1h", "1000001/1h", "5/0s", "5/31d", "99999999999/1h", "5/99999999999d"] {
-            check(text, Err(InvalidWindows::Range));
-        }
-        check("5/1h,6/60m", Err(InvalidWindows::SamePeriod));
-    }
-
-    #[test]
-    fn a_policy_is_named_by_its_period() {
-        for (text, name) in [
-            ("5/1h", "phone-1h"),
-            ("5/24h", "phone-1d"),
-            ("5/90m", "phone-90m"),
-            ("5/3600s", "phone-1h"),
-            ("5/61s", "phone-61s"),
-        ] {
-            let windows: Windows = text.parse().unwrap();
-            assert_eq!(windows.policies("phone")[0].name.as_str(), name, "{text}");
-        }
-    }
-
-    #[test]
-    fn ipv6_counts_by_64() {
-        for (ip, key) in [
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-            ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
-            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
-            ("203.0.113.7", "203.0.113.7"),
-            ("::ffff:203.0.113.7", "203.0.113.7"),
-        ] {
-            assert_eq!(ip_key(ip.parse().unwrap()), key);
-        }
-    }
-
-    #[test]
-    fn a_send_is_counted_under_what_it_says_and_what_is_on() {
-        let device: CustomLimit = "device".parse().unwrap();
-        let limits = SendLimits {
-            prefix: "100/1h".parse().unwrap(),
-            custom: BTreeMap::from([(device.clone(), "2/1m".parse().unwrap())]),
-            ..SendLimits::default()
-        };
-        let other: CustomLimit = "other".parse().unwrap();
-        let send = SendOf {
-            ip: Some("203.0.113.7".parse().unwrap()),
-            prefix: "7999123",
-            region: Some("RU"),
-            custom: &[(device, "a1".to_owned()), (other, "x".to_owned())],
-            ..SendOf::default()
-        };
-
-        let counters = limits.counters(send);
-
-        let named: Vec<(&str, &str)> =
-            counters.iter().map(|it| (it.policy.name.as_str(), it.key.as_str())).collect();
-        assert_eq!(
-            named,
-            [
-                ("ip-1h", "203.0.113.7"),
-                ("ip-1d", "203.0.113.7"),
-                ("prefix-1h", "7999123"),
-                ("device-1m", "a1"),
-            ]
-        );
-        assert_eq!(format!("{:?}", counters[0]), "Counter(ip-1h …)");
-    }
-
-    #[test]
-    fn a_custom_limit_has_a_name_of_its_own() {
-        for good in ["device", "a", "x-1", "resends"] {
-            assert!(good.parse::<CustomLimit>().is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "1a",
-            "-a",
-            "Device",
-            "a b",
-            "phone",
-            "attempts",
-            "a123456789012345678901234567890123",
-        ] {
-            assert_eq!(bad.parse::<CustomLimit>(), Err(InvalidCustomLimit), "{bad}");
-        }
-    }
-}
+mod tests;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{CarriedCode, PhoneNumber};
 
-/// A code on its way to a phone.
+/// A message: one SMS that carries a code to a phone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     pub id: MessageId,
@@ -17,12 +17,12 @@ pub struct Message {
     pub code: CarriedCode,
 }
 
-/// Identifies a message from its acceptance to its delivery, and at the gateway, where it is the
+/// The id of a message, from its acceptance to its delivery. The gateway receives it as the
 /// idempotency key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageId(Uuid);
 
-/// From when until when a message may be sent.
+/// The period in which a message may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     pub accepted_at: SystemTime,
@@ -30,10 +30,10 @@ pub struct Validity {
 }
 
 impl MessageId {
-    /// Draws an id that begins with the time (a UUID of version 7, RFC 9562 §5.7), so that rows of
-    /// one time stand side by side in an index however many there are.
+    /// Generates an id that begins with the time (UUID version 7, RFC 9562 §5.7). Rows that are
+    /// written at about the same time are therefore neighbours in an index.
     ///
-    /// It tells no order: two machines have two clocks.
+    /// Ids are not an order of messages, because clocks of different machines differ.
     pub fn generate(now: SystemTime, rng: &mut impl CryptoRng) -> Self {
         let mut random = [0; 10];
         rng.fill_bytes(&mut random);
@@ -42,12 +42,12 @@ impl MessageId {
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    /// The id of a record that carries none: the same for every reading of that record.
+    /// Returns the id of a record that carries no id. It is the same each time the record is read.
     ///
-    /// `written_at` (milliseconds since 1970, as the record says) tells a record from the one
-    /// that stood at the same offset of a topic since deleted.
+    /// `written_at` is the time in the record, in milliseconds since 1970. It distinguishes the
+    /// record from a record at the same offset of an earlier topic of the same name.
     pub fn of_record(topic: &str, partition: i32, offset: i64, written_at: i64) -> Self {
-        /// Ours alone, so that no other use of version 5 ids can meet these.
+        /// A namespace of this service, so that no other version 5 UUID equals one of these ids.
         const NAMESPACE: Uuid = Uuid::from_u128(0x6d65_7373_6167_6572_8000_6f66_6673_6574);
         let name = format!("{topic}/{partition}/{offset}/{written_at}");
         Self(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
@@ -83,7 +83,7 @@ impl fmt::Debug for MessageId {
 }
 
 impl Validity {
-    /// A message accepted at `accepted_at` may be sent for `ttl` from then.
+    /// Returns the validity of a message that may be sent for `ttl` after `accepted_at`.
     pub fn starting_at(accepted_at: SystemTime, ttl: Duration) -> Self {
         Self { accepted_at, expires_at: accepted_at + ttl }
     }
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_has_one_id_and_no_other_record_has_it() {
+    fn the_id_of_a_record_is_stable_and_unique() {
         let id = MessageId::of_record("message", 1, 42, 1_700_000_000_000);
 
         assert_eq!(id, MessageId::of_record("message", 1, 42, 1_700_000_000_000));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_survives_its_text() {
+    fn an_id_parses_from_its_text() {
         let id = MessageId::generate(SystemTime::UNIX_EPOCH, &mut StdRng::seed_from_u64(7));
 
         assert_eq!(id.to_string().parse(), Ok(id));

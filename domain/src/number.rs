@@ -2,7 +2,7 @@ use std::{borrow::Cow, collections::BTreeSet, fmt, str::FromStr};
 
 use crate::PhoneNumber;
 
-/// Where a number belongs: a country by its ISO 3166-1 code of two capital letters, or
+/// The region of a number: a country, by its ISO 3166-1 code of two capital letters, or
 /// [`Region::NON_GEOGRAPHIC`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Region([u8; 3]);
@@ -19,7 +19,7 @@ pub struct Regions {
     countries: BTreeSet<Region>,
 }
 
-/// What a number is used for, as its numbering plan says.
+/// The use of a number according to its numbering plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NumberType {
     Mobile,
@@ -40,43 +40,44 @@ pub enum NumberType {
 #[error("not a type of number")]
 pub struct InvalidNumberType;
 
-/// A number that a numbering plan has.
+/// A number that exists in a numbering plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Number {
-    /// Its one form, however it was written: limits, the guard and checks go by it.
+    /// The canonical form, however the number was written. Limits, the guard and checks use it.
     pub phone: PhoneNumber,
-    /// [`Region::NON_GEOGRAPHIC`]: it belongs to no country.
+    /// [`Region::NON_GEOGRAPHIC`] if the number belongs to no country.
     pub region: Option<Region>,
     pub kind: NumberType,
 }
 
-/// Where a message goes.
+/// The recipient of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recipient {
     Number(Number),
-    /// A text of digits that no numbering plan has. It stands for itself only.
+    /// Digits that no numbering plan contains. They have no other form.
     Unreadable(PhoneNumber),
 }
 
-/// Which numbers anything is sent to.
+/// The rules for which numbers receive messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NumberRules {
     pub allowed: Regions,
     pub refused: BTreeSet<NumberType>,
 }
 
+/// Why a number receives no messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NumberRefused {
-    #[error("nothing is sent to numbers of this region")]
+    #[error("numbers of this region are refused")]
     Region,
-    #[error("nothing is sent to numbers of this type")]
+    #[error("numbers of this type are refused")]
     Type,
-    #[error("nothing is sent to what is not a number of a numbering plan")]
+    #[error("digits that no numbering plan contains are refused")]
     Unreadable,
 }
 
 impl Recipient {
-    /// What limits, the guard and checks know the recipient by.
+    /// Returns the number that limits, the guard and checks use.
     pub const fn phone(&self) -> &PhoneNumber {
         match self {
             Self::Number(number) => &number.phone,
@@ -91,7 +92,7 @@ impl Recipient {
         }
     }
 
-    /// What a limit by prefix counts it under. Texts that are no numbers share none with numbers.
+    /// Returns the key of limits by prefix. Unreadable recipients and numbers never share a key.
     pub fn prefix_key(&self) -> Cow<'_, str> {
         match self {
             Self::Number(number) => number.phone.prefix().into(),
@@ -99,7 +100,7 @@ impl Recipient {
         }
     }
 
-    /// What a limit by region counts it under; none: it is not counted.
+    /// Returns the key of limits by region, or `None` if the recipient is not counted by region.
     pub fn region_key(&self) -> Option<&str> {
         match self {
             Self::Number(number) => number.region.as_ref().map(Region::as_str),
@@ -109,9 +110,9 @@ impl Recipient {
 }
 
 impl Region {
-    /// The region of calling codes that belong to no country: satellite networks (+870, +881),
-    /// international networks (+882, +883), international premium rate (+979) and the like. Named
-    /// as in UN M.49 and in the numbering plans.
+    /// The region of calling codes that belong to no country, such as satellite networks (+870,
+    /// +881), international networks (+882, +883) and international premium rate (+979). UN M.49
+    /// and the numbering plans use the same name.
     pub const NON_GEOGRAPHIC: Self = Self(*b"001");
 
     pub fn as_str(&self) -> &str {
@@ -140,13 +141,13 @@ impl fmt::Debug for Region {
 impl Regions {
     pub const ALL: Self =
         Self { every_country: true, non_geographic: true, countries: BTreeSet::new() };
-    /// [`Region::NON_GEOGRAPHIC`] is no country.
+    /// Every country. Does not include [`Region::NON_GEOGRAPHIC`].
     pub const EVERY_COUNTRY: Self =
         Self { every_country: true, non_geographic: false, countries: BTreeSet::new() };
     pub const NONE: Self =
         Self { every_country: false, non_geographic: false, countries: BTreeSet::new() };
 
-    /// The countries that are listed by their codes.
+    /// Returns the countries that are listed by code.
     pub fn countries(&self) -> impl Iterator<Item = &Region> {
         self.countries.iter()
     }
@@ -160,7 +161,7 @@ impl Regions {
     }
 }
 
-/// Reads `none`, or regions by comma; `*` stands for every country.
+/// Parses `none` or a comma-separated list of regions. `*` stands for every country.
 impl FromStr for Regions {
     type Err = InvalidRegion;
 
@@ -228,10 +229,11 @@ impl FromStr for NumberType {
 }
 
 impl NumberRules {
-    /// No number is refused.
+    /// Refuses no number.
     pub const NONE: Self = Self { allowed: Regions::ALL, refused: BTreeSet::new() };
 
-    /// Whether anything is sent to a number. One without a region is in no list of countries.
+    /// Checks whether a number may receive messages. No list of countries contains a number without
+    /// a region.
     pub fn check(&self, region: Option<Region>, kind: NumberType) -> Result<(), NumberRefused> {
         if !self.allowed.contains(region) {
             return Err(NumberRefused::Region);
@@ -243,7 +245,7 @@ impl NumberRules {
     }
 }
 
-/// Every country, and no number that cannot take an SMS or that pays its owner.
+/// Allows every country. Refuses types that cannot receive an SMS or that earn money for their owner.
 impl Default for NumberRules {
     fn default() -> Self {
         let kept = [NumberType::Mobile, NumberType::FixedLineOrMobile, NumberType::Unknown];
@@ -261,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_two_capital_letters() {
+    fn a_region_is_two_capital_letters_or_001() {
         assert_eq!("DE".parse::<Region>().unwrap().as_str(), "DE");
         assert_eq!("001".parse(), Ok(Region::NON_GEOGRAPHIC));
         assert_eq!(Region::NON_GEOGRAPHIC.as_str(), "001");
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn types_are_read_as_they_are_written() {
+    fn each_number_type_parses_from_its_text() {
         for kind in NumberType::ALL {
             assert_eq!(kind.as_str().parse(), Ok(kind));
         }
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn only_listed_regions_and_types_that_are_not_refused() {
+    fn unlisted_regions_and_refused_types_are_refused() {
         let rules = NumberRules {
             allowed: "DE,AT".parse().unwrap(),
             refused: BTreeSet::from([NumberType::PremiumRate]),
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_no_country_are_refused_unless_their_region_is_listed() {
+    fn non_geographic_numbers_are_refused_unless_001_is_listed() {
         for (allowed, country, other) in [
             ("*", true, false),
             ("*,001", true, true),
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn by_default_premium_rate_and_the_like_are_refused_everywhere() {
+    fn premium_rate_shared_cost_and_fixed_line_are_refused_by_default() {
         let rules = NumberRules::default();
 
         assert_eq!(rules.check(None, NumberType::Mobile), Ok(()));

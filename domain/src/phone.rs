@@ -2,13 +2,14 @@ use std::{fmt, str::FromStr};
 
 /// A subscriber number in international form (ITU-T E.164): 7 to 15 digits, no leading `+`.
 ///
-/// The first may be 0, though no country's is: the Go predecessor took such numbers.
+/// The first digit may be 0, although no country code begins with 0, because the Go service accepts
+/// such numbers.
 ///
-/// Holding one proves the text was checked, so nothing downstream checks it again.
+/// A value of this type is already checked, so later code does not check it again.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PhoneNumber(String);
 
-/// Why a text is not a phone number. Says nothing of the text itself.
+/// Why a text is not a phone number. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPhoneNumber {
     #[error("a phone number has only the digits 0 to 9, without a leading +")]
@@ -22,22 +23,23 @@ impl PhoneNumber {
         &self.0
     }
 
-    /// The number with its middle hidden, for whoever has it: `+7999*****67`.
+    /// Returns the number with its middle hidden: `+7999*****67`. Only someone who knows the number
+    /// recognises it.
     ///
-    /// Five digits at least are hidden: of a short number, less is shown.
+    /// At least five digits are hidden, so a short number shows fewer digits.
     pub fn masked(&self) -> String {
         let (first, rest) = self.0.split_at((self.0.len() - 7).min(4));
         let (hidden, last) = rest.split_at(rest.len() - 2);
         format!("+{first}{}{last}", "*".repeat(hidden.len()))
     }
 
-    /// The number without its last four digits, which it shares with up to 9,999 others.
+    /// Returns the number without its last four digits. Up to 10,000 numbers share a prefix.
     pub fn prefix(&self) -> &str {
         &self.0[..self.0.len() - 4]
     }
 
-    /// The number without its last six digits, but at least the first four or its prefix: what it
-    /// shares with up to 999,999 others.
+    /// Returns the number without its last six digits, but never fewer than four digits, and never
+    /// more than the prefix. Up to 1,000,000 numbers share a range.
     pub fn range(&self) -> &str {
         let prefix = self.prefix();
         let digits = (self.0.len() - 6).max(4).min(prefix.len());
@@ -59,7 +61,7 @@ impl FromStr for PhoneNumber {
     }
 }
 
-/// Shows the last two digits only: enough to tell two numbers apart, too few to call one.
+/// Shows only the last two digits: enough to tell two numbers apart, too few to identify one.
 impl fmt::Debug for PhoneNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PhoneNumber(…{})", &self.0[self.0.len() - 2..])
@@ -78,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_seven_to_fifteen_ascii_digits() {
+    fn a_number_has_seven_to_fifteen_ascii_digits() {
         check("899999", Err(InvalidPhoneNumber::Length { found: 6 }));
         check("8999999", Ok(()));
         check("00000000000", Ok(()));
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_every_other_character() {
+    fn any_other_character_is_refused() {
         for text in
             ["+79991234567", "7 9991234567", "7999123456a", "７９９９１２３４５６７", "٧٩٩٩١٢٣٤٥٦٧"]
         {
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn masked_shows_four_digits_and_two_at_most() {
+    fn masked_shows_at_most_four_leading_and_two_trailing_digits() {
         for (phone, masked) in [
             ("79991234567", "+7999*****67"),
             ("1234567", "+*****67"),
@@ -116,13 +118,13 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_lacks_four_digits() {
+    fn a_prefix_omits_the_last_four_digits() {
         assert_eq!("79991234567".parse::<PhoneNumber>().unwrap().prefix(), "7999123");
         assert_eq!("1234567".parse::<PhoneNumber>().unwrap().prefix(), "123");
     }
 
     #[test]
-    fn a_range_lacks_six_digits_and_is_no_shorter_than_four() {
+    fn a_range_omits_the_last_six_digits_but_keeps_four_or_the_prefix() {
         for (phone, range) in [
             ("79991234567", "79991"),
             ("3546112345", "3546"),
@@ -135,14 +137,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_parsed_number_is_the_text_it_was_parsed_from(text in "[0-9]{7,15}") {
+        fn a_parsed_number_equals_its_text(text in "[0-9]{7,15}") {
             let phone: PhoneNumber = text.parse().unwrap();
 
             prop_assert_eq!(phone.as_str(), text);
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused_without_a_panic(text in "\\PC*") {
+        fn no_text_causes_a_panic(text in "\\PC*") {
             let digits = text.len() >= 7 && text.len() <= 15
                 && text.bytes().all(|byte| byte.is_ascii_digit());
 

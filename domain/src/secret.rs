@@ -7,51 +7,52 @@ use sha2::{Digest, Sha256};
 
 use crate::{Code, CodeLength, VerificationId};
 
-/// Names a key, so that what was made with it says which one is needed: 1 to 16 letters, digits,
-/// `_` and `-`.
+/// The id of a key: 1 to 16 letters, digits, `_` and `-`. It is stored with everything that the key
+/// made, to show which key is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(String);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the name of a key has 1 to 16 letters, digits, _ and -")]
+#[error("the id of a key has 1 to 16 letters, digits, _ and -")]
 pub struct InvalidKeyId;
 
-/// Why a text is not a list of keys. Says nothing of the text itself.
+/// Why a text is not a list of keys. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeys {
-    #[error("1 to 4 keys by comma, each id:base64 of 32 bytes")]
+    #[error("1 to 4 comma-separated keys, each id:base64 of 32 bytes")]
     Form,
-    #[error("two keys have one id")]
+    #[error("two keys have the same id")]
     SameId,
 }
 
-/// The secret that codes are derived from and their hashes are made with.
+/// The secret that derives codes and makes their hashes.
 ///
-/// Whoever has a pepper and the database has every pending code; with one of the two alone, none.
+/// An attacker needs both a pepper and the database to learn the pending codes. Either alone reveals
+/// no code.
 #[derive(Clone)]
 pub struct Pepper {
     id: KeyId,
     key: [u8; 32],
 }
 
-/// Peppers in use: the first makes what is new, all are accepted.
+/// The peppers in use. The first makes new codes; codes of all of them are accepted.
 #[derive(Debug, Clone)]
 pub struct Peppers(Vec<Pepper>);
 
-/// What a code is derived from beside the pepper and the id of its verification.
+/// Random bytes from which a pepper derives the code of a verification, together with its id.
 ///
-/// Random, so that the pepper alone gives no code: ids are public.
+/// Ids are public, so without a seed the pepper alone would reveal every code.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Seed([u8; 16]);
 
-/// What is kept of a code while it may be checked.
+/// The stored hash of a code that can still be checked.
 ///
-/// Not comparable: a process makes hashes of what is tried, and the database, which has the other
-/// side, compares.
+/// It has no `==`: a process hashes the code that a caller tries, and the database compares it with
+/// the stored hash.
 #[derive(Clone)]
 pub struct CodeHash([u8; 32]);
 
-/// What makes one use of a pepper a different function from every other.
+/// The purpose of a MAC. Each purpose makes a pepper a different function.
 #[repr(u8)]
 enum Purpose {
     Hash = 1,
@@ -80,12 +81,12 @@ impl Pepper {
         &self.id
     }
 
-    /// The code of a verification, every one of the `10^length` being equally likely.
+    /// Derives the code of a verification. Each of the `10^length` codes is equally likely.
     ///
-    /// The same for the same arguments: a resend has it without anybody having kept it.
+    /// The same arguments always give the same code, so a resend needs no stored code.
     pub fn derive(&self, id: VerificationId, seed: &Seed, length: CodeLength) -> Code {
-        // As in `Code::generate`, bytes above 249 are passed over. A block gives 31 digits on
-        // average, so a second one is needed about never.
+        // As in `Code::generate`, bytes above 249 are discarded. A block gives 31 digits on average,
+        // so a second block is almost never needed.
         let id = id.as_uuid();
         let blocks = (0_u32..).map(|counter| {
             let parts = [id.as_bytes().as_slice(), &seed.0, &counter.to_be_bytes()];
@@ -95,19 +96,20 @@ impl Pepper {
         Code::from_digits(digits.take(length.get()))
     }
 
-    /// What to keep of the code of a verification.
+    /// Hashes the code of a verification.
     pub fn hash(&self, id: VerificationId, code: &Code) -> CodeHash {
         let mac = self.mac(Purpose::Hash, &[id.as_uuid().as_bytes(), code.as_str().as_bytes()]);
         CodeHash(mac.finalize().into_bytes().into())
     }
 
-    /// What to keep of a request's body, to know it again. A plain hash would tell the code in the
-    /// body of a check to whoever tries all codes.
+    /// Hashes the body of a request, to recognise a repeat. The body of a check contains a code, and a
+    /// hash without a key would reveal it to anyone who tries all codes.
     pub fn body_hash(&self, body: &[u8]) -> [u8; 32] {
         self.mac(Purpose::Body, &[body]).finalize().into_bytes().into()
     }
 
-    /// All parts but the last have a fixed length, so no two lists of parts read alike.
+    /// All parts except the last have a fixed length, so different lists of parts give different
+    /// inputs.
     fn mac(&self, purpose: Purpose, parts: &[&[u8]]) -> Hmac<Sha256> {
         let mut mac = keyed(&self.key);
         mac.update(&[purpose as u8]);
@@ -118,7 +120,7 @@ impl Pepper {
     }
 }
 
-/// Shows the name only.
+/// Shows only the id.
 impl fmt::Debug for Pepper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pepper({})", self.id.0)
@@ -134,7 +136,7 @@ impl Peppers {
         self.0.iter().find(|pepper| pepper.id == *id)
     }
 
-    /// What is kept of a verification if `code` is its code: by each pepper, one hash.
+    /// Hashes `code` with each pepper, as a code of verification `id`.
     pub fn hashes(&self, id: VerificationId, code: &Code) -> Vec<(KeyId, CodeHash)> {
         self.0.iter().map(|pepper| (pepper.id.clone(), pepper.hash(id, code))).collect()
     }
@@ -143,7 +145,7 @@ impl Peppers {
 impl FromStr for Peppers {
     type Err = InvalidKeys;
 
-    /// Reads `id:base64`, several by comma.
+    /// Parses a comma-separated list of `id:base64`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let keys = parse_keys(text)?;
         Ok(Self(keys.into_iter().map(|(id, key)| Pepper { id, key }).collect()))
@@ -188,7 +190,7 @@ impl fmt::Debug for CodeHash {
     }
 }
 
-/// A new key under a new name, as [`Peppers`] and [`crate::PayloadKeys`] read it.
+/// Draws a new key with a new id, in the form that [`Peppers`] and [`crate::PayloadKeys`] parse.
 pub fn draw_key(rng: &mut impl CryptoRng) -> String {
     let mut name = [0; 4];
     let mut key = [0; 32];
@@ -197,7 +199,8 @@ pub fn draw_key(rng: &mut impl CryptoRng) -> String {
     format!("d{:08x}:{}", u32::from_be_bytes(name), STANDARD.encode(key))
 }
 
-/// SHA-256 over `parts`, each with its length, so that no two lists of parts read alike.
+/// Returns the SHA-256 of `parts`. Each part is hashed with its length, so different lists of parts
+/// give different inputs.
 pub fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {
@@ -223,180 +226,4 @@ pub(crate) fn parse_keys(text: &str) -> Result<Vec<(KeyId, [u8; 32])>, InvalidKe
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::{SeedableRng, rngs::StdRng};
-
-    use super::*;
-
-    const FIRST: &str = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-    const SECOND: &str = "p2:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
-
-    fn peppers(text: &str) -> Peppers {
-        text.parse().unwrap()
-    }
-
-    fn id(number: u128) -> VerificationId {
-        VerificationId::from_uuid(uuid::Uuid::from_u128(number << 8))
-    }
-
-    fn six() -> CodeLength {
-        6.try_into().unwrap()
-    }
-
-    #[test]
-    fn derived_digits_are_uniform() {
-        const DRAWS: u128 = 40_000;
-        let peppers = peppers(FIRST);
-        let seed = Seed::from_bytes([7; 16]);
-        let mut counts = [[0_u32; 10]; 6];
-
-        for number in 0..DRAWS {
-            let code = peppers.first().derive(id(number), &seed, six());
-            for (place, digit) in code.as_str().bytes().enumerate() {
-                counts[place][usize::from(digit - b'0')] += 1;
-            }
-        }
-
-        // As in the test of drawn codes: a byte taken modulo ten would fail.
-        for digit in 0..10 {
-            let total: u32 = counts.iter().map(|place| place[digit]).sum();
-            assert!((23_400..24_600).contains(&total), "digit {digit}: {total} of 240,000");
-        }
-        for count in counts.into_iter().flatten() {
-            assert!((3_700..4_300).contains(&count), "{count} of 40,000");
-        }
-    }
-
-    #[test]
-    fn a_code_needs_pepper_id_and_seed() {
-        let (first, second) = (peppers(FIRST), peppers(SECOND));
-        let (seed, other) = (Seed::from_bytes([7; 16]), Seed::from_bytes([8; 16]));
-        let ten = 10.try_into().unwrap();
-        let code = first.first().derive(id(1), &seed, ten);
-
-        assert_eq!(first.first().derive(id(1), &seed, ten), code);
-        assert_ne!(second.first().derive(id(1), &seed, ten), code);
-        assert_ne!(first.first().derive(id(2), &seed, ten), code);
-        assert_ne!(first.first().derive(id(1), &other, ten), code);
-    }
-
-    /// Codes that are out and kept hashes must not change with the program.
-    #[test]
-    fn a_code_and_its_hash_are_these_for_ever() {
-        let peppers = peppers(FIRST);
-        let pepper = peppers.first();
-        let code = pepper.derive(id(1), &Seed::from_bytes([7; 16]), 10.try_into().unwrap());
-        let hash = pepper.hash(id(1), &"482915".parse().unwrap());
-
-        assert_eq!(code.as_str(), "8395371761");
-        assert_eq!(
-            hex(hash.as_bytes()),
-            "61eb3f3bcbe28f310987ea8efe603fab14bc7856f172066ae26c641ffc286b85"
-        );
-    }
-
-    #[test]
-    fn a_hash_is_of_one_code_and_one_verification() {
-        let peppers = peppers(FIRST);
-        let pepper = peppers.first();
-        let hash = |id, code: &str| *pepper.hash(id, &code.parse::<Code>().unwrap()).as_bytes();
-
-        assert_eq!(hash(id(1), "0482915"), hash(id(1), "0482915"));
-        for wrong in ["0482916", "1482915", "482915", "04829150"] {
-            assert_ne!(hash(id(1), wrong), hash(id(1), "0482915"), "{wrong:?}");
-        }
-        assert_ne!(hash(id(2), "0482915"), hash(id(1), "0482915"));
-    }
-
-    #[test]
-    fn no_process_compares_hashes() {
-        trait Either<A> {
-            fn is_not_comparable() {}
-        }
-        impl<T: ?Sized> Either<()> for T {}
-        impl<T: ?Sized + PartialEq> Either<u8> for T {}
-
-        // Ambiguous, and so an error, if there were an `==` for it.
-        <CodeHash as Either<_>>::is_not_comparable();
-    }
-
-    #[test]
-    fn two_peppers_are_accepted() {
-        let old = peppers(FIRST);
-        let code: Code = "482915".parse().unwrap();
-        let hash = old.first().hash(id(1), &code);
-
-        let rotated = peppers(&format!("{SECOND}, {FIRST}"));
-
-        assert_eq!(rotated.first().id().as_str(), "p2");
-        let hashes = rotated.hashes(id(1), &code);
-        assert_eq!(hashes.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["p2", "p1"]);
-        assert_ne!(hashes[0].1.as_bytes(), hash.as_bytes());
-        assert_eq!(hashes[1].1.as_bytes(), hash.as_bytes());
-        assert!(peppers(SECOND).get(old.first().id()).is_none());
-    }
-
-    #[test]
-    fn each_use_of_a_pepper_is_another_function() {
-        let peppers = peppers(FIRST);
-        let pepper = peppers.first();
-        let code = "482915".parse().unwrap();
-        let text = [id(1).as_uuid().as_bytes(), "482915".as_bytes()].concat();
-
-        assert_ne!(pepper.hash(id(1), &code).as_bytes(), &pepper.body_hash(&text));
-    }
-
-    #[test]
-    fn keys_have_a_name_and_32_bytes() {
-        let bytes = &FIRST[3..];
-        for good in [
-            format!("A-b_9:{bytes}"),
-            format!("a:{bytes},b:{bytes}, c:{bytes},abcdefghijklmnop:{bytes}"),
-        ] {
-            assert!(good.parse::<Peppers>().is_ok(), "{good}");
-        }
-        for bad in [
-            String::new(),
-            bytes.to_owned(),
-            format!(":{bytes}"),
-            format!("a b:{bytes}"),
-            format!("abcdefghijklmnopq:{bytes}"),
-            format!("a:{bytes},"),
-            format!("a:{}", &bytes[..40]),
-            "a:AAAA".to_owned(),
-            format!("a:{bytes},b:{bytes},c:{bytes},d:{bytes},e:{bytes}"),
-        ] {
-            assert_eq!(bad.parse::<Peppers>().err(), Some(InvalidKeys::Form), "{bad}");
-        }
-        let twice = format!("a:{bytes},a:{bytes}");
-        assert_eq!(twice.parse::<Peppers>().err(), Some(InvalidKeys::SameId));
-    }
-
-    #[test]
-    fn a_drawn_key_is_a_key_and_no_other() {
-        let mut rng = StdRng::seed_from_u64(1);
-
-        let (one, other) = (draw_key(&mut rng), draw_key(&mut rng));
-
-        assert_ne!(one, other);
-        let both = peppers(&format!("{one},{other}"));
-        assert_ne!(both.0[0].id, both.0[1].id);
-        assert_ne!(both.0[0].key, both.0[1].key);
-    }
-
-    #[test]
-    fn debug_hides_secrets() {
-        let shown = format!(
-            "{:?} {:?} {:?}",
-            peppers(FIRST),
-            Seed::from_bytes([7; 16]),
-            CodeHash::from_bytes([7; 32])
-        );
-
-        assert_eq!(shown, "Peppers([Pepper(p1)]) Seed(…) CodeHash(…)");
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-    }
-}
+mod tests;

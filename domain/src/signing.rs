@@ -5,18 +5,18 @@ use hmac::Mac;
 
 use crate::secret::keyed;
 
-/// What events are signed with, as Standard Webhooks has it: every secret signs, so that one can be
-/// replaced while the other is still known.
+/// The secrets that sign events, as Standard Webhooks specifies. Every secret signs each event, so
+/// that an operator can replace one while receivers still know the other.
 #[derive(Clone)]
 pub struct EventSecrets(Vec<Vec<u8>>);
 
-/// Says nothing of the text.
+/// The error does not contain the text, because it is secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("1 to 4 of whsec_ and base64 of 24 to 64 bytes, by comma")]
+#[error("1 to 4 comma-separated secrets, each whsec_ and the base64 of 24 to 64 bytes")]
 pub struct InvalidEventSecrets;
 
 impl EventSecrets {
-    /// The value of `webhook-signature` for a message sent at `timestamp` (seconds since 1970).
+    /// Returns the value of the `webhook-signature` header. `timestamp` is in seconds since 1970.
     pub fn sign(&self, id: &str, timestamp: u64, body: &[u8]) -> String {
         let signature = |secret: &Vec<u8>| {
             let mut mac = keyed(secret);
@@ -54,9 +54,9 @@ mod tests {
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-    /// The vector of the reference libraries of Standard Webhooks.
+    /// The test vector of the Standard Webhooks reference libraries.
     #[test]
-    fn standard_webhooks_vectors() {
+    fn a_signature_equals_the_standard_webhooks_vector() {
         let secrets: EventSecrets = SECRET.parse().unwrap();
 
         let signature =
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn every_secret_signs() {
+    fn every_secret_signs_each_event() {
         let other = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         let secrets: EventSecrets = format!("{SECRET}, {other}").parse().unwrap();
 

@@ -2,7 +2,7 @@ use std::str::FromStr;
 
 use crate::Code;
 
-/// The text of an SMS, with `{code}` standing where the code goes.
+/// The text of an SMS, with `{code}` in place of the code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmsTemplate {
     before: String,
@@ -10,7 +10,7 @@ pub struct SmsTemplate {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an SMS template has {PLACEHOLDER} exactly once")]
+#[error("an SMS template must contain {PLACEHOLDER} exactly once")]
 pub struct InvalidSmsTemplate;
 
 const PLACEHOLDER: &str = "{code}";
@@ -39,14 +39,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn puts_the_code_in_its_place() {
+    fn the_code_replaces_the_placeholder() {
         let template: SmsTemplate = "Your code: {code}. Tell nobody.".parse().unwrap();
 
         assert_eq!(template.render(&"0042".parse().unwrap()), "Your code: 0042. Tell nobody.");
     }
 
     #[test]
-    fn needs_the_placeholder_once() {
+    fn a_template_without_exactly_one_placeholder_is_refused() {
         for text in ["", "Your code", "{code} {code}", "{ code }", "{CODE}"] {
             assert_eq!(text.parse::<SmsTemplate>(), Err(InvalidSmsTemplate), "{text:?}");
         }

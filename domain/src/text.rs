@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use crate::{Code, Encoding, InvalidSmsTemplate, Measure, SmsTemplate};
 
-/// Names a text: what it is for and its language, `login/de-at`, in lower case.
+/// The name of a text: its purpose and its locale, in lower case: `login/de-at`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TemplateKey {
     text: String,
@@ -10,10 +10,12 @@ pub struct TemplateKey {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a text is named purpose/locale: a-z, 0-9, - and _, and a language tag or {DEFAULT}")]
+#[error(
+    "the name of a text is purpose/locale: a-z, 0-9, - and _, then a language tag or {DEFAULT}"
+)]
 pub struct InvalidTemplateKey;
 
-/// The texts that an SMS may have.
+/// The texts of SMS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Templates {
     default: SmsTemplate,
@@ -21,12 +23,12 @@ pub struct Templates {
     options: TextOptions,
 }
 
-/// Lines that let a phone find the code by itself.
+/// Lines that let a phone detect the code.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TextOptions {
-    /// The last line is `@host #code`: browsers on that host fill the code in (`WebOTP`).
+    /// Adds the last line `@host #code`. Browsers on that host then fill in the code (`WebOTP`).
     pub webotp_host: Option<WebOtpHost>,
-    /// An Android app with that hash reads the SMS (SMS Retriever).
+    /// Lets the Android app with this hash read the SMS (SMS Retriever).
     pub app_hash: Option<AppHash>,
 }
 
@@ -38,12 +40,12 @@ pub struct WebOtpHost(String);
 #[error("not a DNS name of letters, digits, hyphens and dots")]
 pub struct InvalidWebOtpHost;
 
-/// Eleven characters that an app's package and signature give.
+/// Eleven characters, computed from the package and the signature of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppHash(String);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the hash of an app has 11 characters of base64")]
+#[error("the hash of an app is 11 characters of base64")]
 pub struct InvalidAppHash;
 
 /// Why a text cannot be used.
@@ -55,27 +57,27 @@ pub enum InvalidTemplate {
     Text { name: String, error: InvalidSmsTemplate },
 }
 
-/// What is wrong with a text, with the longest code in it.
+/// A problem of a text, found with the longest code in it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lint {
     #[error("{name}: takes {segments} SMS in {encoding}{costly}, and {max} are allowed")]
     TooLong { name: String, segments: usize, encoding: &'static str, costly: Costly, max: usize },
-    #[error("{name}: has {bytes} bytes, and an app is told only of an SMS of up to 140")]
+    #[error("{name}: is {bytes} bytes long, and Android passes an SMS of at most 140 to an app")]
     TooLongForApp { name: String, bytes: usize },
-    #[error("{name}: has a control character")]
+    #[error("{name}: contains a control character")]
     Control { name: String },
-    #[error("{name}: has nothing but the code")]
+    #[error("{name}: contains only the code")]
     Bare { name: String },
 }
 
-/// The character for which a text has UCS-2.
+/// The character that makes a text UCS-2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Costly(Option<char>);
 
-/// The purpose that is meant where none is named, and the locale of a text for all others.
+/// The purpose of requests that name none, and the locale of texts for every other locale.
 const DEFAULT: &str = "default";
 
-/// What Android's SMS Retriever reads.
+/// The longest SMS that Android's SMS Retriever reads.
 const APP_BYTES: usize = 140;
 
 impl TemplateKey {
@@ -116,13 +118,13 @@ impl FromStr for TemplateKey {
 }
 
 impl Templates {
-    /// One text for everything.
+    /// Uses one text for everything.
     pub fn new(default: SmsTemplate) -> Self {
         Self { default, texts: BTreeMap::new(), options: TextOptions::default() }
     }
 
-    /// Adds a text for a purpose (`default`: for where none is named) and a locale (`default`: for
-    /// all that have none of their own).
+    /// Adds a text for a purpose and a locale. Purpose `default` is for requests that name none;
+    /// locale `default` is for every locale without its own text.
     pub fn add(&mut self, purpose: &str, locale: &str, text: &str) -> Result<(), InvalidTemplate> {
         let name = || format!("{purpose}/{locale}");
         let key = TemplateKey::new(purpose, locale)
@@ -143,10 +145,10 @@ impl Templates {
         purpose == DEFAULT || self.texts.keys().any(|key| key.purpose() == purpose)
     }
 
-    /// Names the text for a purpose and a locale: of this language in this country, of this
-    /// language, for all; first of this purpose, then of none. None: the default text.
+    /// Finds the name of the text for a purpose and a locale. `None` stands for the default text.
     ///
-    /// A locale that is unknown, or no locale at all, has what is for all.
+    /// The order is: the whole locale, shorter forms of it, locale `default`; first for the purpose,
+    /// then for purpose `default`. An unknown or missing locale uses locale `default`.
     pub fn resolve(&self, purpose: Option<&str>, locale: Option<&str>) -> Option<TemplateKey> {
         let purpose = purpose.unwrap_or(DEFAULT);
         let locale = locale.unwrap_or(DEFAULT).to_ascii_lowercase();
@@ -163,15 +165,15 @@ impl Templates {
         })
     }
 
-    /// The text of an SMS. Whoever named the text may have had others than are here: then it is
-    /// the one that comes next to it.
+    /// Renders an SMS. If the text `key` does not exist in this process, because another process has
+    /// other texts, the text that [`Templates::resolve`] finds instead is used.
     pub fn render(&self, key: Option<&TemplateKey>, code: &Code) -> String {
         let known = key.and_then(|key| self.resolve(Some(key.purpose()), Some(key.locale())));
         let template = known.and_then(|key| self.texts.get(&key)).unwrap_or(&self.default);
         self.complete(template, code)
     }
 
-    /// What is wrong with the texts; `max_segments` is how many SMS one may take.
+    /// Returns the problems of all texts. A text may take `max_segments` SMS.
     pub fn lint(&self, max_segments: usize) -> Vec<Lint> {
         let named = self.texts.iter().map(|(key, template)| (key.as_str(), template));
         std::iter::once(("SMS_TEMPLATE", &self.default))
@@ -180,7 +182,7 @@ impl Templates {
             .collect()
     }
 
-    /// What each text costs, by its name, with the longest code in it.
+    /// Returns the name and the measure of each text, with the longest code in it.
     pub fn measures(&self) -> Vec<(String, Measure)> {
         let measure = |template| Measure::of(&self.complete(template, &longest_code()));
         let named = self.texts.iter().map(|(key, it)| (key.as_str().to_owned(), measure(it)));
@@ -213,7 +215,7 @@ impl Templates {
         lints
     }
 
-    /// The last line is the browser's: it reads no other.
+    /// Renders a text and adds the optional lines. The line for browsers must be the last.
     fn complete(&self, template: &SmsTemplate, code: &Code) -> String {
         let mut text = template.render(code);
         if let Some(AppHash(hash)) = &self.options.app_hash {
@@ -282,138 +284,4 @@ fn longest_code() -> Code {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn templates() -> Templates {
-        let mut templates = Templates::new("Your code: {code}".parse().unwrap());
-        for (purpose, locale, text) in [
-            ("default", "de", "Ihr Code: {code}"),
-            ("login", "de", "Anmelden mit {code}"),
-            ("login", "de-AT", "Einloggen mit {code}"),
-            ("login", "default", "Log in with {code}"),
-            ("pay", "fr", "Payez avec {code}"),
-        ] {
-            templates.add(purpose, locale, text).unwrap();
-        }
-        templates
-    }
-
-    #[test]
-    fn fallback_chain() {
-        let templates = templates();
-
-        for (purpose, locale, key) in [
-            (None, None, None),
-            (None, Some("en"), None),
-            (None, Some("de-CH"), Some("default/de")),
-            (Some("login"), Some("de-AT"), Some("login/de-at")),
-            (Some("login"), Some("DE-at-1996"), Some("login/de-at")),
-            (Some("login"), Some("de-CH"), Some("login/de")),
-            (Some("login"), Some("fr"), Some("login/default")),
-            (Some("login"), None, Some("login/default")),
-            (Some("pay"), Some("fr-CA"), Some("pay/fr")),
-            (Some("pay"), Some("de"), Some("default/de")),
-            (Some("pay"), Some("en"), None),
-        ] {
-            let found = templates.resolve(purpose, locale);
-            assert_eq!(found.as_ref().map(TemplateKey::as_str), key, "{purpose:?} {locale:?}");
-        }
-        assert!(templates.has("default") && templates.has("pay") && !templates.has("reset"));
-    }
-
-    #[test]
-    fn renders_the_text_that_was_named_or_the_next_to_it() {
-        let templates = templates();
-        let code = "0042".parse().unwrap();
-        let render = |key: Option<&str>| {
-            templates.render(key.map(|key| key.parse().unwrap()).as_ref(), &code)
-        };
-
-        assert_eq!(render(None), "Your code: 0042");
-        assert_eq!(render(Some("login/de-at")), "Einloggen mit 0042");
-        assert_eq!(render(Some("login/es")), "Log in with 0042");
-        assert_eq!(render(Some("reset/es")), "Your code: 0042");
-    }
-
-    #[test]
-    fn webotp_last_line() {
-        let options = TextOptions {
-            webotp_host: Some("Example.com".parse().unwrap()),
-            app_hash: Some("FA+9qCX9VSu".parse().unwrap()),
-        };
-
-        let text = templates().with_options(options).render(None, &"123456".parse().unwrap());
-
-        assert_eq!(text, "Your code: 123456\nFA+9qCX9VSu\n\n@example.com #123456");
-        assert_eq!(text.lines().last(), Some("@example.com #123456"));
-    }
-
-    #[test]
-    fn names_are_purpose_and_locale() {
-        for good in ["login/de", "a/default", "a_b-1/zh-hant-tw", "Login/DE"] {
-            assert!(good.parse::<TemplateKey>().is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "login",
-            "/de",
-            "login/",
-            "1a/de",
-            "login/d",
-            "login/de_at",
-            "a b/de",
-            "login/de/at",
-            "login;/de",
-            "lögin/de",
-            "login/дe",
-            "login/de-",
-        ] {
-            assert_eq!(bad.parse::<TemplateKey>(), Err(InvalidTemplateKey), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_text_that_cannot_be_used_is_refused_by_its_name() {
-        let mut templates = templates();
-
-        let key = templates.add("lo gin", "de", "{code}").unwrap_err().to_string();
-        let text = templates.add("login", "en", "no place").unwrap_err().to_string();
-
-        assert!(key.starts_with("\"lo gin/de\": "), "{key}");
-        assert!(text.starts_with("\"login/en\": "), "{text}");
-    }
-
-    #[test]
-    fn lint_says_what_is_wrong_with_which_text() {
-        let mut templates = Templates::new("{code}".parse().unwrap());
-        templates.add("a", "ru", &format!("{{code}}{}", "ы".repeat(61))).unwrap();
-        templates.add("b", "en", &format!("{{code}}{}", "a".repeat(150))).unwrap();
-        templates.add("c", "en", "{code}\tis it").unwrap();
-
-        let lints: Vec<String> = templates.lint(1).iter().map(ToString::to_string).collect();
-
-        assert_eq!(
-            lints,
-            [
-                "SMS_TEMPLATE: has nothing but the code",
-                "a/ru: takes 2 SMS in UCS-2 because of 'ы', and 1 are allowed",
-                "c/en: has a control character",
-            ]
-        );
-        assert_eq!(templates.lint(2).len(), 2);
-        let app = TextOptions { app_hash: "FA+9qCX9VSu".parse().ok(), ..TextOptions::default() };
-        let lints = templates.with_options(app).lint(2);
-        assert!(lints.contains(&Lint::TooLongForApp { name: "b/en".to_owned(), bytes: 172 }));
-    }
-
-    #[test]
-    fn hosts_and_hashes_have_their_form() {
-        for bad in ["", "-a.com", "a..com", "a.com/", "a b", "ы.рф", "a.com:8080"] {
-            assert!(bad.parse::<WebOtpHost>().is_err(), "{bad}");
-        }
-        for bad in ["", "FA+9qCX9VS", "FA+9qCX9VSuu", "FA-9qCX9VSu"] {
-            assert!(bad.parse::<AppHash>().is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

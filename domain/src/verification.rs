@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 use crate::MessageId;
 
-/// How many codes may be tried against one verification.
+/// The number of codes that may be tried against one verification.
 pub const ATTEMPTS: u8 = 5;
 
-/// Identifies a verification: a UUID that begins with the time, and whose last byte is 0.
+/// The id of a verification: a UUID that begins with the time and whose last byte is 0.
 ///
-/// The message of its n-th send has the same UUID with n as its last byte, so that each leads to
-/// the other without a table between them. As text it is `ver_` and 32 hexadecimal digits.
+/// Its n-th message has the same UUID with n as the last byte. Each id can therefore be computed from
+/// the other. As text it is `ver_` and 32 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VerificationId(Uuid);
 
@@ -23,7 +23,7 @@ pub struct VerificationId(Uuid);
 #[error("not the id of a verification")]
 pub struct InvalidVerificationId;
 
-/// Where a verification stands. All but `Pending` are ends.
+/// The state of a verification. All states except `Pending` are final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VerificationStatus {
     Pending,
@@ -32,60 +32,61 @@ pub enum VerificationStatus {
     Canceled,
 }
 
-/// What began a verification.
+/// The door through which a verification began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     V1,
     Api,
-    /// A test number: nothing is sent.
+    /// A test number. Nothing is sent to it.
     Test,
 }
 
+/// Why a text is not a variant of an enum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an unknown word")]
+#[error("unknown value")]
 pub struct UnknownWord;
 
-/// How long to wait before each resend, and with that how many there are.
+/// The waits before each resend. Their number limits the resends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pacing {
     waits: Vec<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("1 to 9 whole numbers of seconds from 1 to 3600, by comma")]
+#[error("1 to 9 comma-separated whole numbers of seconds from 1 to 3600")]
 pub struct InvalidPacing;
 
-/// What a caller keeps with a verification, as it wrote it: a JSON object of texts.
+/// Data that the caller stores with a verification: a JSON object of strings, as the caller wrote it.
 ///
-/// It may be personal, so `Debug` shows nothing of it.
+/// It may be personal, so `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Metadata(String);
 
 const LAST_BYTE: u128 = 0xff;
 
 impl VerificationId {
-    /// Of no verification.
+    /// The nil id, which no verification has.
     pub const NIL: Self = Self(Uuid::nil());
 
-    /// Draws an id, as [`MessageId::generate`] does.
+    /// Generates an id, as [`MessageId::generate`] does.
     pub fn generate(now: SystemTime, rng: &mut impl CryptoRng) -> Self {
         Self::of(MessageId::generate(now, rng))
     }
 
-    /// Of bytes that somebody else has drawn, the first six of them the milliseconds since 1970:
-    /// always the same.
+    /// Makes the id of 16 given bytes, of which the first six are the milliseconds since 1970. The
+    /// same bytes always give the same id.
     pub fn of_drawn(bytes: [u8; 16]) -> Self {
         let builder = uuid::Builder::from_bytes(bytes);
         let builder = builder.with_variant(uuid::Variant::RFC4122);
         Self::from_uuid(builder.with_version(uuid::Version::SortRand).into_uuid())
     }
 
-    /// The verification that a message is a send of.
+    /// Returns the verification that a message belongs to.
     pub const fn of(message: MessageId) -> Self {
         Self::from_uuid(message.as_uuid())
     }
 
-    /// The message of the n-th send, counted from 1.
+    /// Returns the id of the n-th message, counted from 1.
     pub const fn message(self, send: u8) -> MessageId {
         MessageId::from_uuid(Uuid::from_u128(self.0.as_u128() | send as u128))
     }
@@ -94,7 +95,7 @@ impl VerificationId {
         self.0
     }
 
-    /// Of a UUID whose last byte says which send it is, or nothing.
+    /// Makes an id of a UUID. The last byte, which numbers a message, is cleared.
     pub const fn from_uuid(uuid: Uuid) -> Self {
         Self(Uuid::from_u128(uuid.as_u128() & !LAST_BYTE))
     }
@@ -103,7 +104,7 @@ impl VerificationId {
 impl FromStr for VerificationId {
     type Err = InvalidVerificationId;
 
-    /// Takes what `Display` gives and nothing else: one id has one text.
+    /// Parses exactly the text that `Display` writes: an id has one text only.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let digits = text.strip_prefix("ver_").ok_or(InvalidVerificationId)?;
         let plain = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -170,12 +171,13 @@ impl FromStr for Origin {
 }
 
 impl Pacing {
-    /// How many messages a verification may have, the first one among them.
+    /// Returns how many messages a verification may have, including the first.
     pub fn sends_max(&self) -> u8 {
         u8::try_from(self.waits.len() + 1).unwrap_or(u8::MAX)
     }
 
-    /// How long after the latest of `sends` messages the next may go; none may after the last.
+    /// Returns how long after the latest of `sends` messages the next one may be sent, or `None` if
+    /// no more may be sent.
     pub fn wait_after(&self, sends: u8) -> Option<Duration> {
         self.waits.get(usize::from(sends.max(1)) - 1).copied()
     }
@@ -194,7 +196,7 @@ impl Default for Pacing {
 impl FromStr for Pacing {
     type Err = InvalidPacing;
 
-    /// Reads seconds, by comma: `60,90,120`.
+    /// Parses a comma-separated list of seconds: `60,90,120`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wait = |text: &str| {
             let seconds = text.trim().parse::<u32>().ok().filter(|it| (1..=3600).contains(it))?;
@@ -206,7 +208,7 @@ impl FromStr for Pacing {
 }
 
 impl Metadata {
-    /// `text` is checked by whoever reads it from a request.
+    /// Takes `text` without a check. The code that parses a request has checked it.
     pub const fn new(text: String) -> Self {
         Self(text)
     }
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_leads_to_its_verification_and_back() {
+    fn a_message_id_gives_its_verification_id_and_back() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(0x0123_4567_89ab);
         let id = VerificationId::generate(at, &mut StdRng::seed_from_u64(1));
 
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_given_bytes_is_one_like_any_other() {
+    fn an_id_of_given_bytes_is_a_valid_id() {
         let id = VerificationId::of_drawn([0xff; 16]);
 
         assert_eq!(id.to_string(), "ver_ffffffffffff7fffbfffffffffffff00");
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_one_text() {
+    fn only_the_canonical_text_of_an_id_parses() {
         let text = "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00";
         let id: VerificationId = text.parse().unwrap();
         assert_eq!(id.to_string(), text);
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_read_as_they_are_written() {
+    fn statuses_and_origins_parse_from_their_texts() {
         for word in ["pending", "approved", "expired", "canceled"] {
             assert_eq!(word.parse::<VerificationStatus>().unwrap().as_str(), word);
         }
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn pacing_says_when_and_how_often() {
+    fn pacing_gives_each_wait_and_the_number_of_sends() {
         let pacing: Pacing = "60, 90,120".parse().unwrap();
 
         assert_eq!(pacing, Pacing::default());
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn pacing_is_one_to_nine_waits_of_up_to_an_hour() {
+    fn pacing_has_one_to_nine_waits_of_up_to_an_hour() {
         for good in ["1", "3600", "1,1,1,1,1,1,1,1,1"] {
             assert!(good.parse::<Pacing>().is_ok(), "{good}");
         }

@@ -60,11 +60,11 @@ fn bad_templates_fail_the_start() {
     let complaint = complaint(&[("TEMPLATES_FILE", file.path()), ("SMS_TEMPLATE", "{code}")]);
 
     for expected in [
-        "TEMPLATES_FILE \"login/de\": an SMS template has {code} exactly once",
-        "TEMPLATES_FILE \"log in/de\": a text is named purpose/locale",
+        "TEMPLATES_FILE \"login/de\": an SMS template must contain {code} exactly once",
+        "TEMPLATES_FILE \"log in/de\": the name of a text is purpose/locale",
         "TEMPLATES_FILE has two texts \"login/en\"",
         "TEMPLATES_FILE has two texts \"buy/de\"",
-        "SMS text SMS_TEMPLATE: has nothing but the code",
+        "SMS text SMS_TEMPLATE: contains only the code",
         "SMS text login/ru: takes 2 SMS in UCS-2 because of 'ы', and 1 are allowed",
     ] {
         assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");

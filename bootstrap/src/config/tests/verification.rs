@@ -197,11 +197,11 @@ fn report_of_a_bad_secret_does_not_repeat_it() {
     ]);
 
     for expected in [
-        "CODE_PEPPER cannot be used: 1 to 4 keys by comma, each id:base64 of 32 bytes",
+        "CODE_PEPPER cannot be used: 1 to 4 comma-separated keys, each id:base64 of 32 bytes",
         "PAYLOAD_KEY cannot be used: ",
         "TEST_NUMBERS must be +phone:code by comma",
         "EVENTS_URL must begin with http:// or https:// and a host, and a port may be 1 to 65535",
-        "EVENTS_SECRET cannot be used: 1 to 4 of whsec_",
+        "EVENTS_SECRET cannot be used: 1 to 4 comma-separated secrets, each whsec_",
     ] {
         assert!(complaint.contains(expected), "{expected} is not in:\n{complaint}");
     }

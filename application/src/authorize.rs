@@ -14,38 +14,41 @@ use crate::{
     ports::{ApiKey, ApiKeys, StoreError},
 };
 
-/// Says who a caller is and what it may do.
+/// Authenticates callers by their API key and checks scopes.
 ///
-/// Keys are read every few seconds and kept in memory: a key that is revoked is good for as long.
+/// Keys are read every few seconds and kept in memory, so a revoked key stays valid until the next
+/// read.
 #[derive(Debug)]
 pub struct Authorize<K> {
     keys: K,
     known: RwLock<Arc<KeySet>>,
-    /// One reading at a time; when the latest one ended, well or not.
+    /// When the latest read ended, whether or not it succeeded. The lock allows one read at a time.
     reading: tokio::sync::Mutex<Option<Instant>>,
     used: Mutex<HashSet<ApiKeyId>>,
 }
 
+/// Why a caller is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorizeError {
-    /// It is not a key, or none that is known and not revoked.
-    #[error("not a key")]
+    /// The text is not a key, or the key is unknown or revoked.
+    #[error("not a valid API key")]
     Unknown,
     #[error("the key lacks a scope")]
     Lacks(Scope),
-    #[error("the keys are not known yet")]
+    #[error("the API keys are not loaded yet")]
     Unavailable(#[source] BoxError),
 }
 
+/// The keys as they were last read.
 #[derive(Debug, Default)]
 struct KeySet {
     keys: HashMap<ApiKeyId, ApiKey>,
-    /// Whether they were ever read.
+    /// Whether the keys were ever read.
     are_read: bool,
 }
 
-/// How old what is known may be before it is read again for a key that is not in it: one that was
-/// made just now.
+/// The minimum age of the keys at which an unknown key causes another read: it may have been created
+/// just now.
 const FRESH: Duration = Duration::from_secs(1);
 
 impl<K: ApiKeys> Authorize<K> {
@@ -58,7 +61,7 @@ impl<K: ApiKeys> Authorize<K> {
         }
     }
 
-    /// Whose key `text` is, if it is good for `scope`.
+    /// Returns the id of the key `text`, if it is valid and has `scope`.
     #[autometrics(struct_name = "Authorize")]
     pub async fn execute(&self, text: &str, scope: Scope) -> Result<ApiKeyId, AuthorizeError> {
         let shown: ApiKeyText = text.parse().map_err(|_| AuthorizeError::Unknown)?;
@@ -77,12 +80,12 @@ impl<K: ApiKeys> Authorize<K> {
         Ok(key.id)
     }
 
-    /// Whether a key that was shown just now is good for `scope`, too.
+    /// Whether a key that was accepted just now also has `scope`.
     pub fn allows(&self, id: ApiKeyId, scope: Scope) -> bool {
         self.known().keys.get(&id).is_some_and(|key| key.scopes.allow(scope))
     }
 
-    /// Reads the keys. After an error, those that were known stay.
+    /// Reads the keys. After an error, the previous keys stay in use.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let mut tried = self.reading.lock().await;
         let read = self.read().await;
@@ -90,7 +93,7 @@ impl<K: ApiKeys> Authorize<K> {
         read
     }
 
-    /// Stores which keys were used since the last time.
+    /// Stores which keys were used since the last call.
     pub async fn note_use(&self) -> Result<(), StoreError> {
         let used = mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
         if used.is_empty() {
@@ -106,20 +109,20 @@ impl<K: ApiKeys> Authorize<K> {
 
     async fn read_if_older_than(&self, age: Duration) -> Result<Arc<KeySet>, AuthorizeError> {
         let mut tried = self.reading.lock().await;
-        // Whoever waited for another's reading has its outcome: with a database that is away, all
-        // would wait for each other's.
+        // A caller that waited for another read uses its result. Otherwise, while the database is
+        // away, callers would wait for one read after another.
         if tried.is_none_or(|at| at.elapsed() >= age) {
             let read = self.read().await;
             *tried = Some(Instant::now());
             if let Err(error) = read {
-                tracing::warn!(error = %Chain(&error), "the keys of callers could not be read");
+                tracing::warn!(error = %Chain(&error), "the API keys could not be read");
             }
         }
         let known = self.known();
         if known.are_read {
             Ok(known)
         } else {
-            Err(AuthorizeError::Unavailable("the keys could not be read".into()))
+            Err(AuthorizeError::Unavailable("they could not be read".into()))
         }
     }
 
@@ -169,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_is_good_for_its_scopes() {
+    async fn a_key_is_accepted_for_its_scopes_only() {
         let authorize = Authorize::new(holding(vec![key("send,check")]));
         let text = text().reveal();
 
@@ -181,9 +184,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_is_not_known_is_not_known() {
+    async fn unknown_forged_and_revoked_keys_are_refused() {
         let other = ApiKeyText::generate(&mut StdRng::seed_from_u64(2)).reveal();
-        // The known id with another secret.
+        // A known id with another secret.
         let forged = format!("{}{}", &text().reveal()[..37], &other[37..]);
         let revoked = ApiKey { revoked_at: Some(START), ..key("admin") };
 
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_that_was_made_just_now_is_found_and_unknown_ones_cost_little() {
+    async fn a_new_key_is_found_and_unknown_keys_cause_one_read_a_second() {
         let mut store = MockApiKeys::new();
         let mut readings = mockall::Sequence::new();
         store.expect_all().once().in_sequence(&mut readings).returning(|| Ok(Vec::new()));
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_revoked_key_is_no_good_after_the_next_reading() {
+    async fn a_revoked_key_is_refused_after_the_next_read() {
         let mut store = MockApiKeys::new();
         let mut readings = mockall::Sequence::new();
         store.expect_all().once().in_sequence(&mut readings).returning(|| Ok(vec![key("send")]));
@@ -237,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_known_stays_when_the_database_is_away() {
+    async fn known_keys_stay_valid_while_the_database_is_away() {
         let mut store = MockApiKeys::new();
         let mut readings = mockall::Sequence::new();
         store.expect_all().once().in_sequence(&mut readings).returning(|| Err(down()));
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn notes_which_keys_were_used_and_forgets_none() {
+    async fn the_use_of_keys_is_stored_after_a_failure() {
         let mut store = holding(vec![key("send")]);
         let mut writes = mockall::Sequence::new();
         store.expect_used().once().in_sequence(&mut writes).returning(|_| Err(down()));

@@ -1,9 +1,9 @@
 use std::{error::Error, fmt};
 
-/// A cause that nobody tells apart: it is only shown.
+/// A cause that callers only show.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// Shows an error with its causes, as `error: cause: cause of the cause`.
+/// Displays an error with its causes: `error: cause: cause of the cause`.
 #[derive(Debug)]
 pub struct Chain<'a>(pub &'a dyn Error);
 

@@ -1,8 +1,9 @@
-//! What the use cases need from outside.
+//! The ports: what the use cases need from outside.
 //!
-//! The doc comment of a port is the contract that every adapter is tested against: what is
-//! durable, what is atomic, what may repeat, what order holds. One method is one atomic step; a
-//! database transaction begins and ends inside it, and none is open while we talk to a network.
+//! The doc comment of a port is the contract that every adapter is tested against: what is durable,
+//! what is atomic, what may repeat, and which order holds. One method is one atomic step. A database
+//! transaction begins and ends inside a method, and none is open while the service talks to a broker
+//! or a gateway.
 
 mod backlog;
 mod broker;
@@ -25,7 +26,7 @@ mod verifications;
 
 pub use self::store::StoreError;
 
-// The way of a message.
+// The pipeline of messages.
 pub use self::{
     backlog::{Backlog, BacklogSize, Claim, Claimed, Swept},
     broker::{BrokerError, MessageBroker},
@@ -56,7 +57,7 @@ pub use self::{
     },
 };
 
-// Keys: of callers, and of the service.
+// Keys of callers and of the service.
 pub use self::{
     keys::{ApiKey, ApiKeys, NewApiKey},
     secrets::Secrets,

@@ -14,7 +14,7 @@ pub(crate) fn peppers() -> Peppers {
     PEPPER.parse().unwrap()
 }
 
-/// Codes are carried in clear.
+/// A vault without a payload key: codes are carried in clear text.
 pub(crate) fn vault() -> Vault {
     Vault::of(Keys { peppers: Some(peppers()), payload: None })
 }
@@ -23,7 +23,7 @@ pub(crate) fn sealing_vault() -> Vault {
     Vault::of(Keys { peppers: Some(peppers()), payload: Some(PAYLOAD_KEY.parse().unwrap()) })
 }
 
-/// When everything in tests begins.
+/// The time at which tests begin.
 pub(crate) const START: SystemTime = SystemTime::UNIX_EPOCH;
 
 /// A verification right after its first message.
@@ -57,12 +57,12 @@ pub(crate) fn history(status: VerificationStatus) -> History {
     History { verification: Verification { status, ..pending() }, events: Vec::new() }
 }
 
-/// Of a request that nobody has begun before.
+/// The claim of a request that nobody has begun before.
 pub(crate) fn claim() -> AnswerClaim {
     AnswerClaim { key: [1; 32], holder: [2; 16], first: [2; 16], done: None }
 }
 
-/// The same, after a holder that did not come back.
+/// The same claim, taken over from a holder that did not return.
 pub(crate) fn taken_over(done: Option<VerificationId>) -> AnswerClaim {
     AnswerClaim { holder: [3; 16], done, ..claim() }
 }

@@ -2,10 +2,10 @@ use std::{fmt, str::FromStr};
 
 use rand_core::Rng;
 
-/// Ties what happens to one message together across processes.
+/// The trace of a message. It connects the log lines of all processes.
 ///
-/// The value of a `traceparent` header (W3C Trace Context, version 00):
-/// `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, lower case, neither id all zeros.
+/// It is the value of a `traceparent` header (W3C Trace Context, version 00):
+/// `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, in lower case. Neither id is all zeros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceParent(String);
 
@@ -14,7 +14,7 @@ pub struct TraceParent(String);
 pub struct InvalidTraceParent;
 
 impl TraceParent {
-    /// The start of a trace of its own, for a request that brought none.
+    /// Starts a new trace, for a request without one.
     pub fn generate(rng: &mut impl Rng) -> Self {
         let trace = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64() | 1);
         let span = rng.next_u64() | 1;
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_the_standard_allows_and_nothing_else() {
+    fn only_traceparents_of_version_00_parse() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         assert_eq!(good.parse::<TraceParent>().unwrap().as_str(), good);
 
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_generated_one_is_valid() {
+    fn a_generated_trace_is_valid() {
         let trace = TraceParent::generate(&mut StdRng::seed_from_u64(3));
 
         assert_eq!(trace.as_str().parse(), Ok(trace));

@@ -10,25 +10,27 @@ use tokio::sync::SetOnce;
 
 use crate::ports::{Secrets, StoreError};
 
-/// The keys of this process, from when they are known.
+/// The keys of this process, once they are loaded.
 ///
-/// Those that nobody set stand in the database, and a process starts without it.
+/// Keys that no operator set are in the database, and a process starts even if the database is away.
 #[derive(Debug, Clone, Default)]
 pub struct Vault(Arc<SetOnce<Keys>>);
 
+/// The keys of a process.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// None where no codes are made or checked.
+    /// `None` in a process that neither issues nor checks codes.
     pub peppers: Option<Peppers>,
-    /// None: codes are carried in clear.
+    /// `None` if codes are carried in clear text.
     pub payload: Option<PayloadKeys>,
 }
 
+/// The keys are not loaded yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the keys are not there yet")]
+#[error("the keys are not loaded yet")]
 pub struct VaultClosed;
 
-/// Opens the vault with the keys that are set, and with drawn ones where none are.
+/// Opens the vault with the keys that an operator set, and with drawn keys for the others.
 #[derive(Debug)]
 pub struct OpenVault<S, R> {
     secrets: S,
@@ -37,29 +39,32 @@ pub struct OpenVault<S, R> {
     settings: VaultSettings,
 }
 
+/// The sources of the keys of a process.
 #[derive(Debug, Clone)]
 pub struct VaultSettings {
     pub peppers: KeySource<Peppers>,
     pub payload: KeySource<PayloadKeys>,
 }
 
-/// Where keys come from.
+/// The source of a kind of keys.
 #[derive(Debug, Clone)]
 pub enum KeySource<K> {
+    /// An operator set them.
     Set(K),
-    /// From what is stored; at the first time, one is drawn and stored.
+    /// They are in the store. The first process draws and stores one.
     Drawn,
-    /// There are none.
+    /// The process has none.
     Absent,
 }
 
-/// Which keys are not those of an operator.
+/// Which keys were drawn, not set by an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrawnKeys {
     pub pepper: bool,
     pub payload_key: bool,
 }
 
+/// Why the vault was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the stored secret {0} is damaged")]
@@ -68,22 +73,22 @@ pub enum OpenError {
     Store(#[source] StoreError),
 }
 
-/// What a drawn pepper is stored under.
+/// The name under which a drawn pepper is stored.
 pub const CODE_PEPPER: &str = "CODE_PEPPER";
-/// What a drawn payload key is stored under.
+/// The name under which a drawn payload key is stored.
 pub const PAYLOAD_KEY: &str = "PAYLOAD_KEY";
 
 impl Vault {
-    /// One that is open from the start.
+    /// Returns a vault that is open from the start.
     pub fn of(keys: Keys) -> Self {
         let vault = Self::default();
         vault.open(keys);
         vault
     }
 
-    /// Opens the vault. Whoever is second changes nothing.
+    /// Opens the vault. A second call changes nothing.
     pub fn open(&self, keys: Keys) {
-        // The same keys, read twice.
+        // A second call has the same keys.
         let _ = self.0.set(keys);
     }
 
@@ -107,7 +112,7 @@ impl<S: Secrets, R: CryptoRng + Send + 'static> OpenVault<S, R> {
         Self { secrets, rng: Mutex::new(rng), vault, settings }
     }
 
-    /// Opens the vault. After an error it may be tried again.
+    /// Opens the vault. The caller may retry after an error.
     #[autometrics(struct_name = "OpenVault")]
     pub async fn execute(&self) -> Result<DrawnKeys, OpenError> {
         let VaultSettings { peppers, payload } = &self.settings;
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_that_are_set_are_asked_for_nowhere() {
+    async fn keys_that_are_set_are_not_read_from_the_store() {
         let settings = VaultSettings {
             peppers: KeySource::Set(testing::peppers()),
             payload: KeySource::Set(testing::PAYLOAD_KEY.parse().unwrap()),
@@ -181,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_stored_is_taken_and_not_what_was_drawn() {
+    async fn a_stored_key_is_used_instead_of_the_drawn_one() {
         let mut secrets = MockSecrets::new();
         secrets
             .expect_keep()

@@ -6,31 +6,33 @@ use crate::ports::{
     DeadLetter, DeadLetters, Incoming, MessageStream, Revived, StoreError, StreamError,
 };
 
-/// Reads the record of a dead letter once more, which helps where the program or its settings
-/// could not read it and now can.
+/// Reads the record of a dead letter again. This helps if the program or its settings could not read the
+/// record before and now can.
 #[derive(Debug)]
 pub struct RetryDeadLetter<D, S> {
     letters: D,
-    /// The topic of the letter.
+    /// The topic of the dead letter.
     stream: S,
     default_ttl: Duration,
 }
 
-/// What became of a dead letter.
+/// The result of a retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Retried {
+    /// The record is a message now.
     Revived(Revived),
-    /// It is still no message; the letter stays.
+    /// The record is still not a message. The dead letter remains.
     Unreadable(&'static str),
-    /// The record is not in the topic any more; the letter stays.
+    /// The topic no longer has the record. The dead letter remains.
     Gone,
 }
 
+/// Why a retry failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RetryError {
     #[error("the record could not be read")]
     Stream(#[source] StreamError),
-    #[error("the message could not be taken over")]
+    #[error("the message could not be entered in the ledger")]
     Letters(#[source] StoreError),
 }
 
@@ -39,9 +41,9 @@ impl<D: DeadLetters, S: MessageStream> RetryDeadLetter<D, S> {
         Self { letters, stream, default_ttl }
     }
 
-    /// Gives the message of `letter` to its group's ledger, if there is one by now.
+    /// Enters the message of `letter` in its group's ledger, if the record is a message now.
     ///
-    /// From there on it goes the way of all messages: it is sent once, and not when it has
+    /// From then on it is delivered like any other message: it is sent once, and never after it has
     /// expired.
     #[autometrics(struct_name = "RetryDeadLetter")]
     pub async fn execute(&self, letter: &DeadLetter) -> Result<Retried, RetryError> {
@@ -107,7 +109,7 @@ mod tests {
         let mut stream = MockMessageStream::new();
         stream.expect_fetch().withf(|p, o| (*p, *o) == (2, 7)).once().returning(move |_, _| {
             let records = match content.clone() {
-                // What came after the record that is gone.
+                // The record after the missing one.
                 None => vec![Record { offset: 9, content: Ok(incoming()) }],
                 Some(content) => vec![Record { offset: 7, content }],
             };
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_can_be_read_by_now_goes_to_the_ledger() {
+    async fn a_readable_record_goes_to_the_ledger() {
         for revived in [Revived::Pending, Revived::KnownAlready, Revived::Expired] {
             let mut letters = MockDeadLetters::new();
             letters
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_still_no_message_or_gone_stays_a_letter() {
+    async fn an_unreadable_or_missing_record_stays_a_dead_letter() {
         let still = retry(Some(Err(Unreadable("no phone"))), MockDeadLetters::new()).await;
         assert_eq!(still, Retried::Unreadable("no phone"));
 

@@ -1,5 +1,6 @@
 mod backoff;
 mod budget;
+mod calls;
 mod lanes;
 
 use std::{
@@ -9,42 +10,46 @@ use std::{
 };
 
 use autometrics::autometrics;
-use domain::{CannotOpen, CarriedCode, Message, MessageId, Opened, PhoneNumber, Templates};
+use domain::{MessageId, PhoneNumber, Templates};
 use rand_core::Rng;
 use tokio::{
     sync::mpsc,
     task::{self, JoinSet},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 
 use self::{
-    backoff::backoff,
     budget::RetryBudget,
+    calls::Called,
     lanes::{Lanes, QueuedMessage},
 };
-use crate::Vault;
-use crate::ports::{
-    Accepted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Fetched, Incoming,
-    Lease, LedgerError, OutcomeClass, Recorded, SendError, Sms, SmsGateway, Verdict,
+use crate::{
+    Vault,
+    ports::{
+        Accepted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Fetched, Incoming,
+        Lease, LedgerError, OutcomeClass, Recorded, SendError, SmsGateway, Verdict,
+    },
 };
 
-/// Brings the messages of one partition to the gateway, each once, each phone's in their order.
+/// Delivers the messages of one partition to the gateway: each message once, and the messages of each
+/// phone in order.
 ///
-/// | in the ledger | in memory | what happens next |
+/// | in the ledger | in memory | next step |
 /// |---|---|---|
-/// | nothing | `arrived`: fetched | `admit`, which may `start` it too |
-/// | pending | *waiting* in its phone's lane | `start`, when the lane is free |
+/// | no entry | fetched, in `arrived` | `admit`, which may also `start` it |
+/// | pending | *waiting* in the lane of its phone | `start`, when the lane is free |
 /// | calling | a task in `calls`, then in `ended` | `finish` |
-/// | pending, or calling for another consumer | *parked*: counted in its lane | due: `resume` |
-/// | sent, failed, expired, unknown | nothing | |
+/// | pending, or calling for another consumer | *parked*: counted in its lane | `resume`, when it is due |
+/// | sent, failed, expired, unknown | nothing | none |
 ///
-/// *In hand* is what waits or is called for; *open* is what is pending or calling.
+/// A message is *in hand* while it waits or is being called for. It is *open* while it is pending or
+/// calling.
 ///
-/// A message passes three commits: `admit` makes it the ledger's and moves the offset on, `start`
-/// records the intent to call, `finish` records the outcome. The first two are one where nothing
-/// is in the message's way. After a crash before `start` it is still to be sent; after one between
-/// `start` and `finish` the call may have been made, and it is repeated only if the gateway would
-/// know it again.
+/// A message passes three commits: `admit` enters it in the ledger and advances the offset, `start`
+/// records the intent to call, and `finish` records the outcome. If nothing delays the message, the
+/// first two are one commit. After a crash before `start`, the message is still to be sent. After a
+/// crash between `start` and `finish`, the call may have been made; it is repeated only if the gateway
+/// recognises repeated messages.
 #[derive(Debug)]
 pub struct DeliverMessages<L, G, R> {
     ledger: Arc<L>,
@@ -59,79 +64,76 @@ pub struct DeliverMessages<L, G, R> {
     called: HashMap<task::Id, Called>,
     ended: Vec<(PhoneNumber, CallOutcome)>,
     budget: RetryBudget,
-    /// Something was asked of the ledger and not heard of: it may be done, now or soon.
+    /// Whether a request to the ledger got no answer. It may have been carried out, or may be soon.
     unheard: bool,
     /// When the next round may begin.
     next_round: Instant,
-    /// When to look for parked messages whose time has come, and when to do so at the earliest.
+    /// When to look for due parked messages.
     next_look: Instant,
+    /// The earliest time for that look.
     earliest_look: Instant,
-    /// When the lanes were held against the ledger; None: it is to be done again.
+    /// When the lanes were compared with the ledger. `None` means that it must be done again.
     synced: Option<Instant>,
     delivered: Delivered,
 }
 
+/// Settings of [`DeliverMessages`].
 #[derive(Debug, Clone)]
 pub struct DeliverSettings {
     pub templates: Arc<Templates>,
-    /// Opens what is sealed. Must be open before anything is delivered.
+    /// The keys that open sealed codes. The vault must be open before a message is delivered.
     pub vault: Vault,
-    /// How long a message may be sent whose record says nothing of time.
+    /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,
-    /// Calls at a time, for one partition.
+    /// The maximum number of concurrent calls for one partition.
     pub concurrency: usize,
-    /// Messages in memory, for one partition; beyond that, reading pauses.
+    /// The number of messages in hand for one partition at which reading pauses.
     pub in_hand: usize,
-    /// A call without an outcome after that is ambiguous.
+    /// How long a call lasts at most. A call without an outcome by then is ambiguous.
     pub call_limit: Duration,
 }
 
-/// What happened since it was last asked for.
+/// What happened since the last report.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
     pub admitted: usize,
-    /// Records of messages that the ledger had already.
+    /// Records whose message the ledger already had.
     pub passed_over: usize,
     pub unreadable: usize,
-    /// Calls begun.
+    /// Calls that began.
     pub calls: usize,
-    /// What calls that ended came to.
+    /// The outcomes of calls that ended.
     pub outcomes: Vec<OutcomeClass>,
     pub retries: usize,
-    /// Retries that were due and had to wait for the budget.
+    /// Due retries for which the budget had no room.
     pub held_back: usize,
     pub ended: Vec<Recorded>,
     pub lag: Option<i64>,
 }
 
-#[derive(Debug)]
-struct Called {
-    id: MessageId,
-    phone: PhoneNumber,
-    attempt: u32,
-}
-
-/// How often the ledger is asked which parked messages are due.
+/// The interval between two looks for due parked messages.
 const LOOK: Duration = Duration::from_millis(250);
-/// A round about one message may be followed soon by the next, which brings another one to its
-/// phone. Each further message adds [`FURTHER`]: where much happens, more of it is recorded together.
+/// The pause after a round with one message. It is short, because the next round may send another
+/// message to the same phone. Each further message adds [`FURTHER`], so that a busy partition records
+/// more messages together.
 const ROUND: Duration = Duration::from_millis(1);
 const FURTHER: Duration = Duration::from_millis(5);
 const LONGEST_ROUND: Duration = Duration::from_millis(20);
-/// How much longer outcomes wait for a round with new messages, where nothing in memory waits for
+/// How much longer outcomes wait for a round with new messages, if no message in memory waits for
 /// them.
 const OUTCOME: Duration = Duration::from_millis(5);
-/// How often the lanes are held against the ledger where something is parked, which other consumers
-/// may have ended.
+/// The interval between two comparisons of the lanes with the ledger while messages are parked. Other
+/// consumers may end their entries.
 const SYNC: Duration = Duration::from_secs(5);
-/// The same where all that is open is in hand: only an operator may add to it, who brings a dead
-/// letter back. The look goes through all that has been open and is not vacuumed.
+/// The same interval while all open messages are in hand. Then only an operator who retries a dead
+/// letter adds an entry. The interval is long because the comparison reads all dead rows of entries
+/// that are not vacuumed yet.
 const REST: Duration = Duration::from_secs(20);
-/// Phones of one partition whose messages may be open at a time; beyond that, reading pauses.
+/// The number of phones with open messages, for one partition, at which reading pauses.
 const PHONES: usize = 20_000;
 
 impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<L, G, R> {
-    /// Delivers what `inbox` brings of the partition that `lease` is for.
+    /// Delivers the records of `inbox`, from the partition of `lease`.
     pub fn new(
         ledger: Arc<L>,
         gateway: Arc<G>,
@@ -162,7 +164,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         }
     }
 
-    /// Waits until there is something to do. May be dropped and called again.
+    /// Waits until there is something to do. The caller may drop the future and call again.
     pub async fn wait(&mut self) {
         let room = self.arrived.is_none()
             && self.lanes.in_hand() < self.settings.in_hand
@@ -185,10 +187,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         sleep_until(self.next_round).await;
     }
 
-    /// Does what is to be done: records outcomes, takes new messages over, starts calls.
+    /// Does one round: records outcomes, takes new messages over, and starts calls.
     ///
-    /// After an error it may be called again; after [`LedgerError::Fenced`] there is no use in
-    /// that. Must not be dropped half-way.
+    /// After an error the caller may call again, but after [`LedgerError::Fenced`] every call fails.
+    /// The future must not be dropped before it ends.
     #[autometrics(struct_name = "DeliverMessages")]
     pub async fn act(&mut self) -> Result<Delivered, LedgerError> {
         let begun = Instant::now();
@@ -198,8 +200,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let pause = ROUND.saturating_add(FURTHER.saturating_mul(further));
         self.next_round = begun + pause.min(LONGEST_ROUND);
         if result.is_err() {
-            // It may have been committed without our hearing of it: what the ledger has comes
-            // before what is admitted next.
+            // The change may have been committed. Entries of the ledger come before messages that are
+            // admitted next.
             self.synced = None;
             self.unheard = true;
         }
@@ -211,16 +213,15 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             self.end_call(call);
         }
         self.finish().await?;
-        // Before anything is admitted: what the partition's last owner left comes first.
+        // Before `admit`, because messages that the last owner of the partition left come first.
         self.resume().await?;
         self.admit().await?;
         self.start().await
     }
 
-    /// Waits for a call that is under way to end, if there is one, and records its outcome; starts
-    /// nothing.
+    /// Waits for a call in progress to end, if there is one, and records its outcome. Starts no call.
     ///
-    /// Outcomes count also when the partition has another owner by now.
+    /// Outcomes are recorded even if another consumer now owns the partition.
     pub async fn drain(&mut self) -> Result<Delivered, LedgerError> {
         if self.ended.is_empty()
             && let Some(call) = self.calls.join_next_with_id().await
@@ -234,7 +235,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         Ok(std::mem::take(&mut self.delivered))
     }
 
-    /// Calls under way, or ended and not recorded.
+    /// Returns the number of calls in progress, or ended and not recorded yet.
     pub fn in_flight(&self) -> usize {
         self.calls.len() + self.ended.len()
     }
@@ -250,8 +251,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let state: HashMap<MessageId, DeliveryState> =
             recorded.iter().map(|recorded| (recorded.id, recorded.state)).collect();
         for (phone, outcome) in self.ended.drain(..) {
-            // An outcome that was passed over belongs to an entry that somebody else works on, or
-            // was recorded before without our hearing of it: the ledger will tell.
+            // The ledger skipped the outcome: another consumer works on the entry, or the outcome was
+            // recorded before and the answer was lost. The next look at the ledger shows which.
             match state.get(&outcome.id) {
                 Some(DeliveryState::Pending | DeliveryState::Calling) | None => {
                     self.lanes.park(&phone);
@@ -259,7 +260,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 Some(_) => {
                     self.lanes.done(&phone);
                     if self.lanes.is_waiting_in_ledger(&phone) {
-                        // The next one of this phone need not wait for the next look.
+                        // The next message of this phone does not wait for the next regular look.
                         self.next_look = self.earliest_look;
                     }
                 }
@@ -298,21 +299,21 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         for (offset, reason) in batch.unreadable() {
             unreadable += 1;
             let partition = self.lease.partition;
-            tracing::warn!(partition, offset, %reason, "record is no message: dead letter");
+            tracing::warn!(partition, offset, %reason, "record is not a message; stored as a dead letter");
         }
         self.delivered.lag = Some(fetched.lag);
         self.delivered.unreadable += unreadable;
         self.delivered.admitted += admitted_now;
         self.delivered.passed_over += known;
         if known > 0 && std::mem::take(&mut self.unheard) {
-            // What was not heard of was done after the look at the ledger.
+            // The request without an answer was carried out after the look at the ledger.
             self.synced = None;
         }
         self.delivered.ended.extend(admitted.expired);
         self.arrived = None;
         let messages = batch.records.into_iter().filter_map(|record| record.content.ok());
         for Incoming { message, trace, .. } in messages {
-            // Removed, since a batch may hold a message twice.
+            // Removed, because a batch may contain a message twice.
             if let Some(call) = calls.remove(&message.id) {
                 self.lanes.begin(&message.phone);
                 self.call(call, message, trace, begun);
@@ -323,8 +324,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         Ok(())
     }
 
-    /// The messages that can be called for as they come: nothing of their phones is open, and what
-    /// is ready already leaves room.
+    /// Selects messages whose calls may start with their admission: their phones have no open message,
+    /// and the lanes that are ready leave room.
     fn callable<'a>(&self, messages: impl Iterator<Item = &'a Incoming>) -> HashSet<MessageId> {
         let busy = self.calls.len() + self.lanes.ready();
         let mut phones = HashSet::new();
@@ -336,7 +337,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             .collect()
     }
 
-    /// Brings back parked messages whose time has come.
+    /// Brings due parked messages back into their lanes.
     async fn resume(&mut self) -> Result<(), LedgerError> {
         let now = Instant::now();
         if self.next_sync().is_none_or(|next| now >= next) {
@@ -359,20 +360,20 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 let outcome = CallOutcome { id: message.id, attempt, class, verdict, detail };
                 self.ended.push((message.phone, outcome));
             } else if attempt > 0 && !expired && !self.budget.spend(now) {
-                // It stays parked, and due.
+                // The message stays parked and due.
                 self.delivered.held_back += 1;
             } else {
                 self.lanes.resume(QueuedMessage { message, trace });
             }
         }
-        // However many entries the look went through, most of the time is left for work.
+        // A look takes at most a tenth of the time, however many entries it reads.
         let cost = now.elapsed();
         self.earliest_look = now + 10 * cost;
         self.next_look = now + LOOK.max(10 * cost);
         Ok(())
     }
 
-    /// When to hold the lanes against the ledger; None: now.
+    /// Returns when to compare the lanes with the ledger. `None` means now.
     fn next_sync(&self) -> Option<Instant> {
         let pause = if self.lanes.parked() > 0 { SYNC } else { REST };
         self.synced.map(|synced| synced + pause)
@@ -401,131 +402,11 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             match calls.get(&message.id) {
                 Some(call) => self.call(*call, message, trace, begun),
                 None if ended.contains(&message.id) => self.lanes.done(&message.phone),
-                // Somebody is calling, or it has ended: the ledger will tell.
+                // Another consumer is calling, or the entry has ended. The ledger shows which.
                 None => self.lanes.park(&message.phone),
             }
         }
         Ok(())
-    }
-
-    fn call(
-        &mut self,
-        call: Call,
-        message: Message,
-        trace: Option<crate::TraceParent>,
-        granted: Instant,
-    ) {
-        self.delivered.calls += 1;
-        let end_by = granted + self.settings.call_limit;
-        // A call that was begun in time may end after the code has expired: its outcome counts.
-        let begin_by = end_by.min(granted + call.good_for);
-        let called = Called { id: message.id, phone: message.phone.clone(), attempt: call.attempt };
-        let sms = self.sms(call, message, trace);
-        let gateway = Arc::clone(&self.gateway);
-        let handle = self.calls.spawn(async move {
-            let sms = sms?;
-            // Whoever was stopped for so long after `start` must not call: somebody else may have
-            // taken the message for interrupted, or its code is no good any more.
-            let now = Instant::now();
-            if now >= begin_by {
-                return Err(SendError::Unavailable {
-                    detail: "not called: too late".to_owned(),
-                    retry_after: None,
-                });
-            }
-            let Accepted { reference } = timeout(end_by - now, gateway.send(&sms))
-                .await
-                .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))?;
-            // It is kept, and a gateway might repeat what it was given.
-            let reference = reference.filter(|it| !it.contains(sms.code.as_str()));
-            Ok(Accepted { reference })
-        });
-        self.called.insert(handle.id(), called);
-    }
-
-    fn sms(
-        &self,
-        call: Call,
-        message: Message,
-        trace: Option<crate::TraceParent>,
-    ) -> Result<Sms, SendError> {
-        let Opened { code, template, .. } = self.open(&message)?;
-        let text = self.settings.templates.render(template.as_ref(), &code);
-        Ok(Sms { message, code, text, expires_at: call.expires_at, trace })
-    }
-
-    fn open(&self, message: &Message) -> Result<Opened, SendError> {
-        let sealed = match &message.code {
-            CarriedCode::Clear { code, template } => {
-                let (code, template) = (code.clone(), template.clone());
-                return Ok(Opened { phone: message.phone.clone(), code, template });
-            }
-            CarriedCode::Sealed(sealed) => sealed,
-        };
-        let keys = self.settings.vault.keys().ok_or_else(|| SendError::Unavailable {
-            detail: "not called: the keys are not there yet".to_owned(),
-            retry_after: None,
-        })?;
-        let opened = match &keys.payload {
-            Some(keys) => keys.open(message.id, sealed),
-            None => Err(CannotOpen::UnknownKey),
-        };
-        opened
-            .and_then(
-                |it| if it.phone == message.phone { Ok(it) } else { Err(CannotOpen::Damaged) },
-            )
-            .map_err(|error| match error {
-                // Another consumer may have it, or this one after its next start.
-                CannotOpen::UnknownKey => SendError::Unavailable {
-                    detail: format!("not called: {error}"),
-                    retry_after: None,
-                },
-                CannotOpen::Damaged => SendError::Misconfigured(error.to_string()),
-            })
-    }
-
-    fn end_call(&mut self, call: Result<(task::Id, Result<Accepted, SendError>), task::JoinError>) {
-        let (task, result) = match call {
-            Ok(ended) => ended,
-            Err(error) => {
-                (error.id(), Err(SendError::Ambiguous("the gateway adapter panicked".to_owned())))
-            }
-        };
-        let Called { id, phone, attempt } =
-            self.called.remove(&task).expect("every call is noted when it is spawned");
-        let (class, detail) = match &result {
-            Ok(_) => {
-                self.budget.earn();
-                (OutcomeClass::Accepted, String::new())
-            }
-            Err(error) => {
-                tracing::warn!(message.id = %id, attempt, %error, "message not accepted by the gateway");
-                (error.class(), error.detail().to_owned())
-            }
-        };
-        self.delivered.outcomes.push(class);
-        let verdict = self.judge(result, attempt);
-        self.ended.push((phone, CallOutcome { id, attempt, class, verdict, detail }));
-    }
-
-    fn judge(&mut self, result: Result<Accepted, SendError>, attempt: u32) -> Verdict {
-        match result {
-            Ok(Accepted { reference }) => Verdict::Sent { reference },
-            Err(SendError::Rejected(_) | SendError::Misconfigured(_)) => Verdict::Failed,
-            Err(
-                SendError::Throttled { retry_after, .. }
-                | SendError::Unavailable { retry_after, .. },
-            ) => Verdict::Retry {
-                // "At once" is what it said the last time, too.
-                after: retry_after
-                    .filter(|wait| !wait.is_zero())
-                    .unwrap_or_else(|| backoff(attempt, &mut self.rng)),
-            },
-            Err(SendError::Ambiguous(_)) if self.gateway.deduplicates() => {
-                Verdict::Retry { after: backoff(attempt, &mut self.rng) }
-            }
-            Err(SendError::Ambiguous(_)) => Verdict::Unknown,
-        }
     }
 }
 

@@ -14,23 +14,25 @@ pub struct RelayBatch<B, M> {
     backlog: B,
     broker: M,
     settings: RelaySettings,
-    /// What the broker took and is not settled, the oldest first.
+    /// Messages that the broker has stored and that are not settled yet, oldest first.
     published: VecDeque<(Instant, Claim)>,
 }
 
+/// Settings of [`RelayBatch`].
 #[derive(Debug, Clone, Copy)]
 pub struct RelaySettings {
-    /// Messages a batch has at most.
+    /// The maximum number of messages in a batch.
     pub batch: NonZeroU32,
-    /// How long a batch stays hidden from other relays if we crash; renewed while we publish.
+    /// How long a batch stays hidden from other relays if this one crashes. The lease is renewed while
+    /// the batch is published.
     pub lease: Duration,
-    /// How long a consumer has to take a published message over before it is published again.
+    /// The time in which a consumer must take a published message over, before it is published again.
     pub confirm_within: Duration,
 }
 
-/// How long a published message is left in the outbox at least, for a consumer to take it out of
-/// there: most are taken over sooner than that, and need no settlement. What is twice as old is
-/// settled before the next batch. The shortest lease, of a second, is longer.
+/// The minimum time for which a published message stays in the outbox. Consumers take most messages over
+/// sooner, and then no settlement is necessary. Messages of twice this age are settled before the next
+/// batch. The shortest lease is one second, which is longer.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// What one round did.
@@ -40,9 +42,10 @@ pub struct Relayed {
     pub published: usize,
 }
 
+/// Why a round failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
-    #[error("nothing was claimed")]
+    #[error("no messages were claimed, because the broker is not ready")]
     Broker(#[from] BrokerError),
     #[error("the batch could not be claimed or settled")]
     Backlog(#[from] StoreError),
@@ -53,10 +56,10 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         Self { backlog, broker, settings, published: VecDeque::new() }
     }
 
-    /// Settles what the broker took a while ago, and publishes one batch.
+    /// Settles messages that were published some time ago, and publishes one batch.
     ///
-    /// A message is settled only after it was published: a crash in between repeats it and never
-    /// loses it. Nothing is claimed while the broker is out of reach.
+    /// A message is settled only after it was published. A crash in between repeats the message and
+    /// never loses it. No message is claimed while the broker is not reachable.
     #[autometrics(struct_name = "RelayBatch")]
     pub async fn execute(&mut self) -> Result<Relayed, RelayError> {
         if self.published.front().is_some_and(|(at, _)| at.elapsed() >= 2 * SETTLE_AFTER) {
@@ -84,14 +87,14 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         }
         if let Some(error) = failure {
             let left = batch.len() - published;
-            tracing::warn!(left, error = %Chain(&error), "messages left for a later batch");
+            tracing::warn!(left, error = %Chain(&error), "some messages were not published; they stay in the outbox for a later batch");
         }
         Ok(Relayed { claimed: batch.len(), published })
     }
 
-    /// Settles all that the broker took, as far as no consumer has taken it over.
+    /// Settles all published messages that no consumer has taken over yet.
     ///
-    /// What could not be settled is forgotten here, and published again when its lease has ended.
+    /// If this fails, the messages are published again when their leases end.
     pub async fn settle(&mut self) -> Result<(), StoreError> {
         self.settle_older_than(Duration::ZERO).await
     }
@@ -109,8 +112,8 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         }
     }
 
-    /// Publishes, and keeps all leases alive meanwhile: a slow broker must not make another relay
-    /// publish the same messages, or those before.
+    /// Publishes a batch and renews all leases in the meantime. Otherwise, if the broker is slow,
+    /// another relay would publish this batch or an earlier one again.
     async fn publish(&self, batch: &[Claimed]) -> Vec<Result<(), BrokerError>> {
         let before = self.published.iter().map(|(_, claim)| *claim);
         let claims: Vec<Claim> = before.chain(batch.iter().map(|it| it.claim)).collect();
@@ -121,13 +124,13 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
             loop {
                 renewals.tick().await;
                 if let Err(error) = self.backlog.extend(&claims, self.settings.lease).await {
-                    tracing::warn!(error = %Chain(&error), "lease on a batch not renewed");
+                    tracing::warn!(error = %Chain(&error), "the lease of a batch was not renewed; another relay may publish it again");
                 }
             }
         };
         tokio::select! {
             answers = self.broker.publish(batch) => answers,
-            () = renew => unreachable!("it has no end"),
+            () = renew => unreachable!("the renewal loop never ends"),
         }
     }
 }
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn settles_only_what_the_broker_took() {
+    async fn only_messages_that_the_broker_stored_are_settled() {
         let mut backlog = MockBacklog::new();
         backlog
             .expect_claim()
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_published_a_while_ago_is_settled() {
+    async fn published_messages_are_settled_after_100_to_200_ms() {
         let mut backlog = MockBacklog::new();
         let mut claims = Sequence::new();
         for batch in [vec![claimed(1), claimed(2)], vec![claimed(3)], vec![], vec![]] {
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn claims_nothing_while_the_broker_is_out_of_reach() {
+    async fn no_message_is_claimed_while_the_broker_is_unreachable() {
         let mut backlog = MockBacklog::new();
         backlog.expect_claim().never();
         let mut broker = MockMessageBroker::new();
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn publishes_nothing_when_nothing_waits() {
+    async fn an_empty_batch_is_not_published() {
         let mut backlog = MockBacklog::new();
         backlog.expect_claim().once().returning(|_, _| Ok(Vec::new()));
         let mut broker = ready_broker();
@@ -249,7 +252,7 @@ mod tests {
         assert_eq!(relayed, Relayed::default());
     }
 
-    /// Takes five times the lease to publish.
+    /// A broker that takes five leases to publish.
     struct SlowBroker;
 
     impl MessageBroker for SlowBroker {
@@ -264,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn keeps_the_lease_while_a_slow_broker_publishes() {
+    async fn leases_are_renewed_while_a_slow_broker_publishes() {
         let mut backlog = MockBacklog::new();
         let mut claims = Sequence::new();
         for sequence in [1, 2] {
@@ -278,6 +281,10 @@ mod tests {
         let mut relay = RelayBatch::new(backlog, SlowBroker, settings());
 
         assert_eq!(relay.execute().await.unwrap().published, 1);
-        assert_eq!(relay.execute().await.unwrap().published, 1, "while the first is young");
+        assert_eq!(
+            relay.execute().await.unwrap().published,
+            1,
+            "the first message is not settled yet"
+        );
     }
 }

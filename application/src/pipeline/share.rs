@@ -4,25 +4,26 @@ use autometrics::autometrics;
 
 use crate::ports::{Lease, PartitionLeases, StoreError};
 
-/// Takes this consumer's share of the partitions, and gives up what is more than that.
+/// Takes this consumer's share of the partitions, and gives up any more.
 #[derive(Debug)]
 pub struct SharePartitions<L> {
     leases: L,
     settings: ShareSettings,
 }
 
+/// Settings of [`SharePartitions`].
 #[derive(Debug, Clone, Copy)]
 pub struct ShareSettings {
-    /// How long a consumer that died keeps its partitions.
+    /// How long a consumer that crashed keeps its partitions.
     pub ttl: Duration,
 }
 
 /// What one round changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
-    /// Ours from now on.
+    /// Leases that this consumer now holds.
     pub taken: Vec<Lease>,
-    /// To be let go of: another consumer has them already, or is to have them.
+    /// Partitions to stop reading: another consumer owns them, or will take them.
     pub dropped: Vec<i32>,
 }
 
@@ -31,12 +32,12 @@ impl<L: PartitionLeases> SharePartitions<L> {
         Self { leases, settings }
     }
 
-    /// Renews `held`, then takes or gives up partitions until this consumer has its fair share:
-    /// the partitions divided by the living consumers, rounded up.
+    /// Renews `held`, then takes or gives up partitions until this consumer has its fair share: the
+    /// number of partitions divided by the number of living consumers, rounded up.
     ///
-    /// `known` are the partitions that the topic has, empty if that is not known now. With
-    /// `only_renew`, nothing new is taken: after the database was out of reach every lease looks
-    /// abandoned, and its owner deserves a moment to come back.
+    /// `known` are the partitions of the topic, or empty if they are not known now. With `only_renew`,
+    /// no partition is taken: after an outage of the database every lease looks abandoned, and its
+    /// owner needs a moment to renew it.
     #[autometrics(struct_name = "SharePartitions")]
     pub async fn execute(
         &self,
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn alone_takes_everything() {
+    async fn a_single_consumer_takes_all_partitions() {
         let mut leases = leases(vec![], 1);
         leases
             .expect_acquire()
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gives_up_what_is_more_than_its_share() {
+    async fn partitions_above_the_fair_share_are_given_up() {
         let share = share(leases(vec![0, 1, 2, 3], 3));
         let held: Vec<_> = (0..4).map(lease).collect();
 
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drops_what_another_consumer_took() {
+    async fn a_partition_that_another_consumer_took_is_dropped() {
         let mut leases = leases(vec![1], 2);
         leases.expect_acquire().returning(|_, _| Ok(vec![]));
 
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn takes_nothing_when_told_only_to_renew() {
+    async fn no_partition_is_taken_with_only_renew() {
         let mut leases = leases(vec![], 1);
         leases.expect_acquire().never();
 
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn makes_the_partitions_of_the_topic_known() {
+    async fn the_partitions_of_the_topic_are_registered() {
         let mut leases = leases(vec![], 1);
         leases.expect_register().withf(|known| known == [0, 1]).once().returning(|_| Ok(()));
         leases.expect_acquire().returning(|_, _| Ok(vec![]));

@@ -4,49 +4,54 @@ use domain::{Message, Validity};
 
 use crate::{TraceParent, ports::StoreError};
 
-/// The outbox as a relay sees it: messages that still have to reach a consumer.
+/// The outbox as a relay sees it: messages that no consumer has taken over yet.
 ///
 /// A message is *waiting* until a relay settles it, and then *in transit*. A consumer's ledger may
-/// take it over from either, which removes it here. One that is in transit for too long waits again.
+/// take it over in either state, which removes it from the backlog. A message that is in transit for
+/// too long returns to *waiting*.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Backlog: Sync + 'static {
     /// Leases up to `limit` waiting messages for `lease`, in the order of their acceptance.
     ///
-    /// A leased message is invisible to other callers; when the lease runs out without a
-    /// `settle`, it may be claimed again. A message is not claimed while an older one to the same
-    /// phone, never settled yet, is left behind or leased. One that has
-    /// expired is never claimed.
+    /// A leased message is invisible to other callers. If the lease ends before a `settle`, the
+    /// message may be claimed again. A message is not claimed while an older message to the same
+    /// phone, which was never settled, is not in this batch or is leased. An expired message is never
+    /// claimed.
     async fn claim(&self, limit: NonZeroU32, lease: Duration) -> Result<Vec<Claimed>, StoreError>;
 
-    /// Renews the lease of those claims that are still ours.
+    /// Renews the lease of each claim that the caller still holds.
     async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError>;
 
-    /// Records messages as published: they are in transit now.
+    /// Records messages as published. They are now in transit.
     ///
-    /// One that no consumer has taken over after `confirm_within` waits again as soon as a group
-    /// has read the topic to where it ended after the publication; where none does, after sixteen
-    /// times `confirm_within`. Both times double with each publication. A claim that is no longer
-    /// ours, or whose message a consumer has taken over already, is passed over. Settling twice is
-    /// not an error.
+    /// If no consumer has taken a message over after `confirm_within`, it returns to waiting as soon
+    /// as a group has read the topic up to its end at the time of the publication. If no group reads
+    /// that far, it returns to waiting after sixteen times `confirm_within`. Both times double with
+    /// each publication.
+    ///
+    /// A claim that the caller no longer holds, or whose message a consumer has taken over, is
+    /// skipped. Safe to repeat.
     async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), StoreError>;
 
-    /// Lets messages wait again that were in transit for too long, and ends expired ones.
+    /// Returns messages to waiting that were in transit for too long, and ends expired messages.
     ///
-    /// What has expired is recorded so, unless a ledger has it already.
+    /// An expired message is recorded as expired, unless a ledger already has it.
     async fn sweep(&self) -> Result<Swept, StoreError>;
 
-    /// How many messages are waiting and how many are in transit.
+    /// Counts the messages that are waiting and those in transit.
     async fn size(&self) -> Result<BacklogSize, StoreError>;
 }
 
-/// A right to publish and settle one message. `attempt` fences it: the next claim has another.
+/// The right to publish and settle one message. `attempt` is its fencing token: the next claim of the
+/// message has a higher one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     pub sequence: i64,
     pub attempt: i32,
 }
 
+/// A claimed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
     pub claim: Claim,
@@ -55,12 +60,14 @@ pub struct Claimed {
     pub trace: TraceParent,
 }
 
+/// What a sweep changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     pub waiting_again: u64,
     pub expired: u64,
 }
 
+/// The numbers of messages in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BacklogSize {
     pub waiting: u64,

@@ -1,26 +1,28 @@
 use crate::{BoxError, ports::Claimed};
 
-/// Where messages are published to.
+/// The broker that messages are published to.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait MessageBroker: Sync + 'static {
-    /// Connects where that is needed, so that a publication that follows spends no time on it.
+    /// Connects if necessary, so that the next publication does not have to.
     async fn ready(&self) -> Result<(), BrokerError>;
 
-    /// Publishes messages and says for each, in their order, whether the broker has it.
+    /// Publishes messages. Returns one result for each message, in the given order.
     ///
-    /// `Ok` means stored durably (Kafka: by all in-sync replicas). An error means unknown: the
-    /// broker may have it all the same. Messages to one phone land in one partition in the order
-    /// given, and none of them is tried after one of them failed.
+    /// `Ok` means that the broker has stored the message durably (Kafka: on all in-sync replicas). An
+    /// error means that the outcome is unknown: the broker may have stored the message. Messages to
+    /// one phone go to one partition in the given order. After one of them fails, the later ones are
+    /// not tried.
     async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>>;
 }
 
+/// Why a message was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// Trying again may help.
+    /// A retry may succeed.
     #[error("the broker is unavailable")]
     Unavailable(#[source] BoxError),
-    /// An earlier message to the same partition failed, so this one was not tried.
+    /// An earlier message to the same partition failed, so this message was not tried.
     #[error("an earlier message to the same partition failed")]
     Held,
 }

@@ -2,21 +2,21 @@ use std::time::{Duration, SystemTime};
 
 use crate::ports::{Incoming, StoreError};
 
-/// Records that are no message: where they stand and why, not what they hold.
+/// Records that are not messages. A dead letter has the place of the record and the reason, but not
+/// the content.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait DeadLetters: Sync + 'static {
-    /// The first `limit` of all groups, oldest first.
+    /// Returns the oldest `limit` dead letters of all groups, oldest first.
     async fn list(&self, limit: u64) -> Result<Vec<DeadLetter>, StoreError>;
 
     async fn find(&self, id: i64) -> Result<Option<DeadLetter>, StoreError>;
 
-    /// Gives the message of a letter to its group's ledger, as if it had been read just now, and
-    /// removes the letter, in one commit.
+    /// Enters the message of a dead letter in its group's ledger, as if it had just been read, and
+    /// removes the dead letter, in one commit.
     ///
-    /// A message that has expired is not given to the ledger, and its letter stays.
-    /// `default_ttl` is how long a message may be sent whose record says nothing of time; it
-    /// counts from when the letter was recorded.
+    /// If the message has expired, neither happens. `default_ttl` is the time to live of a message
+    /// whose record has no time. It counts from when the dead letter was recorded.
     async fn revive(
         &self,
         letter: &DeadLetter,
@@ -24,10 +24,11 @@ pub trait DeadLetters: Sync + 'static {
         default_ttl: Duration,
     ) -> Result<Revived, StoreError>;
 
-    /// Removes a letter. Says whether it was there.
+    /// Removes a dead letter. Returns whether it existed.
     async fn discard(&self, id: i64) -> Result<bool, StoreError>;
 }
 
+/// A record that is not a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub id: i64,
@@ -39,12 +40,13 @@ pub struct DeadLetter {
     pub recorded_at: SystemTime,
 }
 
+/// What [`DeadLetters::revive`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revived {
-    /// It will be sent.
+    /// The message will be sent.
     Pending,
-    /// The group's ledger had the message already; the letter is gone.
+    /// The group's ledger already had the message. The dead letter is removed.
     KnownAlready,
-    /// It is too late to send it; the letter stays.
+    /// The message has expired. The dead letter remains.
     Expired,
 }

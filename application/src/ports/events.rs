@@ -4,30 +4,32 @@ use domain::{Metadata, VerificationId};
 
 use crate::ports::{EventKind, StoreError};
 
-/// Events that others are still to be told of. They are written in the commit of what they tell.
+/// Events that are still to be delivered to `EVENTS_URL`. Each is stored in the same transaction as
+/// the change that it reports.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait EventOutbox: Sync + 'static {
-    /// Takes up to `limit` events whose time has come, oldest first, for `lease`: others do not see
-    /// them until then.
+    /// Leases up to `limit` due events for `lease`, oldest first. Other callers do not see them until
+    /// the lease ends.
     async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<DueEvent>, StoreError>;
 
-    /// Removes an event that was told, or that is not tried any more, if the claim is still ours.
+    /// Removes an event that was delivered or given up, if the caller still holds the claim.
     async fn settle(&self, event: &EventClaim) -> Result<(), StoreError>;
 
-    /// Lets an event wait for its next try, if the claim is still ours.
+    /// Schedules the next attempt, if the caller still holds the claim.
     async fn retry(&self, event: &EventClaim, after: Duration) -> Result<(), StoreError>;
 }
 
-/// Whoever is told of events.
+/// The receiver of events.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait EventSink: Sync + 'static {
-    /// Tells of one event. One call is one request, and ends in bounded time.
+    /// Posts one event. One call is one request and ends in bounded time.
     async fn post(&self, event: &DueEvent) -> Result<(), PostError>;
 }
 
-/// A right to tell of one event once. `attempt` fences it: the next claim has another.
+/// The right to post one event once. `attempt` is its fencing token: the next claim of the event has
+/// a higher one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventClaim {
     pub sequence: i64,
@@ -35,33 +37,33 @@ pub struct EventClaim {
     pub attempt: u32,
 }
 
-/// An event to be told. Of what it says, all but `attempt` and `claimed_at` is the same at every
-/// try.
+/// An event that is due. All fields except `claim.attempt` and `claimed_at` are the same at every
+/// attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueEvent {
     pub claim: EventClaim,
-    /// The same at every try, and no other event's: 32 hexadecimal digits.
+    /// A unique id of 32 hexadecimal digits, the same at every attempt.
     pub id: String,
     pub kind: EventKind,
     pub at: SystemTime,
-    /// The database's now.
+    /// The time of the database clock when the event was claimed.
     pub claimed_at: SystemTime,
-    /// None for [`EventKind::Blocked`].
+    /// `None` for [`EventKind::Blocked`].
     pub verification: Option<VerificationId>,
-    /// Masked; none where the verification is not kept any more.
+    /// The masked phone. `None` if the verification has been deleted.
     pub phone: Option<String>,
     pub metadata: Option<Metadata>,
-    /// Whether the verification is one of a test number: nothing was sent.
+    /// Whether the verification is of a test number, to which nothing is sent.
     pub test: bool,
-    /// How the delivery ended, where that is the event: `sent`, `failed`, `expired`, `unknown`; or
-    /// what the gateway told of it later: `delivered`, `undelivered`.
+    /// The result of the delivery, if the event reports one: `sent`, `failed`, `expired`, `unknown`,
+    /// or the delivery receipt of the gateway: `delivered`, `undelivered`.
     pub delivery: Option<String>,
 }
 
-/// Why an event was not taken. The texts are ours or a status.
+/// Why an event was not accepted. The texts are our own or an HTTP status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PostError {
-    /// Whoever is posted to wants no more of it.
+    /// The receiver asks not to receive this event again.
     #[error("gone")]
     Gone,
     #[error("{detail}")]

@@ -7,17 +7,17 @@ use domain::{Code, Message};
 
 use crate::{TraceParent, ports::OutcomeClass};
 
-/// Whoever brings an SMS to a phone, for money.
+/// The provider that delivers SMS.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait SmsGateway: Sync + 'static {
-    /// Hands one SMS over. One call is one request: nothing is repeated inside.
+    /// Sends one SMS. One call is one request, without a retry.
     ///
-    /// Ends in bounded time. May be dropped, and then its outcome is ambiguous.
+    /// Ends in bounded time. The caller may drop the future; the outcome is then ambiguous.
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError>;
 
-    /// Whether the gateway knows a message again by its id, so that a repeated call for it does
-    /// not send a second SMS.
+    /// Whether the gateway recognises a repeated message by its id, so that a repeated call does not
+    /// send a second SMS.
     fn deduplicates(&self) -> bool;
 }
 
@@ -25,43 +25,44 @@ pub trait SmsGateway: Sync + 'static {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sms {
     pub message: Message,
-    /// The message's, opened.
+    /// The code of the message, opened.
     pub code: Code,
     pub text: String,
     pub expires_at: SystemTime,
     pub trace: Option<TraceParent>,
 }
 
-/// The gateway has the SMS and will be paid for it.
+/// The gateway has accepted the SMS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// The gateway's own name for it.
+    /// The id that the gateway gave the SMS.
     pub reference: Option<String>,
 }
 
-/// Why a gateway did not accept an SMS, by what can be done about it.
+/// Why a gateway did not accept an SMS. The variants are what the caller can do about it.
 ///
-/// The texts are ours or a status, never a gateway's own words: those may repeat the number.
+/// The texts are our own or an HTTP status, never the gateway's text, which may contain the number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// Not this message, ever.
+    /// The gateway will never accept this message.
     #[error("rejected: {0}")]
     Rejected(String),
-    /// Not from us, as things are set up: credentials, credit, sender.
+    /// The gateway accepts no message from this account, because of credentials, credit or the sender.
     #[error("misconfigured: {0}")]
     Misconfigured(String),
-    /// Not now; it was not accepted.
+    /// The gateway did not accept the message now, because of a rate limit.
     #[error("throttled: {detail}")]
     Throttled { detail: String, retry_after: Option<Duration> },
-    /// Out of order; it was not accepted.
+    /// The gateway is out of order and did not accept the message.
     #[error("unavailable: {detail}")]
     Unavailable { detail: String, retry_after: Option<Duration> },
-    /// The request went out and no answer came that says what became of it.
+    /// The request was sent, and no answer says whether the gateway accepted the message.
     #[error("ambiguous: {0}")]
     Ambiguous(String),
 }
 
 impl SendError {
+    /// Returns the class of the outcome.
     pub fn class(&self) -> OutcomeClass {
         match self {
             Self::Rejected(_) => OutcomeClass::Rejected,
@@ -72,7 +73,7 @@ impl SendError {
         }
     }
 
-    /// What was said, without the class.
+    /// Returns the detail without the class.
     pub fn detail(&self) -> &str {
         match self {
             Self::Rejected(detail)
@@ -84,7 +85,7 @@ impl SendError {
     }
 }
 
-/// Leaves the text out: the code stands in it.
+/// Hides the text, which contains the code.
 impl fmt::Debug for Sms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sms")

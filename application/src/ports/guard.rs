@@ -4,17 +4,16 @@ use domain::{GuardRule, GuardScope, Origin, PhoneNumber, Region, Rolling, Verifi
 
 use crate::ports::StoreError;
 
-/// Sends and approvals of all processes, by prefix, range and region.
+/// The messages and approvals that all processes have counted, by prefix, range and region.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait GuardCounts: Sync + 'static {
-    /// Adds what happened and stores the decisions, in one commit, and tells for each key of
-    /// `deltas`, in any order, what all processes have counted in about the last two windows, and in
-    /// about the last two days.
+    /// Adds counts and stores decisions in one commit. Returns for each key of `deltas`, in any
+    /// order, what all processes have counted in about the last two windows and the last two days.
     ///
-    /// A key may move by nothing, to be asked only. Buckets turn by the database's clock, as
-    /// [`Rolling::later`] has it. A decision that blocked is told to others, where events are told.
-    /// After an error it may have been stored all the same.
+    /// A delta may be zero; then its key is only read. Buckets change by the database clock, as
+    /// [`Rolling::later`] describes. If events are configured, each decision that blocked a message is
+    /// also an event. After an error the counts may have been stored.
     async fn add(
         &self,
         deltas: &[GuardDelta],
@@ -23,12 +22,12 @@ pub trait GuardCounts: Sync + 'static {
     ) -> Result<Vec<GuardTotal>, StoreError>;
 }
 
-/// What the guard has seen and decided, and what an operator says of it.
+/// The past and the decisions of the guard, for operators.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait GuardRecords: Sync + 'static {
-    /// Verifications of `/v1` of the last `since`, by when they were created: up to `limit` behind
-    /// `after`, the latest one that the caller has.
+    /// Returns verifications of `/v1` of the last `since`, ordered by creation: up to `limit` after
+    /// `after`, the last one that the caller has.
     async fn past(
         &self,
         since: Duration,
@@ -36,25 +35,27 @@ pub trait GuardRecords: Sync + 'static {
         limit: usize,
     ) -> Result<Vec<PastVerification>, StoreError>;
 
-    /// Decisions of the last `since`, newest first; those of one flush by rule and key.
+    /// Returns decisions of the last `since`, newest first. Decisions of one flush are ordered by rule
+    /// and key.
     async fn decisions(
         &self,
         since: Duration,
         limit: usize,
     ) -> Result<Vec<StoredDecision>, StoreError>;
 
-    /// Lets everything through to `keys` for so long, whatever the rules say.
+    /// Exempts `keys` from all rules for `period`.
     async fn allow(&self, keys: &[GuardKey], period: Duration) -> Result<(), StoreError>;
 }
 
-/// What sends are counted under.
+/// A key under which messages are counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GuardKey {
     pub scope: GuardScope,
-    /// A prefix, a range, or a region.
+    /// A prefix, a range or a region. Keys of `/api` begin with `api:`.
     pub key: String,
 }
 
+/// What to add to the counts of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardDelta {
     pub key: GuardKey,
@@ -62,37 +63,38 @@ pub struct GuardDelta {
     pub approvals: u64,
 }
 
+/// What all processes have counted for a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardTotal {
     pub key: GuardKey,
-    /// By the window.
+    /// Counts by the window of the guard.
     pub window: Rolling,
-    /// By [`domain::Activity::DAY`].
+    /// Counts by [`domain::Activity::DAY`].
     pub day: Rolling,
-    /// Whether an operator lets everything through to it.
+    /// Whether an operator has exempted the key from all rules.
     pub allowed: bool,
 }
 
-/// A rule that fired, and on what. One in [`domain::GuardMode::Enforce`] has blocked a send.
+/// A rule that fired for a key. A rule in [`domain::GuardMode::Enforce`] blocked the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardDecision {
     pub rule: GuardRule,
-    /// What `key` is.
+    /// The kind of `key`.
     pub scope: GuardScope,
     pub key: String,
     pub sends: u64,
     pub approvals: u64,
-    /// The verification that went through all the same, if one did.
+    /// The verification whose message was sent although the rule fired.
     pub verification: Option<VerificationId>,
-    /// Masked: to be told to others, and not stored with the decision.
+    /// The masked phone, for the event. It is not stored with the decision.
     pub phone: String,
 }
 
-/// A decision as it was noted.
+/// A decision as it was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDecision {
     pub decided_at: SystemTime,
-    /// As [`GuardRule`] is shown.
+    /// The text of the [`GuardRule`].
     pub rule: String,
     pub key: String,
     pub sends: u64,
@@ -100,7 +102,7 @@ pub struct StoredDecision {
     pub verification: Option<VerificationId>,
 }
 
-/// What a replay needs to know of a verification.
+/// A verification of the past, as a replay needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastVerification {
     pub id: VerificationId,
@@ -111,7 +113,7 @@ pub struct PastVerification {
     pub approved_at: Option<SystemTime>,
 }
 
-/// What the keys of `/api` begin with.
+/// The prefix of keys of `/api`.
 const API: &str = "api:";
 
 impl GuardKey {

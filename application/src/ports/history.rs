@@ -2,45 +2,47 @@ use std::time::SystemTime;
 
 use crate::ports::Verification;
 
+/// A verification with its events, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
     pub verification: Verification,
     pub events: Vec<Event>,
 }
 
+/// Something that happened to a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
     pub kind: EventKind,
     pub at: SystemTime,
 }
 
-/// What happens to a verification, in the order in which it does where the times are the same.
+/// The kind of an event. The order of the variants is the order of events at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventKind {
     Created,
-    /// A message is in the outbox.
+    /// A message was stored in the outbox.
     Queued,
-    /// It is with the broker.
+    /// The broker has the message.
     Published,
-    /// The gateway has it.
+    /// The gateway has accepted the message.
     Sent,
-    /// The handset has it, says the gateway.
+    /// The gateway reports that the handset has the message.
     Delivered,
-    /// It will not come.
+    /// The message will not arrive.
     Failed,
     Approved,
     Expired,
     Canceled,
-    /// The guard refused to begin one. It is told to others only: there is no verification.
+    /// The guard blocked a message. This is only an outgoing event, because no verification exists.
     Blocked,
 }
 
-/// What a gateway tells, some time later, of a message that it took.
+/// A delivery receipt: what a gateway later reports about a message that it accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Receipt {
-    /// The handset has it.
+    /// The handset has the message.
     Delivered,
-    /// The handset will not get it.
+    /// The handset will not receive the message.
     Undelivered,
 }
 

@@ -4,81 +4,83 @@ use domain::VerificationId;
 
 use crate::ports::StoreError;
 
-/// Answers to requests that may be repeated, kept for a day.
+/// Answers to requests with an `Idempotency-Key`, kept for a day.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Answers: Sync + 'static {
-    /// Begins a request under `key`, or tells what is known of the one that was begun before.
+    /// Begins a request under `key`, or returns the state of the request that already began.
     ///
-    /// Of many that race, one begins it. Whoever does not come back within two minutes is given up,
-    /// and then a repeat with the same `body` takes it over, under another claim, which knows what
-    /// was done under those before it.
+    /// If several requests race, one begins. A request that neither answers nor returns its claim
+    /// within two minutes is given up. A repeat with the same `body` then takes it over under a new
+    /// claim, which has what was done under the earlier claims.
     async fn begin(&self, key: [u8; 32], body: [u8; 32]) -> Result<Begun, StoreError>;
 
-    /// What was done under those before a claim, as it is now: one of them may have been at it still
-    /// when it was taken over. None also where it is not ours any more.
+    /// Returns what was done under the claims before `claim`, as of now: an earlier holder may still
+    /// have been at work when the claim was taken over. `None` if the caller no longer holds it.
     async fn done(&self, claim: &AnswerClaim) -> Result<Option<VerificationId>, StoreError>;
 
-    /// Keeps the answer for those that repeat the request, unless the claim was given up.
+    /// Stores the answer for repeats of the request, unless the claim was given up.
     async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), StoreError>;
 
-    /// Gives the claim back, as nothing was done: a repeat begins anew. Not ours any more is not an
-    /// error.
+    /// Returns the claim because nothing was done. A repeat begins anew. Does nothing if the caller no
+    /// longer holds the claim.
     async fn forget(&self, claim: &AnswerClaim) -> Result<(), StoreError>;
 
-    /// Gives the claim back without knowing whether anything was done: a repeat takes it over. Not
-    /// ours any more is not an error.
+    /// Returns the claim without knowing whether anything was done. A repeat takes the request over.
+    /// Does nothing if the caller no longer holds the claim.
     async fn give_up(&self, claim: &AnswerClaim) -> Result<(), StoreError>;
 }
 
+/// The result of [`Answers::begin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
-    /// To be done, and then kept, forgotten or given up.
+    /// The caller must carry the request out, and then keep its answer, forget it or give it up.
     Ours(AnswerClaim),
-    /// It was begun with another body.
+    /// The request began with a different body.
     Other,
-    /// Somebody is at it.
+    /// The request is in flight.
     Running,
+    /// The request was answered before.
     Answered(Answer),
 }
 
-/// A right to answer. `holder` fences it: whoever takes it over has another.
+/// The right to answer a request. `holder` is its fencing token: the next claim has another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnswerClaim {
     pub key: [u8; 32],
     pub holder: [u8; 16],
-    /// Of those that took it over one after the other, the first holder: drawn, behind six bytes of
-    /// time.
+    /// The first holder in the chain of take-overs: six bytes of time, then random bytes.
     pub first: [u8; 16],
-    /// The verification that one of them sent a message of, or approved, as [`Resend::claim`] and
-    /// [`Attempt::claim`] have it.
+    /// The verification that an earlier holder approved or sent a message of. See [`Resend::claim`]
+    /// and [`Attempt::claim`].
     ///
     /// [`Resend::claim`]: crate::ports::Resend::claim
     /// [`Attempt::claim`]: crate::ports::Attempt::claim
     pub done: Option<VerificationId>,
 }
 
+/// An answer as it was sent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
-    /// Those that belong to it, by name.
+    /// The headers that belong to the answer, by name.
     pub headers: Vec<(String, String)>,
     pub body: String,
 }
 
 impl AnswerClaim {
-    /// Whether others have held it before, who may have done their work and never answered.
+    /// Whether the request had another holder before, who may have done the work without answering.
     pub fn is_taken_over(&self) -> bool {
         self.holder != self.first
     }
 
-    /// What a verification is called that the request begins, whoever of its holders begins it.
+    /// Returns the id of the verification that the request begins. It is the same for every holder.
     pub fn begins(&self) -> VerificationId {
         VerificationId::of_drawn(self.first)
     }
 }
 
-/// Leaves the body out: it is somebody's.
+/// Hides the body, which is personal.
 impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()

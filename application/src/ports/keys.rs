@@ -4,19 +4,19 @@ use domain::{ApiKeyHash, ApiKeyId, Scopes};
 
 use crate::ports::StoreError;
 
-/// Keys that callers of the API show.
+/// The API keys of callers.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait ApiKeys: Sync + 'static {
-    /// All there are, the revoked ones too, oldest first.
+    /// Returns all keys, including revoked ones, oldest first.
     async fn all(&self) -> Result<Vec<ApiKey>, StoreError>;
 
     async fn create(&self, key: NewApiKey) -> Result<(), StoreError>;
 
-    /// Says whether there is such a key. Revoking twice changes nothing.
+    /// Revokes a key. Returns whether it exists. Safe to repeat.
     async fn revoke(&self, id: ApiKeyId) -> Result<bool, StoreError>;
 
-    /// Notes that these were used just now.
+    /// Records that keys were used just now.
     async fn used(&self, ids: &[ApiKeyId]) -> Result<(), StoreError>;
 }
 

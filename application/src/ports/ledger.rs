@@ -10,37 +10,38 @@ use crate::{
     ports::{Incoming, Lease, Record, Unreadable},
 };
 
-/// What a group knows of the delivery of each message: once it stands here, it is the ledger's,
-/// and the ledger sees to it that it ends as exactly one of sent, failed, expired, unknown.
+/// The delivery ledger of a group: an entry for each message that a consumer of the group has taken
+/// over. Each entry ends as exactly one of sent, failed, expired or unknown.
 ///
-/// Each group has its own. Entries are *open* (pending, or calling while the gateway is called)
-/// until they end; a code is wiped when its entry ends.
+/// Entries are *open* until they end: pending, or calling while the gateway is called. The code is
+/// wiped when the entry ends.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait DeliveryLedger: Sync + 'static {
-    /// Takes a fetched batch over, in one commit: an entry for each message that has none yet,
-    /// a dead letter for each unreadable record, and the offset to go on from.
+    /// Takes a fetched batch over in one commit: an entry for each message without one, a dead letter
+    /// for each unreadable record, and the next offset. Also removes the messages from the outbox.
     ///
-    /// A message that the ledger cannot store becomes a dead letter, and stays where it was in the
-    /// outbox; those beside it are taken over, then in more than one commit.
+    /// A message that the ledger cannot store becomes a dead letter and stays in the outbox. The
+    /// others are still taken over, but in more than one commit.
     ///
-    /// Takes the messages out of the outbox. Returns, in any order, which of them are new: those
-    /// that may be called for at once, as by [`start`](Self::start), since the intent is recorded
-    /// with the entry; those that are still to be sent; and those that have expired already, and
-    /// so end here. Entries that ended long ago may have been deleted: a record that is read again
-    /// after that counts as new, but its message has expired.
+    /// Returns the new messages, in any order: those whose call is granted at once, as by
+    /// [`start`](Self::start), because the intent is recorded with the entry; those that are still to
+    /// be sent; and those that have already expired and end here. Entries that ended long ago may
+    /// have been deleted. A record that is read again after that counts as new, but its message has
+    /// expired.
     async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError>;
 
-    /// Records the intent to call the gateway, before the call, for at most `call_limit`.
+    /// Records the intent to call the gateway, before the call. A call lasts at most `call_limit`.
     ///
-    /// Only those calls that it returns may be made. Entries that have expired end here; one that
-    /// has ended, or that another consumer is calling for, is left alone.
+    /// The caller may make only the calls that this returns. Expired entries end here. An entry that
+    /// has ended, or for which another consumer calls, is not changed.
     ///
-    /// A caller does not name what it is calling for. So one that is recorded as called for under
-    /// this very lease is granted again: its intent was committed and its caller never heard.
+    /// The caller must not name a message for which it is calling now. An entry that is recorded as
+    /// calling under the same lease is therefore granted again: its intent was committed, but the
+    /// caller did not receive the answer.
     ///
-    /// An entry whose intent cannot be stored ends as failed, or as unknown if it was being called
-    /// for.
+    /// An entry whose intent cannot be stored ends as failed, or as unknown if a call for it was in
+    /// progress.
     async fn start(
         &self,
         lease: &Lease,
@@ -48,37 +49,39 @@ pub trait DeliveryLedger: Sync + 'static {
         call_limit: Duration,
     ) -> Result<Started, LedgerError>;
 
-    /// Records the outcomes of calls, also after the partition went to another consumer. The entry
-    /// keeps the class of each.
+    /// Records the outcomes of calls, even if another consumer now owns the partition. The entry keeps
+    /// the class of each outcome.
     ///
-    /// An outcome whose call is no longer the latest of its entry is passed over. A retry that
-    /// would come after the message expires ends it as expired. An outcome whose texts cannot be
-    /// stored is recorded without them.
+    /// An outcome is skipped if its call is no longer the latest call of its entry. If a retry would
+    /// come after the message expires, the entry ends as expired. If the texts of an outcome cannot
+    /// be stored, it is recorded without them.
     async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError>;
 
-    /// How many open entries each phone has in a partition that was just taken over.
+    /// Counts the open entries of each phone in a partition.
     async fn open(&self, lease: &Lease) -> Result<Vec<(PhoneNumber, usize)>, LedgerError>;
 
-    /// Open entries that wait for a call now: for each phone its oldest, and only if its time
-    /// has come. Those that would be called for the first time come first.
+    /// Returns open entries that are due for a call: the oldest of each phone, if its time has come.
+    /// Entries that have never been called for come first.
     ///
-    /// What is recorded as called for under this very lease is among them: the caller knows for
-    /// which of them it is calling, and that nobody is for the others.
+    /// Entries that are recorded as calling under the same lease are included. The caller knows for
+    /// which of them it is calling; for the others nobody is.
     ///
-    /// Fenced: an owner of before must not take the calls of the present one for interrupted.
+    /// Fails with [`LedgerError::Fenced`] for an earlier owner, which would otherwise take the calls
+    /// of the present owner for interrupted ones.
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError>;
 }
 
-/// What one fetch brought.
+/// The records of one fetch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// In the order of their offsets.
     pub records: Vec<Record>,
     pub next_offset: i64,
-    /// How long a message may be sent whose record says nothing of time.
+    /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,
-    /// Messages to call for with their admission, if they are new, for at most `call_limit`.
+    /// Messages whose call is granted with their admission, if they are new.
     pub call_now: HashSet<MessageId>,
+    /// How long such a call lasts at most.
     pub call_limit: Duration,
 }
 
@@ -94,10 +97,14 @@ impl Batch {
     }
 }
 
+/// The result of [`DeliveryLedger::admit`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admitted {
+    /// Calls that the caller may make now.
     pub calls: Vec<Call>,
+    /// New messages that are still to be sent.
     pub fresh: Vec<MessageId>,
+    /// New messages that had already expired.
     pub expired: Vec<Recorded>,
     /// Messages that the ledger cannot store.
     pub refused: usize,
@@ -108,55 +115,58 @@ pub struct Admitted {
 pub struct Due {
     pub message: Message,
     pub trace: Option<TraceParent>,
-    /// A call was begun, under another lease, of which no outcome was recorded in its time.
+    /// Whether a call began under another lease and its outcome was not recorded in time.
     pub interrupted: bool,
-    /// Calls begun so far.
+    /// The number of calls that have begun.
     pub attempt: u32,
-    /// It can only be ended: `start` will say so.
+    /// Whether the message has expired. `start` will end it.
     pub expired: bool,
 }
 
+/// The result of [`DeliveryLedger::start`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Started {
+    /// Calls that the caller may make now.
     pub calls: Vec<Call>,
-    /// What ended instead.
+    /// Entries that ended instead.
     pub ended: Vec<Recorded>,
 }
 
-/// A right to call the gateway once. `attempt` fences its outcome.
+/// The right to call the gateway once. `attempt` is the fencing token of its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     pub id: MessageId,
     pub attempt: u32,
     pub expires_at: SystemTime,
-    /// From the moment of the grant until the message expires.
+    /// The time from the grant until the message expires.
     pub good_for: Duration,
 }
 
+/// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallOutcome {
     pub id: MessageId,
     pub attempt: u32,
     pub class: OutcomeClass,
     pub verdict: Verdict,
-    /// What the gateway said, in our words: what an operator needs.
+    /// The gateway's answer in our own words, for operators.
     pub detail: String,
 }
 
-/// What a call of the gateway came to.
+/// The class of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutcomeClass {
-    /// The gateway has the SMS.
+    /// The gateway has accepted the SMS.
     Accepted,
-    /// The gateway will never take this message.
+    /// The gateway will never accept this message.
     Rejected,
-    /// The gateway takes nothing from us as things are set up.
+    /// The gateway accepts no message with our present settings.
     Misconfigured,
-    /// The gateway does not take it now, and has not taken it.
+    /// The gateway has not accepted the message, because of a rate limit.
     Throttled,
-    /// The gateway is out of order, and has not taken it.
+    /// The gateway is out of order and has not accepted the message.
     Unavailable,
-    /// The gateway may have taken it.
+    /// The gateway may have accepted the message.
     Ambiguous,
 }
 
@@ -182,27 +192,29 @@ impl OutcomeClass {
     }
 }
 
+/// What follows from an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The gateway has accepted it, under a name of its own if it gave one.
+    /// The gateway has accepted the message. `reference` is the id that it gave, if any.
     Sent { reference: Option<String> },
-    /// The gateway will never accept it.
+    /// The gateway will never accept the message.
     Failed,
-    /// The gateway may have accepted it, and a repeat could send it twice.
+    /// The gateway may have accepted the message, and a retry could send it twice.
     Unknown,
-    /// It was not accepted, or a repeat is safe: call again after a while.
+    /// The message was not accepted, or a retry is safe: call again after `after`.
     Retry { after: Duration },
 }
 
-/// What became of an entry.
+/// The state of an entry after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     pub id: MessageId,
     pub state: DeliveryState,
-    /// Since the message was accepted.
+    /// The time since the message was accepted.
     pub age: Duration,
 }
 
+/// The state of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DeliveryState {
     Pending,
@@ -226,11 +238,12 @@ impl DeliveryState {
     }
 }
 
+/// Why the ledger did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error("the delivery ledger is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The partition has another owner now. Nothing was written.
+    /// Another consumer owns the partition now. Nothing was written.
     #[error("partition {partition} has another owner")]
     Fenced { partition: i32 },
 }

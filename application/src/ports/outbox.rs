@@ -7,65 +7,67 @@ use crate::{
     ports::{NewVerification, StoreError, Verification},
 };
 
-/// Where verifications begin and their messages are stored, in the order of their acceptance.
+/// The outbox: verifications begin here, and their messages are stored in the order of acceptance.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Outbox: Sync + 'static {
-    /// Begins a verification and stores its first message, which may be sent for `ttl` from now, by
-    /// the database's clock; if the windows of its phone and all its counters have room.
+    /// Begins a verification and stores its first message, if the windows of its phone and all its
+    /// counters have room. The message may be sent for `ttl` from now, by the database clock.
     ///
-    /// Otherwise nothing of it is stored and no counter moves. The same holds for one of
-    /// [`Origin::V1`] to a phone whose newest verification of [`Origin::V1`] is pending: the answer is
-    /// that one. One of [`Origin::Api`] is never answered so. The newest verification of the phone
-    /// and the origin is this one from here on.
+    /// If a limit is reached, nothing is stored and no counter moves. The same applies to a
+    /// verification of [`Origin::V1`](domain::Origin::V1) whose phone has a pending newest
+    /// verification of that origin: the call returns the pending one. A verification of
+    /// [`Origin::Api`](domain::Origin::Api) never does. A verification that is stored becomes the
+    /// newest of its phone and origin.
     ///
     /// Once this returns [`Enqueued::Accepted`], both survive a crash of any process and of the
-    /// database. After an error they may have been stored all the same. Calls that wait together
-    /// may be committed together, and then what the database refuses fails its own call only; sends
-    /// to one phone are counted each, and no quota is passed however many race. A call that is
-    /// dropped leaves nothing half done.
+    /// database. After an error they may have been stored. Calls that wait at the same time may be
+    /// committed together; if the database refuses one of them, only that call fails. Every message
+    /// to a phone is counted, and no quota is exceeded, however many calls race. A call that is
+    /// dropped is stored completely or not at all.
     async fn enqueue(&self, send: NewSend) -> Result<Enqueued, StoreError>;
 }
 
 /// A verification and its first message.
 #[derive(Debug, Clone)]
 pub struct NewSend {
-    /// Its id is [`domain::VerificationId::message`] of 1; with that it says which verification
-    /// begins. Its phone is written as the gateway is to have it.
+    /// The message. Its id is [`VerificationId::message`] of 1, which determines the id of the
+    /// verification. Its phone has the form that the gateway receives.
     pub message: Message,
-    /// What the verification is found and counted by: the one form of the message's phone.
+    /// The canonical form of the message's phone. The verification is found and counted by it.
     pub phone: PhoneNumber,
-    /// How long the code is good, and so how long the message may be sent.
+    /// The time to live of the code, and so of the message.
     pub ttl: Duration,
     pub trace: TraceParent,
     pub verification: NewVerification,
     pub phone_limits: Windows,
-    /// Whether the windows of the phone are those of sends which say so only.
+    /// Whether the windows of the phone count separately, for messages with this flag only.
     pub apart: bool,
+    /// The counters besides those of the phone.
     pub extra: Vec<Counter>,
 }
 
-/// What became of a send.
+/// The result of [`Outbox::enqueue`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Enqueued {
-    /// It is stored. `at` is the database's now, from which on it may be sent.
+    /// The message is stored. `at` is the time of the database clock, from which it may be sent.
     Accepted { at: SystemTime },
-    /// One is pending for this phone.
+    /// This verification is already pending for the phone.
     Pending(Box<Verification>),
-    /// There was no room in these; at least one.
+    /// The limits that are reached: at least one.
     Limited(Vec<Violation>),
 }
 
-/// A window that is used up.
+/// A limit that is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub policy: Policy,
-    /// Until it has passed.
+    /// The time until the window ends.
     pub retry_after: Duration,
 }
 
 impl NewSend {
-    /// The verification as it is right after [`Outbox::enqueue`] has accepted it.
+    /// Returns the verification as it is right after [`Outbox::enqueue`] accepted it.
     pub fn accepted(&self, at: SystemTime) -> Verification {
         let id = VerificationId::of(self.message.id);
         Verification::begun(id, self.phone.clone(), self.ttl, &self.verification, at)

@@ -4,39 +4,40 @@ use domain::{Message, Validity};
 
 use crate::{BoxError, TraceParent};
 
-/// A topic as consumers read it: partitions, each a sequence of records with growing offsets.
+/// A topic as consumers read it. Each partition is a sequence of records with growing offsets.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait MessageStream: Sync + 'static {
-    /// The partitions that the topic has now; none if there is no such topic yet.
+    /// Returns the present partitions of the topic. The list is empty if the topic does not exist yet.
     async fn partitions(&self) -> Result<Vec<i32>, StreamError>;
 
-    /// Where a reader without an offset of its own begins.
+    /// Returns the offset at which a reader without a stored offset begins.
     async fn first_offset(&self, partition: i32, from: StartFrom) -> Result<i64, StreamError>;
 
-    /// Reads records from `offset` on, in order, skipping none.
+    /// Reads records from `offset` on, in order and without gaps.
     ///
-    /// Waits a short while when there are none. May be dropped at any time: reading changes
-    /// nothing.
+    /// Waits for a short time if there are none. The caller may drop the future at any time, because
+    /// reading changes nothing.
     async fn fetch(&self, partition: i32, offset: i64) -> Result<Fetched, StreamError>;
 }
 
-/// Where a group without a stored offset starts in a partition.
+/// The start of a group without a stored offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartFrom {
     Earliest,
     Latest,
-    /// The first record that was written at this time or later. If there is none, the end, with
-    /// nothing passed by that is written meanwhile.
+    /// The first record that was written at this time or later. If there is none, the end of the
+    /// partition; a record that is written in the meantime is not skipped.
     Since(SystemTime),
 }
 
+/// The result of [`MessageStream::fetch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     pub records: Vec<Record>,
-    /// The offset to go on from.
+    /// The offset to read next.
     pub next_offset: i64,
-    /// How many records the partition has from `next_offset` on.
+    /// The number of records from `next_offset` to the end of the partition.
     pub lag: i64,
 }
 
@@ -46,28 +47,29 @@ pub struct Record {
     pub content: Result<Incoming, Unreadable>,
 }
 
-/// A message as a record carries it.
+/// A message in a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incoming {
     pub message: Message,
-    /// Absent where the record says nothing of time.
+    /// `None` if the record has no time.
     pub validity: Option<Validity>,
     pub trace: Option<TraceParent>,
-    /// The message's place in the outbox; absent in a record that is not ours.
+    /// The sequence of the message in the outbox. `None` if another producer wrote the record.
     pub sequence: Option<i64>,
 }
 
-/// Why a record is no message. Says nothing of its content.
+/// Why a record is not a message. The text does not contain its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreadable(pub &'static str);
 
+/// Why records were not read.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
-    /// Trying again may help.
+    /// A retry may succeed.
     #[error("the broker is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The partition has no such offset: what stood there was deleted, or the whole topic was.
+    /// The partition has no such offset, because the record or the whole topic was deleted.
     #[error("the partition has no offset {offset}")]
     OutOfRange { offset: i64 },
 }

@@ -5,6 +5,7 @@ use domain::{
     Recipient, Region, Seed, TemplateKey, VerificationId, VerificationStatus,
 };
 
+/// A verification as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {
     pub id: VerificationId,
@@ -12,47 +13,47 @@ pub struct Verification {
     pub phone: PhoneNumber,
     pub region: Option<Region>,
     pub status: VerificationStatus,
-    /// Codes that were tried against it.
+    /// The number of codes that were tried.
     pub attempts: u8,
-    /// Messages so far.
+    /// The number of messages.
     pub sends: u8,
     pub created_at: SystemTime,
-    /// When its latest message was accepted.
+    /// When the latest message was accepted.
     pub sent_at: SystemTime,
     pub expires_at: SystemTime,
     pub ended_at: Option<SystemTime>,
-    /// The database's now.
+    /// The time of the database clock when this was read.
     pub read_at: SystemTime,
     pub code_length: CodeLength,
     pub template: Option<TemplateKey>,
     pub metadata: Option<Metadata>,
-    /// That of the caller who began it.
+    /// The API key of the caller that began it.
     pub api_key: Option<ApiKeyId>,
-    /// None once it has ended.
+    /// `None` once the verification has ended.
     pub secret: Option<CodeSecret>,
 }
 
-/// What a code is derived from again, with the pepper of that name.
+/// What the code is derived from, together with the pepper of this id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeSecret {
     pub pepper: KeyId,
     pub seed: Seed,
 }
 
-/// What is kept of a verification beside its phone and how long it lasts.
+/// A new verification, without its phone and its time to live.
 #[derive(Debug, Clone)]
 pub struct NewVerification {
     pub origin: Origin,
     pub region: Option<Region>,
     pub secret: NewSecret,
     pub code_length: CodeLength,
-    /// None: the default one.
+    /// `None` stands for the default template.
     pub template: Option<TemplateKey>,
     pub metadata: Option<Metadata>,
     pub api_key: Option<ApiKeyId>,
 }
 
-/// What is kept of a code.
+/// What is stored of a new code.
 #[derive(Debug, Clone)]
 pub struct NewSecret {
     pub pepper: KeyId,
@@ -61,7 +62,7 @@ pub struct NewSecret {
 }
 
 impl Verification {
-    /// As it is right after it began.
+    /// Returns a verification as it is right after it began.
     pub fn begun(
         id: VerificationId,
         phone: PhoneNumber,
@@ -91,7 +92,7 @@ impl Verification {
         }
     }
 
-    /// Where its messages go, as far as that is kept.
+    /// Returns the recipient of its messages, as far as it is stored.
     pub(crate) fn recipient(&self) -> Recipient {
         let Self { phone, region, .. } = self;
         if self.origin == Origin::Api && region.is_none() {
@@ -101,22 +102,22 @@ impl Verification {
         Recipient::Number(Number { phone: phone.clone(), region: *region, kind })
     }
 
-    /// Whether it is one of a test number.
+    /// Whether the verification is of a test number.
     pub fn is_test(&self) -> bool {
         self.origin == Origin::Test
     }
 
-    /// How long it lasts in all.
+    /// Returns the whole time to live.
     pub fn ttl(&self) -> Duration {
         self.expires_at.duration_since(self.created_at).unwrap_or_default()
     }
 
-    /// How long it was good for when it was read.
+    /// Returns the time to live that remained when this was read.
     pub fn good_for(&self) -> Duration {
         self.expires_at.duration_since(self.read_at).unwrap_or_default()
     }
 
-    /// How long ago its latest message was accepted when it was read.
+    /// Returns the time between the acceptance of the latest message and the read.
     pub fn since_sent(&self) -> Duration {
         self.read_at.duration_since(self.sent_at).unwrap_or_default()
     }

@@ -15,60 +15,63 @@ use crate::{
 
 /// Verifications after their first message.
 ///
-/// All times are the database's. A verification is over when its time is up, whether or not
-/// [`Housekeeping::expire`](crate::ports::Housekeeping::expire) has been there: it is shown as expired, and nothing below takes it for
-/// pending. What is kept of a code is wiped when its verification ends.
+/// All times are those of the database clock. A verification ends when it expires, whether or not
+/// [`Housekeeping::expire`](crate::ports::Housekeeping::expire) has ended it: it is read as expired,
+/// and no method takes it for pending. The secret of its code is wiped when a verification ends.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Verifications: Sync + 'static {
     async fn find(&self, id: VerificationId) -> Result<Option<Verification>, StoreError>;
 
-    /// A verification with its events, in their order: what its own row and those of its messages
-    /// say now.
+    /// Returns a verification with its events in order, read from its row and the rows of its
+    /// messages.
     async fn history(&self, id: VerificationId) -> Result<Option<History>, StoreError>;
 
     /// Stores one more message of a pending verification, if the windows of its phone and all
-    /// counters have room; otherwise no counter moves.
+    /// counters have room. If a limit is reached, no counter moves.
     ///
-    /// The message may be sent as long as the verification lasts. The verification is the newest
-    /// of its phone again.
+    /// The message may be sent until the verification expires. The verification becomes the newest of
+    /// its phone again.
     async fn resend(&self, again: Resend) -> Result<Resent, StoreError>;
 
-    /// The newest verification of a phone from each door, if it is pending.
+    /// Returns the newest verification of a phone from each door, if it is pending.
     async fn newest(&self, phone: PhoneNumber) -> Result<Newest, StoreError>;
 
-    /// Counts an attempt on its verification, and under each of `guesses` on the phone; and where
-    /// it is right, ends the verification as approved and forgets the guesses at it, and no others
-    /// at its phone. All in one commit: an attempt that was not counted decides nothing, and a
-    /// right one is not lost. Of all that are right, exactly one is ever [`CheckOutcome::Right`].
+    /// Counts an attempt on its verification and, under each of `guesses`, on the phone. If the code
+    /// is right, also ends the verification as approved and deletes the guesses at it, but no other
+    /// guesses at its phone.
     ///
-    /// By phone the code is tried against the newest verification of each door, and a wrong one is
-    /// counted on both. A guess is counted whether or not there is a verification, and whatever
-    /// there is, the work is the same. A guess at a test number's verification is not counted on its
-    /// phone.
+    /// All of this is one commit: an attempt that was not counted decides nothing, and a right code
+    /// is not lost. For each verification, exactly one attempt is ever [`CheckOutcome::Right`].
     ///
-    /// Guesses at verifications of `/v1`, at those of `/api`, and by phone where there is none, have
-    /// windows of their own. A verification whose windows are used up is not tried. Where none can be
-    /// tried for that, nothing is counted and nothing is written; where another guess uses a window
-    /// up in this moment, a window before it may be counted all the same.
+    /// By phone, the code is tried against the newest verification of each door, and a wrong code is
+    /// counted on both. A guess is counted whether or not a verification exists, and the work is the
+    /// same in all cases. A guess at the verification of a test number is not counted on its phone.
+    ///
+    /// Guesses at verifications of `/v1`, guesses at those of `/api`, and guesses by phone without a
+    /// verification have separate windows. A verification whose windows are used up is not tried. If
+    /// none can be tried for that reason, nothing is counted and nothing is written. If a concurrent
+    /// guess uses up a window, an earlier window may already be counted.
     async fn check(&self, attempt: Attempt, guesses: &[Policy])
     -> Result<CheckOutcome, StoreError>;
 
-    /// Ends a verification as canceled, if it is pending, and returns what it then is; none if
-    /// there is none. The guesses of its phone stay counted. Of its messages, what waits in a ledger
-    /// expires with it, and the latest if no relay has had it.
+    /// Ends a verification as canceled, if it is pending. Returns its state after that, or `None` if it
+    /// does not exist.
+    ///
+    /// Guesses at its phone stay counted. Its messages that wait in a ledger expire with it, and so
+    /// does the latest message if no relay has claimed it.
     async fn cancel(&self, id: VerificationId) -> Result<Option<History>, StoreError>;
 
-    /// Begins a verification of a test number: nothing is sent, nothing is counted. It is the
-    /// newest of its phone.
+    /// Begins a verification of a test number. Nothing is sent and nothing is counted. The
+    /// verification becomes the newest of its phone.
     async fn start_test(&self, test: NewTest) -> Result<Verification, StoreError>;
 
-    /// Notes what a gateway tells of a message that it was called for, on the entries of all groups
-    /// that called. False: nobody did, so there is nothing to note it on.
+    /// Stores a delivery receipt on the entries of all groups that called the gateway for `message`.
+    /// Returns false if no group did.
     ///
-    /// Once this returns `Ok`, it is kept. It may come before the outcome of the call is recorded,
-    /// which is not waited for. Of each kind the first counts, and `Undelivered` does not after
-    /// `Delivered`: both may come twice, and in any order.
+    /// Once this returns `Ok(true)`, the receipt is stored. It may arrive before the outcome of the
+    /// call is recorded; this does not wait for the outcome. Receipts may arrive twice and in any
+    /// order: the first of each kind counts, and `Undelivered` is ignored after `Delivered`.
     async fn note_receipt(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError>;
 }
 
@@ -76,87 +79,91 @@ pub trait Verifications: Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Resend {
     pub id: VerificationId,
-    /// How many messages there are without this one. If there are others, nothing is stored.
+    /// The number of earlier messages. If it has changed, nothing is stored.
     pub sends: u8,
-    /// How long ago the latest must have been stored.
+    /// The time that must have passed since the latest message was stored.
     pub wait: Duration,
-    /// Its id is [`VerificationId::message`] of `sends + 1`.
+    /// The message. Its id is [`VerificationId::message`] of `sends + 1`.
     pub message: Message,
     pub trace: TraceParent,
-    /// Where the code is another than before: what is kept from now on.
+    /// What to store from now on, if the code is new.
     pub secret: Option<NewSecret>,
     pub phone_limits: Windows,
     pub extra: Vec<Counter>,
-    /// Under which it is sent: its holders learn of it, by the same commit.
+    /// The claim of the request. The same commit records on it that the message was stored.
     pub claim: Option<AnswerClaim>,
 }
 
+/// The result of [`Verifications::resend`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resent {
-    /// It is stored: the verification as it is now.
+    /// The message is stored. This is the verification after that.
     Sent(Box<Verification>),
+    /// The limits that are reached: at least one.
     Limited(Vec<Violation>),
-    /// The verification is not what the caller took it for: it has ended, has no attempts left,
+    /// The verification has changed since the caller read it: it has ended, it has no attempts left,
     /// another message was stored, or the wait is not over. Or another holder of the claim has sent.
     Changed,
 }
 
-/// A code that is tried.
+/// One try of a code.
 #[derive(Debug, Clone)]
 pub struct Attempt {
     pub target: Target,
-    /// What is kept of the target if the code is its code: for each pepper of this process, the
-    /// hash that it makes. By phone, of what `/v1` began.
+    /// The hash of the code with each pepper of this process, for the target. By phone, for the
+    /// verification of `/v1`.
     pub hashes: Vec<(KeyId, CodeHash)>,
-    /// By phone, of what `/api` began; by id, none.
+    /// By phone, the hashes for the verification of `/api`. By id, empty.
     pub api_hashes: Vec<(KeyId, CodeHash)>,
-    /// Under which it is tried: its holders learn, by the same commit, that it was right.
+    /// The claim of the request. The same commit records on it that the code was right.
     pub claim: Option<AnswerClaim>,
 }
 
-/// What a code is tried against.
+/// The verification that a code is tried against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     Id(VerificationId),
-    /// By phone: what [`Verifications::newest`] has told of it.
+    /// By phone: the result of [`Verifications::newest`].
     Newest {
         phone: PhoneNumber,
         of: Newest,
     },
 }
 
-/// The newest verifications of a phone, as far as they are pending.
+/// The newest verification of a phone from each door, if it is pending.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Newest {
-    /// Of `/v1`, or of a test number.
+    /// The verification of `/v1` or of a test number.
     pub v1: Option<VerificationId>,
     pub api: Option<VerificationId>,
 }
 
-/// What became of an attempt.
+/// The result of [`Verifications::check`].
 #[derive(Debug, Clone)]
 pub enum CheckOutcome {
-    /// It is counted, and the verification is approved by it.
+    /// The attempt is counted, and it approved the verification.
     Right(Approval),
-    /// It is counted: `attempts` with this one. What is kept was made with `pepper`.
+    /// The attempt is counted. `attempts` includes it. The code was made with `pepper`.
     Wrong { attempts: u8, pepper: KeyId },
-    /// By phone: the guess is counted, there is nothing to try it against, and it is not said why.
+    /// By phone: the guess is counted, and there is nothing to try it against. The reason is not
+    /// disclosed.
     Nothing,
-    /// By id: there is no such verification.
+    /// By id: no such verification exists.
     Unknown,
-    /// By id: it was approved before.
+    /// By id: the verification was approved before.
     Approved,
-    /// By id: it has ended so.
+    /// By id: the verification has ended in this state.
     Gone(VerificationStatus),
-    /// By id: it has no attempts left until it expires, after `retry_after`; it lasts `ttl` in all.
+    /// By id: no attempts are left. The verification expires after `retry_after`; its whole time to
+    /// live is `ttl`.
     Exhausted { retry_after: Duration, ttl: Duration },
-    /// Too many guesses at the phone; known or not.
+    /// Too many guesses at the phone, whether or not it has a verification.
     Limited(Vec<Violation>),
-    /// Nothing is decided: others have changed the target in between.
+    /// Nothing is decided, because the target has changed since it was read.
     Changed,
 }
 
-/// What was approved.
+/// The verification that was approved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
     pub id: VerificationId,
@@ -171,6 +178,6 @@ pub struct NewTest {
     pub id: VerificationId,
     pub phone: PhoneNumber,
     pub ttl: Duration,
-    /// Of [`Origin::Test`].
+    /// The new verification. Its origin is [`Origin::Test`].
     pub verification: NewVerification,
 }

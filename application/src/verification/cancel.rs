@@ -14,6 +14,7 @@ pub struct CancelVerification<V> {
     verifications: Arc<V>,
 }
 
+/// Why a verification was not canceled.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelError {
     #[error("no such verification")]
@@ -24,7 +25,7 @@ pub enum CancelError {
     Expired,
     #[error("too much work is waiting for the database")]
     Full,
-    /// The verification may be canceled all the same.
+    /// The verification may have been canceled.
     #[error("the verification was not canceled")]
     Unavailable(#[source] BoxError),
 }
@@ -34,9 +35,9 @@ impl<V: Verifications> CancelVerification<V> {
         Self { verifications }
     }
 
-    /// Ends a pending verification: its code is no good any more. Twice is as good as once.
+    /// Cancels a pending verification, which invalidates its code. Safe to repeat.
     ///
-    /// What was guessed at its phone stays counted.
+    /// Guesses at its phone stay counted.
     #[autometrics(struct_name = "CancelVerification")]
     pub async fn execute(&self, id: VerificationId) -> Result<History, CancelError> {
         let canceled = self.verifications.cancel(id).await?;
@@ -46,7 +47,7 @@ impl<V: Verifications> CancelVerification<V> {
             VerificationStatus::Approved => Err(CancelError::AlreadyApproved),
             VerificationStatus::Expired => Err(CancelError::Expired),
             VerificationStatus::Pending => {
-                Err(CancelError::Unavailable("it is pending all the same".into()))
+                Err(CancelError::Unavailable("it is still pending".into()))
             }
         }
     }
@@ -76,14 +77,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_canceled_is_canceled() {
+    async fn a_canceled_verification_is_returned() {
         let canceled = history(VerificationStatus::Canceled);
 
         assert_eq!(cancel(Some(canceled.clone())).await.unwrap(), canceled);
     }
 
     #[tokio::test]
-    async fn what_has_ended_otherwise_is_not_canceled() {
+    async fn a_verification_that_ended_otherwise_is_not_canceled() {
         let approved = cancel(Some(history(VerificationStatus::Approved))).await;
         let expired = cancel(Some(history(VerificationStatus::Expired))).await;
 

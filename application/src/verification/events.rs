@@ -15,37 +15,38 @@ use crate::{
     ports::{DueEvent, EventOutbox, EventSink, PostError, StoreError},
 };
 
-/// Tells others of events: each again and again until it is taken, for some three days.
+/// Delivers events to `EVENTS_URL`. Each is retried for about three days until it is accepted.
 #[derive(Debug)]
 pub struct DeliverEvents<E, S, R> {
     outbox: Arc<E>,
     sink: Arc<S>,
     rng: Mutex<R>,
     settings: EventSettings,
-    /// Whether the latest round had posts that failed: it is said when that changes.
+    /// Whether posts failed in the latest round. A change is logged.
     failing: AtomicBool,
 }
 
+/// Settings of [`DeliverEvents`].
 #[derive(Debug, Clone, Copy)]
 pub struct EventSettings {
-    /// Events in one round.
+    /// The maximum number of events in a round.
     pub batch: usize,
-    /// Posts at a time.
+    /// The maximum number of concurrent posts.
     pub concurrency: usize,
-    /// How long a round may take. An event that was not settled by then is told again.
+    /// How long a round may take. An event that is not settled by then is posted again.
     pub lease: Duration,
 }
 
-/// What became of the events of one round.
+/// The results of one round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Posted {
     pub claimed: usize,
     pub delivered: usize,
-    /// They wait for their next try.
+    /// Events that wait for their next attempt.
     pub retried: usize,
-    /// They are not tried any more.
+    /// Events that were given up.
     pub dropped: usize,
-    /// What became of them was not stored: they are told again.
+    /// Events whose result was not stored. They are posted again.
     pub unsettled: usize,
 }
 
@@ -67,15 +68,15 @@ enum Change {
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3_600;
 
-/// How long to wait after each failure, give or take a fifth; after one more there is no other try.
+/// The waits after each failure, within a fifth. After one more failure an event is given up.
 const WAITS: [u64; 9] =
     [5, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR];
 
-/// The longest wait that whoever is posted to may ask for.
+/// The longest wait that the receiver may ask for.
 const LONGEST: Duration = Duration::from_secs(24 * HOUR);
 
 impl Default for EventSettings {
-    /// With posts of up to 10 seconds a round takes at most 70.
+    /// If a post takes up to 10 seconds, a round takes at most 70.
     fn default() -> Self {
         Self { batch: 100, concurrency: 16, lease: Duration::from_secs(90) }
     }
@@ -86,9 +87,10 @@ impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, 
         Self { outbox, sink, rng: Mutex::new(rng), settings, failing: AtomicBool::new(false) }
     }
 
-    /// Tells of the events whose time has come. May be dropped: what was not settled is told again.
+    /// Posts the events that are due. The caller may drop the future: events that were not settled are
+    /// posted again.
     ///
-    /// Events are told at least once, and in no order.
+    /// Events are delivered at least once and in no particular order.
     #[autometrics(struct_name = "DeliverEvents")]
     pub async fn execute(&self) -> Result<Posted, StoreError> {
         let EventSettings { batch, concurrency, lease } = self.settings;
@@ -113,16 +115,21 @@ impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, 
         Ok(posted)
     }
 
-    /// Says when posts begin to fail, and when they do not any more: a line for each would tell no
-    /// more.
+    /// Logs when posts begin to fail and when they succeed again. A line for each post would add
+    /// nothing.
     fn report(&self, posted: Posted, failure: Option<&str>) {
         let Posted { delivered, retried, .. } = posted;
         match self.change(posted, failure) {
             Some(Change::Worse) => {
                 let detail = failure.unwrap_or_default();
-                tracing::warn!(retried, delivered, detail, "events are not taken; tried again");
+                tracing::warn!(
+                    retried,
+                    delivered,
+                    detail,
+                    "EVENTS_URL does not accept events; they will be retried"
+                );
             }
-            Some(Change::Better) => tracing::info!(delivered, "events are taken again"),
+            Some(Change::Better) => tracing::info!(delivered, "EVENTS_URL accepts events again"),
             None => {}
         }
     }
@@ -137,7 +144,7 @@ impl<E: EventOutbox, S: EventSink, R: Rng + Send + 'static> DeliverEvents<E, S, 
         }
     }
 
-    /// None after the last try.
+    /// Returns the wait after an attempt, or `None` after the last.
     fn wait_after(&self, attempt: u32) -> Option<Duration> {
         let place = usize::try_from(attempt.max(1) - 1).ok()?;
         let wait = Duration::from_secs(*WAITS.get(place)?);
@@ -158,27 +165,33 @@ async fn post(
     let (outcome, stored) = match (sink.post(event).await, wait) {
         (Ok(()), _) => (PostOutcome::Delivered, outbox.settle(claim).await),
         (Err(PostError::Failed { detail, retry_after }), Some(wait)) => {
-            tracing::debug!(event.id, event.kind = kind, claim.attempt, detail, "event not taken");
+            tracing::debug!(
+                event.id,
+                event.kind = kind,
+                claim.attempt,
+                detail,
+                "event was not accepted; it will be retried"
+            );
             let after = wait.max(retry_after.unwrap_or_default().min(LONGEST));
             (PostOutcome::Retried { detail }, outbox.retry(claim, after).await)
         }
         (Err(error), _) => {
             let attempts = claim.attempt;
-            tracing::error!(event.id, event.kind = kind, attempts, %error, "event given up");
+            tracing::error!(event.id, event.kind = kind, attempts, %error, "event was given up; it will not be delivered");
             (PostOutcome::Dropped, outbox.settle(claim).await)
         }
     };
     match stored {
         Ok(()) => outcome,
         Err(error) => {
-            tracing::warn!(event.id, error = %Chain(&error), "what became of an event is not stored");
+            tracing::warn!(event.id, error = %Chain(&error), "the result of an event was not stored; it will be posted again");
             PostOutcome::Unsettled
         }
     }
 }
 
 impl Posted {
-    /// Keeps why a post failed, too.
+    /// Counts an outcome, and keeps the reason of a failure.
     fn count(&mut self, outcome: PostOutcome, failure: &mut Option<String>) {
         *match outcome {
             PostOutcome::Delivered => &mut self.delivered,
@@ -244,7 +257,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_taken_is_settled() {
+    async fn an_accepted_event_is_settled() {
         let mut outbox = holding(vec![event(1, 1), event(2, 4)]);
         outbox.expect_settle().times(2).returning(|_| Ok(()));
 
@@ -254,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_taken_waits_longer_each_time() {
+    async fn each_failure_makes_an_event_wait_longer() {
         for (attempt, seconds) in [(1, 5), (2, 300), (9, 86_400)] {
             let mut outbox = holding(vec![event(1, attempt)]);
             outbox
@@ -273,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_begins_to_fail_is_said_once_until_it_is_over() {
+    async fn a_failure_and_its_end_are_each_logged_once() {
         let deliver = DeliverEvents::new(
             Arc::new(MockEventOutbox::new()),
             Arc::new(MockEventSink::new()),
@@ -286,14 +299,14 @@ mod tests {
         assert_eq!(said(taken, None), None);
         assert_eq!(said(taken, Some("status 503")), Some(Change::Worse));
         assert_eq!(said(Posted::default(), Some("status 503")), None);
-        // Nothing was due, which tells nothing.
+        // No event was due, so nothing changes.
         assert_eq!(said(Posted::default(), None), None);
         assert_eq!(said(taken, None), Some(Change::Better));
         assert_eq!(said(taken, None), None);
     }
 
     #[tokio::test]
-    async fn a_longer_wait_that_was_asked_for_is_kept() {
+    async fn a_longer_wait_that_the_receiver_asks_for_is_used() {
         for (asked, waited) in [(1_000, 1_000), (1_000_000, 86_400)] {
             let mut outbox = holding(vec![event(1, 1)]);
             outbox
@@ -307,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_the_tenth_failure_or_when_nobody_wants_it_it_is_dropped() {
+    async fn an_event_is_dropped_after_the_tenth_failure_or_a_410() {
         for (attempt, answer) in [(10, failed(None)), (1, Err(PostError::Gone))] {
             let mut outbox = holding(vec![event(1, attempt)]);
             outbox.expect_settle().once().returning(|_| Ok(()));
@@ -319,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_could_not_be_stored_is_told_again() {
+    async fn an_event_whose_result_was_not_stored_is_unsettled() {
         let mut outbox = holding(vec![event(1, 1)]);
         outbox.expect_settle().returning(|_| Err(StoreError::Unavailable("down".into())));
 
@@ -329,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_posts_at_a_time_and_no_more() {
+    async fn posts_run_concurrently_up_to_the_limit() {
         #[derive(Default)]
         struct Slow {
             now: AtomicUsize,

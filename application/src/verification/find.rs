@@ -5,7 +5,7 @@ use domain::VerificationId;
 
 use crate::ports::{History, StoreError, Verifications};
 
-/// Looks at a verification.
+/// Finds a verification.
 #[derive(Debug)]
 pub struct FindVerification<V> {
     verifications: Arc<V>,
@@ -16,7 +16,7 @@ impl<V: Verifications> FindVerification<V> {
         Self { verifications }
     }
 
-    /// The verification with what has happened to it, if there is one.
+    /// Returns the verification with its events, if it exists.
     #[autometrics(struct_name = "FindVerification")]
     pub async fn execute(&self, id: VerificationId) -> Result<Option<History>, StoreError> {
         self.verifications.history(id).await
@@ -34,7 +34,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn finds_what_there_is() {
+    async fn an_unknown_verification_is_none() {
         let expected = history(VerificationStatus::Expired);
         let found = expected.clone();
         let mut verifications = MockVerifications::new();

@@ -5,28 +5,29 @@ use crate::{
     ports::{Answer, AnswerClaim, Answers, Begun, StoreError},
 };
 
-/// Lets a request that is repeated under one `Idempotency-Key` be done once.
+/// Makes requests with an `Idempotency-Key` idempotent.
 #[derive(Debug)]
 pub struct AnswerOnce<A> {
     answers: A,
     vault: Vault,
 }
 
-/// What makes two requests one.
+/// The properties that identify a repeated request.
 #[derive(Debug, Clone, Copy)]
 pub struct Repeatable<'a> {
     pub api_key: Option<ApiKeyId>,
     pub method: &'a str,
     pub path: &'a str,
-    /// The value of `Idempotency-Key`.
+    /// The value of the `Idempotency-Key` header.
     pub key: &'a str,
 }
 
+/// Why a request did not begin or its answer was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     #[error("too much work is waiting for the database")]
     Full,
-    #[error("nothing is known of the request")]
+    #[error("the state of the request is unknown")]
     Unavailable(#[source] BoxError),
 }
 
@@ -35,11 +36,11 @@ impl<A: Answers> AnswerOnce<A> {
         Self { answers, vault }
     }
 
-    /// Begins a request, or tells what is known of it. Whoever begins it must then [`Self::keep`],
-    /// [`Self::forget`] or [`Self::give_up`].
+    /// Begins a request, or returns its state. A caller that gets a claim must then call
+    /// [`Self::keep`], [`Self::forget`] or [`Self::give_up`].
     ///
-    /// Of the body only a hash is kept, and that under the pepper: a body may hold a code. So with
-    /// a new pepper a body counts as another one.
+    /// Only a hash of the body is stored, keyed with the pepper, because a body may contain a code.
+    /// With a new pepper, the same body therefore counts as a different one.
     pub async fn begin(&self, request: Repeatable<'_>, body: &[u8]) -> Result<Begun, AnswerError> {
         let Repeatable { api_key, method, path, key } = request;
         let whose = api_key.map_or_else(String::new, |id| id.to_string());
@@ -49,19 +50,22 @@ impl<A: Answers> AnswerOnce<A> {
         self.answers.begin(key, body).await.map_err(AnswerError::from)
     }
 
-    /// What those before the claim have done.
+    /// Returns what was done under earlier claims.
     pub async fn done(&self, claim: &AnswerClaim) -> Result<Option<VerificationId>, AnswerError> {
         self.answers.done(claim).await.map_err(AnswerError::from)
     }
 
+    /// Stores the answer for repeats of the request.
     pub async fn keep(&self, claim: &AnswerClaim, answer: &Answer) -> Result<(), AnswerError> {
         self.answers.keep(claim, answer).await.map_err(AnswerError::from)
     }
 
+    /// Returns the claim because nothing was done.
     pub async fn forget(&self, claim: &AnswerClaim) -> Result<(), AnswerError> {
         self.answers.forget(claim).await.map_err(AnswerError::from)
     }
 
+    /// Returns the claim without knowing whether anything was done.
     pub async fn give_up(&self, claim: &AnswerClaim) -> Result<(), AnswerError> {
         self.answers.give_up(claim).await.map_err(AnswerError::from)
     }
@@ -88,7 +92,7 @@ mod tests {
     const REQUEST: Repeatable<'_> =
         Repeatable { api_key: None, method: "POST", path: "/v1/verifications", key: "k" };
 
-    /// Key and body as the store is asked for them.
+    /// The keys and hashes of bodies that the store is asked for.
     async fn asked(requests: &[(Repeatable<'_>, &str)]) -> Vec<([u8; 32], [u8; 32])> {
         let book = Arc::new(Mutex::new(Vec::new()));
         let entries = Arc::clone(&book);
@@ -105,14 +109,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_request_is_one_and_every_other_is_another() {
+    async fn a_request_is_identified_by_api_key_method_path_and_key() {
         let key = domain::ApiKeyText::generate(&mut StdRng::seed_from_u64(1)).id();
         let others = [
             Repeatable { api_key: Some(key), ..REQUEST },
             Repeatable { method: "PUT", ..REQUEST },
             Repeatable { path: "/v1/verifications/check", ..REQUEST },
             Repeatable { key: "l", ..REQUEST },
-            // What stands where is part of it.
+            // The boundary between two fields counts.
             Repeatable { path: "/v1/verification", key: "sk", ..REQUEST },
         ];
         let requests: Vec<_> = [REQUEST, REQUEST].into_iter().chain(others).collect();
@@ -127,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_the_body_a_hash_is_kept_that_needs_the_pepper() {
+    async fn the_stored_hash_of_the_body_is_keyed() {
         let body = r#"{"code":"482915"}"#;
 
         let asked = asked(&[(REQUEST, body), (REQUEST, r#"{"code":"482916"}"#)]).await;
@@ -137,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_begun_before_the_keys_are_there() {
+    async fn nothing_begins_before_the_keys_are_loaded() {
         let once = AnswerOnce::new(MockAnswers::new(), Vault::default());
 
         let error = once.begin(REQUEST, b"{}").await.unwrap_err();

@@ -15,10 +15,10 @@ use crate::{
     ports::{NewSecret, NewSend, NewTest, NewVerification, Verification},
 };
 
-/// What an id begins with. Nothing is decided by it.
+/// The clock that ids begin with. No decision depends on it.
 pub type Clock = fn() -> SystemTime;
 
-/// Makes codes and what is kept of them.
+/// Issues codes: derives, hashes and seals them.
 pub(crate) struct Issuer<R> {
     clock: Clock,
     rng: Mutex<R>,
@@ -38,11 +38,11 @@ pub enum ResendPolicy {
 /// What a verification begins with.
 #[derive(Debug, Clone)]
 pub(crate) struct IssueRequest {
-    /// What it is called, if that is not to be drawn.
+    /// The id, if it is given. Otherwise it is drawn.
     pub(crate) id: Option<VerificationId>,
     pub(crate) origin: Origin,
     pub(crate) phone: PhoneNumber,
-    /// As the gateway is to have it, if that is not `phone`.
+    /// The form of the phone that the gateway receives, if it differs from `phone`.
     pub(crate) written: Option<PhoneNumber>,
     pub(crate) region: Option<Region>,
     pub(crate) ttl: Duration,
@@ -56,7 +56,7 @@ pub(crate) struct IssueRequest {
     pub(crate) extra: Vec<Counter>,
 }
 
-/// What one send needs of chance.
+/// The random values of one message.
 struct Drawn {
     id: VerificationId,
     seed: Seed,
@@ -70,7 +70,7 @@ impl<R: CryptoRng> Issuer<R> {
         Self { clock, rng: Mutex::new(rng), vault }
     }
 
-    /// Begins a verification: its id, its code, and the message that carries it.
+    /// Issues a verification: its id, its code and its first message.
     pub(crate) fn first(&self, request: IssueRequest) -> Result<NewSend, VaultClosed> {
         let pepper = self.vault.peppers()?.first();
         let Drawn { id, seed, nonce, trace } = self.draw();
@@ -99,8 +99,8 @@ impl<R: CryptoRng> Issuer<R> {
         })
     }
 
-    /// The next message of a verification. With what is kept of its code, where that is another
-    /// than before: because it shall be, or because the pepper is not set here any more.
+    /// Issues the next message of a verification. Also returns the secret of its code if the code is
+    /// new, because of the policy or because this process does not have the pepper of the old code.
     pub(crate) fn next(
         &self,
         verification: &Verification,
@@ -123,7 +123,7 @@ impl<R: CryptoRng> Issuer<R> {
         Ok((Message { id: message, phone, code }, secret, trace))
     }
 
-    /// A verification whose code somebody else has set.
+    /// Issues a verification of a test number, whose code is given.
     pub(crate) fn test(&self, request: IssueRequest, code: &Code) -> Result<NewTest, VaultClosed> {
         let pepper = self.vault.peppers()?.first();
         let Drawn { id, seed, .. } = self.draw();
@@ -145,7 +145,7 @@ impl<R: CryptoRng> Issuer<R> {
     }
 
     fn draw(&self) -> Drawn {
-        // A generator is whole between two draws, so a panic elsewhere does not spoil it.
+        // A generator is consistent between two draws, so a panic elsewhere does not damage it.
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         let mut nonce = [0; 24];
         rng.fill_bytes(&mut nonce);

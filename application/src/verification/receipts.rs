@@ -5,7 +5,7 @@ use domain::MessageId;
 
 use crate::ports::{Receipt, StoreError, Verifications};
 
-/// Notes what a gateway tells later of a message.
+/// Stores delivery receipts of gateways.
 #[derive(Debug)]
 pub struct NoteReceipt<V> {
     verifications: Arc<V>,
@@ -16,8 +16,7 @@ impl<V: Verifications> NoteReceipt<V> {
         Self { verifications }
     }
 
-    /// Says whether there is such a message: one that a gateway was called for. Twice is as good
-    /// as once.
+    /// Stores a receipt. Returns whether a gateway was called for the message. Safe to repeat.
     #[autometrics(struct_name = "NoteReceipt")]
     pub async fn execute(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError> {
         self.verifications.note_receipt(message, receipt).await

@@ -20,12 +20,13 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
 
     /// Stores one more message of the verification. Once this returns `Ok`, it will be sent.
     ///
-    /// Under one claim that is done once: whoever takes it over finds the verification as it is.
+    /// This happens once for each claim. A caller that takes the claim over gets the verification in
+    /// its present state.
     #[autometrics(struct_name = "ResendVerification")]
     pub async fn execute(
         &self,
         id: VerificationId,
-        // `caller` is a name that autometrics takes.
+        // autometrics uses the name `caller` itself.
         asker: &Caller,
     ) -> Result<History, ResendError> {
         let sender = &self.sender;
@@ -40,7 +41,7 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> ResendVerification<V, R> {
                 return Ok(sender.with_events(verification).await);
             }
         }
-        Err(ResendError::Unavailable("others change the verification all the time".into()))
+        Err(ResendError::Unavailable("the verification changed during each attempt".into()))
     }
 }
 
@@ -91,7 +92,7 @@ mod tests {
         verifications
     }
 
-    /// Takes down what is stored.
+    /// Records the resends that are stored.
     fn storing(verifications: &mut MockVerifications) -> Arc<Mutex<Vec<Resend>>> {
         let book = Arc::new(Mutex::new(Vec::new()));
         let entries = Arc::clone(&book);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn resend_policy_new() {
+    async fn policy_new_replaces_the_code() {
         let mut verifications = finding(rested());
         let stored = storing(&mut verifications);
 
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_takes_a_resend_over_sends_only_what_was_not_sent() {
+    async fn a_resend_that_is_taken_over_is_sent_once() {
         let mut done = MockVerifications::new();
         let sent = begun(Verification { sends: 2, ..pending() });
         let found = sent.clone();
@@ -176,13 +177,13 @@ mod tests {
             let stored = storing(&mut verifications);
             let resender = resender(verifications, ResendPolicy::Same);
             resender.execute(pending().id, &under(claim.clone())).await.unwrap();
-            // And tells those that come after.
+            // The claim is passed on, so that later holders learn of the resend.
             assert_eq!(stored.lock().unwrap()[0].claim, Some(claim));
         }
     }
 
     #[tokio::test]
-    async fn a_code_whose_pepper_is_gone_is_replaced() {
+    async fn a_code_with_an_unknown_pepper_is_replaced() {
         let secret =
             CodeSecret { pepper: "gone".parse().unwrap(), seed: Seed::from_bytes([1; 16]) };
         let mut verifications = finding(Verification { secret: Some(secret), ..rested() });
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn limits_of_the_verification_say_how_long_they_hold() {
+    async fn limits_of_a_verification_have_a_retry_time() {
         for (verification, name, quota, seconds) in [
             (pending(), "resend", 1, 60),
             (Verification { sends: 2, ..rested() }, "resend", 1, 30),
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_ended_is_not_sent_again() {
+    async fn an_ended_verification_is_not_resent() {
         let ended = |status| Verification { status, ..rested() };
 
         let approved = refused(ended(VerificationStatus::Approved)).await;
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_was_overtaken_looks_again() {
+    async fn a_resend_that_lost_a_race_reads_the_verification_again() {
         let mut verifications = MockVerifications::new();
         let mut looks = mockall::Sequence::new();
         let found = |it: Verification| move |_| Ok(Some(it.clone()));
@@ -244,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_guard_counts_and_blocks_resends_too() {
+    async fn the_guard_counts_and_blocks_resends() {
         let mut verifications = finding(rested());
         storing(&mut verifications);
         let rule = GuardRule::parse("prefix:1:10", GuardMode::Enforce).unwrap();
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_test_numbers_verification_sends_nothing() {
+    async fn a_resend_to_a_test_number_sends_nothing() {
         let test = Verification { origin: domain::Origin::Test, ..rested() };
         let mut verifications = finding(test.clone());
         verifications.expect_history().returning(|_| Ok(None));

@@ -4,32 +4,33 @@ use domain::{Counter, NumberRefused, NumberRules, Origin, Recipient, SendLimits,
 
 use super::{Admission, Caller, Guard, SendPermit};
 
-/// What holds for the messages of one door, `/v1` or `/api`.
+/// The rules for messages of one door, `/v1` or `/api`.
 ///
-/// Both doors ask the same questions in the same order, here: is anything sent to this number, does
-/// the guard let it pass, and what is it counted under. Only the answers are set for each door.
+/// Both doors apply the same rules in the same order: the rules for numbers, the guard, and the limits.
+/// Only the settings differ.
 #[derive(Debug, Clone, Default)]
 pub struct SendRules {
     pub numbers: NumberRules,
-    /// Whether texts that are no numbers are refused.
+    /// Whether digits that no numbering plan contains are refused.
     pub refuse_unreadable: bool,
     pub limits: SendLimits,
     pub counting: Counting,
 }
 
-/// Whose counters a door moves.
+/// The counters that a door uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Counting {
-    /// Those of both doors.
+    /// The counters of both doors.
     #[default]
     Shared,
-    /// Those of both doors, but its own of each phone: the doors limit phones differently.
+    /// The counters of both doors, except separate counters of phones, because the doors limit phones
+    /// differently.
     PhonesApart,
-    /// Its own only: whoever comes through it has shown less of who they are.
+    /// Separate counters only, because callers of this door are less identified.
     Apart,
 }
 
-/// Why nothing is sent.
+/// Why no message is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Number(NumberRefused),
@@ -37,7 +38,7 @@ pub(crate) enum Refusal {
 }
 
 impl SendRules {
-    /// Nothing is refused and nothing counted.
+    /// Refuses nothing and counts nothing.
     pub const NONE: Self = Self {
         numbers: NumberRules::NONE,
         refuse_unreadable: false,
@@ -45,7 +46,7 @@ impl SendRules {
         counting: Counting::Shared,
     };
 
-    /// Decides whether a message may be sent. What passes must be counted once it is sent.
+    /// Decides whether a message may be sent. The permit counts it once it is sent.
     pub(crate) fn admit(
         &self,
         guard: &Arc<Guard>,
@@ -67,7 +68,7 @@ impl SendRules {
         }
     }
 
-    /// What a message is counted under beside its phone.
+    /// Returns the counters of a message besides its phone.
     pub(crate) fn counters(&self, to: &Recipient, caller: &Caller) -> Vec<Counter> {
         let mut counters = self.limits.counters(SendOf {
             ip: caller.ip,
@@ -84,7 +85,7 @@ impl SendRules {
         counters
     }
 
-    /// Whether the windows of a phone are those of this door only.
+    /// Whether this door has separate windows for phones.
     pub(crate) const fn phones_apart(&self) -> bool {
         matches!(self.counting, Counting::PhonesApart | Counting::Apart)
     }
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn both_doors_have_the_rules_for_numbers() {
+    fn the_rules_for_numbers_apply_to_both_doors() {
         let premium = number("78091234567", NumberType::PremiumRate);
         let numbers =
             NumberRules { refused: [NumberType::PremiumRate].into(), ..NumberRules::NONE };
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_judges_api_once_its_codes_are_checked_and_apart_from_v1() {
+    fn the_guard_applies_to_api_once_its_codes_are_checked_and_separately_from_v1() {
         let guard = guard();
         let send = |origin| {
             let permit = SendRules::NONE.admit(&guard, origin, &mobile())?;
@@ -153,16 +154,16 @@ mod tests {
         guard.approved(Origin::Api, &elsewhere, None);
         send(Origin::Api).unwrap();
 
-        // Of 102, a fifth.
+        // 21 approvals are a fifth of 102 messages.
         guard.approved(Origin::Api, &elsewhere, None);
         let through = (0..50).take_while(|_| send(Origin::Api).is_ok()).count();
 
         assert_eq!(through, 3);
-        assert_eq!(send(Origin::V1), Ok(()), "nobody on /v1 is blocked by what /api sends");
+        assert_eq!(send(Origin::V1), Ok(()), "messages of /api block no caller of /v1");
     }
 
     #[test]
-    fn a_message_is_counted_by_what_it_goes_to_and_by_its_key() {
+    fn a_message_is_counted_by_prefix_region_and_api_key() {
         let limits = |text: &str| text.parse().unwrap();
         let limits = SendLimits {
             prefix: limits("9/1h"),

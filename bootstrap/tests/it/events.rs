@@ -97,7 +97,10 @@ async fn events_arrive_signed_again_after_a_failure_and_without_a_code() {
     let delivered = processor.metric("messager_events_total{outcome=\"delivered\"}").await;
     assert_eq!(delivered, Some(3.0));
     let log = processor.stderr();
-    for line in ["events are not taken; tried again", "events are taken again"] {
+    for line in [
+        "EVENTS_URL does not accept events; they will be retried",
+        "EVENTS_URL accepts events again",
+    ] {
         // Said when it changes, and not for each: three failed, in up to three rounds.
         assert!((1..=3).contains(&log.matches(line).count()), "{line}: {log}");
     }

@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use rand_core::Rng;
 
-/// How long to wait before the next call: capped exponential back-off with full jitter.
+/// Returns the wait before the next call: capped exponential back-off with full jitter.
 ///
-/// Anything up to half a second, one, two, … up to half a minute after the first, second, third
-/// call. The jitter keeps the messages that one outage failed from coming back together.
+/// The wait is between zero and a ceiling of 0.5, 1, 2, … up to 30 seconds after the first, second,
+/// third, … call. The jitter prevents the messages of one outage from coming back together.
 pub(super) fn backoff(calls: u32, rng: &mut impl Rng) -> Duration {
     const FIRST: Duration = Duration::from_millis(500);
     const CAP: Duration = Duration::from_secs(30);
@@ -21,7 +21,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn grows_to_the_cap_and_is_spread_over_all_of_it() {
+    fn waits_are_uniform_up_to_a_ceiling_that_doubles_to_30_seconds() {
         let mut rng = StdRng::seed_from_u64(1);
 
         for (calls, ceiling) in [(1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (u32::MAX, 30.0)] {

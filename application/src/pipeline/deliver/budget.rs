@@ -2,24 +2,24 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What retries may be made, so that a gateway in trouble is not buried under them.
+/// The budget of retries. It keeps a failing gateway from being overloaded by retries.
 ///
-/// Each call that the gateway accepts earns two retries, and some are free. While the gateway
-/// accepts nothing, retries come down to the free ones, however many messages wait; once it
-/// accepts again, each success pays for the next two, and so what waits comes back as fast as the
-/// gateway can bear. Messages that were never tried need no budget: they are how it is found out
-/// that the gateway is back.
+/// Each call that the gateway accepts earns two retries, and a few retries are free. While the gateway
+/// accepts nothing, only the free retries are made, however many messages wait. Once it accepts again,
+/// each success pays for two more, so the waiting messages come back as fast as the gateway can take
+/// them. First calls need no budget; they detect that the gateway is back.
 #[derive(Debug)]
 pub(super) struct RetryBudget {
     retries: f64,
     counted: Instant,
 }
 
-/// Retries that an accepted call earns.
+/// The number of retries that an accepted call earns.
 const EARNED: f64 = 2.0;
-/// Retries a second that are free.
+/// The number of free retries per second.
 const FREE: f64 = 2.0;
-/// Retries that can be saved up: a short trouble of a few messages never meets the limit.
+/// The number of retries that can be saved up, so that a short failure of a few messages never reaches
+/// the limit.
 const SAVED: f64 = 50.0;
 
 impl RetryBudget {
@@ -31,7 +31,7 @@ impl RetryBudget {
         self.retries = (self.retries + EARNED).min(SAVED);
     }
 
-    /// Takes one retry, if there is one.
+    /// Takes one retry from the budget. Returns whether there was one.
     pub(super) fn spend(&mut self, now: Instant) -> bool {
         let passed: Duration = now.saturating_duration_since(self.counted);
         self.counted = now;
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_that_accepts_nothing_gets_few_retries() {
+    fn a_gateway_that_accepts_nothing_gets_two_retries_a_second() {
         let begin = Instant::now();
         let mut budget = RetryBudget::new(begin);
 
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_accepts_again_gets_twice_as_many_each_time() {
+    fn retries_double_each_round_once_a_gateway_accepts_again() {
         let now = Instant::now();
         let mut budget = RetryBudget::new(now);
         spend_all(&mut budget, now);

@@ -4,15 +4,16 @@ use domain::{Message, PhoneNumber};
 
 use crate::TraceParent;
 
-/// Messages in hand, a lane for each phone: one call at a time in a lane, lanes independent.
+/// The messages in hand, in a lane for each phone. A lane makes one call at a time, and lanes are
+/// independent.
 ///
-/// A lane that must wait for its first message's next try is *parked*: its messages leave memory
-/// and come back from the ledger, oldest first, when that time has come. What arrives meanwhile
-/// is parked behind them, so that a phone's messages keep their order.
+/// While the first message of a lane waits for a retry, the lane is *parked*: its messages leave memory
+/// and come back from the ledger, oldest first, when the retry is due. Messages that arrive in the
+/// meantime are parked behind them, so the messages of a phone keep their order.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     by_phone: HashMap<PhoneNumber, Lane>,
-    /// Phones whose first message may be sent now.
+    /// Phones whose first message may be sent now, in order.
     ready: VecDeque<PhoneNumber>,
     waiting: usize,
     calling: usize,
@@ -23,18 +24,19 @@ pub(super) struct Lanes {
 struct Lane {
     queue: VecDeque<QueuedMessage>,
     calling: bool,
-    /// Open entries of this phone that are in the ledger only.
+    /// The number of open entries of this phone that are only in the ledger.
     parked: usize,
 }
 
+/// A message that waits in its lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct QueuedMessage {
     pub(super) message: Message,
     pub(super) trace: Option<TraceParent>,
 }
 
-/// Messages of one phone that are kept in memory: a number that many messages come for must not
-/// fill it.
+/// The maximum number of messages of one phone in memory. A phone with many messages must not fill the
+/// memory.
 const QUEUE: usize = 8;
 
 impl Lane {
@@ -44,46 +46,47 @@ impl Lane {
 }
 
 impl Lanes {
-    /// Messages that take memory.
+    /// Returns the number of messages in memory.
     pub(super) fn in_hand(&self) -> usize {
         self.waiting + self.calling
     }
 
-    /// Those of them that are not called for yet.
+    /// Returns the number of messages in memory whose call has not begun.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Messages that are in the ledger only, and that will have to be looked for there.
+    /// Returns the number of messages that are only in the ledger and must be looked up there.
     pub(super) fn parked(&self) -> usize {
         self.parked
     }
 
-    /// Phones that something is known of. They take memory even where their messages do not.
+    /// Returns the number of phones with open messages. They take memory even if their messages do not.
     pub(super) fn phones(&self) -> usize {
         self.by_phone.len()
     }
 
-    /// Phones whose first message may be sent now.
+    /// Returns the number of phones whose first message may be sent now.
     pub(super) fn ready(&self) -> usize {
         self.ready.len()
     }
 
-    /// Whether nothing of this phone is open.
+    /// Whether a phone has no open message.
     pub(super) fn is_free(&self, phone: &PhoneNumber) -> bool {
         !self.by_phone.contains_key(phone)
     }
 
-    /// A message of this phone, which must be free, is called for without having waited.
+    /// Records a call for a message that did not wait. Its phone must be free.
     pub(super) fn begin(&mut self, phone: &PhoneNumber) {
         self.by_phone.entry(phone.clone()).or_default().calling = true;
         self.calling += 1;
     }
 
-    /// Takes the ledger's word for how many open entries each phone has.
+    /// Adopts the ledger's number of open entries for each phone. Entries that are not in memory are
+    /// parked.
     ///
-    /// What is not in memory is parked. Needed at the start, when the entries are another
-    /// consumer's work, and now and then, since that consumer may still end some of them.
+    /// This is necessary at the start, when the entries are those of another consumer, and at
+    /// intervals, because that consumer may still end some of them.
     pub(super) fn sync(&mut self, open: Vec<(PhoneNumber, usize)>) {
         for lane in self.by_phone.values_mut() {
             lane.parked = 0;
@@ -96,12 +99,12 @@ impl Lanes {
         self.by_phone.retain(|_, lane| lane.in_hand() + lane.parked > 0);
     }
 
-    /// Whether nothing of this phone is in memory.
+    /// Whether a phone has no message in memory.
     pub(super) fn is_idle(&self, phone: &PhoneNumber) -> bool {
         self.by_phone.get(phone).is_none_or(|lane| lane.in_hand() == 0)
     }
 
-    /// Adds a message that has just come.
+    /// Adds a message that has just arrived.
     pub(super) fn push(&mut self, waiting: QueuedMessage) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
@@ -117,7 +120,7 @@ impl Lanes {
         self.waiting += 1;
     }
 
-    /// Brings a parked message back: the oldest of its phone, which must be idle.
+    /// Brings back a parked message. It must be the oldest of its phone, and the phone must be idle.
     pub(super) fn resume(&mut self, waiting: QueuedMessage) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
@@ -130,12 +133,12 @@ impl Lanes {
         self.waiting += 1;
     }
 
-    /// Whether this phone is idle and has parked messages.
+    /// Whether a phone is idle and has parked messages.
     pub(super) fn is_waiting_in_ledger(&self, phone: &PhoneNumber) -> bool {
         self.by_phone.get(phone).is_some_and(|lane| lane.in_hand() == 0 && lane.parked > 0)
     }
 
-    /// Takes up to `limit` messages whose turn it is. Their lanes are calling from now on.
+    /// Takes the first message of up to `limit` ready lanes. These lanes are calling from now on.
     pub(super) fn take(&mut self, limit: usize) -> Vec<QueuedMessage> {
         let mut taken = Vec::new();
         while taken.len() < limit
@@ -150,7 +153,7 @@ impl Lanes {
         taken
     }
 
-    /// Puts back what was taken and not started, as if it had not been taken.
+    /// Puts back messages that were taken but not started, as if they had not been taken.
     pub(super) fn put_back(&mut self, taken: Vec<QueuedMessage>) {
         for waiting in taken.into_iter().rev() {
             let phone = waiting.message.phone.clone();
@@ -163,7 +166,7 @@ impl Lanes {
         }
     }
 
-    /// The call for a phone has ended, and so has its message: the next may go.
+    /// Ends the call of a phone whose message has ended. The next message may be sent.
     pub(super) fn done(&mut self, phone: &PhoneNumber) {
         let Some(lane) = self.end_call(phone) else { return };
         if !lane.queue.is_empty() {
@@ -173,7 +176,7 @@ impl Lanes {
         }
     }
 
-    /// The call for a phone has ended and its message must wait: so must those behind it.
+    /// Ends the call of a phone whose message must wait. Later messages wait behind it.
     pub(super) fn park(&mut self, phone: &PhoneNumber) {
         let Some(lane) = self.end_call(phone) else { return };
         let behind = lane.queue.len();
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn one_phone_has_one_call_at_a_time_and_others_do_not_wait() {
+    fn a_phone_has_one_call_at_a_time_and_phones_are_independent() {
         let mut lanes = Lanes::default();
         for (phone, number) in [(1, 1), (1, 2), (2, 3)] {
             lanes.push(waiting(phone, number));
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_behind_a_parked_message_waits_for_it() {
+    fn later_messages_wait_behind_a_parked_message() {
         let mut lanes = Lanes::default();
         lanes.push(waiting(1, 1));
         lanes.push(waiting(1, 2));
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn many_messages_for_one_phone_leave_room_for_others() {
+    fn many_messages_to_one_phone_do_not_delay_other_phones() {
         let mut lanes = Lanes::default();
         for number in 0..2_000 {
             lanes.push(waiting(1, number));
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_started_is_first_again() {
+    fn messages_that_were_put_back_are_first_again() {
         let mut lanes = Lanes::default();
         for number in 1..=3 {
             lanes.push(waiting(u8::try_from(number).unwrap(), number));
@@ -292,7 +295,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a ledger that is a plain list of open entries per phone.
+        /// Compares the lanes with a ledger that is a list of open entries for each phone.
         #[test]
         fn every_phone_keeps_its_order(steps in prop::collection::vec(step(), 1..120)) {
             let mut lanes = Lanes::default();

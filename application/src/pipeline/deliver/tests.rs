@@ -8,9 +8,12 @@ use std::{
 
 use domain::Message;
 use rand::{SeedableRng, rngs::StdRng};
+use tokio::time::timeout;
 
 use super::*;
-use crate::ports::{Admitted, MockDeliveryLedger, MockSmsGateway, Record, Started, Unreadable};
+use crate::ports::{
+    Admitted, MockDeliveryLedger, MockSmsGateway, Record, Sms, Started, Unreadable,
+};
 
 const TTL: Duration = Duration::from_secs(600);
 
@@ -33,7 +36,7 @@ fn fetched(records: Vec<Record>) -> Fetched {
     Fetched { records, next_offset, lag: 0 }
 }
 
-/// A ledger without entries of before that takes over whatever comes.
+/// A ledger without earlier entries that admits every message.
 fn ledger() -> MockDeliveryLedger {
     let mut ledger = MockDeliveryLedger::new();
     ledger.expect_open().returning(|_| Ok(Vec::new()));
@@ -71,7 +74,7 @@ fn recorded(outcome: &CallOutcome) -> Recorded {
     Recorded { id: outcome.id, state, age: Duration::ZERO }
 }
 
-/// Takes down what is recorded as finished.
+/// Records the outcomes that are finished.
 fn finishes(ledger: &mut MockDeliveryLedger) -> Arc<Mutex<Vec<CallOutcome>>> {
     let book = Arc::new(Mutex::new(Vec::new()));
     let entries = Arc::clone(&book);
@@ -123,7 +126,7 @@ fn deliver<G: SmsGateway>(
     (deliver, sender)
 }
 
-/// Rounds until `calls` outcomes were recorded.
+/// Runs rounds until `calls` outcomes are recorded.
 async fn run<G: SmsGateway + Send>(deliver: &mut Deliver<G>, calls: usize) -> Delivered {
     let mut all = Delivered::default();
     while all.ended.len() + all.retries < calls {
@@ -140,7 +143,7 @@ async fn run<G: SmsGateway + Send>(deliver: &mut Deliver<G>, calls: usize) -> De
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_round_comes_soon_for_a_message_and_later_for_an_outcome() {
+async fn a_round_follows_soon_after_a_message_and_later_after_an_outcome() {
     let behind = |number| {
         let mut behind = record(number + 10);
         let incoming = behind.content.as_mut().unwrap();
@@ -151,7 +154,7 @@ async fn a_round_comes_soon_for_a_message_and_later_for_an_outcome() {
         (vec![record(1)], None, ROUND + OUTCOME),
         (vec![record(1)], Some(record(2)), ROUND),
         (vec![record(1), record(2)], None, ROUND + FURTHER + OUTCOME),
-        // What waits in memory waits for the outcome.
+        // The message in memory waits for the outcome.
         (vec![record(1), behind(1)], None, ROUND + FURTHER),
         ((1..=9).map(record).collect(), None, LONGEST_ROUND + OUTCOME),
     ] {
@@ -173,9 +176,9 @@ async fn a_round_comes_soon_for_a_message_and_later_for_an_outcome() {
     }
 }
 
-/// What is behind one that expired is ready, with nothing under way that would end.
+/// A message behind an expired one is ready, although no call is in progress that would end.
 #[tokio::test(start_paused = true)]
-async fn what_is_behind_an_expired_message_goes_at_once() {
+async fn a_message_behind_an_expired_one_is_sent_at_once() {
     let mut ledger = ledger();
     ledger.expect_start().returning(|_, ids, _| {
         let [id] = ids else { panic!("{ids:?}") };
@@ -201,7 +204,7 @@ async fn what_is_behind_an_expired_message_goes_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ledger_is_asked_often_only_for_what_others_may_end() {
+async fn the_ledger_is_read_often_only_while_messages_are_parked() {
     for (open, looks) in [(Vec::new(), 4), (vec![(message(1).phone, 1)], 13)] {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
@@ -248,7 +251,7 @@ async fn a_message_is_admitted_called_for_and_recorded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_ledger_had_already_is_not_called_for() {
+async fn a_message_that_the_ledger_already_has_is_not_called_for() {
     let mut ledger = MockDeliveryLedger::new();
     ledger.expect_open().returning(|_| Ok(Vec::new()));
     ledger.expect_admit().returning(|_, _| Ok(admitted(vec![message(2).id])));
@@ -271,12 +274,12 @@ async fn what_the_ledger_had_already_is_not_called_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nothing_is_in_the_way_of_is_called_for_with_its_admission() {
+async fn an_undelayed_message_is_called_for_with_its_admission() {
     let mut ledger = MockDeliveryLedger::new();
     ledger.expect_open().returning(|_| Ok(vec![(message(2).phone, 1)]));
     ledger.expect_due().returning(|_, _| Ok(Vec::new()));
-    // The second's phone has an open entry, the third and fourth are for one phone, and three
-    // calls may be made at a time.
+    // The phone of the second message has an open entry, the third and fourth are to one phone, and
+    // three calls may run at a time.
     let first_of_their_phones = [1, 3, 5].map(|number| message(number).id);
     ledger
         .expect_admit()
@@ -306,7 +309,7 @@ async fn what_nothing_is_in_the_way_of_is_called_for_with_its_admission() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_called_for_that_was_not_started() {
+async fn a_message_that_was_not_started_is_not_called_for() {
     let mut ledger = ledger();
     ledger.expect_start().once().returning(|_, ids, _| {
         let expired = Recorded { id: ids[0], state: DeliveryState::Expired, age: TTL };
@@ -323,7 +326,7 @@ async fn nothing_is_called_for_that_was_not_started() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fenced_owner_calls_nobody() {
+async fn a_fenced_owner_makes_no_call() {
     let mut ledger = MockDeliveryLedger::new();
     ledger.expect_open().returning(|_| Ok(Vec::new()));
     ledger.expect_admit().returning(|_, _| Err(LedgerError::Fenced { partition: 0 }));
@@ -343,7 +346,7 @@ async fn a_fenced_owner_calls_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outcome_is_kept_until_the_ledger_takes_it() {
+async fn an_outcome_is_kept_until_the_ledger_stores_it() {
     let mut ledger = ledger();
     starts(&mut ledger);
     let mut refusals = 2;
@@ -373,12 +376,12 @@ async fn an_outcome_is_kept_until_the_ledger_takes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_becomes_of_a_message_depends_on_what_the_gateway_says() {
+async fn the_verdict_depends_on_the_answer_of_the_gateway() {
     let later = |retry_after| SendError::Throttled { detail: "429".into(), retry_after };
     let down = SendError::Unavailable { detail: "refused".into(), retry_after: None };
     let minute = Duration::from_secs(60);
     let exactly = Verdict::Retry { after: minute };
-    // `None`: a retry after a while of our own choice.
+    // `None`: a retry after a wait that the service chooses.
     let cases = [
         (SendError::Rejected("404".into()), true, Some(Verdict::Failed)),
         (SendError::Misconfigured("401".into()), true, Some(Verdict::Failed)),
@@ -410,7 +413,7 @@ async fn what_becomes_of_a_message_depends_on_what_the_gateway_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interrupted_call_is_repeated_only_if_the_gateway_would_know_it_again() {
+async fn an_interrupted_call_is_repeated_only_if_the_gateway_deduplicates() {
     for deduplicates in [true, false] {
         let mut ledger = MockDeliveryLedger::new();
         ledger.expect_open().returning(|_| Ok(vec![(message(1).phone, 1)]));
@@ -436,7 +439,7 @@ async fn an_interrupted_call_is_repeated_only_if_the_gateway_would_know_it_again
     }
 }
 
-/// Answers never, or not with an answer.
+/// A gateway that never answers, or panics.
 struct BadGateway {
     panics: bool,
 }
@@ -468,14 +471,14 @@ async fn a_call_without_an_outcome_is_ambiguous() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_admission_that_was_not_heard_of_keeps_the_phones_order() {
+async fn an_admission_whose_answer_is_lost_keeps_the_order_of_the_phone() {
     let same_phone = |number| {
         let message = Message { phone: message(1).phone, ..message(number) };
         let incoming = Incoming { message, validity: None, trace: None, sequence: None };
         Record { offset: number, content: Ok(incoming) }
     };
-    // The first admission is committed, and the answer lost; also where it is committed after the
-    // next look.
+    // The first admission is committed and its answer is lost. In the second case it is committed
+    // after the next look.
     for seen_by in [2, 3] {
         let mut ledger = MockDeliveryLedger::new();
         let mut admissions = 0;
@@ -518,11 +521,11 @@ async fn an_admission_that_was_not_heard_of_keeps_the_phones_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gateway_that_accepts_nothing_is_not_buried_under_retries() {
+async fn a_gateway_that_accepts_nothing_gets_few_retries() {
     const PHONES: i64 = 200;
     let mut ledger = MockDeliveryLedger::new();
     ledger.expect_open().returning(|_| Ok((0..PHONES).map(|n| (message(n).phone, 1)).collect()));
-    // All of them are due again at once, whatever the back-off said.
+    // All of them are due again at once, regardless of the back-off.
     ledger.expect_due().returning(|_, _| {
         let due = |n| Due {
             message: message(n),
@@ -551,7 +554,7 @@ async fn a_gateway_that_accepts_nothing_is_not_buried_under_retries() {
     assert!(held_back > 0);
 }
 
-/// Counts the calls that are made at a time.
+/// Counts concurrent calls.
 #[derive(Default)]
 struct CountingGateway {
     now: AtomicUsize,
@@ -597,7 +600,7 @@ async fn a_call_must_begin_before_the_code_expires_and_may_end_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_are_made_side_by_side_up_to_the_limit() {
+async fn calls_run_concurrently_up_to_the_limit() {
     let mut ledger = ledger();
     starts(&mut ledger);
     finishes(&mut ledger);
@@ -613,7 +616,7 @@ async fn calls_are_made_side_by_side_up_to_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn draining_ends_the_calls_under_way_and_starts_no_more() {
+async fn draining_waits_for_calls_and_starts_none() {
     let mut ledger = ledger();
     starts(&mut ledger);
     finishes(&mut ledger);
@@ -632,7 +635,7 @@ async fn draining_ends_the_calls_under_way_and_starts_no_more() {
     assert_eq!(ended, 3);
 }
 
-/// A message whose code is sealed for it, and for `phone`.
+/// A message whose code is sealed for its id and for `phone`.
 fn sealed(number: i64, phone: &PhoneNumber, template: Option<&str>) -> Message {
     let vault = crate::testing::sealing_vault();
     let keys = vault.keys().unwrap().payload.as_ref().unwrap();
@@ -678,7 +681,7 @@ async fn a_sealed_code_is_opened_for_the_gateway_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reference_that_repeats_the_code_is_not_kept() {
+async fn a_reference_that_contains_the_code_is_not_stored() {
     for (reference, kept) in [("Your code: 123456", None), ("SM-0123", Some("SM-0123"))] {
         let mut ledger = ledger();
         starts(&mut ledger);
@@ -697,7 +700,7 @@ async fn a_reference_that_repeats_the_code_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_ours_to_open_ends_as_failed_and_calls_nobody() {
+async fn a_code_that_was_sealed_for_another_message_or_phone_fails_without_a_call() {
     let mut ledger = ledger();
     starts(&mut ledger);
     let book = finishes(&mut ledger);
@@ -716,7 +719,7 @@ async fn what_is_not_ours_to_open_ends_as_failed_and_calls_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_its_key_a_sealed_code_waits_for_a_consumer_with_it() {
+async fn a_sealed_code_waits_for_a_consumer_with_its_key() {
     let mut ledger = ledger();
     starts(&mut ledger);
     let book = finishes(&mut ledger);
@@ -735,7 +738,7 @@ async fn without_its_key_a_sealed_code_waits_for_a_consumer_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn before_the_keys_are_there_a_sealed_code_waits() {
+async fn a_sealed_code_waits_until_the_keys_are_loaded() {
     let mut ledger = ledger();
     starts(&mut ledger);
     finishes(&mut ledger);

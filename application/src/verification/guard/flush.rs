@@ -5,20 +5,21 @@ use autometrics::autometrics;
 use super::Guard;
 use crate::ports::{GuardCounts, StoreError};
 
-/// Adds what this process has counted to what all have, and learns what all have.
+/// Adds the counts of this process to the shared counts, and reads the shared counts.
 #[derive(Debug)]
 pub struct FlushGuard<C> {
     guard: Arc<Guard>,
     counts: C,
-    /// One flush at a time.
+    /// Allows one flush at a time.
     turn: tokio::sync::Mutex<()>,
 }
 
+/// What a flush stored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flushed {
     pub keys: usize,
     pub decisions: usize,
-    /// Decisions that were too many to be kept.
+    /// Decisions that were dropped because too many waited.
     pub lost: u64,
 }
 
@@ -27,9 +28,10 @@ impl<C: GuardCounts> FlushGuard<C> {
         Self { guard, counts, turn: tokio::sync::Mutex::default() }
     }
 
-    /// Flushes once. After an error the next flush has what this one had, and it may then count
-    /// twice: what was stored without our hearing of it errs to the strict side with sends and to
-    /// the other with approvals.
+    /// Flushes once.
+    ///
+    /// After an error the next flush repeats the counts. If this flush was stored although it failed,
+    /// they count twice: messages then make the guard stricter, and approvals make it less strict.
     #[autometrics(struct_name = "FlushGuard")]
     pub async fn execute(&self) -> Result<Flushed, StoreError> {
         let _turn = self.turn.lock().await;
@@ -41,7 +43,7 @@ impl<C: GuardCounts> FlushGuard<C> {
             Ok(totals) => {
                 let lost = self.guard.apply(totals);
                 if lost > 0 {
-                    tracing::warn!(lost, "decisions of the guard were too many to be stored");
+                    tracing::warn!(lost, "too many guard decisions at once; some were not stored");
                 }
                 Ok(Flushed { keys: deltas.len(), decisions: decisions.len(), lost })
             }

@@ -11,45 +11,45 @@ use domain::{
 
 use crate::ports::{GuardKey, GuardRecords, PastVerification, StoreError};
 
-/// Tells what rules of the guard, and limits by prefix and region, would have blocked.
+/// Computes what guard rules and limits by prefix and region would have blocked.
 #[derive(Debug)]
 pub struct ReplayGuard<G> {
     records: G,
 }
 
-/// What a rule or a limit would have done to one prefix, range or region.
+/// The effect of a rule or a limit on one prefix, range or region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
-    /// As a rule is shown, or the name of a limit.
+    /// The text of the rule, or the name of the limit.
     pub rule: String,
     pub key: String,
-    /// Verifications and approvals of the whole time.
+    /// The number of verifications in the whole period, and of approvals below.
     pub verifications: u64,
     pub approvals: u64,
-    /// Verifications that would not have been begun.
+    /// Verifications that would have been blocked.
     pub blocked: u64,
-    /// Of these, how many were approved: people who would have been turned away.
+    /// Blocked verifications that were approved: honest users who would have been refused.
     pub wronged: u64,
 }
 
-/// Verifications read at a time.
+/// The number of verifications in a page.
 const PAGE: usize = 1_000;
 
-/// The past as far as it has been gone through.
+/// The state of a replay.
 #[derive(Debug)]
 struct Past {
     rules: Vec<GuardRule>,
     limits: Vec<(GuardScope, Policy)>,
     window: Duration,
     counts: HashMap<GuardKey, Counted>,
-    /// The keys of regions in `counts`.
+    /// The region keys in `counts`.
     regions: BTreeSet<GuardKey>,
-    /// Windows of limits, by the limit's place in the list: what was used, and when they end.
+    /// The windows of limits, by index of the limit: the used quota and the end.
     windows: HashMap<(usize, GuardKey), (u64, SystemTime)>,
-    /// Approvals that are still to come, by their time.
+    /// Approvals that are still to be applied, by time.
     approvals: BinaryHeap<Reverse<(SystemTime, Vec<GuardKey>)>>,
     totals: BTreeMap<GuardKey, (u64, u64)>,
-    /// By the place of the rule, or behind the rules of the limit, in its list.
+    /// Blocked and wronged verifications, by the index of the rule or, after the rules, of the limit.
     found: BTreeMap<(usize, GuardKey), (u64, u64)>,
 }
 
@@ -65,14 +65,13 @@ impl<G: GuardRecords> ReplayGuard<G> {
         Self { records }
     }
 
-    /// Goes through the verifications of the last `since` in their order and asks the rules before
-    /// each, as the guard does, and then the limits by prefix and region. What a rule in enforce
-    /// mode or a limit blocks counts nowhere; what a rule in shadow mode would have blocked counts
-    /// all the same.
+    /// Replays the verifications of the last `since` in order. For each, applies the rules as the guard
+    /// does, and then the limits by prefix and region. A verification that a rule in enforce mode or a
+    /// limit blocks is not counted; one that a rule in shadow mode would have blocked is.
     ///
-    /// Resends are counted with the first message: when they went is not kept. What was blocked in
-    /// its time is not there to be replayed. The first window has little behind it. Returns what
-    /// fired, in the order of the rules and limits, and where it would have blocked most first.
+    /// Resends are counted with the first message, because their times are not stored. Verifications
+    /// that were blocked at the time are missing. The first window has little history. Returns what
+    /// fired, in the order of the rules and limits; within each, the most blocked verifications first.
     #[autometrics(struct_name = "ReplayGuard")]
     pub async fn execute(
         &self,
@@ -267,150 +266,4 @@ impl Counted {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use domain::VerificationId;
-
-    use super::*;
-    use crate::{Admission, Guard, ports::MockGuardRecords, testing::START};
-
-    const WINDOW: Duration = Duration::from_secs(3_600);
-
-    fn rules(texts: &[&str]) -> Vec<GuardRule> {
-        texts.iter().map(|text| GuardRule::parse(text, GuardMode::Shadow).unwrap()).collect()
-    }
-
-    fn off() -> SendLimits {
-        SendLimits { prefix: domain::Windows::OFF, ..SendLimits::default() }
-    }
-
-    fn verification(seconds: u64, prefix: &str, approved: bool) -> PastVerification {
-        let created_at = START + Duration::from_secs(seconds);
-        PastVerification {
-            id: VerificationId::NIL,
-            phone: format!("{prefix}{:04}", seconds % 10_000).parse().unwrap(),
-            region: "RU".parse().ok(),
-            sends: 1,
-            created_at,
-            approved_at: approved.then(|| created_at + Duration::from_secs(30)),
-        }
-    }
-
-    async fn replay(past: Vec<PastVerification>, rules: &[GuardRule]) -> Vec<Replayed> {
-        replay_with(past, rules, &off()).await
-    }
-
-    async fn replay_with(
-        past: Vec<PastVerification>,
-        rules: &[GuardRule],
-        limits: &SendLimits,
-    ) -> Vec<Replayed> {
-        let mut records = MockGuardRecords::new();
-        records.expect_past().returning(move |_, after, limit| {
-            let from = after.map_or(0, |(at, _)| {
-                past.iter().position(|it| it.created_at > at).unwrap_or(past.len())
-            });
-            Ok(past[from..].iter().take(limit).cloned().collect())
-        });
-        ReplayGuard::new(records).execute(7 * 24 * WINDOW, rules, limits, WINDOW).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn tells_what_a_rule_would_have_blocked_and_whom_it_wronged() {
-        let flood = (0..100).map(|second| verification(second, "7999123", second == 99));
-        let good = (0..100).map(|second| verification(second, "7998123", true));
-        let mut past: Vec<_> = flood.chain(good).collect();
-        past.sort_by_key(|it| it.created_at);
-        // Distinct times, for the pages.
-        for (place, it) in past.iter_mut().enumerate() {
-            it.created_at += Duration::from_millis(u64::try_from(place).unwrap());
-        }
-
-        let replayed = replay(past, &rules(&["prefix:50:10", "region:1000:5"])).await;
-
-        let [flooded] = &replayed[..] else { panic!("{replayed:?}") };
-        assert_eq!((&*flooded.key, &*flooded.rule), ("7999123", "prefix:50:10:shadow"));
-        assert_eq!((flooded.verifications, flooded.approvals), (100, 1));
-        assert_eq!((flooded.blocked, flooded.wronged), (50, 1));
-    }
-
-    #[tokio::test]
-    async fn goes_through_page_after_page() {
-        let flood = (0..2_500).map(|second| verification(second, "7999123", false)).collect();
-
-        let replayed = replay(flood, &rules(&["prefix:50:10"])).await;
-
-        assert_eq!(replayed[0].verifications, 2_500);
-        assert_eq!(replayed[0].blocked, 2_450);
-    }
-
-    /// The same flood through the guard itself.
-    #[tokio::test(start_paused = true)]
-    async fn replay_says_what_was_noted() {
-        let rules = rules(&["prefix:50:10", "region:70:5"]);
-        let guard = Arc::new(Guard::new(rules.clone(), WINDOW));
-        let mut noted = [0_u64; 2];
-        let mut past = Vec::new();
-        for second in 0..200_u64 {
-            let approved = second % 20 == 0;
-            past.push(verification(second, "7999123", approved));
-            let phone = format!("7999123{second:04}").parse().unwrap();
-            let Admission::Passed(permit) =
-                guard.decide(domain::Origin::V1, &phone, "RU".parse().ok())
-            else {
-                panic!()
-            };
-            for decision in &permit.noted {
-                noted[usize::from(decision.rule == rules[1])] += 1;
-            }
-            permit.sent(VerificationId::NIL);
-            if let Some(before) = second.checked_sub(29)
-                && before % 20 == 0
-            {
-                let phone = format!("7999123{before:04}").parse().unwrap();
-                guard.approved(domain::Origin::V1, &phone, "RU".parse().ok());
-            }
-        }
-
-        let replayed = replay(past, &rules).await;
-
-        let blocked: Vec<u64> = replayed.iter().map(|it| it.blocked).collect();
-        assert_eq!(blocked, noted);
-        assert!(noted.iter().all(|noted| *noted > 0), "{noted:?}");
-    }
-
-    #[tokio::test]
-    async fn what_a_rule_in_enforce_mode_blocks_counts_nowhere() {
-        let rules = vec![GuardRule::parse("adaptive", GuardMode::Enforce).unwrap()];
-        let flood = (0..3_000).map(|second| verification(second, "2327612", false)).collect();
-
-        let replayed = replay(flood, &rules).await;
-
-        let [flooded] = &replayed[..] else { panic!("{replayed:?}") };
-        assert_eq!((&*flooded.rule, &*flooded.key), ("adaptive:enforce", "2327612"));
-        assert_eq!((flooded.verifications, flooded.blocked), (3_000, 2_900));
-    }
-
-    #[tokio::test]
-    async fn limits_by_prefix_and_region_are_replayed_behind_the_rules() {
-        let limits = SendLimits {
-            prefix: "10/1m".parse().unwrap(),
-            region: "25/1h".parse().unwrap(),
-            ..SendLimits::default()
-        };
-        // Two minutes, a message a second.
-        let past =
-            (0..120).map(|second| verification(second, "7999123", second % 2 == 0)).collect();
-
-        let replayed = replay_with(past, &rules(&["prefix:200:10"]), &limits).await;
-
-        let found: Vec<_> =
-            replayed.iter().map(|it| (&*it.rule, &*it.key, it.blocked, it.wronged)).collect();
-        assert_eq!(found, [("prefix-1m", "7999123", 100, 50)]);
-        let limits = SendLimits { prefix: domain::Windows::OFF, ..limits };
-        let past = (0..120).map(|second| verification(second, "7999123", false)).collect();
-        let replayed = replay_with(past, &[], &limits).await;
-        assert_eq!((&*replayed[0].rule, replayed[0].blocked), ("region-1h", 95));
-    }
-}
+mod tests;

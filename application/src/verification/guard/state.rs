@@ -31,6 +31,7 @@ pub(super) struct State {
     pub(super) swept_at: Option<Instant>,
 }
 
+/// The shared counts of a key when they were read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SharedTotal {
     pub(super) window: Rolling,
@@ -39,6 +40,7 @@ pub(super) struct SharedTotal {
     pub(super) at: Instant,
 }
 
+/// Counts of this process.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Count {
     pub(super) sends: u64,
@@ -50,8 +52,8 @@ pub(super) struct Count {
 pub(super) const DECISIONS: usize = 10_000;
 
 impl State {
-    /// Whether codes of `/api` are being checked: in about the last day, at least 20 and a fifth of
-    /// all. By then no rule would block what is checked as usual.
+    /// Whether codes of `/api` are checked: in about the last day, at least 20 approvals and a fifth of
+    /// the messages. With this share no rule blocks usual traffic.
     pub(super) fn is_api_checked(&self, now: Instant, window: Duration) -> bool {
         const LEAST: u64 = 20;
         let key = GuardKey::all_of_api();
@@ -59,7 +61,7 @@ impl State {
         approvals >= LEAST && approvals * 5 >= sends
     }
 
-    /// What is known of keys, which are then asked for at the next flush.
+    /// Returns the counts of keys. The next flush reads them again.
     pub(super) fn levels(&mut self, keys: &[GuardKey], now: Instant, window: Duration) -> Levels {
         let mut levels = Levels::default();
         for key in keys {
@@ -68,7 +70,7 @@ impl State {
                 GuardScope::Prefix => levels.prefix = activity,
                 GuardScope::Range => levels.range = activity,
                 GuardScope::Region => levels.region = Some(activity),
-                // All of `/api`, which no rule asks for.
+                // The key of all of `/api`. No rule uses it.
                 GuardScope::World => {}
             }
             if self.totals.contains_key(key) {
@@ -78,7 +80,7 @@ impl State {
         levels
     }
 
-    /// The regions of one door.
+    /// Sums the regions of one door.
     pub(super) fn world(&self, origin: Origin, now: Instant, window: Duration) -> World {
         let is_of_door = |key: &&GuardKey| key.is_of_api() == (origin == Origin::Api);
         let mut world = World::default();

@@ -12,7 +12,7 @@ use crate::{
     verification::{IssueRequest, Issuer, Refusal},
 };
 
-/// Begins a verification of a phone number and stores the message that brings the code there.
+/// Starts a verification of `/api` and stores its message.
 #[derive(Debug)]
 pub struct SubmitMessage<O, R> {
     outbox: O,
@@ -21,47 +21,49 @@ pub struct SubmitMessage<O, R> {
     settings: SubmitSettings,
 }
 
-/// A message that is asked for through `/api`.
+/// A request to `/api`.
 #[derive(Debug, Clone)]
 pub struct Submission {
     pub to: Recipient,
-    /// The recipient as the caller wrote it, which is what the gateway is given.
+    /// The recipient as the caller wrote it. The gateway receives this form.
     pub written: PhoneNumber,
-    /// The caller's, if it had to show one.
+    /// The API key of the caller, if `/api` requires one.
     pub api_key: Option<ApiKeyId>,
-    /// The caller's, if it has one.
+    /// The trace of the caller, if the request has one.
     pub trace: Option<TraceParent>,
 }
 
+/// Settings of [`SubmitMessage`].
 #[derive(Debug, Clone)]
 pub struct SubmitSettings {
     pub code_length: CodeLength,
-    /// How long the code is good, and so how long the message may be sent.
+    /// The time to live of the code, and so of the message.
     pub code_ttl: Duration,
     pub rules: SendRules,
 }
 
+/// Why a message was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// A limit is reached, at least one. Nothing was stored.
+    /// The limits that are reached: at least one. Nothing was stored.
     #[error("a limit is reached")]
     Limited(Vec<Violation>),
-    /// Nothing is sent to such numbers.
+    /// The rules for numbers refuse this number.
     #[error(transparent)]
     Refused(NumberRefused),
-    /// By the guard.
+    /// The guard blocked the message.
     #[error("refused")]
     Blocked,
-    /// As much work is waiting for the database as may wait. Nothing was stored.
+    /// Too much work is already waiting for the database. Nothing was stored.
     #[error("too much work is waiting to be stored")]
     Full,
-    /// The message may have been stored all the same.
+    /// The message may have been stored.
     #[error("the message was not stored")]
     Unavailable(#[source] BoxError),
 }
 
 impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
-    /// `rng` must be seeded from the operating system: codes come of it.
+    /// `rng` must be seeded from the operating system: codes are drawn from it.
     pub fn new(
         outbox: O,
         clock: Clock,
@@ -73,7 +75,7 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
         Self { outbox, issuer: Issuer::new(clock, rng, vault), guard, settings }
     }
 
-    /// Accepts a message, if the rules of `/api` let it pass. Once this returns `Ok`, it will be
+    /// Accepts a message, if the rules of `/api` allow it. Once this returns `Ok`, the message will be
     /// sent.
     #[autometrics(struct_name = "SubmitMessage")]
     pub async fn execute(&self, submission: Submission) -> Result<MessageId, SubmitError> {
@@ -106,9 +108,9 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
                 Ok(id)
             }
             Enqueued::Limited(violations) => Err(SubmitError::Limited(violations)),
-            Enqueued::Pending(_) => {
-                Err(SubmitError::Unavailable("the outbox took it for one of another kind".into()))
-            }
+            Enqueued::Pending(_) => Err(SubmitError::Unavailable(
+                "the outbox treated it as a verification of /v1".into(),
+            )),
         }
     }
 }
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_gateway_is_given_what_was_written_and_the_number_is_counted() {
+    async fn the_gateway_receives_the_written_form_and_the_canonical_form_is_counted() {
         let (outbox, stored) = accepting();
         let number =
             Number { phone: phone(), region: "RU".parse().ok(), kind: domain::NumberType::Mobile };
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_refused_is_not_stored() {
+    async fn a_refused_message_is_not_stored() {
         let mut submit = submit(MockOutbox::new());
         submit.settings.rules.refuse_unreadable = true;
 
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stores_a_code_of_the_set_length_and_what_to_check_it_with() {
+    async fn the_code_has_the_set_length_and_its_secret_is_stored() {
         let (outbox, stored) = accepting();
 
         let id = submit(outbox).execute(submission()).await.unwrap();
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gives_every_message_its_own_verification_code_and_trace() {
+    async fn every_message_has_its_own_verification_code_and_trace() {
         let (outbox, stored) = accepting();
         let submit = submit(outbox);
 
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn seals_the_code_where_there_is_a_key() {
+    async fn the_code_is_sealed_if_there_is_a_payload_key() {
         let (outbox, stored) = accepting();
         let vault = sealing_vault();
 
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keeps_the_callers_trace() {
+    async fn the_trace_of_the_caller_is_kept() {
         let trace: TraceParent =
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap();
         let expected = trace.clone();
@@ -283,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn says_when_nothing_was_stored() {
+    async fn the_error_says_why_nothing_was_stored() {
         let mut outbox = MockOutbox::new();
         outbox.expect_enqueue().returning(|_| Err(StoreError::Full));
         let answer = submit(outbox).execute(submission()).await;

@@ -24,11 +24,12 @@ pub use self::{
 };
 use crate::ports::{GuardDecision, GuardDelta, GuardKey, GuardTotal};
 
-/// Notices that codes go out to a prefix, a range or a region and hardly one comes back.
+/// The guard against pumping. It detects a prefix, a range or a region to which many codes are sent and
+/// of which few are approved.
 ///
-/// Counts in memory what this process sends and sees approved; [`FlushGuard`] adds that to what
-/// the others count and brings their part back. So a decision is late by what others did since the
-/// last flush, and never by what this process did: what has passed counts at once.
+/// It counts the messages and approvals of this process in memory. [`FlushGuard`] adds them to the
+/// shared counts and reads those of the other processes. A decision therefore lacks what other processes
+/// did since the last flush, but not what this process did: a permitted message counts at once.
 #[derive(Debug)]
 pub struct Guard {
     rules: Vec<GuardRule>,
@@ -36,7 +37,7 @@ pub struct Guard {
     state: Mutex<State>,
 }
 
-/// Whether something may be sent.
+/// Whether a message may be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Admission {
     Passed(SendPermit),
@@ -53,24 +54,25 @@ pub struct SendPermit {
     noted: Vec<GuardDecision>,
 }
 
-/// Between two looks at all that is known.
+/// The interval between two removals of old counts.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// Keys that are remembered between two flushes, whatever they have counted.
+/// The number of keys above which only keys close to a rule are kept.
 const KEYS: usize = 50_000;
 
 impl Guard {
-    /// Without rules, everything passes and nothing is counted.
+    /// Without rules, every message passes and nothing is counted.
     pub fn new(rules: Vec<GuardRule>, window: Duration) -> Self {
         Self { rules, window, state: Mutex::default() }
     }
 
-    /// Asks whether something may be sent to a phone: not if a rule in enforce mode fires for it.
+    /// Decides whether a message may be sent to a phone. A rule in enforce mode that fires blocks it.
     ///
-    /// What is blocked is noted as a decision here, what passes once it was [`Guard::sent`].
+    /// The decision to block is recorded here. Decisions of rules in shadow mode are recorded by
+    /// [`SendPermit::sent`].
     ///
-    /// What comes through `/api` is counted apart, so that it blocks nobody else; and no rule is
-    /// asked before codes of `/api` are checked, as most of its clients never check one.
+    /// Messages of `/api` are counted separately, so that they do not block callers of `/v1`. No rule
+    /// applies to them until codes of `/api` are checked, because most of its clients never check one.
     pub fn decide(
         self: &Arc<Self>,
         origin: Origin,
@@ -126,7 +128,7 @@ impl Guard {
         }
     }
 
-    /// What a phone is counted under, as far as there are rules for it.
+    /// Returns the keys of a phone in the scopes that rules use.
     fn keys(&self, origin: Origin, phone: &PhoneNumber, region: Option<Region>) -> Vec<GuardKey> {
         let scopes = GuardScope::COUNTED.into_iter();
         let counted = scopes.filter(|scope| self.rules.iter().any(|rule| rule.test.counts(*scope)));
@@ -198,7 +200,7 @@ impl Guard {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Whole between two steps, and the worst that half a step does is to miscount by one.
+        // A panic in the middle of a step miscounts by one at most, so the state stays usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

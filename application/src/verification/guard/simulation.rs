@@ -1,4 +1,4 @@
-//! The adaptive rule against services and pumpers of many kinds, second by second.
+//! Simulates the adaptive rule against services and pumpers of many kinds, second by second.
 
 use std::{
     cmp::Reverse,
@@ -24,7 +24,7 @@ const HOUR: u64 = 60 * MINUTE;
 #[derive(Debug, Clone, Default)]
 struct Shared(Arc<Mutex<HashMap<GuardKey, Kept>>>);
 
-/// What was counted in the window and in the day, and when it last was.
+/// The counts of the window and of the day, and when they last changed.
 type Kept = (Rolling, Rolling, Instant);
 
 impl GuardCounts for Shared {
@@ -56,13 +56,13 @@ impl GuardCounts for Shared {
 #[derive(Debug, Clone, Copy)]
 struct Traffic {
     name: &'static str,
-    /// The beginnings of numbers, each with its region, and how many digits follow.
+    /// Prefixes of numbers, each with its region and the number of digits that follow.
     numbers: &'static [(&'static str, &'static str, u32)],
-    /// Messages a minute at each second.
+    /// Messages per minute, for each second.
     rate: fn(u64) -> u64,
-    /// Of a hundred messages.
+    /// Approvals per hundred messages.
     approved: u64,
-    /// Messages in all.
+    /// The total number of messages.
     most: u64,
 }
 
@@ -72,7 +72,7 @@ struct Outcome {
     blocked: u64,
 }
 
-/// As much as all mobile numbers of Germany.
+/// Mobile numbers of Germany.
 const GERMANY: &[(&str, &str, u32)] = &[("4915", "DE", 9), ("4916", "DE", 9), ("4917", "DE", 9)];
 /// One operator of a small country.
 const ESTONIA: &[(&str, &str, u32)] = &[("3725", "EE", 6)];
@@ -151,8 +151,8 @@ const fn pump(
     Traffic { name: "pump", numbers, rate, approved: 0, most: 3_000 }
 }
 
-/// Runs `traffic` for so many seconds through so many processes, which flush each second.
-/// Approvals come 10 to 60 seconds after their messages.
+/// Runs `traffic` for a number of seconds through a number of processes, which flush each second.
+/// Approvals follow 10 to 60 seconds after their messages.
 async fn run(
     seconds: u64,
     processes: usize,
@@ -243,7 +243,7 @@ async fn an_honest_service_of_any_size_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pumper_is_stopped_in_the_first_few_hundred() {
+async fn a_pumper_is_stopped_within_a_few_hundred_messages() {
     let flood = |numbers| pump(numbers, |_| 30_000);
     let farm = Traffic { approved: 10, ..pump(ONE_PREFIX, |_| 600) };
     let cases: &[(&str, u64, usize, Traffic, u64)] = &[
@@ -255,7 +255,7 @@ async fn a_pumper_is_stopped_in_the_first_few_hundred() {
         ("one a second", 50 * MINUTE, 1, pump(ONE_PREFIX, |_| 60), 100),
         ("five a minute, all day", 24 * HOUR, 1, pump(ONE_PREFIX, |_| 5), 310),
         ("a country, ten a minute, all day", 24 * HOUR, 1, pump(SIERRA_LEONE, |_| 10), 1_700),
-        // What the others passed since the last flush is not known: here, a second.
+        // A process does not know what the others passed since the last flush, one second ago.
         ("through four processes", 2 * MINUTE, 4, pump(ONE_PREFIX, |_| 6_000), 200),
     ];
     for (case, seconds, processes, traffic, most) in cases {
@@ -288,7 +288,7 @@ async fn the_users_of_a_pumped_service_are_let_through() {
 
         let (users, attack) = (outcomes["honest"], outcomes["pump"]);
         assert!(attack.sent <= 1_200, "{case}: {attack:?}");
-        // Those whose numbers are in a pumped prefix, or in ranges nobody has been approved in yet.
+        // The blocked users have numbers in a pumped prefix, or in ranges without an approval yet.
         assert!(users.blocked * 50 <= users.sent, "{case}: {users:?}");
     }
 }

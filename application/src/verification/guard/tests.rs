@@ -29,7 +29,7 @@ fn region() -> Option<Region> {
     "RU".parse().ok()
 }
 
-/// Sends until it is blocked, at most `most` times.
+/// Sends up to `most` messages until one is blocked. Returns how many passed.
 fn flood(guard: &Arc<Guard>, most: u16) -> u16 {
     for number in 0..most {
         match guard.decide(Origin::V1, &phone(number), region()) {
@@ -50,7 +50,7 @@ fn total(sends: u64, approvals: u64) -> Vec<GuardTotal> {
 }
 
 #[tokio::test]
-async fn enforce_stops_a_prefix_flood_and_no_other_prefix() {
+async fn enforce_mode_blocks_a_flooded_prefix_and_no_other() {
     let guard = guard(&["prefix:50:10:enforce"]);
 
     assert_eq!(flood(&guard, 1_000), 50);
@@ -64,7 +64,7 @@ async fn enforce_stops_a_prefix_flood_and_no_other_prefix() {
 }
 
 #[tokio::test]
-async fn shadow_lets_all_pass_and_notes_what_went_through() {
+async fn shadow_mode_passes_every_message_and_records_decisions() {
     let guard = guard(&["prefix:50:10"]);
 
     assert_eq!(flood(&guard, 60), 60);
@@ -86,7 +86,7 @@ async fn approvals_keep_a_prefix_open() {
 }
 
 #[tokio::test]
-async fn what_others_count_is_known_after_a_flush() {
+async fn counts_of_other_processes_apply_after_a_flush() {
     let guard = guard(&["prefix:50:10:enforce"]);
     assert_eq!(flood(&guard, 1), 1);
     let mut counts = MockGuardCounts::new();
@@ -106,7 +106,7 @@ async fn what_others_count_is_known_after_a_flush() {
 }
 
 #[tokio::test]
-async fn a_blocked_key_is_asked_for_and_opens_when_others_approve() {
+async fn a_blocked_key_opens_when_other_processes_see_approvals() {
     let guard = guard(&["prefix:50:10:enforce"]);
     assert_eq!(flood(&guard, 1_000), 50);
     let mut counts = MockGuardCounts::new();
@@ -133,7 +133,7 @@ async fn a_blocked_key_is_asked_for_and_opens_when_others_approve() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_opens_a_blocked_key() {
+async fn a_blocked_key_opens_after_a_window() {
     let guard = guard(&["prefix:50:10:enforce"]);
     assert_eq!(flood(&guard, 1_000), 50);
     let mut counts = MockGuardCounts::new();
@@ -147,7 +147,7 @@ async fn time_opens_a_blocked_key() {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_or_unseen_when_a_flush_fails() {
+async fn counts_apply_during_a_flush_and_survive_its_failure() {
     let guard = guard(&["prefix:50:10:enforce"]);
     assert_eq!(flood(&guard, 1_000), 50);
     let during = Arc::clone(&guard);
@@ -156,7 +156,7 @@ async fn nothing_is_lost_or_unseen_when_a_flush_fails() {
         assert_eq!(
             during.decide(Origin::V1, &phone(1), region()),
             Admission::Blocked,
-            "while it leaves"
+            "during the flush"
         );
         Err(StoreError::Unavailable("down".into()))
     });
@@ -180,7 +180,7 @@ async fn without_rules_nothing_is_counted() {
 }
 
 #[tokio::test]
-async fn a_flood_fills_no_memory() {
+async fn a_flood_keeps_a_bounded_number_of_decisions() {
     let guard = guard(&["prefix:50:10:enforce"]);
     flood(&guard, 1_000);
 
@@ -193,7 +193,7 @@ async fn a_flood_fills_no_memory() {
 }
 
 #[tokio::test]
-async fn keys_far_from_every_rule_are_not_kept_when_they_are_many() {
+async fn only_keys_close_to_a_rule_are_kept_above_the_bound() {
     let guard = guard(&["prefix:50:10:enforce"]);
     let totals = |keys: usize| {
         let counted = |number: usize| {
@@ -223,7 +223,7 @@ async fn what_has_passed_counts_before_it_is_sent() {
     let mut under_way: Vec<SendPermit> = (0..50).map(|_| pass().unwrap()).collect();
     assert!(pass().is_none());
 
-    // One was refused by a limit.
+    // A limit refused one of them.
     under_way.pop();
     under_way.push(pass().unwrap());
     for permit in under_way {

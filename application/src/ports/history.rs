@@ -1,4 +1,6 @@
-use std::time::SystemTime;
+use std::{str::FromStr, time::SystemTime};
+
+use domain::UnknownWord;
 
 use crate::ports::Verification;
 
@@ -57,6 +59,14 @@ impl Receipt {
     }
 }
 
+impl FromStr for Receipt {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|receipt| receipt.as_str() == text).ok_or(UnknownWord)
+    }
+}
+
 impl EventKind {
     pub const ALL: [Self; 10] = [
         Self::Created,
@@ -84,5 +94,13 @@ impl EventKind {
             Self::Canceled => "canceled",
             Self::Blocked => "blocked",
         }
+    }
+}
+
+impl FromStr for EventKind {
+    type Err = UnknownWord;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(UnknownWord)
     }
 }

@@ -58,8 +58,8 @@ fn parse(body: &[u8]) -> Result<(MessageId, Receipt), Problem> {
         text(id).and_then(|id| id.parse().ok()).ok_or("must be the id of a message (a UUID)")
     });
     let receipt = faults.required("/status", members.status, |status| {
-        let said = |receipt: &Receipt| text(status) == Some(receipt.as_str());
-        Receipt::ALL.into_iter().find(said).ok_or("must be delivered or undelivered")
+        let receipt = text(status).and_then(|text| text.parse().ok());
+        receipt.ok_or("must be delivered or undelivered")
     });
     message.zip(receipt).ok_or_else(|| faults.problem())
 }

@@ -8,6 +8,7 @@ use application::ports::{
 
 /// The broker that the relay publishes to.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a processor has one")]
 pub enum Broker {
     Kafka(KafkaBroker),
     Embedded(EmbeddedQueue),

@@ -10,6 +10,7 @@ mod effective;
 mod events;
 mod gateway;
 mod guard;
+mod kafka;
 mod limits;
 mod numbers;
 mod process;
@@ -22,6 +23,7 @@ mod warnings;
 
 use std::{fmt, sync::Arc};
 
+use adapters_broker::KafkaSecurity;
 use adapters_persistence::DatabaseSettings;
 use domain::Templates;
 
@@ -57,6 +59,7 @@ pub struct Config {
     pub database: DatabaseSettings,
     pub relay: RelayConfig,
     pub consumer: ConsumerConfig,
+    pub kafka: KafkaSecurity,
     pub process: ProcessConfig,
     /// What is set and probably not meant, such as a name that no setting has.
     pub remarks: Vec<String>,
@@ -101,6 +104,7 @@ impl Config {
         let is_sqlite = matches!(database, Some(DatabaseSettings::Sqlite(_)));
         let relay = relay::read(env);
         let consumer = consumer::read(env);
+        let kafka = kafka::read(env);
         let is_embedded = is_sqlite && !env.is_set("PRODUCER_URL") && !env.is_set("CONSUMER_URL");
         let codes = codes::read(env, is_embedded);
         let texts = texts::read(env);
@@ -124,6 +128,7 @@ impl Config {
             database: database?,
             relay: relay?,
             consumer: consumer?,
+            kafka: kafka?,
             process: process?,
             remarks: Vec::new(),
         })

@@ -36,7 +36,7 @@ pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) 
         return Stream::Embedded(embedded_queue(config, database, &broker, vault));
     }
     let settings = KafkaStreamSettings {
-        kafka: kafka(&broker, "messager-consumer"),
+        kafka: kafka(config, &broker, "messager-consumer"),
         default_ttl: config.codes.ttl,
         require_sealed: config.codes.require_sealed,
     };
@@ -68,12 +68,13 @@ fn embedded_queue(
     EmbeddedQueue::new(database.clone(), settings, vault.clone())
 }
 
-fn kafka(broker: &BrokerConfig, client_id: &str) -> KafkaSettings {
+fn kafka(config: &Config, broker: &BrokerConfig, client_id: &str) -> KafkaSettings {
     KafkaSettings {
         bootstrap_servers: broker.servers.clone(),
         topic: broker.topic.clone(),
         client_id: client_id.to_owned(),
         request_timeout: Duration::from_secs(5),
+        security: config.kafka.clone(),
     }
 }
 

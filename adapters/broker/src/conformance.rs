@@ -9,7 +9,8 @@ use adapters_wire::{
 use application::Vault;
 
 use crate::{
-    KafkaBroker, KafkaPublisherSettings, KafkaSettings, KafkaStream, KafkaStreamSettings,
+    KafkaBroker, KafkaPublisherSettings, KafkaSecurity, KafkaSettings, KafkaStream,
+    KafkaStreamSettings,
     testing::{service, unique_name},
 };
 
@@ -22,6 +23,7 @@ async fn rig() -> Option<(Rig<KafkaBroker, KafkaStream>, ())> {
         topic: unique_name(),
         client_id: "messager-test".to_owned(),
         request_timeout: Duration::from_secs(10),
+        security: KafkaSecurity::default(),
     };
     let broker = || {
         KafkaBroker::new(KafkaPublisherSettings {

@@ -13,11 +13,14 @@ mod connection;
 mod publisher;
 mod records;
 mod requests;
+mod sasl;
+mod security;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod transport;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use application::BoxError;
 use rskafka::{
@@ -26,6 +29,9 @@ use rskafka::{
 };
 
 pub use publisher::{KafkaBroker, KafkaPublisherSettings};
+pub use security::{
+    KafkaSasl, KafkaSecurity, KafkaTls, KafkaTlsFile, KafkaTlsFiles, SaslMechanism,
+};
 pub use stream::{KafkaStream, KafkaStreamSettings};
 
 /// Where the topic is.
@@ -38,6 +44,7 @@ pub struct KafkaSettings {
     pub client_id: String,
     /// How long connecting or a request may take in all.
     pub request_timeout: Duration,
+    pub security: KafkaSecurity,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -46,11 +53,16 @@ struct TimedOut(Duration);
 
 impl KafkaSettings {
     async fn connect(&self) -> Result<Client, Error> {
-        ClientBuilder::new(self.bootstrap_servers.clone())
+        let mut builder = ClientBuilder::new(self.bootstrap_servers.clone())
             .client_id(self.client_id.as_str())
-            .backoff_config(self.backoff())
-            .build()
-            .await
+            .backoff_config(self.backoff());
+        if let Some(KafkaTls(config)) = &self.security.tls {
+            builder = builder.tls_config(Arc::clone(config));
+        }
+        if let Some(sasl) = &self.security.sasl {
+            builder = builder.sasl_config(sasl.for_rskafka());
+        }
+        builder.build().await
     }
 
     /// How the client tries again by itself, say when a partition's leader moved. It counts

@@ -7,5 +7,6 @@ mod kafka;
 mod testing;
 
 pub use kafka::{
-    KafkaBroker, KafkaPublisherSettings, KafkaSettings, KafkaStream, KafkaStreamSettings,
+    KafkaBroker, KafkaPublisherSettings, KafkaSasl, KafkaSecurity, KafkaSettings, KafkaStream,
+    KafkaStreamSettings, KafkaTls, KafkaTlsFile, KafkaTlsFiles, SaslMechanism,
 };

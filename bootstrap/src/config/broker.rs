@@ -69,7 +69,9 @@ fn check_server(text: &str) -> Result<(), &'static str> {
         return Err("servers are separated by a comma or a space");
     }
     if text.contains("://") {
-        return Err("it has no protocol before the host; connections are not encrypted");
+        return Err(
+            "it has no protocol before the host; KAFKA_SECURITY_PROTOCOL says whether it uses TLS",
+        );
     }
     let (host, port) = text.rsplit_once(':').ok_or("the port is missing")?;
     if let Some(bracketed) = host.strip_prefix('[') {

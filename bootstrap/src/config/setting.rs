@@ -61,6 +61,7 @@ impl Section {
         &super::database::SECTION,
         &super::relay::SECTION,
         &super::consumer::SECTION,
+        &super::kafka::SECTION,
         &super::process::SECTION,
     ];
 }

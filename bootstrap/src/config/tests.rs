@@ -1,3 +1,4 @@
+mod kafka;
 mod texts;
 mod verification;
 

@@ -46,7 +46,7 @@ pub fn processor(
             &Vault::default(),
         )),
         None => Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {
-            kafka: kafka(&config.relay.broker, "messager-processor"),
+            kafka: kafka(&config, &config.relay.broker, "messager-processor"),
             partitions: config.relay.partitions,
             replication_factor: config.relay.replication,
         })),

@@ -24,6 +24,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Cluster {
     settings: KafkaSettings,
+    /// What the user must be allowed to do with the topic.
+    right: Right,
     /// To any broker, to ask about the topic.
     any: Mutex<Option<Connection>>,
     /// To the leader of each partition: waiting for one partition's records holds up no other.
@@ -32,6 +34,15 @@ pub(super) struct Cluster {
     heard_of: Mutex<Vec<String>>,
     /// Which broker to try first.
     turn: AtomicUsize,
+}
+
+/// What a user may be allowed to do with a topic, by its code in Kafka's protocol.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Right {
+    Read = 3,
+    Write = 4,
+    #[cfg(test)]
+    Describe = 8,
 }
 
 /// A connection that is not in use.
@@ -53,9 +64,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const KEEP_IDLE: Duration = Duration::from_secs(60);
 
 impl Cluster {
-    pub(super) fn new(settings: KafkaSettings) -> Self {
+    pub(super) fn new(settings: KafkaSettings, right: Right) -> Self {
         Self {
             settings,
+            right,
             any: Mutex::default(),
             leaders: Mutex::default(),
             heard_of: Mutex::default(),
@@ -73,6 +85,14 @@ impl Cluster {
             Ok(leaders) => Ok(leaders?.into_keys().collect()),
             Err(_) => Err(ConnectionError::TimedOut(limit)),
         }
+    }
+
+    /// Connects, asks for the topic, and closes the connection. Fails if that is not possible or the
+    /// user lacks the right on the topic.
+    pub(super) async fn check_access(&self) -> Result<(), ConnectionError> {
+        self.partitions().await?;
+        self.distrust();
+        Ok(())
     }
 
     /// Asks the leader of a partition, within the request timeout and `wait`, and looks for the
@@ -129,6 +149,10 @@ impl Cluster {
         };
         match question.ask(&mut connection).await {
             Ok(answer) => Ok((answer, connection)),
+            Err(error) if error.is(ResponseError::TopicAuthorizationFailed) => {
+                self.give_back(partition, connection);
+                Err(self.no_right())
+            }
             // It was answered in full: the connection is good.
             Err(error @ ConnectionError::Refused(_)) if !error.is_passing() => {
                 self.give_back(partition, connection);
@@ -162,12 +186,13 @@ impl Cluster {
             .with_topics(Some(vec![topic]))
             .with_allow_auto_topic_creation(false);
 
+        let with_rights = self.settings.security.is_on();
         let known = lock(&self.any).take();
         // One that was idle may have been closed meanwhile, or its broker may be gone.
         let from_known = match known {
             Some(mut connection) => {
                 let limit = self.settings.request_timeout / 3;
-                let answer = timeout(limit, connection.metadata(&request)).await;
+                let answer = timeout(limit, connection.metadata(&request, with_rights)).await;
                 answer.ok().and_then(Result::ok).map(|answer| (answer, connection))
             }
             None => None,
@@ -176,7 +201,7 @@ impl Cluster {
             answered
         } else {
             let mut connection = self.connect_to_any().await?;
-            (connection.metadata(&request).await?, connection)
+            (connection.metadata(&request, with_rights).await?, connection)
         };
         *lock(&self.any) = Some(connection);
         self.leaders_in(answer)
@@ -197,10 +222,28 @@ impl Cluster {
             Err(error) if error.is(ResponseError::UnknownTopicOrPartition) => {
                 return Ok(Leaders::new());
             }
+            Err(error) if error.is(ResponseError::TopicAuthorizationFailed) => {
+                return Err(self.no_right());
+            }
             checked => checked?,
+        }
+        // Not positive: the broker does not say.
+        let rights = topic.topic_authorized_operations;
+        if rights > 0 && rights & 1 << self.right as i32 == 0 {
+            return Err(self.no_right());
         }
         let partitions = topic.partitions.into_iter();
         Ok(partitions.map(|it| (it.partition_index, brokers.get(&it.leader_id).cloned())).collect())
+    }
+
+    fn no_right(&self) -> ConnectionError {
+        let right = match self.right {
+            Right::Read => "read",
+            Right::Write => "write to",
+            #[cfg(test)]
+            Right::Describe => "see",
+        };
+        ConnectionError::NoRight { right, topic: self.settings.topic.clone() }
     }
 
     /// Tries the brokers that were heard of and those that are set, each for its share of the time.
@@ -226,8 +269,9 @@ impl Cluster {
     }
 
     async fn open(&self, address: &str, limit: Duration) -> Result<Connection, ConnectionError> {
-        match timeout(limit, Connection::open(address, &self.settings.client_id)).await {
-            Ok(opened) => opened,
+        let KafkaSettings { client_id, security, .. } = &self.settings;
+        match timeout(limit, Connection::open(address, client_id, security)).await {
+            Ok(opened) => opened.map_err(|error| error.at(address)),
             Err(_) => Err(ConnectionError::TimedOut(limit)),
         }
     }

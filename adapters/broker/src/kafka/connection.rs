@@ -3,7 +3,7 @@
 //! The messages' bytes are `kafka-protocol`'s, but for the answer to a fetch, whose records are
 //! read as they come, and are not held as a whole.
 
-use std::{fmt, io, time::Duration};
+use std::{borrow::Cow, fmt, io, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
@@ -16,17 +16,19 @@ use kafka_protocol::{
     },
     protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpStream, ToSocketAddrs},
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
-use super::records::Aborted;
+use super::{
+    records::Aborted,
+    sasl::log_in,
+    security::KafkaSecurity,
+    transport::{Transport, tls_error},
+};
 
 /// Its future must not be dropped while a request is under way, unless it is dropped as well.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<Transport>,
     client_id: StrBytes,
     last_id: i32,
     versions: Versions,
@@ -63,6 +65,15 @@ pub(super) enum ConnectionError {
     TimedOut(Duration),
     #[error("the topic has no such partition now")]
     NoSuchPartition,
+    /// Trying again will not help: the operator must change something.
+    #[error("{0}")]
+    Tls(Cow<'static, str>),
+    /// Trying again will not help: the operator must change something.
+    #[error("{0}")]
+    Sasl(String),
+    /// Trying again will not help: the operator must change something.
+    #[error("the user has no right to {right} the topic {topic:?}; grant it with an ACL")]
+    NoRight { right: &'static str, topic: String },
 }
 
 impl ConnectionError {
@@ -75,7 +86,21 @@ impl ConnectionError {
         match self {
             Self::Io(_) | Self::TimedOut(_) => true,
             Self::Refused(error) => error.is_retriable(),
-            Self::Nonsense(_) | Self::NoCommonVersion(_) | Self::NoSuchPartition => false,
+            Self::Nonsense(_)
+            | Self::NoCommonVersion(_)
+            | Self::NoSuchPartition
+            | Self::Tls(_)
+            | Self::Sasl(_)
+            | Self::NoRight { .. } => false,
+        }
+    }
+
+    /// Adds the address of the broker to the errors that an operator must act on.
+    pub(super) fn at(self, address: &str) -> Self {
+        match self {
+            Self::Tls(text) => Self::Tls(format!("{address}: {text}").into()),
+            Self::Sasl(text) => Self::Sasl(format!("{address}: {text}")),
+            error => error,
         }
     }
 
@@ -86,6 +111,9 @@ impl ConnectionError {
 
 /// Answers but fetched records are short; what claims to be longer is none.
 const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
+
+/// The version of the metadata from which on a broker says what the user may do with a topic.
+const RIGHTS_SINCE: i16 = 8;
 
 /// The replica id of a client: only brokers have one of their own.
 const CLIENT: BrokerId = BrokerId(-1);
@@ -173,18 +201,24 @@ impl Question for OffsetAt<'_> {
 
 impl Connection {
     pub(super) async fn open(
-        address: impl ToSocketAddrs,
+        address: &str,
         client_id: &str,
+        security: &KafkaSecurity,
     ) -> Result<Self, ConnectionError> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        let transport = Transport::open(address, security.tls.as_ref()).await?;
         let mut connection = Self {
-            stream: BufReader::new(stream),
+            stream: BufReader::new(transport),
             client_id: StrBytes::from_string(client_id.to_owned()),
             last_id: 0,
             versions: Versions { metadata: 4, list_offsets: 2, fetch: 4 },
         };
-        connection.versions = connection.common_versions().await?;
+        connection.versions = connection.common_versions().await.map_err(|error| match error {
+            ConnectionError::Io(error) => tls_error(&error).unwrap_or(ConnectionError::Io(error)),
+            error => error,
+        })?;
+        if let Some(sasl) = &security.sasl {
+            log_in(&mut connection, sasl).await?;
+        }
         Ok(connection)
     }
 
@@ -212,8 +246,12 @@ impl Connection {
     pub(super) async fn metadata(
         &mut self,
         request: &MetadataRequest,
+        with_rights: bool,
     ) -> Result<<MetadataRequest as Request>::Response, ConnectionError> {
-        self.ask(request, self.versions.metadata).await
+        let version = self.versions.metadata;
+        let with_rights = with_rights && version >= RIGHTS_SINCE;
+        let request = request.clone().with_include_topic_authorized_operations(with_rights);
+        self.ask(&request, version).await
     }
 
     async fn fetch_head(
@@ -259,7 +297,7 @@ impl Connection {
         Ok(FetchHead { high_watermark, aborted, length })
     }
 
-    pub(super) fn stream(&mut self) -> &mut BufReader<TcpStream> {
+    pub(super) fn stream(&mut self) -> &mut BufReader<Transport> {
         &mut self.stream
     }
 
@@ -303,6 +341,7 @@ impl Connection {
         let length = i32::try_from(frame.len() - 4).map_err(ConnectionError::nonsense)?;
         frame[..4].copy_from_slice(&length.to_be_bytes());
         self.stream.write_all(&frame).await?;
+        self.stream.flush().await?;
         let length = self.stream.read_i32().await?;
         usize::try_from(length).map_err(ConnectionError::nonsense)
     }

@@ -26,12 +26,18 @@ use rskafka::{
 };
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{KafkaSettings, bounded, partitions, requests};
+use super::{
+    KafkaSettings, bounded,
+    cluster::{Cluster, Right},
+    partitions, requests,
+};
 
 /// Publishes to a topic of Apache Kafka, which it creates if there is none.
 #[derive(Debug)]
 pub struct KafkaBroker {
     settings: KafkaPublisherSettings,
+    /// Says clearly why a connection fails, which rskafka does not.
+    access: Cluster,
     /// None before the first use and after a failure.
     connection: Mutex<Option<Connection>>,
     /// Whether the broker takes requests of more than a few KiB; it may be set up not to.
@@ -66,7 +72,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 impl KafkaBroker {
     /// Connects to nothing yet.
     pub fn new(settings: KafkaPublisherSettings) -> Self {
-        Self { settings, connection: Mutex::new(None), takes_large_requests: AtomicBool::new(true) }
+        Self {
+            access: Cluster::new(settings.kafka.clone(), Right::Write),
+            settings,
+            connection: Mutex::new(None),
+            takes_large_requests: AtomicBool::new(true),
+        }
     }
 
     /// The partitions' clients, from a connection that is made first where there is none.
@@ -84,9 +95,13 @@ impl KafkaBroker {
     /// Connects anew, or looks for partitions that were added.
     async fn look(&self, outdated: Option<Connection>) -> Result<Connection, BoxError> {
         let KafkaSettings { topic, .. } = &self.settings.kafka;
-        let (client, known) = match outdated {
-            Some(connection) => (connection.client, connection.partitions),
-            None => (self.settings.kafka.connect().await?, Arc::default()),
+        let (client, known) = if let Some(connection) = outdated {
+            (connection.client, connection.partitions)
+        } else {
+            if self.settings.kafka.security.is_on() {
+                self.access.check_access().await?;
+            }
+            (self.settings.kafka.connect().await?, Arc::default())
         };
         let mut existing = partitions(&client, topic).await?;
         if existing.is_empty() {

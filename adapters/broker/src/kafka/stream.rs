@@ -16,7 +16,6 @@ use autometrics::autometrics;
 use kafka_protocol::error::ResponseError;
 use tokio::{
     io::{AsyncReadExt, BufReader},
-    net::TcpStream,
     runtime::Handle,
     sync::Semaphore,
     task::spawn_blocking,
@@ -25,9 +24,10 @@ use tokio::{
 
 use super::{
     KafkaSettings,
-    cluster::Cluster,
+    cluster::{Cluster, Right},
     connection::{Connection, EARLIEST, Fetch, FetchHead, LATEST, OffsetAt},
     records::{self, Found, Raw, Span},
+    transport::Transport,
 };
 
 /// Reads a topic of Apache Kafka, without a consumer group: who reads what from where is the
@@ -78,7 +78,7 @@ impl KafkaStream {
             RecordReader { topic: kafka.topic.clone(), default_ttl, require_sealed, vault };
         Self {
             patience: kafka.request_timeout,
-            cluster: Cluster::new(kafka),
+            cluster: Cluster::new(kafka, Right::Read),
             records: Arc::new(records),
             decompressing: Arc::new(Semaphore::new(1)),
         }
@@ -174,7 +174,7 @@ impl Drop for Waiting {
 struct Arriving<'a> {
     runtime: Handle,
     patience: Duration,
-    stream: &'a mut BufReader<TcpStream>,
+    stream: &'a mut BufReader<Transport>,
     left: u64,
 }
 

@@ -3,6 +3,7 @@
 mod fake;
 mod producer;
 mod proxy;
+mod secured;
 
 use std::{
     num::NonZeroU16,
@@ -22,7 +23,7 @@ use tokio::{io::AsyncWriteExt, net::TcpListener, process::Command};
 
 use super::{
     batches::{CODECS, Codec, TestBatch, TestRecord},
-    cluster::Cluster,
+    cluster::{Cluster, Right},
     connection::Fetch,
     *,
 };
@@ -45,6 +46,7 @@ impl Rig {
             topic: unique_name(),
             client_id: "messager-test".to_owned(),
             request_timeout,
+            security: KafkaSecurity::default(),
         };
         Self {
             broker: KafkaBroker::new(KafkaPublisherSettings {
@@ -280,7 +282,7 @@ async fn connection_of_a_partition_that_is_no_longer_read_is_closed() {
     let fake = Fake::start(&topic, TestBatch::of(0, &[TestRecord::of(0, GOOD)]).bytes()).await;
     let mut settings = Rig::at(String::new(), Duration::from_secs(10)).settings;
     (settings.topic, settings.bootstrap_servers) = (topic.clone(), fake.servers.clone());
-    let cluster = Cluster::new(settings);
+    let cluster = Cluster::new(settings, Right::Read);
     let wait = Duration::ZERO;
     let question = Fetch { topic: &topic, partition: 0, offset: 0, bytes: 1024, wait };
     let begun = tokio::time::Instant::now();
@@ -360,7 +362,7 @@ async fn an_offset_whose_record_was_deleted_is_out_of_range() {
 }
 
 #[tokio::test]
-async fn a_topic_that_was_deleted_is_made_anew() {
+async fn deleted_topic_is_created_again() {
     let Some(rig) = Rig::real() else { return };
     rig.publish_all(40).await;
     assert_eq!(read_all(&rig.stream).await.concat().len(), 40);
@@ -386,8 +388,8 @@ async fn a_topic_that_was_deleted_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_server_that_never_answers_makes_it_unavailable() {
-    // Takes connections into its backlog, and no more.
+async fn server_that_never_answers_is_unavailable() {
+    // The kernel accepts connections, and nobody answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = silent.local_addr().unwrap().to_string();
     let rig = Rig::at(server, Duration::from_millis(200));
@@ -407,7 +409,7 @@ async fn a_server_that_never_answers_makes_it_unavailable() {
 }
 
 #[tokio::test]
-async fn a_broker_that_falls_silent_and_comes_back_is_connected_to_anew() {
+async fn silent_broker_that_comes_back_is_connected_to_again() {
     let Some(kafka) = service("TEST_KAFKA") else { return };
     let proxy = Proxy::start(kafka).await;
     let rig = Rig::at(proxy.address().to_string(), Duration::from_secs(2));
@@ -447,7 +449,7 @@ async fn a_broker_that_falls_silent_and_comes_back_is_connected_to_anew() {
     assert!(read_all(&rig.stream).await.concat().len() >= 80);
 }
 
-/// Records are dated by when their messages were accepted.
+/// The time of a record is when its message was accepted.
 #[tokio::test]
 async fn a_reader_may_begin_at_a_time() {
     let Some(rig) = Rig::real() else { return };

@@ -35,7 +35,8 @@ pub(super) struct Transaction {
 impl Producer {
     pub(super) async fn new(settings: &KafkaSettings) -> Self {
         let server = &*settings.bootstrap_servers[0];
-        let connection = in_time(Connection::open(server, "messager-test")).await.unwrap();
+        let connection =
+            in_time(Connection::open(server, "messager-test", &settings.security)).await.unwrap();
         Self { connection, topic: settings.topic.clone() }
     }
 

@@ -1,0 +1,104 @@
+//! Logging in to a broker with SASL.
+
+use bytes::Bytes;
+use kafka_protocol::{
+    error::ResponseError,
+    messages::{SaslAuthenticateRequest, SaslHandshakeRequest},
+    protocol::StrBytes,
+};
+use rsasl::prelude::{Mechname, SASLClient, SASLConfig};
+
+use super::{
+    connection::{Connection, ConnectionError, check},
+    security::KafkaSasl,
+};
+
+/// The versions of the two requests. Every broker since 1.0 knows them.
+const HANDSHAKE: i16 = 1;
+const AUTHENTICATE: i16 = 0;
+
+/// Logs in. `Display` of its errors contains no word of the broker and no secret.
+pub(super) async fn log_in(
+    connection: &mut Connection,
+    sasl: &KafkaSasl,
+) -> Result<(), ConnectionError> {
+    let mechanism = sasl.mechanism.name();
+    let request =
+        SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));
+    let answer = connection.ask(&request, HANDSHAKE).await.map_err(closed)?;
+    match ResponseError::try_from_code(answer.error_code) {
+        None => {}
+        Some(ResponseError::UnsupportedSaslMechanism) => {
+            let offered: Vec<_> = answer.mechanisms.iter().map(|it| &**it).collect();
+            return Err(ConnectionError::Sasl(format!(
+                "the broker does not offer {mechanism} (KAFKA_SASL_MECHANISM); it offers {}",
+                offered.join(", ")
+            )));
+        }
+        Some(ResponseError::IllegalSaslState) => {
+            return Err(ConnectionError::Sasl(
+                "this listener of the broker does not use SASL (KAFKA_SECURITY_PROTOCOL)".into(),
+            ));
+        }
+        Some(error) => return Err(ConnectionError::Refused(error)),
+    }
+
+    let config = SASLConfig::with_credentials(None, sasl.username.clone(), sasl.password.clone());
+    let client = SASLClient::new(config.map_err(|_| unusable())?);
+    let name = Mechname::parse(mechanism.as_bytes()).map_err(|_| unusable())?;
+    let mut session = client.start_suggested(&[name]).map_err(|_| unusable())?;
+    let mut received: Option<Bytes> = None;
+    loop {
+        let mut message = Vec::new();
+        let state = session.step(received.as_deref(), &mut message).map_err(|_| {
+            if received.is_some() {
+                ConnectionError::Sasl(
+                    "the broker did not prove that it knows the password, or its answer is \
+                     invalid"
+                        .into(),
+                )
+            } else {
+                unusable()
+            }
+        })?;
+        if state.has_sent_message() {
+            let request = SaslAuthenticateRequest::default().with_auth_bytes(message.into());
+            let answer = connection.ask(&request, AUTHENTICATE).await.map_err(closed)?;
+            match check(answer.error_code) {
+                Err(error) if error.is(ResponseError::SaslAuthenticationFailed) => {
+                    return Err(ConnectionError::Sasl(
+                        "the broker refused the user name or the password (KAFKA_SASL_USERNAME, \
+                         KAFKA_SASL_PASSWORD)"
+                            .into(),
+                    ));
+                }
+                checked => checked?,
+            }
+            received = Some(answer.auth_bytes);
+        }
+        if state.is_finished() {
+            return Ok(());
+        }
+    }
+}
+
+fn unusable() -> ConnectionError {
+    ConnectionError::Sasl(
+        "the user name or the password cannot be used (KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD)"
+            .into(),
+    )
+}
+
+/// A broker without SASL closes the connection at the first request of it.
+fn closed(error: ConnectionError) -> ConnectionError {
+    match error {
+        ConnectionError::Io(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            ConnectionError::Sasl(
+                "the broker closed the connection during the login; this listener may not use SASL \
+                 (KAFKA_SECURITY_PROTOCOL)"
+                    .into(),
+            )
+        }
+        error => error,
+    }
+}

@@ -1,0 +1,179 @@
+//! TLS and SASL: how connections to Kafka are protected.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rskafka::client::{Credentials, SaslConfig};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+
+/// How connections to Kafka are protected. The default is neither TLS nor SASL.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaSecurity {
+    pub tls: Option<KafkaTls>,
+    pub sasl: Option<KafkaSasl>,
+}
+
+/// The authorities that are trusted, and the client certificate.
+#[derive(Clone)]
+pub struct KafkaTls(pub(super) Arc<ClientConfig>);
+
+/// The files of [`KafkaTls`], all in PEM.
+#[derive(Debug, Clone, Default)]
+pub struct KafkaTlsFiles {
+    /// The authorities that sign the certificates of brokers. None: those of the operating system.
+    pub authorities: Option<PathBuf>,
+    /// The client certificate and its key.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// One of the files of [`KafkaTlsFiles`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KafkaTlsFile {
+    Authorities,
+    Certificate,
+    Key,
+}
+
+/// The user that a connection logs in as.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaSasl {
+    pub mechanism: SaslMechanism,
+    pub username: String,
+    pub password: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaslMechanism {
+    Plain,
+    ScramSha256,
+    ScramSha512,
+}
+
+impl KafkaSecurity {
+    /// Whether connections use TLS or SASL.
+    pub(super) fn is_on(&self) -> bool {
+        self.tls.is_some() || self.sasl.is_some()
+    }
+}
+
+impl KafkaTls {
+    /// Reads the files. Returns every problem, each with the file that has it.
+    pub fn read(files: &KafkaTlsFiles) -> Result<Self, Vec<(KafkaTlsFile, String)>> {
+        let mut problems = Vec::new();
+        let roots = match &files.authorities {
+            Some(path) => read_authorities(path),
+            None => system_authorities(),
+        };
+        let roots = noted(&mut problems, KafkaTlsFile::Authorities, roots);
+        let client = files.client.as_ref().map(|(certificate, key)| {
+            let certificates = read_certificates(certificate);
+            let certificates = noted(&mut problems, KafkaTlsFile::Certificate, certificates);
+            certificates.zip(noted(&mut problems, KafkaTlsFile::Key, read_key(key)))
+        });
+        let Some(roots) = roots.filter(|_| problems.is_empty()) else { return Err(problems) };
+
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has the default versions")
+            .with_root_certificates(roots);
+        let config = match client.flatten() {
+            Some((certificates, key)) => builder
+                .with_client_auth_cert(certificates, key)
+                .map_err(|error| vec![(KafkaTlsFile::Key, no_pair(&error))])?,
+            None => builder.with_no_client_auth(),
+        };
+        Ok(Self(Arc::new(config)))
+    }
+}
+
+fn noted<T>(
+    problems: &mut Vec<(KafkaTlsFile, String)>,
+    file: KafkaTlsFile,
+    read: Result<T, String>,
+) -> Option<T> {
+    read.map_err(|problem| problems.push((file, problem))).ok()
+}
+
+fn no_pair(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(_) => "is not the key of the certificate".to_owned(),
+        error => format!("cannot be used: {error}"),
+    }
+}
+
+fn read_authorities(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(roots)
+}
+
+fn system_authorities() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        return Err("the operating system has no certificates of authorities".to_owned());
+    }
+    Ok(roots)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let told = |problem: &str| format!("{}: {problem}", path.display());
+    let text = std::fs::read(path).map_err(|error| told(&error.to_string()))?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let read = read.map_err(|error| told(&format!("it is not a PEM file: {error}")))?;
+    if read.is_empty() { Err(told("it contains no certificate")) } else { Ok(read) }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let told = |problem: &str| format!("{}: {problem}", path.display());
+    let text = std::fs::read(path).map_err(|error| told(&error.to_string()))?;
+    PrivateKeyDer::from_pem_slice(&text)
+        .map_err(|_| told("it contains no private key in PEM that is not encrypted"))
+}
+
+impl KafkaSasl {
+    pub(super) fn for_rskafka(&self) -> SaslConfig {
+        let credentials = Credentials::new(self.username.clone(), self.password.clone());
+        match self.mechanism {
+            SaslMechanism::Plain => SaslConfig::Plain(credentials),
+            SaslMechanism::ScramSha256 => SaslConfig::ScramSha256(credentials),
+            SaslMechanism::ScramSha512 => SaslConfig::ScramSha512(credentials),
+        }
+    }
+}
+
+impl SaslMechanism {
+    /// Returns the registered name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+impl fmt::Debug for KafkaTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaTls").finish_non_exhaustive()
+    }
+}
+
+/// Leaves out the password.
+impl fmt::Debug for KafkaSasl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaSasl")
+            .field("mechanism", &self.mechanism)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}

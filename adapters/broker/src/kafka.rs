@@ -1,10 +1,10 @@
-//! Apache Kafka: written to through rskafka 0.6, with what that client leaves to its user, and read
-//! through a connection of our own, which bounds what a record may cost (ADR 38).
+//! Apache Kafka. Publishing uses rskafka 0.6. Reading uses a connection of our own, which bounds the
+//! memory and the time that a record costs (ADR 38).
 //!
-//! rskafka knows no timeouts: a request on a connection that went silent waits for ever, and the
-//! connection stays in its cache. So every call here is [`bounded`], and a client that failed or
-//! ran out of time is thrown away as a whole. What a deadline cut off may still be done by the
-//! broker: a message after an error is published twice at times, and never silently lost.
+//! rskafka has no timeouts: a request on a silent connection waits forever, and the connection stays
+//! in its cache. Therefore every call here is [`bounded`], and a client that failed or timed out is
+//! discarded. The broker may still execute a request after its deadline, so a message after an error
+//! may be published twice. It is never lost silently.
 
 #[cfg(test)]
 mod batches;
@@ -34,15 +34,15 @@ pub use security::{
 };
 pub use stream::{KafkaStream, KafkaStreamSettings};
 
-/// Where the topic is.
+/// The address of a topic, and how to connect.
 #[derive(Debug, Clone)]
 pub struct KafkaSettings {
-    /// Each as `host:port`.
+    /// The servers to connect to first, each as `host:port`.
     pub bootstrap_servers: Vec<String>,
     pub topic: String,
-    /// What the broker's logs, quotas and metrics call us.
+    /// Our name in the logs, quotas and metrics of the broker.
     pub client_id: String,
-    /// How long connecting or a request may take in all.
+    /// The limit for connecting and for each request.
     pub request_timeout: Duration,
     pub security: KafkaSecurity,
 }
@@ -65,8 +65,8 @@ impl KafkaSettings {
         builder.build().await
     }
 
-    /// How the client tries again by itself, say when a partition's leader moved. It counts
-    /// pauses only, not how long the requests take.
+    /// Returns how rskafka retries, for example after a partition's leader moved. Its deadline counts
+    /// the pauses and not the time of the requests.
     fn backoff(&self) -> BackoffConfig {
         BackoffConfig {
             init_backoff: Duration::from_millis(50),
@@ -77,18 +77,19 @@ impl KafkaSettings {
     }
 }
 
-/// The partitions that the topic has now, in their order; none if there is no such topic.
+/// Returns the partitions of the topic in their order, or none if there is no such topic.
 async fn partitions(client: &Client, topic: &str) -> Result<Vec<i32>, Error> {
     let topics = client.list_topics().await?;
     let found = topics.into_iter().find(|found| found.name == topic);
     Ok(found.map(|found| found.partitions.into_iter().collect()).unwrap_or_default())
 }
 
+/// Waits for `call`, and fails after `limit`.
 async fn bounded<T, E: Into<BoxError>>(
     limit: Duration,
     call: impl Future<Output = Result<T, E>>,
 ) -> Result<T, BoxError> {
-    // On the heap: rskafka's futures are of 10 KiB and more, and every caller would carry them.
+    // On the heap: rskafka's futures have 10 KiB and more, which would be part of every caller's future.
     match tokio::time::timeout(limit, Box::pin(call)).await {
         Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(TimedOut(limit).into()),

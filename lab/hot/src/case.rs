@@ -1,4 +1,4 @@
-//! What is counted.
+//! The functions whose instructions are counted.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use domain::{
     VerificationId,
 };
 
-/// Things to do, by name; each does the same every time.
+/// The cases by name. Each does the same work in every round.
 pub(crate) struct Cases(BTreeMap<&'static str, Box<dyn Fn()>>);
 
 const TTL: Duration = Duration::from_secs(600);
@@ -57,7 +57,7 @@ impl Cases {
         self.add("phone number, parsed", || black_box(PHONE).parse::<PhoneNumber>());
     }
 
-    /// What a start and a check do with a code.
+    /// The work of a start and of a check on a code.
     fn codes(&mut self) -> anyhow::Result<()> {
         let peppers: Peppers = PEPPER.parse()?;
         let pepper = peppers.first().clone();

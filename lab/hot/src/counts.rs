@@ -10,17 +10,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::case::Cases;
 
-/// What each case takes, and what it was counted with.
+/// The instructions of each case, and the compiler and machine that they were counted with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// Another compiler makes other instructions of the same source.
+    /// Another compiler makes other instructions from the same source.
     compiler: String,
     architecture: String,
     /// Instructions of one round, by case.
     instructions: BTreeMap<String, u64>,
 }
 
-/// As many are enough for what happens only in some rounds, such as memory that is asked for.
+/// Enough rounds to average out work that only some rounds do, such as an allocation.
 const ROUNDS: u32 = 200;
 
 impl Counts {
@@ -51,18 +51,18 @@ impl Counts {
         (&self.compiler, &self.architecture) == (&before.compiler, &before.architecture)
     }
 
-    /// What counted.
+    /// Returns the compiler and the machine.
     pub(crate) fn counter(&self) -> String {
         format!("{}, {}", self.compiler, self.architecture)
     }
 
-    /// Cases that take more than before by more than `tolerance`, as a share; and those that one
-    /// of the two has and the other has not.
+    /// Returns the cases that take more instructions than before by more than the share `tolerance`,
+    /// and the cases that only one of the two has.
     pub(crate) fn worse_than(&self, before: &Self, tolerance: f64) -> Vec<String> {
         let mut worse = Vec::new();
         for (case, was) in &before.instructions {
             match self.instructions.get(case) {
-                None => worse.push(format!("{case}: not counted any more")),
+                None => worse.push(format!("{case}: no longer counted")),
                 Some(is) if change(*was, *is) > tolerance => {
                     worse.push(format!("{case}: {is} instructions after {was}"));
                 }
@@ -74,7 +74,7 @@ impl Counts {
         worse
     }
 
-    /// A table.
+    /// Returns a table of both.
     pub(crate) fn beside(&self, before: &Self) -> String {
         let mut table = String::new();
         for (case, is) in &self.instructions {
@@ -87,7 +87,7 @@ impl Counts {
     }
 }
 
-/// Cryptography takes another path where the processor offers one; valgrind offers what it finds.
+/// Returns the kind of processor. Cryptography uses other instructions if the processor has them.
 fn architecture() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
@@ -101,7 +101,7 @@ fn change(was: u64, is: u64) -> f64 {
     is as f64 / was.max(1) as f64 - 1.0
 }
 
-/// All instructions of a process that does so many rounds.
+/// Counts all instructions of a process that runs `rounds` rounds.
 fn collected(case: &str, rounds: u32) -> anyhow::Result<u64> {
     let Output { status, stderr, .. } = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
@@ -114,7 +114,7 @@ fn collected(case: &str, rounds: u32) -> anyhow::Result<u64> {
     // "==4711== Collected : 1234567"
     let found =
         told.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
-    found.with_context(|| format!("valgrind told no count: {told}"))
+    found.with_context(|| format!("valgrind printed no count: {told}"))
 }
 
 #[cfg(test)]
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn more_instructions_than_tolerated_are_worse_and_fewer_are_not() {
+    fn only_more_instructions_than_tolerated_are_worse() {
         let before = counts(&[("a", 1_000), ("b", 1_000), ("c", 1_000)]);
         let now = counts(&[("a", 1_040), ("b", 1_060), ("c", 10)]);
 
@@ -138,17 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn a_case_on_one_side_only_is_told() {
+    fn case_of_one_side_only_is_reported() {
         let (before, now) = (counts(&[("old", 1)]), counts(&[("new", 1)]));
 
         assert_eq!(
             now.worse_than(&before, 0.05),
-            ["old: not counted any more", "new: not counted before"]
+            ["old: no longer counted", "new: not counted before"]
         );
     }
 
     #[test]
-    fn another_compiler_counts_other_instructions() {
+    fn counts_of_another_compiler_are_not_comparable() {
         let before = counts(&[]);
         let now = Counts { compiler: "rustc 1.96.0".to_owned(), ..before.clone() };
 

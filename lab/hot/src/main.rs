@@ -1,7 +1,7 @@
-//! Counts the instructions of the pure functions that each message runs through.
+//! Counts the instructions of the pure functions on the path of each message.
 //!
-//! Time on a shared machine is noise; how many instructions a function takes is not. valgrind's
-//! callgrind runs each case for N and for 2N rounds, and the difference is what N rounds take.
+//! Times on a shared machine vary, and the number of instructions does not. valgrind's callgrind
+//! runs each case for N and for 2N rounds. The difference is the cost of N rounds.
 
 mod case;
 mod counts;
@@ -21,19 +21,19 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Count, and compare with what a file says.
+    /// Count, and compare with a file.
     ///
-    /// Exits with 1 if a function takes more than before. Where another compiler or another
-    /// kind of processor counted, nothing can be said, and so it exits with 0.
+    /// Exits with 1 if a function takes more instructions than before. Exits with 0 if another
+    /// compiler or another kind of processor counted, because the counts cannot be compared.
     Check {
         file: PathBuf,
-        /// What is no regression, as a share.
+        /// The share by which a function may take more instructions.
         #[arg(long, default_value_t = 0.05)]
         tolerance: f64,
     },
     /// Count, and write the file.
     Accept { file: PathBuf },
-    /// Run a case so often: what valgrind looks at.
+    /// Run a case for valgrind.
     #[command(hide = true)]
     Run { case: String, rounds: u32 },
 }
@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<ExitCode> {
             let (before, now) = (Counts::read(&file)?, Counts::here()?);
             print!("{}", now.beside(&before));
             if !now.is_comparable_with(&before) {
-                println!("not compared: counted by {} before", before.counter());
+                println!("not compared: the file was counted by {}", before.counter());
                 return Ok(ExitCode::SUCCESS);
             }
             let worse = now.worse_than(&before, tolerance);
@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 println!("{line}");
             }
             if !worse.is_empty() {
-                println!("if that is meant: make instructions-accept");
+                println!("if this is intended, run `make instructions-accept`");
                 return Ok(ExitCode::FAILURE);
             }
         }

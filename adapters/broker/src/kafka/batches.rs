@@ -1,4 +1,4 @@
-//! Batches of records as producers write them, of all kinds, for tests.
+//! Batches of records as different producers write them, for tests.
 
 use std::io::Write;
 
@@ -13,12 +13,12 @@ pub(super) struct TestRecord {
     pub(super) headers: Vec<(&'static str, Option<&'static str>)>,
 }
 
-/// A batch of records, in the form that Kafka has had since 0.11.
+/// A batch of records in the format of Kafka 0.11 and later.
 #[derive(Debug, Clone)]
 pub(super) struct TestBatch {
     pub(super) base_offset: i64,
     pub(super) codec: Codec,
-    /// Beside the codec.
+    /// The attributes without the codec.
     pub(super) attributes: i16,
     pub(super) base_time: i64,
     pub(super) latest_time: i64,
@@ -27,7 +27,7 @@ pub(super) struct TestBatch {
     pub(super) sequence: i32,
     pub(super) last_delta: i32,
     pub(super) count: i32,
-    /// The records, plain.
+    /// The records, not compressed.
     pub(super) body: Vec<u8>,
 }
 
@@ -35,9 +35,9 @@ pub(super) struct TestBatch {
 pub(super) enum Codec {
     Plain,
     Gzip,
-    /// In a frame, as Kafka's own client has it.
+    /// In a frame, as Kafka's client writes it.
     Snappy,
-    /// A block alone, as other clients have it.
+    /// Without a frame, as other clients write it.
     RawSnappy,
     Lz4,
     Zstd,
@@ -103,7 +103,7 @@ impl TestBatch {
         Self { attributes, producer, ..Self::of(base_offset, &[record]) }
     }
 
-    /// As it is on the topic and in requests.
+    /// Returns the bytes on the topic and in requests.
     pub(super) fn bytes(&self) -> Vec<u8> {
         let (codec, body) = match self.codec {
             Codec::Plain => (0, self.body.clone()),
@@ -156,7 +156,7 @@ pub(super) fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn lz4(bytes: &[u8]) -> Vec<u8> {
-    // Kafka takes no other blocks.
+    // Kafka accepts only these blocks.
     let independent = lz4::BlockMode::Independent;
     let mut encoder = lz4::EncoderBuilder::new().block_mode(independent).build(Vec::new()).unwrap();
     encoder.write_all(bytes).unwrap();

@@ -1,4 +1,4 @@
-//! Which broker leads a partition, and the connections to those brokers.
+//! Finds the leader of each partition, and keeps the connections to the leaders.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -20,19 +20,22 @@ use super::{
     connection::{Connection, ConnectionError, Question, check, name},
 };
 
-/// A connection is taken out while it is in use, so that one whose use was broken off is closed.
+/// The connections to the brokers of a cluster.
+///
+/// A connection is taken out while it is in use. If its use is abandoned, it is closed.
 #[derive(Debug)]
 pub(super) struct Cluster {
     settings: KafkaSettings,
     /// What the user must be allowed to do with the topic.
     right: Right,
-    /// To any broker, to ask about the topic.
+    /// A connection to any broker, to ask about the topic.
     any: Mutex<Option<Connection>>,
-    /// To the leader of each partition: waiting for one partition's records holds up no other.
+    /// A connection to the leader of each partition. A fetch that waits for records of one partition
+    /// does not delay another partition.
     leaders: Mutex<HashMap<i32, Idle>>,
-    /// The brokers that were last heard of, as `host:port`.
+    /// The brokers of the latest metadata, as `host:port`.
     heard_of: Mutex<Vec<String>>,
-    /// Which broker to try first.
+    /// The number of the broker to try first.
     turn: AtomicUsize,
 }
 
@@ -52,10 +55,10 @@ struct Idle {
     since: Instant,
 }
 
-/// The partitions of the topic, each with the address of its leader, if it has one.
+/// The partitions of the topic, and the address of the leader of each if it has one.
 type Leaders = BTreeMap<i32, Option<String>>;
 
-/// The pauses between tries: the first, the longest.
+/// The first and the longest pause between two tries.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -75,7 +78,7 @@ impl Cluster {
         }
     }
 
-    /// The partitions that the topic has now, in their order; none if there is no such topic.
+    /// Returns the partitions of the topic in their order, or none if there is no such topic.
     ///
     /// Closes the connections of partitions that are no longer read.
     pub(super) async fn partitions(&self) -> Result<Vec<i32>, ConnectionError> {
@@ -95,8 +98,10 @@ impl Cluster {
         Ok(())
     }
 
-    /// Asks the leader of a partition, within the request timeout and `wait`, and looks for the
-    /// leader anew where it moved. The connection is the caller's to [give back](Self::give_back).
+    /// Asks the leader of a partition, within the request timeout plus `wait`.
+    ///
+    /// Looks for the leader again if it moved. The caller must [give back](Self::give_back) the
+    /// connection.
     pub(super) async fn ask_leader<Q: Question>(
         &self,
         partition: i32,
@@ -117,7 +122,7 @@ impl Cluster {
             if !error.is_passing() || Instant::now() + pause > last_try {
                 return Err(error);
             }
-            tracing::debug!(partition, %error, "looking for the partition's leader anew");
+            tracing::debug!(partition, %error, "looking for the leader of the partition again");
             sleep(pause).await;
             pause = LONGEST_PAUSE.min(pause * 3);
         }
@@ -153,7 +158,7 @@ impl Cluster {
                 self.give_back(partition, connection);
                 Err(self.no_right())
             }
-            // It was answered in full: the connection is good.
+            // The answer was complete, so the connection can be used again.
             Err(error @ ConnectionError::Refused(_)) if !error.is_passing() => {
                 self.give_back(partition, connection);
                 Err(error)
@@ -175,7 +180,7 @@ impl Cluster {
         connected.inspect_err(|_| self.distrust())
     }
 
-    /// Asks another broker next time: this one may not have heard of the latest.
+    /// Makes the next metadata request go to another broker, because this one may be outdated.
     fn distrust(&self) {
         lock(&self.any).take();
     }
@@ -188,7 +193,7 @@ impl Cluster {
 
         let with_rights = self.settings.security.is_on();
         let known = lock(&self.any).take();
-        // One that was idle may have been closed meanwhile, or its broker may be gone.
+        // An idle connection may have been closed, or its broker may be gone.
         let from_known = match known {
             Some(mut connection) => {
                 let limit = self.settings.request_timeout / 3;
@@ -227,7 +232,7 @@ impl Cluster {
             }
             checked => checked?,
         }
-        // Not positive: the broker does not say.
+        // Not positive: the broker does not report rights.
         let rights = topic.topic_authorized_operations;
         if rights > 0 && rights & 1 << self.right as i32 == 0 {
             return Err(self.no_right());
@@ -246,7 +251,8 @@ impl Cluster {
         ConnectionError::NoRight { right, topic: self.settings.topic.clone() }
     }
 
-    /// Tries the brokers that were heard of and those that are set, each for its share of the time.
+    /// Connects to one of the known brokers or of the configured servers. Each gets an equal share of
+    /// the request timeout.
     async fn connect_to_any(&self) -> Result<Connection, ConnectionError> {
         let mut brokers = lock(&self.heard_of).clone();
         for server in &self.settings.bootstrap_servers {
@@ -258,7 +264,7 @@ impl Cluster {
         brokers.rotate_left(first);
         let share =
             self.settings.request_timeout / u32::try_from(brokers.len()).unwrap_or(1).max(1);
-        let mut failure = ConnectionError::Nonsense("no broker is set".to_owned());
+        let mut failure = ConnectionError::Nonsense("no broker is configured".to_owned());
         for broker in &brokers {
             match self.open(broker, share).await {
                 Ok(connection) => return Ok(connection),
@@ -277,7 +283,7 @@ impl Cluster {
     }
 }
 
-/// A broker gives an IPv6 address without the brackets that set it off from the port.
+/// Makes an address. A broker reports an IPv6 host without brackets.
 fn address(host: &str, port: i32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -1,7 +1,8 @@
-//! One connection to one broker, for reading: a request, then its answer, then the next request.
+//! One connection to one broker, for reading. It sends a request, reads the answer, and then sends
+//! the next request.
 //!
-//! The messages' bytes are `kafka-protocol`'s, but for the answer to a fetch, whose records are
-//! read as they come, and are not held as a whole.
+//! `kafka-protocol` encodes and decodes the messages, except the answer to a fetch: its records are
+//! read as a stream and are not held in memory as a whole.
 
 use std::{borrow::Cow, fmt, io, time::Duration};
 
@@ -25,7 +26,9 @@ use super::{
     transport::{Transport, tls_error},
 };
 
-/// Its future must not be dropped while a request is under way, unless it is dropped as well.
+/// A connection to a broker.
+///
+/// A caller that drops a request before its end must drop the connection too.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: BufReader<Transport>,
@@ -34,7 +37,7 @@ pub(super) struct Connection {
     versions: Versions,
 }
 
-/// The versions of messages that both ends know.
+/// The versions of the requests that both sides support.
 #[derive(Debug, Clone, Copy)]
 struct Versions {
     metadata: i16,
@@ -42,12 +45,12 @@ struct Versions {
     fetch: i16,
 }
 
-/// What stands before the records that a broker sends.
+/// The part of an answer before the records.
 #[derive(Debug)]
 pub(super) struct FetchHead {
     pub(super) high_watermark: i64,
     pub(super) aborted: Vec<Aborted>,
-    /// Bytes of records, which come next.
+    /// The number of bytes of records that follow.
     pub(super) length: u64,
 }
 
@@ -57,9 +60,9 @@ pub(super) enum ConnectionError {
     Io(#[from] io::Error),
     #[error("the broker answers: {0}")]
     Refused(ResponseError),
-    #[error("the broker's answer makes no sense: {0}")]
+    #[error("the answer of the broker is invalid: {0}")]
     Nonsense(String),
-    #[error("the broker knows no version of {0} that we know")]
+    #[error("the broker supports no version of {0} that this client supports")]
     NoCommonVersion(&'static str),
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -81,7 +84,7 @@ impl ConnectionError {
         matches!(self, Self::Refused(refused) if *refused == error)
     }
 
-    /// Whether another try, perhaps with another broker, may go well.
+    /// Whether another try, perhaps with another broker, may succeed.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Io(_) | Self::TimedOut(_) => true,
@@ -109,22 +112,22 @@ impl ConnectionError {
     }
 }
 
-/// Answers but fetched records are short; what claims to be longer is none.
+/// The longest answer without records. A longer one is invalid.
 const LONGEST_ANSWER: usize = 16 * 1024 * 1024;
 
 /// The version of the metadata from which on a broker says what the user may do with a topic.
 const RIGHTS_SINCE: i16 = 8;
 
-/// The replica id of a client: only brokers have one of their own.
+/// The replica id of every client.
 const CLIENT: BrokerId = BrokerId(-1);
-/// Only what was committed.
+/// The isolation level at which only committed records are read.
 const READ_COMMITTED: i8 = 1;
 
-/// Times that stand for places.
+/// Timestamps that stand for the end and the beginning of a partition.
 pub(super) const LATEST: i64 = -1;
 pub(super) const EARLIEST: i64 = -2;
 
-/// A question to a partition's leader.
+/// A request to the leader of a partition.
 pub(super) trait Question: Sync {
     type Answer: Send;
 
@@ -134,8 +137,9 @@ pub(super) trait Question: Sync {
     ) -> impl Future<Output = Result<Self::Answer, ConnectionError>> + Send;
 }
 
-/// What a partition has from `offset` on: up to `bytes`, or one batch that is larger. The records
-/// are then to be read from [`Connection::stream`].
+/// Fetches records from `offset` on: up to `bytes`, or one batch that is larger.
+///
+/// The caller then reads the records from [`Connection::stream`].
 #[derive(Debug)]
 pub(super) struct Fetch<'a> {
     pub(super) topic: &'a str,
@@ -145,7 +149,7 @@ pub(super) struct Fetch<'a> {
     pub(super) wait: Duration,
 }
 
-/// The first offset at a time, or at what [`EARLIEST`] and [`LATEST`] stand for.
+/// Asks for the first offset at a time, which may be [`EARLIEST`] or [`LATEST`].
 #[derive(Debug)]
 pub(super) struct OffsetAt<'a> {
     pub(super) topic: &'a str,
@@ -169,7 +173,7 @@ impl Question for Fetch<'_> {
             .with_min_bytes(1)
             .with_max_bytes(self.bytes)
             .with_isolation_level(READ_COMMITTED)
-            // No session: each request stands alone.
+            // No fetch session: each request is complete.
             .with_session_epoch(-1)
             .with_topics(vec![topic]);
         let version = leader.versions.fetch;
@@ -234,11 +238,11 @@ impl Connection {
                 .ok_or(ConnectionError::NoCommonVersion(name))
         };
         Ok(Versions {
-            // From 4 on one can ask without the topic's being created.
+            // Since 4 a request can forbid that the topic is created.
             metadata: common("Metadata", MetadataRequest::KEY, 4..=12)?,
-            // From 2 on it knows of transactions.
+            // Since 2 it supports transactions.
             list_offsets: common("ListOffsets", ListOffsetsRequest::KEY, 2..=7)?,
-            // From 4 on it knows of transactions, from 10 on of zstd; up to 11 heads have one form.
+            // Since 4 it supports transactions, since 10 zstd. Until 11 the head has one form.
             fetch: common("Fetch", FetchRequest::KEY, 4..=11)?,
         })
     }
@@ -261,7 +265,7 @@ impl Connection {
         partition: i32,
     ) -> Result<FetchHead, ConnectionError> {
         let mut head = (&mut self.stream).take(length as u64);
-        expect(head.read_i32().await?, self.last_id, "the answer's number")?;
+        expect(head.read_i32().await?, self.last_id, "the correlation id")?;
         let _throttled = head.read_i32().await?;
         if version >= 7 {
             check(head.read_i16().await?)?;
@@ -290,7 +294,7 @@ impl Connection {
         let length = u64::try_from(head.read_i32().await?).unwrap_or(0);
         expect(head.limit(), length, "the length of the records")?;
         if error != 0 {
-            // What else there is, is passed over, so that the connection can be used on.
+            // The rest is skipped, so that the connection can be used again.
             tokio::io::copy(&mut head, &mut tokio::io::sink()).await?;
         }
         check(error)?;
@@ -317,11 +321,11 @@ impl Connection {
         let header = R::Response::header_version(version);
         let header =
             ResponseHeader::decode(&mut answer, header).map_err(ConnectionError::nonsense)?;
-        expect(header.correlation_id, self.last_id, "the answer's number")?;
+        expect(header.correlation_id, self.last_id, "the correlation id")?;
         R::Response::decode(&mut answer, version).map_err(ConnectionError::nonsense)
     }
 
-    /// Sends a request, and says how long the answer is, which comes next.
+    /// Sends a request, and returns the length of the answer, which the caller then reads.
     async fn send<R: Request>(
         &mut self,
         request: &R,

@@ -32,7 +32,7 @@ use super::{
     partitions, requests,
 };
 
-/// Publishes to a topic of Apache Kafka, which it creates if there is none.
+/// Publishes to a topic of Apache Kafka, and creates the topic if it does not exist.
 #[derive(Debug)]
 pub struct KafkaBroker {
     settings: KafkaPublisherSettings,
@@ -40,16 +40,16 @@ pub struct KafkaBroker {
     access: Cluster,
     /// None before the first use and after a failure.
     connection: Mutex<Option<Connection>>,
-    /// Whether the broker takes requests of more than a few KiB; it may be set up not to.
+    /// Whether the broker accepts requests of more than a few KiB, which its settings may forbid.
     takes_large_requests: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
 pub struct KafkaPublisherSettings {
     pub kafka: KafkaSettings,
-    /// Of the topic, should it have to be created.
+    /// The number of partitions if the topic is created.
     pub partitions: NonZeroU16,
-    /// Of the topic, should it have to be created.
+    /// The number of replicas if the topic is created.
     pub replication_factor: NonZeroU16,
 }
 
@@ -60,17 +60,17 @@ struct Connection {
     looked_at: Instant,
 }
 
-/// A client for each partition; none for one that has no leader now.
+/// A client for each partition, or none if the partition has no leader now.
 type Partitions = Vec<Option<Arc<PartitionClient>>>;
 
-/// What goes to one partition: the messages' places in the batch, and their records.
+/// The records for one partition, and the positions of their messages in the batch.
 type Share = (Vec<usize>, Vec<Record>);
 
-/// How old the list of the topic's partitions may get.
+/// The age at which the list of partitions is read again.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl KafkaBroker {
-    /// Connects to nothing yet.
+    /// Makes a broker, which connects when it is first used.
     pub fn new(settings: KafkaPublisherSettings) -> Self {
         Self {
             access: Cluster::new(settings.kafka.clone(), Right::Write),
@@ -80,7 +80,7 @@ impl KafkaBroker {
         }
     }
 
-    /// The partitions' clients, from a connection that is made first where there is none.
+    /// Returns the clients of the partitions. Connects if there is no connection.
     async fn connected(&self) -> Result<Arc<Partitions>, BoxError> {
         let mut connection = self.connection.lock().await;
         let current = match connection.take() {
@@ -92,7 +92,7 @@ impl KafkaBroker {
         Ok(partitions)
     }
 
-    /// Connects anew, or looks for partitions that were added.
+    /// Connects, or looks for new partitions on the connection `outdated`.
     async fn look(&self, outdated: Option<Connection>) -> Result<Connection, BoxError> {
         let KafkaSettings { topic, .. } = &self.settings.kafka;
         let (client, known) = if let Some(connection) = outdated {
@@ -106,7 +106,7 @@ impl KafkaBroker {
         let mut existing = partitions(&client, topic).await?;
         if existing.is_empty() {
             self.create_topic(&client).await?;
-            // The broker that answers need not have heard of it at once.
+            // The broker that answers may not know the new topic at once.
             while existing.is_empty() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 existing = partitions(&client, topic).await?;
@@ -133,7 +133,7 @@ impl KafkaBroker {
             match client {
                 Ok(client) => found.push(Some(client)),
                 Err(error) => {
-                    tracing::warn!(topic, partition, %error, "partition out of reach");
+                    tracing::warn!(topic, partition, %error, "a partition is unreachable; its messages wait");
                     failure = error.into();
                     found.push(None);
                 }
@@ -170,7 +170,7 @@ impl KafkaBroker {
         }
     }
 
-    /// Forgets the connection that these partitions are of.
+    /// Drops the connection of these partitions.
     async fn discard(&self, failed: &Arc<Partitions>) {
         let mut connection = self.connection.lock().await;
         if connection.as_ref().is_some_and(|current| Arc::ptr_eq(&current.partitions, failed)) {
@@ -178,8 +178,8 @@ impl KafkaBroker {
         }
     }
 
-    /// Sends a partition's records, one request after the other: two in flight could change
-    /// places. What follows a failed request is not tried.
+    /// Sends the records of a partition, one request after the other, because two requests in flight
+    /// could change their order. After a failed request the rest is not tried.
     async fn send(
         &self,
         partitions: &Arc<Partitions>,
@@ -189,7 +189,7 @@ impl KafkaBroker {
         let client =
             usize::try_from(partition).ok().and_then(|place| partitions.get(place)?.clone());
         let Some(client) = client else {
-            return failed("the partition is out of reach".into(), records.len(), 0);
+            return failed("the partition is unreachable".into(), records.len(), 0);
         };
         let sizes: Vec<usize> = records.iter().map(requests::size).collect();
         let large_too = self.takes_large_requests.load(Ordering::Relaxed);
@@ -259,11 +259,11 @@ fn share_out(messages: &[Claimed], partitions: usize) -> BTreeMap<i32, Share> {
 }
 
 fn to_kafka(record: WireRecord, claimed: &Claimed) -> Record {
-    // Kafka's retention counts from this time: a record accepted longer ago than the topic keeps
-    // its records may be deleted at once. Such a message has long expired.
+    // Kafka's retention counts from this time. A record that is older than the retention of the topic
+    // may be deleted at once, but its message expired long before.
     //
-    // Whole milliseconds: rskafka rounds the first time of a request and the distances to it
-    // each on its own.
+    // Whole milliseconds: rskafka rounds the first time of a request and the differences to it
+    // separately.
     let accepted_at = milliseconds(claimed.validity.accepted_at);
     Record {
         key: Some(record.key.into_bytes()),
@@ -273,7 +273,8 @@ fn to_kafka(record: WireRecord, claimed: &Claimed) -> Record {
     }
 }
 
-/// The answers when a request with so many messages failed, and so many more wait behind it.
+/// Returns the answers after a failure: `sent` messages were in the failed request, and `waiting`
+/// messages after it were not tried.
 fn failed(error: BoxError, sent: usize, waiting: usize) -> Vec<Result<(), BrokerError>> {
     let cause: Arc<dyn std::error::Error + Send + Sync> = error.into();
     let sent = (0..sent).map(|_| Err(BrokerError::Unavailable(Box::new(Arc::clone(&cause)))));

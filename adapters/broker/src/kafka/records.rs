@@ -1,9 +1,7 @@
-//! Record batches as a topic has them, read as a stream: what a record may not be is passed over
-//! and never held, so that memory stays bounded whatever a producer wrote and however small it was
-//! compressed.
+//! Reads record batches as a stream. Parts that no message can have are skipped and never held, so
+//! that memory stays bounded, whatever a producer wrote and however well it was compressed.
 //!
-//! A record suffers alone: one that cannot be a message is [`Unreadable`] at its own offset, and
-//! reading goes on behind it.
+//! A record that cannot be a message is [`Unreadable`] alone, and reading continues after it.
 
 mod snappy;
 #[cfg(test)]
@@ -21,14 +19,15 @@ use flate2::bufread::MultiGzDecoder;
 
 use self::snappy::SnappyReader;
 
-/// Records that one reading brings at most. The next one goes on behind them, if need be in the
+/// The largest number of records of one fetch. The next fetch continues after them, perhaps in the
 /// middle of a batch.
 const MOST_RECORDS: usize = 5_000;
 
-/// What is kept of a value: enough for [`adapters_wire::decode`] to see that it is too large.
+/// The largest part of a value that is kept: enough for [`adapters_wire::decode`] to see that the
+/// value is too large.
 const LONGEST_VALUE: u64 = MAX_VALUE_LENGTH as u64 + 1;
 
-/// What is kept of a header. No header that we read is so long and right.
+/// The largest part of a header that is kept. No valid header that we read is so long.
 const LONGEST_HEADER: u64 = 1024;
 
 /// The largest number of headers of a record. Without it a record of a few compressed bytes could
@@ -37,8 +36,8 @@ const MOST_HEADERS: u64 = 1_000;
 
 const BUFFER: usize = 64 * 1024;
 
-/// The window that a zstd frame may ask for, as a power of two: 128 MiB, the most that Kafka's own
-/// producer uses, at the highest level.
+/// The largest window of a zstd frame, as a power of two: 128 MiB, which Kafka's producer uses at
+/// the highest level.
 const ZSTD_WINDOW: u32 = 27;
 
 const UNDECODABLE: Unreadable = Unreadable("the batch of records cannot be decoded");
@@ -46,29 +45,29 @@ const DAMAGED: Unreadable = Unreadable("the batch of records is damaged");
 const OLD: Unreadable = Unreadable("the record has a format of before Kafka 0.11");
 const MALFORMED: Unreadable = Unreadable("the record is malformed");
 
-/// What is to be read.
+/// What to read.
 #[derive(Debug)]
 pub(super) struct Span {
     pub(super) from: i64,
     pub(super) aborted: Vec<Aborted>,
 }
 
-/// The records of this producer, from this offset up to its next marker, were rolled back.
+/// An aborted transaction: the records of this producer from this offset up to its next marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Aborted {
     pub(super) producer: i64,
     pub(super) first_offset: i64,
 }
 
-/// A record, as far as it is of use.
+/// The parts of a record that a message is made of.
 #[derive(Debug)]
 pub(super) struct Raw<'a> {
     pub(super) offset: i64,
     /// In milliseconds since 1970.
     pub(super) written_at: i64,
-    /// Cut behind what a message can have.
+    /// Truncated after the longest value that a message can have.
     pub(super) value: Option<&'a [u8]>,
-    /// Only those that [`adapters_wire`] reads.
+    /// Only the headers that [`adapters_wire`] reads.
     pub(super) headers: &'a Headers,
 }
 
@@ -79,14 +78,14 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The record there is given up.
+    /// Skips the record at this offset.
     pub(super) fn undecodable(offset: i64) -> Self {
         let records = vec![Record { offset, content: Err(UNDECODABLE) }];
         Self { records, next_offset: offset.saturating_add(1) }
     }
 }
 
-/// Whether a batch among these bytes is compressed. Then reading them may take long.
+/// Whether a batch among these bytes is compressed. If so, reading them may take long.
 pub(super) fn any_compressed(mut bytes: &[u8]) -> bool {
     while let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() {
         if rest.get(MAGIC) == Some(&2) && rest.get(10).is_some_and(|low| low & 7 != 0) {
@@ -98,9 +97,9 @@ pub(super) fn any_compressed(mut bytes: &[u8]) -> bool {
     false
 }
 
-/// Reads batches from the next `length` bytes of `source`, of which the last may be cut off.
+/// Reads batches from the next `length` bytes of `source`. The last batch may be incomplete.
 ///
-/// Fails only if the source does, or if `abandoned` is set meanwhile.
+/// Fails only if the source fails, or if `abandoned` is set.
 pub(super) fn read(
     source: impl Read,
     mut length: u64,
@@ -114,7 +113,7 @@ pub(super) fn read(
         source.left = HEAD as u64;
         let head = Head::read(source.array()?);
         let Some(size) = u64::try_from(head.size).ok().filter(|size| *size >= SMALLEST) else {
-            // Where the next one would begin is unknown.
+            // It is not known where the next batch begins.
             reader.step_over(head.base_offset, DAMAGED);
             break;
         };
@@ -128,13 +127,14 @@ pub(super) fn read(
     Ok(Found { records: reader.records, next_offset: reader.next })
 }
 
-/// The first offset and the length of what follows: the same in all formats.
+/// The length of the head: the first offset, and the length of the rest. It is the same in all
+/// formats.
 const HEAD: usize = 12;
-/// Where the format stands behind the head.
+/// The position of the format, after the head.
 const MAGIC: usize = 4;
-/// What a message of the oldest format has at least behind the head.
+/// The shortest message of the oldest format, without the head.
 const SMALLEST: u64 = 14;
-/// What a batch of today's format has behind the head, before its records.
+/// The length of a batch of the current format before its records, without the head.
 const FIXED: u64 = 49;
 
 struct Head {
@@ -152,7 +152,7 @@ impl Head {
     }
 }
 
-/// What stands before the records of a batch.
+/// The fields of a batch before its records.
 struct Batch {
     base_offset: i64,
     attributes: i16,
@@ -181,7 +181,7 @@ impl Batch {
         self.attributes & 0b111
     }
 
-    /// Whether the broker's clock says when the records were written.
+    /// Whether the time of the records comes from the broker's clock.
     fn has_broker_time(&self) -> bool {
         self.attributes & 0b1000 != 0
     }
@@ -190,13 +190,13 @@ impl Batch {
         self.attributes & 0b1_0000 != 0
     }
 
-    /// Whether it holds the end of a transaction, and no records of anybody's.
+    /// Whether it contains the end of a transaction, and no records of a producer.
     fn is_control(&self) -> bool {
         self.attributes & 0b10_0000 != 0
     }
 }
 
-/// Takes fields of known length off a head that is long enough.
+/// Takes fields of fixed length from a head.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -207,8 +207,8 @@ impl Fields<'_> {
     }
 }
 
-/// Gives out the rest of the batch, and no more; counts its checksum; remembers a failure, which
-/// decompression would hide.
+/// Reads the rest of a batch and computes its checksum. Keeps an error of the source, which a
+/// decompressor would hide.
 struct Source<R> {
     inner: R,
     left: u64,
@@ -262,14 +262,14 @@ struct Reader<'a, F> {
     from: i64,
     /// In the order of their first offsets.
     aborted: std::iter::Peekable<std::vec::IntoIter<Aborted>>,
-    /// Producers whose records here were rolled back.
+    /// The producers that have an aborted transaction here.
     rolled_back: Vec<i64>,
     abandoned: &'a AtomicBool,
     decode: F,
     records: Vec<Record>,
-    /// All below is done with.
+    /// The next offset to read.
     next: i64,
-    // Used again for each record.
+    // Buffers that each record uses again.
     value: Vec<u8>,
     text: Vec<u8>,
 }
@@ -290,7 +290,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
         }
     }
 
-    /// Reads the batch whose head was read, to its end. Says whether another one may follow.
+    /// Reads a batch whose head was read. Returns whether another one may follow.
     fn batch(
         &mut self,
         source: &mut Source<impl Read>,
@@ -319,7 +319,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
         let (records_before, next_before) = (self.records.len(), self.next);
         let read = self.content(source, &batch);
         if self.abandoned.load(Ordering::Relaxed) {
-            return Err(io::Error::other("nobody waits for it any more"));
+            return Err(io::Error::other("the reader was abandoned"));
         }
         if let Some(failure) = source.failure.take() {
             return Err(failure);
@@ -334,7 +334,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
         match read {
             Ok(ControlFlow::Break(())) => return Ok(ControlFlow::Break(())),
             Ok(ControlFlow::Continue(())) => {}
-            // What is behind cannot be told apart any more.
+            // The records after it cannot be told apart.
             Err(_) => {
                 while self.next <= batch.last_offset {
                     self.push(self.next, Err(UNDECODABLE));
@@ -402,7 +402,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
             if offset > batch.last_offset {
                 return Err(malformed());
             }
-            // Compaction leaves gaps; what came before stays before.
+            // Compaction leaves gaps, and keeps the order.
             if offset >= self.next {
                 let written_at = if batch.has_broker_time() {
                     batch.latest_time
@@ -410,7 +410,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
                     batch.base_time.saturating_add(time_delta)
                 };
                 if self.record(&mut record, offset, written_at).is_err() {
-                    // If even the rest of it cannot be had, the batch is what is broken.
+                    // If the rest of it cannot be read, the batch is damaged.
                     self.skip(&mut record)?;
                     self.push(offset, Err(MALFORMED));
                 }
@@ -444,7 +444,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
         Ok(())
     }
 
-    /// A header without a value says as little as one that is not there.
+    /// Reads the headers. A header without a value counts as missing.
     fn headers(&mut self, record: &mut Take<impl BufRead>) -> io::Result<Headers> {
         let mut headers = Headers::new();
         let count = length(record)?;
@@ -495,7 +495,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
         self.next = offset.saturating_add(1);
     }
 
-    /// Gives up the offset at hand, and no other: where the batch ends is not certain.
+    /// Skips one offset only, because the end of the batch is not certain.
     fn step_over(&mut self, base_offset: i64, reason: Unreadable) {
         if base_offset.max(self.from) >= self.next {
             self.push(base_offset.max(self.next), Err(reason));
@@ -511,7 +511,7 @@ impl<'a, F: FnMut(Raw<'_>) -> Result<Incoming, Unreadable>> Reader<'a, F> {
     }
 }
 
-/// The key of a marker is a version and a type, of which 0 is "rolled back".
+/// Whether a marker aborts its transaction. Its key is a version and a type, which is 0 for this.
 fn is_abort_marker(body: &mut impl BufRead) -> io::Result<bool> {
     let length = length(body)?;
     let mut record = body.take(length);
@@ -530,7 +530,7 @@ fn malformed() -> io::Error {
     ErrorKind::InvalidData.into()
 }
 
-/// The next bytes, one at least and `most` at most; not consumed.
+/// Returns the next bytes without consuming them: at least one, and at most `most`.
 fn some_of(source: &mut impl BufRead, most: u64) -> io::Result<&[u8]> {
     let chunk = source.fill_buf()?;
     if chunk.is_empty() {
@@ -558,7 +558,7 @@ fn byte(source: &mut impl BufRead) -> io::Result<u8> {
     Ok(byte)
 }
 
-/// A number in zigzag, seven bits a byte.
+/// Reads a number in zigzag encoding, with seven bits in each byte.
 fn varint(source: &mut impl BufRead) -> io::Result<i64> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {

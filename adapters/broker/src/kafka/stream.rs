@@ -30,28 +30,29 @@ use super::{
     transport::Transport,
 };
 
-/// Reads a topic of Apache Kafka, without a consumer group: who reads what from where is the
-/// caller's to know. Reads only what was committed, and nothing behind a transaction that is open.
+/// Reads a topic of Apache Kafka, without a consumer group: the caller knows the offsets.
+///
+/// Reads only committed records, and nothing after an open transaction.
 #[derive(Debug)]
 pub struct KafkaStream {
     cluster: Cluster,
     records: Arc<RecordReader>,
-    /// How long a broker may let us wait for the next bytes of an answer.
+    /// The longest wait for the next bytes of an answer.
     patience: Duration,
-    /// Who may decompress: one at a time, since it can take a lot of memory and time.
+    /// Allows one decompression at a time, because it can take much memory and time.
     decompressing: Arc<Semaphore>,
 }
 
 #[derive(Debug, Clone)]
 pub struct KafkaStreamSettings {
     pub kafka: KafkaSettings,
-    /// How long a message may be sent whose record says only when it was written.
+    /// The validity of a message whose record states none, counted from the record's timestamp.
     pub default_ttl: Duration,
-    /// Whether messages in clear are taken for unreadable.
+    /// Whether a message in clear is unreadable.
     pub require_sealed: bool,
 }
 
-/// Makes messages of records.
+/// Decodes records.
 #[derive(Debug)]
 struct RecordReader {
     topic: String,
@@ -60,18 +61,19 @@ struct RecordReader {
     vault: Vault,
 }
 
-/// What a fetch asks for. A broker sends more if a single batch of records is larger.
+/// The number of bytes that a fetch asks for. A broker sends more if one batch is larger.
 const FETCH_BYTES: i32 = 1024 * 1024;
 
-/// How much of an answer is held. More is read as it comes, and not held.
+/// The largest part of an answer that is held in memory. A larger answer is read as a stream.
 const HELD_BYTES: u64 = 4 * 1024 * 1024;
 
 /// How long the broker waits for records when there are none.
 const WAIT: Duration = Duration::from_millis(500);
 
 impl KafkaStream {
-    /// Connects to nothing yet. Reads nothing before `vault` is open: what is sealed would be taken
-    /// for unreadable.
+    /// Makes a stream, which connects when it is first used.
+    ///
+    /// It reads nothing before `vault` is open, because sealed records would be unreadable.
     pub fn new(settings: KafkaStreamSettings, vault: Vault) -> Self {
         let KafkaStreamSettings { kafka, default_ttl, require_sealed } = settings;
         let records =
@@ -92,7 +94,7 @@ impl KafkaStream {
         Ok(offset)
     }
 
-    /// Reads the records that a broker is about to send.
+    /// Reads the records of an answer whose head was read.
     async fn read(
         &self,
         partition: i32,
@@ -138,7 +140,7 @@ impl KafkaStream {
         }
     }
 
-    /// Reads on a thread where it may take long, and gives up when nobody waits for it any more.
+    /// Reads on a blocking thread, and stops if this future is dropped.
     async fn aside(
         &self,
         offset: i64,
@@ -153,14 +155,14 @@ impl KafkaStream {
         });
         match done.await {
             Ok(read) => read,
-            // The record there is not read again for ever.
+            // Otherwise this record would be read again forever.
             Err(panicked) if panicked.is_panic() => Ok((Found::undecodable(offset), None)),
             Err(stopped) => Err(stopped.into()),
         }
     }
 }
 
-/// Tells the thread that reads, when it is dropped, that nobody waits any more.
+/// When it is dropped, it tells the reading thread to stop.
 #[derive(Debug, Default)]
 struct Waiting(Arc<AtomicBool>);
 
@@ -170,7 +172,7 @@ impl Drop for Waiting {
     }
 }
 
-/// The bytes of an answer as they come, for a thread that may wait.
+/// The bytes of an answer as they arrive, for a blocking thread.
 struct Arriving<'a> {
     runtime: Handle,
     patience: Duration,
@@ -221,7 +223,7 @@ impl MessageStream for KafkaStream {
             StartFrom::Earliest => self.offset_at(partition, EARLIEST).await,
             StartFrom::Latest => self.offset_at(partition, LATEST).await,
             StartFrom::Since(time) => {
-                // The end is looked up first: a record that is written in between comes after it.
+                // The end is read first: a record that is written in between comes after it.
                 let end = self.offset_at(partition, LATEST).await?;
                 let found = self.offset_at(partition, milliseconds(time)).await?;
                 Ok(if found < 0 { end } else { found })
@@ -248,7 +250,7 @@ impl MessageStream for KafkaStream {
         let Found { records, next_offset } =
             self.read(partition, offset, head, connection).await.map_err(unavailable)?;
         if next_offset == offset && length > 0 {
-            return Err(StreamError::Unavailable("the broker sent no whole batch".into()));
+            return Err(StreamError::Unavailable("the broker sent no complete batch".into()));
         }
         Ok(Fetched { records, next_offset, lag: (end - next_offset).max(0) })
     }

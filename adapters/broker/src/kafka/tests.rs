@@ -1,4 +1,4 @@
-//! What is Kafka's alone: its own tools, its transactions, and a broker that falls silent.
+//! What only Kafka does: its tools, its transactions, and a broker that falls silent.
 
 mod fake;
 mod producer;
@@ -71,7 +71,7 @@ impl Rig {
         answers.into_iter().for_each(Result::unwrap);
     }
 
-    /// Runs one of Kafka's own tools with this standard input.
+    /// Runs one of Kafka's tools with this standard input.
     async fn tool(&self, class: &str, arguments: &[&str], input: &str) -> Option<()> {
         let (java, libraries) = (service("TEST_JAVA")?, service("TEST_KAFKA_LIBS")?);
         let mut tool = Command::new(java)
@@ -104,7 +104,7 @@ fn stream_of(kafka: KafkaSettings) -> KafkaStream {
 }
 
 #[tokio::test]
-async fn what_a_console_producer_sends_is_read() {
+async fn record_of_a_console_producer_is_read() {
     let Some(rig) = Rig::real() else { return };
     in_time(rig.broker.ready()).await.unwrap();
     let input = "{\"phone\":\"79991234567\",\"code\":\"1234\"}\nhello\n";
@@ -123,7 +123,7 @@ async fn what_a_console_producer_sends_is_read() {
 }
 
 #[tokio::test]
-async fn a_key_has_the_partition_that_kafka_s_own_producer_gives_it() {
+async fn key_has_the_partition_that_kafkas_producer_gives_it() {
     let Some(rig) = Rig::real() else { return };
     rig.publish_all(20).await;
     let ours = read_all(&rig.stream).await;
@@ -146,7 +146,7 @@ async fn a_key_has_the_partition_that_kafka_s_own_producer_gives_it() {
 }
 
 #[tokio::test]
-async fn a_header_without_a_value_harms_no_neighbour() {
+async fn header_without_a_value_does_not_harm_other_records() {
     let Some(rig) = Rig::real() else { return };
     let mut producer = Producer::new(&rig.settings).await;
     producer.create_topic().await;
@@ -160,13 +160,13 @@ async fn a_header_without_a_value_harms_no_neighbour() {
 
     assert_eq!(end, 60);
     assert_eq!(records.iter().filter(|record| record.content.is_ok()).count(), 60);
-    // As `dead-letters retry` reads one.
+    // `dead-letters retry` reads one record like this.
     let one = rig.stream.fetch(0, 27).await.unwrap();
     assert_eq!(one.records[0].offset, 27);
 }
 
 #[tokio::test]
-async fn what_was_rolled_back_is_not_read_and_what_is_open_is_waited_for() {
+async fn aborted_records_are_skipped_and_open_transactions_are_waited_for() {
     let Some(rig) = Rig::real() else { return };
     let mut producer = Producer::new(&rig.settings).await;
     producer.create_topic().await;
@@ -218,9 +218,9 @@ async fn what_was_rolled_back_is_not_read_and_what_is_open_is_waited_for() {
     assert!(records.iter().all(|record| record.content.is_ok()));
 }
 
-/// More than is held of an answer, and far more when it is decompressed.
+/// The answer is larger than what is held of it, and far larger when it is decompressed.
 #[tokio::test]
-async fn a_record_of_any_size_is_unreadable_alone() {
+async fn record_of_any_size_is_unreadable_alone() {
     let Some(rig) = Rig::real() else { return };
     let mut producer = Producer::new(&rig.settings).await;
     producer.create_topic().await;
@@ -243,7 +243,7 @@ async fn a_record_of_any_size_is_unreadable_alone() {
 }
 
 #[tokio::test]
-async fn a_leader_that_moved_is_found() {
+async fn leader_that_moved_is_found() {
     let topic = unique_name();
     let records = TestBatch::of(0, &[TestRecord::of(0, GOOD)]).bytes();
     let fake = Fake::start(&topic, records).await;
@@ -263,7 +263,7 @@ async fn a_leader_that_moved_is_found() {
 }
 
 #[tokio::test]
-async fn a_batch_that_no_answer_holds_whole_makes_it_unavailable() {
+async fn batch_that_is_never_complete_makes_the_stream_unavailable() {
     let topic = unique_name();
     let mut records = TestBatch::of(0, &[TestRecord::of(0, GOOD)]).bytes();
     records.pop();
@@ -295,9 +295,9 @@ async fn connection_of_a_partition_that_is_no_longer_read_is_closed() {
     assert!(cluster.idle().is_empty());
 }
 
-/// A transaction ends with a record of Kafka's own, which has an offset and is never delivered.
+/// A transaction ends with a marker, which has an offset and is never delivered.
 #[tokio::test]
-async fn the_end_of_a_transaction_does_not_stop_a_reader() {
+async fn end_of_a_transaction_does_not_stop_a_reader() {
     let Some(rig) = Rig::real() else { return };
     in_time(rig.broker.ready()).await.unwrap();
     let server = format!("bootstrap.servers={}", rig.settings.bootstrap_servers[0]);
@@ -343,7 +343,7 @@ async fn partitions_added_while_running_are_used() {
 }
 
 #[tokio::test]
-async fn an_offset_whose_record_was_deleted_is_out_of_range() {
+async fn offset_of_a_deleted_record_is_out_of_range() {
     let Some(rig) = Rig::real() else { return };
     rig.publish_all(40).await;
     let partition = in_time(rig.settings.connect())

@@ -27,7 +27,7 @@ fn found(bytes: &[u8]) -> Found {
     found_in(bytes, 0, Vec::new())
 }
 
-/// The offsets of messages, and those of what is unreadable, with the reason.
+/// Returns the offsets of the messages, and the offsets of unreadable records with the reasons.
 fn summary(found: &Found) -> (Vec<i64>, Vec<(i64, &'static str)>) {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for Record { offset, content } in &found.records {
@@ -58,7 +58,7 @@ fn batches_of_every_codec_are_read() {
 }
 
 #[test]
-fn a_header_without_a_value_harms_nobody() {
+fn header_without_a_value_counts_as_missing() {
     let mut records = good(0..10);
     records[3].headers = vec![("note", None), ("ce_id", None), ("x", Some("y"))];
     records[4].headers = vec![("ce_type", Some("what")), ("ce_type", None)];
@@ -81,7 +81,7 @@ fn record_with_more_than_a_thousand_headers_is_malformed() {
 }
 
 #[test]
-fn headers_are_read_and_the_last_of_a_name_counts() {
+fn last_header_of_a_name_counts() {
     let id = "6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c11";
     let headers = vec![("ce_id", Some("42")), ("other", Some("x")), ("ce_id", Some(id))];
     let record = TestRecord { headers, key: Some(vec![7; 100_000]), ..TestRecord::of(0, GOOD) };
@@ -92,7 +92,7 @@ fn headers_are_read_and_the_last_of_a_name_counts() {
 }
 
 #[test]
-fn a_record_is_as_old_as_its_producer_or_the_broker_says() {
+fn record_has_the_time_of_its_producer_or_of_the_broker() {
     let accepted_at = |attributes| {
         let batch = TestBatch { attributes, ..TestBatch::of(0, &good(3..4)) };
         let found = found(&batch.bytes());
@@ -105,7 +105,7 @@ fn a_record_is_as_old_as_its_producer_or_the_broker_says() {
 }
 
 #[test]
-fn what_is_too_large_is_passed_over_and_the_rest_is_read() {
+fn too_large_parts_are_skipped_and_the_rest_is_read() {
     const LARGE: usize = 20 * 1024 * 1024;
     let mut records = good(0..5);
     records[1].value = Some(vec![0; LARGE]);

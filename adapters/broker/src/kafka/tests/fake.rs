@@ -1,4 +1,4 @@
-//! Brokers that answer what a test wants, and lead what it wants.
+//! Brokers whose answers and leader a test chooses.
 
 use std::sync::{
     Arc,
@@ -36,7 +36,7 @@ struct State {
     ports: Vec<u16>,
     topic: String,
     leader: AtomicUsize,
-    /// Which of them the metadata names.
+    /// The leader that the metadata names.
     named: AtomicUsize,
     records: Bytes,
     fetches: AtomicUsize,
@@ -69,7 +69,7 @@ impl Fake {
         Self { servers, state }
     }
 
-    /// Another broker leads from now on, which the metadata only say after some more fetches.
+    /// Makes the other broker the leader. The metadata name it only after some more fetches.
     pub(super) fn move_leader(&self) {
         self.state.fetches.store(0, Ordering::SeqCst);
         self.state.leader.store(1, Ordering::SeqCst);
@@ -101,7 +101,7 @@ async fn serve(broker: usize, mut stream: TcpStream, state: Arc<State>) -> Optio
 
 fn versions() -> ApiVersionsResponse {
     let keys = [ApiKey::Metadata, ApiKey::ListOffsets, ApiKey::Fetch].map(|key| {
-        // The oldest that we know, of brokers before 1.0.
+        // The oldest versions that we support, those of brokers before 1.0.
         let version = if matches!(key, ApiKey::ListOffsets) { 2 } else { 4 };
         ApiVersion::default().with_api_key(key as i16).with_min_version(0).with_max_version(version)
     });

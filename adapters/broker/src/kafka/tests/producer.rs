@@ -1,4 +1,4 @@
-//! A producer that sends any bytes, also in transactions, which rskafka does not.
+//! A producer that sends any bytes, and transactions, which rskafka cannot do.
 
 use adapters_wire::conformance::in_time;
 use bytes::Bytes;
@@ -40,7 +40,7 @@ impl Producer {
         Self { connection, topic: settings.topic.clone() }
     }
 
-    /// Makes the topic, with one partition and room for large batches.
+    /// Creates the topic with one partition, which accepts large batches.
     pub(super) async fn create_topic(&mut self) {
         let most = CreatableTopicConfig::default()
             .with_name(StrBytes::from_static_str("max.message.bytes"))
@@ -56,7 +56,7 @@ impl Producer {
         check(answer.topics[0].error_code).unwrap();
     }
 
-    /// Writes a batch into partition 0, and says at which offset it begins.
+    /// Writes a batch to partition 0, and returns its first offset.
     pub(super) async fn send(&mut self, batch: &TestBatch) -> i64 {
         self.produce(batch, None).await
     }
@@ -78,7 +78,7 @@ impl Producer {
                 let answer = &answer.responses[0].partition_responses[0];
                 match check(answer.error_code) {
                     Ok(()) => break answer.base_offset,
-                    // The broker need not lead a new topic at once.
+                    // The broker may not lead a new topic at once.
                     Err(error) => assert!(error.is_passing(), "{error}"),
                 }
             }
@@ -96,7 +96,7 @@ impl Producer {
             .with_producer_epoch(-1);
         let started = in_time(async {
             loop {
-                // Makes the topic that transactions are kept in, which takes a moment.
+                // Creates the topic of the transactions, which takes a moment.
                 self.connection.ask(&coordinator, 2).await.unwrap();
                 let answer = self.connection.ask(&init, 2).await.unwrap();
                 if answer.error_code == 0 {

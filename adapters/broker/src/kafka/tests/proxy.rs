@@ -1,4 +1,4 @@
-//! A man in the middle who can fall silent.
+//! A proxy that can fall silent.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -11,7 +11,7 @@ use tokio::{
     sync::watch,
 };
 
-/// Stands between a client and a broker on the same machine, in both directions.
+/// Passes bytes between a client and a broker on the same machine.
 pub(super) struct Proxy {
     address: SocketAddr,
     silent: Arc<watch::Sender<bool>>,
@@ -37,7 +37,7 @@ impl Proxy {
         self.address
     }
 
-    /// Nothing gets through from now on, and through today's connections never again.
+    /// Stops all traffic. Connections of now stay silent forever.
     pub(super) fn fall_silent(&self) {
         self.silent.send_replace(true);
     }
@@ -68,11 +68,11 @@ async fn connection(
             )
         } => return,
     }
-    // Held open, and not another byte.
+    // The connection stays open without another byte.
     std::future::pending::<()>().await;
 }
 
-/// Passes answers on, in which the broker gives our address as its own.
+/// Passes answers on, and replaces the address of the broker by ours.
 async fn answers(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,

@@ -38,7 +38,7 @@ pub use self::{
     gateway::GatewayConfig,
     guard::{GuardConfig, guard_rules},
     numbers::NumberConfig,
-    process::{Mode, ProcessConfig},
+    process::{LogFormat, Mode, ProcessConfig},
     relay::RelayConfig,
     setting::{Section, Setting, Values, example, markdown},
     verification::VerificationConfig,

@@ -22,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{config::Beginning, metrics::DeliveryMetrics};
 
-/// One consumer of a group: it takes its share of the partitions and delivers what they bring.
+/// A consumer of a group: it takes its share of the partitions and delivers their messages.
 #[derive(Debug)]
 pub(crate) struct Consumer<S, T, L, G> {
     pub(crate) stream: Arc<S>,
@@ -39,12 +39,12 @@ pub(crate) struct Consumer<S, T, L, G> {
 pub(crate) struct ConsumerSettings {
     pub(crate) lease_ttl: Duration,
     pub(crate) start_from: Beginning,
-    /// How old a message may be at most that is still good.
+    /// The greatest age of a message that may still be valid.
     pub(crate) longest_ttl: Duration,
     pub(crate) deliver: DeliverSettings,
 }
 
-/// A partition that is read here.
+/// A partition that this consumer reads.
 struct PartitionReader {
     lease: Lease,
     seen: Arc<Seen>,
@@ -52,7 +52,7 @@ struct PartitionReader {
     worker: AbortHandle,
 }
 
-/// How far a partition has been read: all that was there at that moment.
+/// The latest moment up to which a partition has been read: every record that it had then.
 #[derive(Debug, Default)]
 struct Seen(Mutex<Option<Instant>>);
 
@@ -66,11 +66,11 @@ impl Seen {
     }
 }
 
-/// How often the shares are looked at, and so how soon a partition that was given up is taken.
+/// How often partitions are shared out, and so how soon a released one is taken.
 const SHARE: Duration = Duration::from_millis(500);
 /// How often the topic is asked for new partitions.
 const DISCOVER: Duration = Duration::from_secs(5);
-/// How far the clock that dates records may be from the database's.
+/// How far the clock that dates records may be from that of the database.
 const SKEW: Duration = Duration::from_secs(60);
 /// The pause after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -82,7 +82,7 @@ where
     L: DeliveryLedger + Send,
     G: SmsGateway + Send,
 {
-    /// Consumes until told to stop, then hands the partitions over and finishes what is in hand.
+    /// Consumes until a stop, then releases the partitions and waits for the calls under way.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let consumer = Arc::new(self);
         let share = SharePartitions::new(
@@ -128,7 +128,7 @@ where
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "the shares of the partitions are not known");
+                    tracing::warn!(error = %Chain(&error), "the partitions could not be shared out among the consumers; trying again");
                     failed = true;
                 }
             }
@@ -140,7 +140,7 @@ where
                 Ok(()) = known.changed() => {}
                 _ = &mut discovery => anyhow::bail!("the search for partitions ended"),
                 Some(_) = workers.join_next() => {
-                    // One that lost its partition, or that panicked; then its lease runs out.
+                    // A worker that lost its partition, or that panicked: then its lease expires.
                     reading.retain(|_, reading| !reading.worker.is_finished());
                 }
             }
@@ -150,13 +150,13 @@ where
             reading.stop.cancel();
         }
         if let Err(error) = consumer.leases.leave().await {
-            tracing::warn!(error = %Chain(&error), "the group was not told of the departure");
+            tracing::warn!(error = %Chain(&error), "this consumer could not leave its group; its share stays reserved until its lease expires");
         }
         while workers.join_next().await.is_some() {}
         Ok(())
     }
 
-    /// Keeps asking the topic for its partitions, for as long as anybody wants to know.
+    /// Keeps asking the broker for the partitions of the topic, until `run` ends.
     async fn discover(self: Arc<Self>, discovered: watch::Sender<Vec<i32>>) {
         while !discovered.is_closed() {
             let pause = match self.stream.partitions().await {
@@ -179,17 +179,17 @@ where
         }
     }
 
-    /// Delivers one partition's messages, until told to stop or until it has another owner.
+    /// Delivers the messages of one partition until a stop, or until it has another owner.
     async fn work(self: Arc<Self>, lease: Lease, seen: Arc<Seen>, stop: CancellationToken) {
         let partition = lease.partition;
-        tracing::info!(partition, epoch = lease.epoch, "partition taken");
+        tracing::info!(partition, epoch = lease.epoch, "started to read a partition");
         if let Some(offset) = self.first_offset(&lease, &stop).await {
             self.deliver(&lease, offset, seen, &stop).await;
         } else {
             self.release(&lease).await;
         }
         self.metrics.left(partition);
-        tracing::info!(partition, epoch = lease.epoch, "partition left");
+        tracing::info!(partition, epoch = lease.epoch, "stopped reading a partition");
     }
 
     async fn deliver(
@@ -205,7 +205,7 @@ where
         let mut deliver = DeliverMessages::new(
             Arc::clone(&self.ledger),
             Arc::clone(&self.gateway),
-            // Spreads retries out; nothing depends on its being unpredictable.
+            // It only spreads retries, so it may be predictable.
             StdRng::seed_from_u64(
                 lease.epoch.cast_unsigned() ^ u64::from(lease.partition.cast_unsigned()),
             ),
@@ -216,7 +216,7 @@ where
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                // It panicked; whoever takes the partition next begins anew.
+                // It panicked: the next owner of the partition reads these records again.
                 _ = &mut reader => break,
                 () = deliver.wait() => {}
             }
@@ -225,13 +225,13 @@ where
             }
         }
         drop(reader);
-        // Handed over before the calls under way have ended: their outcomes count all the same.
+        // Released before the calls under way have ended: their outcomes are still recorded.
         self.release(lease).await;
         loop {
             match deliver.drain().await {
                 Ok(delivered) => self.metrics.delivered(lease.partition, &delivered),
                 Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "outcomes wait for the ledger");
+                    tracing::warn!(error = %Chain(&error), "outcomes of calls were not recorded, because the database did not answer; trying again");
                     sleep(PAUSE).await;
                 }
             }
@@ -241,7 +241,7 @@ where
         }
     }
 
-    /// Does what is to be done, however long the ledger makes it wait. Says whether to go on.
+    /// Runs one round, and repeats it while the database does not answer. Returns whether to go on.
     async fn act(
         &self,
         deliver: &mut DeliverMessages<L, G, StdRng>,
@@ -249,18 +249,18 @@ where
         stop: &CancellationToken,
     ) -> bool {
         loop {
-            // Not interrupted by `stop`: what is begun is finished.
+            // A stop does not interrupt a round.
             match deliver.act().await {
                 Ok(delivered) => {
                     self.metrics.delivered(lease.partition, &delivered);
                     return true;
                 }
                 Err(error @ LedgerError::Fenced { .. }) => {
-                    tracing::warn!(error = %Chain(&error), "partition lost");
+                    tracing::warn!(error = %Chain(&error), "another consumer has taken this partition; this consumer stops reading it");
                     return false;
                 }
                 Err(error @ LedgerError::Unavailable(_)) => {
-                    tracing::warn!(error = %Chain(&error), "deliveries wait for the ledger");
+                    tracing::warn!(error = %Chain(&error), "deliveries wait, because the database did not answer; trying again");
                     if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
                         return false;
                     }
@@ -269,15 +269,15 @@ where
         }
     }
 
-    /// Where to begin. For a partition that the group never read, that is stored at once, so that
-    /// "latest" means the same after a crash. For the first group that reads the topic it means
-    /// what may still be good (ADR 35). `None` if the partition was lost meanwhile, or if there is
-    /// an end to all.
+    /// Returns the offset to begin at. For a partition that the group never read it is stored at
+    /// once, so that "latest" means the same after a crash. For the first group of a topic, "latest"
+    /// is the earliest message that may still be valid (ADR 35). `None`: the partition was lost, or
+    /// the process stops.
     async fn first_offset(&self, lease: &Lease, stop: &CancellationToken) -> Option<i64> {
         if let Some(offset) = lease.next_offset {
             return Some(offset);
         }
-        // Whatever came into a partition that was added while the group was there is for it.
+        // The group reads every record of a partition that was added while the group existed.
         let from = match (self.settings.start_from, lease.first_at) {
             _ if lease.added_later => StartFrom::Earliest,
             (Beginning::Earliest, _) => StartFrom::Earliest,
@@ -295,11 +295,16 @@ where
                     match self.ledger.admit(lease, &batch).await {
                         Ok(_) => return Some(offset),
                         Err(LedgerError::Fenced { .. }) => return None,
-                        Err(error) => tracing::warn!(error = %Chain(&error), "offset not stored"),
+                        Err(error) => {
+                            tracing::warn!(
+                                error = %Chain(&error),
+                                "the first offset of a partition was not stored; trying again"
+                            );
+                        }
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(partition = lease.partition, error = %Chain(&error), "partition not read");
+                    tracing::warn!(partition = lease.partition, error = %Chain(&error), "the partition could not be read; trying again");
                 }
             }
             stop.run_until_cancelled(sleep(PAUSE)).await?;
@@ -314,19 +319,19 @@ where
         fetched: mpsc::Sender<Fetched>,
     ) {
         let mut failing = false;
-        // Where the partition ended at some moment: when that is reached, all has been seen that
-        // was there at that moment, however much has come since.
+        // The end of the partition at some moment. When it is reached, every record of that moment
+        // has been read, however many have come since.
         let mut goal: Option<(i64, Instant)> = None;
         loop {
             let asked = Instant::now();
             match self.stream.fetch(partition, offset).await {
                 Ok(batch) => {
                     if std::mem::take(&mut failing) {
-                        tracing::info!(partition, "partition read again");
+                        tracing::info!(partition, "the partition can be read again");
                     }
                     let end_now = batch.next_offset + batch.lag;
                     let (end, at) = *goal.get_or_insert((end_now, asked));
-                    // The topic may be another one by now, and shorter.
+                    // The topic may have been replaced by a shorter one.
                     let end = end.min(end_now);
                     if batch.next_offset != offset {
                         offset = batch.next_offset;
@@ -334,7 +339,7 @@ where
                             return;
                         }
                     }
-                    // What is still in the inbox was fetched, not taken over.
+                    // Records in the inbox are fetched, and not taken over.
                     if offset >= end && fetched.capacity() == fetched.max_capacity() {
                         seen.set(at);
                         goal = None;
@@ -344,7 +349,8 @@ where
                     tracing::error!(
                         partition,
                         offset,
-                        "records were deleted unread; going on from the earliest"
+                        "the topic deleted records before they were read; reading goes on from the earliest \
+                         record, and lost messages are published again"
                     );
                     match self.stream.first_offset(partition, StartFrom::Earliest).await {
                         Ok(earliest) => (offset, goal) = (earliest, None),
@@ -352,9 +358,9 @@ where
                     }
                 }
                 Err(error @ StreamError::Unavailable(_)) => {
-                    // Whether the broker is up at all is for `discover` to say.
+                    // `discover` reports whether the broker is up.
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(partition, error = %Chain(&error), "partition not read");
+                        tracing::warn!(partition, error = %Chain(&error), "the partition could not be read; trying again");
                     }
                     sleep(PAUSE).await;
                 }
@@ -365,7 +371,7 @@ where
     async fn release(&self, lease: &Lease) {
         if let Err(error) = self.leases.release(lease).await {
             let partition = lease.partition;
-            tracing::warn!(partition, error = %Chain(&error), "partition not released; its lease runs out");
+            tracing::warn!(partition, error = %Chain(&error), "the partition was not released; another consumer can take it when its lease expires");
         }
     }
 }

@@ -12,23 +12,23 @@ use std::{
 
 use self::dotenv::DotEnv;
 
-/// What is set, before anything of it is understood.
+/// The values that are set, before they are parsed.
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     process: HashMap<String, String>,
-    /// The names that Kubernetes set for its services, which are no settings.
+    /// Names that Kubernetes sets for its services. They are not settings.
     links: BTreeSet<String>,
-    /// Set in the process, and not Unicode.
+    /// Names that are set in the process to a value that is not Unicode.
     unreadable: BTreeSet<String>,
     file: DotEnv,
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Default,
     Environment,
-    /// Of `.env`.
+    /// A line of `.env`.
     Line(usize),
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Source {
 }
 
 impl Environment {
-    /// Reads both. A file that is not there is no problem.
+    /// Reads both. The file may be missing.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub(crate) fn read(file: &Path) -> Self {
         let file = match fs::read(file) {
@@ -57,10 +57,16 @@ impl Environment {
         Self::new(std::env::vars_os(), file)
     }
 
+    /// Returns whether the user asks for no colours: <https://no-color.org>.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub(crate) fn asks_for_no_colours() -> bool {
+        std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    }
+
     fn new(process: impl IntoIterator<Item = (OsString, OsString)>, file: DotEnv) -> Self {
         let mut environment = Self { file, ..Self::default() };
         for (name, value) in process {
-            // What we read has names in ASCII.
+            // The names of all settings are ASCII.
             let Ok(name) = name.into_string() else { continue };
             match value.into_string() {
                 Ok(value) => {
@@ -81,7 +87,7 @@ impl Environment {
         Self::new(process, DotEnv::parse(file.as_bytes()))
     }
 
-    /// A value and where it comes from. The environment wins.
+    /// Returns a value and its source. The environment wins.
     pub(crate) fn get(&self, name: &str) -> Option<(&str, Source)> {
         let set = self.process.get(name).filter(|_| !self.links.contains(name));
         if let Some(value) = set {
@@ -91,22 +97,22 @@ impl Environment {
         Some((&entry.value, Source::Line(entry.line)))
     }
 
-    /// What is wrong with what is set, whatever the values mean. `settings` are the names that are
-    /// read.
+    /// Returns what is wrong with the file and the names, whatever the values mean. `settings` are
+    /// the names of all settings.
     pub(crate) fn problems(&self, settings: &BTreeSet<String>) -> Vec<String> {
         let mut problems = self.file.problems.clone();
         let unreadable = self.unreadable.intersection(settings);
         problems.extend(unreadable.map(|name| format!("{name} is not UTF-8")));
         for entry in &self.file.entries {
             let line = entry.line;
-            // A quote was forgotten, and another one ended the value.
+            // A closing quote is missing, so that a later quote ended the value.
             if let Some(name) = entry.swallowed.iter().find(|name| settings.contains(*name)) {
                 problems.push(format!(
                     ".env, line {line}: the value goes on to a line that sets {name}: a quote is \
                      not closed"
                 ));
             }
-            // It would be ignored, and an API that somebody closed would stay open.
+            // It would be ignored, and an API that an operator closed would stay open.
             if let Some(meant) = names::misspelt(&entry.name, settings) {
                 let name = &entry.name;
                 problems.push(format!(
@@ -117,7 +123,7 @@ impl Environment {
         problems
     }
 
-    /// What is allowed and probably not meant.
+    /// Returns what is allowed and probably not meant.
     pub(crate) fn warnings(&self, settings: &BTreeSet<String>) -> Vec<String> {
         let mut warnings = self.file.warnings.clone();
         let nearest = |name: &str| {
@@ -151,8 +157,8 @@ impl Environment {
     }
 }
 
-/// `docker run --env-file` leaves quotes round a value. Those that belong to it, as in
-/// `"Code" {code} "x"`, have others between them.
+/// Removes one pair of quotes around a value, which `docker run --env-file` leaves there. Quotes that
+/// belong to the value, as in `"Code" {code} "x"`, have others between them.
 fn without_quotes(value: &str) -> &str {
     ['"', '\'']
         .into_iter()
@@ -204,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn one_pair_of_quotes_is_taken_off_in_the_environment_only() {
+    fn one_pair_of_quotes_is_removed_in_the_environment_only() {
         for (value, expected) in [
             ("\"message\"", "message"),
             ("'it is'", "it is"),
@@ -221,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_name_in_the_file_is_an_error() {
+    fn misspelt_name_in_the_file_is_an_error() {
         let file = "API_AUHT=all\napi_auth=all\nLIMIT_KEYS=1/1h\nGAURD=off\nSHOP_NAME=x\n\
                     COMPOSE_PROJECT_NAME=x\nPOSTGRES_PASS=secret\nLOGS=x\nAPP_PORT=1\n";
         let environment = environment(&[], file);
@@ -248,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_like_ours_are_reported_of_the_environment() {
+    fn unknown_names_of_the_environment_are_reported_only_if_they_resemble_settings() {
         let theirs = [
             ("PATH", "/bin"),
             ("HOME", "/root"),
@@ -282,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_sets_for_a_service_is_no_setting() {
+    fn variables_of_kubernetes_services_are_not_settings() {
         for value in ["tcp://10.0.0.1:5432", "udp://10.0.0.1:53", "sctp://[fd00::1]:5432"] {
             for name in ["POSTGRES_PORT", "APP_PORT", "PROMETHEUS_SERVER_PORT"] {
                 let linked = environment(&[(name, value)], "");
@@ -302,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_utf_8_is_an_error_if_it_is_read() {
+    fn setting_that_is_not_utf_8_is_an_error() {
         use std::os::unix::ffi::OsStringExt;
 
         let bytes = || OsString::from_vec(b"all\xff".to_vec());
@@ -313,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_swallows_a_setting_is_an_error() {
+    fn value_that_runs_into_a_setting_is_an_error() {
         let environment = environment(&[], "LOG=\"info\nAPI_AUTH=all\nGUARD=off\"\nX='a\nY=b\n'");
 
         assert_eq!(

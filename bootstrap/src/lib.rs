@@ -1,16 +1,18 @@
-//! Assembles the service: configuration, telemetry, the loops around the use cases, and the end.
+//! Assembles the service: settings, telemetry, the loops around the use cases, and the shutdown.
 //!
-//! The binaries are inventories; what they share is here.
+//! The binaries are inventories. What they share is here.
 
+mod banner;
 pub mod broker;
 pub mod cli;
 pub mod config;
 mod consumer;
-pub mod dead_letters;
 pub mod descriptors;
 mod environment;
 pub mod metrics;
+mod periodic;
 mod process;
+mod random;
 mod relay;
 mod report;
 pub mod roles;
@@ -19,7 +21,7 @@ mod telemetry;
 pub use process::Process;
 pub use report::Audience;
 
-/// Gives back to the system what a crowd of connections took. The C library's allocator keeps it:
-/// its arenas are cut up by what outlives the crowd.
+/// Returns the memory of closed connections to the system. The C library's allocator keeps it,
+/// because what lives longer fragments its arenas.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,4 +1,6 @@
 use std::{
+    io::{IsTerminal, Write, stderr},
+    net::SocketAddr,
     os::unix::fs::MetadataExt,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
@@ -21,44 +23,51 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, GatewayConfig},
+    banner::banner,
+    config::{Config, GatewayConfig, LogFormat},
     descriptors::{self, Shares},
+    environment::Environment,
     metrics::expired_messages,
-    telemetry,
+    telemetry::{self, Terminal},
 };
 
-/// What every binary has: settings, metrics, health, tasks, and an orderly end.
+/// What every binary has: settings, metrics, health, tasks, and an orderly shutdown.
 #[derive(Debug)]
 pub struct Process {
     pub config: Config,
     pub registry: Registry,
     pub readiness: Readiness,
-    /// Of the servers of this process.
+    /// Metrics of the servers of this process.
     pub connections: ConnectionMetrics,
-    /// How many connections they may have.
+    /// How many connections the servers may have.
     pub shares: Shares,
     /// Messages that expired before a consumer took them over, and that this process ended.
     pub expired: IntCounter,
     pub stop: CancellationToken,
     name: &'static str,
+    terminal: Terminal,
+    /// Whether the start is shown on a terminal, so that the log need not have it.
+    has_banner: bool,
+    /// The port that is in use.
+    metrics_port: u16,
     keeps_house: bool,
-    /// SQLite has one connection, which all parts of a process share.
+    /// The one connection to an SQLite file, which all parts of a process share.
     sqlite: Option<Database>,
-    /// Whether that file can be used, once a part asked.
+    /// Cancelled when that file can be used; `None` until a part asks.
     sqlite_usable: Option<CancellationToken>,
     evidence: Evidence,
     watched: Watched,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
-/// What each part that watches the database says of it: `None` until it knows.
+/// What each part of the process knows of the database: `None` until it has looked.
 #[derive(Debug, Clone, Default)]
 struct Watched(Arc<Mutex<Vec<Option<Said>>>>);
 
-/// That it can store, or why it cannot.
+/// That the part can store, or why it cannot.
 type Said = Result<(), String>;
 
-/// How often a database that is not there is looked for.
+/// How often an unavailable database is tried again.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// How long the database may take to store a row before it counts as down.
@@ -72,14 +81,23 @@ impl Process {
         metrics_port: u16,
         neighbours: &[&'static str],
     ) -> anyhow::Result<Self> {
-        let registry = telemetry::start(name, &config)?;
+        let is_terminal = stderr().is_terminal();
+        let colours = is_terminal && !Environment::asks_for_no_colours();
+        let terminal = Terminal { is_terminal, colours };
+        let registry = telemetry::start(name, &config, terminal)?;
         let evidence = Evidence::default();
         for remark in &config.remarks {
             tracing::warn!("{remark}");
         }
         let limit = descriptors::limit();
         let shares = Shares::of(limit, outgoing(name, &config), config.api.max_connections.into());
+        let has_banner = name == "messager"
+            && is_terminal
+            && config.process.log_format(is_terminal) == LogFormat::Text;
         let mut process = Self {
+            has_banner,
+            terminal,
+            metrics_port,
             readiness: Readiness::new(neighbours),
             connections: ConnectionMetrics::register(&registry)?,
             shares,
@@ -105,11 +123,14 @@ impl Process {
         let port = config.process.metrics_port.unwrap_or(metrics_port);
         let listeners = listen_from(&config.process.metrics_hosts, port, config.api.port)
             .context("open the metrics port")?;
-        tracing::info!(address = %listeners, "metrics and health");
+        process.metrics_port = listeners.addresses().first().map_or(port, SocketAddr::port);
+        if !has_banner {
+            tracing::info!(address = %listeners, "listening for metrics and health checks");
+        }
         let router = metrics_router(process.registry.clone(), process.readiness.clone());
         let limits = metrics_limits(&process.shares);
         let (connections, stop) = (process.connections.clone(), CancellationToken::new());
-        // Stops last: whoever asks how the end goes gets an answer.
+        // It stops last, so that probes are answered during the shutdown.
         process.tasks.spawn(async move {
             serve(listeners, router, limits, connections, stop).await;
             Ok(())
@@ -117,12 +138,12 @@ impl Process {
         Ok(process)
     }
 
-    /// Connections for one part of the process, which no other part can use up.
+    /// Opens connections for one part of the process, which no other part can use up.
     pub fn database(&self, part: &str, connections: u32) -> Database {
         self.connect(part, connections, Database::connect_lazily)
     }
 
-    /// The same, for steps that may be taken again: see [`Database::connect_lazily_to_repeat`].
+    /// The same, for statements that may be repeated: see [`Database::connect_lazily_to_repeat`].
     pub fn database_to_repeat(&self, part: &str, connections: u32) -> Database {
         self.connect(part, connections, Database::connect_lazily_to_repeat)
     }
@@ -139,24 +160,53 @@ impl Process {
         })
     }
 
-    /// Whether no part of the process keeps house yet; the one that asks does from now on.
+    /// Returns whether no part of the process runs the housekeeping yet. The caller then does.
     pub(crate) fn needs_housekeeping(&mut self) -> bool {
         !std::mem::replace(&mut self.keeps_house, true)
+    }
+
+    pub(crate) fn has_banner(&self) -> bool {
+        self.has_banner
+    }
+
+    /// Shows a person on a terminal what has been started. Does nothing off a terminal.
+    pub fn show_banner(&self) {
+        if self.has_banner {
+            let banner = banner(&self.config, self.metrics_port, self.terminal.colours);
+            let _ = stderr().write_all(banner.as_bytes());
+        }
     }
 
     pub fn is_embedded(&self) -> bool {
         self.sqlite.is_some()
     }
 
-    /// Runs a task until [`Self::stop`] is cancelled. One that ends before ends the process.
+    /// Runs a task until [`Self::stop`] is cancelled. A task that ends before ends the process.
     pub fn spawn(&mut self, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
+    /// Runs a task once the database can be used, unless `until` is cancelled before. As for
+    /// [`Self::spawn`], a task that ends before [`Self::stop`] is cancelled ends the process.
+    pub(crate) fn spawn_when(
+        &mut self,
+        usable: &CancellationToken,
+        until: &CancellationToken,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (usable, until) = (usable.clone(), until.clone());
+        self.spawn(async move {
+            if until.run_until_cancelled(usable.cancelled()).await.is_some() {
+                task.await;
+            }
+            Ok(())
+        });
+    }
+
     /// Waits for the database, and refuses one whose schema is behind.
     ///
-    /// Keeps looking after it from then on: `/readyz` has it up while each of `parts` can store
-    /// what it has to.
+    /// Keeps watching it from then on: `/readyz` reports it as up while each of `parts` can store its
+    /// rows. The returned token is cancelled when the database can be used.
     pub fn watch_database(&mut self, database: Database, parts: &[Part]) -> CancellationToken {
         if let Some(usable) = &self.sqlite_usable {
             return usable.clone();
@@ -204,8 +254,8 @@ impl Process {
         usable
     }
 
-    /// Waits for a signal, then for the tasks to end: within the grace period, or until a second
-    /// signal. A task that ends before is an error.
+    /// Waits for a signal, and then for the tasks to end: within the grace period, or until a second
+    /// signal. A task that ends before the signal is an error.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -215,7 +265,7 @@ impl Process {
             ended = self.tasks.join_next() => {
                 self.stop.cancel();
                 let error = match ended {
-                    Some(Ok(Ok(()))) | None => anyhow::anyhow!("a task ended before its time"),
+                    Some(Ok(Ok(()))) | None => anyhow::anyhow!("a task ended although the process was not told to stop"),
                     Some(Ok(Err(error))) => error,
                     Some(Err(error)) => error.into(),
                 };
@@ -229,24 +279,32 @@ impl Process {
             tracing::info!(service = self.name, "stopped");
             Ok(())
         } else {
-            bail!("stopped with work left in hand; it goes on after the next start")
+            bail!(
+                "stopped before all work was finished; the rest goes on after the next start. \
+                 SHUTDOWN_GRACE can be longer"
+            )
         }
     }
 
-    /// Whether everything ended in time.
+    /// Returns whether every task ended in time.
     async fn drain(
         &mut self,
         interrupt: &mut tokio::signal::unix::Signal,
         terminate: &mut tokio::signal::unix::Signal,
     ) -> bool {
-        // The metrics server is the one that stays.
+        // The metrics server stays.
         let all = async {
             while self.tasks.len() > 1 {
                 match self.tasks.join_next().await {
                     Some(Ok(Err(error))) => {
-                        tracing::warn!(error = format!("{error:#}"), "while stopping");
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            "a task failed while the process was stopping"
+                        );
                     }
-                    Some(Err(error)) => tracing::error!(%error, "a task failed while stopping"),
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "a task panicked while the process was stopping");
+                    }
                     Some(Ok(Ok(()))) | None => {}
                 }
             }
@@ -262,7 +320,7 @@ impl Process {
 }
 
 impl Watched {
-    /// One more part, which says by this what it knows.
+    /// Adds a part. The returned function reports what it knows.
     fn part(&self, readiness: &Readiness) -> impl Fn(Said) + Send + use<> {
         let (parts, readiness) = (Arc::clone(&self.0), readiness.clone());
         let mut all = parts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -281,7 +339,7 @@ impl Watched {
     }
 }
 
-/// What tells an SQLite file from another one at its path.
+/// Tells an SQLite file from another file at its path.
 fn identity(settings: &DatabaseSettings) -> Option<(u64, u64)> {
     let DatabaseSettings::Sqlite(path) = settings else { return None };
     let file = std::fs::metadata(path).ok()?;
@@ -301,8 +359,8 @@ fn outgoing(name: &str, config: &Config) -> u64 {
     ALWAYS + calls
 }
 
-/// Probes ask at once and are answered at once: what does not is dropped early, or it would keep
-/// them out.
+/// A probe sends its request at once and is answered at once. Slower clients are dropped early, so
+/// that they do not take the place of probes.
 fn metrics_limits(shares: &Shares) -> ServerLimits {
     ServerLimits {
         max_connections: shares.metrics,
@@ -315,9 +373,9 @@ fn metrics_limits(shares: &Shares) -> ServerLimits {
     }
 }
 
-/// Listens on `port`, or, where another process of ours has it, on one of the next ones: the
-/// three binaries may share one `.env`, and with it one `PROMETHEUS_SERVER_PORT`. Never on the
-/// API's, which may come later.
+/// Listens on `port`, or, if that is taken, on one of the next eight: the three binaries may share
+/// one `.env`, and with it one `PROMETHEUS_SERVER_PORT`. Never on the API's port, whose process may
+/// start later.
 fn listen_from(hosts: &Hosts, port: u16, api_port: u16) -> std::io::Result<Listeners> {
     const TRIES: u16 = 8;
     let mut last = None;
@@ -325,7 +383,10 @@ fn listen_from(hosts: &Hosts, port: u16, api_port: u16) -> std::io::Result<Liste
         match hosts.listen(port) {
             Ok(listeners) => {
                 if last.is_some() {
-                    tracing::warn!(port, "the metrics port is in use; this one is used instead");
+                    tracing::warn!(
+                        port,
+                        "the metrics port is in use; listening on this port instead"
+                    );
                 }
                 return Ok(listeners);
             }

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use adapters_http::Readiness;
 use application::{
     Chain, RelayBatch, RelayError,
-    ports::{Backlog, MessageBroker},
+    ports::{Backlog, MessageBroker, Swept},
 };
 use tokio::{
     sync::Notify,
@@ -11,18 +11,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::RelayMetrics;
+use crate::{metrics::RelayMetrics, periodic::every};
 
-/// The pauses between two looks at the outbox, where nobody tells of new messages.
+/// The pauses between two looks at the outbox while no message is announced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pauses {
     pub(crate) shortest: Duration,
     pub(crate) longest: Duration,
-    /// For how long after a message the next one is looked for at the shortest pauses.
+    /// How long after a message the pauses stay at their shortest.
     pub(crate) lively: Duration,
 }
 
-/// How long to pause now.
+/// Chooses the next pause.
 #[derive(Debug)]
 struct PollPause {
     pauses: Pauses,
@@ -38,7 +38,7 @@ impl PollPause {
         Self { pauses, latest: Instant::now(), pause: pauses.shortest }
     }
 
-    /// The pause after a look that found so many messages.
+    /// Returns the pause after a look that found `found` messages.
     fn after(&mut self, found: usize) -> Duration {
         let Pauses { shortest, longest, lively } = self.pauses;
         if found > 0 {
@@ -50,8 +50,8 @@ impl PollPause {
     }
 }
 
-/// Relays batch after batch: a full one is followed by the next at once; where nothing has come for
-/// a while the pause grows, and ends when `stored` tells of a new message.
+/// Relays batch after batch until a stop. A full batch is followed by the next at once. While no
+/// message comes the pause grows; it ends as soon as `stored` announces one.
 pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
     mut relay: RelayBatch<B, M>,
     batch: usize,
@@ -63,7 +63,7 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
 ) {
     let mut pacing = PollPause::new(pauses);
     while !stop.is_cancelled() {
-        // Not interrupted by `stop`: what is in hand is finished.
+        // A stop does not interrupt it: a claimed batch is finished.
         let pause = match relay.execute().await {
             Ok(relayed) => {
                 readiness.set_up("broker");
@@ -79,7 +79,7 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
                 FAILED
             }
             Err(error @ RelayError::Backlog(_)) => {
-                tracing::warn!(error = %Chain(&error), "no batch relayed");
+                tracing::warn!(error = %Chain(&error), "no batch was relayed, because the database did not answer; trying again");
                 FAILED
             }
         };
@@ -90,41 +90,44 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
         }
     }
     if let Err(error) = relay.settle().await {
-        tracing::warn!(error = %Chain(&error), "what was published is published again");
+        tracing::warn!(error = %Chain(&error), "published messages were not recorded as published; they will be published again, and \
+             consumers will ignore the duplicates");
     }
 }
 
-/// Looks after what no consumer took over, and says how much there is.
+/// Publishes messages again that no consumer took over, ends those that have expired, and counts the
+/// backlog, every five seconds until a stop.
 pub(crate) async fn sweep<B: Backlog>(backlog: B, metrics: RelayMetrics, stop: CancellationToken) {
     const PAUSE: Duration = Duration::from_secs(5);
-    let mut next = Instant::now();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep_until(next) => next += PAUSE,
-        }
+    every(PAUSE, &stop, || async {
         match backlog.sweep().await {
-            Ok(swept) => {
-                metrics.swept(&swept);
-                if swept.waiting_again > 0 {
-                    tracing::warn!(
-                        messages = swept.waiting_again,
-                        "published, not taken over: again"
-                    );
-                }
-                if swept.expired > 0 {
-                    tracing::warn!(
-                        messages = swept.expired,
-                        "messages expired before they were taken over"
-                    );
-                }
-            }
-            Err(error) => tracing::warn!(error = %Chain(&error), "the backlog was not swept"),
+            Ok(swept) => note_swept(&swept, &metrics),
+            Err(error) => tracing::warn!(
+                error = %Chain(&error),
+                "the outbox was not checked for messages that no consumer took over; trying again"
+            ),
         }
         match backlog.size().await {
             Ok(size) => metrics.size(&size),
             Err(error) => tracing::debug!(error = %Chain(&error), "the backlog was not counted"),
         }
+    })
+    .await;
+}
+
+fn note_swept(swept: &Swept, metrics: &RelayMetrics) {
+    metrics.swept(swept);
+    if swept.waiting_again > 0 {
+        tracing::warn!(
+            messages = swept.waiting_again,
+            "published messages were not taken over by a consumer in time; publishing them again"
+        );
+    }
+    if swept.expired > 0 {
+        tracing::warn!(
+            messages = swept.expired,
+            "messages expired before a consumer took them over; they are not sent"
+        );
     }
 }
 
@@ -135,7 +138,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn pauses_grow_when_nothing_has_come_for_a_while() {
+    async fn pauses_grow_while_no_message_comes() {
         let ms = Duration::from_millis;
         let mut pacing = PollPause::new(Pauses { shortest: ms(1), longest: ms(6), lively: ms(50) });
 
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_is_told_of_messages_looks_soon_only_after_one() {
+    async fn notified_relay_pauses_briefly_only_after_a_message() {
         let ms = Duration::from_millis;
         let pauses = Pauses { shortest: ms(1), longest: ms(6), lively: Duration::ZERO };
         let mut pacing = PollPause::new(pauses);

@@ -1,4 +1,4 @@
-//! The three parts of the service, each as a set of tasks of a process.
+//! The roles of the service, each a set of tasks of a process.
 
 mod api;
 mod consumer;
@@ -10,12 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use adapters_broker::{KafkaSettings, KafkaStream, KafkaStreamSettings};
 use adapters_persistence::{Database, EmbeddedQueue, EmbeddedQueueSettings, Part};
-use anyhow::Context;
 use application::Vault;
-use rand::{
-    SeedableRng,
-    rngs::{StdRng, SysRng},
-};
 
 pub use self::{
     api::api,
@@ -29,7 +24,7 @@ use crate::{
     config::{BrokerConfig, Config},
 };
 
-/// A topic as consumers read it.
+/// Opens a topic for reading.
 pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) -> Stream {
     let broker = BrokerConfig { topic: topic.to_owned(), ..config.consumer.broker.clone() };
     if !broker.is_kafka() {
@@ -43,8 +38,8 @@ pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) 
     Stream::Kafka(KafkaStream::new(settings, vault.clone()))
 }
 
-/// The queue that the processor and the consumer of one process share, so that the one wakes the
-/// other; none where they use Kafka.
+/// Returns the queue that the processor and the consumer of one process share, so that the one wakes
+/// the other; `None` if they use Kafka.
 pub fn shared_queue(process: &Process, vault: &Vault) -> Option<EmbeddedQueue> {
     let config = &process.config;
     if config.relay.broker.is_kafka() || config.relay.broker.topic != config.consumer.broker.topic {
@@ -78,19 +73,14 @@ fn kafka(config: &Config, broker: &BrokerConfig, client_id: &str) -> KafkaSettin
     }
 }
 
-/// What a process has to be allowed to do: without Kafka, it uses the queue in the database too.
+/// Returns the parts of the database that a role writes to: without Kafka, the queue too.
 fn parts(own: Part, broker: &BrokerConfig) -> Vec<Part> {
     let queue = (!broker.is_kafka()).then_some(Part::Queue);
     [own].into_iter().chain(queue).collect()
 }
 
-/// What ids begin with.
-#[expect(clippy::disallowed_methods, reason = "so that ids of one time stand together; no more")]
+/// Returns the time that ids begin with.
+#[expect(clippy::disallowed_methods, reason = "ids of one time stand together in an index")]
 fn clock() -> SystemTime {
     SystemTime::now()
-}
-
-/// A generator that nobody can guess: ids, codes and keys come of it.
-fn seeded() -> anyhow::Result<StdRng> {
-    StdRng::try_from_rng(&mut SysRng).context("seed a generator from the operating system")
 }

@@ -1,7 +1,7 @@
 //! Accepts messages over HTTP and stores them in the outbox.
 //!
-//! Starts whether or not its neighbours are up, and says on `/readyz` of its metrics port how
-//! things are. Refuses a database whose schema is behind.
+//! Starts whether or not the database is up; `/readyz` on the metrics port says whether the
+//! process is ready. Refuses a database whose schema is behind.
 
 use std::process::ExitCode;
 
@@ -28,9 +28,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process = Process::start("api", config, METRICS_PORT, &["database", "keys"])?;
     register_no_publications(&process.registry)?;
     let vault = Vault::default();
-    // It seals, and opens nothing that others have sealed.
     let settings = process.config.codes.vault.clone();
     roles::open_vault(&mut process, vault.clone(), settings)?;
-    roles::api(&mut process, vault).await?;
+    roles::api(&mut process, vault)?;
     process.run().await
 }

@@ -1,7 +1,7 @@
-//! Brings messages from the broker to the SMS gateway, each once.
+//! Hands each message from the broker to the SMS gateway, once.
 //!
-//! Starts whether or not its neighbours are up, and says on `/readyz` of its metrics port how
-//! things are. Refuses a database whose schema is behind.
+//! Starts whether or not the database and the broker are up; `/readyz` on the metrics port says
+//! whether the process is ready. Refuses a database whose schema is behind.
 
 use std::process::ExitCode;
 
@@ -27,7 +27,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process =
         Process::start("consumer", config, METRICS_PORT, &["database", "broker", "keys"])?;
     let vault = Vault::default();
-    // It opens what was sealed; it makes and checks no codes.
+    // It opens sealed codes, and makes and checks none.
     let payload = process.config.codes.vault.payload.clone();
     let settings = VaultSettings { peppers: KeySource::Absent, payload };
     roles::open_vault(&mut process, vault.clone(), settings)?;

@@ -1,8 +1,7 @@
 //! The whole service in one process, and the operator's tool.
 //!
-//! Without any settings it runs on what it brings along: an SQLite file, the embedded queue and
-//! the console gateway. It brings that file's schema up by itself; a PostgreSQL schema is the
-//! operator's to migrate.
+//! Without any settings it runs on the embedded default: an SQLite file, the embedded queue and the
+//! console gateway. It migrates that file by itself; an operator migrates PostgreSQL.
 
 use std::process::ExitCode;
 
@@ -12,11 +11,10 @@ use application::Vault;
 use bootstrap::{
     Audience, Process,
     cli::{
-        Migration, SETTINGS, guard, healthcheck, keys, limits, migrate, migrate_up, run, secrets,
-        settings, with_database,
+        SETTINGS, dead_letters, guard, healthcheck, keys, limits, migrate, run, secrets, settings,
+        with_database,
     },
     config::Config,
-    dead_letters,
     roles::{self, StoredSecrets},
 };
 use clap::{Parser, Subcommand};
@@ -39,25 +37,25 @@ struct Args {
 enum Command {
     /// Run the service (the default).
     Run,
-    /// Look at the database schema, or change it.
+    /// Show or change the database schema.
     #[command(subcommand)]
-    Migrate(Migration),
-    /// Look after records that are no message.
+    Migrate(migrate::Command),
+    /// Show, retry or delete records that the consumer could not read.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// Make and revoke API keys.
+    /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Take back what was counted of a phone.
+    /// Reset the rate limits of a phone.
     #[command(subcommand)]
     Limits(limits::Command),
-    /// Look at what the guard did, or try its rules on the past.
+    /// Show the guard's decisions, allow a prefix, or try rules on the past.
     #[command(subcommand)]
     Guard(guard::Command),
-    /// Move the keys that were drawn at the first start to where they are safe.
+    /// Move the keys that were drawn at the first start into your settings.
     #[command(subcommand)]
     Secrets(secrets::Command),
-    /// Print every setting and where it comes from; secrets are masked.
+    /// Print every setting with the source of its value. Secrets are masked.
     Settings(settings::Args),
     /// Exit with 0 if the running service on this machine is ready.
     Healthcheck,
@@ -66,14 +64,14 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     let audience = match args.command {
-        // Also with settings that are not usable.
+        // It also works with bad settings.
         Some(Command::Settings(args)) => return settings::execute(args),
         None | Some(Command::Run) => Audience::Log,
         Some(_) => Audience::Person,
     };
     run(audience, async |config| match args.command {
         None | Some(Command::Run | Command::Settings(_)) => serve(config).await,
-        Some(Command::Migrate(migration)) => migrate(&config, migration).await,
+        Some(Command::Migrate(command)) => migrate::execute(&config, command).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
         Some(Command::Keys(command)) => {
             with_database(&config, "messager keys", async |database| {
@@ -83,8 +81,7 @@ fn main() -> ExitCode {
         }
         Some(Command::Limits(command)) => {
             with_database(&config, "messager limits", async |database| {
-                let region = config.numbers.default_region;
-                limits::execute(database, region, command).await
+                limits::execute(database, config.numbers.default_region, command).await
             })
             .await
         }
@@ -112,17 +109,24 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process =
         Process::start("messager", config, METRICS_PORT, &["database", "broker", "keys"])?;
     if process.is_embedded() {
-        let missing = migrate_up(&process.database("migrate", 1), &process.config.database)
-            .await
-            .with_context(|| process.config.database.to_string())?;
-        tracing::info!(missing, "schema is up to date");
+        migrate_embedded(&process).await?;
     }
     let vault = Vault::default();
     let queue = roles::shared_queue(&process, &vault);
     let settings = process.config.codes.vault.clone();
     roles::open_vault(&mut process, vault.clone(), settings)?;
-    let stored = roles::api(&mut process, vault.clone()).await?;
+    let stored = roles::api(&mut process, vault.clone())?;
     roles::processor(&mut process, queue.clone(), stored)?;
     roles::consumer(&mut process, queue, vault)?;
+    process.show_banner();
     process.run().await
+}
+
+async fn migrate_embedded(process: &Process) -> anyhow::Result<()> {
+    let settings = &process.config.database;
+    let applied = migrate::migrate_up(&process.database("migrate", 1), settings)
+        .await
+        .with_context(|| settings.to_string())?;
+    tracing::info!("the schema is up to date; {applied} migrations were applied");
+    Ok(())
 }

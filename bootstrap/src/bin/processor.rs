@@ -1,10 +1,9 @@
-//! Moves messages from the outbox to the broker.
+//! Publishes the messages of the outbox to the broker.
 //!
-//! Starts whether or not its neighbours are up, and says on `/readyz` of its metrics port how
-//! things are. Refuses a database whose schema is behind.
+//! Starts whether or not the database and the broker are up; `/readyz` on the metrics port says
+//! whether the process is ready. Refuses a database whose schema is behind.
 
-use std::process::ExitCode;
-use std::sync::Arc;
+use std::{process::ExitCode, sync::Arc};
 
 use bootstrap::{
     Process,

@@ -1,4 +1,4 @@
-//! `messager keys`: who may use the API.
+//! `messager keys`: API keys.
 
 use std::{
     io::{Write, stdout},
@@ -10,25 +10,26 @@ use application::ports::{ApiKey, ApiKeys, NewApiKey};
 use domain::{ApiKeyId, ApiKeyText, InvalidApiKey, Scopes};
 use rand_core::CryptoRng;
 
-use super::{Output, rfc3339, seeded};
+use super::{Output, rfc3339};
+use crate::random::seeded;
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
-    /// Make a key and print it. It is shown this once: only a hash of it is kept.
+    /// Create a key and print it. It is shown only now, because only its hash is stored.
     Create {
-        /// Whose it is, for you to know it again.
+        /// A name by which you recognise the key.
         #[arg(long, value_parser = name)]
         name: String,
-        /// What it is good for, by comma: send (start, resend, cancel, /api), check, read, or
+        /// What its callers may do, by comma: send (start, resend, cancel, /api), check, read, or
         /// admin for everything.
         #[arg(long, value_parser = scopes)]
         scopes: Scopes,
     },
-    /// List them, the oldest first, also those that were revoked.
+    /// List all keys, the oldest first, revoked ones too.
     List,
-    /// Refuse a key from now on. Running processes know of it within five seconds.
+    /// Revoke a key. Running processes refuse it within five seconds.
     Revoke {
-        /// As `list` shows it; or the whole key.
+        /// The id that `list` shows, or the whole key.
         #[arg(value_parser = id)]
         id: ApiKeyId,
     },
@@ -38,7 +39,7 @@ pub enum Command {
 pub async fn execute(keys: &impl ApiKeys, command: Command) -> anyhow::Result<()> {
     let mut rng = seeded()?;
     if matches!(command, Command::Create { .. }) {
-        // Shown once: that nobody saw it is an error.
+        // The key is shown only once, so a closed output is an error.
         carry_out(keys, command, &mut rng, &mut stdout()).await
     } else {
         carry_out(keys, command, &mut rng, &mut Output).await
@@ -55,7 +56,7 @@ async fn carry_out(
         Command::Create { name, scopes } => {
             let key = ApiKeyText::generate(rng);
             keys.create(NewApiKey { id: key.id(), name, hash: key.hash(), scopes }).await?;
-            // Alone on its line, for whoever puts it into a variable.
+            // Alone on its line, so that a script can read it.
             writeln!(out, "{}", key.reveal())?;
         }
         Command::List => {
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_revoked_by_its_id_or_by_itself() {
+    fn key_is_revoked_by_its_id_or_by_its_whole_text() {
         let key = ApiKeyText::generate(&mut StdRng::seed_from_u64(1));
 
         for text in [key.id().to_string().as_str(), key.reveal().as_str()] {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn list_shows_all_of_a_key_but_its_hash() {
+    async fn list_shows_everything_but_the_hash() {
         let key = ApiKeyText::generate(&mut StdRng::seed_from_u64(1));
         let (id, hash) = (key.id(), key.hash());
         let mut keys = MockApiKeys::new();
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_key_that_is_not_there_cannot_be_revoked() {
+    async fn unknown_key_cannot_be_revoked() {
         let keys = |known| {
             let mut keys = MockApiKeys::new();
             keys.expect_revoke().once().returning(move |_| Ok(known));
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_that_cannot_be_meant_is_refused() {
+    fn invalid_command_line_is_refused() {
         let long = "n".repeat(65);
         for bad in [
             "create --name shop".to_owned(),

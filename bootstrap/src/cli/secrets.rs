@@ -1,4 +1,4 @@
-//! `messager secrets`: keys that nobody set and that were drawn instead.
+//! `messager secrets`: keys that were drawn because none was set.
 
 use std::io::{Write, stdout};
 
@@ -10,11 +10,12 @@ use super::Output;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
-    /// Print the drawn keys as lines for your .env. Whoever has them and the database has the codes.
+    /// Print the drawn keys as lines for your .env. Anyone who has them and the database can read the
+    /// codes.
     Show,
-    /// Remove the drawn keys from where they stand, if they are set by now.
+    /// Delete the stored keys, if the settings have them now.
     Forget {
-        /// Also those that are not set: codes that are out then cannot be checked any more.
+        /// Delete keys that are not set, too. Codes that were sent then cannot be checked.
         #[arg(long)]
         force: bool,
     },
@@ -29,7 +30,7 @@ pub async fn execute(
     command: Command,
 ) -> anyhow::Result<()> {
     match command {
-        // Shown in vain, it is an error.
+        // The keys are not shown if the output is closed, which is an error.
         Command::Show => carry_out(secrets, settings, command, &mut stdout()).await,
         Command::Forget { .. } => carry_out(secrets, settings, command, &mut Output).await,
     }
@@ -58,8 +59,8 @@ async fn carry_out(
             for (name, key) in &stored {
                 if !force && !is_set(name, key, settings)? {
                     bail!(
-                        "{name} is not set to the key that was drawn, or has it not among others: \
-                         put the line of `messager secrets show` into your .env first"
+                        "{name} does not contain the key that was drawn: put the line of `messager \
+                         secrets show` into your .env first"
                     );
                 }
             }
@@ -72,7 +73,7 @@ async fn carry_out(
     Ok(())
 }
 
-/// Whether the settings have this key, and not only one of its name.
+/// Returns whether the settings have this very key.
 fn is_set(name: &str, key: &str, settings: &VaultSettings) -> anyhow::Result<bool> {
     let damaged = || format!("the stored {name} is damaged");
     Ok(match (name, settings) {
@@ -90,12 +91,12 @@ fn is_set(name: &str, key: &str, settings: &VaultSettings) -> anyhow::Result<boo
     })
 }
 
-/// Whether `set` opens what `drawn` seals.
+/// Returns whether `set` opens what `drawn` seals.
 fn opens(set: &PayloadKeys, drawn: &PayloadKeys) -> bool {
     let message = VerificationId::NIL.message(1);
     let phone = "0000000".parse().expect("seven digits are a phone");
     let code = "0000".parse().expect("four digits are a code");
-    // Nobody sees it, so its nonce need not be random.
+    // It is never stored, so its nonce need not be random.
     let sealed = drawn.seal(message, &phone, &code, None, [0; 24]);
     matches!(sealed, CarriedCode::Sealed(sealed) if set.open(message, &sealed).is_ok())
 }

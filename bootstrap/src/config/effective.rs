@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use super::{
-    Config, InvalidConfig, Mode,
+    Config, InvalidConfig, LogFormat,
     reader::Reader,
     setting::{Setting, Values},
 };
@@ -37,14 +37,14 @@ impl Effective {
         Self::of(&Environment::read(Path::new(".env")))
     }
 
-    /// Returns `APP_MODE`, even if other settings are bad. `None`: they are bad, and it is not
-    /// `debug`.
-    pub(crate) fn mode(&self) -> Option<Mode> {
-        if let Ok(config) = &self.config {
-            return Some(config.process.mode);
-        }
-        let is_debug = |it: &Shown| it.name == "APP_MODE" && it.value == "debug";
-        self.settings.iter().any(is_debug).then_some(Mode::Debug)
+    /// Returns the form of the log, even if settings are bad.
+    pub(crate) fn log_format(&self, is_terminal: bool) -> LogFormat {
+        let is = |name: &str, value: &str| {
+            self.settings.iter().any(|it| it.name == name && it.value == value)
+        };
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        let set = formats.into_iter().find(|(word, _)| is("LOG_FORMAT", word)).map(|it| it.1);
+        LogFormat::in_force(set, is("APP_MODE", "debug"), is_terminal)
     }
 
     pub(crate) fn of(environment: &Environment) -> Self {
@@ -145,6 +145,25 @@ mod tests {
         let names: BTreeSet<String> =
             effective.settings.iter().map(|it| it.name.to_owned()).collect();
         assert_eq!((&names, names.len()), (&super::names(), effective.settings.len()));
+    }
+
+    #[test]
+    fn log_is_text_on_a_terminal_and_in_debug_mode_unless_it_is_set() {
+        use LogFormat::{Json, Text};
+
+        // Off a terminal, and on one.
+        for (settings, formats) in [
+            (&[][..], [Json, Text]),
+            (&[("APP_MODE", "debug")], [Text, Text]),
+            (&[("LOG_FORMAT", "text")], [Text, Text]),
+            (&[("LOG_FORMAT", "json"), ("APP_MODE", "debug")], [Json, Json]),
+            (&[("LOG_FORMAT", "xml")], [Json, Text]),
+            (&[("CODE_LENGTH", "0"), ("LOG_FORMAT", "json")], [Json, Json]),
+        ] {
+            let effective = effective(settings, "");
+            let found = [false, true].map(|is_terminal| effective.log_format(is_terminal));
+            assert_eq!(found, formats, "{settings:?}");
+        }
     }
 
     #[test]

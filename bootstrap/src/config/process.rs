@@ -19,6 +19,8 @@ pub struct ProcessConfig {
     pub mode: Mode,
     /// The filter of the log, instead of the one of `mode`.
     pub log: Option<String>,
+    /// `None`: it depends on the mode and on the terminal.
+    pub log_format: Option<LogFormat>,
     pub metrics_hosts: Hosts,
     /// `None`: the default of the binary.
     pub metrics_port: Option<u16>,
@@ -31,6 +33,26 @@ pub enum Mode {
     Release,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl LogFormat {
+    /// Returns the format in force. `is_terminal`: standard error is a terminal.
+    pub(super) fn in_force(set: Option<Self>, is_debug: bool, is_terminal: bool) -> Self {
+        set.unwrap_or(if is_debug || is_terminal { Self::Text } else { Self::Json })
+    }
+}
+
+impl ProcessConfig {
+    /// Returns the format of the log. `is_terminal`: standard error is a terminal.
+    pub(crate) fn log_format(&self, is_terminal: bool) -> LogFormat {
+        LogFormat::in_force(self.log_format, self.mode == Mode::Debug, is_terminal)
+    }
+}
+
 pub(super) const SECTION: Section = Section {
     title: "Logs, metrics, shutdown",
     settings: &[
@@ -39,8 +61,7 @@ pub(super) const SECTION: Section = Section {
             default: "release",
             example: None,
             values: OneOf(&["debug", "release"]),
-            meaning: "The log: `release` has JSON from level info, `debug` has text from level \
-                      debug.",
+            meaning: "Detail of the log: `release` writes from level info, `debug` from level debug.",
         },
         Setting {
             name: "LOG",
@@ -48,6 +69,14 @@ pub(super) const SECTION: Section = Section {
             example: Some("info"),
             values: Text("a level or target=level, by comma"),
             meaning: "Log filter instead of the one of `APP_MODE`, such as `info,rskafka=debug`.",
+        },
+        Setting {
+            name: "LOG_FORMAT",
+            default: "text on a terminal and with APP_MODE=debug, otherwise json",
+            example: Some("json"),
+            values: OneOf(&["text", "json"]),
+            meaning: "Form of the log on standard error: `text` for people, `json` with one object \
+                      a line for programs.",
         },
         Setting {
             name: "PROMETHEUS_SERVER_HOST",
@@ -89,6 +118,9 @@ pub(super) fn read(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<ProcessCo
             &format!("is {filter:?}, and must be a level or target=level, by comma"),
         );
     }
+    let log_format = env
+        .is_set("LOG_FORMAT")
+        .then(|| env.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]));
     let metrics_hosts = env.hosts("PROMETHEUS_SERVER_HOST");
     let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
     let shutdown_grace = env.seconds("SHUTDOWN_GRACE");
@@ -96,6 +128,7 @@ pub(super) fn read(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<ProcessCo
     Some(ProcessConfig {
         mode: mode?,
         log,
+        log_format: log_format.flatten(),
         metrics_hosts: metrics_hosts?,
         metrics_port,
         shutdown_grace: shutdown_grace?,

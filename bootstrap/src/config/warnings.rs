@@ -10,11 +10,14 @@ use super::{ApiConfig, Config, Mode};
 impl Config {
     /// Returns what the operator of an API should know at each start.
     pub fn warnings(&self) -> Vec<String> {
+        let open = self.open_paths().map(|open| self.warning_of_open(open));
+        open.into_iter().chain(self.warnings_beside_access()).collect()
+    }
+
+    /// Returns the same without who may use the API, which [`Self::access`] says.
+    pub(crate) fn warnings_beside_access(&self) -> Vec<String> {
         let (auth, legacy) = (self.api.auth, &self.api.legacy);
         let mut warnings = Vec::new();
-        if let Some(open) = self.open_paths() {
-            warnings.push(self.warning_of_open(open));
-        }
         let is_postgres = matches!(self.database, DatabaseSettings::Postgres(_));
         if auth == ApiAuth::None && self.process.mode == Mode::Release && is_postgres {
             warnings.push(
@@ -49,6 +52,24 @@ impl Config {
             (ApiAuth::V1, true) => Some("/api is"),
             (ApiAuth::V1, false) | (ApiAuth::All, _) => None,
         }
+    }
+
+    /// Says in a sentence or two who may use the API.
+    pub(crate) fn access(&self) -> String {
+        let Some(open) = self.open_paths() else {
+            return "every request needs an API key: `messager keys create` makes one".to_owned();
+        };
+        let port = self.api.port;
+        if self.api.hosts.is_loopback() {
+            return format!(
+                "{open} open without an API key to every program on this machine. \
+                 API_AUTH=all asks for keys."
+            );
+        }
+        format!(
+            "{open} open without an API key to everyone who can reach port {port}. \
+             APP_HOST=localhost keeps other machines out, API_AUTH=all asks for keys."
+        )
     }
 
     /// Says which callers can reach the open paths.

@@ -1,46 +1,37 @@
+mod tasks;
+
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use adapters_http::{
-    ApiAuth, ApiMetrics, ApiSettings, ServerLimits, V1, V1Settings, docs_router, page_router,
-    router, serve, v1_router,
+    ApiAuth, ApiMetrics, ApiSettings, Listeners, ServerLimits, V1, V1Settings, docs_router,
+    page_router, router, serve, v1_router,
 };
 use adapters_persistence::{
     CoalescingOutbox, OutboxSettings, Part, SqlAnswers, SqlApiKeys, SqlGuard, SqlVerifications,
 };
 use anyhow::{Context, bail};
 use application::{
-    AnswerOnce, Authorize, CancelVerification, Chain, CheckCode, CodeSender, FindVerification,
-    FlushGuard, Guard, NoteReceipt, ResendVerification, StartVerification, SubmitMessage,
-    SubmitSettings, Vault,
-    ports::{ApiKeys, GuardCounts, Housekeeping, StoreError},
+    AnswerOnce, Authorize, CancelVerification, CheckCode, CodeSender, FindVerification, FlushGuard,
+    Guard, NoteReceipt, ResendVerification, StartVerification, SubmitMessage, SubmitSettings,
+    Vault,
 };
-use tokio::{
-    sync::Notify,
-    time::{MissedTickBehavior, interval, sleep},
-};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{clock, housekeeping::clean_up_orphans, seeded};
-use crate::{Process, config::Config, descriptors::Shares, metrics::GuardMetrics};
+use self::tasks::{refresh_api_keys, run_housekeeping, share_guard_counts};
+use super::{clock, housekeeping::clean_up_orphans};
+use crate::{Process, config::Config, descriptors::Shares, metrics::GuardMetrics, random::seeded};
 
-/// How many connections verifications have beside the writers of the outbox.
+/// Connections of verifications, beside those of the outbox's writers.
 const CONNECTIONS: u32 = 8;
 
-/// Accepts messages, begins verifications and checks codes on the API port. Returns what is told
-/// when a message was stored.
-pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
+/// Accepts messages, starts verifications and checks codes on the API port. Returns what is
+/// notified when a message was stored.
+pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let config = process.config.clone();
-    let port = config.api.port;
-    let listeners = config
-        .api
-        .hosts
-        .listen(port)
-        .with_context(|| format!("listen on APP_PORT {port}, APP_HOST {}", config.api.hosts))?;
-    tracing::info!(address = %listeners, "accepting messages");
-    for warning in config.warnings() {
-        tracing::warn!("{warning}");
-    }
+    let listeners = listen(process)?;
 
+    // What the use cases store in.
     let events = config.events.is_some();
     let settings = OutboxSettings { events, ..OutboxSettings::default() };
     let writing = process.database("api", u32::try_from(settings.writers)? + 1);
@@ -52,6 +43,7 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
     let keys = Arc::new(Authorize::new(SqlApiKeys::new(database.clone())));
     let guard = Arc::new(Guard::new(config.guard.rules_in_force(), config.guard.window));
 
+    // The use cases.
     let submit = SubmitMessage::new(
         outbox.clone(),
         clock,
@@ -88,35 +80,30 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
         answers: AnswerOnce::new(SqlAnswers::new(database.clone()), vault),
         auth: Arc::clone(&keys),
     };
+
+    // The surfaces.
     let metrics = ApiMetrics::register(&process.registry)?;
-    let api = ApiSettings {
-        auth: config.api.auth,
-        default_region: config.numbers.default_region,
-        is_open: config.api.legacy.is_open,
-        ..ApiSettings::default()
-    };
-    let mut router = router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), api)
-        .merge(v1_router(Arc::new(v1), metrics, Arc::new(v1_settings(&config))))
-        .merge(docs_router());
+    let mut router =
+        router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), legacy_settings(&config))
+            .merge(v1_router(Arc::new(v1), metrics, Arc::new(v1_settings(&config))))
+            .merge(docs_router());
     if process.is_embedded() {
         router = router.merge(page_router());
     }
 
-    // Cancelled when the last request has been answered.
+    // The tasks. `served` is cancelled when the last request has been answered.
     let served = CancellationToken::new();
     run_housekeeping(process, &usable, verifications, config.verification.retention);
     clean_up_orphans(process, &database, &usable)?;
     if !config.guard.rules_in_force().is_empty() {
         let counts = SqlGuard::new(database).with_events(events);
         let metrics = GuardMetrics::register(&process.registry)?;
-        let flush = FlushGuard::new(guard, counts);
-        share_guard_counts(process, &usable, served.clone(), flush, metrics);
+        share_guard_counts(process, &usable, &served, FlushGuard::new(guard, counts), metrics);
     }
     if config.api.auth != ApiAuth::None {
-        refresh_api_keys(process, &usable, served.clone(), keys);
+        refresh_api_keys(process, &usable, &served, keys);
     }
-
-    let limits = limits(&config, &process.shares);
+    let limits = server_limits(&config, &process.shares);
     let (connections, stop) = (process.connections.clone(), process.stop.clone());
     process.spawn(async move {
         let _served = served.drop_guard();
@@ -124,15 +111,34 @@ pub async fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Noti
             () = serve(listeners, router, limits, connections, stop) => {}
             _ = writers.join_next() => bail!("a writer of the outbox ended before its time"),
         }
-        // The last request has gone, and with it the outbox: what is queued is stored, then the
-        // writers end.
+        // The last request is gone, and with it the outbox: the writers store what is queued, and
+        // end.
         writers.join_all().await;
         Ok(())
     });
     Ok(stored)
 }
 
-fn limits(config: &Config, shares: &Shares) -> ServerLimits {
+/// Opens the API port, and warns of paths that need no API key.
+fn listen(process: &Process) -> anyhow::Result<Listeners> {
+    let config = &process.config;
+    let (port, hosts) = (config.api.port, &config.api.hosts);
+    let listeners = hosts
+        .listen(port)
+        .with_context(|| format!("listen on APP_PORT {port}, APP_HOST {hosts}"))?;
+    let warnings = if process.has_banner() {
+        config.warnings_beside_access()
+    } else {
+        tracing::info!(address = %listeners, "listening for API requests");
+        config.warnings()
+    };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(listeners)
+}
+
+fn server_limits(config: &Config, shares: &Shares) -> ServerLimits {
     if shares.api < usize::from(config.api.max_connections) {
         tracing::warn!(
             limit = shares.limit,
@@ -154,6 +160,15 @@ fn limits(config: &Config, shares: &Shares) -> ServerLimits {
     }
 }
 
+fn legacy_settings(config: &Config) -> ApiSettings {
+    ApiSettings {
+        auth: config.api.auth,
+        default_region: config.numbers.default_region,
+        is_open: config.api.legacy.is_open,
+        ..ApiSettings::default()
+    }
+}
+
 fn v1_settings(config: &Config) -> V1Settings {
     let verification = &config.verification;
     V1Settings {
@@ -170,123 +185,12 @@ fn v1_settings(config: &Config) -> V1Settings {
     }
 }
 
-/// Ends verifications whose time is up, and removes what nobody needs any more.
-fn run_housekeeping<V: Housekeeping + Send>(
-    process: &mut Process,
-    usable: &CancellationToken,
-    verifications: Arc<V>,
-    retention: Duration,
-) {
-    const EXPIRE: Duration = Duration::from_secs(5);
-    /// In rounds: ten minutes. It looks at whole tables.
-    const PRUNE: u32 = 120;
-    let (usable, stop) = (usable.clone(), process.stop.clone());
-    process.spawn(async move {
-        let work = async {
-            usable.cancelled().await;
-            let mut rounds = 0_u32;
-            loop {
-                until_none(|| verifications.expire(), "verifications were not ended").await;
-                if rounds.is_multiple_of(PRUNE) {
-                    until_none(|| verifications.prune(retention), "old rows stay").await;
-                }
-                rounds = rounds.wrapping_add(1);
-                sleep(EXPIRE).await;
-            }
-        };
-        stop.run_until_cancelled(work).await;
-        Ok(())
-    });
-}
-
-/// Goes on as long as there is something left to do.
-async fn until_none<F>(mut act: impl FnMut() -> F, failure: &'static str)
-where
-    F: Future<Output = Result<u64, StoreError>>,
-{
-    loop {
-        match act().await {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(error = %Chain(&error), "{failure}");
-                return;
-            }
-        }
-    }
-}
-
-/// Adds what the guard has counted here to what all processes have.
-fn share_guard_counts<C: GuardCounts + Send>(
-    process: &mut Process,
-    usable: &CancellationToken,
-    served: CancellationToken,
-    guard: FlushGuard<C>,
-    metrics: GuardMetrics,
-) {
-    const PAUSE: Duration = Duration::from_millis(250);
-    let usable = usable.clone();
-    process.spawn(async move {
-        if served.run_until_cancelled(usable.cancelled()).await.is_none() {
-            return Ok(());
-        }
-        loop {
-            // Once more at the end: what was sent since the last flush counts.
-            let is_last = served.run_until_cancelled(sleep(PAUSE)).await.is_none();
-            match guard.execute().await {
-                Ok(flushed) => metrics.flushed(&flushed),
-                Err(error) => {
-                    tracing::warn!(error = %Chain(&error), "the guard's counts were not shared");
-                }
-            }
-            if is_last {
-                return Ok(());
-            }
-        }
-    });
-}
-
-/// Keeps the API keys that are known up to date, and notes their use.
-fn refresh_api_keys<K: ApiKeys + Send>(
-    process: &mut Process,
-    usable: &CancellationToken,
-    served: CancellationToken,
-    keys: Arc<Authorize<K>>,
-) {
-    const REFRESH: Duration = Duration::from_secs(5);
-    const NOTE: u32 = 12;
-    let usable = usable.clone();
-    process.spawn(async move {
-        if served.run_until_cancelled(usable.cancelled()).await.is_none() {
-            return Ok(());
-        }
-        let mut ticks = interval(REFRESH);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut rounds = 0_u32;
-        loop {
-            let is_last = served.run_until_cancelled(ticks.tick()).await.is_none();
-            if !is_last && let Err(error) = keys.refresh().await {
-                tracing::warn!(error = %Chain(&error), "API keys were not read");
-            }
-            rounds = rounds.wrapping_add(1);
-            if (is_last || rounds.is_multiple_of(NOTE))
-                && let Err(error) = keys.note_use().await
-            {
-                tracing::warn!(error = %Chain(&error), "the use of API keys was not noted");
-            }
-            if is_last {
-                return Ok(());
-            }
-        }
-    });
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn there_are_connections_left_to_say_that_the_outbox_is_full() {
+    fn connections_are_left_to_answer_that_the_outbox_is_full() {
         let OutboxSettings { queue, writers, batch, .. } = OutboxSettings::default();
 
         assert!(queue + writers * batch < ServerLimits::default().max_connections);

@@ -5,20 +5,21 @@ use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionL
 use application::{DeliverSettings, Vault};
 use rand_core::Rng;
 
-use super::{housekeeping::clean_up_orphans, parts, seeded, stream};
+use super::{housekeeping::clean_up_orphans, parts, stream};
 use crate::{
     Process,
     broker::Stream,
-    config::{Beginning, GatewayConfig},
+    config::{Beginning, Config, GatewayConfig},
     consumer::{Consumer, ConsumerSettings},
     metrics::DeliveryMetrics,
+    random::seeded,
 };
 
-/// The longest that `/v1` takes for `ttl`.
+/// The longest `ttl` that `/v1` accepts.
 const LONGEST_TTL: Duration = Duration::from_secs(3_600);
 
-/// Brings messages from the broker to the gateway. What is sealed is opened with the keys of
-/// `vault`; nothing is read before it is open.
+/// Hands messages from the broker to the gateway. Sealed codes are opened with the keys of `vault`;
+/// nothing is read before the vault is open.
 pub fn consumer(
     process: &mut Process,
     queue: Option<EmbeddedQueue>,
@@ -26,55 +27,25 @@ pub fn consumer(
 ) -> anyhow::Result<()> {
     let config = process.config.clone();
     let database = process.database("consumer", 10);
-    let parts = parts(Part::Consumer, &config.consumer.broker);
-    let usable = process.watch_database(database.clone(), &parts);
+    let usable =
+        process.watch_database(database.clone(), &parts(Part::Consumer, &config.consumer.broker));
+    clean_up_orphans(process, &database, &usable)?;
     let stream = match queue {
         Some(queue) => Stream::Embedded(queue),
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
-    let first = match stream {
-        Stream::Kafka(_) => Beginning::Latest,
-        Stream::Embedded(_) => Beginning::Earliest,
-    };
-    let (gateway, longest_call) = match config.gateway {
-        GatewayConfig::Console => {
-            (Gateway::Console(ConsoleGateway::stdout()), Duration::from_secs(1))
-        }
-        GatewayConfig::Webhook { url, timeout, deduplicates, keep_alive } => {
-            let settings = WebhookSettings { url, timeout, deduplicates, keep_alive };
-            (Gateway::Webhook(WebhookGateway::new(settings)?), timeout)
-        }
-    };
-    let topic = config.consumer.broker.topic;
-    let member = member()?;
-    let ledger = SqlDeliveryLedger::new(
-        database.clone(),
-        config.consumer.group.clone(),
-        topic.clone(),
-        member.clone(),
-    )
-    .with_events(config.events.is_some());
-    clean_up_orphans(process, &database, &usable)?;
+    let (gateway, longest_call) = gateway(&config.gateway)?;
+    let settings = settings(&config, process.is_embedded(), &stream, longest_call, vault.clone());
+    let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
+    let ledger =
+        SqlDeliveryLedger::new(database.clone(), group.clone(), topic.clone(), member.clone())
+            .with_events(config.events.is_some());
     let consumer = Consumer {
-        leases: SqlPartitionLeases::new(database, config.consumer.group, topic, member),
+        leases: SqlPartitionLeases::new(database, group, topic, member),
         ledger: Arc::new(ledger),
         stream: Arc::new(stream),
         gateway: Arc::new(gateway),
-        settings: ConsumerSettings {
-            // An SQLite file is one machine's, and its renewals cost next to nothing.
-            lease_ttl: Duration::from_secs(if process.is_embedded() { 3 } else { 10 }),
-            start_from: config.consumer.start_from.unwrap_or(first),
-            longest_ttl: config.codes.ttl.max(LONGEST_TTL),
-            deliver: DeliverSettings {
-                templates: config.texts,
-                vault: vault.clone(),
-                default_ttl: config.codes.ttl,
-                concurrency: config.consumer.concurrency,
-                in_hand: 1_000.max(2 * config.consumer.concurrency),
-                // The gateway keeps its own limit; this one is for when it does not.
-                call_limit: longest_call + Duration::from_secs(2),
-            },
-        },
+        settings,
         metrics: DeliveryMetrics::register(&process.registry)?,
         readiness: process.readiness.clone(),
         stop: process.stop.clone(),
@@ -93,7 +64,49 @@ pub fn consumer(
     Ok(())
 }
 
-/// A name that no other consumer has, and that tells an operator which process it is.
+/// Returns the gateway, and how long a call of it may take.
+fn gateway(config: &GatewayConfig) -> anyhow::Result<(Gateway, Duration)> {
+    Ok(match config.clone() {
+        GatewayConfig::Console => {
+            (Gateway::Console(ConsoleGateway::stdout()), Duration::from_secs(1))
+        }
+        GatewayConfig::Webhook { url, timeout, deduplicates, keep_alive } => {
+            let settings = WebhookSettings { url, timeout, deduplicates, keep_alive };
+            (Gateway::Webhook(WebhookGateway::new(settings)?), timeout)
+        }
+    })
+}
+
+fn settings(
+    config: &Config,
+    is_embedded: bool,
+    stream: &Stream,
+    longest_call: Duration,
+    vault: Vault,
+) -> ConsumerSettings {
+    let first = match stream {
+        Stream::Kafka(_) => Beginning::Latest,
+        Stream::Embedded(_) => Beginning::Earliest,
+    };
+    let concurrency = config.consumer.concurrency;
+    ConsumerSettings {
+        // An SQLite file belongs to one machine, and renewing a lease in it costs little.
+        lease_ttl: Duration::from_secs(if is_embedded { 3 } else { 10 }),
+        start_from: config.consumer.start_from.unwrap_or(first),
+        longest_ttl: config.codes.ttl.max(LONGEST_TTL),
+        deliver: DeliverSettings {
+            templates: Arc::clone(&config.texts),
+            vault,
+            default_ttl: config.codes.ttl,
+            concurrency,
+            in_hand: 1_000.max(2 * concurrency),
+            // The gateway keeps its own limit; this one is for a gateway that does not.
+            call_limit: longest_call + Duration::from_secs(2),
+        },
+    }
+}
+
+/// Returns a name that no other consumer has, and that shows an operator which process it is.
 fn member() -> anyhow::Result<String> {
     Ok(format!("{}-{:016x}", std::process::id(), seeded()?.next_u64()))
 }

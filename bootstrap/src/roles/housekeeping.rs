@@ -1,21 +1,21 @@
 use std::time::Duration;
 
-use adapters_persistence::{Database, SqlHousekeeping};
+use adapters_persistence::{Database, Expired, SqlHousekeeping};
 use application::Chain;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Process, metrics::HousekeepingMetrics};
+use crate::{Process, metrics::HousekeepingMetrics, periodic::repeat};
 
-/// How often what has expired is ended, and how often what is old is deleted.
+/// How often messages that have expired are ended, and how often old rows are deleted.
 const END: Duration = Duration::from_secs(10);
 const PRUNE: Duration = Duration::from_secs(600);
 
-/// The pause is so many times as long as the work took, at least.
+/// The pause is at least so many times as long as the work took.
 const REST: u32 = 20;
 
-/// Ends, wipes and deletes what no owner looks after, whatever its group or topic. Once in each
-/// process: the parts of one may all ask for it.
+/// Ends, wipes and deletes rows that have no owner, whatever their group or topic. Runs once in each
+/// process: several roles of one process may ask for it.
 pub(super) fn clean_up_orphans(
     process: &mut Process,
     database: &Database,
@@ -28,39 +28,46 @@ pub(super) fn clean_up_orphans(
     let housekeeping = SqlHousekeeping::new(database.clone(), events);
     let metrics = HousekeepingMetrics::register(&process.registry, process.expired.clone())?;
     let retention = process.config.consumer.retention;
-    let (usable, stop) = (usable.clone(), process.stop.clone());
-    process.spawn(async move {
-        let work = async {
-            usable.cancelled().await;
-            let mut next_prune = Instant::now();
-            loop {
-                let begun = Instant::now();
-                match housekeeping.end_expired().await {
-                    Ok(ended) => {
-                        metrics.ended(&ended);
-                        if ended.expired + ended.unknown > 0 {
-                            tracing::warn!(
-                                expired = ended.expired,
-                                unknown = ended.unknown,
-                                "messages of a consumer that is gone were ended"
-                            );
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = %Chain(&error), "what has expired was not ended");
-                    }
-                }
-                if begun >= next_prune {
-                    next_prune = begun + PRUNE;
-                    if let Err(error) = housekeeping.prune(retention).await {
-                        tracing::warn!(error = %Chain(&error), "old rows stay");
-                    }
-                }
-                sleep(END.max(REST * begun.elapsed())).await;
+    let stop = process.stop.clone();
+    process.spawn_when(usable, &stop.clone(), async move {
+        let mut next_prune = Instant::now();
+        let work = repeat(&stop, || {
+            let begun = Instant::now();
+            let prunes = begun >= next_prune;
+            if prunes {
+                next_prune = begun + PRUNE;
             }
-        };
+            let (housekeeping, metrics) = (&housekeeping, &metrics);
+            async move {
+                match housekeeping.end_expired().await {
+                    Ok(ended) => note_ended(&ended, metrics),
+                    Err(error) => tracing::warn!(
+                        error = %Chain(&error),
+                        "expired messages were not ended; trying again"
+                    ),
+                }
+                if prunes && let Err(error) = housekeeping.prune(retention).await {
+                    tracing::warn!(
+                        error = %Chain(&error),
+                        "old rows were not deleted; trying again in ten minutes"
+                    );
+                }
+                END.max(REST * begun.elapsed())
+            }
+        });
+        // A stop interrupts it: what is left is done after the next start.
         stop.run_until_cancelled(work).await;
-        Ok(())
     });
     Ok(())
+}
+
+fn note_ended(ended: &Expired, metrics: &HousekeepingMetrics) {
+    metrics.ended(ended);
+    if ended.expired + ended.unknown > 0 {
+        tracing::warn!(
+            expired = ended.expired,
+            unknown = ended.unknown,
+            "ended messages of a consumer that no longer runs"
+        );
+    }
 }

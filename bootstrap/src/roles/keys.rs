@@ -7,10 +7,9 @@ use application::{
 };
 use tokio::time::sleep;
 
-use super::seeded;
-use crate::{Process, config::Config};
+use crate::{Process, config::Config, random::seeded};
 
-/// Where drawn keys are kept: beside the SQLite file, or in a table.
+/// The store of drawn keys: a file beside the SQLite file, or a table.
 #[derive(Debug)]
 pub enum StoredSecrets {
     File(FileSecrets),
@@ -49,8 +48,8 @@ impl Secrets for StoredSecrets {
     }
 }
 
-/// Opens the vault as soon as what it needs of the database is there, and says at each start which
-/// keys are not the operator's.
+/// Opens the vault as soon as the stored keys can be read, and warns at each start about a pepper
+/// that the operator has not set.
 pub fn open_vault(
     process: &mut Process,
     vault: Vault,
@@ -74,7 +73,7 @@ pub fn open_vault(
                         return Ok(());
                     }
                     Err(error @ OpenError::Damaged(_)) => return Err(error.into()),
-                    // The database is not there yet, or its schema; or a file may not be read.
+                    // The database or its schema is missing, or a file may not be read.
                     Err(error) => match database.ping().await {
                         Err(unreachable) => readiness.set_down("keys", unreachable),
                         Ok(()) => readiness.set_down("keys", Chain(&error)),
@@ -85,7 +84,7 @@ pub fn open_vault(
         };
         match stop.run_until_cancelled(opening).await {
             Some(Err(error)) => return Err(error),
-            // A task that ends before the others ends the process.
+            // A task that ends before the stop ends the process.
             Some(Ok(())) => stop.cancelled().await,
             None => {}
         }
@@ -94,7 +93,7 @@ pub fn open_vault(
     Ok(())
 }
 
-/// A vault for one command that reads what was sealed, opened now.
+/// Opens a vault for one command that reads sealed codes.
 pub async fn unlock(config: &Config, database: &Database) -> anyhow::Result<Vault> {
     let vault = Vault::default();
     let payload = config.codes.vault.payload.clone();

@@ -5,63 +5,37 @@ use adapters_gateway::{EventSinkSettings, WebhookEventSink};
 use adapters_persistence::{Database, EmbeddedQueue, Part, SqlBacklog, SqlEventOutbox};
 use anyhow::Context;
 use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings, Vault};
-use tokio::{sync::Notify, time::sleep};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts, seeded};
+use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts};
 use crate::{
     Process,
     broker::Broker,
-    config::EventsConfig,
+    config::{Config, EventsConfig},
     metrics::{EventMetrics, RelayMetrics},
+    periodic::{every, repeat},
+    random::seeded,
     relay::{Pauses, relay, sweep},
 };
 
-/// How often records that nobody needs any more leave the embedded queue.
-const TRIM: Duration = Duration::from_secs(5);
-
-/// Moves messages from the outbox to the broker, and tells others of events. `stored` may tell of
-/// new messages.
+/// Publishes the messages of the outbox to the broker, and posts events. `stored` is notified of
+/// new messages if the API runs in the same process.
 pub fn processor(
     process: &mut Process,
     queue: Option<EmbeddedQueue>,
     stored: Arc<Notify>,
 ) -> anyhow::Result<()> {
     let config = process.config.clone();
-    // To claim, settle, publish or tell once more does no harm; what a consumer has taken over is
-    // durable, and all before it.
+    // A claim, a settlement, a publication and a posted event do no harm if they are repeated.
+    // Everything that a consumer has taken over is durable, and so is everything before it.
     let database = process.database_to_repeat("processor", 4);
-    let parts = parts(Part::Processor, &config.relay.broker);
-    let usable = process.watch_database(database.clone(), &parts);
-    let metrics = RelayMetrics::register(&process.registry, process.expired.clone())?;
+    let usable =
+        process.watch_database(database.clone(), &parts(Part::Processor, &config.relay.broker));
     clean_up_orphans(process, &database, &usable)?;
-    let broker = match queue {
-        Some(queue) => Broker::Embedded(queue),
-        // It only writes, and what is sealed goes out as it is.
-        None if !config.relay.broker.is_kafka() => Broker::Embedded(embedded_queue(
-            &config,
-            // A record that was read must not change.
-            &process.database("queue", 6),
-            &config.relay.broker,
-            &Vault::default(),
-        )),
-        None => Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {
-            kafka: kafka(&config, &config.relay.broker, "messager-processor"),
-            partitions: config.relay.partitions,
-            replication_factor: config.relay.replication,
-        })),
-    };
+    let broker = broker(process, &config, queue);
     if let Broker::Embedded(queue) = &broker {
-        let (queue, ttl, stop) = (queue.clone(), config.codes.ttl, process.stop.clone());
-        process.spawn(async move {
-            while stop.run_until_cancelled(sleep(TRIM)).await.is_some() {
-                // What is older than its code is never sent; twice that, for good measure.
-                if let Err(error) = queue.trim(2 * ttl).await {
-                    tracing::warn!(error = %Chain(&error), "the queue was not trimmed");
-                }
-            }
-            Ok(())
-        });
+        trim(process, &usable, queue.clone(), config.codes.ttl);
     }
     let backlog = SqlBacklog::new(database.clone(), config.relay.broker.topic.clone())
         .with_events(config.events.is_some());
@@ -77,37 +51,66 @@ pub fn processor(
     let pauses = Pauses {
         shortest: Duration::from_millis(1),
         longest: config.relay.reservation.min(Duration::from_millis(50)),
-        // In the process that stores them, the relay is told of messages.
+        // In the process that stores messages, the relay is notified of them.
         lively: Duration::from_millis(if process.is_embedded() { 0 } else { 50 }),
     };
+    let size = usize::try_from(config.relay.batch.get())?;
+    let metrics = RelayMetrics::register(&process.registry, process.expired.clone())?;
     let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
-    let (size, usable_too) = (usize::try_from(config.relay.batch.get())?, usable.clone());
-    let swept = (backlog, metrics.clone(), stop.clone());
     if let Some(events) = config.events {
-        deliver_events(process, database, events, usable.clone())?;
+        deliver_events(process, &usable, database, events)?;
     }
-    process.spawn(async move {
-        if stop.run_until_cancelled(usable.cancelled()).await.is_some() {
-            relay(batch, size, pauses, stored, metrics, readiness, stop).await;
-        }
-        Ok(())
-    });
-    process.spawn(async move {
-        let (backlog, metrics, stop) = swept;
-        if stop.run_until_cancelled(usable_too.cancelled()).await.is_some() {
-            sweep(backlog, metrics, stop).await;
-        }
-        Ok(())
-    });
+    process.spawn_when(
+        &usable,
+        &stop,
+        relay(batch, size, pauses, stored, metrics.clone(), readiness, stop.clone()),
+    );
+    process.spawn_when(&usable, &stop, sweep(backlog, metrics, stop.clone()));
     Ok(())
 }
 
-/// Tells others of events, for as long as the process runs.
+fn broker(process: &Process, config: &Config, queue: Option<EmbeddedQueue>) -> Broker {
+    if let Some(queue) = queue {
+        return Broker::Embedded(queue);
+    }
+    if config.relay.broker.is_kafka() {
+        return Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {
+            kafka: kafka(config, &config.relay.broker, "messager-processor"),
+            partitions: config.relay.partitions,
+            replication_factor: config.relay.replication,
+        }));
+    }
+    // Connections that do not repeat: a record that was read must not change.
+    let database = process.database("queue", 6);
+    // Without keys: the processor only writes, and passes sealed codes on as they are.
+    let vault = Vault::default();
+    Broker::Embedded(embedded_queue(config, &database, &config.relay.broker, &vault))
+}
+
+/// Deletes records of the embedded queue that no consumer needs any more.
+fn trim(process: &mut Process, usable: &CancellationToken, queue: EmbeddedQueue, ttl: Duration) {
+    const TRIM: Duration = Duration::from_secs(5);
+    let stop = process.stop.clone();
+    process.spawn_when(usable, &stop.clone(), async move {
+        every(TRIM, &stop, || async {
+            // A record older than its code is never sent; it is kept twice as long, to be safe.
+            if let Err(error) = queue.trim(2 * ttl).await {
+                tracing::warn!(
+                    error = %Chain(&error),
+                    "old records were not deleted from the queue; trying again"
+                );
+            }
+        })
+        .await;
+    });
+}
+
+/// Posts events to `EVENTS_URL`.
 fn deliver_events(
     process: &mut Process,
+    usable: &CancellationToken,
     database: Database,
     events: EventsConfig,
-    usable: CancellationToken,
 ) -> anyhow::Result<()> {
     const PAUSE: Duration = Duration::from_millis(500);
     let EventsConfig { url, secrets, allow_private } = events;
@@ -118,27 +121,24 @@ fn deliver_events(
     let deliver = DeliverEvents::new(outbox, Arc::new(sink), seeded()?, settings);
     let metrics = EventMetrics::register(&process.registry)?;
     let stop = process.stop.clone();
-    process.spawn(async move {
-        if stop.run_until_cancelled(usable.cancelled()).await.is_none() {
-            return Ok(());
-        }
-        while !stop.is_cancelled() {
-            // Dropped in its middle where told to stop: what was not settled is told again.
-            let Some(posted) = stop.run_until_cancelled(deliver.execute()).await else {
-                return Ok(());
-            };
-            match posted {
+    process.spawn_when(usable, &stop.clone(), async move {
+        let work = repeat(&stop, || async {
+            match deliver.execute().await {
                 Ok(posted) => {
                     metrics.posted(&posted);
-                    if posted.claimed == settings.batch {
-                        continue;
-                    }
+                    if posted.claimed == settings.batch { Duration::ZERO } else { PAUSE }
                 }
-                Err(error) => tracing::warn!(error = %Chain(&error), "no events posted"),
+                Err(error) => {
+                    tracing::warn!(
+                        error = %Chain(&error),
+                        "no events were posted, because the database did not answer; trying again"
+                    );
+                    PAUSE
+                }
             }
-            stop.run_until_cancelled(sleep(PAUSE)).await;
-        }
-        Ok(())
+        });
+        // A stop interrupts it: an event that was not settled is posted again.
+        stop.run_until_cancelled(work).await;
     });
     Ok(())
 }

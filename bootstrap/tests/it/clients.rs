@@ -1,4 +1,4 @@
-//! Clients that hold connections, and the addresses at which there is somebody to connect to.
+//! Clients that hold connections, and the addresses that the service listens on.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -48,7 +48,7 @@ async fn hold_one(port: u16, begin: &[u8], then: &[u8]) -> std::io::Result<()> {
     }
 }
 
-/// A message that comes through all the same.
+/// Posts messages until one is accepted.
 async fn is_served(messager: &Running, number: usize) {
     let phone = phone(number);
     eventually("served", PATIENCE, async || {
@@ -72,7 +72,7 @@ async fn is_alive(messager: &Running) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_clients_shut_nobody_out() {
+async fn slow_clients_do_not_block_other_clients() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path())
         .env("MAX_CONNECTIONS", "64")
@@ -122,7 +122,7 @@ async fn raw_or_nothing(port: u16, bytes: &[u8]) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn probes_are_answered_among_slow_clients() {
+async fn probes_are_answered_despite_slow_clients() {
     let folder = Folder::new();
     // It leaves the metrics port a hundred connections.
     let messager = Binary::new("messager", folder.path()).with_descriptors(1_024).ready().await;
@@ -159,7 +159,7 @@ async fn clients_leave_descriptors_for_the_database_and_the_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_leave_descriptors_for_the_neighbours() {
+async fn clients_leave_descriptors_for_the_database_broker_and_gateway() {
     let Some(stack) = Stack::new().await else { return };
     // All in one, it does what each of the roles may do.
     let settings = [("API_AUTH", "none"), ("POSTGRES_USER", &*stack.postgres.user)];
@@ -183,13 +183,13 @@ async fn clients_leave_descriptors_for_the_neighbours() {
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// Whether this machine has IPv6. Some containers have none.
+/// Returns whether this machine has IPv6. Some containers have none.
 fn has_ipv6() -> bool {
     std::net::TcpListener::bind((V6, 0)).is_ok()
 }
 
 #[tokio::test]
-async fn listens_where_it_is_told_to_and_healthcheck_asks_there() {
+async fn service_listens_on_the_set_hosts_and_healthcheck_asks_there() {
     let elsewhere = IpAddr::from([127, 0, 0, 2]);
     let all: &[IpAddr] = &[V4, elsewhere, V6];
     let cases: [(Option<&str>, &[IpAddr]); 6] = [
@@ -232,7 +232,7 @@ async fn listens_where_it_is_told_to_and_healthcheck_asks_there() {
 }
 
 #[tokio::test]
-async fn a_request_names_its_host_once_on_both_ports() {
+async fn both_ports_require_one_valid_host_header() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;
 

@@ -1,4 +1,4 @@
-//! No code is readable where it rests.
+//! No stored code is readable.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use super::support::{
     Binary, Client, Folder, Stack, codes_for, environment, eventually, get, phone, post,
 };
 
-/// Ten digits, so that none is found by chance among times and ids.
+/// Ten digits, so that no code occurs by chance in a time or an id.
 const LONG: (&str, &str) = ("CODE_LENGTH", "10");
 const OPEN: (&str, &str) = ("API_AUTH", "none");
 const KEY: (&str, &str) = ("PAYLOAD_KEY", "k1:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
 const PATIENCE: Duration = Duration::from_secs(60);
 const MESSAGES: usize = 12;
-/// The code of a record that is no message.
+/// The code of a record that is not a valid message.
 const BURIED: &str = "9876543210";
 
 fn phones() -> Vec<String> {
     (0..MESSAGES).map(|number| format!("+7999123{number:04}")).collect()
 }
 
-/// Which of the codes stand in a text, and where.
+/// Returns the codes that a text contains, and where.
 fn found(codes: &[String], place: &str, text: &[u8]) -> Vec<String> {
     let has = |code: &&String| text.windows(code.len()).any(|part| part == code.as_bytes());
     codes.iter().filter(has).map(|_| format!("a code is in {place}")).collect()
@@ -42,7 +42,7 @@ async fn dump(stack: &Stack) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn no_code_of_a_run_is_anywhere() {
+async fn no_code_is_in_any_log_metric_or_table_after_a_run() {
     let Some(stack) = Stack::new().await else { return };
     let settings = [LONG, OPEN, KEY];
     // Nobody reads the topic yet: all that waits is at rest.
@@ -134,7 +134,7 @@ async fn without_a_payload_key_no_code_outlives_its_message() {
 }
 
 #[tokio::test]
-async fn the_files_of_the_embedded_default_hold_no_code() {
+async fn files_of_the_embedded_default_contain_no_code() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).env(LONG.0, LONG.1).ready().await;
     for number in 0..MESSAGES {

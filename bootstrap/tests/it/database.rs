@@ -1,4 +1,4 @@
-//! Databases that are refused, and schemas that are taken back.
+//! Databases that are refused, and schemas whose migrations are undone.
 
 use std::{
     io::Write,
@@ -29,7 +29,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Every binary and `migrate up` end with 1, and say in one line of theirs what is wrong.
+/// Checks that every binary and `migrate up` exit with 1 and report the fault in one line.
 async fn all_refuse(env: &[(String, String)], why: &[&str]) {
     let folder = Folder::new();
     let migrated = binary("messager", env, &folder).args(&["migrate", "up"]).output().await;
@@ -73,7 +73,7 @@ async fn a_database_that_is_not_utf8_is_refused_when_its_server_comes() {
 }
 
 #[tokio::test]
-async fn a_pooler_that_shares_sessions_stops_every_start() {
+async fn pooler_that_shares_sessions_is_refused_at_the_start() {
     let Some(postgres) = Postgres::new().await else { return };
     for mode in ["transaction", "statement"] {
         let Some(pooler) = PgBouncer::before(&postgres, mode).await else { return };
@@ -82,7 +82,7 @@ async fn a_pooler_that_shares_sessions_stops_every_start() {
 }
 
 #[tokio::test]
-async fn through_a_pooler_in_session_mode_messages_arrive() {
+async fn messages_arrive_through_a_pooler_in_session_mode() {
     let Some(postgres) = Postgres::new().await else { return };
     let Some(pooler) = PgBouncer::before(&postgres, "session").await else { return };
     let (folder, gateway) = (Folder::new(), Gateway::start().await);
@@ -104,7 +104,10 @@ async fn down(env: &[(String, String)], folder: &Folder, args: &[&str]) -> Outpu
     binary("messager", env, folder).args(&["migrate", "down"]).args(args).output().await
 }
 
-async fn is_taken_back_only_when_asked_and_unused(env: &[(String, String)], roles: &[&str]) {
+async fn migrations_are_undone_only_if_confirmed_and_unused(
+    env: &[(String, String)],
+    roles: &[&str],
+) {
     let folder = Folder::new();
     let migrated = binary("messager", env, &folder).args(&["migrate", "up"]).output().await;
     assert!(migrated.status.success(), "{}", said(&migrated));
@@ -114,7 +117,7 @@ async fn is_taken_back_only_when_asked_and_unused(env: &[(String, String)], role
         .await;
     assert!(made.status.success(), "{}", said(&made));
 
-    // Each role by itself keeps it from being done.
+    // Each role alone prevents it.
     for role in roles {
         let running = binary(role, env, &folder).ready().await;
         let refused = down(env, &folder, &["100", "--yes"]).await;
@@ -124,7 +127,7 @@ async fn is_taken_back_only_when_asked_and_unused(env: &[(String, String)], role
         assert!(status.success(), "{role}");
     }
 
-    // Without a terminal and --yes it only says what it would do.
+    // Without a terminal and --yes it only lists what it would delete.
     let told = eventually("unused", Duration::from_secs(20), async || {
         let told = down(env, &folder, &["100"]).await;
         assert_eq!(told.status.code(), Some(1));
@@ -134,7 +137,7 @@ async fn is_taken_back_only_when_asked_and_unused(env: &[(String, String)], role
     for part in ["table api_key, 1 row: API keys", "table outbox, 0 rows", "--yes"] {
         assert!(told.contains(part), "no {part} in {told}");
     }
-    // It asks on a terminal, and no answer but yes will do.
+    // It asks on a terminal, and accepts no answer but yes.
     let asked = down_on_a_terminal(env, folder.path(), "no\n");
     assert!(asked.contains("Type yes") && asked.contains("nothing was changed"), "{asked}");
     let keys = binary("messager", env, &folder).args(&["keys", "list"]).output().await;
@@ -142,11 +145,11 @@ async fn is_taken_back_only_when_asked_and_unused(env: &[(String, String)], role
 
     let done = down(env, &folder, &["--yes", "1"]).await;
     assert!(done.status.success(), "{}", said(&done));
-    assert!(said(&done).contains("1 migration taken back"), "{}", said(&done));
+    assert!(said(&done).contains("1 migration undone"), "{}", said(&done));
     let asked = down_on_a_terminal(env, folder.path(), "yes\n");
-    assert!(asked.contains("migrations taken back"), "{asked}");
+    assert!(asked.contains("migrations undone"), "{asked}");
     let status = binary("messager", env, &folder).args(&["migrate", "status"]).output().await;
-    assert!(!String::from_utf8_lossy(&status.stdout).contains("applied"), "all are taken back");
+    assert!(!String::from_utf8_lossy(&status.stdout).contains("applied"), "all are undone");
     let nothing = down(env, &folder, &["--yes"]).await;
     assert!(nothing.status.success() && said(&nothing).contains("nothing"), "{}", said(&nothing));
 }
@@ -170,23 +173,25 @@ fn down_on_a_terminal(env: &[(String, String)], folder: &Path, typed: &str) -> S
 }
 
 #[tokio::test]
-async fn a_schema_is_taken_back_only_when_asked_and_unused_on_postgres() {
+async fn migrations_are_undone_only_if_confirmed_and_unused_on_postgres() {
     let Some(postgres) = Postgres::new().await else { return };
-    is_taken_back_only_when_asked_and_unused(&postgres.env(), &["api", "processor", "consumer"])
-        .await;
+    migrations_are_undone_only_if_confirmed_and_unused(
+        &postgres.env(),
+        &["api", "processor", "consumer"],
+    )
+    .await;
 }
 
 #[tokio::test]
-async fn a_schema_is_taken_back_only_when_asked_and_unused_on_sqlite() {
+async fn migrations_are_undone_only_if_confirmed_and_unused_on_sqlite() {
     let folder = Folder::new();
     let path = folder.path().join("sms.db").display().to_string();
     let env = [("SQLITE_PATH".to_owned(), path)];
-    is_taken_back_only_when_asked_and_unused(&env, &["messager"]).await;
+    migrations_are_undone_only_if_confirmed_and_unused(&env, &["messager"]).await;
 }
 
-/// A migration that another one keeps waiting says for whom, and does not wait for ever.
 #[tokio::test]
-async fn a_migration_says_for_whom_it_waits() {
+async fn waiting_migration_names_the_holder_of_the_lock() {
     let Some(postgres) = Postgres::new().await else { return };
     let folder = Folder::new();
     postgres.execute("SELECT pg_advisory_lock(x'6d65737361676572'::bigint)").await;

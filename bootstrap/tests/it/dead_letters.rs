@@ -4,14 +4,14 @@ use crate::support::{Stack, eventually, phone, post_all};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What `messager dead-letters …` says, and whether it succeeded.
+/// Runs `messager dead-letters …`. Returns whether it succeeded, and its output.
 async fn dead_letters(stack: &Stack, args: &[&str], env: &[(&str, &str)]) -> (bool, String) {
     let output = stack.start("messager", env).args(&["dead-letters"]).args(args).output().await;
     (output.status.success(), String::from_utf8(output.stdout).unwrap())
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_shown_retried_and_discarded() {
+async fn dead_letter_can_be_shown_retried_and_discarded() {
     let Some(stack) = Stack::new().await else { return };
     let _one = stack.start("consumer", &[("CONSUMER_AUTO_OFFSET_RESET", "earliest")]).ready().await;
     stack
@@ -31,7 +31,7 @@ async fn a_dead_letter_is_shown_retried_and_discarded() {
         assert!(text.contains(&stack.topic.name) && text.contains("lacks a phone"), "{text}");
     }
     let still = dead_letters(&stack, &["retry", "1"], &[]).await;
-    assert!(!still.0 && still.1.contains("still no message"), "{still:?}");
+    assert!(!still.0 && still.1.contains("the record still cannot be read"), "{still:?}");
 
     // As if an older version of another group had not been able to read the first record.
     let older = "INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
@@ -65,7 +65,7 @@ async fn a_dead_letter_is_shown_retried_and_discarded() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_not_sealed_is_buried_where_seals_are_required() {
+async fn unsealed_record_becomes_a_dead_letter_if_seals_are_required() {
     let Some(stack) = Stack::new().await else { return };
     let key = format!("k1:{}=", "A".repeat(43));
     let strict = [("REQUIRE_SEALED", "true"), ("PAYLOAD_KEY", &*key)];
@@ -85,7 +85,10 @@ async fn a_record_that_is_not_sealed_is_buried_where_seals_are_required() {
     .await;
     assert_eq!(stack.gateway.received()[0].phone, phone(1));
     let still = dead_letters(&stack, &["retry", "1"], &strict).await;
-    assert!(!still.0 && still.1.contains("still no message: not sealed"), "{still:?}");
+    assert!(
+        !still.0 && still.1.contains("the record still cannot be read: not sealed"),
+        "{still:?}"
+    );
     let lenient = [("REQUIRE_SEALED", "false"), ("PAYLOAD_KEY", &*key)];
     let retried = dead_letters(&stack, &["retry", "1"], &lenient).await;
     assert!(retried.0 && retried.1.contains("will be sent"), "{retried:?}");
@@ -94,9 +97,9 @@ async fn a_record_that_is_not_sealed_is_buried_where_seals_are_required() {
     assert_eq!(stack.gateway.received()[1].code, "777123");
 }
 
-/// Decompressed it is far larger than all that the consumer takes.
+/// Decompressed, the record is far larger than the memory that the consumer may use.
 #[tokio::test]
-async fn a_record_of_any_size_costs_no_memory() {
+async fn large_records_do_not_grow_the_memory() {
     let Some(stack) = Stack::new().await else { return };
     let consumer =
         stack.start("consumer", &[("CONSUMER_AUTO_OFFSET_RESET", "earliest")]).ready().await;

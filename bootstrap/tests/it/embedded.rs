@@ -6,7 +6,7 @@ use super::support::{ACCEPTED, Binary, Folder, Running, eventually, phone, post,
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The numbers that the console showed an SMS for, each as often as it did.
+/// Returns the number of each SMS that the console showed.
 fn shown(messager: &Running) -> Vec<String> {
     let digits = |line: &str| -> Option<(String, String)> {
         let (to, text) = line.strip_prefix("SMS to ")?.split_once(": ")?;
@@ -20,7 +20,7 @@ fn shown(messager: &Running) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_accepted_message_is_shown_with_its_code() {
+async fn accepted_message_is_shown_with_its_code() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;
     let first = phone(1);
@@ -36,7 +36,7 @@ async fn an_accepted_message_is_shown_with_its_code() {
 }
 
 #[tokio::test]
-async fn ctrl_c_ends_it_with_success() {
+async fn ctrl_c_ends_the_process_with_success() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;
     post(messager.port, &phone(1)).await;
@@ -48,7 +48,7 @@ async fn ctrl_c_ends_it_with_success() {
 }
 
 #[tokio::test]
-async fn what_was_accepted_is_delivered_after_a_kill() {
+async fn accepted_messages_are_delivered_after_a_kill() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;
     let phones: Vec<_> = (0..300).map(phone).collect();
@@ -71,7 +71,7 @@ async fn what_was_accepted_is_delivered_after_a_kill() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_removed_is_not_written_to_for_long() {
+async fn process_ends_if_its_sqlite_file_is_removed() {
     let folder = Folder::new();
     let mut messager = Binary::new("messager", folder.path()).ready().await;
 

@@ -1,4 +1,4 @@
-//! Others are told what becomes of a verification.
+//! Status changes are posted to the URL of the operator.
 
 use std::{
     collections::BTreeSet,
@@ -53,7 +53,7 @@ async fn take(
 }
 
 #[tokio::test]
-async fn events_arrive_signed_again_after_a_failure_and_without_a_code() {
+async fn events_are_signed_repeated_after_a_failure_and_contain_no_code() {
     let Some(stack) = Stack::new().await else { return };
     let book = Arc::new(Book::default());
     let (url, server) = listen(&book).await;
@@ -109,7 +109,7 @@ async fn events_arrive_signed_again_after_a_failure_and_without_a_code() {
 }
 
 #[tokio::test]
-async fn a_receipt_of_the_gateway_is_told_and_shown() {
+async fn receipt_of_the_gateway_is_posted_as_an_event_and_shown() {
     let Some(stack) = Stack::new().await else { return };
     let book = Arc::new(Book::default());
     let (url, server) = listen(&book).await;

@@ -1,11 +1,11 @@
-//! Who may ask.
+//! API keys.
 
 use std::time::Duration;
 
 use super::support::{Client, Stack, eventually, post};
 
 #[tokio::test]
-async fn a_key_is_made_used_and_revoked() {
+async fn api_key_works_from_its_creation_to_its_revocation() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
     let client = Client::new(api.port);
@@ -49,7 +49,7 @@ async fn a_key_is_made_used_and_revoked() {
 }
 
 #[tokio::test]
-async fn who_reads_no_further_ends_a_list_and_misses_a_new_key() {
+async fn closed_output_ends_a_list_quietly_and_fails_a_key_creation() {
     let Some(stack) = Stack::new().await else { return };
     let to_nobody = async |args: &[&str]| {
         let output = stack.start("messager", &[]).args(args).output_to_nobody().await;
@@ -64,7 +64,7 @@ async fn who_reads_no_further_ends_a_list_and_misses_a_new_key() {
 }
 
 #[tokio::test]
-async fn with_all_nobody_gets_in_without_a_key() {
+async fn api_auth_all_refuses_api_requests_without_a_key() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[("API_AUTH", "all")]).ready().await;
 

@@ -1,4 +1,4 @@
-//! Floods are stopped, and what is stopped is told.
+//! Limits and the guard stop floods, and report them.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::support::{Client, Stack, eventually, post};
 const OPEN: (&str, &str) = ("API_AUTH", "none");
 
 #[tokio::test]
-async fn both_surfaces_hold_to_the_limit_of_a_phone() {
+async fn limit_of_a_phone_holds_on_both_surfaces() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[OPEN, ("LIMIT_PHONE", "3/1h")]).ready().await;
     let client = Client::new(api.port);
@@ -33,9 +33,9 @@ async fn both_surfaces_hold_to_the_limit_of_a_phone() {
     assert_eq!(client.start("+79991234569").await.status, 202);
 }
 
-/// With keys for both doors, whatever is set holds on both, and is counted together.
+/// If both surfaces need keys, the limits that are set hold on both and are counted together.
 #[tokio::test]
-async fn what_is_set_holds_on_both_doors() {
+async fn settings_that_are_set_hold_on_both_surfaces() {
     let Some(stack) = Stack::new().await else { return };
     let settings = [
         ("API_AUTH", "all"),
@@ -116,9 +116,9 @@ async fn who_shows_no_key_touches_nothing_of_v1() {
     assert_eq!(client.check_by_phone(PHONE, newest).await.body["valid"], true);
 }
 
-/// Nobody who has moved over from the Go service meets a limit that was not set.
+/// A client of the Go service meets no limit that the operator did not set.
 #[tokio::test]
-async fn without_settings_api_takes_any_numbers() {
+async fn api_accepts_every_number_by_default() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[("GUARD", "enforce")]).ready().await;
     let numbers = (0..1_500).map(|number| format!("7999123{number:04}"));
@@ -132,7 +132,7 @@ async fn without_settings_api_takes_any_numbers() {
 }
 
 #[tokio::test]
-async fn an_operator_clears_what_was_guessed() {
+async fn operator_can_clear_the_guesses_at_a_number() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[OPEN, ("LIMIT_CHECK", "1/1h")]).ready().await;
     let client = Client::new(api.port);
@@ -148,7 +148,7 @@ async fn an_operator_clears_what_was_guessed() {
 }
 
 #[tokio::test]
-async fn an_ip_and_a_name_of_the_callers_own_have_limits_too() {
+async fn limits_by_ip_and_by_custom_name_hold() {
     let Some(stack) = Stack::new().await else { return };
     let settings = [OPEN, ("LIMIT_IP", "2/1h"), ("LIMIT_CUSTOM", "device=1/1d")];
     let api = stack.start("api", &settings).ready().await;
@@ -174,7 +174,7 @@ async fn an_ip_and_a_name_of_the_callers_own_have_limits_too() {
 }
 
 #[tokio::test]
-async fn the_guard_notes_a_flood_in_shadow_and_stops_it_in_enforce() {
+async fn guard_records_a_flood_in_shadow_and_blocks_it_in_enforce() {
     const FLOOD: usize = 60;
     let Some(stack) = Stack::new().await else { return };
     let rules = [OPEN, ("GUARD_RULES", "prefix:20:10")];
@@ -235,7 +235,7 @@ async fn the_guard_notes_a_flood_in_shadow_and_stops_it_in_enforce() {
 }
 
 #[tokio::test]
-async fn by_default_a_flood_to_a_prefix_is_stopped_until_an_operator_allows_it() {
+async fn flood_to_a_prefix_is_blocked_by_default_until_an_operator_allows_it() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[OPEN]).ready().await;
     let client = Client::new(api.port);

@@ -1,4 +1,4 @@
-//! The whole service, as its users have it: the real binaries on real neighbours.
+//! Tests of the whole service: the real binaries with a real database, broker and gateway.
 
 mod clients;
 mod codes;
@@ -17,4 +17,5 @@ mod settings;
 mod shutdown;
 mod storage;
 mod support;
+mod terminal;
 mod verification;

@@ -1,4 +1,4 @@
-//! What happens while a neighbour is down, and afterwards.
+//! The database, the gateway or the broker is down, and comes back.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -7,10 +7,10 @@ use tokio::time::{Instant, sleep};
 use super::support::{Kafka, Proxy, Stack, eventually, phone, post_all};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long a neighbour is down.
+/// How long the database, the gateway or the broker is down.
 const OUTAGE: Duration = Duration::from_secs(10);
 
-/// Requests to new phones, a few at a time, for as long as `until` is to come.
+/// Posts messages to new phones, a few at a time, until `until`.
 async fn load_until(port: u16, first: usize, until: Instant) -> super::support::Answers {
     let mut all = super::support::Answers::default();
     let mut number = first;
@@ -41,7 +41,7 @@ async fn all_received(stack: &Stack, accepted: &[String]) {
 }
 
 #[tokio::test]
-async fn without_the_database_requests_are_refused_and_later_all_is_well() {
+async fn requests_are_refused_while_the_database_is_down_and_accepted_afterwards() {
     let Some(stack) = Stack::new().await else { return };
     let proxy = Proxy::to(stack.postgres.port).await;
     let through = [("POSTGRES_PORT", &*proxy.port.to_string())];
@@ -66,7 +66,7 @@ async fn without_the_database_requests_are_refused_and_later_all_is_well() {
 }
 
 #[tokio::test]
-async fn without_the_gateway_nothing_is_lost() {
+async fn no_message_is_lost_while_the_gateway_is_down() {
     let Some(stack) = Stack::new().await else { return };
     let proxy = Proxy::to(stack.gateway.port).await;
     let url = format!("http://127.0.0.1:{}/send", proxy.port);
@@ -92,7 +92,7 @@ async fn without_the_gateway_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn without_the_broker_the_api_notices_nothing() {
+async fn api_accepts_messages_while_the_broker_is_down() {
     let (Some(stack), Some(kafka)) = (Stack::alone().await, Kafka::new()) else { return };
     let api = stack.start("api", &[]).ready().await;
     let _processor = stack.start("processor", &[]).ready().await;

@@ -20,11 +20,11 @@ use super::support::{Binary, Folder, Running, environment, eventually, get};
 const PATIENCE: Duration = Duration::from_secs(30);
 const PHONE: &str = "79991234567";
 
-/// What the timeline shows, without what it only expects.
+/// The steps that the timeline shows as done.
 const EVENTS: &str =
     "[...document.querySelectorAll('#events li:not(.hoped) b')].map((it) => it.textContent)";
 
-/// One page in a browser of its own, driven by the protocol of Chromium's developer tools.
+/// A page in a browser of its own, driven through the DevTools protocol of Chromium.
 #[derive(Debug)]
 struct Page {
     browser: Child,
@@ -97,7 +97,7 @@ impl Page {
         }
     }
 
-    /// What a JavaScript expression is in the page.
+    /// Evaluates a JavaScript expression in the page.
     async fn evaluate(&mut self, expression: &str) -> Value {
         let params = json!({ "expression": expression, "returnByValue": true });
         let mut answer = self.call("Runtime.evaluate", params).await;
@@ -145,7 +145,7 @@ impl Page {
         }
     }
 
-    /// Leaves a picture of the whole page for people to look at.
+    /// Stores a screenshot of the whole page, for people to look at.
     async fn picture(&mut self, name: &str) {
         let params = json!({ "captureBeyondViewport": true });
         let picture = self.call("Page.captureScreenshot", params).await;
@@ -156,7 +156,8 @@ impl Page {
         println!("see {}", path.display());
     }
 
-    /// Ends the browser, and looks back: no error on its console, no request to somebody else.
+    /// Closes the browser, and checks that its console has no error and that every request went to
+    /// the service.
     async fn close(mut self, origin: &str) {
         // Whatever was said before this answer has come.
         self.evaluate("0").await;
@@ -183,13 +184,13 @@ impl Page {
     }
 }
 
-/// Where cargo keeps what it builds.
+/// Returns the target directory of cargo.
 fn target_folder() -> PathBuf {
     let binary = Path::new(env!("CARGO_BIN_EXE_messager"));
     binary.ancestors().nth(2).unwrap().to_owned()
 }
 
-/// The codes that the console has shown, in their order.
+/// Returns the codes that the console has shown, in order.
 fn codes(messager: &Running) -> VecDeque<String> {
     let prefix = format!("SMS to {PHONE}: ");
     let code = |line: &str| -> Option<String> {
@@ -200,7 +201,7 @@ fn codes(messager: &Running) -> VecDeque<String> {
     messager.stdout().lines().filter_map(code).collect()
 }
 
-/// Asks for a code on the page, and reads it off the console.
+/// Asks for a code on the page, and reads it from the console.
 async fn ask_for_code(page: &mut Page, messager: &Running) -> String {
     assert_eq!(page.text("state").await, "ready");
     page.click("phone").await;
@@ -212,7 +213,7 @@ async fn ask_for_code(page: &mut Page, messager: &Running) -> String {
 }
 
 #[tokio::test]
-async fn a_number_is_verified_on_the_page() {
+async fn number_is_verified_on_the_page() {
     let Some(chromium) = environment("TEST_CHROMIUM") else { return };
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;
@@ -239,7 +240,7 @@ async fn a_number_is_verified_on_the_page() {
 }
 
 #[tokio::test]
-async fn a_wrong_code_is_said_and_counted_before_the_right_one() {
+async fn page_shows_and_counts_a_wrong_code() {
     let Some(chromium) = environment("TEST_CHROMIUM") else { return };
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;
@@ -264,7 +265,7 @@ async fn a_wrong_code_is_said_and_counted_before_the_right_one() {
 }
 
 #[tokio::test]
-async fn the_reference_shows_every_operation() {
+async fn reference_shows_every_operation() {
     let Some(chromium) = environment("TEST_CHROMIUM") else { return };
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;

@@ -101,7 +101,7 @@ async fn every_group_gets_every_message() {
 }
 
 #[tokio::test]
-async fn a_phone_gets_its_messages_in_their_order() {
+async fn messages_to_one_phone_arrive_in_order() {
     const PHONES: usize = 10;
     const EACH: usize = 30;
     let Some(stack) = Stack::new().await else { return };
@@ -150,7 +150,7 @@ async fn a_phone_gets_its_messages_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_record_of_another_producer_is_delivered_once() {
+async fn record_of_another_producer_is_delivered_once() {
     let Some(stack) = Stack::new().await else { return };
     let _one = stack.start("consumer", &[("CONSUMER_AUTO_OFFSET_RESET", "earliest")]).ready().await;
 
@@ -171,7 +171,7 @@ async fn a_record_of_another_producer_is_delivered_once() {
 }
 
 #[tokio::test]
-async fn the_first_group_misses_nothing_that_is_still_good() {
+async fn first_group_reads_every_message_that_is_still_valid() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
     // Nothing is published again before the test has failed.

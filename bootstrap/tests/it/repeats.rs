@@ -1,4 +1,4 @@
-//! What was done, but not answered, is not done again for whoever repeats the request.
+//! A repeated request does nothing twice, although its first answer was lost.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const PHONE: &str = "+79991234567";
 const PATIENCE: Duration = Duration::from_secs(30);
 const SETTINGS: [(&str, &str); 2] = [("API_AUTH", "none"), ("RESEND_AFTER", "1,1,1")];
 
-/// Holds whoever is about to store an answer.
+/// Blocks the statement that stores an answer.
 const HOLD: &str = "
 CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
     'BEGIN PERFORM pg_sleep(60); RETURN NULL; END';
@@ -21,7 +21,7 @@ const HELD: &str = "
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event = 'PgSleep'";
 
-/// Ends what a dead process has left, and the claim with it.
+/// Ends the sessions of a dead process, and expires its claim.
 const RELEASE: &str = "
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event = 'PgSleep';
@@ -29,8 +29,8 @@ DROP TRIGGER hold ON idempotency;
 DROP FUNCTION hold;
 UPDATE idempotency SET running_until = now() WHERE status IS NULL";
 
-/// Asks under a key, kills `api` between the commit of what it does and that of its answer, and asks
-/// again.
+/// Sends a request with an idempotency key, kills `api` between the commit of its work and that of its
+/// answer, and repeats the request.
 async fn killed_and_asked_again(
     stack: &Stack,
     api: Running,
@@ -56,7 +56,7 @@ async fn killed_and_asked_again(
 }
 
 #[tokio::test]
-async fn what_a_killed_api_has_done_is_not_done_again() {
+async fn repeat_after_a_killed_api_does_nothing_twice() {
     let Some(stack) = Stack::new().await else { return };
     let _consumer = stack.start("consumer", &SETTINGS).ready().await;
     let _processor = stack.start("processor", &SETTINGS).ready().await;

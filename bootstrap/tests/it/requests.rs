@@ -1,4 +1,4 @@
-//! The contract of the API, asked from outside.
+//! The contract of the API, as a client sees it.
 
 use super::support::{ACCEPTED, Binary, Folder, raw};
 
@@ -19,7 +19,7 @@ async fn ask(port: u16, head: &str, body: &[u8]) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn the_inherited_contract_holds() {
+async fn contract_of_the_go_service_holds() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).env("APP_MODE", "debug").ready().await;
     let port = messager.port;

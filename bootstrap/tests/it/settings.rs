@@ -1,4 +1,4 @@
-//! How the binaries take their settings.
+//! Settings of the binaries, and the form of their log.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::support::{Binary, Folder, Postgres, Running, Stack, eventually, post}
 const ALL: [&str; 4] = ["api", "processor", "consumer", "messager"];
 
 #[tokio::test]
-async fn bad_settings_are_all_reported_at_once() {
+async fn all_bad_settings_are_reported_at_once() {
     let folder = Folder::new();
     std::fs::write(folder.path().join(".env"), "no setting\n").unwrap();
     for binary in ALL {
@@ -31,7 +31,7 @@ async fn bad_settings_are_all_reported_at_once() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_behind_is_refused_with_the_command_that_helps() {
+async fn outdated_schema_is_refused_with_the_command_that_helps() {
     let Some(postgres) = Postgres::new().await else { return };
     let folder = Folder::new();
     let start = |name| {
@@ -64,7 +64,7 @@ async fn a_schema_that_is_behind_is_refused_with_the_command_that_helps() {
 }
 
 #[tokio::test]
-async fn the_predecessors_file_starts_every_binary_on_one_host() {
+async fn env_file_of_the_go_service_starts_every_binary_on_one_host() {
     let Some(stack) = Stack::new().await else { return };
     let value = |name: &str| {
         stack.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()).unwrap()
@@ -106,7 +106,7 @@ async fn the_predecessors_file_starts_every_binary_on_one_host() {
     .await;
 }
 
-/// Each line, as the object that it must be.
+/// Parses each line as the JSON object that it must be.
 #[track_caller]
 fn objects(log: &str) -> Vec<Value> {
     let object = |line: &str| {
@@ -120,7 +120,7 @@ fn objects(log: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn in_release_mode_each_line_of_the_log_is_json() {
+async fn every_line_of_a_release_log_is_json() {
     let bad = Folder::new();
     std::fs::write(bad.path().join(".env"), "no setting\nSMS_TEMPLATE=\"a \\\"quote\"\n").unwrap();
     for binary in ALL {
@@ -159,7 +159,7 @@ async fn in_release_mode_each_line_of_the_log_is_json() {
 }
 
 #[tokio::test]
-async fn to_people_a_binary_speaks_in_text() {
+async fn commands_and_debug_mode_report_in_text() {
     let folder = Folder::new();
     std::fs::write(folder.path().join(".env"), "no setting\n").unwrap();
     let said = async |binary: Binary| String::from_utf8(binary.output().await.stderr).unwrap();
@@ -175,7 +175,7 @@ async fn to_people_a_binary_speaks_in_text() {
 }
 
 #[tokio::test]
-async fn service_links_of_kubernetes_are_no_settings() {
+async fn kubernetes_service_links_are_not_settings() {
     let folder = Folder::new();
     let linked = Binary::new("messager", folder.path())
         .env("POSTGRES_PORT", "tcp://10.0.0.1:5432")
@@ -194,7 +194,7 @@ async fn service_links_of_kubernetes_are_no_settings() {
 }
 
 #[tokio::test]
-async fn the_file_is_read_as_the_predecessor_read_it() {
+async fn env_file_is_read_as_the_go_service_reads_it() {
     let folder = Folder::new();
     let file = "\u{feff}API_AUTH=all\r\nexport GATEWAY: console # comment\r\n\
                 SMS_TEMPLATE=\"Shop\\n\\\"Your\\\" code: {code}\" # text\r\n";

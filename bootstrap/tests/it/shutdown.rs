@@ -1,4 +1,4 @@
-//! How the binaries end, and who goes on.
+//! Binaries that stop, and those that take over their work.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -7,7 +7,7 @@ use super::support::{Stack, eventually, phone, post_all};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn a_stopped_consumer_hands_over_at_once() {
+async fn stopped_consumer_hands_over_at_once() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
     let _processor = stack.start("processor", &[]).ready().await;
@@ -35,7 +35,7 @@ async fn a_stopped_consumer_hands_over_at_once() {
 }
 
 #[tokio::test]
-async fn a_dead_consumers_partitions_are_taken_over() {
+async fn partitions_of_a_dead_consumer_are_taken_over() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
     let _processor = stack.start("processor", &[]).ready().await;
@@ -57,7 +57,7 @@ async fn a_dead_consumers_partitions_are_taken_over() {
 }
 
 #[tokio::test]
-async fn the_api_answers_what_it_has_taken_before_it_ends() {
+async fn stopping_api_answers_the_requests_that_it_has_received() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
     let load = tokio::spawn(post_all(api.port, (0..2_000).map(phone).collect(), 32));

@@ -1,4 +1,4 @@
-//! What cannot be stored is not answered as if it were, and `/readyz` says so.
+//! A message that cannot be stored is not accepted, and `/readyz` gives the reason.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -41,7 +41,7 @@ fn on_disk(folder: &Folder, disk: &SmallDisk) -> Binary {
 }
 
 #[tokio::test]
-async fn what_sqlite_answered_while_the_disk_was_full_is_stored() {
+async fn messages_accepted_by_sqlite_on_a_full_disk_are_stored() {
     let Some(disk) = SmallDisk::new(8) else { return };
     let folder = Folder::new();
     let messager = on_disk(&folder, &disk).ready().await;
@@ -75,7 +75,7 @@ async fn what_sqlite_answered_while_the_disk_was_full_is_stored() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_process_has_locked_is_told_of() {
+async fn readyz_reports_an_sqlite_file_that_another_process_has_locked() {
     let folder = Folder::new();
     let messager = Binary::new("messager", folder.path()).ready().await;
     let file = folder.path().join("messager.db");
@@ -94,7 +94,7 @@ async fn a_file_that_another_process_has_locked_is_told_of() {
 }
 
 #[tokio::test]
-async fn what_postgresql_answered_while_its_disk_was_full_is_stored() {
+async fn messages_accepted_by_postgresql_on_a_full_disk_are_stored() {
     let Some(disk) = SmallDisk::new(24) else { return };
     let Some(postgres) = Postgres::on_disk(&disk).await else { return };
     let folder = Folder::new();
@@ -131,7 +131,7 @@ async fn what_postgresql_answered_while_its_disk_was_full_is_stored() {
 }
 
 #[tokio::test]
-async fn a_missing_privilege_of_any_part_is_told_of() {
+async fn readyz_reports_a_missing_privilege_of_any_part() {
     let Some(stack) = Stack::new().await else { return };
     for (binary, privilege, table) in [
         ("api", "INSERT", "outbox"),
@@ -150,9 +150,9 @@ async fn a_missing_privilege_of_any_part_is_told_of() {
     }
 }
 
-/// Row-level security shows in no list of privileges.
+/// Row-level security is in no list of privileges.
 #[tokio::test]
-async fn writes_that_fail_for_another_reason_are_told_of() {
+async fn readyz_reports_writes_that_fail_for_another_reason() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[("API_AUTH", "none")]).ready().await;
     let client = Client::new(api.port);
@@ -167,7 +167,7 @@ async fn writes_that_fail_for_another_reason_are_told_of() {
 }
 
 #[tokio::test]
-async fn a_server_that_became_read_only_is_told_of() {
+async fn readyz_reports_a_server_that_became_read_only() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
     let database = &stack.postgres.name;

@@ -1,4 +1,4 @@
-//! What the tests stand on: a database and a topic of their own, the binaries, a gateway.
+//! The fixtures of the tests: a database and a topic of their own, the binaries, a gateway.
 
 mod binary;
 mod disk;
@@ -12,7 +12,7 @@ mod verification;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use binary::{Binary, Running};
+pub(crate) use binary::{Binary, Running, free_port};
 pub(crate) use disk::SmallDisk;
 pub(crate) use gateway::{Gateway, Sms};
 pub(crate) use kafka::{Kafka, Topic};
@@ -22,7 +22,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use services::{Folder, Postgres, Stack, environment};
 pub(crate) use verification::{Answer, Client};
 
-/// Waits until `probe` gives something, and fails after `patience`.
+/// Waits until `probe` returns a value, and fails after `patience`.
 pub(crate) async fn eventually<T>(
     what: &str,
     patience: Duration,
@@ -38,12 +38,12 @@ pub(crate) async fn eventually<T>(
     }
 }
 
-/// The code that the gateway was told to send to a phone, the latest if there were some.
+/// Returns the latest code that the gateway was told to send to a phone.
 pub(crate) async fn code_for(gateway: &Gateway, phone: &str) -> String {
     codes_for(gateway, phone, 1).await.pop().unwrap()
 }
 
-/// The codes that the gateway was told to send to a phone, when there are so many.
+/// Waits until the gateway was told to send `count` codes to a phone, and returns them.
 pub(crate) async fn codes_for(gateway: &Gateway, phone: &str, count: usize) -> Vec<String> {
     let phone = phone.trim_start_matches('+');
     eventually("an SMS", Duration::from_secs(60), async || {

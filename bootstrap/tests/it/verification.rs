@@ -1,4 +1,4 @@
-//! Numbers are verified through the three binaries.
+//! Verifications through the three binaries.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::support::{Client, Running, Stack, code_for, codes_for, environment, e
 const PHONE: &str = "+79991234567";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// All three, open to everybody.
+/// The three binaries, without API keys.
 async fn service(stack: &Stack, more: &[(&str, &str)]) -> [Running; 3] {
     let settings: Vec<_> = [("API_AUTH", "none")].iter().chain(more).copied().collect();
     [
@@ -26,7 +26,7 @@ fn wrong(code: &str) -> String {
 }
 
 #[tokio::test]
-async fn start_check_round_trip_through_three_binaries() {
+async fn verification_works_through_three_binaries() {
     let Some(stack) = Stack::new().await else { return };
     let [_consumer, _processor, api] = service(&stack, &[]).await;
     let client = Client::new(api.port);
@@ -66,7 +66,7 @@ async fn start_check_round_trip_through_three_binaries() {
 }
 
 #[tokio::test]
-async fn a_message_of_api_is_checked_by_phone_and_the_newest_counts() {
+async fn code_of_api_is_checked_by_phone_and_the_newest_counts() {
     let Some(stack) = Stack::new().await else { return };
     let [_consumer, _processor, api] = service(&stack, &[]).await;
     let client = Client::new(api.port);
@@ -86,7 +86,7 @@ async fn a_message_of_api_is_checked_by_phone_and_the_newest_counts() {
 }
 
 #[tokio::test]
-async fn a_second_start_is_a_resend_with_the_same_code() {
+async fn second_start_is_a_resend_with_the_same_code() {
     let Some(stack) = Stack::new().await else { return };
     let [_consumer, _processor, api] = service(&stack, &[("RESEND_AFTER", "2")]).await;
     let client = Client::new(api.port);
@@ -109,7 +109,7 @@ async fn a_second_start_is_a_resend_with_the_same_code() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_right_checks_approve_once() {
+async fn thousand_concurrent_right_checks_approve_once() {
     let Some(stack) = Stack::new().await else { return };
     // Each check has a connection of its own, and none of them shall make room for another.
     let [_consumer, _processor, api] = service(&stack, &[("MAX_CONNECTIONS", "2000")]).await;
@@ -141,7 +141,7 @@ async fn a_thousand_right_checks_approve_once() {
 
 /// `BRUTE_SECONDS` makes it longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn brute_force_gets_no_more_than_allowed() {
+async fn brute_force_gets_no_more_than_the_allowed_checks() {
     let seconds = optional("BRUTE_SECONDS").and_then(|text| text.parse().ok()).unwrap_or(4);
     let Some(stack) = Stack::new().await else { return };
     let [_consumer, _processor, api] =
@@ -198,7 +198,7 @@ async fn brute_force_gets_no_more_than_allowed() {
 }
 
 #[tokio::test]
-async fn an_unknown_phone_and_a_wrong_code_look_alike() {
+async fn answers_to_an_unknown_phone_and_to_a_wrong_code_are_identical() {
     const EACH: usize = 160;
     // A guess more than that is not counted on a verification any more.
     const GUESSES: usize = 4;

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use super::{eventually, get, services::unique};
 
-/// One of our binaries, about to be started with nothing in its environment but what it is given.
+/// One of our binaries before its start. Its environment has only the variables that it is given.
 #[derive(Debug)]
 pub(crate) struct Binary {
     command: Command,
@@ -20,7 +20,7 @@ pub(crate) struct Binary {
     stderr: PathBuf,
 }
 
-/// A running binary; killed when dropped.
+/// A running binary. It is killed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
@@ -69,7 +69,7 @@ impl Binary {
         self
     }
 
-    /// With no more than so many open descriptors.
+    /// Limits the number of open descriptors.
     pub(crate) fn with_descriptors(mut self, limit: u32) -> Self {
         let bare = self.command.as_std();
         let mut limited = Command::new("/bin/sh");
@@ -86,13 +86,13 @@ impl Binary {
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the binary until it ends.
     pub(crate) async fn output(mut self) -> Output {
         let limit = Duration::from_secs(20);
         tokio::time::timeout(limit, self.command.output()).await.expect("it ends").unwrap()
     }
 
-    /// The same, where nobody reads what it says on standard output.
+    /// The same, with a standard output that is closed.
     pub(crate) async fn output_to_nobody(mut self) -> Output {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -116,7 +116,7 @@ impl Binary {
         }
     }
 
-    /// Starts it and waits until it says that it is ready.
+    /// Starts the binary and waits until it is ready.
     pub(crate) async fn ready(self) -> Running {
         let running = self.spawn();
         running.is_ready().await;
@@ -136,24 +136,24 @@ impl Running {
         std::fs::read_to_string(&self.stdout).unwrap()
     }
 
-    /// The log.
+    /// Returns the log.
     pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap()
     }
 
-    /// Where the log is, also after the end.
+    /// Returns the path of the log, which is there even after the end.
     pub(crate) fn stderr_path(&self) -> PathBuf {
         self.stderr.clone()
     }
 
-    /// The value of a metric, by its whole name with labels.
+    /// Returns the value of a metric, by its name with labels.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let (_, text) = get(self.metrics_port, "/metrics").await?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         line.parse().ok()
     }
 
-    /// The most memory that it had at a time, in bytes.
+    /// Returns the peak of its memory, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let pid = self.child.id().expect("still running");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -167,7 +167,7 @@ impl Running {
         assert!(status.success());
     }
 
-    /// Sends a signal and waits for the end; says how long that took.
+    /// Sends a signal and waits for the end. Returns how long that took.
     pub(crate) async fn stop(mut self, signal: &str) -> (ExitStatus, Duration) {
         let begun = Instant::now();
         self.signal(signal).await;
@@ -177,7 +177,7 @@ impl Running {
         (status, begun.elapsed())
     }
 
-    /// Waits for an end that nobody asked for.
+    /// Waits until the binary ends by itself.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let limit = Duration::from_secs(30);
         tokio::time::timeout(limit, self.child.wait()).await.expect("it ends").unwrap()

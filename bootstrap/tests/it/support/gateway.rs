@@ -6,7 +6,7 @@ use std::sync::{
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-/// An SMS as the gateway got it.
+/// An SMS as the gateway received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sms {
     pub(crate) id: String,
@@ -15,7 +15,7 @@ pub(crate) struct Sms {
     pub(crate) text: String,
 }
 
-/// A gateway that takes down all that it is told to send.
+/// A gateway that records every SMS.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) port: u16,
@@ -44,7 +44,7 @@ impl Gateway {
         format!("http://127.0.0.1:{}/send", self.port)
     }
 
-    /// In the order of their arrival.
+    /// The SMS in the order of their arrival.
     pub(crate) fn received(&self) -> Vec<Sms> {
         self.book.received.lock().unwrap().clone()
     }

@@ -15,7 +15,7 @@ use super::{
     services::{environment, unique},
 };
 
-/// A topic of its own on the tests' broker.
+/// A topic on the broker of the tests.
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) server: String,
@@ -36,7 +36,7 @@ impl Topic {
         ClientBuilder::new(vec![self.server.clone()]).build().await.unwrap()
     }
 
-    /// All records, partition by partition.
+    /// Returns all records, partition by partition.
     pub(crate) async fn records(&self) -> Vec<Vec<RecordAndOffset>> {
         let client = self.client().await;
         let mut all = Vec::new();
@@ -58,7 +58,7 @@ impl Topic {
         all
     }
 
-    /// Writes values as one compressed batch of this time, into the first partition.
+    /// Writes values as one compressed batch with this time into the first partition.
     pub(crate) async fn produce_compressed(&self, values: Vec<Vec<u8>>, milliseconds: i64) {
         let client = self.client().await;
         let partition =
@@ -72,7 +72,7 @@ impl Topic {
         partition.produce(records.collect(), Compression::Zstd).await.unwrap();
     }
 
-    /// Writes lines as records without key and headers, by Kafka's own console producer.
+    /// Writes lines as records without key and headers, with the console producer of Kafka.
     pub(crate) async fn console_produce(&self, lines: &str) {
         let libs = environment("TEST_KAFKA_LIBS").unwrap();
         let mut producer = Command::new(environment("TEST_JAVA").unwrap())
@@ -89,7 +89,7 @@ impl Topic {
     }
 }
 
-/// The tests' broker itself.
+/// The broker of the tests.
 #[derive(Debug)]
 pub(crate) struct Kafka {
     server: String,
@@ -100,7 +100,7 @@ impl Kafka {
         Some(Self { server: environment("TEST_KAFKA")? })
     }
 
-    /// Stops the broker in an orderly way.
+    /// Stops the broker and waits for it.
     pub(crate) async fn stop(&self) {
         let config = environment("TEST_KAFKA_CONFIG").unwrap();
         let running = format!("kafka.Kafka {config}");
@@ -112,7 +112,7 @@ impl Kafka {
         .await;
     }
 
-    /// Starts it again, on the data that it had.
+    /// Starts the broker again on its data.
     pub(crate) async fn start(&self) {
         let libs = environment("TEST_KAFKA_LIBS").unwrap();
         Command::new(environment("TEST_JAVA").unwrap())

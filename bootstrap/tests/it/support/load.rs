@@ -20,12 +20,12 @@ pub(super) type Http = Client<HttpConnector, Full<bytes::Bytes>>;
 
 pub(crate) const ACCEPTED: &str = "\"message successfuly sended\"";
 
-/// What the API said: how often each status, and to which phones 200.
+/// The answers of the API: how often each status came, and the phones that were accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     pub(crate) statuses: HashMap<u16, usize>,
     pub(crate) accepted: Vec<String>,
-    /// Of the answers that were not 200, those without `Retry-After`.
+    /// How many answers other than 200 had no `Retry-After`.
     pub(crate) without_retry_after: usize,
     pub(crate) slowest: Duration,
 }
@@ -36,7 +36,7 @@ pub(super) fn http() -> Http {
     Client::builder(TokioExecutor::new()).build(connector)
 }
 
-/// One request for one phone: the status and the body.
+/// Posts a request for a phone. Returns the status and the body.
 pub(crate) async fn post(port: u16, phone: &str) -> (u16, String) {
     let answer = http().request(request(port, phone)).await.unwrap();
     let status = answer.status().as_u16();
@@ -44,9 +44,9 @@ pub(crate) async fn post(port: u16, phone: &str) -> (u16, String) {
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// One request for each phone, in their order, over so many connections at a time.
+/// Posts a request for each phone, in order, over so many connections at a time.
 ///
-/// A request that could not be made counts as status 0.
+/// A request that failed counts as status 0.
 pub(crate) async fn post_all(port: u16, phones: Vec<String>, connections: usize) -> Answers {
     let http = http();
     let phones = Arc::new(Mutex::new(phones.into_iter()));
@@ -91,7 +91,7 @@ fn request(port: u16, phone: &str) -> Request<Full<bytes::Bytes>> {
         .unwrap()
 }
 
-/// `GET`, if the server answers.
+/// Sends a `GET`. `None`: the server does not answer.
 pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let request = Request::get(format!("http://127.0.0.1:{port}{path}")).body(Full::default());
     let answer = http().request(request.unwrap()).await.ok()?;
@@ -100,7 +100,7 @@ pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, String)> {
     Some((status, String::from_utf8(body.to_vec()).unwrap()))
 }
 
-/// Sends bytes as they are on a connection of their own, and returns all that comes back.
+/// Sends raw bytes on a new connection, and returns everything that comes back.
 pub(crate) async fn raw(port: u16, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(bytes).await.unwrap();

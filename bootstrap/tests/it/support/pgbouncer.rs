@@ -5,7 +5,7 @@ use std::{
 
 use super::{Folder, Postgres, environment, eventually};
 
-/// A real PgBouncer before a database. Ended when dropped.
+/// A real PgBouncer in front of a database. It ends when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct PgBouncer {
     child: Child,
@@ -18,7 +18,7 @@ impl PgBouncer {
         let program = environment("TEST_PGBOUNCER")?;
         let folder = Folder::new();
         let config = folder.path().join("pgbouncer.ini");
-        let port = super::binary::free_port();
+        let port = super::free_port();
         let Postgres { host, port: server, name, user, password, .. } = postgres;
         let text = format!(
             "[databases]\n\
@@ -27,7 +27,7 @@ impl PgBouncer {
              unix_socket_dir =\npool_mode = {mode}\ndefault_pool_size = 50\n"
         );
         std::fs::write(&config, text).unwrap();
-        // It refuses to be root.
+        // PgBouncer refuses to run as root.
         #[expect(clippy::disallowed_methods, reason = "tests are told of their servers this way")]
         let switch = std::env::var("TEST_PG_USER_SWITCH").unwrap_or_default();
         let mut words = switch.split_whitespace().chain([&*program]);
@@ -36,6 +36,7 @@ impl PgBouncer {
             .arg("--quiet")
             .arg(&config)
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
@@ -49,7 +50,7 @@ impl PgBouncer {
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // The child may be the program that switches the user: it passes TERM on, and not KILL.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
     }
 }

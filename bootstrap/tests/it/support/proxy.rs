@@ -7,7 +7,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// A TCP connection between two parts that can be cut.
+/// A TCP proxy whose connections can be cut.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,

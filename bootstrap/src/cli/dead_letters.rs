@@ -1,4 +1,4 @@
-//! `messager dead-letters`: what an operator does about records that are no message.
+//! `messager dead-letters`: records that the consumer could not read.
 
 use std::io::Write;
 
@@ -9,35 +9,32 @@ use application::{
     ports::{DeadLetter, DeadLetters, Revived},
 };
 
-use crate::{
-    cli::{Output, existing_database, rfc3339},
-    config::Config,
-    roles,
-};
+use super::{Output, existing_database, rfc3339};
+use crate::{config::Config, roles};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
-    /// List them, the oldest first.
+    /// List dead letters, the oldest first.
     List {
-        /// How many at most.
+        /// The most to list.
         #[arg(long, default_value_t = 100)]
         limit: u64,
     },
-    /// Show where a record stands, and why it is no message. Not what it holds.
+    /// Show the place of a record, and why it could not be read. Its content is not shown.
     Show { id: i64 },
-    /// Read records again, and send their messages if they are some by now and have not expired.
+    /// Read records again, and send their messages if they can be read now and have not expired.
     Retry {
         #[arg(required = true)]
         ids: Vec<i64>,
     },
-    /// Forget records.
+    /// Delete dead letters. Their records stay in the topic.
     Discard {
         #[arg(required = true)]
         ids: Vec<i64>,
     },
 }
 
-/// Carries out `messager dead-letters …`. Fails if one of several could not be dealt with.
+/// Carries out `messager dead-letters …`. Fails if any of several dead letters stays.
 pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
     let database = existing_database(config, "messager dead-letters")?;
     let letters = SqlDeadLetters::new(database.clone());
@@ -86,13 +83,13 @@ async fn retry(
     let vault = roles::unlock(config, database).await?;
     let stream = roles::stream(config, database, &letter.topic, &vault);
     let retry = RetryDeadLetter::new(letters.clone(), stream, config.codes.ttl);
-    // Boxed: with all that a read of Kafka holds, its type is too deep for the compiler.
+    // Boxed: the type of a read from Kafka is too deep for the compiler.
     match Box::pin(retry.execute(&letter)).await? {
         Retried::Revived(Revived::Pending) => Ok("will be sent"),
-        Retried::Revived(Revived::KnownAlready) => Ok("was taken over already"),
-        Retried::Revived(Revived::Expired) => bail!("the message has expired, and is not sent"),
-        Retried::Unreadable(reason) => bail!("still no message: {reason}"),
-        Retried::Gone => bail!("the record is not in the topic any more"),
+        Retried::Revived(Revived::KnownAlready) => Ok("was already taken over"),
+        Retried::Revived(Revived::Expired) => bail!("the message has expired and is not sent"),
+        Retried::Unreadable(reason) => bail!("the record still cannot be read: {reason}"),
+        Retried::Gone => bail!("the topic no longer has the record"),
     }
 }
 
@@ -104,7 +101,7 @@ async fn find(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<DeadLetter> {
     letters.find(id).await?.context("there is no such dead letter")
 }
 
-/// Does all, and says of each what became of it.
+/// Carries out `act` for each dead letter, and prints its result.
 async fn each(
     ids: &[i64],
     act: impl AsyncFn(i64) -> anyhow::Result<&'static str>,

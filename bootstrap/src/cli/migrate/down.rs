@@ -9,16 +9,16 @@ use migration::{Migrator, MigratorTrait};
 use super::{MIGRATE, ensure_exists, migrating, take_turns};
 use crate::config::Config;
 
-/// Says what taking migrations back deletes, asks, and does it.
+/// Lists what undoing migrations deletes, asks, and undoes them.
 pub(super) async fn execute(config: &Config, steps: u32, yes: bool) -> anyhow::Result<()> {
     let mut announced = Loss::default();
     alone(config, async |database| {
-        announced = loss(database, steps).await.context("look at what would be deleted")?;
+        announced = loss(database, steps).await.context("list what would be deleted")?;
         Ok(())
     })
     .await?;
     if announced.migrations.is_empty() {
-        writeln!(io::stderr(), "no migration is applied: there is nothing to take back")?;
+        writeln!(io::stderr(), "no migration is applied: there is nothing to undo")?;
         return Ok(());
     }
     announce(&announced, &config.database)?;
@@ -27,21 +27,21 @@ pub(super) async fn execute(config: &Config, steps: u32, yes: bool) -> anyhow::R
     }
     alone(config, async |database| {
         if loss(database, steps).await?.migrations != announced.migrations {
-            bail!("the schema was changed meanwhile: nothing was done");
+            bail!("another process changed the schema meanwhile: nothing was changed");
         }
         Migrator::down(&database.connection(), Some(steps)).await.context("migrate down")
     })
     .await?;
     writeln!(
         io::stderr(),
-        "{} taken back; {} deleted",
+        "{} undone; {} deleted",
         counted(announced.migrations.len(), "migration"),
         deleted(&announced)
     )?;
     Ok(())
 }
 
-/// Does something while no process uses the database and none can begin to.
+/// Calls `act` while no process uses the database and none can start to use it.
 async fn alone(
     config: &Config,
     act: impl AsyncFnOnce(&Database) -> anyhow::Result<()>,
@@ -53,7 +53,7 @@ async fn alone(
             let users = take_alone(database).await.context("ask who uses the database")?;
             if !users.is_empty() {
                 bail!(
-                    "refused, for the database is in use; stop these first:\n  {}",
+                    "refused, because the database is in use; stop these first:\n  {}",
                     users.join("\n  ")
                 );
             }
@@ -67,7 +67,7 @@ async fn alone(
 fn announce(loss: &Loss, database: &DatabaseSettings) -> io::Result<()> {
     let mut told = io::stderr().lock();
     writeln!(told, "{database}")?;
-    writeln!(told, "takes back, the latest first:")?;
+    writeln!(told, "This undoes these migrations, the latest first:")?;
     for migration in &loss.migrations {
         writeln!(told, "  {migration}")?;
     }
@@ -75,9 +75,9 @@ fn announce(loss: &Loss, database: &DatabaseSettings) -> io::Result<()> {
     for (table, rows) in &loss.tables {
         let rows = counted(usize::try_from(*rows).unwrap_or(0), "row");
         let what = match table.as_str() {
-            "api_key" => ": API keys; their callers are locked out",
+            "api_key" => ": API keys; their callers lose access",
             "secret" => ": keys that were drawn at the first start",
-            "verification" => ": verifications; no code that was sent can be checked",
+            "verification" => ": verifications; the codes that were sent cannot be checked",
             _ => "",
         };
         writeln!(told, "  table {table}, {rows}{what}")?;
@@ -89,13 +89,13 @@ fn announce(loss: &Loss, database: &DatabaseSettings) -> io::Result<()> {
         writeln!(told, "  no data")?;
     }
     for secret in &loss.secrets {
-        writeln!(told, "The drawn {secret} is lost: `messager secrets show` prints it.")?;
+        writeln!(told, "The drawn {secret} is lost. `messager secrets show` prints it now.")?;
     }
     if let DatabaseSettings::Sqlite(path) = database {
         let mut secrets = path.clone().into_os_string();
         secrets.push(".secrets");
         if std::path::Path::new(&secrets).exists() {
-            writeln!(told, "The drawn keys in {} stay.", secrets.display())?;
+            writeln!(told, "The drawn keys in {} are kept.", secrets.display())?;
         }
     }
     Ok(())
@@ -115,10 +115,13 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Asks on the terminal. Without one, nobody can answer.
+/// Asks on the terminal, and fails if there is none.
 fn confirmed() -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
-        bail!("refused without a terminal to ask on: nothing was changed; --yes does it unasked");
+        bail!(
+            "refused, because there is no terminal to ask on: nothing was changed. --yes skips the \
+             question"
+        );
     }
     write!(io::stderr(), "Type yes to delete this: ")?;
     let mut answer = String::new();

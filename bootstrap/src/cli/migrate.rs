@@ -1,0 +1,122 @@
+//! `messager migrate`: the database schema.
+
+mod down;
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use adapters_persistence::{Database, DatabaseSettings};
+use anyhow::Context;
+use migration::{MigrationStatus, Migrator, MigratorTrait};
+
+use super::{Output, ensure_exists, existing_database};
+use crate::config::Config;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+pub enum Command {
+    /// Apply the migrations that the database lacks.
+    Up,
+    /// Undo migrations, the latest first. Lists the tables and rows that this deletes, and asks.
+    /// Refused while a process uses the database.
+    Down {
+        /// How many migrations to undo.
+        #[arg(default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        steps: u32,
+        /// Do not ask. Needed if there is no terminal.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// List the migrations, and whether the database has them.
+    Status,
+}
+
+/// Carries out `messager migrate …`.
+pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up => {
+            let database = Database::connect_to_migrate(&config.database, MIGRATE);
+            migrating(database, config, async |database| {
+                let missing = migrate_up(database, &config.database).await?;
+                writeln!(io::stderr(), "schema is up to date ({missing} migrations were missing)")?;
+                Ok(())
+            })
+            .await
+        }
+        Command::Down { steps, yes } => down::execute(config, steps, yes).await,
+        Command::Status => {
+            let database = existing_database(config, MIGRATE)?;
+            migrating(database, config, status).await
+        }
+    }
+}
+
+/// The name of a session that reads or changes the schema.
+const MIGRATE: &str = "messager migrate";
+
+/// Calls `act` with a database that Messager supports. An error names the database.
+async fn migrating(
+    database: Database,
+    config: &Config,
+    act: impl AsyncFnOnce(&Database) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let result = async {
+        database.admit().await?;
+        act(&database).await
+    }
+    .await;
+    database.close().await?;
+    result.with_context(|| config.database.to_string())
+}
+
+/// Applies the missing migrations. Returns how many there were.
+pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<usize> {
+    let before = pending(database).await?;
+    take_turns(database, settings, async || {
+        Migrator::up(&database.connection(), None).await.context("migrate up")
+    })
+    .await?;
+    Ok(before)
+}
+
+/// Changes the schema while no other process does. On SQLite, which has no such lock, a second
+/// change fails.
+async fn take_turns(
+    database: &Database,
+    settings: &DatabaseSettings,
+    change: impl AsyncFnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    /// A migration may read a large table.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    if matches!(settings, DatabaseSettings::Sqlite(_)) {
+        return change().await;
+    }
+    let waiting = |holder: &str| {
+        let _ = writeln!(io::stderr(), "waiting for another migration: {holder}");
+    };
+    database.lock_for_migration(PATIENCE, waiting).await?;
+    let changed = change().await;
+    // The lock ends with the session at the latest.
+    let _ = database.unlock_after_migration().await;
+    changed
+}
+
+async fn pending(database: &Database) -> anyhow::Result<usize> {
+    let pending = Migrator::get_pending_migrations_read_only(&database.connection()).await;
+    Ok(pending.context("look at the schema")?.len())
+}
+
+async fn status(database: &Database) -> anyhow::Result<()> {
+    let migrations = Migrator::get_migration_with_status_read_only(&database.connection())
+        .await
+        .context("look at the schema")?;
+    for migration in migrations {
+        let status = match migration.status() {
+            MigrationStatus::Applied => "applied",
+            MigrationStatus::Pending => "pending",
+        };
+        writeln!(Output, "{status}  {}", migration.name())?;
+    }
+    Ok(())
+}

@@ -5,16 +5,16 @@ CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs pages book boundaries instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
+.PHONY: help run build test check fmt lint docs pages book boundaries deny instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 run: ## the whole service in one process: SQLite, embedded queue, SMS on the console
-	cargo run --release --bin messager
+	cargo run --release --package bootstrap --bin messager
 
 build: ## release binaries in target/release
-	cargo build --release --bins
+	cargo build --release --package bootstrap --bins
 
 test: ## all tests on a real PostgreSQL and a real Kafka; then two minutes of faults, beside the API's description
 	scripts/services run sh -c 'cargo test --workspace && scripts/side-by-side "$$@"' - \
@@ -44,7 +44,7 @@ mutants: ## broken variants of the service, each of which chaos must catch
 	cargo build --package lab
 	scripts/services run $(TARGET)/debug/chaos mutants
 
-check: fmt lint docs pages boundaries instructions deploy-check test ## what CI runs
+check: fmt lint docs pages boundaries deny instructions deploy-check test ## what CI runs
 
 fmt: ## the format
 	cargo fmt --all --check
@@ -70,6 +70,9 @@ boundaries: ## the inner rings depend on what this list says, and on nothing els
 	scripts/boundaries domain base64 chacha20poly1305 hmac rand_core sha2 thiserror uuid
 	scripts/boundaries application autometrics domain rand_core thiserror tokio tracing trait-variant
 	scripts/boundaries adapters-wire application chrono domain serde serde_json
+
+deny: ## licences, sources and known faults of all dependencies, by deny.toml
+	scripts/deny
 
 INSTRUCTIONS := bench/instructions.json
 

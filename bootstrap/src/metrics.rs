@@ -1,4 +1,4 @@
-//! What an operator watches. The names are part of the contract with dashboards and alerts.
+//! The metrics of the service. Dashboards and alerts depend on their names.
 
 use adapters_persistence::Expired;
 use application::{
@@ -9,7 +9,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-/// What the relay does.
+/// Metrics of the relay.
 #[derive(Debug, Clone)]
 pub struct RelayMetrics {
     published: IntCounter,
@@ -19,7 +19,7 @@ pub struct RelayMetrics {
 }
 
 impl RelayMetrics {
-    /// `expired` is the process's.
+    /// `expired` is the counter of the process.
     pub fn register(registry: &Registry, expired: IntCounter) -> prometheus::Result<Self> {
         Ok(Self {
             published: counter(
@@ -30,13 +30,16 @@ impl RelayMetrics {
             republished: counter(
                 registry,
                 "messager_republished_messages_total",
-                "Messages that no consumer took over in time, and that wait to be published again.",
+                "Published messages that no consumer took over in time and that are published again.",
             )?,
             expired,
             backlog: registered(
                 registry,
                 IntGaugeVec::new(
-                    Opts::new("messager_backlog_messages", "Messages on their way to a consumer."),
+                    Opts::new(
+                        "messager_backlog_messages",
+                        "Messages that no consumer has taken over: waiting to be published, or in transit.",
+                    ),
                     &["state"],
                 ),
             )?,
@@ -58,16 +61,16 @@ impl RelayMetrics {
     }
 }
 
-/// What each process counts that ends messages which no consumer took over.
+/// Registers the counter of expired messages. Every role that ends such messages shares it.
 pub(crate) fn expired_messages(registry: &Registry) -> prometheus::Result<IntCounter> {
     counter(
         registry,
         "messager_expired_messages_total",
-        "Messages that expired before a consumer took them over.",
+        "Messages that expired before a consumer took them over. They are not sent.",
     )
 }
 
-/// What housekeeping ends.
+/// Metrics of the housekeeping.
 #[derive(Debug, Clone)]
 pub struct HousekeepingMetrics {
     untaken: IntCounter,
@@ -75,17 +78,17 @@ pub struct HousekeepingMetrics {
 }
 
 impl HousekeepingMetrics {
-    /// `untaken` is the process's.
+    /// `untaken` is the counter of the process.
     pub fn register(registry: &Registry, untaken: IntCounter) -> prometheus::Result<Self> {
         let abandoned = IntCounterVec::new(
             Opts::new(
                 "messager_abandoned_messages_total",
-                "Messages that were ended because their consumer is gone, by their outcome.",
+                "Messages that the housekeeping ended because their consumer no longer runs, by outcome.",
             ),
             &["outcome"],
         );
         let metrics = Self { untaken, abandoned: registered(registry, abandoned)? };
-        // As for deliveries.
+        // A counter that starts with its first count hides that count from `rate`.
         for outcome in ["expired", "unknown"] {
             metrics.abandoned.with_label_values(&[outcome]);
         }
@@ -99,13 +102,13 @@ impl HousekeepingMetrics {
     }
 }
 
-/// `processed_messages` of a process that publishes none: the Go service had it on the port of its
-/// API, and who looks for it there finds it, at 0.
+/// Registers `processed_messages` in a process that publishes nothing: the Go service exported it on
+/// the metrics port of its API, where it stays 0.
 pub fn register_no_publications(registry: &Registry) -> prometheus::Result<()> {
     counter(registry, "processed_messages", "Messages published to the broker.").map(|_| ())
 }
 
-/// What the consumer does.
+/// Metrics of the consumer.
 #[derive(Debug, Clone)]
 pub struct DeliveryMetrics {
     records: IntCounterVec,
@@ -125,17 +128,14 @@ impl DeliveryMetrics {
             records: registered(
                 registry,
                 IntCounterVec::new(
-                    Opts::new("messager_records_total", "Records read from the broker."),
+                    Opts::new("messager_records_total", "Records read from the broker, by kind."),
                     &["kind"],
                 ),
             )?,
             deliveries: registered(
                 registry,
                 IntCounterVec::new(
-                    Opts::new(
-                        "messager_deliveries_total",
-                        "Messages that ended, by their outcome.",
-                    ),
+                    Opts::new("messager_deliveries_total", "Messages that ended, by outcome."),
                     &["outcome"],
                 ),
             )?,
@@ -144,7 +144,7 @@ impl DeliveryMetrics {
                 Histogram::with_opts(
                     HistogramOpts::new(
                         "messager_delivery_duration_seconds",
-                        "From the acceptance of a message to the gateway's acceptance of its SMS.",
+                        "Time from the acceptance of a message until the gateway accepted its SMS.",
                     )
                     .buckets(vec![
                         0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -156,7 +156,7 @@ impl DeliveryMetrics {
             retries: counter(
                 registry,
                 "messager_gateway_retries_total",
-                "Calls whose message will be tried again.",
+                "Calls of the gateway that failed and will be retried.",
             )?,
             outcomes: registered(
                 registry,
@@ -171,12 +171,15 @@ impl DeliveryMetrics {
             held_back: counter(
                 registry,
                 "messager_gateway_retries_held_back_total",
-                "Times that a retry was due and waited, because the gateway accepts too little.",
+                "Retries that were due and were postponed, because the gateway accepts too few calls.",
             )?,
             lag: registered(
                 registry,
                 IntGaugeVec::new(
-                    Opts::new("messager_partition_lag", "Records of a partition not read yet."),
+                    Opts::new(
+                        "messager_partition_lag",
+                        "Records of a partition that are not read yet.",
+                    ),
                     &["partition"],
                 ),
             )?,
@@ -185,7 +188,7 @@ impl DeliveryMetrics {
                 IntGauge::new("messager_partitions_held", "Partitions that this consumer reads."),
             )?,
         };
-        // A counter that is born with its first count hides that count from `rate`.
+        // A counter that starts with its first count hides that count from `rate`.
         for kind in ["admitted", "passed_over", "unreadable"] {
             metrics.records.with_label_values(&[kind]);
         }
@@ -224,14 +227,14 @@ impl DeliveryMetrics {
         self.held.set(i64::try_from(partitions).unwrap_or(i64::MAX));
     }
 
-    /// The partition is not ours any more: its lag is another's to tell.
+    /// Drops the lag of a partition that has another consumer now, which reports it.
     pub fn left(&self, partition: i32) {
         // It may never have been set.
         let _ = self.lag.remove_label_values(&[&partition.to_string()]);
     }
 }
 
-/// What the guard decides.
+/// Metrics of the guard.
 #[derive(Debug, Clone)]
 pub struct GuardMetrics {
     decisions: IntCounter,
@@ -244,12 +247,12 @@ impl GuardMetrics {
             decisions: counter(
                 registry,
                 "messager_guard_decisions_total",
-                "Sends for which a rule of the guard fired, blocked or not.",
+                "Messages for which a rule of the guard fired, whether or not it blocked them.",
             )?,
             lost: counter(
                 registry,
                 "messager_guard_decisions_lost_total",
-                "Decisions of the guard that were too many to be stored.",
+                "Decisions of the guard that were not stored, because there were too many.",
             )?,
         })
     }
@@ -260,7 +263,7 @@ impl GuardMetrics {
     }
 }
 
-/// What becomes of events.
+/// Metrics of events.
 #[derive(Debug, Clone)]
 pub struct EventMetrics {
     events: IntCounterVec,
@@ -269,11 +272,11 @@ pub struct EventMetrics {
 impl EventMetrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let events = IntCounterVec::new(
-            Opts::new("messager_events_total", "Posts of events, by what became of them."),
+            Opts::new("messager_events_total", "Posts of events, by outcome."),
             &["outcome"],
         );
         let metrics = Self { events: registered(registry, events)? };
-        // As above.
+        // As for deliveries.
         for outcome in ["delivered", "retried", "dropped"] {
             metrics.events.with_label_values(&[outcome]);
         }

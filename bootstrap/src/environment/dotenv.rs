@@ -1,15 +1,15 @@
-//! The file `.env`, in the dialect of godotenv 1.5.1, which the Go service reads it with.
+//! The file `.env`, in the dialect of godotenv 1.5.1, with which the Go service reads it.
 //!
-//! A file that is taken means here what it means there, except that nothing is substituted: a `$`
-//! is a `$`. What godotenv refuses is refused, and so is what it would misread without an error.
-//! `cases.json` lists what both make of a file.
+//! A file that is accepted has the same meaning for both, except that nothing is substituted: a `$`
+//! is a `$`. A file that godotenv refuses, or misreads without an error, is refused. `cases.json`
+//! lists how both read some files.
 
-/// A file as it was read.
+/// The content of a file.
 #[derive(Debug, Default)]
 pub(crate) struct DotEnv {
     /// In the order of the file.
     pub(crate) entries: Vec<Entry>,
-    /// What is wrong with the other lines.
+    /// What is wrong with the lines that have no entry.
     pub(crate) problems: Vec<String>,
     /// What is allowed and probably not meant.
     pub(crate) warnings: Vec<String>,
@@ -20,7 +20,7 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) value: String,
     pub(crate) line: usize,
-    /// The names that stand inside a value of several lines as if they were set there.
+    /// Names inside a value of several lines that look as if they were set there.
     pub(crate) swallowed: Vec<String>,
 }
 
@@ -37,7 +37,8 @@ const LOST_BACKSLASH: &str = "a backslash must not stand at the end of a quoted 
     $: use single quotes, or none";
 
 impl DotEnv {
-    /// Reads a file. The lines that it cannot read are named and not shown: they may hold secrets.
+    /// Reads a file. A line that cannot be read is reported by its number and not shown: it may hold a
+    /// secret.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
             let problem = ".env is UTF-16, and must be UTF-8".to_owned();
@@ -85,13 +86,13 @@ impl DotEnv {
         }
         let swallowed = value.lines().skip(1).filter_map(begins_with_name).map(str::to_owned);
         let swallowed = swallowed.collect();
-        // The last one counts.
+        // The last value of a name counts.
         self.entries.retain(|entry| entry.name != name);
         self.entries.push(Entry { name: name.to_owned(), value, line, swallowed });
     }
 }
 
-/// The names that godotenv would replace by values.
+/// Returns the names that godotenv would replace by values.
 fn substituted(raw: &str) -> impl Iterator<Item = &str> {
     raw.match_indices('$').filter(|(at, _)| !raw[..*at].ends_with('\\')).map(|(at, _)| {
         let behind = &raw[at + 1..];
@@ -102,7 +103,7 @@ fn substituted(raw: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The name that a line would set if it stood for itself.
+/// Returns the name that a line would set if it were a statement.
 fn begins_with_name(line: &str) -> Option<&str> {
     let line = line.trim_start();
     let line = line.strip_prefix("export ").unwrap_or(line);
@@ -113,7 +114,7 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
 }
 
-/// A space that does not end a line, as godotenv has it.
+/// Returns whether godotenv takes a character for a space within a line.
 fn is_space(c: char) -> bool {
     matches!(c, '\t' | '\u{b}' | '\u{c}' | '\r' | ' ' | '\u{85}' | '\u{a0}')
 }
@@ -125,23 +126,23 @@ struct Cursor<'a> {
 
 struct Value<'a> {
     text: String,
-    /// Where godotenv would look for variables.
+    /// The text in which godotenv would look for variables.
     source: &'a str,
 }
 
 impl<'a> Cursor<'a> {
-    /// Its line; none: nothing follows.
+    /// Returns the line of the next statement, if there is one.
     fn skip_to_statement(&mut self) -> Option<usize> {
         let space = self.rest.len() - self.rest.trim_start().len();
         self.take(space);
         (!self.rest.is_empty()).then_some(self.line)
     }
 
-    /// Reads a pair, or passes over a comment.
+    /// Reads a pair, or skips a comment.
     fn statement(&mut self) -> Result<Option<(&'a str, Value<'a>)>, String> {
         if self.rest.starts_with('#') {
             let comment = self.take_until(&['\n']);
-            // godotenv would take all that follows for the comment.
+            // godotenv would read everything that follows as part of the comment.
             let is_plain = !comment.trim_end().contains('\r');
             return if is_plain { Ok(None) } else { Err(LONE_RETURN.to_owned()) };
         }
@@ -171,7 +172,7 @@ impl<'a> Cursor<'a> {
             _ => name,
         };
         if !is_name(name) {
-            // Somebody may look for it in vain, because it is invisible or looks like another one.
+            // It may be invisible, or look like another character.
             let odd = name.chars().find(|c| !c.is_ascii() && *c != char::REPLACEMENT_CHARACTER);
             return Err(match odd {
                 Some(odd) => format!("{BAD_NAME}, and not U+{:04X}", u32::from(odd)),
@@ -183,7 +184,7 @@ impl<'a> Cursor<'a> {
         Ok(name)
     }
 
-    /// Up to the end of the line or to the last `#` with a space before it.
+    /// Reads up to the end of the line, or to the last `#` with a space before it.
     fn bare(&mut self) -> Value<'a> {
         let line = self.take_until(&['\n', '\r']);
         let comment = line
@@ -206,7 +207,7 @@ impl<'a> Cursor<'a> {
                 break at;
             }
             if is_double && backslashes.is_multiple_of(2) {
-                // godotenv takes the quote for an escaped one all the same.
+                // godotenv takes the quote for an escaped one.
                 return Err(LOST_BACKSLASH.to_owned());
             }
         };
@@ -237,15 +238,15 @@ impl<'a> Cursor<'a> {
 
     fn take(&mut self, length: usize) -> &'a str {
         let (taken, rest) = self.rest.split_at(length);
-        // A carriage return ends a line, too: those before a line feed are gone.
+        // A carriage return also ends a line. Those before a line feed were removed.
         self.line += taken.matches(['\n', '\r']).count();
         self.rest = rest;
         taken
     }
 }
 
-/// What double quotes hold: `\n` and `\r` are line breaks, and another character stands for itself
-/// behind a backslash.
+/// Resolves the escapes of a double-quoted value: `\n` and `\r` are line breaks, and any other
+/// character after a backslash stands for itself.
 fn unescaped(inner: &str) -> Result<String, String> {
     let mut value = String::with_capacity(inner.len());
     let mut chars = inner.chars();

@@ -1,10 +1,10 @@
-//! Names of variables: which are ours, which look like ours, and which are of others.
+//! Names of variables: settings, names that resemble settings, and names of other programs.
 
 use std::collections::{BTreeSet, HashMap};
 
 use strsim::osa_distance;
 
-/// With these begin names of ours and hardly any of others.
+/// Prefixes that settings have and names of other programs hardly ever have.
 const OURS: [&str; 20] = [
     "API_AUTH",
     "CODE_",
@@ -28,19 +28,19 @@ const OURS: [&str; 20] = [
     "VERIFICATION_",
 ];
 
-/// With these begin names that other programs read from the same places: Docker Compose, and the
-/// image of PostgreSQL.
+/// Prefixes of names that other programs read from the same places: Docker Compose, and the image of
+/// PostgreSQL.
 const OF_OTHERS: [&str; 5] =
     ["COMPOSE_", "DOCKER_", "GATEWAY_INTERFACE", "POSTGRES_HOST_AUTH_METHOD", "POSTGRES_INITDB_"];
 
-/// Whether another program is known to read it.
+/// Returns whether another program is known to read the name.
 pub(super) fn is_of_another(name: &str) -> bool {
     OF_OTHERS.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The setting that a name is a slip of the pen from, if it is none itself.
+/// Returns the setting that an unknown name most likely means: one letter, one swap or only case away.
 pub(super) fn misspelt<'a>(name: &str, settings: &'a BTreeSet<String>) -> Option<&'a str> {
-    /// Below this length too many words are one letter apart.
+    /// Shorter words are too often one letter apart.
     const SHORT: usize = 5;
 
     if settings.contains(name) || is_of_another(name) {
@@ -53,17 +53,17 @@ pub(super) fn misspelt<'a>(name: &str, settings: &'a BTreeSet<String>) -> Option
     settings.iter().find(is_slip).map(String::as_str)
 }
 
-/// Whether the author of an unknown name in the environment may have thought of us.
+/// Returns whether an unknown name in the environment may be meant for Messager.
 pub(super) fn looks_like_ours(name: &str, settings: &BTreeSet<String>) -> bool {
     !is_of_another(name)
         && (misspelt(name, settings).is_some() || OURS.iter().any(|it| name.starts_with(it)))
 }
 
-/// The setting whose name is the most like it; none: none is much like it.
+/// Returns the setting with the nearest name, if one is near enough.
 pub(super) fn nearest<'a>(name: &str, settings: &'a BTreeSet<String>) -> Option<&'a str> {
     let upper = name.to_ascii_uppercase();
     let distance = |setting: &str| {
-        // One is the other and more, as in POSTGRES_PASSWORD_FILE.
+        // One name continues the other, as in POSTGRES_PASSWORD_FILE.
         let is_part = setting.starts_with(&upper) || upper.starts_with(setting);
         if is_part { 1 } else { osa_distance(&upper, setting) }
     };
@@ -72,8 +72,8 @@ pub(super) fn nearest<'a>(name: &str, settings: &'a BTreeSet<String>) -> Option<
     (2 * distance <= name.len()).then_some(nearest)
 }
 
-/// The names that Kubernetes, and Docker before it, sets in every container for each service that
-/// is there: of a service "postgres" `POSTGRES_PORT=tcp://10.0.0.1:5432`, `POSTGRES_SERVICE_HOST`,
+/// Returns the names that Kubernetes sets in every container for each service, as Docker once did.
+/// For a service "postgres" these are `POSTGRES_PORT=tcp://10.0.0.1:5432`, `POSTGRES_SERVICE_HOST`,
 /// `POSTGRES_PORT_5432_TCP_ADDR` and so on.
 pub(super) fn of_links(process: &HashMap<String, String>) -> BTreeSet<String> {
     let service = |name: &'_ str, value: &str| -> Option<String> {
@@ -101,7 +101,7 @@ pub(super) fn of_links(process: &HashMap<String, String>) -> BTreeSet<String> {
     links.map(|(name, _)| name.clone()).collect()
 }
 
-/// `tcp://10.0.0.1:5432`
+/// Returns whether a value has the form `tcp://10.0.0.1:5432`.
 fn is_link(value: &str) -> bool {
     let address = ["tcp://", "udp://", "sctp://"].iter().find_map(|it| value.strip_prefix(it));
     address.and_then(|address| address.rsplit_once(':')).is_some_and(|(host, port)| {

@@ -24,7 +24,7 @@ const PHONE: &str = "79991234567";
 const EVENTS: &str =
     "[...document.querySelectorAll('#events li:not(.hoped) b')].map((it) => it.textContent)";
 
-/// A page in a browser of its own, driven through the DevTools protocol of Chromium.
+/// A page in a browser of its own, driven through the `DevTools` protocol of Chromium.
 #[derive(Debug)]
 struct Page {
     browser: Child,

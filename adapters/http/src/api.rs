@@ -20,7 +20,7 @@ use crate::{
     ApiAuth, ApiMetrics, auth,
     error::{ApiError, FailureLog, JSON, retry_after},
     numbering,
-    request::{Unread, read_within, trace},
+    request::{Content, Unread, read_within, trace},
 };
 
 mod phone;
@@ -165,9 +165,12 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
         let api_key = allowed?;
         let body = body.map_err(|error| match error {
             Unread::TooLate => ApiError::BodyTimeout,
+            Unread::NoRoom => ApiError::Busy,
             Unread::TooLong | Unread::BrokenOff => ApiError::InvalidBody,
         })?;
-        let written = phone::read(&head, body).await?;
+        let Content { bytes, room } = body;
+        let written = phone::read(&head, bytes).await?;
+        drop(room);
         let to = numbering::recipient(&written, self.settings.default_region);
         Ok(Submission { to, written, api_key, trace: trace(&head.headers) })
     }

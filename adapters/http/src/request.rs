@@ -11,7 +11,18 @@ use axum::{
     },
 };
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
+
+/// A body that is longer waits for a part of [`ROOM`], for as long as it may become.
+const SMALL_BODY: usize = 16 * 1024;
+
+/// What all bodies that are longer than [`SMALL_BODY`] may take together, in KiB. They are rare,
+/// unless somebody wants to fill the memory.
+const ROOM_KIB: usize = 32 * 1024;
+static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB);
 
 /// How much of a too long body is read and ignored.
 ///
@@ -28,27 +39,46 @@ pub(crate) enum Unread {
     TooLong,
     BrokenOff,
     TooLate,
+    /// Other large bodies take all the room that there is for them.
+    NoRoom,
+}
+
+/// A body that was read, and its part of the room for large bodies.
+#[derive(Debug)]
+pub(crate) struct Content<'a> {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) room: Option<SemaphorePermit<'a>>,
 }
 
 /// Reads a body to its end within `patience`; that of a request that is refused anyway, within a
-/// second.
+/// second, and keeps nothing of it.
 pub(crate) async fn read_within(
     patience: Duration,
     body: Body,
     headers: &HeaderMap,
     most: usize,
     is_allowed: bool,
-) -> Result<Vec<u8>, Unread> {
+) -> Result<Content<'static>, Unread> {
     // A client that waits for our leave is answered before it sends anything.
     if !is_allowed && headers.contains_key(EXPECT) {
         return Err(Unread::BrokenOff);
     }
-    let patience = if is_allowed { patience } else { patience.min(REFUSED_BODY) };
-    timeout(patience, read(body, headers, most)).await.unwrap_or(Err(Unread::TooLate))
+    let (patience, most) =
+        if is_allowed { (patience, most) } else { (patience.min(REFUSED_BODY), 0) };
+    let deadline = Instant::now() + patience;
+    let read = read(body, headers, most, &ROOM, deadline);
+    timeout_at(deadline, read).await.unwrap_or(Err(Unread::TooLate))
 }
 
-/// Reads a body to its end, and refuses one that is longer than `most` bytes.
-async fn read(mut body: Body, headers: &HeaderMap, most: usize) -> Result<Vec<u8>, Unread> {
+/// Reads a body to its end, and refuses one that is longer than `most` bytes. A large one waits for
+/// `room`.
+async fn read<'a>(
+    mut body: Body,
+    headers: &HeaderMap,
+    most: usize,
+    room: &'a Semaphore,
+    deadline: Instant,
+) -> Result<Content<'a>, Unread> {
     // A client that waits for our leave sends nothing that would have to be read.
     let readable = if headers.contains_key(EXPECT) { most } else { MAX_IGNORED_BODY };
     let announced = body.size_hint().lower();
@@ -56,7 +86,10 @@ async fn read(mut body: Body, headers: &HeaderMap, most: usize) -> Result<Vec<u8
         return Err(Unread::TooLong);
     }
 
-    let mut content = Vec::new();
+    let announced = usize::try_from(announced).unwrap_or(usize::MAX);
+    // Of a body that says it is too long nothing is kept.
+    let kept = if announced > most { 0 } else { most };
+    let mut content = Content { bytes: Vec::new(), room: None };
     let mut length = 0;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| Unread::BrokenOff)?.into_data() else { continue };
@@ -64,11 +97,35 @@ async fn read(mut body: Body, headers: &HeaderMap, most: usize) -> Result<Vec<u8
         if length > MAX_IGNORED_BODY {
             break;
         }
-        if length <= most {
-            content.extend_from_slice(&data);
+        if length > kept {
+            // It is too long: what was kept is of no use, and others may have its room.
+            content = Content { bytes: Vec::new(), room: None };
+            continue;
         }
+        if length > SMALL_BODY && content.room.is_none() {
+            // At once for the whole: bodies that each have a part and wait for more would all wait.
+            let whole = if announced > 0 { announced } else { most };
+            content.room = Some(enter(room, whole, deadline).await?);
+            content.bytes.reserve_exact(whole.saturating_sub(content.bytes.len()));
+        }
+        content.bytes.extend_from_slice(&data);
     }
     if length <= most { Ok(content) } else { Err(Unread::TooLong) }
+}
+
+/// Waits for the room of a body of `length` bytes, for half of the time that is left: the body has
+/// to arrive as well.
+async fn enter(
+    room: &Semaphore,
+    length: usize,
+    deadline: Instant,
+) -> Result<SemaphorePermit<'_>, Unread> {
+    let kib = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+    let until = deadline - (deadline - Instant::now()) / 2;
+    match timeout_at(until, room.acquire_many(kib)).await {
+        Ok(Ok(room)) => Ok(room),
+        Ok(Err(_)) | Err(_) => Err(Unread::NoRoom),
+    }
 }
 
 /// Returns the caller's trace, if the request has exactly one valid `traceparent`.
@@ -92,4 +149,61 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 pub(crate) fn is_json(media_type: &str) -> bool {
     let subtype = media_type.strip_prefix("application/").unwrap_or_default();
     subtype == "json" || subtype.rsplit_once('+').is_some_and(|(_, suffix)| suffix == "json")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt, StreamExt, stream};
+
+    use super::*;
+
+    const KIB: usize = 1024;
+    const MOST: usize = 256 * KIB;
+
+    #[tokio::test]
+    async fn the_body_of_a_request_that_is_refused_is_not_kept() {
+        let read = async |is_allowed| {
+            let (headers, body) = (HeaderMap::new(), Body::from("body"));
+            let read = read_within(Duration::from_secs(9), body, &headers, MOST, is_allowed).await;
+            read.map(|content| content.bytes.len())
+        };
+
+        assert_eq!(read(true).await, Ok(4));
+        assert_eq!(read(false).await, Err(Unread::TooLong));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_share_a_room() {
+        /// The first part of a body whose rest does not come.
+        fn begun(length: usize) -> Body {
+            let rest = stream::pending();
+            let first = stream::iter([Ok::<_, std::io::Error>(vec![b' '; length])]);
+            Body::from_stream(first.chain(rest))
+        }
+        let room = Semaphore::new(300);
+        let headers = HeaderMap::new();
+        let read = |body| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            timeout_at(deadline, read(body, &headers, MOST, &room, deadline))
+        };
+
+        // It may become as long as a body may be.
+        let mut first = Box::pin(read(begun(17 * KIB)));
+        assert!((&mut first).now_or_never().is_none());
+        assert_eq!(room.available_permits(), 44);
+
+        let second = read(Body::from(vec![b' '; 45 * KIB])).await.unwrap();
+        assert_eq!(second.unwrap_err(), Unread::NoRoom);
+        let small = read(Body::from(vec![b' '; SMALL_BODY])).await.unwrap().unwrap();
+        assert!(small.room.is_none());
+        let other = read(Body::from(vec![b' '; 44 * KIB])).await.unwrap().unwrap();
+        assert_eq!((other.bytes.len(), room.available_permits()), (44 * KIB, 0));
+        drop(other);
+        let refused = read(Body::from(vec![b' '; 300 * KIB])).await.unwrap();
+        assert_eq!(refused.unwrap_err(), Unread::TooLong, "nothing of it is kept");
+
+        drop(first);
+        let second = read(Body::from(vec![b' '; 256 * KIB])).await.unwrap().unwrap();
+        assert_eq!((second.bytes.len(), room.available_permits()), (256 * KIB, 44));
+    }
 }

@@ -127,10 +127,10 @@ impl Endpoint {
         }
         let patience = v1.settings.body_timeout;
         let read = read_within(patience, body, headers, MAX_BODY, is_allowed).await;
-        read.map_err(|error| match error {
+        read.map(|content| content.bytes).map_err(|error| match error {
             Unread::TooLong => ProblemKind::TooLarge.into(),
             Unread::BrokenOff => ProblemKind::MalformedBody.into(),
-            Unread::TooLate => ProblemKind::RequestTimeout.into(),
+            Unread::TooLate | Unread::NoRoom => ProblemKind::RequestTimeout.into(),
         })
     }
 

@@ -44,16 +44,35 @@ fn ascii_digit(char: char) -> char {
     ZEROS.iter().find_map(of_its_script).unwrap_or(char)
 }
 
+/// All that the library of numbering plans takes between digits, and more that keyboards write.
 fn is_separator(char: char) -> bool {
-    let is_dash =
-        matches!(char, '-' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{fe63}' | '\u{ff0d}');
-    let is_mark = matches!(char, '.' | '/' | '(' | ')' | '[' | ']' | '\u{ff08}' | '\u{ff09}');
+    // U+30FC is what the key for a dash writes on a Japanese keyboard.
+    let is_dash = matches!(
+        char,
+        '-' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{30fc}' | '\u{fe63}' | '\u{ff0d}'
+    );
+    let is_tilde = matches!(char, '~' | '\u{2053}' | '\u{223c}' | '\u{ff5e}');
+    let is_mark = matches!(
+        char,
+        '.' | '/'
+            | '('
+            | ')'
+            | '['
+            | ']'
+            | '\u{ff08}'
+            | '\u{ff09}'
+            | '\u{ff0e}'
+            | '\u{ff0f}'
+            | '\u{ff3b}'
+            | '\u{ff3d}'
+    );
+    // U+FFFC stands for an object in a text: iOS leaves it where a contact was.
     let is_invisible = matches!(
         char,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{2069}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{2060}'..='\u{2069}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fffc}'
     );
-    char.is_whitespace() || is_dash || is_mark || is_invisible
+    char.is_whitespace() || is_dash || is_tilde || is_mark || is_invisible
 }
 
 #[cfg(test)]
@@ -91,6 +110,18 @@ mod tests {
         }
     }
 
+    /// `VALID_PUNCTUATION` of libphonenumber, but for `x`, which begins an extension.
+    #[test]
+    fn all_that_libphonenumber_takes_between_digits_is_left_out() {
+        const PUNCTUATION: &str = "-\u{2010}\u{2011}\u{2012}\u{2013}\u{2014}\u{2015}\u{2212}\
+            \u{30fc}\u{ff0d}\u{ff0e}\u{ff0f} \u{a0}\u{ad}\u{200b}\u{2060}\u{3000}()\u{ff08}\
+            \u{ff09}\u{ff3b}\u{ff3d}.[]/~\u{2053}\u{223c}\u{ff5e}";
+        for separator in PUNCTUATION.chars() {
+            check(digits, &format!("12{separator}34"), "1234");
+            check(phone, &format!("+79{separator}99"), "+7999");
+        }
+    }
+
     #[test]
     fn what_is_no_digit_and_no_separator_stays() {
         for text in ["12a456", "12+456", "12,456", "½", "①", "x"] {
@@ -107,11 +138,13 @@ mod tests {
             "+٧٩٩٩١٢٣٤٥٦٧",
             "+7.999.123.45.67",
             "+7 999/123 45 67",
+            "+7~999\u{ff5e}123\u{ff0e}45\u{ff0f}67\u{fffc}",
             "tel:+7-999-123-45-67",
             "TEL:+79991234567\n",
         ] {
             check(phone, text, "+79991234567");
         }
+        check(phone, "０９０ー１２３４ー５６７８", "09012345678");
         check(phone, "8 (999) 123-45-67", "89991234567");
         check(phone, "+7 999 123-45-67 ext. 8", "+79991234567ext8");
     }

@@ -15,8 +15,8 @@ pub(in crate::v1) fn phone(settings: &V1Settings) -> Object {
     };
     let says = format!(
         "{form} It must be a valid number of a numbering plan. Spaces, brackets, dashes, dots, \
-         slashes, invisible characters and a leading tel: are ignored. Digits of every script \
-         are accepted."
+         slashes, tildes, invisible characters and a leading tel: are ignored. Digits of every \
+         script are accepted."
     );
     typed()
         .min_length(Some(4))

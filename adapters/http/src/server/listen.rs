@@ -6,6 +6,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
+    sync::atomic::{AtomicUsize, Ordering},
     task::{Context, Poll},
 };
 
@@ -103,7 +104,7 @@ impl Hosts {
                     .collect::<io::Result<_>>()?
             }
         };
-        Ok(Listeners(listeners))
+        Ok(listeners.into())
     }
 
     /// Whether only programs on this machine can connect.
@@ -164,11 +165,21 @@ fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
 
 /// The sockets that a server accepts connections on.
 #[derive(Debug)]
-pub struct Listeners(Vec<TcpListener>);
+pub struct Listeners {
+    sockets: Vec<TcpListener>,
+    /// The socket that is asked first: a flood at one address keeps nobody out at the others.
+    next: AtomicUsize,
+}
 
 impl From<TcpListener> for Listeners {
     fn from(listener: TcpListener) -> Self {
-        Self(vec![listener])
+        vec![listener].into()
+    }
+}
+
+impl From<Vec<TcpListener>> for Listeners {
+    fn from(sockets: Vec<TcpListener>) -> Self {
+        Self { sockets, next: AtomicUsize::new(0) }
     }
 }
 
@@ -182,7 +193,7 @@ impl fmt::Display for Listeners {
 
 impl Listeners {
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.0.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.sockets.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -190,8 +201,12 @@ impl Listeners {
     }
 
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
-        for listener in &self.0 {
+        let next = self.next.load(Ordering::Relaxed);
+        let (before, from_next) = self.sockets.split_at(next);
+        for (index, listener) in from_next.iter().chain(before).enumerate() {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                let behind = (next + index + 1) % self.sockets.len();
+                self.next.store(behind, Ordering::Relaxed);
                 return Poll::Ready(accepted);
             }
         }
@@ -199,7 +214,7 @@ impl Listeners {
     }
 
     pub(super) fn into_inner(self) -> Vec<TcpListener> {
-        self.0
+        self.sockets
     }
 }
 
@@ -288,6 +303,24 @@ mod tests {
                 listeners.accept().await.unwrap();
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_flood_at_one_address_keeps_nobody_out_at_another() {
+        let port = hosts("127.0.0.1").listen(0).unwrap().addresses()[0].port();
+        let listeners = hosts("127.0.0.1,127.0.0.2").listen(port).unwrap();
+        let mut clients = Vec::new();
+        for last in [1, 1, 1, 1, 2, 2] {
+            clients.push(TcpStream::connect((Ipv4Addr::new(127, 0, 0, last), port)).await.unwrap());
+        }
+
+        let mut accepted = Vec::new();
+        for _ in &clients {
+            let (stream, _) = listeners.accept().await.unwrap();
+            accepted.push(stream.local_addr().unwrap().ip().to_string());
+        }
+
+        assert_eq!(accepted[..4].iter().filter(|it| *it == "127.0.0.2").count(), 2);
     }
 
     #[tokio::test]

@@ -62,7 +62,10 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconn
     content-type: application/json\r\ncontent-length: 32\r\n\r\n{\"error\":\"too many connections\"}";
 
 /// What a connection holds of a request at a time: the whole head, or a part of the body.
-const MAX_BUFFER: usize = 32 * 1024;
+///
+/// The buffer begins with 8 KiB and doubles each time that one read has filled it, so only a client
+/// that sends so much at once makes it grow.
+const MAX_BUFFER: usize = 64 * 1024;
 
 /// Headers of a request. The parser's own limit is 100, and the Go service had none.
 const MAX_HEADERS: usize = 256;
@@ -70,9 +73,10 @@ const MAX_HEADERS: usize = 256;
 /// What a server lets its clients take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time: under load each takes some 28 KiB. A further one takes the place of
-    /// one that does not proceed. If there is none, it is answered with 503, and the longest open
-    /// one ends with its next answer.
+    /// Connections at a time: under load each takes some 28 KiB, and up to 80 KiB if its client
+    /// sends a long head or body at once. A further one takes the place of one that does not
+    /// proceed. If there is none, it is answered with 503, and the longest open one ends with its
+    /// next answer.
     pub max_connections: usize,
     /// Connections at a time of one IPv4 address, or of one /64 of IPv6.
     pub max_per_peer: usize,

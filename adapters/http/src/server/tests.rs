@@ -339,6 +339,20 @@ async fn a_head_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
+async fn a_head_may_have_60_kib() {
+    let server = open_server().await;
+    let mut stream = server.connect().await;
+
+    let cookie = format!("Host: h\r\nCookie: {}\r\n", "a".repeat(60 * 1024));
+    let many = format!("Host: h\r\n{}", format!("A: {}\r\n", "a".repeat(300)).repeat(150));
+    for headers in [cookie, many] {
+        send(&mut stream, REQUEST.replace("Host: h\r\n", &headers)).await;
+        assert_answer(&answer(&mut stream).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    }
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn a_request_has_at_most_256_headers() {
     let server = open_server().await;
     let with = |count: usize| {

@@ -1,5 +1,11 @@
 use std::{
-    convert::Infallible, future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, task::Poll,
+    convert::Infallible,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -80,7 +86,8 @@ pub struct ServerLimits {
     pub max_connections: usize,
     /// Connections at a time of one IPv4 address, or of one /64 of IPv6.
     pub max_per_peer: usize,
-    /// Connections at a time that are being answered with 503. Further ones are closed.
+    /// Connections at a time that are being answered with 503. Further ones are closed. Half of the
+    /// answers are for newcomers, and not for connections that were dropped to make room.
     pub max_turned_away: usize,
     /// How long a connection has for a request, head and body, once others wait for its place; a
     /// quarter of that if its peer has more connections than theirs.
@@ -154,6 +161,7 @@ pub async fn serve(
     let http = http();
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let connections = Connections::new(limits, metrics, stop.clone());
+    let turning_away = TurningAway::new(limits.max_turned_away);
     let (mut tasks, mut turned_away) = (JoinSet::new(), JoinSet::new());
     let mut sweeper = JoinSet::new();
     sweeper.spawn(sweep(Arc::clone(&connections)));
@@ -166,8 +174,9 @@ pub async fn serve(
         while tasks.try_join_next().is_some() {}
         while turned_away.try_join_next().is_some() {}
         let Some(entry) = connections.admit(peer.ip().into()) else {
-            if turned_away.len() < limits.max_turned_away {
-                turned_away.spawn(timeout(TURNING_AWAY, turn_away(stream)));
+            if let Some(permit) = turning_away.newcomer() {
+                let unserved = Unserved { stream, has_asked: false };
+                turned_away.spawn(unserved.turn_away(permit));
             }
             return;
         };
@@ -176,10 +185,21 @@ pub async fn serve(
             return;
         }
         let service = answering(router.clone(), Arc::clone(&entry.link), Arc::clone(&connections));
-        let io = TokioIo::new(Watched::new(stream, Arc::clone(&entry.link)));
-        let ended = attend(http.clone(), io, service, Arc::clone(&entry.link));
+        let (http, link) = (http.clone(), Arc::clone(&entry.link));
+        let served = async move |stream| {
+            let io = TokioIo::new(Watched::new(stream, Arc::clone(&link)));
+            attend(http, io, service, link).await
+        };
         let free = Arc::clone(&slots).try_acquire_owned().ok();
-        tasks.spawn(take_place(free, Arc::clone(&slots), entry, ended));
+        let place = take_place(free, Arc::clone(&slots), entry, stream, served);
+        let turning_away = turning_away.clone();
+        tasks.spawn(async move {
+            if let Some(unserved) = place.await
+                && let Some(permit) = turning_away.dropped()
+            {
+                unserved.turn_away(permit).await;
+            }
+        });
     };
     loop {
         tokio::select! {
@@ -213,25 +233,60 @@ async fn sweep(connections: Arc<Connections>) {
     }
 }
 
-/// Serves a connection as soon as the one whose place it takes has ended.
+/// Serves a connection as soon as the one whose place it takes has ended. Returns it if no request
+/// of it was served for want of a place.
 async fn take_place(
     free: Option<OwnedSemaphorePermit>,
     slots: Arc<Semaphore>,
     entry: Entry,
-    served: impl Future<Output = hyper::Result<()>>,
-) {
+    stream: TcpStream,
+    serve: impl AsyncFnOnce(TcpStream) -> hyper::Result<Option<Unserved>>,
+) -> Option<Unserved> {
     let slot = match free {
         Some(slot) => Some(slot),
         None => timeout(CHANGING_PLACES, slots.acquire_owned()).await.ok().and_then(Result::ok),
     };
     if slot.is_none() {
         tracing::debug!("a connection found its place still taken");
-        return;
+        return Some(Unserved { stream, has_asked: false });
     }
-    if let Err(error) = served.await {
+    let unserved = serve(stream).await.unwrap_or_else(|error| {
         tracing::debug!(%error, "connection broken off");
-    }
+        None
+    });
     drop((entry, slot));
+    unserved
+}
+
+/// How many connections are answered with 503 at a time.
+#[derive(Debug, Clone)]
+struct TurningAway {
+    permits: Arc<Semaphore>,
+    max: usize,
+}
+
+impl TurningAway {
+    fn new(max: usize) -> Self {
+        Self { permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))), max }
+    }
+
+    /// For a connection that found all places taken.
+    fn newcomer(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).try_acquire_owned().ok()
+    }
+
+    /// For one that made room. Half of the permits are not for these: many of them were opened to
+    /// keep others out.
+    fn dropped(&self) -> Option<OwnedSemaphorePermit> {
+        if self.permits.available_permits() > self.max / 2 { self.newcomer() } else { None }
+    }
+}
+
+/// A connection of which no request was served for want of a place.
+struct Unserved {
+    stream: TcpStream,
+    /// Whether a part of a request has arrived.
+    has_asked: bool,
 }
 
 fn http() -> http1::Builder {
@@ -241,30 +296,39 @@ fn http() -> http1::Builder {
     http
 }
 
-/// Serves one connection to its end, or until it is told to go.
+/// Serves one connection to its end, or until it is told to go. Returns it if it made room before
+/// its request was there.
 async fn attend<S>(
     http: http1::Builder,
-    io: impl hyper::rt::Read + hyper::rt::Write + Unpin,
+    io: TokioIo<Watched<TcpStream>>,
     service: S,
     link: Arc<Link>,
-) -> hyper::Result<()>
+) -> hyper::Result<Option<Unserved>>
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    let mut connection = pin!(http.serve_connection(io, service));
+    let mut connection = http.serve_connection(io, service);
     loop {
         tokio::select! {
             // What has arrived is read first: to hyper, a connection is idle until it has read.
             biased;
-            ended = connection.as_mut() => return ended,
+            ended = &mut connection => return ended.map(|()| None),
             () = link.called() => {}
         }
-        connection.as_mut().graceful_shutdown();
-        if let Poll::Ready(ended) = poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await {
-            return ended;
+        // Before hyper closes it.
+        if link.is_to_go()
+            && let Some(has_asked) = link.asks_in_vain()
+        {
+            let stream = connection.into_parts().io.into_inner().into_inner();
+            return Ok(Some(Unserved { stream, has_asked }));
+        }
+        Pin::new(&mut connection).graceful_shutdown();
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx))).await;
+        if let Poll::Ready(ended) = polled {
+            return ended.map(|()| None);
         }
         if link.is_to_go() {
-            return Ok(());
+            return Ok(None);
         }
     }
 }
@@ -320,19 +384,28 @@ async fn accept(listeners: &Listeners) -> (TcpStream, SocketAddr) {
     }
 }
 
-/// Says that there is no slot. What is asked is read and forgotten: it takes no buffers of a
-/// connection that is served.
-async fn turn_away(mut stream: TcpStream) -> io::Result<()> {
-    let mut asked = [0; 256];
-    // A client takes no answer before it has asked.
-    if stream.read(&mut asked).await? == 0 {
-        return Ok(());
+impl Unserved {
+    /// Says that there is no slot, within [`TURNING_AWAY`].
+    async fn turn_away(self, permit: OwnedSemaphorePermit) {
+        // Whether the client hears it is its own affair.
+        let _ = timeout(TURNING_AWAY, self.refuse()).await;
+        drop(permit);
     }
-    stream.write_all(FULL).await?;
-    stream.shutdown().await?;
-    // Closed with something unread it would be reset, and the answer with it.
-    while stream.read(&mut asked).await? > 0 {}
-    Ok(())
+
+    /// What is asked is read and forgotten: it takes no buffers of a connection that is served.
+    async fn refuse(self) -> io::Result<()> {
+        let Self { mut stream, has_asked } = self;
+        let mut asked = [0; 256];
+        // A client takes no answer before it has asked.
+        if !has_asked && stream.read(&mut asked).await? == 0 {
+            return Ok(());
+        }
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        // Closed with something unread it would be reset, and the answer with it.
+        while stream.read(&mut asked).await? > 0 {}
+        Ok(())
+    }
 }
 
 /// What the system has accepted on `listeners`, which accept nothing more then. Asked for directly,

@@ -466,6 +466,16 @@ impl Table {
 }
 
 impl Link {
+    /// Whether a part of a request has arrived on a connection that makes room before its request
+    /// is there. `None`: it is not such a connection.
+    pub(super) fn asks_in_vain(&self) -> Option<bool> {
+        match self.phase() {
+            Phase::New if self.leaves() => Some(false),
+            Phase::Head if self.leaves() => Some(true),
+            _ => None,
+        }
+    }
+
     fn leaves(&self) -> bool {
         self.is_leaving.load(Ordering::Relaxed)
     }

@@ -471,6 +471,57 @@ async fn a_client_that_does_not_proceed_makes_room() {
     }
 }
 
+/// A pool of clients opens its connections first and asks later.
+#[tokio::test]
+async fn a_connection_that_makes_room_before_its_request_is_told_so() {
+    let limits =
+        ServerLimits { max_connections: 1, patience: Duration::from_millis(10), ..patient() };
+    for begun in ["", &REQUEST[..20]] {
+        let server = start(true, limits, DEADLINE).await;
+        let mut early = server.connect().await;
+        send(&mut early, begun).await;
+        sleep(Duration::from_millis(100)).await;
+
+        let mut late = server.connect().await;
+        send(&mut late, REQUEST).await;
+        assert_answer(&answer(&mut late).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+        assert_eq!(server.connections.dropped.get(), 1);
+
+        send(&mut early, &REQUEST[begun.len()..]).await;
+        let told = rest(&mut early).await;
+        let body = r#"{"error":"too many connections"}"#;
+        assert_answer(&told, "HTTP/1.1 503 Service Unavailable\r\n", body);
+        server.stopped().await;
+    }
+}
+
+/// The connection that was to make room completed its request in that moment.
+#[tokio::test]
+async fn a_newcomer_whose_place_stays_taken_is_told_so() {
+    let limits =
+        ServerLimits { max_connections: 1, patience: Duration::from_millis(10), ..patient() };
+    let mut server = start(false, limits, DEADLINE).await;
+    let mut first = server.connect().await;
+    send(&mut first, &REQUEST[..REQUEST.len() - 1]).await;
+    sleep(Duration::from_millis(100)).await;
+
+    // Both arrive before the server runs again.
+    let address = server.address;
+    let late = std::net::TcpStream::connect(address).unwrap();
+    first.try_write(&REQUEST.as_bytes()[REQUEST.len() - 1..]).unwrap();
+    late.set_nonblocking(true).unwrap();
+    let mut late = TcpStream::from_std(late).unwrap();
+    send(&mut late, REQUEST).await;
+    within(server.entered.recv()).await.unwrap();
+
+    let told = rest(&mut late).await;
+    let body = r#"{"error":"too many connections"}"#;
+    assert_answer(&told, "HTTP/1.1 503 Service Unavailable\r\n", body);
+    server.open.notify_one();
+    assert_answer(&rest(&mut first).await, "HTTP/1.1 200 OK\r\n", ACCEPTED);
+    server.stopped().await;
+}
+
 #[tokio::test]
 async fn a_client_that_reads_no_answers_makes_room() {
     let limits = ServerLimits { max_connections: 1, ..patient() };

@@ -24,6 +24,10 @@ impl<S> Watched<S> {
         Self { stream, link }
     }
 
+    pub(super) fn into_inner(self) -> S {
+        self.stream
+    }
+
     fn noted<T>(&self, written: Poll<T>) -> Poll<T> {
         if written.is_pending() {
             self.link.blocked();

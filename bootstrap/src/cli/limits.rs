@@ -4,7 +4,7 @@ use std::io::Write;
 
 use adapters_http::recipient;
 use adapters_persistence::{Cleared, Database, clear_limits};
-use domain::{PhoneNumber, Region};
+use domain::{PhoneNumber, Recipient, Region};
 
 use super::Output;
 
@@ -13,10 +13,24 @@ pub enum Command {
     /// Forget the guesses at a phone and the messages to it, so that neither `LIMIT_CHECK` nor
     /// `LIMIT_PHONE` holds its owner up any longer. Attempts at its verifications stay counted.
     Clear {
-        /// In international form, such as +79991234567; or as /api was given it.
+        /// In international form, such as +79991234567; or, without the +, as /api was given it.
         #[arg(long, value_parser = phone)]
-        phone: PhoneNumber,
+        phone: Phone,
     },
+}
+
+/// A phone as it was typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phone {
+    digits: PhoneNumber,
+    /// With a `+`, it is a number in international form and nothing else.
+    has_plus: bool,
+}
+
+impl Phone {
+    fn recipient(&self, default_region: Option<Region>) -> Recipient {
+        recipient(&self.digits, default_region.filter(|_| !self.has_plus))
+    }
 }
 
 /// Carries out `messager limits …`.
@@ -26,7 +40,7 @@ pub async fn execute(
     command: Command,
 ) -> anyhow::Result<()> {
     let Command::Clear { phone } = command;
-    let to = recipient(&phone, default_region);
+    let to = phone.recipient(default_region);
     let cleared = clear_limits(database, to.phone()).await?;
     Ok(report(to.phone(), cleared, &mut Output)?)
 }
@@ -37,10 +51,11 @@ fn report(phone: &PhoneNumber, cleared: Cleared, out: &mut impl Write) -> std::i
     writeln!(out, "{}\tguesses: {guesses}\tmessages: {messages}", phone.masked())
 }
 
-fn phone(text: &str) -> Result<PhoneNumber, &'static str> {
-    // Not shown: it is personal.
-    let digits = text.strip_prefix('+').unwrap_or(text);
-    digits.parse().map_err(|_| "7 to 15 digits, with or without a leading +")
+fn phone(text: &str) -> Result<Phone, &'static str> {
+    let (digits, has_plus) = text.strip_prefix('+').map_or((text, false), |rest| (rest, true));
+    // The text is not shown: it is personal.
+    let digits = digits.parse().map_err(|_| "7 to 15 digits, with or without a leading +")?;
+    Ok(Phone { digits, has_plus })
 }
 
 #[cfg(test)]
@@ -61,11 +76,24 @@ mod tests {
 
         for text in ["+79991234567", "79991234567"] {
             let Command::Clear { phone } = parse(text).unwrap().command;
-            assert_eq!(phone.as_str(), "79991234567");
+            assert_eq!(phone.digits.as_str(), "79991234567");
         }
         for bad in ["", "+7 999", "phone"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_phone_with_a_plus_is_not_read_as_dialled() {
+        let cleared = |text: &str| {
+            let to = phone(text).unwrap().recipient("RU".parse().ok());
+            to.phone().as_str().to_owned()
+        };
+
+        // As dialled it is +7 999 123-45-67, and no country has the code 89.
+        assert_eq!(cleared("89991234567"), "79991234567");
+        assert_eq!(cleared("+89991234567"), "89991234567");
+        assert_eq!(cleared("+79991234567"), "79991234567");
     }
 
     #[test]

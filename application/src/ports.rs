@@ -37,7 +37,7 @@ pub use self::{
         Admitted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, LedgerError,
         OutcomeClass, Recorded, Started, Verdict,
     },
-    outbox::{Enqueued, NewSend, Outbox, Violation},
+    outbox::{Enqueued, NewSend, Outbox, Storing, Violation},
     stream::{Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable},
 };
 

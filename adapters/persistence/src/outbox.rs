@@ -172,8 +172,7 @@ impl Writer {
     async fn run(self) {
         let mut jobs = Vec::with_capacity(self.settings.batch);
         while self.jobs.lock().await.recv_many(&mut jobs, self.settings.batch).await > 0 {
-            // Whoever has gone was told nothing, and most likely comes back.
-            self.store(jobs.drain(..).filter(|job| !job.answer.is_closed()).collect()).await;
+            self.store(jobs.drain(..).filter(Job::is_wanted).collect()).await;
         }
     }
 
@@ -232,6 +231,7 @@ impl Writer {
     fn give_back(&self, jobs: impl Iterator<Item = Job>, error: &DbErr) {
         let Some(queue) = self.queue.upgrade() else { return fail(jobs.collect(), error) };
         for job in jobs {
+            job.send.storing.undo();
             if let Err(TrySendError::Full(job) | TrySendError::Closed(job)) = queue.try_send(job) {
                 job.answer(Err(StoreError::Full));
             }
@@ -445,7 +445,23 @@ impl Job {
         VerificationId::of(self.send.message.id)
     }
 
+    /// Whether the job is to be stored. A caller that has gone was told nothing, and most likely
+    /// comes back.
+    fn is_wanted(&self) -> bool {
+        self.send.storing.begin();
+        let is_wanted = !self.answer.is_closed();
+        if !is_wanted {
+            self.send.storing.undo();
+        }
+        is_wanted
+    }
+
     fn answer(self, answer: Result<Enqueued, StoreError>) {
+        let may_be_stored =
+            matches!(answer, Ok(Enqueued::Accepted { .. }) | Err(StoreError::Unavailable(_)));
+        if !may_be_stored {
+            self.send.storing.undo();
+        }
         // The caller may have gone meanwhile.
         let _ = self.answer.send(answer);
     }
@@ -620,7 +636,11 @@ pub(crate) fn code_length(length: CodeLength) -> i16 {
 
 fn fail(jobs: Vec<Job>, error: &DbErr) {
     tracing::warn!(messages = jobs.len(), %error, "messages not stored");
+    let is_refused = is_about_a_row(error);
     for job in jobs {
+        if is_refused {
+            job.send.storing.undo();
+        }
         let cause = error.to_string().into();
         job.answer(Err(StoreError::Unavailable(cause)));
     }

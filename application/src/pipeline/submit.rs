@@ -102,6 +102,8 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
         let send =
             self.issuer.first(request).map_err(|closed| SubmitError::Unavailable(closed.into()))?;
         let id = send.message.id;
+        // A caller that hangs up drops this future, while its message may be stored and sent.
+        let permit = permit.stored_by(&send.storing);
         match self.outbox.enqueue(send).await? {
             Enqueued::Accepted { .. } => {
                 permit.sent(VerificationId::of(id));
@@ -299,6 +301,57 @@ mod tests {
         outbox.expect_enqueue().returning(move |_| Ok(Enqueued::Limited(vec![violation.clone()])));
         let answer = submit(outbox).execute(submission()).await;
         assert!(matches!(answer, Err(SubmitError::Limited(found)) if found == [expected]));
+    }
+
+    /// Judged, and its prefix blocked after one message.
+    fn guarded<O: Outbox>(outbox: O) -> SubmitMessage<O, StdRng> {
+        let rule = domain::GuardRule::parse("prefix:1:10", domain::GuardMode::Enforce).unwrap();
+        let guard = Arc::new(Guard::new(vec![rule], Duration::from_secs(3_600)));
+        let elsewhere = "4915112345678".parse().unwrap();
+        (0..20).for_each(|_| guard.approved(Origin::Api, &elsewhere, None));
+        let SubmitMessage { issuer, settings, .. } = submit(MockOutbox::new());
+        SubmitMessage { outbox, issuer, guard, settings }
+    }
+
+    #[tokio::test]
+    async fn the_guard_counts_what_may_be_stored_and_nothing_else() {
+        for (begins, counts) in [(true, true), (false, false)] {
+            let mut outbox = MockOutbox::new();
+            outbox.expect_enqueue().returning(move |send| {
+                if begins {
+                    send.storing.begin();
+                }
+                Err(StoreError::Unavailable("no commit in time".into()))
+            });
+            let submit = guarded(outbox);
+
+            let first = submit.execute(submission()).await;
+            let second = submit.execute(submission()).await;
+
+            assert!(matches!(first, Err(SubmitError::Unavailable(_))), "{first:?}");
+            assert_eq!(matches!(second, Err(SubmitError::Blocked)), counts, "{second:?}");
+        }
+    }
+
+    /// Begins to store, and is never heard of again.
+    struct Silent;
+
+    impl Outbox for Silent {
+        async fn enqueue(&self, send: NewSend) -> Result<Enqueued, StoreError> {
+            send.storing.begin();
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn the_guard_counts_what_is_stored_for_a_caller_that_hangs_up() {
+        let submit = guarded(Silent);
+
+        let hung_up = tokio::time::timeout(Duration::ZERO, submit.execute(submission())).await;
+        let next = submit.execute(submission()).await;
+
+        assert!(hung_up.is_err());
+        assert!(matches!(next, Err(SubmitError::Blocked)), "{next:?}");
     }
 
     #[tokio::test]

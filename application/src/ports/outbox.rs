@@ -1,4 +1,10 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use domain::{Counter, Message, PhoneNumber, Policy, VerificationId, Windows};
 
@@ -25,6 +31,9 @@ pub trait Outbox: Sync + 'static {
     /// committed together; if the database refuses one of them, only that call fails. Every message
     /// to a phone is counted, and no quota is exceeded, however many calls race. A call that is
     /// dropped is stored completely or not at all.
+    ///
+    /// [`NewSend::storing`] has begun from before the message may be stored until it is certain that
+    /// nothing was stored. This also holds after a call that was dropped.
     async fn enqueue(&self, send: NewSend) -> Result<Enqueued, StoreError>;
 }
 
@@ -45,7 +54,14 @@ pub struct NewSend {
     pub apart: bool,
     /// The counters besides those of the phone.
     pub extra: Vec<Counter>,
+    pub storing: Storing,
 }
+
+/// Whether the outbox has begun to store a message.
+///
+/// Clones share one state: the caller may be gone when the outbox learns the answer.
+#[derive(Debug, Clone, Default)]
+pub struct Storing(Arc<AtomicBool>);
 
 /// The result of [`Outbox::enqueue`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +80,22 @@ pub struct Violation {
     pub policy: Policy,
     /// The time until the window ends.
     pub retry_after: Duration,
+}
+
+impl Storing {
+    /// Notes that the message may be stored from now on.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Notes that nothing was stored.
+    pub fn undo(&self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 impl NewSend {

@@ -22,7 +22,7 @@ pub use self::{
     flush::{FlushGuard, Flushed},
     replay::{ReplayGuard, Replayed},
 };
-use crate::ports::{GuardDecision, GuardDelta, GuardKey, GuardTotal};
+use crate::ports::{GuardDecision, GuardDelta, GuardKey, GuardTotal, Storing};
 
 /// The guard against pumping. It detects a prefix, a range or a region to which many codes are sent and
 /// of which few are approved.
@@ -44,14 +44,20 @@ pub enum Admission {
     Blocked,
 }
 
-/// A right to send, with what rules in shadow mode have to say of it. It counts as sent until it
-/// is dropped, and once it is given to [`Guard::sent`] for good.
+/// A right to send, with what rules in shadow mode have to say of it. It counts as sent from the
+/// start.
+///
+/// [`Self::sent`] makes that final. Dropping it takes the count back, unless the message may be
+/// stored by then, as its [`Storing`] says: a caller that hangs up while its message is being
+/// committed has sent one.
 #[must_use = "what is sent must be counted"]
 #[derive(Debug)]
 pub struct SendPermit {
     guard: Arc<Guard>,
     keys: Vec<GuardKey>,
     noted: Vec<GuardDecision>,
+    /// `None`: nothing is being stored.
+    storing: Option<Storing>,
 }
 
 /// The interval between two removals of old counts.
@@ -116,7 +122,7 @@ impl Guard {
         for key in &keys {
             state.permit(key);
         }
-        Admission::Passed(SendPermit { guard: Arc::clone(self), keys, noted })
+        Admission::Passed(SendPermit { guard: Arc::clone(self), keys, noted, storing: None })
     }
 
     /// Counts an approval.
@@ -208,22 +214,36 @@ impl Guard {
 impl SendPermit {
     /// Counts the message as sent, for verification `id`.
     pub fn sent(mut self, id: VerificationId) {
+        self.count(Some(id));
+    }
+
+    /// Goes by `storing` when it is dropped.
+    pub(crate) fn stored_by(mut self, storing: &Storing) -> Self {
+        self.storing = Some(storing.clone());
+        self
+    }
+
+    fn count(&mut self, verification: Option<VerificationId>) {
         let (keys, noted) = (mem::take(&mut self.keys), mem::take(&mut self.noted));
+        if keys.is_empty() && noted.is_empty() {
+            return;
+        }
         let mut state = self.guard.state();
         for key in keys {
             state.take_back(&key);
             state.unshared.entry(key).or_default().sends += 1;
         }
         for decision in noted {
-            state.note(GuardDecision { verification: Some(id), ..decision });
+            state.note(GuardDecision { verification, ..decision });
         }
     }
 }
 
-/// What was given up does not count.
 impl Drop for SendPermit {
     fn drop(&mut self) {
-        if !self.keys.is_empty() {
+        if self.storing.as_ref().is_some_and(Storing::has_begun) {
+            self.count(None);
+        } else if !self.keys.is_empty() {
             let mut state = self.guard.state();
             self.keys.iter().for_each(|key| state.take_back(key));
         }

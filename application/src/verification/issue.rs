@@ -12,7 +12,7 @@ use rand_core::CryptoRng;
 
 use crate::{
     Keys, TraceParent, Vault, VaultClosed,
-    ports::{NewSecret, NewSend, NewTest, NewVerification, Verification},
+    ports::{NewSecret, NewSend, NewTest, NewVerification, Storing, Verification},
 };
 
 /// The clock that ids begin with. No decision depends on it.
@@ -96,6 +96,7 @@ impl<R: CryptoRng> Issuer<R> {
             phone_limits: request.phone_limits,
             apart: request.apart,
             extra: request.extra,
+            storing: Storing::default(),
         })
     }
 

@@ -57,7 +57,8 @@ mod tests {
     use crate::{
         Guard, ResendPolicy, SendSettings,
         ports::{
-            CodeSecret, EventKind, MockVerifications, Resend, Resent, Verification, Violation,
+            CodeSecret, EventKind, MockVerifications, Resend, Resent, StoreError, Verification,
+            Violation,
         },
         testing::{START, claim, pending, peppers, taken_over, vault},
     };
@@ -255,6 +256,22 @@ mod tests {
         let error = resender.execute(pending().id, &Caller::default()).await.unwrap_err();
 
         assert!(matches!(error, ResendError::Blocked));
+    }
+
+    #[tokio::test]
+    async fn the_guard_counts_a_resend_that_may_be_stored() {
+        let is_blocked_after = async |error: fn() -> StoreError| {
+            let mut verifications = finding(rested());
+            verifications.expect_resend().returning(move |_| Err(error()));
+            let rule = GuardRule::parse("prefix:1:10", GuardMode::Enforce).unwrap();
+            let resender = guarded(verifications, ResendPolicy::Same, vec![rule]);
+            resender.execute(pending().id, &Caller::default()).await.unwrap_err();
+            let again = resender.execute(pending().id, &Caller::default()).await.unwrap_err();
+            matches!(again, ResendError::Blocked)
+        };
+
+        assert!(is_blocked_after(|| StoreError::Unavailable("no answer".into())).await);
+        assert!(!is_blocked_after(|| StoreError::Full).await);
     }
 
     #[tokio::test]

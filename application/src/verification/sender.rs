@@ -12,8 +12,8 @@ use super::{
 use crate::{
     BoxError, Vault, VaultClosed,
     ports::{
-        Event, EventKind, History, NewSend, NewTest, Resend, Resent, StoreError, Verification,
-        Verifications, Violation,
+        Event, EventKind, History, NewSend, NewTest, Resend, Resent, StoreError, Storing,
+        Verification, Verifications, Violation,
     },
 };
 
@@ -183,7 +183,14 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
             extra: self.rules().counters(&verification.recipient(), caller),
             claim: caller.claim.clone(),
         };
-        match self.verifications.resend(resend).await? {
+        let storing = Storing::default();
+        let permit = permit.stored_by(&storing);
+        storing.begin();
+        let answer = self.verifications.resend(resend).await;
+        if !matches!(answer, Err(StoreError::Unavailable(_))) {
+            storing.undo();
+        }
+        match answer? {
             Resent::Sent(verification) => {
                 permit.sent(id);
                 Ok(Some(*verification))

@@ -75,6 +75,7 @@ impl<O: Outbox, V: Verifications, R: CryptoRng + Send + 'static> StartVerificati
         for _ in 0..2 {
             let permit = sender.admit(&to)?;
             let send = sender.issue(self.issue_request(&request)).map_err(unavailable)?;
+            let permit = permit.stored_by(&send.storing);
             let unaccepted = send.clone();
             let pending = match self.outbox.enqueue(send).await? {
                 Enqueued::Accepted { at } => {

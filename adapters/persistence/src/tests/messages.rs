@@ -1,14 +1,14 @@
 use std::{collections::HashSet, num::NonZeroU32, time::Duration};
 
 use application::ports::{
-    Backlog, BacklogSize, Claim, Claimed, NewSend, Outbox, StoreError, Swept,
+    Backlog, BacklogSize, Claim, Claimed, Enqueued, NewSend, Outbox, StoreError, Swept,
 };
 use sea_orm::ConnectionTrait;
 use tokio::task::JoinSet;
 
 use super::{
     on_both_databases,
-    support::{count, new_message, phone},
+    support::{count, limited, new_message, phone},
 };
 use crate::{CoalescingOutbox, Database, OutboxSettings, SqlBacklog, database::begin};
 
@@ -26,6 +26,7 @@ on_both_databases!(
     what_comes_back_below_the_low_watermark_is_claimed,
     a_refused_row_fails_its_own_caller_only,
     a_full_queue_is_refused_at_once,
+    storing_has_begun_while_a_message_may_be_stored,
 );
 
 const LONG: Duration = Duration::from_secs(60);
@@ -284,4 +285,46 @@ async fn a_full_queue_is_refused_at_once(database: Database) {
 
     transaction.rollback().await.unwrap();
     assert!(requests.join_all().await.iter().any(Result::is_ok));
+}
+
+async fn storing_has_begun_while_a_message_may_be_stored(database: Database) {
+    let settings = OutboxSettings { patience: NONE, writers: 0, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let waits = new_message(&phone(1));
+    assert!(matches!(outbox.enqueue(waits.clone()).await, Err(StoreError::Unavailable(_))));
+    assert!(!waits.storing.has_begun(), "no writer took it");
+
+    let (outbox, writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
+    let accepted = limited("1/1h", new_message(&phone(2)));
+    let refused = limited("1/1h", new_message(&phone(2)));
+    outbox.enqueue(accepted.clone()).await.unwrap();
+    let answer = outbox.enqueue(refused.clone()).await;
+    assert!(matches!(answer, Ok(Enqueued::Limited(_))), "{answer:?}");
+    assert!(accepted.storing.has_begun() && !refused.storing.has_begun());
+
+    // Polled once: queued, and on this one thread no writer has run.
+    let gone = new_message(&phone(3));
+    tokio::select! {
+        biased;
+        answer = outbox.enqueue(gone.clone()) => panic!("{answer:?}"),
+        () = std::future::ready(()) => {}
+    }
+    let late = new_message(&phone(4));
+    let call = outbox.enqueue(late.clone());
+    let storing = async {
+        while !late.storing.has_begun() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        answer = call => panic!("{answer:?}"),
+        () = storing => {}
+    }
+    // The writers end after what is queued.
+    drop(outbox);
+    writers.join_all().await;
+    let stored = |send: &NewSend| send.storing.has_begun();
+    assert_eq!((stored(&gone), stored(&late)), (false, true));
+    assert_eq!(count(&database, "outbox").await, 2);
 }

@@ -9,8 +9,8 @@ use application::{
     TraceParent,
     ports::{
         Attempt, Backlog, Batch, CheckOutcome, Claim, Claimed, Enqueued, Incoming, Lease,
-        NewSecret, NewSend, NewVerification, Newest, Outbox, PartitionLeases, Record, Target,
-        Verifications, Violation,
+        NewSecret, NewSend, NewVerification, Newest, Outbox, PartitionLeases, Record, Storing,
+        Target, Verifications, Violation,
     },
 };
 use domain::{
@@ -144,6 +144,7 @@ pub(super) fn new_message(phone: &str) -> NewSend {
         phone_limits: Windows::OFF,
         apart: false,
         extra: Vec::new(),
+        storing: Storing::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use domain::{
 };
 
 use super::{Admission, FlushGuard, Guard, KEYS, SendPermit, state::DECISIONS};
-use crate::ports::{GuardDelta, GuardKey, GuardTotal, MockGuardCounts, StoreError};
+use crate::ports::{GuardDelta, GuardKey, GuardTotal, MockGuardCounts, StoreError, Storing};
 
 const WINDOW: Duration = Duration::from_secs(3_600);
 
@@ -232,6 +232,35 @@ async fn what_has_passed_counts_before_it_is_sent() {
     assert!(pass().is_none());
     assert_eq!(guard.state().unshared[&prefix_key()].sends, 50);
     assert!(guard.state().permits.is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_permit_counts_if_its_message_may_be_stored() {
+    let guard = guard(&["prefix:50:10"]);
+    let permit = || match guard.decide(Origin::V1, &phone(1), region()) {
+        Admission::Passed(permit) => permit,
+        Admission::Blocked => panic!("a rule in shadow mode"),
+    };
+    let count = || {
+        let state = guard.state();
+        assert!(state.permits.is_empty());
+        state.unshared.get(&prefix_key()).map_or(0, |count| count.sends)
+    };
+
+    let storing = Storing::default();
+    drop(permit());
+    drop(permit().stored_by(&storing));
+    assert_eq!(count(), 0);
+
+    let dropped = permit().stored_by(&storing);
+    storing.begin();
+    drop(dropped);
+    assert_eq!(count(), 1);
+
+    let dropped = permit().stored_by(&storing);
+    storing.undo();
+    drop(dropped);
+    assert_eq!(count(), 1);
 }
 
 #[tokio::test]

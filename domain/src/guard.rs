@@ -162,11 +162,15 @@ impl GuardTest {
         }
     }
 
-    /// Half of the number of messages that it takes for a prefix, a range or a region to be blocked.
-    pub fn near(&self, scope: GuardScope) -> u64 {
+    /// Whether a prefix, a range or a region is half way to being blocked.
+    pub fn is_near(&self, scope: GuardScope, activity: &Activity) -> bool {
+        let sends = activity.window.sends;
         match self {
-            Self::Share { min_sends, .. } => min_sends.div_ceil(2),
-            Self::Adaptive => scope.allowance().window / 2,
+            Self::Share { min_sends, .. } => sends >= min_sends.div_ceil(2),
+            Self::Adaptive => {
+                let Unpaid { window, day } = scope.allowance();
+                sends >= window / 2 || activity.unpaid().day >= day / 2
+            }
         }
     }
 
@@ -232,6 +236,11 @@ impl Activity {
             window: window.unverified().saturating_sub(paid),
             day: day.unverified().saturating_sub(PAID_BY_APPROVAL * day.approvals),
         }
+    }
+
+    /// Whether messages of the day are without an approval that pays for them.
+    pub fn owes_of_day(&self) -> bool {
+        self.unpaid().day > 0
     }
 
     fn owes(&self, most: Unpaid) -> bool {

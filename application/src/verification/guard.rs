@@ -13,7 +13,8 @@ use std::{
 };
 
 use domain::{
-    GuardCount, GuardMode, GuardRule, GuardScope, Origin, PhoneNumber, Region, VerificationId,
+    Activity, GuardCount, GuardMode, GuardRule, GuardScope, Origin, PhoneNumber, Region,
+    VerificationId,
 };
 use tokio::time::Instant;
 
@@ -142,12 +143,22 @@ impl Guard {
     }
 
     /// Whether a key is on its way to some rule's number of sends, or is kept in any case.
-    fn is_near(&self, key: &GuardKey, total: &SharedTotal) -> bool {
-        let sends = total.window.over(self.window).sends;
+    fn is_near(&self, key: &GuardKey, total: &SharedTotal, now: Instant) -> bool {
+        let activity = total.activity(now, self.window);
         let mut rules = self.rules.iter().filter(|rule| rule.test.counts(key.scope));
         matches!(key.scope, GuardScope::Region | GuardScope::World)
             || total.allowed
-            || rules.any(|rule| sends >= rule.test.near(key.scope))
+            || rules.any(|rule| rule.test.is_near(key.scope, &activity))
+    }
+
+    /// Whether a key may still matter: by its window, or by its day while that owes something.
+    /// Regions, and all of `/api`, are few and stand for many keys.
+    fn is_fresh(&self, key: &GuardKey, total: &SharedTotal, now: Instant) -> bool {
+        let idle = now - total.at;
+        idle < 2 * self.window
+            || idle < 2 * Activity::DAY
+                && (matches!(key.scope, GuardScope::Region | GuardScope::World)
+                    || total.activity(now, self.window).owes_of_day())
     }
 
     /// Takes the counts and the decisions that no flush has stored yet.
@@ -181,14 +192,13 @@ impl Guard {
             }
             state.totals.insert(key, SharedTotal { window, day, allowed, at: now });
         }
-        let window = self.window;
         if state.swept_at.is_none_or(|at| now - at >= SWEEP) {
             state.swept_at = Some(now);
-            state.totals.retain(|_, total| now - total.at < 2 * window);
+            state.totals.retain(|key, total| self.is_fresh(key, total, now));
         }
         if state.totals.len() > KEYS {
             // A key that is dropped here comes back with the flush after the next message to it.
-            state.totals.retain(|key, total| self.is_near(key, total));
+            state.totals.retain(|key, total| self.is_near(key, total, now));
         }
         mem::take(&mut state.lost)
     }

@@ -266,6 +266,23 @@ async fn a_pumper_is_stopped_within_a_few_hundred_messages() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn bursts_with_two_idle_hours_between_them_are_bounded_by_their_day() {
+    const EACH: u64 = 125 * MINUTE;
+    // Other traffic makes the flushes go on.
+    let users = honest(ESTONIA, |_| 1);
+    let cases: &[(&str, Traffic, u64)] = &[
+        ("one prefix", pump(ONE_PREFIX, |at| if at % EACH == 0 { 12_000 } else { 0 }), 310),
+        ("a country", pump(SIERRA_LEONE, |at| if at % EACH == 0 { 60_000 } else { 0 }), 1_700),
+    ];
+    for (case, bursts, most) in cases {
+        let outcomes = run(24 * HOUR, 1, &[users, Traffic { most: ALL, ..*bursts }]).await;
+
+        assert!(outcomes["pump"].sent <= *most, "{case}: {outcomes:?}");
+        assert_eq!(outcomes["honest"].blocked, 0, "{case}: {outcomes:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_users_of_a_pumped_service_are_let_through() {
     const ELEVEN_PREFIXES: &[(&str, &str, u32)] = &[
         ("4915112", "DE", 4),

@@ -96,18 +96,14 @@ impl State {
             own.add(counted.get(key).copied().unwrap_or_default());
         }
         own.sends += self.permits.get(key).copied().unwrap_or_default();
-        let with_own = |rolling: Rolling, passed, window| {
-            let GuardCount { sends, approvals } = rolling.later(passed, window).over(window);
-            GuardCount { sends: sends + own.sends, approvals: approvals + own.approvals }
-        };
         let total = self.totals.get(key);
-        let (passed, of_window, of_day) =
-            total.map_or_else(Default::default, |total| (now - total.at, total.window, total.day));
-        Activity {
-            window: with_own(of_window, passed, window),
-            day: with_own(of_day, passed, Activity::DAY),
-            allowed: total.is_some_and(|total| total.allowed),
+        let mut activity =
+            total.map_or_else(Activity::default, |total| total.activity(now, window));
+        for count in [&mut activity.window, &mut activity.day] {
+            count.sends += own.sends;
+            count.approvals += own.approvals;
         }
+        activity
     }
 
     pub(super) fn permit(&mut self, key: &GuardKey) {
@@ -131,6 +127,19 @@ impl State {
             self.lost += 1;
         } else {
             self.decisions.push_back(decision);
+        }
+    }
+}
+
+impl SharedTotal {
+    /// The counts of all processes by now.
+    pub(super) fn activity(&self, now: Instant, window: Duration) -> Activity {
+        let passed = now - self.at;
+        let over = |rolling: Rolling, window| rolling.later(passed, window).over(window);
+        Activity {
+            window: over(self.window, window),
+            day: over(self.day, Activity::DAY),
+            allowed: self.allowed,
         }
     }
 }

@@ -213,6 +213,21 @@ async fn only_keys_close_to_a_rule_are_kept_above_the_bound() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_blocked_for_its_day_is_kept_when_they_are_many() {
+    let guard = guard(&["adaptive:enforce"]);
+    let quiet = |number: usize| {
+        let key = GuardKey { scope: GuardScope::Prefix, key: number.to_string() };
+        let sends = if number == 0 { 300 } else { 1 };
+        let day = Rolling { sends, ..Rolling::default() };
+        GuardTotal { key, window: Rolling::default(), day, allowed: false }
+    };
+
+    guard.apply((0..=KEYS).map(quiet).collect());
+
+    assert_eq!(guard.state().totals.len(), 1);
+}
+
+#[tokio::test]
 async fn what_has_passed_counts_before_it_is_sent() {
     let guard = guard(&["prefix:50:10:enforce"]);
     let pass = || match guard.decide(Origin::V1, &phone(1), region()) {

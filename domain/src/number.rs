@@ -54,7 +54,8 @@ pub struct Number {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recipient {
     Number(Number),
-    /// Digits that no numbering plan contains. They have no other form.
+    /// Digits that no numbering plan contains, without leading zeros: with them, each spelling would
+    /// have counters of its own.
     Unreadable(PhoneNumber),
 }
 

@@ -71,7 +71,9 @@ pub fn recipient(written: &PhoneNumber, default: Option<Region>) -> Recipient {
         .or_else(|| international().flatten())
         .or_else(|| national(digits))
         .or_else(|| national(significant));
-    number.map_or_else(|| Recipient::Unreadable(written.clone()), Recipient::Number)
+    // Nothing but zeros stays as it is.
+    let unreadable = || significant.parse().unwrap_or_else(|_| written.clone());
+    number.map_or_else(|| Recipient::Unreadable(unreadable()), Recipient::Number)
 }
 
 /// Whether the digits are those that a number has in its own country, with the trunk prefix.
@@ -300,6 +302,16 @@ mod tests {
         let german = ["4915123456789", "004915123456789", "49015123456789"];
         check(None, "4915123456789", "DE", &german);
         check(Some("DE"), "4915123456789", "DE", &["015123456789", "4915123456789"]);
+    }
+
+    #[test]
+    fn what_no_plan_has_is_one_recipient_behind_any_number_of_zeros() {
+        for text in ["89991234567", "089991234567", "0089991234567", "000089991234567"] {
+            let found = recipient(&text.parse().unwrap(), None);
+            assert_eq!(found, Recipient::Unreadable("89991234567".parse().unwrap()), "{text}");
+        }
+        let zeros: PhoneNumber = "00000000000".parse().unwrap();
+        assert_eq!(recipient(&zeros, None), Recipient::Unreadable(zeros));
     }
 
     #[test]

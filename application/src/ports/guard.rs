@@ -117,8 +117,14 @@ pub struct PastVerification {
 const API: &str = "api:";
 
 impl GuardKey {
+    /// The region of digits that have none, on `/api`.
+    pub const NO_REGION: &str = "?";
+
     /// Returns what a phone is counted under in a scope. `None` if the phone has no region, or if
     /// the scope is the world.
+    ///
+    /// On `/api`, a phone without a region is no number of any plan. All of these are one region, as
+    /// they are to `LIMIT_REGION`.
     pub(crate) fn of(
         scope: GuardScope,
         origin: Origin,
@@ -129,7 +135,11 @@ impl GuardKey {
         let key = match scope {
             GuardScope::Prefix => phone.prefix(),
             GuardScope::Range => phone.range(),
-            GuardScope::Region => region.as_ref()?.as_str(),
+            GuardScope::Region => match &region {
+                Some(region) => region.as_str(),
+                None if origin == Origin::Api => Self::NO_REGION,
+                None => return None,
+            },
             GuardScope::World => return None,
         };
         Some(Self { scope, key: format!("{of_door}{key}") })

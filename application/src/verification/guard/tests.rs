@@ -213,6 +213,28 @@ async fn only_keys_close_to_a_rule_are_kept_above_the_bound() {
 }
 
 #[tokio::test]
+async fn digits_of_no_plan_are_one_region_on_api() {
+    let guard = guard(&["adaptive:enforce"]);
+    (0..1_000).for_each(|number| guard.approved(Origin::Api, &phone(number), region()));
+
+    // To each prefix and range less than these may owe.
+    let unreadable = |number: u32| {
+        let (range, rest) = (number % 100, number / 100);
+        format!("8{range:04}{rest:06}").parse::<PhoneNumber>().unwrap()
+    };
+    let sends = (0..2_000).filter(|number| {
+        match guard.decide(Origin::Api, &unreadable(*number), None) {
+            Admission::Passed(permit) => permit.sent(id()),
+            Admission::Blocked => return false,
+        }
+        true
+    });
+
+    let sends = sends.count();
+    assert!((500..=800).contains(&sends), "{sends}");
+}
+
+#[tokio::test]
 async fn a_key_that_is_blocked_for_its_day_is_kept_when_they_are_many() {
     let guard = guard(&["adaptive:enforce"]);
     let quiet = |number: usize| {

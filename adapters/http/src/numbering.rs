@@ -60,13 +60,14 @@ pub(crate) fn sent_to(text: &str, default: Option<Region>) -> Result<PhoneNumber
 /// international form, also behind zeros, or as they are dialled in the default region.
 ///
 /// Where they can be read in both ways, they are in international form, as the contract of `/api`
-/// has it; unless they begin with 0, as no country's code does, or are exactly what is dialled.
+/// has it and as the gateway reads what it is given; unless they begin with 0, as no country's code
+/// does.
 pub fn recipient(written: &PhoneNumber, default: Option<Region>) -> Recipient {
     let digits = written.as_str();
     let significant = digits.trim_start_matches('0');
     let international = || (significant.len() >= 7).then(|| look_up(&with_plus(significant), None));
     let national = |digits| default.and_then(|region| look_up(digits, Some(region)));
-    let dialled = national(digits).filter(|it| digits.starts_with('0') || is_dialled(digits, it));
+    let dialled = if digits.starts_with('0') { national(digits) } else { None };
     let number = dialled
         .or_else(|| international().flatten())
         .or_else(|| national(digits))
@@ -74,15 +75,6 @@ pub fn recipient(written: &PhoneNumber, default: Option<Region>) -> Recipient {
     // Nothing but zeros stays as it is.
     let unreadable = || significant.parse().unwrap_or_else(|_| written.clone());
     number.map_or_else(|| Recipient::Unreadable(unreadable()), Recipient::Number)
-}
-
-/// Whether the digits are those that a number has in its own country, with the trunk prefix.
-fn is_dialled(digits: &str, number: &Number) -> bool {
-    let Ok(number) = PHONE_NUMBER_UTIL.parse(with_plus(number.phone.as_str()), None) else {
-        return false;
-    };
-    let national = PHONE_NUMBER_UTIL.format(&number, PhoneNumberFormat::National);
-    national.bytes().filter(u8::is_ascii_digit).eq(digits.bytes())
 }
 
 /// The digits of a number in international form, whether or not a plan has it.
@@ -296,12 +288,27 @@ mod tests {
             "RU",
             &["89991234567", "81079991234567", "089991234567", "0089991234567"],
         );
-        check(Some("RU"), "74951234567", "RU", &["84951234567", "74951234567"]);
+        check(Some("RU"), "74951234567", "RU", &["74951234567"]);
         check(Some("US"), "12025550123", "US", &["12025550123", "0012025550123"]);
         check(Some("DE"), "15123456789", "US", &["15123456789"]);
         let german = ["4915123456789", "004915123456789", "49015123456789"];
         check(None, "4915123456789", "DE", &german);
         check(Some("DE"), "4915123456789", "DE", &["015123456789", "4915123456789"]);
+    }
+
+    #[test]
+    fn digits_that_can_be_read_in_both_ways_are_in_international_form() {
+        for (default, text, code) in
+            [("BR", "51987654321", "PE"), ("CN", "13152345678", "US"), ("RU", "84951234567", "VN")]
+        {
+            let written: PhoneNumber = text.parse().unwrap();
+            assert!(number(text, Some(region(default))).unwrap().phone != written, "as dialled");
+
+            let Recipient::Number(found) = recipient(&written, Some(region(default))) else {
+                panic!("{text} cannot be read")
+            };
+            assert_eq!((found.phone, found.region), (written, Some(region(code))), "{text}");
+        }
     }
 
     #[test]

@@ -113,10 +113,9 @@ pub struct PastVerification {
     pub approved_at: Option<SystemTime>,
 }
 
-/// The prefix of keys of `/api`.
-const API: &str = "api:";
-
 impl GuardKey {
+    /// The prefix of the keys of `/api`.
+    pub const API: &str = "api:";
     /// The region of digits that have none, on `/api`.
     pub const NO_REGION: &str = "?";
 
@@ -131,7 +130,7 @@ impl GuardKey {
         phone: &PhoneNumber,
         region: Option<Region>,
     ) -> Option<Self> {
-        let of_door = if origin == Origin::Api { API } else { "" };
+        let of_door = if origin == Origin::Api { Self::API } else { "" };
         let key = match scope {
             GuardScope::Prefix => phone.prefix(),
             GuardScope::Range => phone.range(),
@@ -147,11 +146,11 @@ impl GuardKey {
 
     /// The key that all messages and approvals of `/api` are counted under, whatever their phones.
     pub(crate) fn all_of_api() -> Self {
-        Self { scope: GuardScope::World, key: API.to_owned() }
+        Self { scope: GuardScope::World, key: Self::API.to_owned() }
     }
 
     /// Whether `/api` counts under this key.
     pub(crate) fn is_of_api(&self) -> bool {
-        self.key.starts_with(API)
+        self.key.starts_with(Self::API)
     }
 }

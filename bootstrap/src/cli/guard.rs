@@ -38,7 +38,7 @@ pub enum Command {
     /// Let everything through to a prefix, a range or a region for some time, whatever the rules
     /// say. A running service knows within a second of the next message to it.
     Allow {
-        /// As `decisions` shows it: 2327612, DE or 001.
+        /// As `decisions` shows it: 2327612, DE or 001. It holds for /v1 and for /api.
         #[arg(value_parser = allowed)]
         key: Allowed,
         /// For how long: a number of s, m, h or d. A later call sets it anew; 1s ends it.
@@ -47,7 +47,7 @@ pub enum Command {
     },
 }
 
-/// What a key may be: digits may be a prefix or a range.
+/// What a key may be: digits may be a prefix or a range, on `/v1` and on `/api`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowed(Vec<GuardKey>);
 
@@ -105,16 +105,24 @@ async fn carry_out(
     Ok(())
 }
 
+/// With or without `api:`, which the keys of `/api` begin with: what is allowed is allowed through
+/// both doors.
 fn allowed(text: &str) -> Result<Allowed, &'static str> {
-    let key = |scope| GuardKey { scope, key: text.to_owned() };
-    if text.parse::<Region>().is_ok() {
-        return Ok(Allowed(vec![key(GuardScope::Region)]));
+    let text = text.strip_prefix(GuardKey::API).unwrap_or(text);
+    let keys = |scope| {
+        [text.to_owned(), format!("{}{text}", GuardKey::API)].map(|key| GuardKey { scope, key })
+    };
+    if text.parse::<Region>().is_ok() || text == GuardKey::NO_REGION {
+        return Ok(Allowed(keys(GuardScope::Region).into()));
     }
     let is_prefix = (3..=11).contains(&text.len()) && text.bytes().all(|it| it.is_ascii_digit());
     if is_prefix {
-        Ok(Allowed(vec![key(GuardScope::Prefix), key(GuardScope::Range)]))
+        Ok(Allowed([keys(GuardScope::Prefix), keys(GuardScope::Range)].concat()))
     } else {
-        Err("a region of two capital letters, 001, or the 3 to 11 digits of a prefix or a range")
+        Err(
+            "a region of two capital letters, 001, ? for what has no region, or the 3 to 11 digits \
+             of a prefix or a range; api: may stand before it",
+        )
     }
 }
 
@@ -211,22 +219,36 @@ mod tests {
 
         for (line, key, scopes, seconds) in [
             ("allow 2327612", "2327612", &[Prefix, Range][..], 86_400),
+            ("allow api:2327612", "2327612", &[Prefix, Range], 86_400),
             ("allow DE --for 2h", "DE", &[Region], 7_200),
             ("allow 001 --for 1s", "001", &[Region], 1),
+            ("allow api:SL", "SL", &[Region], 86_400),
+            ("allow api:?", "?", &[Region], 86_400),
         ] {
+            let expected: Vec<_> = scopes
+                .iter()
+                .flat_map(|scope| [(*scope, key.to_owned()), (*scope, format!("api:{key}"))])
+                .collect();
             let mut records = MockGuardRecords::new();
             records
                 .expect_allow()
                 .withf(move |keys, period| {
-                    keys.iter().map(|it| it.scope).eq(scopes.iter().copied())
-                        && keys.iter().all(|it| it.key == key)
+                    keys.iter().map(|it| (it.scope, it.key.clone())).eq(expected.iter().cloned())
                         && *period == Duration::from_secs(seconds)
                 })
                 .once()
                 .returning(|_, _| Ok(()));
             said(records, line).await;
         }
-        for bad in ["allow", "allow *", "allow de", "allow 12", "allow 123456789012"] {
+        for bad in [
+            "allow",
+            "allow *",
+            "allow de",
+            "allow 12",
+            "allow 123456789012",
+            "allow api:",
+            "allow api:api:DE",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

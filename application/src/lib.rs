@@ -3,8 +3,8 @@
 //! A use case is a struct with one `execute` (or, if it runs on while it waits, `wait` and `act`):
 //! one round, which returns what happened. Loops, timers and signals are in `bootstrap`.
 //!
-//! [`mod@pipeline`] takes a message from the outbox to the gateway; [`mod@verification`] issues codes
-//! and checks them. [`ports`] says what both need from outside; adapters implement it.
+//! `pipeline` takes a message from the outbox to the gateway. `verification` issues codes and checks
+//! them. [`ports`] declares what both need from outside; adapters implement it.
 
 mod authorize;
 mod error;

@@ -51,7 +51,7 @@ pub enum ResendError {
     Blocked,
     #[error("too much work is waiting to be stored")]
     Full,
-    /// The message may have been stored all the same.
+    /// The message may have been stored.
     #[error("the message was not stored")]
     Unavailable(#[source] BoxError),
 }

@@ -1,4 +1,4 @@
-//! The protocol as a model, and the use cases on ports in memory.
+//! Tests of the protocol as a model, and of the use cases on ports in memory.
 
 mod memory;
 mod pipeline;

@@ -1,8 +1,8 @@
-//! The ports in memory, by the contract in their doc comments, on the clock of a paused runtime.
+//! The ports in memory. They follow the contracts in the doc comments, on the clock of a paused runtime.
 //!
-//! [`Memory`] is the database, the topic and the gateway: all that survives a crash. [`Member`] is
-//! what a consumer sees of it. A consumer can be paused: what it asks the database then is done
-//! late, or done in time and answered late. Any answer of the database can be lost.
+//! [`Memory`] is the database, the topic and the gateway, which survive a crash. [`Member`] is a
+//! consumer's view of it. A consumer can be paused: its requests to the database are then carried out
+//! late, or carried out in time and answered late. Any answer of the database can be lost.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,7 +29,7 @@ use tokio::{
 
 pub(crate) const PARTITIONS: i32 = 2;
 
-/// Records that a fetch brings at most, so that readers lag.
+/// The maximum number of records in a fetch. It is small, so that readers lag.
 const FETCH_LIMIT: usize = 3;
 
 /// How much longer a group must have read than to a publication to have seen it.
@@ -50,12 +50,12 @@ pub(crate) struct State {
     leases: BTreeMap<i32, PartitionRow>,
     members: BTreeMap<u32, Duration>,
     topic: BTreeMap<i32, Vec<Incoming>>,
-    /// How many answers of the database will be lost, and to which statement.
+    /// How many answers of the database will be lost, and of which statement.
     pub(crate) unheard: (Statement, u32),
-    /// What the broker and the gateway do next; nothing: what they should.
+    /// What the broker and the gateway do next. Empty means that they work.
     pub(crate) publications: VecDeque<Publication>,
     pub(crate) answers: VecDeque<Answer>,
-    /// What happened.
+    /// A record of what happened.
     pub(crate) stored: Vec<(MessageId, Validity)>,
     pub(crate) expired: Vec<MessageId>,
     pub(crate) ended: Vec<(MessageId, DeliveryState)>,
@@ -72,7 +72,7 @@ struct Row {
     publications: u32,
 }
 
-/// A row that was settled. Its `publications` count that, too.
+/// A settled row. Its `publications` include that publication.
 #[derive(Debug)]
 struct Transit {
     row: Row,
@@ -88,7 +88,7 @@ struct Entry {
     validity: Validity,
     state: DeliveryState,
     attempt: u32,
-    /// Under which the last call was begun.
+    /// The epoch under which the last call began.
     epoch: i64,
     due_at: Duration,
 }
@@ -100,7 +100,7 @@ struct PartitionRow {
     expires_at: Duration,
     next_offset: Option<i64>,
     added_later: bool,
-    /// All that was in the partition then has been read.
+    /// The moment up to which the partition has been read completely.
     seen_until: Option<Duration>,
 }
 
@@ -114,8 +114,8 @@ pub(crate) enum Statement {
     Finish,
 }
 
-/// Whether a consumer's process goes on, and if not, where it stands: before each statement, or
-/// when one of a kind has been committed.
+/// Whether the process of a consumer runs, and if not, where it is paused: before each statement, or
+/// after a statement of a kind was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     Goes,
@@ -125,7 +125,7 @@ pub(crate) enum Pace {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Publication {
-    /// It takes several times the lease.
+    /// The publication takes several leases.
     Slow,
     ArrivesUnheard,
     DoesNotArrive,
@@ -139,7 +139,7 @@ pub(crate) enum Answer {
     Unavailable,
     AcceptedUnheard,
     NotAcceptedUnheard,
-    /// Accepted, and no answer for ever.
+    /// The gateway accepts the message and never answers.
     Hangs,
 }
 
@@ -150,7 +150,7 @@ pub(crate) struct Called {
     pub(crate) phone: PhoneNumber,
     pub(crate) at: SystemTime,
     pub(crate) accepted: bool,
-    /// The caller does not know what became of it.
+    /// The caller does not know the outcome.
     pub(crate) ambiguous: bool,
 }
 
@@ -171,7 +171,7 @@ impl Memory {
         self.begun.elapsed()
     }
 
-    /// One atomic step of the database.
+    /// Carries out one atomic step of the database.
     fn commit<T>(
         &self,
         statement: Statement,
@@ -187,14 +187,14 @@ impl Memory {
         Ok(answer)
     }
 
-    /// The leases of all claims run out, whoever has them.
+    /// Ends the leases of all claims.
     pub(crate) fn end_claims(&self) {
         for row in self.state().outbox.values_mut() {
             row.claimable_at = Duration::ZERO;
         }
     }
 
-    /// The lease of a partition runs out, whoever has it.
+    /// Ends the lease of a partition.
     pub(crate) fn end_lease(&self, partition: i32) {
         if let Some(row) = self.state().leases.get_mut(&partition) {
             row.expires_at = Duration::ZERO;
@@ -205,7 +205,7 @@ impl Memory {
         self.state().topic.clear();
     }
 
-    /// Whether nothing is on its way.
+    /// Whether no message is in flight.
     pub(crate) fn is_quiet(&self) -> bool {
         let state = self.state();
         let open = state.ledger.iter().any(Entry::is_open);
@@ -213,7 +213,7 @@ impl Memory {
     }
 }
 
-/// The time that the database and the gateway have.
+/// The clock of the database and of the gateway.
 fn clock(since_begun: Duration) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + since_begun
 }
@@ -230,8 +230,8 @@ impl Row {
 }
 
 impl Transit {
-    /// Whether it waits again: its time is over, and the group has read past it or, for want of
-    /// that, much more time is.
+    /// Whether the row returns to waiting: its time has passed and the group has read past it, or much
+    /// more time has passed.
     fn is_late(&self, now: Duration, seen: Option<Duration>) -> bool {
         let doublings = (self.row.publications - 1).min(10);
         let due_at = self.published_at + self.confirm_within * (1 << doublings);
@@ -276,7 +276,7 @@ impl State {
         self.ledger.iter().any(|entry| entry.message.id == id)
     }
 
-    /// Until when the group has seen all partitions.
+    /// The moment up to which the group has read all partitions.
     fn seen(&self) -> Option<Duration> {
         self.leases.values().map(|row| row.seen_until).min().flatten()
     }
@@ -301,7 +301,7 @@ impl State {
 }
 
 impl Outbox for Memory {
-    /// Limits are the database's own affair: nobody here sets any.
+    /// Limits are not modelled; these tests set none.
     async fn enqueue(&self, new: NewSend) -> Result<Enqueued, StoreError> {
         assert!(new.phone_limits.is_off() && new.extra.is_empty(), "nothing is counted here");
         self.commit(Statement::Any, |state, now| {
@@ -476,11 +476,11 @@ impl MessageBroker for Memory {
     }
 }
 
-/// What one consumer sees.
+/// A consumer's view.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     memory: Memory,
-    /// No other consumer ever has it.
+    /// The id of the consumer, which is never reused.
     name: u32,
     pace: watch::Receiver<Pace>,
 }
@@ -490,7 +490,7 @@ impl Member {
         Self { memory, name, pace }
     }
 
-    /// Takes a little time, and as long as we are paused.
+    /// Waits for a short time, and while the consumer is paused.
     async fn commit<T>(
         &self,
         statement: Statement,

@@ -1,5 +1,5 @@
-//! The use cases as they are, on ports in memory, through any sequence of faults; then all is
-//! healed, and after a while every accepted message must have ended as it should.
+//! Runs the real use cases on ports in memory through any sequence of faults. Then the faults stop, and
+//! after some time every accepted message must have ended correctly.
 
 use std::{
     collections::HashMap,
@@ -53,7 +53,7 @@ enum Step {
     GoOn(usize),
 }
 
-/// What the choice of the next step depends on: which consumers are paused.
+/// The state on which the next step depends: which consumers are paused.
 #[derive(Debug)]
 struct Steps;
 
@@ -140,24 +140,24 @@ struct Pipeline {
     consumers: [Running; CONSUMERS],
     names: u32,
     accepted: Vec<MessageId>,
-    /// A process failed, or did not hear what became of a commit.
+    /// A process failed, or did not learn the result of a commit.
     disturbed: bool,
     wiped: bool,
 }
 
-/// A relay's process. Dropped, it has crashed.
+/// The process of a relay. Dropping it is a crash.
 struct Relaying {
     _task: JoinSet<()>,
     rounds: mpsc::Sender<()>,
 }
 
-/// A consumer's process. Dropped, it has crashed.
+/// The process of a consumer. Dropping it is a crash.
 struct Running {
     _tasks: JoinSet<()>,
     pace: watch::Sender<Pace>,
 }
 
-/// Messages go their way sealed.
+/// A vault with a payload key: codes are sealed.
 fn vault() -> Vault {
     const PEPPER: &str = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     const PAYLOAD_KEY: &str = "k1:Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
@@ -171,7 +171,7 @@ fn phone(number: u8) -> PhoneNumber {
     format!("7999000000{number}").parse().expect("it has eleven digits")
 }
 
-/// Does a round whenever it is told to.
+/// Does a round on request.
 async fn relay(memory: Memory, mut rounds: mpsc::Receiver<()>) {
     let settings = RelaySettings {
         batch: NonZeroU32::new(3).expect("it is not zero"),
@@ -184,7 +184,7 @@ async fn relay(memory: Memory, mut rounds: mpsc::Receiver<()>) {
     }
 }
 
-/// Shares partitions and works on its own, as `bootstrap` does.
+/// Shares partitions and runs its rounds by itself, as `bootstrap` does.
 async fn consume(member: Member, gateway: Memory) {
     let share = SharePartitions::new(member.clone(), ShareSettings { ttl: LEASE });
     let known: Vec<i32> = (0..PARTITIONS).collect();
@@ -369,7 +369,7 @@ impl Pipeline {
                 self.consumers[consumer].pace.send_replace(Pace::Goes);
             }
         }
-        // Whoever can go on without the clock does.
+        // Tasks that can proceed without the clock do so.
         self.runtime.block_on(async {
             for _ in 0..20 {
                 yield_now().await;
@@ -384,12 +384,12 @@ impl Pipeline {
             task.spawn_on(self::relay(self.memory.clone(), told), self.runtime.handle());
             Relaying { _task: task, rounds }
         });
-        // One that is in the middle of a round does another after it, not two.
+        // A relay in the middle of a round does one more after it, not two.
         let _ = running.rounds.try_send(());
     }
 
-    /// Nothing goes wrong any more, and relays and sweep do their rounds. Says which messages
-    /// have so much time left then that they must reach a consumer.
+    /// Stops all faults; relays and sweep do their rounds. Returns the messages with enough time left to
+    /// reach a consumer.
     fn heal(&mut self) -> Vec<MessageId> {
         const AMPLE: Duration = Duration::from_secs(45);
         let runtime = self.runtime.handle().clone();
@@ -418,21 +418,24 @@ impl Pipeline {
                 return young;
             }
         }
-        panic!("something has not ended: {:#?}", self.memory);
+        panic!("some message has not ended: {:#?}", self.memory);
     }
 
     fn check(&self, young: &[MessageId]) {
         let state = self.memory.state();
-        assert!(!young.iter().any(|id| state.expired.contains(id)), "nobody took it over in time");
+        assert!(
+            !young.iter().any(|id| state.expired.contains(id)),
+            "no consumer took it over in time"
+        );
         let valid: HashMap<MessageId, _> = state.stored.iter().copied().collect();
         let place: HashMap<MessageId, usize> =
             state.stored.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect();
         let mut latest: HashMap<&str, usize> = HashMap::new();
         for call in &state.calls {
-            let place = *place.get(&call.id).expect("nobody is called whom nobody asked to call");
+            let place = *place.get(&call.id).expect("every call is for an accepted message");
             assert!(call.at < valid[&call.id].expires_at, "called after its code had expired");
             let latest = latest.entry(call.phone.as_str()).or_default();
-            // What is published again after it was lost comes when it comes.
+            // A message that was lost and published again has no place in the order.
             assert!(self.wiped || *latest <= place, "{:?} is called out of order", call.phone);
             *latest = place;
         }
@@ -446,14 +449,16 @@ impl Pipeline {
             let ambiguous = calls().any(|call| call.ambiguous);
             assert!(paid <= 1 || self.deduplicates(), "paid for {paid} times");
             match ends.get(id) {
-                Some(DeliveryState::Sent) => assert!(paid >= 1, "sent, and the gateway has none"),
+                Some(DeliveryState::Sent) => {
+                    assert!(paid >= 1, "sent, but the gateway has not accepted it");
+                }
                 Some(DeliveryState::Failed) => assert_eq!(paid, 0, "failed, and was sent"),
                 Some(DeliveryState::Expired) => {
                     assert!(paid == 0 || ambiguous || self.disturbed, "expired, and was sent");
                 }
                 Some(DeliveryState::Unknown) => {
                     assert!(ambiguous || self.disturbed, "unknown without a cause");
-                    assert!(!self.deduplicates(), "unknown, and a repeat was safe");
+                    assert!(!self.deduplicates(), "unknown, although a retry was safe");
                 }
                 Some(end) => unreachable!("{end:?} is no end"),
                 None => assert!(state.expired.contains(id), "forgotten"),
@@ -467,7 +472,7 @@ impl Pipeline {
     }
 }
 
-/// When it was that a reader had read all that was in its partition then.
+/// The moment up to which a reader has read its partition completely.
 type Seen = Arc<Mutex<Option<Instant>>>;
 
 fn run(memory: &Memory, name: u32) -> Running {

@@ -1,16 +1,16 @@
-//! The protocol, small enough for a machine to walk through all of it.
+//! Models of the protocol, small enough to check every state.
 //!
-//! Two models, which meet at the topic: [`publishing`] is accept, relays, sweep and a consumer
-//! that takes over; [`delivering`] is lease, epoch, ledger and gateway. Whatever can happen next
-//! is an action: a process that is slow, paused or gone is one whose actions do not come. Faults
-//! have a budget, so that every run has an end, and time passes where nothing else is left to do.
+//! There are two models, which meet at the topic. [`publishing`] has accept, relays, sweep and a
+//! consumer that takes messages over. [`delivering`] has lease, epoch, ledger and gateway. Everything
+//! that can happen next is an action. A slow, paused or crashed process is one whose actions do not
+//! happen. Faults have a budget, so every run ends, and time passes when no other action is left.
 //!
-//! Each model takes a flaw, which leaves one safeguard out. A test of each flaw says which
-//! property does not hold without it: that shows what the safeguard is for, and that the model
-//! would notice.
+//! Each model takes a flaw, which removes one safeguard. A test for each flaw names the property that
+//! fails without the safeguard. It shows the purpose of the safeguard, and that the model detects its
+//! absence.
 //!
-//! What is not in the models: the expiry of codes, several partitions, the order in a lane. The
-//! state machine in `pipeline.rs` has these, on the code itself.
+//! The models do not have the expiry of codes, several partitions, or the order in a lane. The state
+//! machine in `pipeline.rs` covers these with the code itself.
 
 mod delivering;
 mod publishing;
@@ -19,8 +19,8 @@ use std::{fmt::Debug, hash::Hash};
 
 use stateright::{Checker, HasDiscoveries, Model};
 
-/// Walks through all states and expects every property to hold in each. States of which
-/// `representative` makes the same are visited once.
+/// Visits all states and expects every property to hold in each. States with the same
+/// `representative` are visited once.
 #[track_caller]
 fn assert_holds<M>(name: &str, model: M, representative: fn(&M::State) -> M::State)
 where
@@ -38,7 +38,7 @@ where
     assert!(checker.is_done());
 }
 
-/// Expects a run after which `property` does not hold.
+/// Expects a run that violates `property`.
 #[track_caller]
 fn assert_refuted<M>(name: &str, model: M, property: &'static str)
 where

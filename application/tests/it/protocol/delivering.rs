@@ -6,7 +6,7 @@ use super::{assert_holds, assert_refuted};
 
 const MESSAGES: usize = 2;
 const CONSUMERS: usize = 2;
-/// With three there are 389 thousand states if the gateway deduplicates and 324 thousand if not.
+/// Three faults give 389 thousand states if the gateway deduplicates, and 324 thousand if not.
 const FAULTS: u8 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,23 +27,23 @@ enum Flaw {
 #[derive(Debug, Clone, Copy)]
 struct Delivering {
     deduplicates: bool,
-    /// How many things may go wrong in a run.
+    /// The maximum number of faults in a run.
     faults: u8,
     flaw: Option<Flaw>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct State {
-    /// The records: relays may have published a message more than once.
+    /// The records. Relays may have published a message more than once.
     topic: &'static [usize],
     lease: Lease,
     ledger: [Option<Entry>; MESSAGES],
     consumers: [Consumer; CONSUMERS],
-    /// How many things have gone wrong.
+    /// The number of faults so far.
     faults: u8,
     /// The keys under which the gateway has accepted a message.
     paid: [Vec<u8>; MESSAGES],
-    /// What no process knows, for the properties.
+    /// Facts for the properties, which no process knows.
     excused: [bool; MESSAGES],
     stale_write: bool,
     call_out_of_turn: bool,
@@ -51,7 +51,7 @@ struct State {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Lease {
-    /// Somebody has it: whoever knows the epoch.
+    /// The consumer that knows the epoch holds the lease.
     is_held: bool,
     epoch: u8,
     offset: usize,
@@ -61,7 +61,7 @@ struct Lease {
 struct Entry {
     stage: Stage,
     attempt: u8,
-    /// Under which the last call was begun.
+    /// The epoch under which the last call began.
     epoch: u8,
 }
 
@@ -77,12 +77,12 @@ enum Stage {
     Unknown,
 }
 
-/// What a consumer has in memory: a crash leaves nothing of it.
+/// The memory of a consumer. A crash clears it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Consumer {
-    /// The epoch of the lease that it believes to have, and where it reads.
+    /// The epoch of the lease that it believes to hold, and the offset that it reads.
     believes: Option<(u8, usize)>,
-    /// With the flaw: the offset is stored, the entry is not.
+    /// With the flaw, the offset is stored and the entry is not.
     owes_entry: bool,
     calls: [Option<Call>; MESSAGES],
 }
@@ -142,17 +142,17 @@ enum Answer {
 
 const NOTHING_LOST: &str = "every message in the topic ends";
 const PAID_ONCE: &str = "the gateway accepts a message at most once";
-const EXCUSED: &str = "unknown is only what an ambiguous call, a crash or a pause left behind";
-const FENCED: &str = "whoever is fenced off writes nothing";
-const OFFSET: &str = "what is below the offset is in the ledger";
-const GRANTED: &str = "no call is made that the ledger does not know of";
+const EXCUSED: &str = "a message is unknown only after an ambiguous call, a crash or a pause";
+const FENCED: &str = "a fenced owner writes nothing";
+const OFFSET: &str = "every record below the offset is in the ledger";
+const GRANTED: &str = "no call is made without an intent in the ledger";
 
 impl Delivering {
     fn has(self, flaw: Flaw) -> bool {
         self.flaw == Some(flaw)
     }
 
-    /// What happens when nothing goes wrong any more.
+    /// The actions without further faults.
     fn progress(self, state: &State, actions: &mut Vec<Action>) {
         for (consumer, it) in state.consumers.iter().enumerate() {
             match it.believes {
@@ -222,7 +222,7 @@ impl Delivering {
                 actions.push(Action::CallIsOver(message));
             }
         }
-        // The owner is paused until its lease has run out.
+        // The owner is paused until its lease has ended.
         if state.lease.is_held && state.has_owner() {
             actions.push(Action::LeaseEnds);
         }
@@ -234,8 +234,8 @@ impl Delivering {
             || state.is_granted(message, call.attempt)
     }
 
-    /// Whether a consumer that calls nobody for the entry would take it up: it waits, nobody
-    /// ended its call in time, or it was granted to this very owner unheard.
+    /// Whether a consumer without a call for the entry would start one: the entry waits, its call did not
+    /// end in time, or it was granted to the same owner and the answer was lost.
     fn may_start(self, state: &State, consumer: &Consumer, message: usize) -> bool {
         let (Some((epoch, _)), Some(entry)) = (consumer.believes, state.ledger[message]) else {
             return false;
@@ -310,7 +310,7 @@ impl Delivering {
         let call = state.consumers[consumer].calls[message].as_mut().expect("it has begun");
         let attempt = call.attempt;
         if matches!(answer, Answer::Accepted | Answer::AcceptedUnheard) {
-            // A gateway that does not look at the key takes every call for a new message.
+            // A gateway that ignores the key treats every call as a new message.
             let key = match (self.deduplicates, self.has(Flaw::KeyPerAttempt)) {
                 (true, false) => 0,
                 (true, true) => attempt,
@@ -364,13 +364,12 @@ impl Delivering {
 }
 
 impl State {
-    /// Whether this call is the latest of its entry, and in time.
+    /// Whether this call is the latest of its entry and in time.
     fn is_granted(&self, message: usize, attempt: u8) -> bool {
         self.is_calling(message) && self.ledger[message].is_some_and(|it| it.attempt == attempt)
     }
 
-    /// Whoever comes after this owner cannot know whether it made the calls that were granted to
-    /// it.
+    /// The next owner cannot know whether this owner made the calls that were granted to it.
     fn excuse_calls_of(&mut self, epoch: u8) {
         for (entry, excused) in self.ledger.iter().zip(&mut self.excused) {
             let is_its = |it: Entry| matches!(it.stage, Stage::Calling { .. }) && it.epoch == epoch;
@@ -403,7 +402,7 @@ impl State {
         }
     }
 
-    /// Consumers are alike.
+    /// Consumers are interchangeable.
     fn representative(&self) -> Self {
         let mut state = self.clone();
         state.consumers.sort_unstable();
@@ -520,14 +519,14 @@ impl Model for Delivering {
 }
 
 #[test]
-fn every_message_ends_and_is_paid_for_once_where_the_gateway_deduplicates() {
+fn every_message_ends_and_is_paid_once_if_the_gateway_deduplicates() {
     let model = Delivering { deduplicates: true, faults: FAULTS, flaw: None };
 
     assert_holds("delivering", model, State::representative);
 }
 
 #[test]
-fn every_message_ends_and_is_paid_for_once_where_the_gateway_does_not() {
+fn every_message_ends_and_is_paid_once_if_the_gateway_does_not_deduplicate() {
     let model = Delivering { deduplicates: false, faults: FAULTS, flaw: None };
 
     assert_holds("delivering without keys", model, State::representative);
@@ -550,7 +549,7 @@ fn a_start_without_the_fence_lets_a_late_owner_write() {
 }
 
 #[test]
-fn an_outcome_without_the_attempt_ends_a_call_that_is_another() {
+fn an_outcome_without_the_attempt_ends_another_call() {
     check(Flaw::FinishWithoutAttempt, true, FENCED);
 }
 
@@ -567,12 +566,12 @@ fn a_call_without_an_intent_is_made_twice() {
 }
 
 #[test]
-fn a_call_that_is_made_late_is_made_out_of_turn() {
+fn a_call_after_its_deadline_has_no_grant() {
     check(Flaw::CallAfterItsTime, false, GRANTED);
 }
 
 #[test]
-fn a_time_out_that_counts_as_a_failure_is_paid_for_twice() {
+fn a_timeout_that_counts_as_a_failure_is_paid_for_twice() {
     check(Flaw::TimeOutIsFailure, false, PAID_ONCE);
 }
 
@@ -587,11 +586,11 @@ fn an_interrupted_call_that_is_repeated_is_paid_for_twice() {
 }
 
 #[test]
-fn an_owner_that_takes_its_own_intent_for_interrupted_leaves_an_unknown_without_a_cause() {
+fn an_owner_that_treats_its_own_intent_as_interrupted_leaves_an_unexplained_unknown() {
     check(Flaw::OwnIntentIsInterrupted, false, EXCUSED);
 }
 
 #[test]
-fn a_refusal_that_counts_as_ambiguous_leaves_an_unknown_without_a_cause() {
+fn a_refusal_that_counts_as_ambiguous_leaves_an_unexplained_unknown() {
     check(Flaw::RefusalIsAmbiguous, false, EXCUSED);
 }

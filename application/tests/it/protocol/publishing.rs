@@ -7,7 +7,7 @@ use super::{assert_holds, assert_refuted};
 /// Two messages to one phone.
 const MESSAGES: usize = 2;
 const RELAYS: usize = 2;
-/// With two there are 148 thousand states.
+/// Two faults give 148 thousand states.
 const FAULTS: u8 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ enum Flaw {
 
 #[derive(Debug, Clone, Copy)]
 struct Publishing {
-    /// How many things may go wrong in a run.
+    /// The maximum number of faults in a run.
     faults: u8,
     flaw: Option<Flaw>,
 }
@@ -33,12 +33,12 @@ struct State {
     rows: [Row; MESSAGES],
     relays: [Relay; RELAYS],
     topic: Vec<usize>,
-    /// Where the consumer goes on reading. It outlives the topic.
+    /// The offset that the consumer reads next. It survives the deletion of the topic.
     offset: usize,
     ledger: [bool; MESSAGES],
-    /// How many things have gone wrong.
+    /// The number of faults so far.
     faults: u8,
-    /// What no process knows, for the properties.
+    /// Facts for the properties, which no process knows.
     first_published: Vec<usize>,
     claimed_twice: bool,
     stale_write: bool,
@@ -48,10 +48,10 @@ struct State {
 enum Request {
     #[default]
     New,
-    /// Stored and not answered; with the flaw, answered and not stored.
+    /// Stored but not answered. With the flaw, answered but not stored.
     Half,
     Answered,
-    /// The API crashed over it.
+    /// The API crashed while it handled the request.
     Gone,
 }
 
@@ -73,9 +73,9 @@ enum Place {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Relay {
-    /// Message and attempt of what is still to be published.
+    /// Message and attempt of each message to publish.
     claims: Vec<(usize, u8)>,
-    /// And of what the broker took, to be settled.
+    /// Message and attempt of each published message to settle.
     published: Vec<(usize, u8)>,
 }
 
@@ -94,18 +94,18 @@ enum Action {
     WipeTopic,
 }
 
-const NOTHING_LOST: &str = "what was answered reaches the ledger";
+const NOTHING_LOST: &str = "every answered message reaches the ledger";
 const IN_ORDER: &str = "a phone's messages are first published in their order";
-const ONE_CLAIM: &str = "what is leased is claimed by nobody else";
+const ONE_CLAIM: &str = "no other relay claims a leased message";
 const FENCED: &str = "a claim that is no longer the latest settles nothing";
-const IN_TRANSIT: &str = "what is in transit was published";
+const IN_TRANSIT: &str = "every message in transit was published";
 
 impl Publishing {
     fn has(self, flaw: Flaw) -> bool {
         self.flaw == Some(flaw)
     }
 
-    /// What happens when nothing goes wrong any more.
+    /// The actions without further faults.
     fn progress(self, state: &State, actions: &mut Vec<Action>) {
         for message in 0..MESSAGES {
             let is_next = state.requests[..message].iter().all(|it| *it != Request::New);
@@ -129,7 +129,7 @@ impl Publishing {
             if it.claims.is_empty() {
                 for limit in 1..=MESSAGES {
                     let claims = self.claimable(state, limit).len();
-                    // Otherwise it is the same as with a lower limit.
+                    // Otherwise this equals a claim with a lower limit.
                     if claims == limit {
                         actions.push(Action::Claim { relay, limit });
                     }
@@ -157,11 +157,11 @@ impl Publishing {
             }
         }
         for message in 0..MESSAGES {
-            // A relay is paused until its lease has run out.
+            // A relay is paused until its lease has ended.
             if state.rows[message].leased && state.is_held(message) {
                 actions.push(Action::LeaseEnds(message));
             }
-            // The consumer lags behind, and what it has not read is overdue.
+            // The consumer lags, and the records that it has not read are overdue.
             if state.rows[message].place == Place::InTransit && state.will_be_read(message) {
                 actions.push(Action::Sweep(message));
             }
@@ -216,7 +216,7 @@ impl State {
         self.topic.iter().skip(self.offset).any(|it| *it == message)
     }
 
-    /// Whether a relay works on the latest claim of a message.
+    /// Whether a relay holds the latest claim of a message.
     fn is_held(&self, message: usize) -> bool {
         let attempt = self.rows[message].attempt;
         self.relays.iter().any(|relay| relay.holds(message, attempt))
@@ -232,7 +232,7 @@ impl State {
         }
     }
 
-    /// Relays are alike.
+    /// Relays are interchangeable.
     fn representative(&self) -> Self {
         let mut state = self.clone();
         state.relays.sort_unstable();
@@ -305,7 +305,7 @@ impl Model for Publishing {
                 }
             }
             Action::Settle(relay) => {
-                // The oldest may be settled without those that came after it.
+                // The oldest may be settled without later ones.
                 let claim = state.relays[relay].published.remove(0);
                 self.settle(&mut state, claim);
             }
@@ -313,7 +313,7 @@ impl Model for Publishing {
                 state.relays[relay] = Relay::default();
             }
             Action::LeaseEnds(message) => state.rows[message].leased = false,
-            // What it had not read yet was deleted: it goes on from the earliest.
+            // The records that it had not read were deleted. It continues from the earliest.
             Action::Take if last.offset > last.topic.len() => state.offset = 0,
             Action::Take => {
                 let message = last.topic[last.offset];
@@ -361,7 +361,7 @@ impl Model for Publishing {
 }
 
 #[test]
-fn what_is_answered_reaches_the_ledger_in_order() {
+fn every_answered_message_reaches_the_ledger_in_order() {
     let model = Publishing { faults: FAULTS, flaw: None };
 
     assert_holds("publishing", model, State::representative);
@@ -379,7 +379,7 @@ fn an_answer_before_the_commit_loses_messages() {
 }
 
 #[test]
-fn a_claim_that_skips_no_leased_row_takes_it_from_its_relay() {
+fn a_claim_that_does_not_skip_leased_rows_takes_them_from_their_relay() {
     check(Flaw::ClaimWithoutSkippingTheLeased, ONE_CLAIM);
 }
 
@@ -394,7 +394,7 @@ fn a_settlement_without_the_attempt_lets_a_late_relay_write() {
 }
 
 #[test]
-fn a_settlement_before_the_ack_says_what_is_not_so_and_breaks_the_order() {
+fn a_settlement_before_the_acknowledgement_is_untrue_and_breaks_the_order() {
     check(Flaw::SettleBeforeAck, IN_TRANSIT);
     check(Flaw::SettleBeforeAck, IN_ORDER);
 }

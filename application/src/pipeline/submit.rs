@@ -34,6 +34,7 @@ pub struct Submission {
 }
 
 /// Settings of [`SubmitMessage`].
+/// Settings of [`SubmitMessage`].
 #[derive(Debug, Clone)]
 pub struct SubmitSettings {
     pub code_length: CodeLength,
@@ -42,6 +43,7 @@ pub struct SubmitSettings {
     pub rules: SendRules,
 }
 
+/// Why a message was not accepted.
 /// Why a message was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
@@ -102,7 +104,7 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
         let send =
             self.issuer.first(request).map_err(|closed| SubmitError::Unavailable(closed.into()))?;
         let id = send.message.id;
-        // A caller that hangs up drops this future, while its message may be stored and sent.
+        // If the caller hangs up, this future is dropped, but the message may still be stored and sent.
         let permit = permit.stored_by(&send.storing);
         match self.outbox.enqueue(send).await? {
             Enqueued::Accepted { .. } => {
@@ -303,7 +305,7 @@ mod tests {
         assert!(matches!(answer, Err(SubmitError::Limited(found)) if found == [expected]));
     }
 
-    /// Judged, and its prefix blocked after one message.
+    /// A use case whose guard applies to `/api` and blocks a prefix after one message.
     fn guarded<O: Outbox>(outbox: O) -> SubmitMessage<O, StdRng> {
         let rule = domain::GuardRule::parse("prefix:1:10", domain::GuardMode::Enforce).unwrap();
         let guard = Arc::new(Guard::new(vec![rule], Duration::from_secs(3_600)));
@@ -314,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_guard_counts_what_may_be_stored_and_nothing_else() {
+    async fn the_guard_counts_only_messages_that_may_be_stored() {
         for (begins, counts) in [(true, true), (false, false)] {
             let mut outbox = MockOutbox::new();
             outbox.expect_enqueue().returning(move |send| {
@@ -333,7 +335,7 @@ mod tests {
         }
     }
 
-    /// Begins to store, and is never heard of again.
+    /// An outbox that begins to store a message and never answers.
     struct Silent;
 
     impl Outbox for Silent {
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_guard_counts_what_is_stored_for_a_caller_that_hangs_up() {
+    async fn the_guard_counts_a_message_that_is_stored_after_its_caller_hung_up() {
         let submit = guarded(Silent);
 
         let hung_up = tokio::time::timeout(Duration::ZERO, submit.execute(submission())).await;
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn accepts_nothing_before_the_keys_are_there() {
+    async fn nothing_is_accepted_before_the_keys_are_loaded() {
         let submit = submit_with(MockOutbox::new(), Vault::default());
 
         let answer = submit.execute(submission()).await;

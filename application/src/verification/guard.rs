@@ -45,19 +45,19 @@ pub enum Admission {
     Blocked,
 }
 
-/// A right to send, with what rules in shadow mode have to say of it. It counts as sent from the
+/// The right to send one message, with the decisions of rules in shadow mode. It counts as sent from the
 /// start.
 ///
-/// [`Self::sent`] makes that final. Dropping it takes the count back, unless the message may be
-/// stored by then, as its [`Storing`] says: a caller that hangs up while its message is being
-/// committed has sent one.
-#[must_use = "what is sent must be counted"]
+/// [`Self::sent`] makes the count permanent. Dropping the permit takes the count back, unless its
+/// [`Storing`] says that the message may have been stored: if a caller hangs up while its message is
+/// being committed, the message is sent.
+#[must_use = "a message that is sent must be counted"]
 #[derive(Debug)]
 pub struct SendPermit {
     guard: Arc<Guard>,
     keys: Vec<GuardKey>,
     noted: Vec<GuardDecision>,
-    /// `None`: nothing is being stored.
+    /// `None` while nothing is being stored.
     storing: Option<Storing>,
 }
 
@@ -142,7 +142,7 @@ impl Guard {
         counted.filter_map(|scope| GuardKey::of(scope, origin, phone, region)).collect()
     }
 
-    /// Whether a key is on its way to some rule's number of sends, or is kept in any case.
+    /// Whether a key has half of the messages that a rule needs, or is always kept.
     fn is_near(&self, key: &GuardKey, total: &SharedTotal, now: Instant) -> bool {
         let activity = total.activity(now, self.window);
         let mut rules = self.rules.iter().filter(|rule| rule.test.counts(key.scope));
@@ -151,8 +151,9 @@ impl Guard {
             || rules.any(|rule| rule.test.is_near(key.scope, &activity))
     }
 
-    /// Whether a key may still matter: by its window, or by its day while that owes something.
-    /// Regions, and all of `/api`, are few and stand for many keys.
+    /// Whether a key may still matter: because of its window, or because of its day while the day has
+    /// unpaid messages. Regions and the key of all of `/api` are kept for the day, because they are
+    /// few and stand for many keys.
     fn is_fresh(&self, key: &GuardKey, total: &SharedTotal, now: Instant) -> bool {
         let idle = now - total.at;
         idle < 2 * self.window
@@ -227,7 +228,7 @@ impl SendPermit {
         self.count(Some(id));
     }
 
-    /// Goes by `storing` when it is dropped.
+    /// Lets `storing` decide whether the message counts when the permit is dropped.
     pub(crate) fn stored_by(mut self, storing: &Storing) -> Self {
         self.storing = Some(storing.clone());
         self

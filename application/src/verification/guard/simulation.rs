@@ -266,9 +266,9 @@ async fn a_pumper_is_stopped_within_a_few_hundred_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bursts_with_two_idle_hours_between_them_are_bounded_by_their_day() {
+async fn bursts_with_idle_hours_between_them_are_bounded_by_the_day() {
     const EACH: u64 = 125 * MINUTE;
-    // Other traffic makes the flushes go on.
+    // Other traffic keeps the flushes going.
     let users = honest(ESTONIA, |_| 1);
     let cases: &[(&str, Traffic, u64)] = &[
         ("one prefix", pump(ONE_PREFIX, |at| if at % EACH == 0 { 12_000 } else { 0 }), 310),
@@ -283,7 +283,7 @@ async fn bursts_with_two_idle_hours_between_them_are_bounded_by_their_day() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_users_of_a_pumped_service_are_let_through() {
+async fn users_of_a_pumped_service_pass() {
     const ELEVEN_PREFIXES: &[(&str, &str, u32)] = &[
         ("4915112", "DE", 4),
         ("4915234", "DE", 4),

@@ -213,11 +213,11 @@ async fn only_keys_close_to_a_rule_are_kept_above_the_bound() {
 }
 
 #[tokio::test]
-async fn digits_of_no_plan_are_one_region_on_api() {
+async fn unreadable_numbers_share_one_region_on_api() {
     let guard = guard(&["adaptive:enforce"]);
     (0..1_000).for_each(|number| guard.approved(Origin::Api, &phone(number), region()));
 
-    // To each prefix and range less than these may owe.
+    // Each prefix and each range has fewer unpaid messages than it may have.
     let unreadable = |number: u32| {
         let (range, rest) = (number % 100, number / 100);
         format!("8{range:04}{rest:06}").parse::<PhoneNumber>().unwrap()
@@ -235,7 +235,7 @@ async fn digits_of_no_plan_are_one_region_on_api() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_blocked_for_its_day_is_kept_when_they_are_many() {
+async fn a_key_that_is_blocked_for_its_day_is_kept_above_the_bound() {
     let guard = guard(&["adaptive:enforce"]);
     let quiet = |number: usize| {
         let key = GuardKey { scope: GuardScope::Prefix, key: number.to_string() };
@@ -250,7 +250,7 @@ async fn a_key_that_is_blocked_for_its_day_is_kept_when_they_are_many() {
 }
 
 #[tokio::test]
-async fn what_has_passed_counts_before_it_is_sent() {
+async fn a_permitted_message_counts_before_it_is_sent() {
     let guard = guard(&["prefix:50:10:enforce"]);
     let pass = || match guard.decide(Origin::V1, &phone(1), region()) {
         Admission::Passed(permit) => Some(permit),
@@ -301,7 +301,7 @@ async fn a_dropped_permit_counts_if_its_message_may_be_stored() {
 }
 
 #[tokio::test]
-async fn what_an_operator_allows_passes_from_the_next_flush_on() {
+async fn an_allowed_key_passes_after_the_next_flush() {
     let guard = guard(&["adaptive:enforce"]);
     assert_eq!(flood(&guard, 1_000), 100);
     let mut counts = MockGuardCounts::new();

@@ -34,7 +34,6 @@ pub struct Submission {
 }
 
 /// Settings of [`SubmitMessage`].
-/// Settings of [`SubmitMessage`].
 #[derive(Debug, Clone)]
 pub struct SubmitSettings {
     pub code_length: CodeLength,
@@ -43,7 +42,6 @@ pub struct SubmitSettings {
     pub rules: SendRules,
 }
 
-/// Why a message was not accepted.
 /// Why a message was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {

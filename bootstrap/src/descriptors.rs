@@ -1,7 +1,14 @@
 //! How many descriptors this process may have open, and how many of them are for its clients.
 
 use adapters_http::ServerLimits;
+use adapters_persistence::DatabaseSettings;
+use application::EventSettings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::{
+    Pool,
+    config::{Config, GatewayConfig},
+};
 
 /// Raises the limit of open descriptors as far as the process may. The usual one is as low as it is
 /// for programs that use `select`, which this is not.
@@ -14,6 +21,37 @@ pub fn raise() {
 /// The limit that is in force.
 pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many descriptors a process may need at a time beside those of its clients.
+///
+/// A topic that has more partitions than `TOPIC_PARTITIONS` says needs more than that.
+pub fn outgoing(name: &str, config: &Config) -> u64 {
+    /// The standard streams, the runtime, listeners, and look-ups of names.
+    const ALWAYS: u64 = 48;
+    let is = |binary| name == binary || name == "messager";
+    let has = |needs: bool, descriptors: u64| if needs { descriptors } else { 0 };
+
+    let database = match &config.database {
+        // All parts share its one connection.
+        settings @ DatabaseSettings::Sqlite(_) => settings.descriptors(1),
+        settings @ DatabaseSettings::Postgres(_) => {
+            let pools = Pool::of(name, config).into_iter();
+            pools.map(|pool| settings.descriptors(pool.connections())).sum()
+        }
+    };
+    let partitions = u64::from(config.relay.partitions.get());
+    // Both ways one connection for each partition, and one to ask any broker; a topic is made at
+    // one broker, the controller.
+    let read = has(is("consumer") && config.consumer.broker.is_kafka(), partitions + 1);
+    let written = has(is("processor") && config.relay.broker.is_kafka(), partitions + 2);
+    // As many again may be idle and not closed yet.
+    let posts = 2 * EventSettings::default().concurrency as u64;
+    let events = has(is("processor") && config.events.is_some(), posts);
+    let calls_gateway = matches!(config.gateway, GatewayConfig::Webhook { .. });
+    let calls =
+        has(is("consumer") && calls_gateway, config.consumer.concurrency as u64 * partitions);
+    ALWAYS + database + read + written + events + calls
 }
 
 /// How many connections of clients there may be at a time.
@@ -61,6 +99,44 @@ mod tests {
         assert_eq!((shares.api, shares.api_turned_away), (768, 4_096));
         assert_eq!((shares.metrics, shares.metrics_turned_away), (512, 128));
         assert_eq!(Shares::of(u64::MAX, 384, 65_535).api, 65_535);
+    }
+
+    #[test]
+    fn a_process_keeps_descriptors_for_all_that_it_opens() {
+        const POSTGRES: &[(&str, &str)] = &[
+            ("POSTGRES_HOST", "db"),
+            ("POSTGRES_DB", "messager"),
+            ("POSTGRES_USER", "messager"),
+            ("POSTGRES_PASSWORD", "secret"),
+        ];
+        const KAFKA: &[(&str, &str)] =
+            &[("PRODUCER_URL", "kafka:9092"), ("CONSUMER_URL", "kafka:9092")];
+        #[track_caller]
+        fn check(name: &str, settings: &[&[(&str, &str)]], expected: u64) {
+            let settings = settings.concat();
+            let find = |name: &str| settings.iter().find(|(known, _)| *known == name);
+            let config =
+                Config::from_lookup(&|name| find(name).map(|(_, value)| (*value).to_owned()));
+            assert_eq!(outgoing(name, &config.unwrap()), expected, "{name} {settings:?}");
+        }
+
+        // An SQLite file.
+        check("messager", &[], 48 + 8);
+        // Five pools of 3, 8, 4, 10 and 1, and a session more of each; each with three descriptors
+        // and a listener for TLS. A topic of four partitions.
+        let without_tls = [("DB_SSL_MODE", "disable")];
+        check("messager", &[POSTGRES, KAFKA], 48 + 3 * 31 + 5 + 5 + 6);
+        check("messager", &[POSTGRES, KAFKA, &without_tls], 48 + 31 + 5 + 6);
+        check("messager", &[POSTGRES, KAFKA, &[("TOPIC_PARTITIONS", "100")]], 146 + 101 + 102);
+        let events = [
+            ("EVENTS_URL", "https://example.com/events"),
+            ("EVENTS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        ];
+        check("messager", &[POSTGRES, KAFKA, &events], 146 + 11 + 32);
+        let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "https://example.com/sms")];
+        check("consumer", &[POSTGRES, KAFKA, &webhook], 48 + 3 * 13 + 2 + 5 + 64 * 4);
+        check("processor", &[POSTGRES, KAFKA], 48 + 3 * 5 + 1 + 6);
+        check("api", &[POSTGRES, KAFKA], 48 + 3 * 15 + 3);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod descriptors;
 mod environment;
 pub mod metrics;
 mod periodic;
+mod pools;
 mod process;
 mod random;
 mod relay;
@@ -18,6 +19,7 @@ mod report;
 pub mod roles;
 mod telemetry;
 
+pub use pools::Pool;
 pub use process::Process;
 pub use report::Audience;
 

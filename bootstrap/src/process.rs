@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     banner::banner,
-    config::{Config, GatewayConfig, LogFormat},
+    config::{Config, LogFormat},
     descriptors::{self, Shares},
     environment::Environment,
     metrics::expired_messages,
+    pools::Pool,
     telemetry::{self, Terminal},
 };
 
@@ -90,7 +91,8 @@ impl Process {
             tracing::warn!("{remark}");
         }
         let limit = descriptors::limit();
-        let shares = Shares::of(limit, outgoing(name, &config), config.api.max_connections.into());
+        let outgoing = descriptors::outgoing(name, &config);
+        let shares = Shares::of(limit, outgoing, config.api.max_connections.into());
         let has_banner = name == "messager"
             && is_terminal
             && config.process.log_format(is_terminal) == LogFormat::Text;
@@ -139,23 +141,23 @@ impl Process {
     }
 
     /// Opens connections for one part of the process, which no other part can use up.
-    pub fn database(&self, part: &str, connections: u32) -> Database {
-        self.connect(part, connections, Database::connect_lazily)
+    pub fn database(&self, pool: Pool) -> Database {
+        self.connect(pool, Database::connect_lazily)
     }
 
     /// The same, for statements that may be repeated: see [`Database::connect_lazily_to_repeat`].
-    pub fn database_to_repeat(&self, part: &str, connections: u32) -> Database {
-        self.connect(part, connections, Database::connect_lazily_to_repeat)
+    pub fn database_to_repeat(&self, pool: Pool) -> Database {
+        self.connect(pool, Database::connect_lazily_to_repeat)
     }
 
     fn connect(
         &self,
-        part: &str,
-        connections: u32,
+        pool: Pool,
         connect: fn(&DatabaseSettings, &str, u32) -> Database,
     ) -> Database {
         self.sqlite.clone().unwrap_or_else(|| {
-            connect(&self.config.database, &format!("messager {part}"), connections)
+            let name = format!("messager {}", pool.name());
+            connect(&self.config.database, &name, pool.connections())
                 .with_evidence(self.evidence.clone())
         })
     }
@@ -344,19 +346,6 @@ fn identity(settings: &DatabaseSettings) -> Option<(u64, u64)> {
     let DatabaseSettings::Sqlite(path) = settings else { return None };
     let file = std::fs::metadata(path).ok()?;
     Some((file.dev(), file.ino()))
-}
-
-/// How many descriptors a process needs at most beside those of its clients: for files and the
-/// runtime, the database, the broker, and each call of the gateway.
-fn outgoing(name: &str, config: &Config) -> u64 {
-    const ALWAYS: u64 = 128;
-    let calls = match config.gateway {
-        GatewayConfig::Webhook { .. } if ["consumer", "messager"].contains(&name) => {
-            config.consumer.concurrency as u64 * u64::from(config.relay.partitions.get())
-        }
-        _ => 0,
-    };
-    ALWAYS + calls
 }
 
 /// A probe sends its request at once and is answered at once. Slower clients are dropped early, so

@@ -19,7 +19,7 @@ pub use self::{
     processor::processor,
 };
 use crate::{
-    Process,
+    Pool, Process,
     broker::Stream,
     config::{BrokerConfig, Config},
 };
@@ -45,7 +45,7 @@ pub fn shared_queue(process: &Process, vault: &Vault) -> Option<EmbeddedQueue> {
     if config.relay.broker.is_kafka() || config.relay.broker.topic != config.consumer.broker.topic {
         return None;
     }
-    let database = process.database("queue", 6);
+    let database = process.database(Pool::Queue);
     Some(embedded_queue(config, &database, &config.relay.broker, vault))
 }
 

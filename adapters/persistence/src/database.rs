@@ -461,20 +461,39 @@ impl Database {
 }
 
 impl DatabaseSettings {
+    /// How many descriptors a pool of so many connections may have open. A connection through the
+    /// relay for TLS has both ends of the relay's socket and the one to the server, and the pool has
+    /// the socket that the relay listens on. One session more is opened to examine the server.
+    pub fn descriptors(&self, connections: u32) -> u64 {
+        match self {
+            Self::Postgres(_) => {
+                let sessions = u64::from(connections) + 1;
+                if self.has_relay() { 3 * sessions + 1 } else { sessions }
+            }
+            // The file, its log and its index, while they are opened anew.
+            Self::Sqlite(_) => 8,
+        }
+    }
+
+    /// As with libpq, a local socket has no TLS, whatever the mode.
+    fn has_relay(&self) -> bool {
+        match self {
+            Self::Postgres(postgres) => {
+                postgres.ssl_mode != SslMode::Disable && !postgres.host.starts_with('/')
+            }
+            Self::Sqlite(_) => false,
+        }
+    }
+
     /// None: connections have no TLS, and need none.
     fn relay(&self) -> Option<Arc<Relay>> {
         match self {
-            // As with libpq, a local socket has no TLS, whatever the mode.
-            Self::Postgres(postgres)
-                if postgres.ssl_mode != SslMode::Disable && !postgres.host.starts_with('/') =>
-            {
-                Some(Arc::new(Relay::to(Route {
-                    host: postgres.host.clone(),
-                    port: postgres.port,
-                    mode: postgres.ssl_mode,
-                    roots: postgres.ssl_root_cert.clone(),
-                })))
-            }
+            Self::Postgres(postgres) if self.has_relay() => Some(Arc::new(Relay::to(Route {
+                host: postgres.host.clone(),
+                port: postgres.port,
+                mode: postgres.ssl_mode,
+                roots: postgres.ssl_root_cert.clone(),
+            }))),
             Self::Postgres(_) | Self::Sqlite(_) => None,
         }
     }

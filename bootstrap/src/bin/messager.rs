@@ -9,7 +9,7 @@ use adapters_persistence::{SqlApiKeys, SqlGuard};
 use anyhow::Context;
 use application::Vault;
 use bootstrap::{
-    Audience, Process,
+    Audience, Pool, Process,
     cli::{
         SETTINGS, dead_letters, guard, healthcheck, keys, limits, migrate, run, secrets, settings,
         with_database,
@@ -124,7 +124,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 async fn migrate_embedded(process: &Process) -> anyhow::Result<()> {
     let settings = &process.config.database;
-    let applied = migrate::migrate_up(&process.database("migrate", 1), settings)
+    let applied = migrate::migrate_up(&process.database(Pool::Migration), settings)
         .await
         .with_context(|| settings.to_string())?;
     tracing::info!("the schema is up to date; {applied} migrations were applied");

@@ -20,10 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::tasks::{refresh_api_keys, run_housekeeping, share_guard_counts};
 use super::{clock, housekeeping::clean_up_orphans};
-use crate::{Process, config::Config, descriptors::Shares, metrics::GuardMetrics, random::seeded};
-
-/// Connections of verifications, beside those of the outbox's writers.
-const CONNECTIONS: u32 = 8;
+use crate::{
+    Pool, Process, config::Config, descriptors::Shares, metrics::GuardMetrics, random::seeded,
+};
 
 /// Accepts messages, starts verifications and checks codes on the API port. Returns what is
 /// notified when a message was stored.
@@ -34,11 +33,11 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     // What the use cases store in.
     let events = config.events.is_some();
     let settings = OutboxSettings { events, ..OutboxSettings::default() };
-    let writing = process.database("api", u32::try_from(settings.writers)? + 1);
+    let writing = process.database(Pool::Api);
     let usable = process.watch_database(writing.clone(), &[Part::Api]);
     let (outbox, mut writers) = CoalescingOutbox::start(&writing, settings);
     let stored = outbox.stored();
-    let database = process.database("verification", CONNECTIONS);
+    let database = process.database(Pool::Verification);
     let verifications = Arc::new(SqlVerifications::new(database.clone()).with_events(events));
     let keys = Arc::new(Authorize::new(SqlApiKeys::new(database.clone())));
     let guard = Arc::new(Guard::new(config.guard.rules_in_force(), config.guard.window));

@@ -7,7 +7,7 @@ use rand_core::Rng;
 
 use super::{housekeeping::clean_up_orphans, parts, stream};
 use crate::{
-    Process,
+    Pool, Process,
     broker::Stream,
     config::{Beginning, Config, GatewayConfig},
     consumer::{Consumer, ConsumerSettings},
@@ -26,7 +26,7 @@ pub fn consumer(
     vault: Vault,
 ) -> anyhow::Result<()> {
     let config = process.config.clone();
-    let database = process.database("consumer", 10);
+    let database = process.database(Pool::Consumer);
     let usable =
         process.watch_database(database.clone(), &parts(Part::Consumer, &config.consumer.broker));
     clean_up_orphans(process, &database, &usable)?;

@@ -7,7 +7,7 @@ use application::{
 };
 use tokio::time::sleep;
 
-use crate::{Process, config::Config, random::seeded};
+use crate::{Pool, Process, config::Config, random::seeded};
 
 /// The store of drawn keys: a file beside the SQLite file, or a table.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub fn open_vault(
 ) -> anyhow::Result<()> {
     const PAUSE: Duration = Duration::from_millis(500);
     let config = process.config.clone();
-    let database = process.database("keys", 1);
+    let database = process.database(Pool::Keys);
     let secrets = StoredSecrets::new(&config, &database);
     let open = OpenVault::new(secrets, seeded()?, vault, settings);
     let (stop, readiness) = (process.stop.clone(), process.readiness.clone());

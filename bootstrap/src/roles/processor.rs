@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts};
 use crate::{
-    Process,
+    Pool, Process,
     broker::Broker,
     config::{Config, EventsConfig},
     metrics::{EventMetrics, RelayMetrics},
@@ -29,7 +29,7 @@ pub fn processor(
     let config = process.config.clone();
     // A claim, a settlement, a publication and a posted event do no harm if they are repeated.
     // Everything that a consumer has taken over is durable, and so is everything before it.
-    let database = process.database_to_repeat("processor", 4);
+    let database = process.database_to_repeat(Pool::Processor);
     let usable =
         process.watch_database(database.clone(), &parts(Part::Processor, &config.relay.broker));
     clean_up_orphans(process, &database, &usable)?;
@@ -81,7 +81,7 @@ fn broker(process: &Process, config: &Config, queue: Option<EmbeddedQueue>) -> B
         }));
     }
     // Connections that do not repeat: a record that was read must not change.
-    let database = process.database("queue", 6);
+    let database = process.database(Pool::Queue);
     // Without keys: the processor only writes, and passes sealed codes on as they are.
     let vault = Vault::default();
     Broker::Embedded(embedded_queue(config, &database, &config.relay.broker, &vault))

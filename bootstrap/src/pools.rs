@@ -1,0 +1,97 @@
+//! How many connections to the database each part of a process may have, and so how many
+//! descriptors the process needs for them.
+
+use crate::config::Config;
+
+/// A pool of connections, which no other part of the process can use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// Stores what is accepted: a connection for each writer, and one to look after the database.
+    Api,
+    /// All else that the API does.
+    Verification,
+    Processor,
+    Consumer,
+    /// The queue that takes the place of Kafka.
+    Queue,
+    Keys,
+    Migration,
+}
+
+impl Pool {
+    /// What its connections are called in the database, behind `messager `.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Verification => "verification",
+            Self::Processor => "processor",
+            Self::Consumer => "consumer",
+            Self::Queue => "queue",
+            Self::Keys => "keys",
+            Self::Migration => "migrate",
+        }
+    }
+
+    pub const fn connections(self) -> u32 {
+        match self {
+            Self::Api => API_WRITERS + 1,
+            Self::Verification => 8,
+            Self::Processor => 4,
+            Self::Consumer => 10,
+            Self::Queue => 6,
+            Self::Keys | Self::Migration => 1,
+        }
+    }
+
+    /// The pools of a binary that are open while it serves.
+    pub fn of(name: &str, config: &Config) -> Vec<Self> {
+        let mut pools = match name {
+            "api" => vec![Self::Api, Self::Verification, Self::Keys],
+            "processor" => vec![Self::Processor],
+            "consumer" => vec![Self::Consumer, Self::Keys],
+            _ => {
+                vec![Self::Api, Self::Verification, Self::Processor, Self::Consumer, Self::Keys]
+            }
+        };
+        if ["processor", "messager"].contains(&name) && !config.relay.broker.is_kafka() {
+            pools.push(Self::Queue);
+        }
+        pools
+    }
+}
+
+/// Inserts into the outbox at a time: one that is committing and one that is being filled.
+const API_WRITERS: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use adapters_persistence::OutboxSettings;
+
+    use super::*;
+
+    #[test]
+    fn each_writer_of_the_outbox_has_a_connection() {
+        assert_eq!(OutboxSettings::default().writers, API_WRITERS as usize);
+    }
+
+    #[test]
+    fn the_connections_of_each_binary_are_those_of_the_manual() {
+        let with = |kafka: &'static str| {
+            Config::from_lookup(&|name| match name {
+                "PRODUCER_URL" | "CONSUMER_URL" if !kafka.is_empty() => Some(kafka.to_owned()),
+                _ => None,
+            })
+            .unwrap()
+        };
+        let connections = |name: &str, kafka| -> u32 {
+            Pool::of(name, &with(kafka)).into_iter().map(Pool::connections).sum()
+        };
+
+        for (name, with_kafka, without) in
+            [("api", 12, 12), ("processor", 4, 10), ("consumer", 11, 11), ("messager", 26, 32)]
+        {
+            assert_eq!(connections(name, "kafka:9092"), with_kafka, "{name}");
+            assert_eq!(connections(name, ""), without, "{name} without Kafka");
+        }
+    }
+}

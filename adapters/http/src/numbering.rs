@@ -1,4 +1,4 @@
-//! What a number is, by the numbering plans of the world.
+//! Phone numbers by the numbering plans of the world.
 
 use domain::{Number, NumberType, PhoneNumber, Recipient, Region};
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, PhoneNumberType};
@@ -13,24 +13,24 @@ impl InvalidNumber {
     pub(crate) const fn detail(self) -> &'static str {
         match self {
             Self::Form => {
-                "must be a number in international form: an optional +, then 7 to 15 digits, the \
-                 first not 0"
+                "must be a number in international form: an optional +, then 7 to 15 digits that do \
+                 not begin with 0"
             }
-            Self::Unassigned => "must be a number that a numbering plan has",
+            Self::Unassigned => "must be a valid number of a numbering plan",
         }
     }
 }
 
-/// Whether a region has a numbering plan. One without is most likely a slip.
+/// Whether a region has a numbering plan. A region without one is most likely a typo.
 pub fn has_numbers(region: Region) -> bool {
     let mut regions = PHONE_NUMBER_UTIL.get_supported_regions();
     regions.any(|known| known.as_region_str().as_str() == region.as_str())
 }
 
-/// Reads a number in international form, with or without `+`.
+/// Parses a number in international form, with or without `+`.
 ///
-/// With a default region, a text without `+` is first taken for a number as it is dialled there,
-/// unless it has the region's own code.
+/// With a default region, digits without `+` are first read as dialled there, unless they begin
+/// with the country code of that region.
 pub(crate) fn number(text: &str, default: Option<Region>) -> Result<Number, InvalidNumber> {
     let international = is_international(text);
     let national = default.filter(|_| is_national(text));
@@ -39,13 +39,15 @@ pub(crate) fn number(text: &str, default: Option<Region>) -> Result<Number, Inva
     }
     let dialled = || national.and_then(|region| look_up(text, Some(region)));
     let in_full = international.then(|| look_up(&with_plus(text), None)).flatten();
-    // What begins with the region's own code is in full: a plan may have such a number, too.
+    // Digits with the region's own country code are international, even if the plan also has them
+    // as a national number.
     let at_home = in_full.as_ref().is_some_and(|it| it.region.is_some() && it.region == default);
     let number = if at_home { in_full } else { dialled().or(in_full) };
     number.ok_or(InvalidNumber::Unassigned)
 }
 
-/// Reads a number that something may have been sent to: by `/api`, also to one that no plan has.
+/// Parses a number that may have received a code. `/api` also sends to numbers outside of every
+/// plan.
 pub(crate) fn sent_to(text: &str, default: Option<Region>) -> Result<PhoneNumber, InvalidNumber> {
     match number(text, default) {
         Ok(number) => Ok(number.phone),
@@ -77,7 +79,7 @@ pub fn recipient(written: &PhoneNumber, default: Option<Region>) -> Recipient {
     number.map_or_else(|| Recipient::Unreadable(unreadable()), Recipient::Number)
 }
 
-/// The digits of a number in international form, whether or not a plan has it.
+/// Returns the digits of a number in international form, whether or not it is in a plan.
 pub(crate) fn as_written(text: &str) -> Option<PhoneNumber> {
     if !is_international(text) {
         return None;
@@ -85,8 +87,8 @@ pub(crate) fn as_written(text: &str) -> Option<PhoneNumber> {
     text.strip_prefix('+').unwrap_or(text).parse().ok()
 }
 
-/// Whether the library may see a text: `+`, if it is there, and 7 to 15 digits. The library itself
-/// takes letters, extensions, and more digits, some of which make another number of it.
+/// Whether a text may go to the library: an optional `+` and 7 to 15 digits. The library itself
+/// accepts letters, extensions and more digits, some of which change the number.
 fn is_international(text: &str) -> bool {
     let digits = text.strip_prefix('+').unwrap_or(text);
     (7..=15).contains(&digits.len()) && !digits.starts_with('0') && is_digits(digits)
@@ -113,7 +115,7 @@ fn look_up(text: &str, region: Option<Region>) -> Option<Number> {
         None => None,
     };
     let number = PHONE_NUMBER_UTIL.parse(text, region).ok()?;
-    // A number is valid if it has a type, which `is_valid_number` would look for once more.
+    // A number with a type is valid. `is_valid_number` would determine the type once more.
     let kind = kind(PHONE_NUMBER_UTIL.get_number_type(&number));
     if kind == NumberType::Unknown {
         return None;
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn gate_and_library_agree_on_the_table_of_peers() {
+    fn numbers_are_parsed_as_in_the_table() {
         #[track_caller]
         fn check(text: &str, expected: Result<(&str, &str, NumberType), InvalidNumber>) {
             let found = number(text, None);
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn premium_is_refused_by_default() {
+    fn premium_numbers_are_refused_by_default() {
         let rules = NumberRules::default();
         let check = |text| {
             let number = number(text, None).unwrap();
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_of_no_country_have_a_region_of_their_own() {
+    fn numbers_of_no_country_have_the_non_geographic_region() {
         for text in [
             "+80012345678",
             "+80812345678",
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn default_region() {
+    fn national_numbers_are_accepted_in_the_default_region() {
         #[track_caller]
         fn check(text: &str, code: &str, expected: Result<&str, InvalidNumber>) {
             let found = number(text, Some(region(code))).map(|number| number.phone);
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn one_handset_is_one_recipient_however_it_is_written() {
+    fn all_spellings_of_a_number_are_one_recipient() {
         #[track_caller]
         fn check(default: Option<&str>, phone: &str, code: &str, spellings: &[&str]) {
             let default = default.map(region);
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_plan_has_stands_for_itself() {
+    fn digits_outside_of_every_plan_are_unreadable() {
         for (text, default) in
             [("89999999999", None), ("00000000000", Some("RU")), ("99999999999", Some("DE"))]
         {
@@ -333,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_has_numbers_or_is_none() {
+    fn only_regions_with_a_plan_have_numbers() {
         for region in ["RU", "DE", "US", "XK", "TA"] {
             assert!(has_numbers(region.parse().unwrap()), "{region}");
         }
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn what_api_has_sent_to_can_be_checked() {
+    fn numbers_that_api_sent_to_can_be_checked() {
         let check = |text: &str| sent_to(text, None).map(|phone| phone.as_str().to_owned());
 
         assert_eq!(check("+79991234567").as_deref(), Ok("79991234567"));
@@ -355,7 +357,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_number_with_a_type_is_a_valid_one(
+        fn number_with_a_type_is_valid(
             text in "[+](7[3489]|44[127]|1[2-9]|49[13]|39|88|[1-9])[0-9]{5,10}",
         ) {
             let valid = PHONE_NUMBER_UTIL
@@ -365,7 +367,7 @@ mod tests {
         }
 
         #[test]
-        fn whatever_comes_has_one_form(
+        fn parsing_is_idempotent(
             text in "[+]?[0-9]{3,16}|.{0,20}",
             default in proptest::option::of(Just("RU".parse::<Region>().unwrap())),
         ) {

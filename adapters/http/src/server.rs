@@ -47,36 +47,36 @@ mod watched;
 #[cfg(test)]
 mod tests;
 
-/// How long to wait after the system refused us a connection, for want of files or memory, and how
-/// often the log says so.
+/// The pause after the system refused a connection for lack of descriptors or memory, and the pause
+/// between two lines of the log about it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long those who came last have for their first request, once nothing more is accepted.
+/// How long the last accepted connections have for their first request at a shutdown.
 const LAST_REQUESTS: Duration = Duration::from_millis(50);
 
-/// How long a connection that is turned away may take to ask and to hear so.
+/// How long a refused connection may take to send its request and to read the 503.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
 
-/// How long a connection waits for the one that makes room for it. It is being closed.
+/// How long a connection waits until the one that makes room for it is closed.
 const CHANGING_PLACES: Duration = Duration::from_secs(1);
 
-/// How often the deadlines of all connections are looked at.
+/// How often the deadlines of all connections are checked.
 const SWEEP: Duration = Duration::from_millis(250);
 
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 32\r\n\r\n{\"error\":\"too many connections\"}";
 
-/// What a connection holds of a request at a time: the whole head, or a part of the body.
+/// The buffer of a connection, which has to hold a whole head.
 ///
 /// The buffer begins with 8 KiB and doubles each time that one read has filled it, so only a client
 /// that sends so much at once makes it grow.
 const MAX_BUFFER: usize = 64 * 1024;
 
-/// Headers of a request. The parser's own limit is 100, and the Go service had none.
+/// The most headers of a request. The parser's default is 100, and the Go service had no limit.
 const MAX_HEADERS: usize = 256;
 
-/// What a server lets its clients take.
+/// The limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
     /// Connections at a time: under load each takes some 28 KiB, and up to 80 KiB if its client
@@ -84,18 +84,18 @@ pub struct ServerLimits {
     /// proceed. If there is none, it is answered with 503, and the longest open one ends with its
     /// next answer.
     pub max_connections: usize,
-    /// Connections at a time of one IPv4 address, or of one /64 of IPv6.
+    /// Connections at a time from one IPv4 address, or from one /64 of IPv6.
     pub max_per_peer: usize,
-    /// Connections at a time that are being answered with 503. Further ones are closed. Half of the
+    /// Refused connections that are answered with 503 at a time. Further ones are closed. Half of the
     /// answers are for newcomers, and not for connections that were dropped to make room.
     pub max_turned_away: usize,
-    /// How long a connection has for a request, head and body, once others wait for its place; a
-    /// quarter of that if its peer has more connections than theirs.
+    /// How long a connection has for a request, head and body, while others wait for its place. A
+    /// peer with more connections than theirs has a quarter of it.
     pub patience: Duration,
-    /// How long a connection may be idle once others wait for its place; a quarter of that if its
-    /// peer has more connections than theirs.
+    /// How long a connection may be idle while others wait for its place. A peer with more
+    /// connections than theirs has a quarter of it.
     pub idle_patience: Duration,
-    /// How long a connection that was told to end with its next answer may be without one.
+    /// How long a connection that must end with its next answer may go without an answer.
     pub last_answer: Duration,
     /// How long a new connection may send nothing.
     pub first_byte_timeout: Duration,
@@ -103,18 +103,18 @@ pub struct ServerLimits {
     pub head_timeout: Duration,
     /// How long a connection may be idle between two requests.
     pub idle_timeout: Duration,
-    /// How long a client may take to read an answer that does not fit into the system's buffers,
-    /// and, on Linux, how long it may leave what we sent unacknowledged.
+    /// How long a client may take to read an answer that does not fit into the system's buffers.
+    /// On Linux, also how long it may leave sent bytes unacknowledged.
     pub write_timeout: Duration,
-    /// How long the server goes on once it is to stop: a client that asks within that time is
-    /// answered, and told to close. A connection that stays idle is closed at its end.
+    /// How long the server goes on accepting at a shutdown. Its answers tell clients to close. Idle
+    /// connections are closed at the end of this time.
     pub farewell: Duration,
-    /// How long requests in flight may take to end after that.
+    /// How long requests in flight may take after that.
     pub grace: Duration,
 }
 
 impl ServerLimits {
-    /// How many connections may be on their way out at a time, beside `max_connections`.
+    /// Returns how many connections may be leaving at a time, in addition to `max_connections`.
     pub fn max_leaving(&self) -> usize {
         self.max_connections.div_ceil(8)
     }
@@ -132,8 +132,8 @@ impl Default for ServerLimits {
             last_answer: Duration::from_secs(2),
             first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
-            // Above what load balancers and pools of clients usually keep theirs for, 60 s: whoever
-            // closes first loses no request.
+            // More than the usual 60 s of load balancers and client pools: the side that closes
+            // first loses no request.
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             farewell: Duration::ZERO,
@@ -144,12 +144,12 @@ impl Default for ServerLimits {
 
 /// Serves HTTP/1 on `listeners` until `stop`.
 ///
-/// Then answers tell their clients to close, for `limits.farewell`; after that nothing more is
-/// accepted, idle connections are closed, and requests in flight end, at most `limits.grace` long.
-/// A connection is looked at once more for a request before it is closed.
+/// At a shutdown, answers tell their clients to close for `limits.farewell`. Then nothing more is
+/// accepted, idle connections are closed, and requests in flight have `limits.grace` to end. A
+/// connection is read once more before it is closed, so that no request is lost.
 /// Dropping the future drops every connection.
 ///
-/// Connections beyond the limit, and those that make room, are counted in `metrics`.
+/// `metrics` counts refused connections, and those that make room.
 pub async fn serve(
     listeners: impl Into<Listeners>,
     router: Router,
@@ -170,7 +170,7 @@ pub async fn serve(
         sleep(limits.farewell).await;
     });
     let mut admit = |(stream, peer): (TcpStream, SocketAddr)| {
-        // The ended ones are taken out here, or the sets would grow for ever.
+        // Removes ended tasks, or the sets would grow for ever.
         while tasks.try_join_next().is_some() {}
         while turned_away.try_join_next().is_some() {}
         let Some(entry) = connections.admit(peer.ip().into()) else {
@@ -181,7 +181,7 @@ pub async fn serve(
             return;
         };
         if let Err(error) = prepare(&stream, limits) {
-            tracing::debug!(%error, "a connection was gone before it was served");
+            tracing::debug!(%error, "a client closed its connection before it was served");
             return;
         }
         let service = answering(router.clone(), Arc::clone(&entry.link), Arc::clone(&connections));
@@ -208,7 +208,7 @@ pub async fn serve(
             accepted = accept(&listeners) => admit(accepted),
         }
     }
-    // Those that the system has accepted for us already would be reset.
+    // Without this, connections that the system has already accepted would be reset.
     for accepted in backlog(listeners) {
         admit(accepted);
     }
@@ -219,11 +219,14 @@ pub async fn serve(
         while turned_away.join_next().await.is_some() {}
     };
     if timeout(limits.grace, ended).await.is_err() {
-        tracing::warn!(connections = connections.len(), "connections dropped after the grace time");
+        tracing::warn!(
+            connections = connections.len(),
+            "dropped connections whose requests did not end within the grace time"
+        );
     }
 }
 
-/// Drops connections whose time is up.
+/// Drops connections whose deadline has passed.
 async fn sweep(connections: Arc<Connections>) {
     let mut ticks = interval(SWEEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -233,7 +236,7 @@ async fn sweep(connections: Arc<Connections>) {
     }
 }
 
-/// Serves a connection as soon as the one whose place it takes has ended. Returns it if no request
+/// Serves a connection once the one whose place it takes has ended. Returns it if no request
 /// of it was served for want of a place.
 async fn take_place(
     free: Option<OwnedSemaphorePermit>,
@@ -247,11 +250,11 @@ async fn take_place(
         None => timeout(CHANGING_PLACES, slots.acquire_owned()).await.ok().and_then(Result::ok),
     };
     if slot.is_none() {
-        tracing::debug!("a connection found its place still taken");
+        tracing::debug!("closed a connection because its place did not become free in time");
         return Some(Unserved { stream, has_asked: false });
     }
     let unserved = serve(stream).await.unwrap_or_else(|error| {
-        tracing::debug!(%error, "connection broken off");
+        tracing::debug!(%error, "a connection ended with an error");
         None
     });
     drop((entry, slot));
@@ -291,12 +294,12 @@ struct Unserved {
 
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
-    // Deadlines are ours: see `Connections::sweep`.
+    // `Connections::sweep` enforces all deadlines.
     http.header_read_timeout(None).max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
     http
 }
 
-/// Serves one connection to its end, or until it is told to go. Returns it if it made room before
+/// Serves one connection to its end, or until it has to go. Returns it if it made room before
 /// its request was there.
 async fn attend<S>(
     http: http1::Builder,
@@ -310,7 +313,8 @@ where
     let mut connection = http.serve_connection(io, service);
     loop {
         tokio::select! {
-            // What has arrived is read first: to hyper, a connection is idle until it has read.
+            // Bytes that have arrived are read first: to hyper, a connection is idle until it has
+            // read them.
             biased;
             ended = &mut connection => return ended.map(|()| None),
             () = link.called() => {}
@@ -333,7 +337,7 @@ where
     }
 }
 
-/// A router is ready at any time, and a clone of it is a count.
+/// Returns the service of one connection. A router is always ready, and cheap to clone.
 fn answering(
     router: Router,
     link: Arc<Link>,
@@ -360,13 +364,14 @@ fn answering(
     })
 }
 
-/// What follows on such a connection may be meant for another server.
+/// Refuses a request and closes, because later requests on the connection may be meant for another
+/// server.
 fn refuse_host() -> Response {
     let headers = [(CONTENT_TYPE, JSON), (CONNECTION, HeaderValue::from_static("close"))];
     (StatusCode::BAD_REQUEST, headers, r#"{"error":"invalid Host header"}"#).into_response()
 }
 
-/// Waits for a connection. Gives the system time where it has none to give.
+/// Waits for a connection, and pauses if the system is short of descriptors or memory.
 async fn accept(listeners: &Listeners) -> (TcpStream, SocketAddr) {
     let mut logged: Option<Instant> = None;
     loop {
@@ -375,7 +380,7 @@ async fn accept(listeners: &Listeners) -> (TcpStream, SocketAddr) {
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 if logged.is_none_or(|logged| logged.elapsed() > ACCEPT_LOG_PAUSE) {
-                    tracing::warn!(%error, "no connection can be accepted");
+                    tracing::warn!(%error, "cannot accept connections; check the limit of open files");
                     logged = Some(Instant::now());
                 }
                 sleep(ACCEPT_PAUSE).await;
@@ -396,20 +401,20 @@ impl Unserved {
     async fn refuse(self) -> io::Result<()> {
         let Self { mut stream, has_asked } = self;
         let mut asked = [0; 256];
-        // A client takes no answer before it has asked.
+        // A client does not expect an answer before it has sent something.
         if !has_asked && stream.read(&mut asked).await? == 0 {
             return Ok(());
         }
         stream.write_all(FULL).await?;
         stream.shutdown().await?;
-        // Closed with something unread it would be reset, and the answer with it.
+        // Closing with unread bytes would reset the connection, and the client would lose the answer.
         while stream.read(&mut asked).await? > 0 {}
         Ok(())
     }
 }
 
-/// What the system has accepted on `listeners`, which accept nothing more then. Asked for directly,
-/// as the runtime may not have heard of it yet.
+/// Returns the connections that the system has already accepted, and closes the listeners. It asks
+/// the system directly, because the runtime may not know of them yet.
 fn backlog(listeners: Listeners) -> Vec<(TcpStream, SocketAddr)> {
     let mut accepted = Vec::new();
     for listener in listeners.into_inner().into_iter().filter_map(|it| it.into_std().ok()) {
@@ -431,7 +436,7 @@ fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream)
 }
 
-/// Whether an error of `accept` is about the one connection, which its client gave up.
+/// Whether an error of `accept` means only that a client gave up its connection.
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -442,8 +447,8 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-/// Answers are not held back to fill a packet, and a client that takes nothing is cut by the
-/// system: one that sends requests and reads no answers would hold its slot for ever.
+/// Sends answers at once, and lets the system cut clients that read nothing: a client that sends
+/// requests and reads no answers would hold its slot for ever.
 fn prepare(stream: &TcpStream, limits: ServerLimits) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! Who is connected, how far each request has got, and which connection makes room for another.
+//! The table of connections: how far each request is, and which connection makes room for another.
 
 use std::{
     collections::HashMap,
@@ -19,15 +19,15 @@ use crate::ConnectionMetrics;
 #[cfg(test)]
 mod tests;
 
-/// How often the log says that connections are turned away or dropped, and how often a connection
-/// is asked to end with its next answer.
+/// The pauses between two lines of the log about refused and dropped connections, and between two
+/// connections that are told to end with their next answer.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 const ASK_PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a search that found nothing to drop is not repeated: it looks at every connection.
+/// The pause after a search that found nothing to drop: a search looks at every connection.
 const SEARCH_PAUSE: Duration = Duration::from_millis(1);
 
-/// Who connects: an IPv4 address, or the /64 of an IPv6 address, which usually is one customer's.
+/// A client: an IPv4 address, or the /64 of an IPv6 address, which usually belongs to one customer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Peer {
     V4(Ipv4Addr),
@@ -54,7 +54,7 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// How far a connection has got.
+/// How far a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
@@ -86,13 +86,13 @@ impl Phase {
         Self::Idle,
     ];
 
-    /// Whether it is the server's turn.
+    /// Whether the server has to act next.
     fn is_ours(self) -> bool {
         matches!(self, Self::Running | Self::Answering)
     }
 }
 
-/// What a connection is told to do.
+/// What a connection has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Order {
@@ -110,13 +110,14 @@ pub(super) struct Link {
     /// How many connections the peer has.
     held: Arc<AtomicU32>,
     opened: Instant,
-    /// Milliseconds from `opened` to when the peer last had its turn, and behind them the phase.
+    /// Milliseconds from `opened` to the last time when the peer had to act, and the phase in the
+    /// lowest bits.
     state: AtomicU64,
     /// Milliseconds from `opened` to when the connection was told to end with its next answer.
     told: AtomicU64,
     order: AtomicU8,
     called: Notify,
-    /// Its place in the table is another's.
+    /// Another connection has taken its place.
     is_leaving: AtomicBool,
 }
 
@@ -147,30 +148,30 @@ impl Link {
         self.state().1
     }
 
-    /// It is the peer's turn from now on.
+    /// Starts a phase in which the peer has to act.
     fn begin(&self, phase: Phase) {
         let now = milliseconds(self.opened.elapsed());
         self.state.store(now << PHASE_BITS | phase as u64, Ordering::Relaxed);
     }
 
-    /// The phase changes, and the peer's time goes on.
+    /// Changes the phase without restarting the peer's time.
     fn go_on(&self, phase: Phase) {
         self.state.store(self.state().0 << PHASE_BITS | phase as u64, Ordering::Relaxed);
     }
 
-    /// Bytes have arrived.
+    /// Notes that bytes have arrived.
     pub(super) fn read(&self) {
         if matches!(self.phase(), Phase::New | Phase::Idle) {
             self.begin(Phase::Head);
         }
     }
 
-    /// A head has arrived. The time for the body runs from the first byte of the head.
+    /// Notes a complete head. The time for the body counts from the first byte of the head.
     pub(super) fn asked(&self, has_body: bool) {
         self.go_on(if has_body { Phase::Body } else { Phase::Running });
     }
 
-    /// The handler has the body, or wants no more of it.
+    /// Notes that the handler has read the body, or does not want more of it.
     pub(super) fn body_ended(&self) {
         if self.phase() == Phase::Body {
             self.go_on(Phase::Running);
@@ -181,28 +182,28 @@ impl Link {
         self.go_on(Phase::Answering);
     }
 
-    /// The client takes no more for now.
+    /// Notes that the client does not read the answer.
     pub(super) fn blocked(&self) {
         if self.phase() == Phase::Answering {
             self.begin(Phase::Unread);
         }
     }
 
-    /// All that was to be written is written.
+    /// Notes that everything has been written.
     pub(super) fn flushed(&self) {
         if matches!(self.phase(), Phase::Answering | Phase::Unread) {
             self.begin(Phase::Idle);
         }
     }
 
-    /// How long it has been the peer's turn.
+    /// Returns how long the peer has had to act.
     fn waited(&self, now: Instant) -> Option<(Phase, Duration)> {
         let (since, phase) = self.state();
         let waited = (now - self.opened).saturating_sub(Duration::from_millis(since));
         (!phase.is_ours()).then_some((phase, waited))
     }
 
-    /// Whether its next answer is to tell the client that it is the last.
+    /// Whether the next answer must tell the client to close.
     pub(super) fn is_told(&self) -> bool {
         self.told.load(Ordering::Relaxed) != UNTOLD
     }
@@ -216,8 +217,10 @@ impl Link {
         self.called.notify_one();
     }
 
-    /// Waits for an order. What has arrived by then is there to be read before the order is
-    /// carried out: the runtime asks the system before it comes back to a task that yields.
+    /// Waits for an order.
+    ///
+    /// Bytes that arrived before the order can be read before it is carried out: the runtime polls
+    /// the system before it returns to a task that yields.
     pub(super) async fn called(&self) {
         self.called.notified().await;
         yield_now().await;
@@ -246,12 +249,12 @@ pub(super) struct Connections {
 struct Table {
     links: Vec<Option<Arc<Link>>>,
     free: Vec<usize>,
-    /// Those that are not leaving.
+    /// Connections that are not leaving.
     open: usize,
     peers: HashMap<Peer, Arc<AtomicU32>>,
     closing: bool,
-    /// When a search found nothing, among whose connections, and how many the newcomer's peer had.
-    /// For a peer with as many or more there is nothing either.
+    /// The last failed search: its time, the peer whose connections it looked at, and how many the
+    /// new connection's peer had. A peer with as many or more would find nothing either.
     searched: Option<(Instant, Option<Peer>, u32)>,
     asked: Option<Instant>,
     logged: Option<Instant>,
@@ -259,7 +262,7 @@ struct Table {
     dropped: u64,
 }
 
-/// A connection's place in the table, which it leaves when this is dropped.
+/// A connection's place in the table. Dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) link: Arc<Link>,
@@ -280,9 +283,10 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more connection of `peer`: a free one, or that of a connection whose peer
-    /// does not proceed. `None`: there is none, and the longest open connection ends with its next
-    /// answer.
+    /// Returns a place for a connection of `peer`: a free one, or that of a connection without
+    /// progress.
+    ///
+    /// Without a place it returns `None`, and the longest open connection ends with its next answer.
     pub(super) fn admit(self: &Arc<Self>, peer: Peer) -> Option<Entry> {
         let limits = &self.limits;
         let now = Instant::now();
@@ -291,7 +295,7 @@ impl Connections {
         let has_all_of_its_own = held as usize >= limits.max_per_peer;
         if has_all_of_its_own || table.open >= limits.max_connections {
             let only = has_all_of_its_own.then_some(peer);
-            // What was sent away and has not gone yet has its descriptor still.
+            // A connection that was sent away holds its descriptor until it has ended.
             let may_send_away = table.leaving() < limits.max_leaving();
             let found = may_send_away.then(|| table.search(limits, held, only, now)).flatten();
             let Some(index) = found else {
@@ -315,7 +319,7 @@ impl Connections {
         self.stop.is_cancelled()
     }
 
-    /// Drops connections whose peers have used up their time.
+    /// Drops connections whose deadline has passed.
     pub(super) fn sweep(&self) {
         let now = Instant::now();
         let table = self.table();
@@ -326,7 +330,7 @@ impl Connections {
         }
     }
 
-    /// Ends all connections: those with a request in flight after its answer, the others at once.
+    /// Ends all connections: at once, or after the answer if a request is in flight.
     pub(super) fn close(&self) {
         let mut table = self.table();
         table.closing = true;
@@ -335,7 +339,7 @@ impl Connections {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of connections.
     pub(super) fn len(&self) -> usize {
         self.table().links.iter().flatten().count()
     }
@@ -356,7 +360,7 @@ impl Link {
             Phase::Head => limits.head_timeout,
             Phase::Idle => limits.idle_timeout,
             Phase::Unread => limits.write_timeout,
-            // Handlers time their bodies, and answer.
+            // Handlers have their own deadline for the body, and answer.
             Phase::Body | Phase::Running | Phase::Answering => return false,
         };
         waited > limit
@@ -364,9 +368,11 @@ impl Link {
 }
 
 impl Table {
-    /// The connection that makes room for one of a peer that holds `held`: first those without a
-    /// complete request, then those of the peer with the most connections, then the longest
-    /// without progress. A peer that holds more than the newcomer gets less time.
+    /// Finds the connection that makes room for a peer with `held` connections.
+    ///
+    /// Connections without a complete request come first, then those of the peer with the most
+    /// connections, then the one that is longest without progress. A peer that holds more than the
+    /// new connection's peer gets less time.
     fn search(
         &mut self,
         limits: &ServerLimits,
@@ -374,9 +380,8 @@ impl Table {
         only: Option<Peer>,
         now: Instant,
     ) -> Option<usize> {
-        let in_vain =
-            |(at, among, least)| now - at < SEARCH_PAUSE && among == only && held >= least;
-        if self.searched.is_some_and(in_vain) {
+        let failed = |(at, among, least)| now - at < SEARCH_PAUSE && among == only && held >= least;
+        if self.searched.is_some_and(failed) {
             return None;
         }
         let worst = self.links.iter().enumerate().filter_map(|(index, link)| {
@@ -398,8 +403,8 @@ impl Table {
         worst
     }
 
-    /// Tells the longest open connection that its next answer is the last, unless one was told
-    /// just now.
+    /// Tells the longest open connection to end with its next answer, unless one was told a moment
+    /// ago.
     fn ask(&mut self, only: Option<Peer>, now: Instant) {
         if self.asked.is_some_and(|asked| now - asked <= ASK_PAUSE) {
             return;
@@ -424,8 +429,8 @@ impl Table {
             dropped = std::mem::take(&mut self.dropped),
             peer = %most.peer,
             peer_connections = held(&most),
-            "all connections are taken: those that do not proceed are dropped to make room, and if \
-             there are none, new ones are answered with 503"
+            "all connections are taken; connections without progress are dropped to make room, and \
+             new ones get 503 if there are none; raise MAX_CONNECTIONS or check the client in peer"
         );
     }
 
@@ -442,12 +447,12 @@ impl Table {
         (link, index)
     }
 
-    /// How many were sent away and have not ended.
+    /// Returns the number of connections that were sent away and have not ended.
     fn leaving(&self) -> usize {
         self.links.len() - self.free.len() - self.open
     }
 
-    /// Gives the connection's place away. It stays in the table until it has ended.
+    /// Gives the connection's place to another. It stays in the table until it has ended.
     fn send_away(&mut self, index: usize) {
         let Some(link) = self.links[index].clone() else { return };
         if !link.is_leaving.swap(true, Ordering::Relaxed) {

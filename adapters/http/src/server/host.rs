@@ -1,8 +1,8 @@
-//! Which requests name their host as RFC 9112 (section 3.2) wants it.
+//! The `Host` header as RFC 9112 (section 3.2) requires it.
 
 use axum::http::{HeaderMap, Version, header::HOST};
 
-/// Whether a request has one valid `Host`. One of HTTP/1.0 may have none.
+/// Whether a request has one valid `Host`. HTTP/1.0 needs none.
 pub(super) fn is_valid(version: Version, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -29,7 +29,7 @@ fn is_host(value: &[u8]) -> bool {
     host_is_good && port_is_good
 }
 
-/// An IPv6 address, or one of a later version.
+/// An IPv6 address, or an address of a future version.
 fn is_literal(literal: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(literal) else { return false };
     let is_later = || {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_a_name_or_an_address_and_maybe_a_port() {
+    fn host_is_a_name_or_an_address_with_an_optional_port() {
         for good in [
             "",
             "h",
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_and_none_only_in_http_1_0() {
+    fn host_is_required_once_except_in_http_1_0() {
         #[track_caller]
         fn check(version: Version, hosts: &[&str], expected: bool) {
             let mut headers = HeaderMap::new();

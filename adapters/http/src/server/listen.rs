@@ -1,4 +1,4 @@
-//! Where a server listens.
+//! The addresses that a server listens on.
 
 use std::{
     fmt,
@@ -23,17 +23,17 @@ const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 /// The addresses of this machine that a server listens on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Hosts {
-    /// `*`: all, of IPv6 and IPv4; of IPv4 alone on a machine without IPv6.
+    /// `*`: all addresses of IPv6 and IPv4, or of IPv4 on a machine without IPv6.
     #[default]
     All,
-    /// `localhost`: `127.0.0.1`, and `::1` on a machine that has it.
+    /// `localhost`: `127.0.0.1`, and `::1` if the machine has it.
     Loopback,
-    /// `::` without an IPv4 address beside it takes IPv4, too.
+    /// `::` also accepts IPv4, unless the list has an IPv4 address.
     These(Vec<IpAddr>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be *, localhost, or IP addresses of this machine, by comma")]
+#[error("must be *, localhost, or IP addresses of this machine, separated by commas")]
 pub struct InvalidHosts;
 
 impl FromStr for Hosts {
@@ -116,7 +116,7 @@ impl Hosts {
         }
     }
 
-    /// The addresses at which a program on this machine finds the server, the likeliest first.
+    /// Returns the addresses at which a local program finds the server, the likeliest first.
     pub fn from_here(&self) -> Vec<IpAddr> {
         match self {
             Self::All | Self::Loopback => vec![V4_LOOPBACK, V6_LOOPBACK],
@@ -132,7 +132,7 @@ impl Hosts {
     }
 }
 
-/// Names the address, which the system's own text does not.
+/// Adds the address, which the system's message lacks.
 fn of(address: IpAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{address}: {error}"))
 }
@@ -152,7 +152,7 @@ const NO_IPV6: [i32; 2] = [43, 47];
 
 fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A port that was left a moment ago is free, as `TcpListener::bind` has it too.
+    // Allows a port that was closed a moment ago, like `TcpListener::bind`.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
@@ -184,7 +184,7 @@ impl From<Vec<TcpListener>> for Listeners {
 }
 
 impl fmt::Display for Listeners {
-    /// The addresses, as a log has them.
+    /// Writes the addresses for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let texts: Vec<_> = self.addresses().iter().map(ToString::to_string).collect();
         f.write_str(&texts.join(", "))
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn all_loopback_or_addresses() {
+    fn hosts_are_all_loopback_or_addresses() {
         let these = |addresses: &[&str]| {
             Hosts::These(addresses.iter().map(|address| address.parse().unwrap()).collect())
         };
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_on_this_machine_asks_loopback_of_the_right_family() {
+    fn local_program_connects_to_loopback_of_the_right_family() {
         let from_here = |text: &str| -> Vec<String> {
             hosts(text).from_here().iter().map(ToString::to_string).collect()
         };
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_for_this_machine_only() {
+    fn only_loopback_addresses_are_loopback() {
         for (text, expected) in [
             ("*", false),
             ("localhost", true),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_addresses_are_those_of_both_families() {
+    async fn all_hosts_accept_both_families() {
         let listeners = Hosts::All.listen(0).unwrap();
         let port = listeners.addresses()[0].port();
 
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn loopback_alone_is_reached_by_loopback_alone() {
+    async fn loopback_accepts_loopback_only() {
         let listeners = hosts("127.0.0.1").listen(0).unwrap();
         let port = listeners.addresses()[0].port();
 
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_families_may_be_named() {
+    async fn both_families_can_be_listed() {
         let port = hosts("127.0.0.1").listen(0).unwrap().addresses()[0].port();
         for text in ["0.0.0.0,::", "127.0.0.1,::", "localhost", "127.0.0.1,::1"] {
             let listeners = hosts(text).listen(port).unwrap();
@@ -324,14 +324,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_of_another_machine_is_named_in_the_error() {
+    async fn error_names_the_address() {
         let error = hosts("192.0.2.1").listen(0).unwrap_err().to_string();
 
         assert!(error.starts_with("192.0.2.1: "), "{error}");
     }
 
     #[test]
-    fn a_machine_without_ipv6_is_told_from_a_port_that_is_taken() {
+    fn missing_ipv6_is_distinguished_from_a_port_in_use() {
         assert!(is_without_ipv6(&io::Error::from_raw_os_error(NO_IPV6[1])));
         assert!(is_without_ipv6(&io::ErrorKind::AddrNotAvailable.into()));
         assert!(!is_without_ipv6(&io::ErrorKind::AddrInUse.into()));

@@ -23,10 +23,10 @@ const REQUEST: &str = "POST /api HTTP/1.1\r\nHost: h\r\nContent-Type: applicatio
                        Content-Length: 23\r\n\r\n{\"phone\":\"89999999999\"}";
 const ACCEPTED: &str = "\"message successfuly sended\"";
 
-/// Far more than any test takes.
+/// Far more than a test needs.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// An outbox that takes a message when it is told to.
+/// An outbox that stores a message when the test opens it.
 struct Gate {
     entered: mpsc::UnboundedSender<()>,
     open: Arc<Notify>,
@@ -85,7 +85,7 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     Server { address, stop, entered, open, connections, task }
 }
 
-/// No time runs out.
+/// Limits under which nothing times out.
 fn patient() -> ServerLimits {
     ServerLimits {
         first_byte_timeout: DEADLINE,
@@ -156,7 +156,7 @@ fn assert_answer(text: &str, status: &str, body: &str) {
 }
 
 #[tokio::test]
-async fn a_connection_serves_one_request_after_the_other() {
+async fn connection_serves_several_requests() {
     let server = open_server().await;
     let mut stream = server.connect().await;
 
@@ -198,7 +198,7 @@ async fn http_1_0_is_answered_and_closed() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_leave_to_send_gets_it() {
+async fn expect_100_continue_is_answered() {
     let server = open_server().await;
     let mut stream = server.connect().await;
     let (head, body) = REQUEST.split_once("\r\n\r\n").unwrap();
@@ -213,7 +213,7 @@ async fn a_client_that_waits_for_leave_to_send_gets_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_leave_to_send_too_much_is_refused_before_it_does() {
+async fn too_long_body_with_expect_is_refused_before_it_is_sent() {
     let server = open_server().await;
     let mut stream = server.connect().await;
 
@@ -228,7 +228,7 @@ async fn a_client_that_waits_for_leave_to_send_too_much_is_refused_before_it_doe
 }
 
 #[tokio::test]
-async fn a_mebibyte_is_refused_with_an_answer_that_arrives() {
+async fn client_that_sends_one_mebibyte_gets_its_refusal() {
     let server = open_server().await;
     let mut stream = server.connect().await;
 
@@ -244,7 +244,7 @@ async fn a_mebibyte_is_refused_with_an_answer_that_arrives() {
 }
 
 #[tokio::test]
-async fn a_chunked_body_is_read() {
+async fn chunked_body_is_read() {
     let server = open_server().await;
     let mut stream = server.connect().await;
 
@@ -258,7 +258,7 @@ async fn a_chunked_body_is_read() {
 }
 
 #[tokio::test]
-async fn a_slow_head_is_cut() {
+async fn slow_head_is_cut() {
     let server = start(true, ServerLimits { head_timeout: SHORT, ..patient() }, DEADLINE).await;
     let mut stream = server.connect().await;
 
@@ -269,7 +269,7 @@ async fn a_slow_head_is_cut() {
 }
 
 #[tokio::test]
-async fn a_head_that_drips_is_cut() {
+async fn dripping_head_is_cut() {
     let server = start(true, ServerLimits { head_timeout: SHORT, ..patient() }, DEADLINE).await;
     let (mut reader, mut writer) = server.connect().await.into_split();
     let dripping = tokio::spawn(async move {
@@ -286,7 +286,7 @@ async fn a_head_that_drips_is_cut() {
 }
 
 #[tokio::test]
-async fn a_connection_that_sends_nothing_is_cut() {
+async fn silent_connection_is_cut() {
     let limits = ServerLimits { first_byte_timeout: SHORT, ..patient() };
     let server = start(true, limits, DEADLINE).await;
     let mut fresh = server.connect().await;
@@ -301,7 +301,7 @@ async fn a_connection_that_sends_nothing_is_cut() {
 }
 
 #[tokio::test]
-async fn a_slow_body_is_answered_and_cut() {
+async fn slow_body_is_answered_408_and_cut() {
     let server = start(true, patient(), Duration::from_millis(200)).await;
     let mut stream = server.connect().await;
 
@@ -315,7 +315,7 @@ async fn a_slow_body_is_answered_and_cut() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_cut() {
+async fn idle_connection_is_cut() {
     let server = start(true, ServerLimits { idle_timeout: SHORT, ..patient() }, DEADLINE).await;
     let mut stream = server.connect().await;
     send(&mut stream, REQUEST).await;
@@ -326,7 +326,7 @@ async fn an_idle_connection_is_cut() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_long_is_refused() {
+async fn too_long_head_is_431() {
     let server = open_server().await;
     let mut stream = server.connect().await;
 
@@ -353,7 +353,7 @@ async fn a_head_may_have_60_kib() {
 }
 
 #[tokio::test]
-async fn a_request_has_at_most_256_headers() {
+async fn request_has_at_most_256_headers() {
     let server = open_server().await;
     let with = |count: usize| {
         REQUEST.replace("Host: h\r\n", &format!("Host: h\r\n{}", "A: a\r\n".repeat(count)))
@@ -383,7 +383,7 @@ async fn garbage_ends_its_own_connection_only() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
+async fn connection_beyond_the_limit_is_503_and_the_oldest_one_is_told_to_close() {
     // A handler runs for the first: no impatience drops it.
     let patience = Duration::ZERO;
     let limits =
@@ -416,10 +416,10 @@ async fn beyond_the_limit_a_connection_is_refused_and_room_is_made() {
     server.stopped().await;
 }
 
-/// Whatever a client does to hold its connection without a complete request: another client's
+/// In whichever way a client holds its connection without a complete request, another client's
 /// request takes its place.
 #[tokio::test]
-async fn a_client_that_does_not_proceed_makes_room() {
+async fn client_without_progress_makes_room() {
     let head = REQUEST.split_once("\r\n\r\n").unwrap().0;
     let chunked = head.replace("Content-Length: 23", "Transfer-Encoding: chunked");
     let expecting = format!("{head}\r\nExpect: 100-continue\r\n\r\n");
@@ -523,7 +523,7 @@ async fn a_newcomer_whose_place_stays_taken_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_no_answers_makes_room() {
+async fn client_that_reads_no_answers_makes_room() {
     let limits = ServerLimits { max_connections: 1, ..patient() };
     let server = start(true, limits, DEADLINE).await;
     let greedy = server.connect().await;
@@ -549,7 +549,7 @@ async fn a_client_that_reads_no_answers_makes_room() {
 }
 
 #[tokio::test]
-async fn one_that_is_told_to_make_room_is_dropped_unless_its_handler_runs() {
+async fn connection_that_makes_room_is_dropped_unless_its_handler_runs() {
     let last_answer = Duration::from_millis(100);
     let limits = ServerLimits { max_connections: 2, patience: DEADLINE, last_answer, ..patient() };
     let mut server = start(false, limits, DEADLINE).await;
@@ -578,7 +578,7 @@ async fn one_that_is_told_to_make_room_is_dropped_unless_its_handler_runs() {
 }
 
 #[tokio::test]
-async fn a_peer_has_no_more_connections_than_it_may() {
+async fn peer_has_at_most_its_share_of_connections() {
     let limits = ServerLimits { max_per_peer: 1, ..patient() };
     let mut server = start(false, limits, DEADLINE).await;
     let mut first = server.connect().await;
@@ -595,7 +595,7 @@ async fn a_peer_has_no_more_connections_than_it_may() {
 }
 
 #[tokio::test]
-async fn half_a_request_does_not_hold_up_the_end() {
+async fn incomplete_request_does_not_delay_the_shutdown() {
     let limits =
         ServerLimits { grace: 10 * DEADLINE, patience: Duration::from_millis(100), ..patient() };
     let server = start(true, limits, DEADLINE).await;
@@ -608,7 +608,7 @@ async fn half_a_request_does_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn a_request_names_its_host_once() {
+async fn request_without_one_valid_host_is_400() {
     let server = open_server().await;
     let hosts = |lines: &str| REQUEST.replace("Host: h\r\n", lines);
     let bad =
@@ -630,7 +630,7 @@ async fn a_request_names_its_host_once() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_makes_room_the_oldest_first() {
+async fn longest_idle_connection_makes_room_first() {
     let limits = ServerLimits { max_connections: 2, ..patient() };
     let server = start(true, limits, DEADLINE).await;
     let mut kept = [server.connect().await, server.connect().await];
@@ -655,7 +655,7 @@ async fn an_idle_connection_makes_room_the_oldest_first() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_cut() {
+async fn client_that_reads_nothing_is_cut() {
     let limits = ServerLimits { write_timeout: Duration::from_millis(300), ..patient() };
     let server = start(true, limits, DEADLINE).await;
     let mut stream = server.connect().await;
@@ -675,7 +675,7 @@ async fn a_client_that_reads_nothing_is_cut() {
 }
 
 #[tokio::test]
-async fn stopping_ends_what_is_in_flight_and_closes_what_is_idle() {
+async fn shutdown_finishes_requests_in_flight_and_closes_idle_connections() {
     let mut server = start(false, patient(), DEADLINE).await;
     let mut fresh = server.connect().await;
     let mut idle = server.connect().await;
@@ -697,7 +697,7 @@ async fn stopping_ends_what_is_in_flight_and_closes_what_is_idle() {
 }
 
 #[tokio::test]
-async fn who_comes_during_the_farewell_is_answered_and_told_to_close() {
+async fn new_client_during_the_farewell_is_answered_and_told_to_close() {
     let limits = ServerLimits { farewell: Duration::from_secs(1), ..patient() };
     let server = start(true, limits, DEADLINE).await;
     let mut kept = server.connect().await;
@@ -718,7 +718,7 @@ async fn who_comes_during_the_farewell_is_answered_and_told_to_close() {
 }
 
 #[tokio::test]
-async fn a_request_that_arrives_with_the_close_is_answered() {
+async fn request_that_arrives_with_the_close_is_answered() {
     for is_dropped in [false, true] {
         let address = Ipv4Addr::LOCALHOST;
         let listener = TcpListener::bind((address, 0)).await.unwrap();
@@ -755,7 +755,7 @@ async fn a_request_that_arrives_with_the_close_is_answered() {
 }
 
 #[tokio::test]
-async fn stopping_waits_no_longer_than_the_grace_time() {
+async fn shutdown_takes_no_longer_than_the_grace_time() {
     let limits = ServerLimits { grace: Duration::from_millis(100), ..patient() };
     let mut server = start(false, limits, DEADLINE).await;
     let mut busy = server.connect().await;
@@ -769,7 +769,7 @@ async fn stopping_waits_no_longer_than_the_grace_time() {
 }
 
 #[tokio::test]
-async fn stopping_does_not_wait_for_a_slot() {
+async fn shutdown_does_not_wait_for_a_slot() {
     let limits = ServerLimits { max_connections: 0, grace: Duration::ZERO, ..patient() };
     let server = start(true, limits, DEADLINE).await;
     let _waiting = server.connect().await;
@@ -778,7 +778,7 @@ async fn stopping_does_not_wait_for_a_slot() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_takes_its_request_with_it() {
+async fn disconnect_drops_the_handler() {
     struct Dropped(mpsc::UnboundedSender<()>);
     impl Drop for Dropped {
         fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! A connection whose reads and writes are noted in its [`Link`].
+//! A connection that reports its reads and writes to its [`Link`].
 
 use std::{
     io,

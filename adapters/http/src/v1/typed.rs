@@ -1,10 +1,10 @@
 //! Numbers and codes as people type and paste them.
 //!
-//! A keyboard may write the digits of another script. A phone, a spreadsheet or a messenger puts
-//! spaces, brackets and dashes between digits, and invisible marks of direction around them. None
-//! of that makes another number of it, so `/v1` takes it. Letters are never dropped.
+//! Keyboards write the digits of other scripts. Phones, spreadsheets and messengers put spaces,
+//! brackets and dashes between digits, and invisible direction marks around them. None of this
+//! changes the number, so `/v1` ignores it. Letters are never dropped.
 
-/// The digit 0 of each other script; its 1 to 9 follow it (Unicode 14, general category Nd).
+/// The digit 0 of each other script. Its 1 to 9 follow it (Unicode 14, general category Nd).
 #[rustfmt::skip]
 const ZEROS: &[char] = &[
     '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}',
@@ -18,13 +18,13 @@ const ZEROS: &[char] = &[
     '\u{1d7f6}', '\u{1e140}', '\u{1e2f0}', '\u{1e950}', '\u{1fbf0}',
 ];
 
-/// Writes digits of any script as 0 to 9, and leaves separators and invisible characters out.
+/// Converts digits of any script to 0 to 9, and drops separators and invisible characters.
 pub(super) fn digits(text: &str) -> String {
     text.chars().filter(|&char| !is_separator(char)).map(ascii_digit).collect()
 }
 
-/// Like [`digits`], for a phone number: a full-width plus is a plus, and `tel:` may stand before
-/// it (RFC 3966).
+/// Like [`digits`], for a phone number: accepts a full-width plus, and drops a leading `tel:` (RFC
+/// 3966).
 pub(super) fn phone(text: &str) -> String {
     let text = digits(text).replace(['\u{ff0b}', '\u{fe62}'], "+");
     match text.get(..4) {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_of_any_script_are_digits() {
+    fn digits_of_any_script_are_converted() {
         for text in ["123456", "١٢٣٤٥٦", "۱۲۳۴۵۶", "१२३४५६", "１２３４５６", "𝟏𝟐𝟑𝟒𝟓𝟔"]
         {
             check(digits, text, "123456");
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn separators_are_left_out() {
+    fn separators_are_dropped() {
         for text in [
             "123 456",
             "123\u{a0}456",
@@ -123,14 +123,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_digit_and_no_separator_stays() {
+    fn other_characters_are_kept() {
         for text in ["12a456", "12+456", "12,456", "½", "①", "x"] {
             check(digits, text, text);
         }
     }
 
     #[test]
-    fn phones_are_read_as_people_paste_them() {
+    fn pasted_phone_numbers_are_read() {
         for text in [
             "+7 (999) 123-45-67",
             "\u{202a}+7\u{a0}(999)\u{a0}123\u{2011}45\u{2011}67\u{202c}",

@@ -35,7 +35,7 @@ fn make_idle(entry: &Entry) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_does_not_proceed_makes_room_after_its_patience() {
+async fn connection_without_progress_makes_room_after_its_patience() {
     let body = |link: &Link| {
         link.read();
         link.asked(true);
@@ -64,7 +64,7 @@ async fn one_that_does_not_proceed_makes_room_after_its_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_and_a_body_have_one_patience() {
+async fn head_and_body_share_one_patience() {
     let connections = connections(limits(1));
     let first = connections.admit(peer(1)).unwrap();
     first.link.read();
@@ -77,7 +77,7 @@ async fn a_head_and_a_body_have_one_patience() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_in_hand_keeps_its_place() {
+async fn running_request_keeps_its_place() {
     let connections = connections(limits(1));
     let first = connections.admit(peer(1)).unwrap();
     first.link.read();
@@ -95,7 +95,7 @@ async fn a_request_in_hand_keeps_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_without_a_request_go_before_idle_ones() {
+async fn connections_without_a_request_make_room_before_idle_ones() {
     let connections = connections(limits(2));
     let idle = connections.admit(peer(1)).unwrap();
     make_idle(&idle);
@@ -111,7 +111,7 @@ async fn those_without_a_request_go_before_idle_ones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_peer_with_the_most_connections_gives_way_first_and_sooner() {
+async fn peer_with_the_most_connections_makes_room_first_and_sooner() {
     let connections = connections(limits(4));
     let alone = connections.admit(peer(1)).unwrap();
     advance(Duration::from_millis(1)).await;
@@ -127,7 +127,7 @@ async fn the_peer_with_the_most_connections_gives_way_first_and_sooner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_has_no_more_than_it_may() {
+async fn peer_has_at_most_its_share_of_connections() {
     let connections = connections(ServerLimits { max_per_peer: 2, ..limits(10) });
     let network = |last: u64| {
         let bits = u128::from(0x2001_0db8_0000_0001_u64) << 64 | u128::from(last);
@@ -173,7 +173,7 @@ async fn places_are_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_asks_one_at_a_time_the_longest_open_first() {
+async fn crowd_ends_one_connection_at_a_time_the_oldest_first() {
     let connections = connections(limits(2));
     let mut entries = Vec::new();
     for last in [1, 2] {
@@ -224,7 +224,7 @@ async fn each_phase_has_its_own_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_search_in_vain_is_not_repeated_at_once_but_for_a_peer_with_fewer() {
+async fn failed_search_is_not_repeated_at_once_except_for_a_peer_with_fewer() {
     let connections = connections(limits(3));
     let _entries: Vec<_> = [1, 1, 2].map(|last| connections.admit(peer(last)).unwrap()).into();
     let searched = || connections.table().searched;
@@ -240,7 +240,7 @@ async fn a_search_in_vain_is_not_repeated_at_once_but_for_a_peer_with_fewer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn few_are_on_their_way_out_at_a_time() {
+async fn few_connections_leave_at_a_time() {
     let connections = connections(limits(16));
     let mut entries: Vec<_> = (0..16).map(|_| connections.admit(peer(1)).unwrap()).collect();
     advance(FAST).await;

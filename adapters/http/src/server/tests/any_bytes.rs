@@ -59,7 +59,7 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_answered_in_http_or_hung_up_on(bytes in any_bytes()) {
+    fn any_bytes_get_an_http_answer_or_a_close(bytes in any_bytes()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (text, after) = runtime.block_on(async {
             let server = open_server().await;

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use application::Checked;
 use axum::http::StatusCode;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
@@ -18,6 +19,8 @@ pub struct ApiMetrics {
     usual: [(StatusCode, IntCounter, Histogram); 3],
     v1_answers: IntCounterVec,
     v1_durations: HistogramVec,
+    approved: IntCounter,
+    wrong: IntCounter,
 }
 
 /// The metrics of [`crate::serve`].
@@ -47,7 +50,7 @@ impl ConnectionMetrics {
 impl ApiMetrics {
     /// Registers `total_messages` and `messager_http_request_duration_seconds` for `/api`, and
     /// `messager_v1_requests_total` and `messager_v1_request_duration_seconds` for `/v1`, these
-    /// also by route.
+    /// also by route, and `messager_checks_total`.
     ///
     /// The usual statuses of `/api` start at zero, so that the first failure is seen as a rise.
     /// [`v1_router`](crate::v1_router) adds those of `/v1`.
@@ -86,7 +89,13 @@ impl ApiMetrics {
         )?;
         registry.register(Box::new(v1_answers.clone()))?;
         registry.register(Box::new(v1_durations.clone()))?;
-        Ok(Self { answers, durations, usual, v1_answers, v1_durations })
+        let checks = IntCounterVec::new(
+            Opts::new("messager_checks_total", "Codes checked through /v1, by result."),
+            &["result"],
+        )?;
+        registry.register(Box::new(checks.clone()))?;
+        let [approved, wrong] = ["approved", "wrong"].map(|it| checks.with_label_values(&[it]));
+        Ok(Self { answers, durations, usual, v1_answers, v1_durations, approved, wrong })
     }
 
     /// Starts the usual statuses of a route of `/v1` at zero.
@@ -106,6 +115,14 @@ impl ApiMetrics {
         } else {
             self.answers.with_label_values(&[status.as_str()]).inc();
             self.durations.with_label_values(&[status.as_str()]).observe(seconds);
+        }
+    }
+
+    /// A check that was answered from a kept answer is not counted again.
+    pub(crate) fn checked(&self, checked: &Checked) {
+        match checked {
+            Checked::Approved => self.approved.inc(),
+            Checked::Wrong { .. } => self.wrong.inc(),
         }
     }
 

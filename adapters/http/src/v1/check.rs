@@ -70,7 +70,10 @@ pub(super) async fn try_code(
     code: &Code,
 ) -> Result<Reply, Problem> {
     match v1.use_cases.check(of, code, request.claim.as_ref()).await {
-        Ok(checked) => Ok(Reply::json(StatusCode::OK, &CheckView::of(checked))),
+        Ok(checked) => {
+            v1.metrics.checked(&checked);
+            Ok(Reply::json(StatusCode::OK, &CheckView::of(checked)))
+        }
         Err(CheckError::Unknown) => Err(ProblemKind::NotFound.into()),
         Err(CheckError::AlreadyApproved) => Err(ProblemKind::AlreadyApproved.into()),
         Err(CheckError::Gone(status)) => Err(Problem::gone(status)),

@@ -52,3 +52,19 @@ async fn check_by_phone_accepts_numbers_that_only_api_accepts() {
 
     assert_eq!((told.status, &*told.text), (200, r#"{"valid":false}"#));
 }
+
+#[tokio::test]
+async fn checks_are_counted_by_result() {
+    let verifications = checking(|attempt| compared(attempt, 1));
+    let (router, registry) = Parts { verifications, ..parts() }.counted();
+
+    for code in ["482915", "000000", "000000"] {
+        let body = format!(r#"{{"phone":"79991234567","code":"{code}"}}"#);
+        ask(&router, post("/v1/verifications/check", body)).await;
+    }
+
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    for line in [r#"{result="approved"} 1"#, r#"{result="wrong"} 2"#] {
+        assert!(text.contains(&format!("messager_checks_total{line}\n")), "{text}");
+    }
+}

@@ -1,9 +1,9 @@
 //! The database schema, on PostgreSQL and on SQLite.
 //!
 //! A migration suits the code before and after it: add, move over, remove later. Each has a
-//! `down`, and the conformance tests of `adapters-persistence` run it. Each alters one table: the
-//! running service locks several in orders of its own, and a transaction that waits for two of
-//! them can meet it in a deadlock.
+//! `down`, which the conformance tests of `adapters-persistence` run. Each alters one table: the
+//! running service locks several tables in its own orders, and a transaction that waits for two of
+//! them can deadlock with it.
 
 pub use sea_orm_migration::{MigratorTrait, migrator::MigrationStatus};
 use sea_orm_migration::{
@@ -49,7 +49,7 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// Runs the statements that fit the database at hand.
+/// Runs the statements of the connected database.
 async fn run(
     manager: &SchemaManager<'_>,
     postgres: &'static str,

@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// What came of each call of a gateway, and which owner of the partition began the last one.
+/// Adds the outcome of each gateway call, and the owner of the partition that began the last one.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// Since when a message is in transit.
+/// Adds the time since which a message has been in transit.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// Up to when each partition has been read.
+/// Adds the time up to which each partition has been read.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

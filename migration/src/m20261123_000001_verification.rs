@@ -1,7 +1,7 @@
 use sea_orm_migration::prelude::*;
 
-/// Verifications and what protects them: windows of phones, other counters, the guard, answers to
-/// repeated requests, API keys, drawn secrets; and the events that others are told of.
+/// The tables of verifications: windows of phones, other counters, the guard, answers to repeated
+/// requests, API keys, secrets, and events.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
@@ -16,12 +16,12 @@ impl MigrationTrait for Migration {
     }
 }
 
-// `fillfactor` leaves room for rows to be updated in place (HOT), which an index on a column that
-// changes would prevent. Attempts and sends of a verification change in place; its end does not,
-// since the index of those that are pending must lose it.
+// `fillfactor` leaves room to update rows in place (HOT), which an index on a changing column would
+// prevent. Attempts and sends of a verification change in place. Its end does not, because the index
+// of pending verifications must lose it.
 //
-// No CHECK on `limit_counter`: PostgreSQL prints the row that violates one into its log, and the
-// key may be personal.
+// No CHECK on `limit_counter`: PostgreSQL logs the row that violates it, and the key may be
+// personal.
 const POSTGRES_UP: &str = "
 CREATE TABLE phone (
     phone text PRIMARY KEY,
@@ -153,7 +153,7 @@ COMMENT ON TABLE event IS 'what others are still to be told';
 COMMENT ON COLUMN event.phone IS 'masked, and only where there is no verification';
 ";
 
-// `AUTOINCREMENT`: the number of a row that is gone is never given again.
+// `AUTOINCREMENT`: the number of a deleted row is never reused.
 const SQLITE_UP: &str = "
 CREATE TABLE phone (
     phone TEXT PRIMARY KEY NOT NULL,

@@ -1,6 +1,7 @@
 use sea_orm_migration::prelude::*;
 
-/// Since when a message is in a ledger: what is known of it in the days after its publication.
+/// Adds the time since which a message has been in a ledger. It remains known for days after the
+/// publication.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
@@ -19,7 +20,7 @@ const POSTGRES_UP: &str = "
 ALTER TABLE delivery ADD COLUMN admitted_at timestamptz DEFAULT now();
 ";
 
-// SQLite adds no column whose default changes; the statements name it.
+// SQLite cannot add a column with a changing default, so the statements set it.
 const SQLITE_UP: &str = "
 ALTER TABLE delivery ADD COLUMN admitted_at INTEGER;
 ";

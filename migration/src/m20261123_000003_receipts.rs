@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// What gateways tell later of the messages that they took.
+/// Adds delivery receipts.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

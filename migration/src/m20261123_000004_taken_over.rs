@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// What whoever takes a request over from one that died has to know of it.
+/// Adds what the next holder of an idempotency key must know after the first holder died.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

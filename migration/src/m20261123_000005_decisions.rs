@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// Many decisions of one rule on one key in one row: a flood makes one for each of its requests.
+/// Stores many decisions of one rule about one key in one row: a flood makes one for each request.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
@@ -25,7 +25,7 @@ const SQLITE_UP: &str = "
 ALTER TABLE guard_decision ADD COLUMN others TEXT;
 ";
 
-// What is taken out of a row is listed before what is newer: by number it comes last.
+// The decisions that are taken out of a row get the highest numbers, and are listed first.
 const POSTGRES_DOWN: &str = "
 INSERT INTO guard_decision
     (decided_at, rule, mode, scope, key, sends, approvals, verification)

@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// Rows that each part of the service writes to see whether it can store anything.
+/// Adds the rows that each part of the service writes to check that it can store data.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
@@ -15,7 +15,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-// Not compressed: the filler must take the room that it has.
+// Not compressed: the filler must take up its full size.
 const POSTGRES_UP: &str = "
 CREATE TABLE write_probe (
     part text PRIMARY KEY,

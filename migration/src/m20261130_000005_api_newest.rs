@@ -1,7 +1,7 @@
 use sea_orm_migration::prelude::*;
 
-/// A phone has a newest verification of each door: what is sent through `/api` does not take the
-/// place of what `/v1` began.
+/// Adds the newest verification of `/api` to a phone, so that a send through `/api` does not replace
+/// the verification that `/v1` began.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

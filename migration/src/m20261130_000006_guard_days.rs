@@ -1,7 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// The guard also counts ranges of numbers, counts days beside windows, and knows what an operator
-/// allows.
+/// Adds what the guard counts by day and by range of numbers, and what an operator allows.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
@@ -16,7 +15,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-// What the windows hold is the beginning of the day: approvals in it pay for a burst.
+// The day begins with the counts of the windows: their approvals pay for a burst.
 const POSTGRES_UP: &str = "
 ALTER TABLE guard_count
     DROP CONSTRAINT guard_count_scope_check,

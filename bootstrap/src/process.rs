@@ -109,7 +109,8 @@ impl Process {
             sqlite: match &config.database {
                 settings @ DatabaseSettings::Sqlite(_) => {
                     let database = Database::connect_lazily(settings, name, 1);
-                    Some(database.with_evidence(evidence.clone()))
+                    let events = config.events.is_some().into();
+                    Some(database.with_evidence(evidence.clone()).with_events(events))
                 }
                 DatabaseSettings::Postgres(_) => None,
             },
@@ -159,6 +160,7 @@ impl Process {
             let name = format!("messager {}", pool.name());
             connect(&self.config.database, &name, pool.connections())
                 .with_evidence(self.evidence.clone())
+                .with_events(self.config.events.is_some().into())
         })
     }
 

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
 use application::ports::{DeadLetter, DeadLetters, Incoming, Revived, StoreError};
-use sea_orm::{DbErr, QueryResult, Value};
+use sea_orm::FromQueryResult;
 
-use crate::database::{Database, Sql, Told, begin, since_1970, time};
+use crate::database::{Database, Sql, begin, since_1970, time};
 
 /// The dead letters of all groups.
 #[derive(Debug, Clone)]
@@ -20,13 +20,15 @@ impl SqlDeadLetters {
 impl DeadLetters for SqlDeadLetters {
     async fn list(&self, limit: u64) -> Result<Vec<DeadLetter>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.database.rows(LIST, vec![limit.into()]).await.map_err(unavailable)?;
-        rows.iter().map(|row| read(row).map_err(unavailable)).collect()
+        let parameters = self.database.parameters().with("limit", limit);
+        let rows: Vec<Row> = self.database.rows(&LIST, parameters).await?;
+        Ok(rows.into_iter().map(DeadLetter::from).collect())
     }
 
     async fn find(&self, id: i64) -> Result<Option<DeadLetter>, StoreError> {
-        let rows = self.database.rows(FIND, vec![id.into()]).await.map_err(unavailable)?;
-        rows.first().map(|row| read(row).map_err(unavailable)).transpose()
+        let parameters = self.database.parameters().with("id", id);
+        let row: Option<Row> = self.database.row(&FIND, parameters).await?;
+        Ok(row.map(DeadLetter::from))
     }
 
     async fn revive(
@@ -40,110 +42,100 @@ impl DeadLetters for SqlDeadLetters {
             None => (letter.recorded_at, letter.recorded_at + default_ttl),
         };
         let Incoming { message, trace, .. } = message;
-        let take = vec![
-            letter.id.into(),
-            if self.database.is_postgres() {
-                message.id.as_uuid().into()
-            } else {
-                message.id.to_string().into()
-            },
-            message.phone.as_str().into(),
-            message.code.as_text().into_owned().into(),
-            Value::from(trace.as_ref().map(|trace| trace.as_str().to_owned())),
-            since_1970(accepted_at).into(),
-            since_1970(expires_at).into(),
-        ];
+        let id = self.database.parameters().with("id", letter.id);
+        let expiry = self.database.parameters().with("expires_at", since_1970(expires_at));
+        let take = id
+            .clone()
+            .id("message", message.id.as_uuid())
+            .with("phone", message.phone.as_str())
+            .with("code", message.code.as_text().into_owned())
+            .with("trace", trace.as_ref().map(|trace| trace.as_str().to_owned()))
+            .with("accepted_at", since_1970(accepted_at))
+            .with("expires_at", since_1970(expires_at));
         let revived = self.database.step(async |connection| {
             let transaction = begin(&connection).await?;
-            let statement = |sql, values| self.database.statement(sql, values);
-            let rows = transaction
-                .query_all_raw(statement(IS_LATE, vec![since_1970(expires_at).into()]))
-                .await?;
-            if !rows.is_empty() {
+            if transaction.finds(&IS_LATE, expiry).await? {
                 return Ok(Revived::Expired);
             }
-            let taken = transaction.execute_raw(statement(TAKE, take)).await?.rows_affected();
-            transaction.execute_raw(statement(DISCARD, vec![letter.id.into()])).await?;
+            let taken = transaction.execute(&TAKE, take).await?;
+            transaction.execute(&DISCARD, id).await?;
             transaction.commit().await?;
             Ok(if taken > 0 { Revived::Pending } else { Revived::KnownAlready })
         });
-        revived.await.map_err(unavailable)
+        Ok(revived.await?)
     }
 
     async fn discard(&self, id: i64) -> Result<bool, StoreError> {
-        let discarded = self.database.execute(DISCARD, vec![id.into()]).await;
-        discarded.map(|rows| rows > 0).map_err(unavailable)
+        let parameters = self.database.parameters().with("id", id);
+        Ok(self.database.execute(&DISCARD, parameters).await? > 0)
     }
 }
 
-const LIST: Sql = Sql {
-    postgres: "
-SELECT id, group_id, topic, partition, record_offset, reason,
-    (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at
+static LIST: Sql = Sql::new(
+    "
+SELECT id, group_id, topic, partition, record_offset, reason, {millis(recorded_at)} AS recorded_at
 FROM dead_letter
 ORDER BY id
-LIMIT $1",
-    sqlite: "
-SELECT id, group_id, topic, partition, record_offset, reason, recorded_at
-FROM dead_letter
-ORDER BY id
-LIMIT $1",
-};
+LIMIT :limit",
+);
 
-const FIND: Sql = Sql {
-    postgres: "
-SELECT id, group_id, topic, partition, record_offset, reason,
-    (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at
+static FIND: Sql = Sql::new(
+    "
+SELECT id, group_id, topic, partition, record_offset, reason, {millis(recorded_at)} AS recorded_at
 FROM dead_letter
-WHERE id = $1",
-    sqlite: "
-SELECT id, group_id, topic, partition, record_offset, reason, recorded_at
-FROM dead_letter
-WHERE id = $1",
-};
+WHERE id = :id",
+);
 
-const IS_LATE: Sql = Sql {
-    postgres: "SELECT 1 WHERE to_timestamp($1 / 1000.0) <= now()",
-    sqlite: "SELECT 1 WHERE $1 <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
-};
+static IS_LATE: Sql = Sql::pair(
+    "SELECT 1 WHERE to_timestamp(:expires_at / 1000.0) <= now()",
+    "SELECT 1 WHERE :expires_at <= {now}",
+);
 
-// Whoever holds the partition finds it among its open entries.
-const TAKE: Sql = Sql {
-    postgres: "
+// The consumer that holds the partition finds it among its open entries.
+static TAKE: Sql = Sql::pair(
+    "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at)
-SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending',
-    least(to_timestamp($6 / 1000.0), now()),
-    least(to_timestamp($7 / 1000.0), now() + interval '1 day')
+SELECT group_id, topic, partition, :message, :phone, :code, :trace, 'pending',
+    least(to_timestamp(:accepted_at / 1000.0), now()),
+    least(to_timestamp(:expires_at / 1000.0), now() + interval '1 day')
 FROM dead_letter
-WHERE id = $1
+WHERE id = :id
 ON CONFLICT DO NOTHING",
-    sqlite: "
+    "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
      admitted_at, due_at)
-SELECT group_id, topic, partition, $2, $3, $4, $5, 'pending', min($6, now),
-    min($7, now + 86400000), now, now
-FROM dead_letter, (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
-WHERE id = $1
+SELECT group_id, topic, partition, :message, :phone, :code, :trace, 'pending',
+    min(:accepted_at, now), min(:expires_at, now + 86400000), now, now
+FROM dead_letter, (SELECT {now} AS now)
+WHERE id = :id
 ON CONFLICT DO NOTHING",
-};
+);
 
-const DISCARD_SQL: &str = "DELETE FROM dead_letter WHERE id = $1";
-const DISCARD: Sql = Sql { postgres: DISCARD_SQL, sqlite: DISCARD_SQL };
+static DISCARD: Sql = Sql::new("DELETE FROM dead_letter WHERE id = :id");
 
-fn read(row: &QueryResult) -> Result<DeadLetter, DbErr> {
-    Ok(DeadLetter {
-        id: row.try_get("", "id")?,
-        group: row.try_get("", "group_id")?,
-        topic: row.try_get("", "topic")?,
-        partition: row.try_get("", "partition")?,
-        offset: row.try_get("", "record_offset")?,
-        reason: row.try_get("", "reason")?,
-        recorded_at: time(row.try_get("", "recorded_at")?),
-    })
+#[derive(FromQueryResult)]
+struct Row {
+    id: i64,
+    group_id: String,
+    topic: String,
+    partition: i32,
+    record_offset: i64,
+    reason: String,
+    recorded_at: i64,
 }
 
-fn unavailable(error: DbErr) -> StoreError {
-    Told(error).into()
+impl From<Row> for DeadLetter {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            group: row.group_id,
+            topic: row.topic,
+            partition: row.partition,
+            offset: row.record_offset,
+            reason: row.reason,
+            recorded_at: time(row.recorded_at),
+        }
+    }
 }

@@ -3,11 +3,13 @@ use std::time::Duration;
 use application::ports::{DueEvent, EventClaim, EventKind, EventOutbox, StoreError};
 use autometrics::autometrics;
 use domain::{Metadata, Origin, PhoneNumber, VerificationId};
-use sea_orm::{DbErr, QueryResult};
+use sea_orm::FromQueryResult;
 
-use crate::database::{Database, Sql, Told, millis, parsed, time};
+use crate::database::{
+    Database, DatabaseError, Fragment, Parameters, Sql, Transaction, millis, parsed, time,
+};
 
-/// Events that others are still to be told of.
+/// Events that are still to be posted.
 #[derive(Debug, Clone)]
 pub struct SqlEventOutbox {
     database: Database,
@@ -17,19 +19,24 @@ impl SqlEventOutbox {
     pub fn new(database: Database) -> Self {
         Self { database }
     }
+
+    fn claimed(&self, event: &EventClaim) -> Parameters {
+        self.database
+            .parameters()
+            .with("sequence", event.sequence)
+            .with("attempt", event.attempt.cast_signed())
+    }
 }
 
 impl EventOutbox for SqlEventOutbox {
     #[autometrics(struct_name = "SqlEventOutbox")]
     async fn claim(&self, limit: usize, lease: Duration) -> Result<Vec<DueEvent>, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let values = vec![limit.into(), millis(lease).into()];
-        let claimed = self.database.rows(CLAIM, values).await.map_err(Told)?;
-        // A row that makes no sense was written by somebody else; it must not hold up the others.
-        let readable = |row: &QueryResult| {
-            read(row).inspect_err(|error| tracing::error!(%error, "unreadable event")).ok()
-        };
-        let mut events: Vec<DueEvent> = claimed.iter().filter_map(readable).collect();
+        let parameters = self
+            .database
+            .parameters()
+            .with("limit", i64::try_from(limit).unwrap_or(i64::MAX))
+            .with("lease", millis(lease));
+        let mut events = self.database.readable_rows(&CLAIM, parameters, Row::event).await?;
         // `RETURNING` promises no order.
         events.sort_unstable_by_key(|event| event.claim.sequence);
         Ok(events)
@@ -37,35 +44,122 @@ impl EventOutbox for SqlEventOutbox {
 
     #[autometrics(struct_name = "SqlEventOutbox")]
     async fn settle(&self, event: &EventClaim) -> Result<(), StoreError> {
-        let values = vec![event.sequence.into(), event.attempt.cast_signed().into()];
-        self.database.execute(SETTLE, values).await.map_err(Told)?;
+        self.database.execute(&SETTLE, self.claimed(event)).await?;
         Ok(())
     }
 
     #[autometrics(struct_name = "SqlEventOutbox")]
     async fn retry(&self, event: &EventClaim, after: Duration) -> Result<(), StoreError> {
-        let values =
-            vec![event.sequence.into(), event.attempt.cast_signed().into(), millis(after).into()];
-        self.database.execute(RETRY, values).await.map_err(Told)?;
+        let parameters = self.claimed(event).with("after", millis(after));
+        self.database.execute(&RETRY, parameters).await?;
         Ok(())
     }
 }
 
-/// Tells how messages ended, in the statement of PostgreSQL that ends them: `ended` has their `id`
+static CLAIM: Sql = Sql::pair(
+    "
+WITH due AS (
+    SELECT sequence
+    FROM event
+    WHERE due_at <= now()
+    -- by time, so that events that wait for a retry are not read each time
+    ORDER BY due_at, sequence
+    LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE event
+    SET attempt = attempt + 1, due_at = now() + {duration(:lease)}
+    WHERE sequence = ANY (ARRAY(SELECT sequence FROM due))
+    RETURNING *
+)
+SELECT claimed.sequence, attempt, replace(claimed.id::text, '-', '') AS id, kind,
+    {millis(at)} AS at, {millis(now())} AS claimed_at, claimed.verification::text AS verification,
+    claimed.phone AS masked, delivery, verification.phone, verification.metadata,
+    verification.origin
+FROM claimed LEFT JOIN verification ON verification.id = claimed.verification",
+    "
+UPDATE event
+SET attempt = attempt + 1, due_at = clock.now + :lease
+FROM (SELECT {now} AS now) AS clock
+WHERE sequence IN (
+    SELECT sequence
+    FROM event
+    WHERE due_at <= {now}
+    ORDER BY due_at, sequence
+    LIMIT :limit
+)
+RETURNING sequence, attempt, id, kind, at, {now} AS claimed_at, verification, phone AS masked,
+    delivery,
+    (SELECT verification.phone FROM verification WHERE verification.id = event.verification)
+        AS phone,
+    (SELECT metadata FROM verification WHERE verification.id = event.verification) AS metadata,
+    (SELECT origin FROM verification WHERE verification.id = event.verification) AS origin",
+);
+
+static SETTLE: Sql =
+    Sql::new("DELETE FROM event WHERE sequence = :sequence AND attempt = :attempt");
+
+static RETRY: Sql = Sql::new(
+    "
+UPDATE event
+SET due_at = {now} + {duration(:after)}
+WHERE sequence = :sequence AND attempt = :attempt",
+);
+
+#[derive(FromQueryResult)]
+struct Row {
+    sequence: i64,
+    attempt: i32,
+    id: String,
+    kind: String,
+    at: i64,
+    claimed_at: i64,
+    verification: Option<String>,
+    /// The number of a blocked send, which has no verification.
+    masked: Option<String>,
+    delivery: Option<String>,
+    phone: Option<String>,
+    metadata: Option<String>,
+    origin: Option<String>,
+}
+
+impl Row {
+    fn event(self) -> Result<DueEvent, DatabaseError> {
+        let kind = EventKind::ALL.into_iter().find(|known| known.as_str() == self.kind);
+        let phone = self.phone.map(|phone| parsed::<PhoneNumber>(&phone, "a phone")).transpose()?;
+        let verification = self.verification.map(|id| parsed(&id, "an id")).transpose()?;
+        Ok(DueEvent {
+            claim: EventClaim { sequence: self.sequence, attempt: self.attempt.cast_unsigned() },
+            id: self.id,
+            kind: kind.ok_or_else(|| DatabaseError::not("a kind of event"))?,
+            at: time(self.at),
+            claimed_at: time(self.claimed_at),
+            verification: verification.map(VerificationId::from_uuid),
+            phone: phone.map(|phone| phone.masked()).or(self.masked),
+            metadata: self.metadata.map(Metadata::new),
+            test: self.origin.as_deref() == Some(Origin::Test.as_str()),
+            delivery: self.delivery,
+        })
+    }
+}
+
+/// Records how messages ended, in the statement of PostgreSQL that ends them: `ended` has their `id`
 /// and `state`.
 ///
-/// An id without its last byte is that of the verification; messages that are none of ours have
-/// none. A message fails once: with the entry of the first group that ends so, and not where it has
-/// been sent by another or a receipt came before. Two that end in the same moment do not see each
-/// other; so the event has the id of its message, by which whoever hears it twice knows it again.
-pub(crate) const TELL_POSTGRES: &str = ", told AS (
+/// A message's id without its last byte is that of its verification; a message of another service
+/// has none. A message fails once: with the entry of the first group that ends so, unless another
+/// group has sent it or a receipt came before. Two entries that end at the same moment do not see
+/// each other; so the event has the id of its message, by which the receiver knows the duplicate.
+pub(crate) const RECORD_ENDED: Fragment = Fragment::pair(
+    "record_ended",
+    ", told AS (
     INSERT INTO event (id, kind, verification, delivery)
     SELECT CASE ended.state WHEN 'sent' THEN gen_random_uuid() ELSE ended.id END,
         CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state
     FROM ended CROSS JOIN LATERAL (
         SELECT id FROM verification WHERE id = (left(ended.id::text, 34) || '00')::uuid OFFSET 0
     ) AS verification
-    -- counted, as PostgreSQL 18 would read all there are to know which exist
+    -- counted, as PostgreSQL 18 would read all entries to learn which exist
     WHERE ended.state = 'sent' OR (
         SELECT count(*)
         FROM delivery AS known
@@ -73,105 +167,44 @@ pub(crate) const TELL_POSTGRES: &str = ", told AS (
           AND coalesce(known.ended_at, known.delivered_at, known.undelivered_at) IS NOT NULL
     ) = 0
 )
-";
+",
+    "",
+);
 
-/// The same in SQLite, after a statement that has ended `$1`, a list of ids and states, in the
-/// ledger of group `$2`.
-pub(crate) const TELL_SQLITE: &str = "
+/// Does the same in SQLite, after the statement that ended them in the ledger of `group`.
+pub(crate) async fn record_ended<'a>(
+    database: &Database,
+    transaction: &Transaction,
+    group: &str,
+    ended: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+) -> Result<(), DatabaseError> {
+    static RECORD: Sql = Sql::new(
+        "
 INSERT INTO event (id, kind, verification, delivery, at, due_at)
 SELECT
     CASE ended.state WHEN 'sent' THEN lower(hex(randomblob(16))) ELSE replace(ended.id, '-', '') END,
     CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state,
     now, now
-FROM (SELECT value ->> 0 AS id, value ->> 1 AS state FROM json_each($1)) AS ended
-    CROSS JOIN (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now)
+FROM :ended
+    CROSS JOIN (SELECT {now} AS now)
     CROSS JOIN verification
 WHERE verification.id = substr(ended.id, 1, 34) || '00'
   AND (ended.state = 'sent' OR NOT EXISTS (
       SELECT 1
       FROM delivery AS known
       WHERE known.message_id = ended.id
-        AND (known.group_id <> $2 AND known.ended_at IS NOT NULL
+        AND (known.group_id <> :group AND known.ended_at IS NOT NULL
              OR coalesce(known.delivered_at, known.undelivered_at) IS NOT NULL)
-  ))";
-
-// By when they are due, so that those that wait for another try are not read each time.
-const CLAIM: Sql = Sql {
-    postgres: "
-WITH due AS (
-    SELECT sequence
-    FROM event
-    WHERE due_at <= now()
-    ORDER BY due_at, sequence
-    LIMIT $1
-    FOR UPDATE SKIP LOCKED
-), claimed AS (
-    UPDATE event
-    SET attempt = attempt + 1, due_at = now() + $2 * interval '1 millisecond'
-    WHERE sequence = ANY (ARRAY(SELECT sequence FROM due))
-    RETURNING *
-)
-SELECT claimed.sequence, attempt, replace(claimed.id::text, '-', '') AS id, kind,
-    (extract(epoch FROM at) * 1000)::bigint AS at,
-    (extract(epoch FROM now()) * 1000)::bigint AS claimed_at,
-    claimed.verification::text AS verification, claimed.phone AS masked, delivery,
-    verification.phone, verification.metadata, verification.origin
-FROM claimed LEFT JOIN verification ON verification.id = claimed.verification",
-    sqlite: "
-UPDATE event
-SET attempt = attempt + 1, due_at = clock.now + $2
-FROM (SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now) AS clock
-WHERE sequence IN (
-    SELECT sequence
-    FROM event
-    WHERE due_at <= CAST(round(unixepoch('subsec') * 1000) AS INTEGER)
-    ORDER BY due_at, sequence
-    LIMIT $1
-)
-RETURNING sequence, attempt, id, kind, at,
-    CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS claimed_at,
-    verification, phone AS masked, delivery,
-    (SELECT verification.phone FROM verification WHERE verification.id = event.verification)
-        AS phone,
-    (SELECT metadata FROM verification WHERE verification.id = event.verification) AS metadata,
-    (SELECT origin FROM verification WHERE verification.id = event.verification) AS origin",
-};
-
-const SETTLE_SQL: &str = "DELETE FROM event WHERE sequence = $1 AND attempt = $2";
-const SETTLE: Sql = Sql { postgres: SETTLE_SQL, sqlite: SETTLE_SQL };
-
-const RETRY: Sql = Sql {
-    postgres: "
-UPDATE event
-SET due_at = now() + $3 * interval '1 millisecond'
-WHERE sequence = $1 AND attempt = $2",
-    sqlite: "
-UPDATE event
-SET due_at = CAST(round(unixepoch('subsec') * 1000) AS INTEGER) + $3
-WHERE sequence = $1 AND attempt = $2",
-};
-
-fn read(row: &QueryResult) -> Result<DueEvent, DbErr> {
-    let texts = |column| row.try_get::<Option<String>>("", column);
-    let attempt: i32 = row.try_get("", "attempt")?;
-    let kind: String = row.try_get("", "kind")?;
-    let kind = EventKind::ALL.into_iter().find(|known| known.as_str() == kind);
-    let phone =
-        texts("phone")?.map(|phone| parsed::<PhoneNumber>(&phone, "a phone")).transpose()?;
-    let verification = texts("verification")?.map(|id| parsed(&id, "an id")).transpose()?;
-    Ok(DueEvent {
-        claim: EventClaim {
-            sequence: row.try_get("", "sequence")?,
-            attempt: attempt.cast_unsigned(),
-        },
-        id: row.try_get("", "id")?,
-        kind: kind.ok_or_else(|| DbErr::Type("not a kind of event".to_owned()))?,
-        at: time(row.try_get("", "at")?),
-        claimed_at: time(row.try_get("", "claimed_at")?),
-        verification: verification.map(VerificationId::from_uuid),
-        phone: phone.map(|phone| phone.masked()).or(texts("masked")?),
-        metadata: texts("metadata")?.map(Metadata::new),
-        test: texts("origin")?.as_deref() == Some(Origin::Test.as_str()),
-        delivery: texts("delivery")?,
-    })
+  ))",
+    );
+    let parameters = database
+        .parameters()
+        .rows("ended", ended, |ended| {
+            ended
+                .column("id", |(id, _)| id.to_owned())
+                .column("state", |(_, state)| state.to_owned())
+        })
+        .with("group", group);
+    transaction.execute(&RECORD, parameters).await?;
+    Ok(())
 }

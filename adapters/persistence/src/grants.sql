@@ -1,4 +1,4 @@
--- The least that each part of the service may do in PostgreSQL.
+-- The privileges that each part of the service needs in PostgreSQL.
 --
 -- Run it as the owner of the tables, after `messager migrate up`, and again after each update:
 --     psql --set ON_ERROR_STOP=1 --file adapters/persistence/src/grants.sql DATABASE

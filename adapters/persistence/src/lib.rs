@@ -1,10 +1,12 @@
-//! The ports that keep things, on PostgreSQL and on SQLite.
+//! The ports that store things, on PostgreSQL and on SQLite.
 //!
-//! Each step is one statement where PostgreSQL can say it in one, and one short transaction
-//! otherwise. Statements are written twice, side by side, where the two databases differ; one
-//! conformance suite holds both to the ports' contracts.
+//! Each step is one statement if PostgreSQL can do it in one, and one short transaction otherwise.
+//! If the databases differ by a few words, a statement has two texts, side by side; if they need
+//! different algorithms, each has a file of its own. One conformance suite holds both to the ports'
+//! contracts.
 
 mod backlog;
+mod coalesce;
 mod database;
 mod dead_letters;
 mod events;
@@ -16,18 +18,20 @@ mod leases;
 mod ledger;
 mod limits;
 mod outbox;
+mod phones;
 mod queue;
 mod refusal;
 mod schema;
 mod secrets;
 mod storage;
 mod takedown;
+mod verification_row;
 mod verifications;
 
 pub use backlog::SqlBacklog;
 pub use database::{
-    AdmitError, Database, DatabaseSettings, MigrationLockError, PostgresSettings, SslMode,
-    SslRootCert,
+    AdmitError, Database, DatabaseError, DatabaseSettings, Events, Evidence, MigrationLockError,
+    PostgresSettings, SslMode, SslRootCert,
 };
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;
@@ -42,7 +46,7 @@ pub use outbox::{CoalescingOutbox, OutboxSettings};
 pub use queue::{EmbeddedQueue, EmbeddedQueueSettings};
 pub use schema::{SchemaError, check_schema};
 pub use secrets::{FileSecrets, SqlSecrets};
-pub use storage::{Evidence, Part, StorageError, check_storage};
+pub use storage::{Part, StorageError, check_storage};
 pub use takedown::{Loss, loss, take_alone};
 pub use verifications::SqlVerifications;
 

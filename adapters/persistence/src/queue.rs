@@ -25,8 +25,7 @@ use application::{
     },
 };
 use autometrics::autometrics;
-use sea_orm::{DbErr, FromQueryResult, Statement, Value};
-use serde_json::json;
+use sea_orm::FromQueryResult;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -34,7 +33,7 @@ use tokio::{
 
 use self::sql::{APPEND, CREATE, END, FIRST, FIRST_SINCE, PARTITIONS_OF, READ, RESERVE, TRIM};
 use crate::{
-    database::{Database, Sql, Told, Transaction, begin, hex, millis, since_1970},
+    database::{Database, DatabaseError, Parameters, Transaction, begin, millis, since_1970},
     refusal::in_parts,
 };
 
@@ -115,14 +114,14 @@ impl EmbeddedQueue {
     pub async fn trim(&self, older_than: Duration) -> Result<u64, StreamError> {
         let mut trimmed = 0;
         for partition in partitions() {
-            let values = vec![self.topic(), partition.into(), millis(older_than).into()];
-            trimmed += self.database.execute(TRIM, values).await.map_err(unavailable)?;
+            let parameters = self.partition(partition).with("older_than", millis(older_than));
+            trimmed += self.database.execute(&TRIM, parameters).await?;
         }
         Ok(trimmed)
     }
 
     /// Appends records, all of them in one transaction, and wakes the readers of their partitions.
-    async fn append(&self, records: &[&WireRecord]) -> Result<(), DbErr> {
+    async fn append(&self, records: &[&WireRecord]) -> Result<(), DatabaseError> {
         let mut shares: BTreeMap<i32, Vec<&WireRecord>> = BTreeMap::new();
         for record in records.iter().copied() {
             shares.entry(partition_of(record.key.as_bytes(), PARTITIONS)).or_default().push(record);
@@ -150,27 +149,30 @@ impl EmbeddedQueue {
         transaction: &Transaction,
         partition: i32,
         records: &[&WireRecord],
-    ) -> Result<(), DbErr> {
+    ) -> Result<(), DatabaseError> {
         let count = i64::try_from(records.len()).expect("a batch is short");
-        let values = vec![self.topic(), partition.into(), count.into()];
-        let row = transaction.query_one_raw(self.statement(RESERVE, values)).await?;
-        let row = row.ok_or_else(|| DbErr::RecordNotFound("the partition's end".to_owned()))?;
-        let Reserved { next_offset, now } = Reserved::from_query_result(&row, "")?;
-
-        let rows = records
-            .iter()
-            .map(|record| json!([record.key, hex(&record.value), to_json(&record.headers)]));
-        let rows = serde_json::Value::Array(rows.collect()).to_string();
-        let first = next_offset - count;
-        let values = vec![self.topic(), partition.into(), first.into(), now.into(), rows.into()];
-        transaction.execute_raw(self.statement(APPEND, values)).await?;
+        let reserve = self.partition(partition).with("count", count);
+        let reserved: Option<Reserved> = transaction.row(&RESERVE, reserve).await?;
+        let Reserved { next_offset, now } =
+            reserved.ok_or_else(|| DatabaseError::missing("the end of the partition"))?;
+        let append = self
+            .partition(partition)
+            .with("first", next_offset - count)
+            .with("now", now)
+            .rows("new", records.iter(), |new| {
+                new.column("key", |record| record.key.clone())
+                    .column("value", |record| record.value.clone())
+                    .column("headers", |record| to_json(&record.headers))
+            });
+        transaction.execute(&APPEND, append).await?;
         Ok(())
     }
 
     /// Reads what the partition has from `offset` on, without waiting.
     async fn read(&self, partition: i32, offset: i64, keys: &Keys) -> Result<Fetched, StreamError> {
-        let values = vec![self.topic(), partition.into(), offset.into(), FETCH_LIMIT.into()];
-        let rows: Vec<RecordRow> = self.rows(READ, values).await?;
+        let parameters =
+            self.partition(partition).with("offset", offset).with("limit", FETCH_LIMIT);
+        let rows: Vec<RecordRow> = self.database.rows(&READ, parameters).await?;
 
         let end = rows.first().ok_or_else(no_such_partition)?.next_offset;
         let records: Vec<Record> =
@@ -195,25 +197,16 @@ impl EmbeddedQueue {
         Some(Record { offset, content })
     }
 
-    async fn rows<R: FromQueryResult>(
-        &self,
-        sql: Sql,
-        values: Vec<Value>,
-    ) -> Result<Vec<R>, StreamError> {
-        let rows = self.database.rows(sql, values).await.map_err(unavailable)?;
-        rows.iter().map(|row| R::from_query_result(row, "").map_err(unavailable)).collect()
-    }
-
     fn published(&self, partition: i32) -> Option<&watch::Sender<()>> {
         self.published.get(usize::try_from(partition).ok()?)
     }
 
-    fn statement(&self, sql: Sql, values: Vec<Value>) -> Statement {
-        self.database.statement(sql, values)
+    fn topic(&self) -> Parameters {
+        self.database.parameters().with("topic", self.settings.topic.as_str())
     }
 
-    fn topic(&self) -> Value {
-        self.settings.topic.as_str().into()
+    fn partition(&self, partition: i32) -> Parameters {
+        self.topic().with("partition", partition)
     }
 }
 
@@ -226,8 +219,8 @@ impl MessageBroker for EmbeddedQueue {
         if known.len() >= PARTITIONS {
             return Ok(());
         }
-        let created = self.database.execute(CREATE, vec![self.topic()]).await;
-        created.map(|_| ()).map_err(|error| BrokerError::Unavailable(Told(error).into()))
+        self.database.execute(&CREATE, self.topic()).await?;
+        Ok(())
     }
 
     #[autometrics(struct_name = "EmbeddedQueue")]
@@ -249,9 +242,9 @@ impl MessageBroker for EmbeddedQueue {
                 Ok(records[part].iter().map(answer).collect::<Vec<_>>())
             }
         };
-        let alone = |at: usize, error| {
+        let alone = |at: usize, error: DatabaseError| {
             refused().insert(records[at].key.clone());
-            ready(Ok(vec![Err(BrokerError::Unavailable(Told(error).into()))]))
+            ready(Ok(vec![Err(BrokerError::from(error))]))
         };
         match in_parts(records.len(), step, alone).await {
             Ok(answers) => answers.into_iter().flatten().collect(),
@@ -262,21 +255,18 @@ impl MessageBroker for EmbeddedQueue {
 
 impl MessageStream for EmbeddedQueue {
     async fn partitions(&self) -> Result<Vec<i32>, StreamError> {
-        let rows: Vec<PartitionRow> = self.rows(PARTITIONS_OF, vec![self.topic()]).await?;
+        let rows: Vec<PartitionRow> = self.database.rows(&PARTITIONS_OF, self.topic()).await?;
         Ok(rows.into_iter().map(|row| row.partition).collect())
     }
 
     async fn first_offset(&self, partition: i32, from: StartFrom) -> Result<i64, StreamError> {
-        let mut values = vec![self.topic(), partition.into()];
-        let sql = match from {
-            StartFrom::Earliest => FIRST,
-            StartFrom::Latest => END,
-            StartFrom::Since(time) => {
-                values.push(since_1970(time).into());
-                FIRST_SINCE
-            }
+        let parameters = self.partition(partition);
+        let (sql, parameters) = match from {
+            StartFrom::Earliest => (&FIRST, parameters),
+            StartFrom::Latest => (&END, parameters),
+            StartFrom::Since(time) => (&FIRST_SINCE, parameters.with("since", since_1970(time))),
         };
-        let rows: Vec<OffsetRow> = self.rows(sql, values).await?;
+        let rows: Vec<OffsetRow> = self.database.rows(sql, parameters).await?;
         rows.first().map(|row| row.offset).ok_or_else(no_such_partition)
     }
 
@@ -302,17 +292,13 @@ impl MessageStream for EmbeddedQueue {
 }
 
 /// Returns the answers to `count` messages after an error that concerns all of them.
-fn failed(error: DbErr, count: usize) -> Vec<Result<(), BrokerError>> {
-    let cause: Arc<dyn Error + Send + Sync> = Arc::new(Told(error));
+fn failed(error: DatabaseError, count: usize) -> Vec<Result<(), BrokerError>> {
+    let cause: Arc<dyn Error + Send + Sync> = Arc::new(error);
     (0..count).map(|_| Err(BrokerError::Unavailable(Box::new(Arc::clone(&cause))))).collect()
 }
 
 fn partitions() -> Range<i32> {
     0..i32::try_from(PARTITIONS).expect("there are few partitions")
-}
-
-fn unavailable(error: DbErr) -> StreamError {
-    StreamError::Unavailable(Told(error).into())
 }
 
 fn no_such_partition() -> StreamError {

@@ -1,22 +1,24 @@
-//! What the database refuses for what a row says, and how the rows beside it go on.
+//! Rows that the database refuses, and how the other rows of their batch go on.
 
 use std::{borrow::Cow, iter, ops::Range};
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
-/// Does `step` for a batch of `rows` rows, at first for all of them at once. If the database refuses
-/// what one of them says, the batch is halved until that row stands alone, and `alone` ends it.
+use crate::database::DatabaseError;
+
+/// Does `step` for a batch of `rows` rows. If the database refuses a value of a row, the batch is
+/// halved until that row stands alone, and `alone` ends it.
 ///
-/// Parts are done in their order, and each is a statement or a transaction of its own; what each
-/// comes to is returned. Any other error ends all, and parts that were done before it stay done.
+/// The parts are done in their order, each in a statement or a transaction of its own, and their
+/// results are returned. Any other error ends all; parts before it stay done.
 pub(crate) async fn in_parts<T, S, A>(
     rows: usize,
     step: impl Fn(Range<usize>) -> S,
-    alone: impl Fn(usize, DbErr) -> A,
-) -> Result<Vec<T>, DbErr>
+    alone: impl Fn(usize, DatabaseError) -> A,
+) -> Result<Vec<T>, DatabaseError>
 where
-    S: Future<Output = Result<T, DbErr>>,
-    A: Future<Output = Result<T, DbErr>>,
+    S: Future<Output = Result<T, DatabaseError>>,
+    A: Future<Output = Result<T, DatabaseError>>,
 {
     let mut done = Vec::with_capacity(1);
     let mut parts: Vec<Range<usize>> = iter::once(0..rows).collect();
@@ -37,13 +39,14 @@ where
     Ok(done)
 }
 
-/// The first of `ways` to end a row that the database does not refuse. `None`: it refuses all.
+/// Returns the result of the first of `ways` that the database does not refuse; `None` if it refuses
+/// all of them.
 pub(crate) async fn first_taken<W, T, S>(
     ways: impl IntoIterator<Item = W>,
     step: impl Fn(W) -> S,
-) -> Result<Option<T>, DbErr>
+) -> Result<Option<T>, DatabaseError>
 where
-    S: Future<Output = Result<T, DbErr>>,
+    S: Future<Output = Result<T, DatabaseError>>,
 {
     for way in ways {
         match step(way).await {
@@ -55,12 +58,12 @@ where
     Ok(None)
 }
 
-/// Whether the database refuses what a row says, rather than being out of order: a text that its
-/// encoding does not have, a NUL, a value that is too long or out of range, a constraint, a trigger.
+/// Whether the database refuses a value of a row: a character that its encoding does not have, a NUL,
+/// a value that is too long or out of range, a constraint, a trigger.
 ///
 /// In PostgreSQL these are the SQLSTATE classes below, in SQLite `SQLITE_TOOBIG`, `_CONSTRAINT` and
 /// `_MISMATCH`, in the low byte.
-pub(crate) fn is_about_a_row(error: &DbErr) -> bool {
+pub(crate) fn is_about_a_row(error: &DatabaseError) -> bool {
     const CLASSES: [&str; 6] = ["21", "22", "23", "44", "54", "P0"];
     code(error).is_some_and(|code| match code.len() {
         5 => CLASSES.iter().any(|class| code.starts_with(class)),
@@ -68,18 +71,18 @@ pub(crate) fn is_about_a_row(error: &DbErr) -> bool {
     })
 }
 
-/// Whether PostgreSQL refuses a statement for a lock that it waits for: classes 40 (deadlock) and
-/// 55 (a lock that is not to be had).
-pub(crate) fn is_about_a_lock(error: &DbErr) -> bool {
+/// Whether PostgreSQL refuses a statement for a lock: classes 40 (deadlock) and 55 (lock not
+/// available).
+pub(crate) fn is_about_a_lock(error: &DatabaseError) -> bool {
     code(error).is_some_and(|code| {
         code.len() == 5 && ["40", "55"].iter().any(|class| code.starts_with(class))
     })
 }
 
-/// The database's code for an error, which repeats nothing of a row.
-pub(crate) fn code(error: &DbErr) -> Option<String> {
+/// Returns the database's code for an error. It repeats no value of a row.
+pub(crate) fn code(error: &DatabaseError) -> Option<String> {
     let (DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause))) =
-        error
+        error.cause()
     else {
         return None;
     };
@@ -130,13 +133,13 @@ mod tests {
         }
     }
 
-    fn refused(code: &'static str) -> DbErr {
+    fn refused(code: &'static str) -> DatabaseError {
         let error = sqlx::Error::Database(Box::new(Refusal(code)));
-        DbErr::Query(RuntimeErr::SqlxError(Arc::new(error)))
+        DbErr::Query(RuntimeErr::SqlxError(Arc::new(error))).into()
     }
 
     #[test]
-    fn an_error_is_about_a_row_or_about_the_database() {
+    fn errors_about_rows_are_told_from_errors_of_the_database() {
         // 22P05: untranslatable, 22021: a NUL, 23514: CHECK, 54000: too long; SQLite: 18, 19, 275.
         for code in ["22P05", "22021", "22001", "22008", "23514", "54000", "P0001", "18", "275"] {
             assert!(is_about_a_row(&refused(code)), "{code}");
@@ -145,7 +148,7 @@ mod tests {
         for code in ["57P01", "40P01", "55P03", "53100", "42501", "08006", "5", "13", "10", "522"] {
             assert!(!is_about_a_row(&refused(code)), "{code}");
         }
-        assert!(!is_about_a_row(&DbErr::Custom("no answer in time".to_owned())));
+        assert!(!is_about_a_row(&DbErr::Custom("no answer in time".to_owned()).into()));
     }
 
     /// Steps of a batch in which the rows of `bad` are refused.
@@ -167,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_bad_rows_of_a_batch_are_left_out() {
+    async fn only_refused_rows_of_a_batch_are_left_out() {
         assert_eq!(run(3, &[]).await, (vec![0, 1, 2], vec![], 1));
         assert_eq!(run(0, &[]).await, (vec![], vec![], 1), "a batch may only move an offset on");
         let (done, alone, _) = run(9, &[0, 5, 8]).await;
@@ -175,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_bad_row_among_a_thousand_costs_few_statements() {
+    async fn one_refused_row_among_a_thousand_costs_few_statements() {
         let (done, _, steps) = run(1_000, &[617]).await;
 
         assert_eq!(done.len(), 999);
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn another_error_is_not_split() {
+    async fn other_errors_do_not_split_the_batch() {
         let steps = RefCell::new(0);
         let step = |_| {
             *steps.borrow_mut() += 1;

@@ -1,20 +1,26 @@
 use std::collections::HashSet;
 
 use migration::{Migrator, MigratorTrait};
-use sea_orm::DbErr;
+use sea_orm::{DbErr, FromQueryResult};
 
-use crate::database::{AdmitError, Database, Sql};
+use crate::database::{AdmitError, Database, DatabaseError, Sql};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SchemaError {
     /// The tables are older than this program.
     #[error("the database schema is behind: run `messager migrate up` (missing: {})", .missing.join(", "))]
     Behind { missing: Vec<String> },
-    /// The server, the database or what is before it cannot be used as it is.
+    /// The server, the database or the pooler cannot be used: the operator must change something.
     #[error("{0}")]
     Refused(String),
     #[error("the database is unavailable")]
     Unavailable(#[source] DbErr),
+}
+
+impl From<DatabaseError> for SchemaError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Unavailable(error.into())
+    }
 }
 
 impl From<AdmitError> for SchemaError {
@@ -26,37 +32,23 @@ impl From<AdmitError> for SchemaError {
     }
 }
 
-/// Whether the schema has all that this program knows of.
+/// Checks that the schema has all migrations that this program knows.
 ///
-/// Migrations of a later version are no trouble: they suit the code before them.
+/// Migrations of a later version are accepted: they suit the code before them.
 pub async fn check_schema(database: &Database) -> Result<(), SchemaError> {
-    const HAS_TABLE: Sql = Sql {
-        postgres: "SELECT 1 WHERE to_regclass('seaql_migrations') IS NOT NULL",
-        sqlite: "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'",
-    };
-    const APPLIED: &str = "SELECT version FROM seaql_migrations";
-
-    const READ_ONLY: Sql = Sql {
-        postgres: "SELECT 1 WHERE current_setting('transaction_read_only') = 'on'",
-        sqlite: "SELECT 1 WHERE false",
-    };
-
     database.admit().await?;
-    // A primary that was demoted, say.
-    let read_only = match database.rows(READ_ONLY, vec![]).await {
-        Ok(rows) => rows,
-        Err(error) => return Err(SchemaError::Unavailable(database.reason(error).await)),
+    // A primary that was demoted is read-only.
+    let read_only = match database.finds(&READ_ONLY, database.parameters()).await {
+        Ok(read_only) => read_only,
+        Err(error) => return Err(SchemaError::Unavailable(database.reason(error.into()).await)),
     };
-    if !read_only.is_empty() {
+    if read_only {
         return Err(SchemaError::Unavailable(DbErr::Custom("it is read-only".to_owned())));
     }
     let mut applied = HashSet::new();
-    let rows = database.rows(HAS_TABLE, vec![]).await.map_err(SchemaError::Unavailable)?;
-    if !rows.is_empty() {
-        let sql = Sql { postgres: APPLIED, sqlite: APPLIED };
-        for row in database.rows(sql, vec![]).await.map_err(SchemaError::Unavailable)? {
-            applied.insert(row.try_get::<String>("", "version").map_err(SchemaError::Unavailable)?);
-        }
+    if database.finds(&HAS_TABLE, database.parameters()).await? {
+        let rows: Vec<Applied> = database.rows(&APPLIED, database.parameters()).await?;
+        applied.extend(rows.into_iter().map(|row| row.version));
     }
     let missing: Vec<String> = Migrator::migrations()
         .iter()
@@ -64,4 +56,21 @@ pub async fn check_schema(database: &Database) -> Result<(), SchemaError> {
         .filter(|name| !applied.contains(name))
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(SchemaError::Behind { missing }) }
+}
+
+static READ_ONLY: Sql = Sql::pair(
+    "SELECT 1 WHERE current_setting('transaction_read_only') = 'on'",
+    "SELECT 1 WHERE false",
+);
+
+static HAS_TABLE: Sql = Sql::pair(
+    "SELECT 1 WHERE to_regclass('seaql_migrations') IS NOT NULL",
+    "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'seaql_migrations'",
+);
+
+static APPLIED: Sql = Sql::new("SELECT version FROM seaql_migrations");
+
+#[derive(FromQueryResult)]
+struct Applied {
+    version: String,
 }

@@ -10,22 +10,22 @@ use application::{
     ports::{Secrets, StoreError},
 };
 use autometrics::autometrics;
-use sea_orm::DbErr;
+use sea_orm::FromQueryResult;
 use tokio::task::spawn_blocking;
 
-use crate::database::{Database, Sql, Told};
+use crate::database::{Database, DatabaseError, Sql};
 
-/// Drawn secrets in the database, where all processes find them.
+/// Secrets that the service drew, in the database, where all processes find them.
 #[derive(Debug, Clone)]
 pub struct SqlSecrets {
     database: Database,
 }
 
-/// Drawn secrets in a file that its owner alone may read: beside an SQLite file, and not in it, so
-/// that a copy of the database gives none of them away.
+/// Secrets that the service drew, in a file that only its owner may read. It stands beside the SQLite
+/// file, and not in it, so that a copy of the database gives no secret away.
 ///
-/// Lines of `NAME=value`. Whoever writes holds a lock on the file and puts a new one in its place,
-/// so that a crash leaves the one or the other.
+/// Lines of `NAME=value`. A writer locks the file and puts a new one in its place, so that a crash
+/// leaves one of the two whole.
 #[derive(Debug, Clone)]
 pub struct FileSecrets {
     path: PathBuf,
@@ -36,60 +36,64 @@ impl SqlSecrets {
         Self { database }
     }
 
-    async fn read(&self, name: &str) -> Result<Option<String>, DbErr> {
-        let rows = self.database.rows(FIND, vec![name.into()]).await?;
-        rows.first().map(|row| row.try_get("", "value")).transpose()
+    async fn read(&self, name: &str) -> Result<Option<String>, DatabaseError> {
+        let parameters = self.database.parameters().with("name", name);
+        let row: Option<Row> = self.database.row(&FIND, parameters).await?;
+        Ok(row.map(|row| row.value))
     }
 }
 
 impl Secrets for SqlSecrets {
     #[autometrics(struct_name = "SqlSecrets")]
     async fn keep(&self, name: &str, drawn: &str) -> Result<String, StoreError> {
-        let values = vec![name.into(), drawn.into()];
-        self.database.execute(KEEP, values).await.map_err(Told)?;
-        let kept = self.read(name).await.map_err(Told)?;
-        kept.ok_or_else(|| StoreError::Unavailable("somebody forgot it at once".into()))
+        let parameters = self.database.parameters().with("name", name).with("value", drawn);
+        self.database.execute(&KEEP, parameters).await?;
+        let kept = self.read(name).await?;
+        kept.ok_or_else(|| StoreError::Unavailable("it was deleted at the same moment".into()))
     }
 
     #[autometrics(struct_name = "SqlSecrets")]
     async fn find(&self, name: &str) -> Result<Option<String>, StoreError> {
-        Ok(self.read(name).await.map_err(Told)?)
+        Ok(self.read(name).await?)
     }
 
     #[autometrics(struct_name = "SqlSecrets")]
     async fn forget(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.database.execute(FORGET, vec![name.into()]).await.map_err(Told)? > 0)
+        let parameters = self.database.parameters().with("name", name);
+        Ok(self.database.execute(&FORGET, parameters).await? > 0)
     }
 }
 
-const KEEP: Sql = Sql {
-    postgres: "INSERT INTO secret (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-    sqlite: "
+static KEEP: Sql = Sql::pair(
+    "INSERT INTO secret (name, value) VALUES (:name, :value) ON CONFLICT DO NOTHING",
+    "
 INSERT INTO secret (name, value, created_at)
-VALUES ($1, $2, CAST(round(unixepoch('subsec') * 1000) AS INTEGER))
+VALUES (:name, :value, {now})
 ON CONFLICT DO NOTHING",
-};
+);
 
-const FIND_SQL: &str = "SELECT value FROM secret WHERE name = $1";
-const FIND: Sql = Sql { postgres: FIND_SQL, sqlite: FIND_SQL };
+static FIND: Sql = Sql::new("SELECT value FROM secret WHERE name = :name");
 
-const FORGET_SQL: &str = "DELETE FROM secret WHERE name = $1";
-const FORGET: Sql = Sql { postgres: FORGET_SQL, sqlite: FORGET_SQL };
+static FORGET: Sql = Sql::new("DELETE FROM secret WHERE name = :name");
+
+#[derive(FromQueryResult)]
+struct Row {
+    value: String,
+}
 
 impl FileSecrets {
-    /// In the file with the name of the database's and `.secrets` behind it.
+    /// Uses the file with the name of the database's file followed by `.secrets`.
     pub fn beside(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push(".secrets");
         Self { path: path.into() }
     }
 
-    /// Where they stand.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Does one step on the file, where waiting for its lock holds up nobody else.
+    /// Does one step on the file, on a thread that may block while it waits for the lock.
     async fn step<T: Send + 'static>(
         &self,
         step: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
@@ -154,15 +158,15 @@ impl Secrets for FileSecrets {
     }
 }
 
-/// The file, while nobody else may write it.
+/// The file, locked against other writers.
 struct Held {
     lines: Vec<(String, String)>,
-    /// Its lock ends with it.
+    /// Holds the lock until it is dropped.
     _file: File,
 }
 
 impl Held {
-    /// Makes the file if it is not there.
+    /// Locks the file. Creates it if it does not exist.
     fn lock(path: &Path) -> io::Result<Self> {
         loop {
             let mut file = OpenOptions::new()
@@ -174,7 +178,7 @@ impl Held {
                 .open(path)?;
             file.lock()?;
             refuse_if_others_read(&file)?;
-            // Somebody may have put another one in its place while we waited.
+            // Another writer may have replaced it while we waited.
             let is_in_place = match fs::metadata(path) {
                 Ok(there) => (there.dev(), there.ino()) == file_id(&file)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -196,7 +200,7 @@ impl Held {
         let mut next = path.as_os_str().to_owned();
         next.push(".new");
         let next = PathBuf::from(next);
-        // Left by a crash, perhaps, and we hold the lock.
+        // A crash may have left one, and no other writer uses it: we hold the lock.
         match fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -215,7 +219,8 @@ impl Held {
 
 const OWNER_ONLY: u32 = 0o600;
 
-/// A line that says nothing may have been a key: what is drawn in its place would fit no code.
+/// Parses the lines. Fails on any other line, which may have been a key: with a new key in its place,
+/// no code would be right.
 fn lines(text: &str) -> io::Result<Vec<(String, String)>> {
     let pairs = text.lines().enumerate().map(|(number, line)| {
         let (name, value) = line.split_once('=').ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! One suite for both databases: what the ports promise.
+//! The conformance suite of the ports, for both databases.
 
 mod admission;
 mod checks;

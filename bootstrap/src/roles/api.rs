@@ -31,14 +31,13 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let listeners = listen(process)?;
 
     // What the use cases store in.
-    let events = config.events.is_some();
-    let settings = OutboxSettings { events, ..OutboxSettings::default() };
+    let settings = OutboxSettings::default();
     let writing = process.database(Pool::Api);
     let usable = process.watch_database(writing.clone(), &[Part::Api]);
     let (outbox, mut writers) = CoalescingOutbox::start(&writing, settings);
     let stored = outbox.stored();
     let database = process.database(Pool::Verification);
-    let verifications = Arc::new(SqlVerifications::new(database.clone()).with_events(events));
+    let verifications = Arc::new(SqlVerifications::new(database.clone()));
     let keys = Arc::new(Authorize::new(SqlApiKeys::new(database.clone())));
     let guard = Arc::new(Guard::new(config.guard.rules_in_force(), config.guard.window));
 
@@ -95,7 +94,7 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     run_housekeeping(process, &usable, verifications, config.verification.retention);
     clean_up_orphans(process, &database, &usable)?;
     if !config.guard.rules_in_force().is_empty() {
-        let counts = SqlGuard::new(database).with_events(events);
+        let counts = SqlGuard::new(database);
         let metrics = GuardMetrics::register(&process.registry)?;
         share_guard_counts(process, &usable, &served, FlushGuard::new(guard, counts), metrics);
     }

@@ -38,8 +38,7 @@ pub fn consumer(
     let settings = settings(&config, process.is_embedded(), &stream, longest_call, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
     let ledger =
-        SqlDeliveryLedger::new(database.clone(), group.clone(), topic.clone(), member.clone())
-            .with_events(config.events.is_some());
+        SqlDeliveryLedger::new(database.clone(), group.clone(), topic.clone(), member.clone());
     let consumer = Consumer {
         leases: SqlPartitionLeases::new(database, group, topic, member),
         ledger: Arc::new(ledger),

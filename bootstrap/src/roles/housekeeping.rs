@@ -24,8 +24,7 @@ pub(super) fn clean_up_orphans(
     if !process.needs_housekeeping() {
         return Ok(());
     }
-    let events = process.config.events.is_some();
-    let housekeeping = SqlHousekeeping::new(database.clone(), events);
+    let housekeeping = SqlHousekeeping::new(database.clone());
     let metrics = HousekeepingMetrics::register(&process.registry, process.expired.clone())?;
     let retention = process.config.consumer.retention;
     let stop = process.stop.clone();

@@ -37,8 +37,7 @@ pub fn processor(
     if let Broker::Embedded(queue) = &broker {
         trim(process, &usable, queue.clone(), config.codes.ttl);
     }
-    let backlog = SqlBacklog::new(database.clone(), config.relay.broker.topic.clone())
-        .with_events(config.events.is_some());
+    let backlog = SqlBacklog::new(database.clone(), config.relay.broker.topic.clone());
     let batch = RelayBatch::new(
         backlog.clone(),
         broker,

@@ -406,7 +406,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_older_than_15_are_refused_by_their_version() {
+    fn servers_older_than_15_are_refused_with_their_version() {
         for (version, said) in
             [(140_023, "PostgreSQL 14.23"), (90_624, "PostgreSQL 9.6"), (0, "PostgreSQL 0.0")]
         {
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_other_than_utf8_are_refused_by_their_name() {
+    fn encodings_other_than_utf8_are_refused_with_their_name() {
         for encoding in ["LATIN1", "SQL_ASCII", "WIN1251"] {
             let refused = refuse_encoding(encoding, "sms").unwrap_err().to_string();
             assert!(refused.contains(encoding) && refused.contains("must be UTF8"), "{refused}");

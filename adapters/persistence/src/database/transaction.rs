@@ -1,15 +1,17 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult,
-    QueryResult, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, FromQueryResult,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
+
+use super::{DatabaseError, Parameters, Sql, dialect::Dialect, read_all};
 
 /// A transaction that commits only if each of its statements succeeded.
 ///
-/// Both databases let a client go on after an error and say nothing at the end. PostgreSQL answers
-/// the `COMMIT` of a failed transaction with `ROLLBACK`, which the driver takes for success. SQLite
-/// rolls back by itself when the disk is full, and commits each later statement on its own.
+/// Both databases let a client go on after an error, and report nothing at the end. PostgreSQL
+/// answers the `COMMIT` of a failed transaction with `ROLLBACK`, which the driver takes for success.
+/// SQLite rolls back by itself if the disk is full, and then commits each later statement alone.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     inner: DatabaseTransaction,
@@ -19,11 +21,11 @@ pub(crate) struct Transaction {
 
 /// Begins a transaction. In SQLite it holds the write lock from its start, so that it cannot fail
 /// half-way because another process has the lock.
-pub(crate) async fn begin(connection: &DatabaseConnection) -> Result<Transaction, DbErr> {
+pub(crate) async fn begin(connection: &DatabaseConnection) -> Result<Transaction, DatabaseError> {
     let connection = connection.clone();
-    // In a task of its own: if this future were dropped between `BEGIN` and its answer, the driver
-    // would return the connection to the pool inside of the transaction (sqlx #4385), and the
-    // statements that came next would be answered and never committed.
+    // In a task, which is not dropped with this future: if a future is dropped between `BEGIN` and
+    // its answer, the driver returns the connection to the pool inside of the transaction (sqlx
+    // #4385). The next statements would be answered and never committed.
     let begin = tokio::spawn(async move {
         connection
             .begin_with_options(TransactionOptions {
@@ -36,46 +38,73 @@ pub(crate) async fn begin(connection: &DatabaseConnection) -> Result<Transaction
     Ok(Transaction { inner, failed: AtomicBool::new(false) })
 }
 
-/// SQLite's now, in milliseconds since 1970: one for all statements of a transaction.
-pub(crate) async fn clock(transaction: &Transaction) -> Result<i64, DbErr> {
-    const NOW: &str = "SELECT CAST(round(unixepoch('subsec') * 1000) AS INTEGER) AS now";
-    let row = transaction.query_one_raw(Statement::from_string(DbBackend::Sqlite, NOW)).await?;
-    row.ok_or_else(|| DbErr::RecordNotFound("the clock".to_owned()))?.try_get("", "now")
+/// Reads SQLite's clock, in milliseconds since 1970: one time for all statements of a transaction.
+pub(crate) async fn clock(transaction: &Transaction) -> Result<i64, DatabaseError> {
+    static NOW: Sql = Sql::new("SELECT {now} AS now");
+
+    #[derive(FromQueryResult)]
+    struct Row {
+        now: i64,
+    }
+
+    let row: Option<Row> = transaction.row(&NOW, Parameters::new(Dialect::Sqlite)).await?;
+    Ok(row.ok_or_else(|| DatabaseError::missing("the clock"))?.now)
 }
 
 impl Transaction {
-    pub(crate) async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.run(self.inner.execute_raw(statement)).await
+    /// Runs one statement, and returns how many rows it touched.
+    pub(crate) async fn execute(
+        &self,
+        sql: &Sql,
+        parameters: Parameters,
+    ) -> Result<u64, DatabaseError> {
+        let statement = sql.statement(parameters)?;
+        Ok(self.run(self.inner.execute_raw(statement)).await?.rows_affected())
     }
 
-    pub(crate) async fn query_one_raw(
+    /// Runs one statement, and returns its rows.
+    pub(crate) async fn rows<R: FromQueryResult>(
         &self,
-        statement: Statement,
-    ) -> Result<Option<QueryResult>, DbErr> {
-        self.run(self.inner.query_one_raw(statement)).await
+        sql: &Sql,
+        parameters: Parameters,
+    ) -> Result<Vec<R>, DatabaseError> {
+        let statement = sql.statement(parameters)?;
+        read_all(&self.run(self.inner.query_all_raw(statement)).await?)
     }
 
-    pub(crate) async fn query_all_raw(
+    /// Runs one statement, and returns its first row.
+    pub(crate) async fn row<R: FromQueryResult>(
         &self,
-        statement: Statement,
-    ) -> Result<Vec<QueryResult>, DbErr> {
-        self.run(self.inner.query_all_raw(statement)).await
+        sql: &Sql,
+        parameters: Parameters,
+    ) -> Result<Option<R>, DatabaseError> {
+        Ok(self.rows(sql, parameters).await?.into_iter().next())
+    }
+
+    /// Runs one statement, and returns whether it has a row.
+    pub(crate) async fn finds(
+        &self,
+        sql: &Sql,
+        parameters: Parameters,
+    ) -> Result<bool, DatabaseError> {
+        let statement = sql.statement(parameters)?;
+        Ok(!self.run(self.inner.query_all_raw(statement)).await?.is_empty())
     }
 
     /// Makes all of it durable, or returns an error.
-    pub(crate) async fn commit(self) -> Result<(), DbErr> {
+    pub(crate) async fn commit(self) -> Result<(), DatabaseError> {
         if self.failed.load(Ordering::Acquire) {
-            return Err(failed());
+            return Err(failed().into());
         }
-        self.inner.commit().await
+        Ok(self.inner.commit().await?)
     }
 
-    pub(crate) async fn rollback(self) -> Result<(), DbErr> {
-        self.inner.rollback().await
+    pub(crate) async fn rollback(self) -> Result<(), DatabaseError> {
+        Ok(self.inner.rollback().await?)
     }
 
     async fn run<T>(&self, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-        // Set while the statement runs: it stays set if this future is dropped.
+        // It stays set if this future is dropped while the statement runs.
         if self.failed.swap(true, Ordering::AcqRel) {
             return Err(failed());
         }

@@ -2,118 +2,97 @@
 
 use crate::database::Sql;
 
-const fn same(sql: &'static str) -> Sql {
-    Sql { postgres: sql, sqlite: sql }
-}
-
 /// The partitions of a topic.
-pub(super) const PARTITIONS_OF: Sql =
-    same(r#"SELECT "partition" FROM queue_partition WHERE topic = $1 ORDER BY "partition""#);
+pub(super) static PARTITIONS_OF: Sql = Sql::new(
+    r#"SELECT "partition" FROM queue_partition WHERE topic = :topic ORDER BY "partition""#,
+);
 
 /// Creates the partitions. One statement creates all of them: a consumer that sees only some of them
 /// takes them for all.
-pub(super) const CREATE: Sql = same(
+pub(super) static CREATE: Sql = Sql::new(
     r#"
 INSERT INTO queue_partition (topic, "partition", next_offset)
-VALUES ($1, 0, 0), ($1, 1, 0), ($1, 2, 0), ($1, 3, 0)
+VALUES (:topic, 0, 0), (:topic, 1, 0), (:topic, 2, 0), (:topic, 3, 0)
 ON CONFLICT (topic, "partition") DO NOTHING"#,
 );
 
-/// Reserves `$3` offsets of a partition. Returns the offset after them, and the database's time.
-pub(super) const RESERVE: Sql = Sql {
-    postgres: r#"
-INSERT INTO queue_partition (topic, "partition", next_offset) VALUES ($1, $2, $3)
+/// Reserves `count` offsets of a partition. Returns the offset after them, and the database's time.
+pub(super) static RESERVE: Sql = Sql::new(
+    r#"
+INSERT INTO queue_partition (topic, "partition", next_offset) VALUES (:topic, :partition, :count)
 ON CONFLICT (topic, "partition")
 DO UPDATE SET next_offset = queue_partition.next_offset + excluded.next_offset
-RETURNING next_offset, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS bigint) AS now"#,
-    sqlite: r#"
-INSERT INTO queue_partition (topic, "partition", next_offset) VALUES ($1, $2, $3)
-ON CONFLICT (topic, "partition")
-DO UPDATE SET next_offset = queue_partition.next_offset + excluded.next_offset
-RETURNING next_offset, CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now"#,
-};
+RETURNING next_offset, {millis({clock})} AS now"#,
+);
 
-/// Stores records from offset `$3` on. `$5` is a JSON array, in which a record is its key, its
-/// value in hexadecimal and its headers.
-pub(super) const APPEND: Sql = Sql {
-    postgres: r#"
+/// Stores records from the offset `first` on.
+pub(super) static APPEND: Sql = Sql::pair(
+    r#"
 INSERT INTO queue_record (topic, "partition", "offset", key, value, headers, written_at)
-SELECT $1, $2, $3 + place - 1, record ->> 0, decode(record ->> 1, 'hex'), record ->> 2, $4
-FROM json_array_elements($5::json) WITH ORDINALITY AS new (record, place)"#,
-    sqlite: r#"
+SELECT :topic, :partition, :first + place - 1, new.key, new.value, new.headers, :now
+FROM :new#place"#,
+    r#"
 INSERT INTO queue_record (topic, "partition", "offset", key, value, headers, written_at)
-SELECT $1, $2, $3 + new.key, value ->> 0, unhex(value ->> 1), value ->> 2, $4
-FROM json_each($5) AS new"#,
-};
+SELECT :topic, :partition, :first + place - 1, new.key, unhex(new.value), new.headers, :now
+FROM :new#place"#,
+);
 
-/// The records from offset `$3` on, and the end of the partition. One statement reads both, so that
+/// The records from `offset` on, and the end of the partition. One statement reads both, so that
 /// they are of one moment.
-pub(super) const READ: Sql = same(
+pub(super) static READ: Sql = Sql::new(
     r#"
 SELECT p.next_offset, r."offset", r.value, r.headers, r.written_at
 FROM queue_partition p LEFT JOIN (
     SELECT "offset", value, headers, written_at FROM queue_record
-    WHERE topic = $1 AND "partition" = $2 AND "offset" >= $3
-    ORDER BY "offset" LIMIT $4
+    WHERE topic = :topic AND "partition" = :partition AND "offset" >= :offset
+    ORDER BY "offset" LIMIT :limit
 ) r ON true
-WHERE p.topic = $1 AND p."partition" = $2
+WHERE p.topic = :topic AND p."partition" = :partition
 ORDER BY r."offset""#,
 );
 
 /// The offset of the first record; without records, the end.
-pub(super) const FIRST: Sql = same(
+pub(super) static FIRST: Sql = Sql::new(
     r#"
 SELECT COALESCE(
-    (SELECT MIN("offset") FROM queue_record WHERE topic = $1 AND "partition" = $2),
+    (SELECT MIN("offset") FROM queue_record WHERE topic = :topic AND "partition" = :partition),
     next_offset) AS "offset"
-FROM queue_partition WHERE topic = $1 AND "partition" = $2"#,
+FROM queue_partition WHERE topic = :topic AND "partition" = :partition"#,
 );
 
-/// The offset of the first record that was written at `$3` or later; without one, the end.
-pub(super) const FIRST_SINCE: Sql = same(
+/// The offset of the first record that was written at `since` or later; without one, the end.
+pub(super) static FIRST_SINCE: Sql = Sql::new(
     r#"
 SELECT COALESCE(
     (SELECT MIN("offset") FROM queue_record
-     WHERE topic = $1 AND "partition" = $2 AND written_at >= $3),
+     WHERE topic = :topic AND "partition" = :partition AND written_at >= :since),
     next_offset) AS "offset"
-FROM queue_partition WHERE topic = $1 AND "partition" = $2"#,
+FROM queue_partition WHERE topic = :topic AND "partition" = :partition"#,
 );
 
 /// The end of a partition.
-pub(super) const END: Sql = same(
+pub(super) static END: Sql = Sql::new(
     r#"
-SELECT next_offset AS "offset" FROM queue_partition WHERE topic = $1 AND "partition" = $2"#,
+SELECT next_offset AS "offset" FROM queue_partition WHERE topic = :topic AND "partition" = :partition"#,
 );
 
-/// Deletes from a partition the records before the first one that is not older than `$3`, and the
+/// Deletes from a partition the records before the first one that is not older than `older_than`, and the
 /// records that all groups have passed.
 ///
 /// A record behind one that stays stays too, whatever its time, because there must be no gap. A
 /// group whose offset is beyond the end read a queue that was here before, and has passed nothing
 /// of this one.
-pub(super) const TRIM: Sql = Sql {
-    postgres: r#"
-DELETE FROM queue_record WHERE topic = $1 AND "partition" = $2 AND (
+pub(super) static TRIM: Sql = Sql::new(
+    r#"
+DELETE FROM queue_record WHERE topic = :topic AND "partition" = :partition AND (
     "offset" < COALESCE(
         (SELECT "offset" FROM queue_record
-         WHERE topic = $1 AND "partition" = $2
-             AND written_at >= CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS bigint) - $3
+         WHERE topic = :topic AND "partition" = :partition
+             AND written_at >= {millis({clock})} - :older_than
          ORDER BY "offset" LIMIT 1),
         9223372036854775807)
     OR "offset" < (
         SELECT MIN(CASE WHEN lease.next_offset <= p.next_offset THEN lease.next_offset ELSE 0 END)
         FROM partition_lease lease JOIN queue_partition p USING (topic, "partition")
-        WHERE topic = $1 AND "partition" = $2))"#,
-    sqlite: r#"
-DELETE FROM queue_record WHERE topic = $1 AND "partition" = $2 AND (
-    "offset" < COALESCE(
-        (SELECT "offset" FROM queue_record
-         WHERE topic = $1 AND "partition" = $2
-             AND written_at >= CAST(unixepoch('subsec') * 1000 AS INTEGER) - $3
-         ORDER BY "offset" LIMIT 1),
-        9223372036854775807)
-    OR "offset" < (
-        SELECT MIN(CASE WHEN lease.next_offset <= p.next_offset THEN lease.next_offset ELSE 0 END)
-        FROM partition_lease lease JOIN queue_partition p USING (topic, "partition")
-        WHERE topic = $1 AND "partition" = $2))"#,
-};
+        WHERE topic = :topic AND "partition" = :partition))"#,
+);

@@ -1,4 +1,4 @@
-//! Which servers are refused, and when a database is in use.
+//! Servers that are refused, and databases that are in use.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::support::{
-    count, empty_postgres, in_time, new_postgres, new_postgres_as, postgres, sqlite,
+    count, empty_postgres, in_time, new_postgres, new_postgres_as, postgres, sqlite, statement,
 };
 use crate::{
     AdmitError, Database, DatabaseSettings, Loss, PostgresSettings, SchemaError, check_schema,
@@ -27,7 +27,7 @@ fn to_migrate(database: &Database) -> Database {
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_utf8_is_refused_by_the_name_of_its_encoding() {
+async fn database_that_is_not_utf8_is_refused_with_its_encoding() {
     for encoding in ["LATIN1", "SQL_ASCII"] {
         let like = format!("ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
         let Some(settings) = new_postgres_as(&like).await else { return };
@@ -39,12 +39,12 @@ async fn a_database_that_is_not_utf8_is_refused_by_the_name_of_its_encoding() {
         assert!(why.contains(encoding) && why.contains(&settings.database), "{why}");
         let migrating = to_migrate(&database).admit().await;
         assert!(matches!(migrating, Err(AdmitError::Refused(_))), "{migrating:?}");
-        // No way round it through the pool.
+        // The pool refuses it as well.
         assert!(database.connection().execute_unprepared("SELECT 1").await.is_err());
     }
 }
 
-/// Passes all on, but has the server say that it is 14.
+/// A proxy that makes the server report version 14.
 async fn as_postgres_14(settings: &PostgresSettings) -> PostgresSettings {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -75,7 +75,7 @@ async fn as_postgres_14(settings: &PostgresSettings) -> PostgresSettings {
 }
 
 #[tokio::test]
-async fn a_server_that_is_too_old_is_refused_by_its_version() {
+async fn server_that_is_too_old_is_refused_with_its_version() {
     let Some(settings) = new_postgres().await else { return };
 
     let refused = check_schema(&lazily(&as_postgres_14(&settings).await)).await;
@@ -85,7 +85,7 @@ async fn a_server_that_is_too_old_is_refused_by_its_version() {
 }
 
 #[tokio::test]
-async fn a_default_of_the_role_does_not_change_what_our_sessions_have() {
+async fn role_defaults_do_not_change_session_settings() {
     let Some(settings) = new_postgres().await else { return };
     let database = lazily(&settings);
     for default in ["synchronous_commit = off", "statement_timeout = 0", "client_encoding = LATIN1"]
@@ -99,11 +99,11 @@ async fn a_default_of_the_role_does_not_change_what_our_sessions_have() {
     let sql = "SELECT concat_ws(' ', current_setting('synchronous_commit'),
         current_setting('statement_timeout'), current_setting('client_encoding')) AS it";
     let row =
-        fresh.connection().query_one_raw(fresh.as_written(sql, vec![])).await.unwrap().unwrap();
+        fresh.connection().query_one_raw(statement(&fresh, sql, vec![])).await.unwrap().unwrap();
     assert_eq!(row.try_get::<String>("", "it").unwrap(), "on 10s UTF8");
 }
 
-async fn what_a_step_deletes_is_known_and_left(database: Database) {
+async fn loss_of_reverting_a_migration_is_known(database: Database) {
     Migrator::up(&database.connection(), None).await.unwrap();
     let all: u32 = Migrator::migrations().len().try_into().unwrap();
     let migrating = to_migrate_alone(database).await;
@@ -118,7 +118,7 @@ async fn what_a_step_deletes_is_known_and_left(database: Database) {
     assert_eq!(found.columns, Vec::<String>::new(), "their tables go");
     assert_eq!(count(&migrating, "outbox").await, 0, "it is still there");
 
-    // The latest alone takes no table of the first ones with it.
+    // To revert only the latest deletes no table of the first migrations.
     let latest = loss(&migrating, 1).await.unwrap();
     assert_eq!(latest.migrations.len(), 1);
     assert!(!latest.tables.iter().any(|(table, _)| table == "outbox"), "{latest:?}");
@@ -127,7 +127,7 @@ async fn what_a_step_deletes_is_known_and_left(database: Database) {
     assert_eq!(loss(&migrating, 1).await.unwrap(), Loss::default());
 }
 
-/// The same database once more, by itself.
+/// Another pool of the same database.
 async fn to_migrate_alone(database: Database) -> Database {
     let migrating = to_migrate(&database);
     database.close().await.unwrap();
@@ -135,16 +135,16 @@ async fn to_migrate_alone(database: Database) -> Database {
 }
 
 #[tokio::test]
-async fn what_a_step_deletes_is_known_on_postgres() {
+async fn loss_of_reverting_a_migration_is_known_on_postgres() {
     if let Some(database) = empty_postgres().await {
-        what_a_step_deletes_is_known_and_left(database).await;
+        loss_of_reverting_a_migration_is_known(database).await;
     }
 }
 
 #[tokio::test]
-async fn what_a_step_deletes_is_known_on_sqlite() {
+async fn loss_of_reverting_a_migration_is_known_on_sqlite() {
     let (database, _folder) = sqlite().await;
-    what_a_step_deletes_is_known_and_left(database).await;
+    loss_of_reverting_a_migration_is_known(database).await;
 }
 
 async fn is_taken_alone_only_when_nobody_uses_it(database: Database) {
@@ -157,7 +157,7 @@ async fn is_taken_alone_only_when_nobody_uses_it(database: Database) {
     assert_eq!(users.len(), 1, "{users:?}");
 
     other.close().await.unwrap();
-    // The server notices the end a little later.
+    // The server notices the end a moment later.
     in_time(async {
         while !take_alone(&migrating).await.unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -170,27 +170,27 @@ async fn is_taken_alone_only_when_nobody_uses_it(database: Database) {
 }
 
 #[tokio::test]
-async fn a_database_in_use_is_known_on_postgres() {
+async fn database_in_use_is_recognised_on_postgres() {
     if let Some(database) = postgres().await {
         is_taken_alone_only_when_nobody_uses_it(database).await;
     }
 }
 
 #[tokio::test]
-async fn a_database_in_use_is_known_on_sqlite() {
+async fn database_in_use_is_recognised_on_sqlite() {
     let (database, _folder) = sqlite().await;
     is_taken_alone_only_when_nobody_uses_it(database).await;
 }
 
-/// Between two looks at the database a process may have no session at all.
+/// A process may have no session between two checks of the database.
 #[tokio::test]
-async fn a_process_that_waits_for_a_session_is_known_too() {
+async fn process_that_waits_for_a_session_is_recognised() {
     let Some(database) = postgres().await else { return };
     let migrating = to_migrate_alone(database).await;
     let settings = migrating.settings().clone();
     let looking = tokio::spawn(async move {
         loop {
-            // Its sessions have a name that says nothing, as for a role that may not see it.
+            // Its sessions have no telling name, as for a role that may not see it.
             let api = Database::connect_lazily(&settings, "", 1);
             let _ = api.connection().ping().await;
             let _ = api.close().await;

@@ -18,42 +18,42 @@ use super::{
 use crate::{Database, SqlVerifications};
 
 on_both_databases!(
-    an_attempt_is_counted_whatever_it_is,
-    the_hash_counts_that_is_by_the_same_pepper,
-    a_thousand_right_checks_approve_once,
+    attempt_is_counted_whether_right_or_wrong,
+    only_the_hash_under_the_same_pepper_counts,
+    thousand_right_checks_approve_once,
     one_connection_is_enough_for_many_checks,
-    right_checks_of_many_verifications_at_once_bear_each_other,
-    each_of_many_at_once_hears_of_its_own,
-    batches_of_the_same_phones_bear_each_other,
-    what_others_have_locked_holds_up_nobody_else,
-    what_cannot_be_read_fails_nobody_else,
-    so_many_may_wait_and_one_more_is_told,
-    of_many_guesses_at_once_five_are_tried,
+    concurrent_right_checks_of_many_verifications_all_succeed,
+    each_concurrent_caller_gets_its_own_answer,
+    concurrent_batches_with_the_same_phones_all_succeed,
+    locked_verification_holds_up_no_other_attempt,
+    unreadable_row_fails_no_other_attempt,
+    attempt_to_a_full_queue_is_refused,
+    five_of_many_concurrent_guesses_are_tried,
     five_wrong_then_exhausted,
-    by_phone_the_newest_of_each_door_counts,
-    a_wrong_code_counts_at_both_doors_and_a_right_one_at_its_own,
-    what_comes_through_api_touches_nothing_of_v1,
-    guesses_at_nothing_do_not_count_against_what_begins_later,
-    by_phone_the_work_is_the_same,
-    what_was_counted_of_a_phone_can_be_forgotten,
-    what_is_not_the_newest_any_more_changes_nothing,
-    an_unknown_phone_is_counted_alike,
-    what_is_used_up_counts_nothing,
-    racing_guesses_never_pass_their_quota,
-    cancel_and_restart_give_no_fresh_guesses,
-    an_approval_forgets_the_guesses_at_it_only,
-    code_hash_and_seed_are_wiped_at_every_end,
-    what_is_over_is_shown_as_expired_before_it_is_swept,
-    what_has_ended_is_told_by_its_end,
-    a_canceled_one_stays_canceled,
-    guesses_at_a_test_number_count_and_nothing_is_sent,
-    what_nobody_needs_any_more_is_deleted_and_nothing_else,
+    check_by_phone_tries_the_newest_of_each_door,
+    wrong_code_counts_at_both_doors_and_right_code_at_its_own,
+    sends_through_api_change_no_verification_of_v1,
+    guesses_at_nothing_do_not_count_against_a_later_verification,
+    check_by_phone_does_the_same_work_whatever_there_is,
+    counts_of_a_phone_can_be_cleared,
+    check_of_a_verification_that_is_no_longer_the_newest_changes_nothing,
+    guesses_at_an_unknown_phone_are_counted,
+    exhausted_window_counts_nothing,
+    concurrent_guesses_never_exceed_the_quota,
+    cancel_and_restart_grant_no_new_guesses,
+    approval_forgets_only_its_own_guesses,
+    every_end_wipes_code_hash_and_seed,
+    late_verification_is_shown_as_expired_before_housekeeping,
+    check_of_an_ended_verification_returns_how_it_ended,
+    canceled_verification_stays_canceled,
+    guesses_at_a_test_number_count_and_no_message_is_sent,
+    prune_deletes_only_rows_that_are_no_longer_needed,
 );
 
 const NONE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(86_400);
 
-/// Such a pool as `api` has for checks.
+/// A pool of the size that `api` has for checks.
 fn pool(database: &Database, connections: u32) -> Database {
     if database.is_postgres() {
         Database::connect_lazily(database.settings(), "checks", connections)
@@ -62,12 +62,12 @@ fn pool(database: &Database, connections: u32) -> Database {
     }
 }
 
-/// None of them is reached where it is not the point.
+/// Windows so large that only tests of windows reach them.
 fn guesses() -> Vec<Policy> {
     policies("check", "1000/1h,5000/1d")
 }
 
-/// Begins one, and returns its id.
+/// Begins a verification, and returns its id.
 async fn begin(database: &Database, send: &NewSend) -> VerificationId {
     accepted(&enqueue(database, send).await);
     id_of(send)
@@ -77,7 +77,7 @@ async fn find(verifications: &SqlVerifications, id: VerificationId) -> Verificat
     verifications.find(id).await.unwrap().unwrap()
 }
 
-/// Attempts, with the one that was counted.
+/// The counted attempts, with this one.
 #[track_caller]
 fn attempt(tried: &CheckOutcome) -> u8 {
     match tried {
@@ -109,7 +109,7 @@ fn test_number(number: usize) -> NewTest {
     }
 }
 
-async fn an_attempt_is_counted_whatever_it_is(database: Database) {
+async fn attempt_is_counted_whether_right_or_wrong(database: Database) {
     let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
 
@@ -118,7 +118,7 @@ async fn an_attempt_is_counted_whatever_it_is(database: Database) {
     assert_eq!(count(&database, "limit_counter WHERE used = 1").await, 2);
     assert_eq!(attempt(&try_by_phone(&verifications, &phone(1), wrong(), &guesses()).await), 2);
     assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 2);
-    // Hashes of no pepper that this process has.
+    // Hashes under a pepper that this process does not have.
     assert_eq!(attempt(&try_by_id(&verifications, id, vec![], &guesses()).await), 3);
     assert_eq!(count(&database, "limit_counter WHERE used = 3").await, 2);
     is_right(&try_by_id(&verifications, id, right(), &guesses()).await);
@@ -128,7 +128,7 @@ async fn an_attempt_is_counted_whatever_it_is(database: Database) {
     assert_eq!(count(&database, "limit_counter WHERE used = 0").await, 2);
 }
 
-async fn the_hash_counts_that_is_by_the_same_pepper(database: Database) {
+async fn only_the_hash_under_the_same_pepper_counts(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     for (number, place) in [(1, 0), (2, 1)] {
         let id = begin(&database, &start(&phone(number))).await;
@@ -144,11 +144,11 @@ async fn the_hash_counts_that_is_by_the_same_pepper(database: Database) {
     }
 }
 
-async fn a_thousand_right_checks_approve_once(database: Database) {
+async fn thousand_right_checks_approve_once(database: Database) {
     const CHECKS: usize = 1_000;
     let begun = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(pool(&database, 8));
-    // Connections are there: under all that follows none could be made in time.
+    // Opens the connections: under the load below none could be opened in time.
     let ask = || verifications.newest(phone(1).parse().unwrap());
     let (newest, ..) = tokio::join!(ask(), ask(), ask(), ask(), ask(), ask(), ask(), ask());
     let newest = newest.unwrap().v1;
@@ -169,8 +169,8 @@ async fn a_thousand_right_checks_approve_once(database: Database) {
     }
     let mut answers = Vec::with_capacity(CHECKS);
     for (answer, attempt) in checks.join_all().await {
-        // So many at once may wait too long for one of a few connections: whoever comes back has
-        // lost nothing.
+        // So many attempts may wait too long for one of a few connections; a retry loses
+        // nothing.
         answers.push(match answer {
             Ok(tried) => tried,
             Err(_) => verifications.check(attempt, &guesses()).await.unwrap(),
@@ -186,7 +186,7 @@ async fn a_thousand_right_checks_approve_once(database: Database) {
     assert_eq!((found.status, found.attempts), (VerificationStatus::Approved, 1));
 }
 
-/// Whoever holds the only connection needs no second one.
+/// A check that holds the only connection needs no second one.
 async fn one_connection_is_enough_for_many_checks(database: Database) {
     const CHECKS: usize = 200;
     let id = begin(&database, &start(&phone(1))).await;
@@ -214,7 +214,7 @@ async fn one_connection_is_enough_for_many_checks(database: Database) {
     assert_eq!(found.status == VerificationStatus::Approved, right == 1, "{right}");
 }
 
-async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Database) {
+async fn concurrent_right_checks_of_many_verifications_all_succeed(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let mut checks = JoinSet::new();
     for number in 0..20 {
@@ -233,13 +233,13 @@ async fn right_checks_of_many_verifications_at_once_bear_each_other(database: Da
     assert_eq!(approved, 20);
 }
 
-async fn each_of_many_at_once_hears_of_its_own(database: Database) {
+async fn each_concurrent_caller_gets_its_own_answer(database: Database) {
     let verifications = SqlVerifications::new(pool(&database, 1));
     let guesses = policies("check", "3/1h,9/1d");
     let mut begun = Vec::new();
     for number in 0..60 {
         let id = begin(&database, &start(&phone(number))).await;
-        // Some were tried before.
+        // Some had attempts before.
         let before = u8::try_from(number / 6 % 3).unwrap();
         for _ in 0..before {
             try_by_id(&verifications, id, wrong(), &guesses).await;
@@ -286,8 +286,8 @@ async fn each_of_many_at_once_hears_of_its_own(database: Database) {
     assert_eq!(count(&database, "verification WHERE status = 'approved'").await, 20);
 }
 
-/// Two processes, and each has the phones in another order, which is not that of the ids.
-async fn batches_of_the_same_phones_bear_each_other(database: Database) {
+/// Two processes have the phones in different orders, neither of them that of the ids.
+async fn concurrent_batches_with_the_same_phones_all_succeed(database: Database) {
     const PHONES: usize = 24;
     let (one, other) =
         (SqlVerifications::new(database.clone()), SqlVerifications::new(database.clone()));
@@ -311,14 +311,14 @@ async fn batches_of_the_same_phones_bear_each_other(database: Database) {
         assert_eq!(answers.iter().filter(|(_, is_right)| *is_right).count(), PHONES);
     }
     if database.is_postgres() {
-        // Whoever is in one is tried again, alone, so that only the server tells.
+        // A refused attempt is retried alone, so only the server shows it.
         let in_a_circle = "pg_stat_database WHERE datname = current_database() AND deadlocks > 0";
         assert_eq!(count(&database, in_a_circle).await, 0);
     }
 }
 
-/// A process that was frozen in the middle of a transaction.
-async fn what_others_have_locked_holds_up_nobody_else(database: Database) {
+/// Another process was suspended in the middle of a transaction.
+async fn locked_verification_holds_up_no_other_attempt(database: Database) {
     if !database.is_postgres() {
         return;
     }
@@ -348,7 +348,7 @@ async fn what_others_have_locked_holds_up_nobody_else(database: Database) {
     assert_eq!(in_time(checks.join_next()).await.unwrap().unwrap(), begun[7]);
 }
 
-async fn what_cannot_be_read_fails_nobody_else(database: Database) {
+async fn unreadable_row_fails_no_other_attempt(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let mut begun = Vec::new();
     for number in 0..6 {
@@ -370,7 +370,7 @@ async fn what_cannot_be_read_fails_nobody_else(database: Database) {
     }
 }
 
-async fn so_many_may_wait_and_one_more_is_told(database: Database) {
+async fn attempt_to_a_full_queue_is_refused(database: Database) {
     const MORE: usize = 1_025;
     if !database.is_postgres() {
         return;
@@ -392,7 +392,7 @@ async fn so_many_may_wait_and_one_more_is_told(database: Database) {
     assert_eq!((full, unknown), (1, MORE - 1));
 }
 
-async fn of_many_guesses_at_once_five_are_tried(database: Database) {
+async fn five_of_many_concurrent_guesses_are_tried(database: Database) {
     let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
     let mut checks = JoinSet::new();
@@ -414,7 +414,7 @@ async fn of_many_guesses_at_once_five_are_tried(database: Database) {
     tried.sort_unstable();
     assert_eq!(tried, [1, 2, 3, 4, 5]);
     assert!(matches!(late, CheckOutcome::Exhausted { .. }), "{late:?}");
-    // A right one too many has not touched the phone.
+    // The right code after the last attempt has not touched the phone.
     let newest = verifications.newest(phone(1).parse().unwrap()).await.unwrap();
     assert_eq!(newest.v1, Some(id));
     assert_eq!(count(&database, "limit_counter WHERE used = 5").await, 2);
@@ -443,12 +443,12 @@ async fn five_wrong_then_exhausted(database: Database) {
     assert_eq!(count(&database, "limit_counter WHERE used = 6").await, 2);
 }
 
-/// What `/api` sends while it is open.
+/// A send of an open `/api`.
 fn open_api(phone: &str) -> NewSend {
     NewSend { apart: true, ..new_message(phone) }
 }
 
-async fn by_phone_the_newest_of_each_door_counts(database: Database) {
+async fn check_by_phone_tries_the_newest_of_each_door(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let tried = async || try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
     let v1 = begin(&database, &start(&phone(1))).await;
@@ -457,19 +457,19 @@ async fn by_phone_the_newest_of_each_door_counts(database: Database) {
     let newest = verifications.newest(phone(1).parse().unwrap()).await.unwrap();
     assert_eq!(newest, Newest { v1: Some(v1), api: Some(apart) });
 
-    // A code that is right for both is right for one of them at a time.
+    // A code that is right for both approves one of them at a time.
     for expected in [v1, apart] {
         let tried = tried().await;
         let CheckOutcome::Right(approval) = tried else { panic!("{tried:?}") };
         assert_eq!(approval.id, expected);
     }
-    // The one before it is not found by phone again.
+    // The older verification is not found by phone again.
     let nothing = tried().await;
     assert!(matches!(nothing, CheckOutcome::Nothing), "{nothing:?}");
     assert_eq!(find(&verifications, old).await.attempts, 0);
 }
 
-async fn a_wrong_code_counts_at_both_doors_and_a_right_one_at_its_own(database: Database) {
+async fn wrong_code_counts_at_both_doors_and_right_code_at_its_own(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let v1 = begin(&database, &start(&phone(1))).await;
     let api = begin(&database, &open_api(&phone(1))).await;
@@ -497,8 +497,8 @@ async fn a_wrong_code_counts_at_both_doors_and_a_right_one_at_its_own(database: 
     is_right(&try_by_phone(&verifications, &phone(1), right(), &guesses()).await);
 }
 
-/// In whatever way it is sent, and whatever is guessed at it.
-async fn what_comes_through_api_touches_nothing_of_v1(database: Database) {
+/// For every way to send it, and every guess at it.
+async fn sends_through_api_change_no_verification_of_v1(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let id = begin(&database, &limited("2/1h", start(&phone(1)))).await;
     let guesses = policies("check", "2/1h");
@@ -510,19 +510,19 @@ async fn what_comes_through_api_touches_nothing_of_v1(database: Database) {
     }
     let refused = enqueue(&database, &limited("2/1h", open_api(&phone(1)))).await;
     assert!(matches!(refused, Enqueued::Limited(_)), "{refused:?}");
-    // Two guesses have used up the windows of what /api sends.
+    // Two guesses have used up the windows of /api.
     let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
     assert!(matches!(&tried, CheckOutcome::Right(it) if it.id == id), "{tried:?}");
     let tried = try_by_phone(&verifications, &phone(1), right(), &guesses).await;
     assert_eq!(over(&tried), ["check-1h"]);
 
-    // And one more may begin: it is the second on /v1.
+    // One more may begin: it is the second of /v1.
     begin(&database, &limited("2/1h", start(&phone(1)))).await;
     let pending = enqueue(&database, &limited("9/1h", start(&phone(1)))).await;
     assert!(matches!(&pending, Enqueued::Pending(it) if it.origin == Origin::V1), "{pending:?}");
 }
 
-async fn guesses_at_nothing_do_not_count_against_what_begins_later(database: Database) {
+async fn guesses_at_nothing_do_not_count_against_a_later_verification(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let guesses = policies("check", "2/1h");
     for _ in 0..2 {
@@ -534,13 +534,13 @@ async fn guesses_at_nothing_do_not_count_against_what_begins_later(database: Dat
 
     begin(&database, &start(&phone(1))).await;
     is_right(&try_by_phone(&verifications, &phone(1), right(), &guesses).await);
-    // The stranger's stay counted.
+    // The stranger's guesses stay counted.
     let tried = try_by_phone(&verifications, &phone(1), wrong(), &guesses).await;
     assert_eq!(over(&tried), ["check-1h"]);
 }
 
-/// The rows that a guess by phone writes are as many whatever there is to guess.
-async fn by_phone_the_work_is_the_same(database: Database) {
+/// A guess by phone writes the same number of rows whatever there is to guess.
+async fn check_by_phone_does_the_same_work_whatever_there_is(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     begin(&database, &start(&phone(2))).await;
     begin(&database, &open_api(&phone(3))).await;
@@ -553,7 +553,7 @@ async fn by_phone_the_work_is_the_same(database: Database) {
     }
 }
 
-async fn what_was_counted_of_a_phone_can_be_forgotten(database: Database) {
+async fn counts_of_a_phone_can_be_cleared(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let guesses = policies("check", "1/1h");
     for number in [1, 2] {
@@ -576,7 +576,7 @@ async fn what_was_counted_of_a_phone_can_be_forgotten(database: Database) {
     assert!(matches!(refused, Enqueued::Limited(_)), "{refused:?}");
 }
 
-async fn what_is_not_the_newest_any_more_changes_nothing(database: Database) {
+async fn check_of_a_verification_that_is_no_longer_the_newest_changes_nothing(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let check = async |id| {
         let attempt = support::attempt(newest_of(&phone(1), id), right());
@@ -597,7 +597,7 @@ async fn what_is_not_the_newest_any_more_changes_nothing(database: Database) {
     is_right(&check(Some(second)).await);
 }
 
-async fn an_unknown_phone_is_counted_alike(database: Database) {
+async fn guesses_at_an_unknown_phone_are_counted(database: Database) {
     begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
     let guesses = policies("check", "2/1h");
@@ -612,12 +612,12 @@ async fn an_unknown_phone_is_counted_alike(database: Database) {
     let unknown = new_id();
     let tried = try_by_id(&verifications, unknown, right(), &guesses).await;
     assert!(matches!(tried, CheckOutcome::Unknown), "{tried:?}");
-    // The phone's, and for the same work those of what /api might have begun.
+    // The windows of the phone and, for the same work, those of /api.
     assert_eq!(count(&database, "limit_counter WHERE used = 2").await, 4);
     assert_eq!(count(&database, "limit_counter").await, 4);
 }
 
-async fn what_is_used_up_counts_nothing(database: Database) {
+async fn exhausted_window_counts_nothing(database: Database) {
     let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
     let guesses = policies("check", "1/1h,9/1d");
@@ -637,7 +637,7 @@ async fn what_is_used_up_counts_nothing(database: Database) {
     assert_eq!((found.attempts, found.status), (1, VerificationStatus::Pending));
 }
 
-/// Which transaction wrote to the rows of a check last, or even locked one; nothing in SQLite.
+/// The transactions that last wrote to the rows of a check, or locked them; none in SQLite.
 async fn last_write(database: &Database) -> Vec<String> {
     if !database.is_postgres() {
         return Vec::new();
@@ -651,7 +651,7 @@ async fn last_write(database: &Database) -> Vec<String> {
     rows.iter().map(|row| row.try_get("", "last").unwrap()).collect()
 }
 
-async fn racing_guesses_never_pass_their_quota(database: Database) {
+async fn concurrent_guesses_never_exceed_the_quota(database: Database) {
     let id = begin(&database, &start(&phone(1))).await;
     let verifications = SqlVerifications::new(database.clone());
     let mut checks = JoinSet::new();
@@ -678,7 +678,7 @@ async fn racing_guesses_never_pass_their_quota(database: Database) {
     assert_eq!(count(&database, &counted).await, 1);
 }
 
-async fn cancel_and_restart_give_no_fresh_guesses(database: Database) {
+async fn cancel_and_restart_grant_no_new_guesses(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let guesses = policies("check", "6/1h");
     let first = begin(&database, &start(&phone(1))).await;
@@ -698,9 +698,9 @@ async fn cancel_and_restart_give_no_fresh_guesses(database: Database) {
     assert_eq!(find(&verifications, second).await.attempts, 1);
 }
 
-async fn an_approval_forgets_the_guesses_at_it_only(database: Database) {
+async fn approval_forgets_only_its_own_guesses(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
-    // One before there was anything to guess, two at it, and one at another phone.
+    // One guess before there was a verification, two at it, and one at another phone.
     try_by_phone(&verifications, &phone(1), wrong(), &guesses()).await;
     let send = start(&phone(1));
     let verification = NewVerification { region: "RU".parse().ok(), ..send.verification };
@@ -722,11 +722,11 @@ async fn an_approval_forgets_the_guesses_at_it_only(database: Database) {
     }
     let forgiven = format!("limit_counter WHERE key = '{}' AND used = 0", phone(1));
     assert_eq!(count(&database, &forgiven).await, 2);
-    // And a new one may begin.
+    // A new one may begin.
     begin(&database, &start(&phone(1))).await;
 }
 
-async fn code_hash_and_seed_are_wiped_at_every_end(database: Database) {
+async fn every_end_wipes_code_hash_and_seed(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let approved = begin(&database, &start(&phone(1))).await;
     let canceled = begin(&database, &start(&phone(2))).await;
@@ -754,7 +754,7 @@ async fn code_hash_and_seed_are_wiped_at_every_end(database: Database) {
     }
 }
 
-async fn what_is_over_is_shown_as_expired_before_it_is_swept(database: Database) {
+async fn late_verification_is_shown_as_expired_before_housekeeping(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let id = begin(&database, &NewSend { ttl: NONE, ..start(&phone(1)) }).await;
 
@@ -776,7 +776,7 @@ async fn what_is_over_is_shown_as_expired_before_it_is_swept(database: Database)
     assert_eq!(kinds, [EventKind::Created, EventKind::Queued, EventKind::Expired]);
 }
 
-async fn what_has_ended_is_told_by_its_end(database: Database) {
+async fn check_of_an_ended_verification_returns_how_it_ended(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let approved = begin(&database, &start(&phone(1))).await;
     let canceled = begin(&database, &start(&phone(2))).await;
@@ -791,11 +791,11 @@ async fn what_has_ended_is_told_by_its_end(database: Database) {
         matches!(of_canceled, CheckOutcome::Gone(VerificationStatus::Canceled)),
         "{of_canceled:?}"
     );
-    // Nothing could be learnt, and nothing is counted.
+    // The caller could learn nothing, and nothing is counted.
     assert_eq!(count(&database, "limit_counter").await, 0);
 }
 
-async fn a_canceled_one_stays_canceled(database: Database) {
+async fn canceled_verification_stays_canceled(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let id = begin(&database, &start(&phone(1))).await;
 
@@ -814,7 +814,7 @@ async fn a_canceled_one_stays_canceled(database: Database) {
     assert_eq!(history.verification.status, VerificationStatus::Approved);
 }
 
-async fn guesses_at_a_test_number_count_and_nothing_is_sent(database: Database) {
+async fn guesses_at_a_test_number_count_and_no_message_is_sent(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     verifications.start_test(test_number(1)).await.unwrap();
     let test = test_number(1);
@@ -838,7 +838,7 @@ async fn guesses_at_a_test_number_count_and_nothing_is_sent(database: Database) 
     assert_eq!(kinds, [EventKind::Created, EventKind::Approved]);
     assert_eq!(count(&database, "outbox").await, 0);
 
-    // However often one begins anew.
+    // Even if the caller starts again and again.
     let once = policies("once", "1/1h");
     for number in [2, 3] {
         verifications.start_test(test_number(1)).await.unwrap();
@@ -847,7 +847,7 @@ async fn guesses_at_a_test_number_count_and_nothing_is_sent(database: Database) 
     }
 }
 
-async fn what_nobody_needs_any_more_is_deleted_and_nothing_else(database: Database) {
+async fn prune_deletes_only_rows_that_are_no_longer_needed(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let old = begin(&database, &NewSend { ttl: NONE, ..start(&phone(1)) }).await;
     let pending = begin(&database, &start(&phone(2))).await;

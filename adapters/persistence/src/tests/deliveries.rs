@@ -17,7 +17,7 @@ use super::{
     resends::again,
     support::{
         accepted, count, enqueue, id_of, in_time, incoming, new_message, phone, published, records,
-        start,
+        start, statement,
     },
 };
 use crate::{
@@ -26,36 +26,36 @@ use crate::{
 };
 
 on_both_databases!(
-    a_message_is_admitted_once,
-    the_offset_moves_with_the_messages,
-    admission_takes_the_message_out_of_the_outbox,
-    what_was_taken_over_while_it_was_settled_is_not_published_again,
-    what_is_known_is_forgotten_when_consumers_have_read_past_it,
-    what_consumers_have_not_come_to_yet_is_not_published_again,
-    settling_and_taking_over_at_the_same_time_bear_each_other,
-    each_group_has_its_own_ledger,
-    a_fenced_owner_writes_nothing,
-    a_call_is_begun_once,
-    a_call_may_begin_with_the_admission,
-    a_call_that_was_begun_with_the_admission_is_granted_again,
-    a_call_whose_grant_was_not_heard_of_is_granted_again,
-    a_start_that_was_given_up_does_nothing_when_it_is_done_late,
-    every_attempt_is_kept_with_its_class,
-    of_very_many_attempts_the_first_and_the_latest_are_kept,
-    a_finished_message_has_no_code,
-    an_outcome_of_an_earlier_call_is_passed_over,
-    an_outcome_counts_after_the_partition_has_gone,
-    a_retry_waits_for_its_time,
-    a_retry_that_would_come_too_late_expires_the_message,
-    an_expired_message_is_never_called_for,
-    what_waits_when_its_verification_is_canceled_is_never_called_for,
-    a_record_that_says_nothing_of_time_gets_the_default,
-    what_a_record_says_of_time_is_bounded,
-    unreadable_records_are_buried_with_their_place,
-    a_dead_letter_comes_back_as_a_message_or_goes,
-    of_each_phone_the_oldest_is_due,
-    an_interrupted_call_is_due_when_its_time_is_over,
-    what_was_never_tried_and_what_has_expired_is_due_first,
+    message_is_admitted_once,
+    offset_moves_in_the_commit_of_the_messages,
+    admission_removes_the_message_from_the_outbox,
+    message_admitted_while_it_was_settled_is_not_published_again,
+    admitted_message_leaves_transit_once_consumers_have_read_past_it,
+    message_that_consumers_have_not_reached_is_not_published_again,
+    concurrent_settling_and_admission_do_not_deadlock,
+    each_group_has_a_ledger_of_its_own,
+    fenced_owner_writes_nothing,
+    call_is_begun_once,
+    call_may_begin_with_the_admission,
+    lost_grant_of_an_admission_is_granted_again,
+    lost_grant_of_a_call_is_granted_again,
+    late_start_does_nothing,
+    every_attempt_is_kept_with_its_outcome_class,
+    first_and_latest_of_very_many_attempts_are_kept,
+    finished_message_has_no_code,
+    outcome_of_an_earlier_call_is_ignored,
+    outcome_counts_after_the_partition_was_lost,
+    retry_waits_for_its_time,
+    retry_after_the_expiry_expires_the_message,
+    expired_message_is_never_called,
+    waiting_message_of_a_canceled_verification_is_never_called,
+    record_without_times_gets_the_default_time_to_live,
+    times_of_a_record_are_bounded,
+    unreadable_record_becomes_a_dead_letter_with_its_place,
+    dead_letter_is_retried_or_discarded,
+    oldest_message_of_each_phone_is_due,
+    interrupted_call_is_due_when_its_time_is_over,
+    untried_and_expired_messages_are_due_first,
 );
 
 const LONG: Duration = Duration::from_secs(60);
@@ -121,7 +121,7 @@ fn unreadable(offset: i64, reason: &'static str) -> Record {
 async fn attempts(database: &Database, id: MessageId) -> Vec<serde_json::Value> {
     let columns = if database.is_postgres() { "attempts::text" } else { "attempts" };
     let sql = format!("SELECT {columns} AS attempts FROM delivery WHERE message_id = '{id}'");
-    let statement = database.as_written(&sql, vec![]);
+    let statement = statement(database, sql, vec![]);
     let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
     serde_json::from_str(&row.try_get::<String>("", "attempts").unwrap()).unwrap()
 }
@@ -130,7 +130,7 @@ fn sent() -> Verdict {
     Verdict::Sent { reference: Some("gw-1".into()) }
 }
 
-async fn a_message_is_admitted_once(database: Database) {
+async fn message_is_admitted_once(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let (one, two) = (incoming(&phone(1)), incoming(&phone(2)));
 
@@ -142,7 +142,7 @@ async fn a_message_is_admitted_once(database: Database) {
     assert_eq!(count(&database, "delivery").await, 2);
 }
 
-async fn the_offset_moves_with_the_messages(database: Database) {
+async fn offset_moves_in_the_commit_of_the_messages(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     assert_eq!(consumer.lease.next_offset, None);
 
@@ -154,7 +154,7 @@ async fn the_offset_moves_with_the_messages(database: Database) {
     assert_eq!(again[0].next_offset, Some(42));
 }
 
-async fn admission_takes_the_message_out_of_the_outbox(database: Database) {
+async fn admission_removes_the_message_from_the_outbox(database: Database) {
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     for number in 0..3 {
         outbox.enqueue(new_message(&phone(number))).await.unwrap();
@@ -170,7 +170,7 @@ async fn admission_takes_the_message_out_of_the_outbox(database: Database) {
     };
     let consumer = consumer(&database, "1", "a", LONG).await;
 
-    // The first is in transit, the second not even settled, the third is said to be another's.
+    // The first is in transit, the second is not settled, the third has the sequence of another.
     let foreign = Incoming { sequence: record(2).sequence, ..incoming(&phone(7)) };
     consumer.admit(&[record(0), record(1), foreign]).await;
 
@@ -180,7 +180,7 @@ async fn admission_takes_the_message_out_of_the_outbox(database: Database) {
     assert_eq!(backlog.size().await.unwrap().in_transit, 0);
 }
 
-async fn what_was_taken_over_while_it_was_settled_is_not_published_again(database: Database) {
+async fn message_admitted_while_it_was_settled_is_not_published_again(database: Database) {
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     outbox.enqueue(new_message(&phone(1))).await.unwrap();
     outbox.enqueue(new_message(&phone(2))).await.unwrap();
@@ -188,7 +188,7 @@ async fn what_was_taken_over_while_it_was_settled_is_not_published_again(databas
     let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
     let consumer = consumer(&database, "1", "a", LONG).await;
 
-    // It names no place in the outbox, as if it had not been found there.
+    // Without its sequence, as if it had not been found in the outbox.
     let unseen = Incoming { message: claimed[0].message.clone(), ..incoming(&phone(1)) };
     consumer.admit(&[unseen]).await;
     backlog.settle(&[claimed[0].claim, claimed[1].claim], NONE).await.unwrap();
@@ -199,12 +199,12 @@ async fn what_was_taken_over_while_it_was_settled_is_not_published_again(databas
     assert_eq!(again[0].message, claimed[1].message);
 }
 
-async fn what_is_known_is_forgotten_when_consumers_have_read_past_it(database: Database) {
+async fn admitted_message_leaves_transit_once_consumers_have_read_past_it(database: Database) {
     accepted(&enqueue(&database, &new_message(&phone(1))).await);
     let backlog = SqlBacklog::new(database.clone(), "message".into());
     let consumer = consumer(&database, "1", "a", LONG).await;
     let (incoming, claim) = published(&database, LONG).await.remove(0);
-    // It names no place in the outbox, as if it had not been found there.
+    // Without its sequence, as if it had not been found in the outbox.
     consumer.admit(&[Incoming { sequence: None, ..incoming }]).await;
     backlog.settle(&[claim], NONE).await.unwrap();
 
@@ -220,7 +220,7 @@ async fn what_is_known_is_forgotten_when_consumers_have_read_past_it(database: D
     .await;
 }
 
-async fn what_consumers_have_not_come_to_yet_is_not_published_again(database: Database) {
+async fn message_that_consumers_have_not_reached_is_not_published_again(database: Database) {
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     outbox.enqueue(new_message(&phone(1))).await.unwrap();
     let backlog = SqlBacklog::new(database.clone(), "message".into());
@@ -247,7 +247,7 @@ async fn what_consumers_have_not_come_to_yet_is_not_published_again(database: Da
     assert!(begun.elapsed() < Duration::from_secs(8), "not by time alone");
 }
 
-async fn settling_and_taking_over_at_the_same_time_bear_each_other(database: Database) {
+async fn concurrent_settling_and_admission_do_not_deadlock(database: Database) {
     const MESSAGES: usize = 200;
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     let backlog = SqlBacklog::new(database.clone(), "message".into());
@@ -285,7 +285,7 @@ async fn settling_and_taking_over_at_the_same_time_bear_each_other(database: Dat
     }
 }
 
-async fn each_group_has_its_own_ledger(database: Database) {
+async fn each_group_has_a_ledger_of_its_own(database: Database) {
     let one = consumer(&database, "1", "a", LONG).await;
     let two = consumer(&database, "2", "a", LONG).await;
     let message = incoming(&phone(1));
@@ -299,7 +299,7 @@ async fn each_group_has_its_own_ledger(database: Database) {
     assert_eq!(two.start(id, LONG).await.calls.len(), 1);
 }
 
-async fn a_fenced_owner_writes_nothing(database: Database) {
+async fn fenced_owner_writes_nothing(database: Database) {
     let old = consumer(&database, "1", "a", NONE).await;
     let known = incoming(&phone(1));
     old.admit(std::slice::from_ref(&known)).await;
@@ -317,7 +317,7 @@ async fn a_fenced_owner_writes_nothing(database: Database) {
     assert_eq!(new.start(known.message.id, LONG).await.calls.len(), 1);
 }
 
-async fn a_call_is_begun_once(database: Database) {
+async fn call_is_begun_once(database: Database) {
     let old = consumer(&database, "1", "a", NONE).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -329,7 +329,7 @@ async fn a_call_is_begun_once(database: Database) {
     assert_eq!(new.due().await, []);
 }
 
-async fn a_call_may_begin_with_the_admission(database: Database) {
+async fn call_may_begin_with_the_admission(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let messages = [incoming(&phone(1)), incoming(&phone(2)), incoming(&phone(3))];
     let [now, later, late] = [0, 1, 2].map(|place: usize| messages[place].message.id);
@@ -354,7 +354,7 @@ async fn a_call_may_begin_with_the_admission(database: Database) {
     assert_eq!(consumer.due().await, [later]);
 }
 
-async fn a_call_that_was_begun_with_the_admission_is_granted_again(database: Database) {
+async fn lost_grant_of_an_admission_is_granted_again(database: Database) {
     let old = consumer(&database, "1", "a", NONE).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -372,7 +372,7 @@ async fn a_call_that_was_begun_with_the_admission_is_granted_again(database: Dat
     assert_eq!(new.start(id, LONG).await, Started::default(), "to nobody else");
 }
 
-async fn a_call_whose_grant_was_not_heard_of_is_granted_again(database: Database) {
+async fn lost_grant_of_a_call_is_granted_again(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -387,12 +387,12 @@ async fn a_call_whose_grant_was_not_heard_of_is_granted_again(database: Database
     assert_eq!(attempts(&database, id).await.len(), 1, "no call was made on the first grant");
 }
 
-async fn a_start_that_was_given_up_does_nothing_when_it_is_done_late(database: Database) {
+async fn late_start_does_nothing(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
     consumer.admit(&[message]).await;
-    // Its turn comes before that of the next.
+    // Its turn is lower than that of the next statement.
     let early = SqlDeliveryLedger::new(database.clone(), "1".into(), "message".into(), "a".into());
     for _ in 0..2 {
         consumer.ledger.start(&consumer.lease, &[], LONG).await.unwrap();
@@ -405,7 +405,7 @@ async fn a_start_that_was_given_up_does_nothing_when_it_is_done_late(database: D
     assert_eq!(consumer.finish(id, granted, sent()).await, Some(DeliveryState::Sent));
 }
 
-async fn every_attempt_is_kept_with_its_class(database: Database) {
+async fn every_attempt_is_kept_with_its_outcome_class(database: Database) {
     let old = consumer(&database, "1", "a", NONE).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -428,7 +428,7 @@ async fn every_attempt_is_kept_with_its_class(database: Database) {
     assert!(attempts.iter().all(|it| !it["called_at"].is_null() && !it["ended_at"].is_null()));
 }
 
-async fn of_very_many_attempts_the_first_and_the_latest_are_kept(database: Database) {
+async fn first_and_latest_of_very_many_attempts_are_kept(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -445,7 +445,7 @@ async fn of_very_many_attempts_the_first_and_the_latest_are_kept(database: Datab
     assert_eq!((numbers[0], numbers[1], numbers[99]), (1, 7, 105));
 }
 
-async fn a_finished_message_has_no_code(database: Database) {
+async fn finished_message_has_no_code(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     for verdict in [sent(), Verdict::Failed, Verdict::Unknown] {
         let message = incoming(&phone(1));
@@ -462,7 +462,7 @@ async fn a_finished_message_has_no_code(database: Database) {
     assert_eq!(count(&database, "delivery WHERE reference = 'gw-1' AND state = 'sent'").await, 1);
 }
 
-async fn an_outcome_of_an_earlier_call_is_passed_over(database: Database) {
+async fn outcome_of_an_earlier_call_is_ignored(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -474,7 +474,7 @@ async fn an_outcome_of_an_earlier_call_is_passed_over(database: Database) {
     assert_eq!(consumer.finish(id, second, sent()).await, Some(DeliveryState::Sent));
 }
 
-async fn an_outcome_counts_after_the_partition_has_gone(database: Database) {
+async fn outcome_counts_after_the_partition_was_lost(database: Database) {
     let old = consumer(&database, "1", "a", NONE).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -486,7 +486,7 @@ async fn an_outcome_counts_after_the_partition_has_gone(database: Database) {
     assert_eq!(old.finish(id, attempt, sent()).await, Some(DeliveryState::Sent));
 }
 
-async fn a_retry_waits_for_its_time(database: Database) {
+async fn retry_waits_for_its_time(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let (soon, later) = (incoming(&phone(1)), incoming(&phone(2)));
     consumer.admit(&[soon.clone(), later.clone()]).await;
@@ -500,7 +500,7 @@ async fn a_retry_waits_for_its_time(database: Database) {
     assert_eq!(consumer.call(soon.message.id, LONG).await, 2);
 }
 
-async fn a_retry_that_would_come_too_late_expires_the_message(database: Database) {
+async fn retry_after_the_expiry_expires_the_message(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
@@ -514,7 +514,7 @@ async fn a_retry_that_would_come_too_late_expires_the_message(database: Database
     assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
 }
 
-async fn an_expired_message_is_never_called_for(database: Database) {
+async fn expired_message_is_never_called(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let long_ago = Validity::starting_at(UNIX_EPOCH + LONG, LONG);
     let old = Incoming { validity: Some(long_ago), ..incoming(&phone(1)) };
@@ -541,8 +541,8 @@ async fn an_expired_message_is_never_called_for(database: Database) {
     assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 2);
 }
 
-/// In the outbox, for another call, or for one that is not over; but not what a relay has.
-async fn what_waits_when_its_verification_is_canceled_is_never_called_for(database: Database) {
+/// In the outbox, before another call, or during a call; but not while a relay has it.
+async fn waiting_message_of_a_canceled_verification_is_never_called(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let consumer = consumer(&database, "1", "a", LONG).await;
     let sends = [1, 2, 3].map(|number| start(&phone(number)));
@@ -570,7 +570,7 @@ async fn what_waits_when_its_verification_is_canceled_is_never_called_for(databa
         verifications.cancel(id_of(send)).await.unwrap().unwrap();
     }
 
-    // At once: what is sent to the phone next waits for it.
+    // At once: the next message to the phone waits for it.
     assert!(consumer.due().await.contains(&first.message.id));
     for id in [first.message.id, second.message.id] {
         let started = consumer.start(id, LONG).await;
@@ -592,20 +592,20 @@ async fn sent_again(verifications: &SqlVerifications, first: &NewSend) {
     assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
 }
 
-async fn a_record_that_says_nothing_of_time_gets_the_default(database: Database) {
+async fn record_without_times_gets_the_default_time_to_live(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let message = incoming(&phone(1));
     consumer.admit(std::slice::from_ref(&message)).await;
 
     let started = consumer.start(message.message.id, LONG).await;
 
-    // The test's clock and the database's are the same machine's.
+    // The test and the database have the same clock.
     #[expect(clippy::disallowed_methods, reason = "compared with the database's clock")]
     let left = started.calls[0].expires_at.duration_since(SystemTime::now()).unwrap();
     assert!(left > Duration::from_secs(590) && left <= Duration::from_secs(601), "{left:?}");
 }
 
-async fn what_a_record_says_of_time_is_bounded(database: Database) {
+async fn times_of_a_record_are_bounded(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let year_9999 = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let validity = Some(Validity { accepted_at: year_9999, expires_at: year_9999 });
@@ -619,7 +619,7 @@ async fn what_a_record_says_of_time_is_bounded(database: Database) {
     assert_eq!(count(&database, &format!("delivery WHERE accepted_at <= {now}")).await, 1);
 }
 
-async fn unreadable_records_are_buried_with_their_place(database: Database) {
+async fn unreadable_record_becomes_a_dead_letter_with_its_place(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let mut batch = batch(&[incoming(&phone(1))], 12);
     batch.records.extend([unreadable(10, "not JSON"), unreadable(11, "no phone")]);
@@ -631,7 +631,7 @@ async fn unreadable_records_are_buried_with_their_place(database: Database) {
     assert_eq!(count(&database, one).await, 1);
 }
 
-async fn a_dead_letter_comes_back_as_a_message_or_goes(database: Database) {
+async fn dead_letter_is_retried_or_discarded(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let mut batch = batch(&[], 3);
     batch.records = (0..3).map(|offset| unreadable(offset, "not JSON")).collect();
@@ -660,7 +660,7 @@ async fn a_dead_letter_comes_back_as_a_message_or_goes(database: Database) {
     assert_eq!(letters.list(10).await.unwrap(), []);
 }
 
-async fn of_each_phone_the_oldest_is_due(database: Database) {
+async fn oldest_message_of_each_phone_is_due(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let messages: Vec<_> = [1, 2, 1, 3].map(|number| incoming(&phone(number))).to_vec();
     let ids: Vec<_> = messages.iter().map(|message| message.message.id).collect();
@@ -674,13 +674,13 @@ async fn of_each_phone_the_oldest_is_due(database: Database) {
     assert_eq!(open, [(phone(1).parse().unwrap(), 2), (phone(3).parse().unwrap(), 1)]);
 }
 
-async fn an_interrupted_call_is_due_when_its_time_is_over(database: Database) {
+async fn interrupted_call_is_due_when_its_time_is_over(database: Database) {
     let old = consumer(&database, "1", "a", NONE).await;
     let messages = [incoming(&phone(1)), incoming(&phone(2))];
     old.admit(&messages).await;
     old.call(messages[0].message.id, NONE).await;
     old.call(messages[1].message.id, LONG).await;
-    // For its own consumer it was never made.
+    // For its own consumer the call was never made.
     assert!(!old.ledger.due(&old.lease, 10).await.unwrap()[0].interrupted);
     let new = consumer(&database, "1", "b", LONG).await;
 
@@ -692,7 +692,7 @@ async fn an_interrupted_call_is_due_when_its_time_is_over(database: Database) {
     assert_eq!(due[0].attempt, 1);
 }
 
-async fn what_was_never_tried_and_what_has_expired_is_due_first(database: Database) {
+async fn untried_and_expired_messages_are_due_first(database: Database) {
     let consumer = consumer(&database, "1", "a", LONG).await;
     let messages: Vec<_> = [1, 2, 3].map(|number| incoming(&phone(number))).to_vec();
     let ids: Vec<_> = messages.iter().map(|message| message.message.id).collect();

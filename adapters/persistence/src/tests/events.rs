@@ -16,32 +16,33 @@ use super::{
     },
 };
 use crate::{
-    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlEventOutbox, SqlGuard,
+    CoalescingOutbox, Database, Events, OutboxSettings, SqlBacklog, SqlEventOutbox, SqlGuard,
     SqlVerifications,
 };
 
 on_both_databases!(
-    an_event_is_of_the_commit_it_tells_of,
-    what_calls_came_to_is_told,
-    a_message_that_expires_is_told_of_once,
-    a_message_that_one_group_has_sent_has_not_failed,
-    what_was_blocked_is_told_without_a_verification,
-    nothing_is_told_where_events_are_off,
-    an_event_that_is_not_settled_comes_again,
-    a_claim_that_is_no_longer_ours_changes_nothing,
-    an_event_outlives_its_verification,
+    event_is_stored_in_the_commit_that_it_reports,
+    outcomes_of_calls_are_recorded_as_events,
+    expired_message_has_one_event,
+    message_that_one_group_sent_has_not_failed,
+    event_of_a_blocked_send_has_no_verification,
+    no_event_is_stored_if_events_are_off,
+    unsettled_event_is_claimed_again,
+    lost_claim_of_an_event_changes_nothing,
+    event_outlives_its_verification,
 );
 
 const NONE: Duration = Duration::ZERO;
 
-/// Stores it, alone, and tells of it.
+/// Stores a send alone, with its event.
 async fn tell_start(database: &Database, send: &NewSend) {
-    let settings = OutboxSettings { writers: 1, events: true, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(database, settings);
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let database = database.clone().with_events(Events::Recorded);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
     accepted(&outbox.enqueue(send.clone()).await.unwrap());
 }
 
-/// Takes all that are due.
+/// Claims all due events.
 async fn told(events: &SqlEventOutbox) -> Vec<DueEvent> {
     events.claim(100, LONG).await.unwrap()
 }
@@ -50,8 +51,8 @@ fn kinds(told: &[DueEvent]) -> Vec<(EventKind, Option<VerificationId>)> {
     told.iter().map(|event| (event.kind, event.verification)).collect()
 }
 
-async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
-    let verifications = SqlVerifications::new(database.clone()).with_events(true);
+async fn event_is_stored_in_the_commit_that_it_reports(database: Database) {
+    let verifications = SqlVerifications::new(database.clone().with_events(Events::Recorded));
     let events = SqlEventOutbox::new(database.clone());
     let mut send = start(&phone(1));
     send.verification.metadata = Some(Metadata::new(r#"{"user":"42"}"#.to_owned()));
@@ -95,7 +96,7 @@ async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
     assert_eq!(kinds(&of_a_test), [(EventKind::Created, Some(id))]);
     assert!(of_a_test[0].test);
 
-    // What is refused tells nothing, and what cannot be told does not happen.
+    // A refused change has no event, and a change whose event is refused does not happen.
     let refuse = if database.is_postgres() {
         "ALTER TABLE event ADD CHECK (kind <> 'created') NOT VALID"
     } else {
@@ -104,20 +105,21 @@ async fn an_event_is_of_the_commit_it_tells_of(database: Database) {
     };
     database.connection().execute_unprepared(refuse).await.unwrap();
     let before = count(&database, "outbox").await;
-    let settings = OutboxSettings { writers: 1, events: true, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let recording = database.clone().with_events(Events::Recorded);
+    let (outbox, _writers) = CoalescingOutbox::start(&recording, settings);
     outbox.enqueue(start(&super::support::phone(5))).await.unwrap_err();
     assert_eq!(count(&database, "outbox").await, before);
     assert_eq!(kinds(&told(&events).await), []);
 }
 
-async fn what_calls_came_to_is_told(database: Database) {
+async fn outcomes_of_calls_are_recorded_as_events(database: Database) {
     let sends = [1, 2, 3].map(|number| start(&phone(number)));
     for send in &sends {
         accepted(&enqueue(&database, send).await);
     }
     let ours = published(&database, LONG).await.into_iter().map(|(incoming, _)| incoming);
-    // And one that is none of ours.
+    // And a message without a verification.
     let messages: Vec<Incoming> = ours.chain([incoming(&phone(9))]).collect();
     let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
     let (ledger, lease) = ledger(&database, "group").await;
@@ -159,13 +161,13 @@ async fn what_calls_came_to_is_told(database: Database) {
     assert_eq!(told, expected);
 }
 
-async fn a_message_that_expires_is_told_of_once(database: Database) {
+async fn expired_message_has_one_event(database: Database) {
     let sends = [1, 2, 3, 4, 5].map(|number| start(&phone(number)));
     for send in &sends {
         accepted(&enqueue(&database, send).await);
     }
     let messages = published(&database, NONE).await;
-    let backlog = SqlBacklog::new(database.clone(), "message".into()).with_events(true);
+    let backlog = SqlBacklog::new(database.clone().with_events(Events::Recorded), "message".into());
     let claims: Vec<Claim> = messages.iter().map(|(_, claim)| *claim).collect();
     backlog.settle(&claims[..4], LONG).await.unwrap();
     let mut messages: Vec<Incoming> =
@@ -177,8 +179,8 @@ async fn a_message_that_expires_is_told_of_once(database: Database) {
         database.connection().execute_unprepared(&sql).await.unwrap();
     };
 
-    // The first while its retry would wait, the second before its call, the third and one that is
-    // none of ours before they were read, the fourth in transit, the fifth in the outbox.
+    // The first expires while its retry waits, the second before its call, the third and a message
+    // without a verification before they were read, the fourth in transit, the fifth in the outbox.
     let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
     ledger.admit(&lease, &batch(&messages[..2])).await.unwrap();
     let call = ledger.start(&lease, &ids[..1], LONG).await.unwrap().calls[0];
@@ -215,7 +217,7 @@ async fn a_message_that_expires_is_told_of_once(database: Database) {
     expected.sort_unstable();
     assert_eq!(told_of, expected);
 
-    // Read once more, by this group and by another.
+    // It is read again, by this group and by another.
     for message in &mut messages {
         message.validity = long_ago;
     }
@@ -227,7 +229,7 @@ async fn a_message_that_expires_is_told_of_once(database: Database) {
     assert_eq!(count(&database, "event").await, 5);
 }
 
-async fn a_message_that_one_group_has_sent_has_not_failed(database: Database) {
+async fn message_that_one_group_sent_has_not_failed(database: Database) {
     accepted(&enqueue(&database, &start(&phone(1))).await);
     let (message, _) = published(&database, LONG).await.remove(0);
     let id = message.message.id;
@@ -243,8 +245,8 @@ async fn a_message_that_one_group_has_sent_has_not_failed(database: Database) {
     assert_eq!(kinds(&told), [(EventKind::Sent, Some(VerificationId::of(id)))]);
 }
 
-async fn what_was_blocked_is_told_without_a_verification(database: Database) {
-    let guard = SqlGuard::new(database.clone()).with_events(true);
+async fn event_of_a_blocked_send_has_no_verification(database: Database) {
+    let guard = SqlGuard::new(database.clone().with_events(Events::Recorded));
     let rule = |mode| GuardRule::parse("prefix:50:10", mode).unwrap();
     let decision = |mode| GuardDecision {
         rule: rule(mode),
@@ -264,7 +266,7 @@ async fn what_was_blocked_is_told_without_a_verification(database: Database) {
     assert_eq!(told[0].phone.as_deref(), Some("+7999*****67"));
 }
 
-async fn nothing_is_told_where_events_are_off(database: Database) {
+async fn no_event_is_stored_if_events_are_off(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     for number in 1..=2 {
         accepted(&enqueue(&database, &start(&phone(number))).await);
@@ -281,7 +283,7 @@ async fn nothing_is_told_where_events_are_off(database: Database) {
     assert_eq!(count(&database, "event").await, 0);
 }
 
-async fn an_event_that_is_not_settled_comes_again(database: Database) {
+async fn unsettled_event_is_claimed_again(database: Database) {
     let events = SqlEventOutbox::new(database.clone());
     for number in 1..=3 {
         tell_start(&database, &start(&phone(number))).await;
@@ -318,7 +320,7 @@ async fn an_event_that_is_not_settled_comes_again(database: Database) {
     assert_eq!(count(&database, "event").await, 2);
 }
 
-async fn a_claim_that_is_no_longer_ours_changes_nothing(database: Database) {
+async fn lost_claim_of_an_event_changes_nothing(database: Database) {
     let events = SqlEventOutbox::new(database.clone());
     tell_start(&database, &start(&phone(1))).await;
     let late = events.claim(1, NONE).await.unwrap().remove(0).claim;
@@ -333,7 +335,7 @@ async fn a_claim_that_is_no_longer_ours_changes_nothing(database: Database) {
     assert_eq!(count(&database, "event").await, 0);
 }
 
-async fn an_event_outlives_its_verification(database: Database) {
+async fn event_outlives_its_verification(database: Database) {
     let events = SqlEventOutbox::new(database.clone());
     let send = start(&phone(1));
     tell_start(&database, &send).await;

@@ -16,15 +16,15 @@ use crate::{Database, SqlGuard, SqlVerifications};
 
 on_both_databases!(
     processes_count_together,
-    two_buckets_roll,
-    what_is_allowed_is_so_for_a_time,
-    a_total_is_told_for_every_key,
-    decisions_are_kept_with_what_they_rest_on,
-    a_flood_of_decisions_takes_few_rows,
-    a_row_holds_so_many_decisions,
-    going_back_gives_each_decision_a_row,
-    the_past_is_read_page_by_page,
-    flushes_at_the_same_time_bear_each_other,
+    counts_roll_through_two_buckets,
+    allowed_key_is_allowed_for_a_time,
+    every_key_has_a_total,
+    decision_is_kept_with_its_counts,
+    flood_of_decisions_takes_few_rows,
+    row_holds_a_thousand_decisions,
+    reverting_the_migration_gives_each_decision_a_row,
+    past_verifications_are_read_page_by_page,
+    concurrent_flushes_do_not_deadlock,
 );
 
 const WINDOW: Duration = Duration::from_secs(3_600);
@@ -51,7 +51,7 @@ fn of_rolling(rolling: Rolling) -> [(u64, u64); 2] {
     [(sends, approvals), (sends_before, approvals_before)]
 }
 
-/// As if so much time had passed.
+/// Moves the counts back, as if time had passed.
 async fn pass(database: &Database, time: Duration) {
     let seconds = time.as_secs();
     let sql = if database.is_postgres() {
@@ -79,11 +79,11 @@ async fn processes_count_together(database: Database) {
     let of = |name| totals.iter().find(|total| total.key == key(name)).map(buckets);
     assert_eq!(of("7999123"), Some([(7, 2), (0, 0)]));
     assert_eq!(of("44790"), Some([(1, 0), (0, 0)]));
-    // One is asked for by nothing.
+    // The second has nothing to add.
     assert_eq!(buckets(&add(&one, &[moved("44790", 0, 0)]).await[0]), [(1, 0), (0, 0)]);
 }
 
-async fn two_buckets_roll(database: Database) {
+async fn counts_roll_through_two_buckets(database: Database) {
     let guard = SqlGuard::new(database.clone());
     add(&guard, &[moved("7999123", 5, 1)]).await;
     let totals = add(&guard, &[moved("7999123", 5, 1)]).await;
@@ -112,7 +112,7 @@ async fn two_buckets_roll(database: Database) {
     assert_eq!(of_rolling(totals[0].day), [(0, 0), (0, 0)]);
 }
 
-async fn what_is_allowed_is_so_for_a_time(database: Database) {
+async fn allowed_key_is_allowed_for_a_time(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let range = GuardKey { scope: GuardScope::Range, key: "79991".to_owned() };
     add(&guard, &[moved("7999123", 5, 1)]).await;
@@ -134,7 +134,7 @@ async fn what_is_allowed_is_so_for_a_time(database: Database) {
     assert_eq!(allowed().await, [false, true, false]);
 }
 
-async fn a_total_is_told_for_every_key(database: Database) {
+async fn every_key_has_a_total(database: Database) {
     let guard = SqlGuard::new(database);
     let moves: Vec<GuardDelta> =
         (0..500).map(|number| moved(&format!("7{number}"), number, 0)).collect();
@@ -150,7 +150,7 @@ async fn a_total_is_told_for_every_key(database: Database) {
     assert_eq!(guard.add(&[], &[], WINDOW).await.unwrap(), []);
 }
 
-async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
+async fn decision_is_kept_with_its_counts(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let rule = |text| GuardRule::parse(text, GuardMode::Shadow).unwrap();
     let noted = GuardDecision {
@@ -175,11 +175,11 @@ async fn decisions_are_kept_with_what_they_rest_on(database: Database) {
     assert_eq!((&*second.rule, second.verification), ("region:9:5:enforce", None));
     assert_eq!(guard.decisions(WINDOW, 1).await.unwrap(), stored[..1]);
     assert_eq!(guard.decisions(Duration::ZERO, 10).await.unwrap(), []);
-    // Nobody is told where events are off.
+    // No event if events are off.
     assert_eq!(count(&database, "event").await, 0);
 }
 
-async fn a_flood_of_decisions_takes_few_rows(database: Database) {
+async fn flood_of_decisions_takes_few_rows(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let rule = |text| GuardRule::parse(text, GuardMode::Shadow).unwrap();
     let noted: Vec<GuardDecision> = (0..2_600)
@@ -214,7 +214,7 @@ async fn a_flood_of_decisions_takes_few_rows(database: Database) {
     assert_eq!(guard.decisions(WINDOW, 3).await.unwrap(), stored[..3]);
 }
 
-async fn a_row_holds_so_many_decisions(database: Database) {
+async fn row_holds_a_thousand_decisions(database: Database) {
     let guard = SqlGuard::new(database.clone());
 
     guard.add(&[], &decisions(1_001), WINDOW).await.unwrap();
@@ -224,7 +224,7 @@ async fn a_row_holds_so_many_decisions(database: Database) {
     assert!(stored.iter().rev().map(|it| it.sends).eq(0..1_001));
 }
 
-async fn going_back_gives_each_decision_a_row(database: Database) {
+async fn reverting_the_migration_gives_each_decision_a_row(database: Database) {
     let guard = SqlGuard::new(database.clone());
     guard.add(&[], &decisions(3), WINDOW).await.unwrap();
 
@@ -253,7 +253,7 @@ fn decisions(number: u64) -> Vec<GuardDecision> {
     (0..number).map(one).collect()
 }
 
-async fn the_past_is_read_page_by_page(database: Database) {
+async fn past_verifications_are_read_page_by_page(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let mut begun = Vec::new();
     for number in 0..9 {
@@ -263,7 +263,7 @@ async fn the_past_is_read_page_by_page(database: Database) {
         begun.push(id_of(&send));
         accepted(&enqueue(&database, &new_message(&phone(100 + number))).await);
     }
-    // Many at the same time: a page may end among them.
+    // Many have the same time: a page may end among them.
     let same = if database.is_postgres() {
         "UPDATE verification SET created_at = date_trunc('milliseconds', now())
             + random() * interval '400 microseconds'"
@@ -295,7 +295,7 @@ async fn the_past_is_read_page_by_page(database: Database) {
     assert_eq!(guard.past(Duration::ZERO, None, 9).await.unwrap(), []);
 }
 
-async fn flushes_at_the_same_time_bear_each_other(database: Database) {
+async fn concurrent_flushes_do_not_deadlock(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let mut flushes = JoinSet::new();
     for process in 0..8 {

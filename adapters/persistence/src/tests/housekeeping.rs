@@ -13,29 +13,29 @@ use super::{
         published, records, start,
     },
 };
-use crate::{Database, Expired, SqlDeliveryLedger, SqlHousekeeping, SqlPartitionLeases};
+use crate::{Database, Events, Expired, SqlDeliveryLedger, SqlHousekeeping, SqlPartitionLeases};
 
 on_both_databases!(
-    what_ended_is_deleted_after_its_time_whatever_its_group,
-    what_has_expired_is_ended_for_a_group_that_is_gone,
-    what_a_living_consumer_holds_is_left_to_it,
-    a_call_that_may_be_under_way_is_left_alone,
-    what_no_consumer_took_over_is_ended,
-    one_that_cannot_be_ended_is_forgotten_and_the_others_end,
-    records_of_any_topic_leave_when_they_have_expired,
-    a_group_without_a_consumer_is_forgotten_as_a_whole,
-    members_and_events_that_nobody_looks_after_leave,
+    ended_entries_of_any_group_are_deleted_after_their_time,
+    expired_entries_of_a_lost_group_are_ended,
+    entries_of_a_living_consumer_are_left_to_it,
+    call_that_may_be_under_way_is_left_alone,
+    messages_that_no_consumer_took_over_are_ended,
+    entry_that_cannot_be_ended_is_deleted_and_the_others_end,
+    expired_records_of_any_topic_are_deleted,
+    group_without_a_consumer_is_forgotten_as_a_whole,
+    abandoned_members_and_events_are_deleted,
 );
 
 fn housekeeping(database: &Database) -> SqlHousekeeping {
-    SqlHousekeeping::new(database.clone(), true)
+    SqlHousekeeping::new(database.clone().with_events(Events::Recorded))
 }
 
 async fn run(database: &Database, sql: &str) {
     database.connection().execute_unprepared(sql).await.unwrap();
 }
 
-/// A time before now, in the database's words.
+/// An expression for a time before now.
 fn ago(database: &Database, milliseconds: u64) -> String {
     if database.is_postgres() {
         format!("now() - interval '{milliseconds} milliseconds'")
@@ -44,12 +44,12 @@ fn ago(database: &Database, milliseconds: u64) -> String {
     }
 }
 
-/// Makes all that is in the ledger expire a while ago.
+/// Makes all entries of the ledger expire in the past.
 async fn expire(database: &Database) {
     run(database, &format!("UPDATE delivery SET expires_at = {}", ago(database, 1_000))).await;
 }
 
-/// Gives partition 0 up, as a consumer does that stops.
+/// Releases partition 0, as a stopping consumer does.
 async fn leave(database: &Database, group: &str, lease: &Lease) {
     let [group, topic, member] = [group, "message", "member"].map(str::to_owned);
     let leases = SqlPartitionLeases::new(database.clone(), group, topic, member);
@@ -70,7 +70,7 @@ async fn called(ledger: &SqlDeliveryLedger, lease: &Lease, number: usize) -> Cal
     }
 }
 
-async fn what_ended_is_deleted_after_its_time_whatever_its_group(database: Database) {
+async fn ended_entries_of_any_group_are_deleted_after_their_time(database: Database) {
     for (group, number) in [("1", 1), ("2", 2)] {
         let (ledger, lease) = ledger(&database, group).await;
         let ended = called(&ledger, &lease, number).await;
@@ -95,7 +95,7 @@ async fn what_ended_is_deleted_after_its_time_whatever_its_group(database: Datab
     assert_eq!(count(&database, "dead_letter").await, 0);
 }
 
-async fn what_has_expired_is_ended_for_a_group_that_is_gone(database: Database) {
+async fn expired_entries_of_a_lost_group_are_ended(database: Database) {
     for number in 1..=2 {
         accepted(&enqueue(&database, &start(&phone(number))).await);
     }
@@ -116,7 +116,7 @@ async fn what_has_expired_is_ended_for_a_group_that_is_gone(database: Database) 
     assert_eq!(housekeeping.end_expired().await.unwrap(), Expired::default());
 }
 
-async fn what_a_living_consumer_holds_is_left_to_it(database: Database) {
+async fn entries_of_a_living_consumer_are_left_to_it(database: Database) {
     let (living, held) = ledger(&database, "living").await;
     let (gone, left) = ledger(&database, "gone").await;
     let message = incoming(&phone(1));
@@ -135,7 +135,7 @@ async fn what_a_living_consumer_holds_is_left_to_it(database: Database) {
     let started = living.start(&held, &[message.message.id], LONG).await.unwrap();
     assert_eq!(started.ended[0].state, DeliveryState::Expired);
 
-    // What it does not end in an hour, it cannot read.
+    // The consumer cannot read an entry that it does not end within an hour.
     living.admit(&held, &batch(&[incoming(&phone(3))])).await.unwrap();
     let long_ago = ago(&database, 3_700_000);
     run(&database, &format!("UPDATE delivery SET expires_at = {long_ago}")).await;
@@ -143,7 +143,7 @@ async fn what_a_living_consumer_holds_is_left_to_it(database: Database) {
     assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
 }
 
-async fn a_call_that_may_be_under_way_is_left_alone(database: Database) {
+async fn call_that_may_be_under_way_is_left_alone(database: Database) {
     let (ledger, lease) = ledger(&database, "1").await;
     let heard = called(&ledger, &lease, 1).await;
     let unheard = called(&ledger, &lease, 2).await;
@@ -163,7 +163,7 @@ async fn a_call_that_may_be_under_way_is_left_alone(database: Database) {
     assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
 }
 
-async fn what_no_consumer_took_over_is_ended(database: Database) {
+async fn messages_that_no_consumer_took_over_are_ended(database: Database) {
     let send = NewSend { ttl: Duration::ZERO, ..new_message(&phone(1)) };
     accepted(&enqueue(&database, &send).await);
 
@@ -173,7 +173,7 @@ async fn what_no_consumer_took_over_is_ended(database: Database) {
     assert_eq!(count(&database, "outbox").await, 0);
 }
 
-async fn one_that_cannot_be_ended_is_forgotten_and_the_others_end(database: Database) {
+async fn entry_that_cannot_be_ended_is_deleted_and_the_others_end(database: Database) {
     let (ledger, lease) = ledger(&database, "1").await;
     let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
     ledger.admit(&lease, &batch(&messages)).await.unwrap();
@@ -195,7 +195,7 @@ async fn one_that_cannot_be_ended_is_forgotten_and_the_others_end(database: Data
     assert_eq!(count(&database, "delivery WHERE code IS NOT NULL").await, 0);
 }
 
-async fn records_of_any_topic_leave_when_they_have_expired(database: Database) {
+async fn expired_records_of_any_topic_are_deleted(database: Database) {
     run(
         &database,
         "INSERT INTO queue_partition (topic, \"partition\", next_offset)
@@ -225,7 +225,7 @@ async fn records_of_any_topic_leave_when_they_have_expired(database: Database) {
     assert_eq!(count(&database, "queue_record").await, 2);
 }
 
-async fn a_group_without_a_consumer_is_forgotten_as_a_whole(database: Database) {
+async fn group_without_a_consumer_is_forgotten_as_a_whole(database: Database) {
     let group = |group: &str| {
         SqlPartitionLeases::new(database.clone(), group.into(), "message".into(), "a".into())
     };
@@ -246,7 +246,7 @@ async fn a_group_without_a_consumer_is_forgotten_as_a_whole(database: Database) 
     assert_eq!(housekeeping.prune(LONG).await.unwrap(), 2);
 
     assert_eq!(count(&database, "partition_lease WHERE group_id = 'living'").await, 2);
-    // A version before said nothing of the time.
+    // An early version did not note the time.
     let never = if database.is_postgres() { "'-infinity'" } else { "0" };
     run(&database, &format!("UPDATE partition_lease SET owner = NULL, expires_at = {never}")).await;
     assert_eq!(housekeeping.prune(LONG).await.unwrap(), 0, "it counts from now on");
@@ -254,12 +254,13 @@ async fn a_group_without_a_consumer_is_forgotten_as_a_whole(database: Database) 
     assert_eq!(housekeeping.prune(LONG).await.unwrap(), 2);
 }
 
-async fn members_and_events_that_nobody_looks_after_leave(database: Database) {
+async fn abandoned_members_and_events_are_deleted(database: Database) {
     let leases = SqlPartitionLeases::new(database.clone(), "gone".into(), "old".into(), "a".into());
     leases.renew(&[], LONG).await.unwrap();
     accepted(&enqueue(&database, &start(&phone(1))).await);
-    let settings = crate::OutboxSettings { events: true, ..crate::OutboxSettings::default() };
-    let (outbox, _writers) = crate::CoalescingOutbox::start(&database, settings);
+    let recording = database.clone().with_events(Events::Recorded);
+    let settings = crate::OutboxSettings::default();
+    let (outbox, _writers) = crate::CoalescingOutbox::start(&recording, settings);
     application::ports::Outbox::enqueue(&outbox, start(&phone(2))).await.unwrap();
     let housekeeping = housekeeping(&database);
     assert_eq!(housekeeping.prune(LONG).await.unwrap(), 0);

@@ -15,15 +15,15 @@ use crate::{Database, SqlAnswers, SqlVerifications};
 
 on_both_databases!(
     begin_keep_replay_mismatch_running_expiry,
-    of_many_that_race_one_begins,
-    what_was_given_back_begins_anew,
-    whoever_does_not_come_back_is_given_up,
-    what_was_given_up_is_taken_over_at_once,
-    a_request_is_one_for_all_its_holders_and_another_for_the_next,
-    a_message_that_was_sent_again_is_known_to_those_who_come_after,
-    of_two_holders_one_sends_again,
-    an_approval_is_known_to_those_who_come_after,
-    of_many_approvals_at_once_each_is_known_to_its_own_holder,
+    one_of_many_concurrent_requests_begins,
+    forgotten_claim_can_be_begun_again,
+    claim_of_a_lost_holder_ends,
+    abandoned_claim_is_taken_over_at_once,
+    holders_of_one_request_share_its_first_holder,
+    later_holders_find_the_resend,
+    one_of_two_holders_resends,
+    later_holders_find_the_approval,
+    each_of_many_concurrent_approvals_is_noted_for_its_holder,
 );
 
 const KEY: [u8; 32] = [1; 32];
@@ -74,7 +74,7 @@ async fn begin_keep_replay_mismatch_running_expiry(database: Database) {
     assert_eq!(count(&database, "idempotency").await, 0);
 }
 
-async fn of_many_that_race_one_begins(database: Database) {
+async fn one_of_many_concurrent_requests_begins(database: Database) {
     let answers = SqlAnswers::new(database);
     let mut requests = JoinSet::new();
     for _ in 0..20 {
@@ -87,7 +87,7 @@ async fn of_many_that_race_one_begins(database: Database) {
     assert_eq!(begun.iter().filter(|begun| **begun == Begun::Running).count(), 19);
 }
 
-async fn what_was_given_back_begins_anew(database: Database) {
+async fn forgotten_claim_can_be_begun_again(database: Database) {
     let answers = SqlAnswers::new(database);
     let first = ours(answers.begin(KEY, BODY).await.unwrap());
 
@@ -99,12 +99,12 @@ async fn what_was_given_back_begins_anew(database: Database) {
     assert_eq!(answers.begin(KEY, [3; 32]).await.unwrap(), Begun::Running);
 }
 
-async fn whoever_does_not_come_back_is_given_up(database: Database) {
+async fn claim_of_a_lost_holder_ends(database: Database) {
     let answers = SqlAnswers::new(database.clone());
     let late = ours(answers.begin(KEY, BODY).await.unwrap());
     passes(&database, "running_until").await;
 
-    // Not to one who asks something else.
+    // Not to a request with another body.
     assert_eq!(answers.begin(KEY, [3; 32]).await.unwrap(), Begun::Other);
     let second = ours(answers.begin(KEY, BODY).await.unwrap());
     answers.keep(&late, &Answer { status: 500, ..answer() }).await.unwrap();
@@ -115,7 +115,7 @@ async fn whoever_does_not_come_back_is_given_up(database: Database) {
     assert_eq!(answers.begin(KEY, BODY).await.unwrap(), Begun::Answered(answer()));
 }
 
-async fn what_was_given_up_is_taken_over_at_once(database: Database) {
+async fn abandoned_claim_is_taken_over_at_once(database: Database) {
     let answers = SqlAnswers::new(database);
     let first = ours(answers.begin(KEY, BODY).await.unwrap());
     assert!(!first.is_taken_over());
@@ -125,7 +125,7 @@ async fn what_was_given_up_is_taken_over_at_once(database: Database) {
     assert_eq!(answers.begin(KEY, [3; 32]).await.unwrap(), Begun::Other);
     let second = ours(answers.begin(KEY, BODY).await.unwrap());
     assert!(second.is_taken_over());
-    // What is not ours any more cannot be given up, and neither can an answer.
+    // A lost claim cannot be given up, and neither can an answer.
     answers.give_up(&first).await.unwrap();
     assert_eq!(answers.begin(KEY, BODY).await.unwrap(), Begun::Running);
     answers.keep(&second, &answer()).await.unwrap();
@@ -133,7 +133,7 @@ async fn what_was_given_up_is_taken_over_at_once(database: Database) {
     assert_eq!(answers.begin(KEY, BODY).await.unwrap(), Begun::Answered(answer()));
 }
 
-async fn a_request_is_one_for_all_its_holders_and_another_for_the_next(database: Database) {
+async fn holders_of_one_request_share_its_first_holder(database: Database) {
     let answers = SqlAnswers::new(database.clone());
     let first = ours(answers.begin(KEY, BODY).await.unwrap());
     let mut holders = vec![first.holder];
@@ -159,12 +159,12 @@ async fn next_holder(database: &Database) -> AnswerClaim {
     ours(SqlAnswers::new(database.clone()).begin(KEY, BODY).await.unwrap())
 }
 
-/// What the next holder knows of what was done.
+/// What the next holder finds as done.
 async fn done(database: &Database) -> Option<VerificationId> {
     next_holder(database).await.done
 }
 
-async fn a_message_that_was_sent_again_is_known_to_those_who_come_after(database: Database) {
+async fn later_holders_find_the_resend(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let first = start(&phone(1));
     accepted(&enqueue(&database, &first).await);
@@ -174,13 +174,13 @@ async fn a_message_that_was_sent_again_is_known_to_those_who_come_after(database
     let next =
         |sends, claim: &AnswerClaim| Resend { claim: Some(claim.clone()), ..again(&first, sends) };
 
-    // Not what changed nothing, and not what another request has done.
+    // Neither a request that changed nothing, nor the work of another request.
     assert_eq!(verifications.resend(next(7, &claim)).await.unwrap(), Resent::Changed);
     let resent = verifications.resend(next(1, &other)).await.unwrap();
     assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
     assert_eq!(done(&database).await, None);
 
-    // It is late, and somebody else has taken over from it.
+    // It is late, and another holder has taken over.
     let resent = verifications.resend(next(2, &claim)).await.unwrap();
     assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
     assert_eq!(done(&database).await, Some(id_of(&first)));
@@ -189,8 +189,8 @@ async fn a_message_that_was_sent_again_is_known_to_those_who_come_after(database
     assert_eq!(done(&database).await, None);
 }
 
-/// Both are at it still, and the wait after the first one's message is over.
-async fn of_two_holders_one_sends_again(database: Database) {
+/// Both still work, and the wait after the first message is over.
+async fn one_of_two_holders_resends(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let first = start(&phone(1));
     accepted(&enqueue(&database, &first).await);
@@ -211,7 +211,7 @@ async fn of_two_holders_one_sends_again(database: Database) {
     assert_eq!(count(&database, "outbox").await, 3);
 }
 
-async fn an_approval_is_known_to_those_who_come_after(database: Database) {
+async fn later_holders_find_the_approval(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let answers = SqlAnswers::new(database.clone());
     for by_phone in [false, true] {
@@ -239,7 +239,7 @@ async fn an_approval_is_known_to_those_who_come_after(database: Database) {
     }
 }
 
-async fn of_many_approvals_at_once_each_is_known_to_its_own_holder(database: Database) {
+async fn each_of_many_concurrent_approvals_is_noted_for_its_holder(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let answers = SqlAnswers::new(database.clone());
     let mut tries = Vec::new();
@@ -248,7 +248,7 @@ async fn of_many_approvals_at_once_each_is_known_to_its_own_holder(database: Dat
         accepted(&enqueue(&database, &send).await);
         let claim = ours(answers.begin([number; 32], BODY).await.unwrap());
         let hashes = if number % 3 == 0 { wrong() } else { right() };
-        // Of those that are right, every other one is under a claim that another has begun anew.
+        // Every other right attempt has a claim that another request has begun again.
         let is_ours = number % 3 == 1;
         let first = if is_ours { claim.first } else { [0; 16] };
         let under = AnswerClaim { first, ..claim.clone() };

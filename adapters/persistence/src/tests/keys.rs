@@ -14,9 +14,9 @@ use super::{
 use crate::{Database, FileSecrets, SqlApiKeys, SqlSecrets};
 
 on_both_databases!(
-    a_key_is_found_by_its_id_and_known_by_its_hash,
-    a_revoked_key_stays_revoked,
-    the_use_of_a_key_is_noted,
+    key_is_stored_with_its_id_and_hash,
+    revoked_key_stays_revoked,
+    use_of_a_key_is_noted,
     all_processes_draw_one_pepper,
 );
 
@@ -27,7 +27,7 @@ fn new_key(name: &str) -> (ApiKeyText, NewApiKey) {
     (key, new)
 }
 
-async fn a_key_is_found_by_its_id_and_known_by_its_hash(database: Database) {
+async fn key_is_stored_with_its_id_and_hash(database: Database) {
     let keys = SqlApiKeys::new(database);
     let (text, new) = new_key("shop");
     keys.create(new).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_key_is_found_by_its_id_and_known_by_its_hash(database: Database) {
     assert!(matches!(keys.create(again).await, Err(StoreError::Unavailable(_))));
 }
 
-async fn a_revoked_key_stays_revoked(database: Database) {
+async fn revoked_key_stays_revoked(database: Database) {
     let keys = SqlApiKeys::new(database);
     let (text, new) = new_key("shop");
     keys.create(new).await.unwrap();
@@ -62,7 +62,7 @@ async fn a_revoked_key_stays_revoked(database: Database) {
     assert!(!keys.revoke(new_key("none").0.id()).await.unwrap());
 }
 
-async fn the_use_of_a_key_is_noted(database: Database) {
+async fn use_of_a_key_is_noted(database: Database) {
     let keys = SqlApiKeys::new(database);
     let (used, new) = new_key("used");
     keys.create(new).await.unwrap();
@@ -105,7 +105,7 @@ async fn one_is_drawn<S: Secrets + Clone>(secrets: &S) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pepper_file_is_0600_and_first_wins() {
+async fn first_pepper_in_the_file_wins_and_its_mode_is_0600() {
     let (_database, folder) = empty_sqlite();
     let secrets = FileSecrets::beside(&folder.path().join("messager.db"));
     assert_eq!(secrets.find("CODE_PEPPER").await.unwrap(), None);
@@ -121,7 +121,7 @@ async fn pepper_file_is_0600_and_first_wins() {
 }
 
 #[tokio::test]
-async fn a_file_that_others_may_read_is_refused() {
+async fn secrets_file_that_others_may_read_is_refused() {
     let (_database, folder) = empty_sqlite();
     let secrets = FileSecrets::beside(&folder.path().join("messager.db"));
     secrets.keep("CODE_PEPPER", "d1:AAAA=").await.unwrap();
@@ -133,7 +133,7 @@ async fn a_file_that_others_may_read_is_refused() {
 }
 
 #[tokio::test]
-async fn a_garbled_file_is_not_taken_for_an_empty_one() {
+async fn garbled_secrets_file_is_refused() {
     let (_database, folder) = empty_sqlite();
     let secrets = FileSecrets::beside(&folder.path().join("messager.db"));
     secrets.keep("PAYLOAD_KEY", "d1:AAAA=").await.unwrap();
@@ -151,7 +151,7 @@ async fn a_garbled_file_is_not_taken_for_an_empty_one() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_is_no_hindrance() {
+async fn leftover_of_a_crash_is_replaced() {
     let (_database, folder) = empty_sqlite();
     let secrets = FileSecrets::beside(&folder.path().join("messager.db"));
     let left = folder.path().join("messager.db.secrets.new");

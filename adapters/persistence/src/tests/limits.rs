@@ -12,15 +12,15 @@ use super::{
 use crate::{CoalescingOutbox, Database, OutboxSettings};
 
 on_both_databases!(
-    each_window_of_a_list_holds,
-    a_window_that_is_over_begins_anew,
-    a_batch_with_one_phone_many_times,
-    both_surfaces_count_in_one_window,
-    a_refused_send_moves_no_counter,
-    what_its_phone_refuses_takes_no_room_of_others,
-    a_flood_of_what_has_no_room_is_refused_to_the_last,
-    racing_writers_never_pass_a_quota,
-    one_without_limits_is_never_refused,
+    each_window_of_a_list_is_enforced,
+    ended_window_begins_again,
+    batch_with_one_phone_many_times_respects_its_windows,
+    both_doors_count_in_one_window,
+    refused_send_moves_no_counter,
+    send_that_its_phone_refuses_takes_no_room_of_a_counter,
+    every_send_of_a_flood_without_room_is_refused,
+    concurrent_writers_never_exceed_a_quota,
+    send_without_limits_is_never_refused,
 );
 
 fn refused(answer: Enqueued) -> Vec<Violation> {
@@ -35,7 +35,7 @@ fn one_writer(database: &Database) -> (CoalescingOutbox, JoinSet<()>) {
     CoalescingOutbox::start(database, settings)
 }
 
-/// Sends all at once; says how many were accepted.
+/// Sends all at once, and returns how many were accepted.
 async fn accepted_of(outbox: &CoalescingOutbox, sends: Vec<NewSend>) -> usize {
     let mut requests = JoinSet::new();
     for send in sends {
@@ -46,7 +46,7 @@ async fn accepted_of(outbox: &CoalescingOutbox, sends: Vec<NewSend>) -> usize {
     answers.iter().filter(|answer| matches!(answer, Enqueued::Accepted { .. })).count()
 }
 
-async fn each_window_of_a_list_holds(database: Database) {
+async fn each_window_of_a_list_is_enforced(database: Database) {
     const LIST: &str = "2/1h,3/1d,4/30d";
     for _ in 0..2 {
         accepted(&enqueue(&database, &limited(LIST, new_message(&phone(1)))).await);
@@ -56,14 +56,14 @@ async fn each_window_of_a_list_holds(database: Database) {
     let wait = violations[0].retry_after;
     assert!(wait > Duration::from_secs(3_500) && wait <= Duration::from_secs(3_600), "{wait:?}");
 
-    // Of the same windows by their place.
+    // Windows are matched by their place.
     let violations =
         refused(enqueue(&database, &limited("9/1h,2/1d,2/30d", new_message(&phone(1)))).await);
     assert_eq!(names(&violations), ["phone-1d", "phone-30d"]);
     accepted(&enqueue(&database, &limited(LIST, new_message(&phone(2)))).await);
 }
 
-async fn a_window_that_is_over_begins_anew(database: Database) {
+async fn ended_window_begins_again(database: Database) {
     const LIST: &str = "1/1s,2/1h";
     accepted(&enqueue(&database, &limited(LIST, new_message(&phone(1)))).await);
     let again = limited(LIST, new_message(&phone(1)));
@@ -82,7 +82,7 @@ async fn a_window_that_is_over_begins_anew(database: Database) {
     assert!(names(&violations).contains(&"phone-1h"), "{violations:?}");
 }
 
-async fn a_batch_with_one_phone_many_times(database: Database) {
+async fn batch_with_one_phone_many_times_respects_its_windows(database: Database) {
     let (outbox, _writers) = one_writer(&database);
     let sends = || (0..30).map(|_| limited("20/1h", new_message(&phone(1)))).collect();
     accepted(&outbox.enqueue(limited("20/1h", new_message(&phone(1)))).await.unwrap());
@@ -95,7 +95,7 @@ async fn a_batch_with_one_phone_many_times(database: Database) {
     assert_eq!(count(&database, "phone WHERE sends_1 = 20").await, 1);
 }
 
-async fn both_surfaces_count_in_one_window(database: Database) {
+async fn both_doors_count_in_one_window(database: Database) {
     for _ in 0..3 {
         accepted(&enqueue(&database, &limited("20/1h", new_message(&phone(1)))).await);
     }
@@ -108,23 +108,23 @@ async fn both_surfaces_count_in_one_window(database: Database) {
     accepted(&enqueue(&database, &limited("20/1h", new_message(&phone(1)))).await);
 }
 
-async fn a_refused_send_moves_no_counter(database: Database) {
+async fn refused_send_moves_no_counter(database: Database) {
     let of = |number, extra| NewSend { extra, ..limited("1/1h", start(&phone(number))) };
     let ip = || counters("ip", "1/1h,5/1d", "192.0.2.1");
     accepted(&enqueue(&database, &of(1, ip())).await);
 
-    // By its ip.
+    // Refused for its ip.
     let violations = refused(enqueue(&database, &of(2, ip())).await);
     assert_eq!(names(&violations), ["ip-1h"]);
     assert!(violations[0].retry_after > Duration::from_secs(3_500));
     assert_eq!(count(&database, "phone").await, 1);
-    // By its phone, whose verification is over.
+    // Refused for its phone, whose verification has ended.
     let over = NewSend { ttl: Duration::ZERO, ..of(3, Vec::new()) };
     accepted(&enqueue(&database, &over).await);
     let other = counters("ip", "9/1h", "192.0.2.2");
     let violations = refused(enqueue(&database, &of(3, other.clone())).await);
     assert_eq!(names(&violations), ["phone-1h"]);
-    // Because one is pending.
+    // Refused because one is pending.
     let answer = enqueue(&database, &of(1, other)).await;
     assert!(matches!(answer, Enqueued::Pending(_)), "{answer:?}");
 
@@ -135,7 +135,7 @@ async fn a_refused_send_moves_no_counter(database: Database) {
     assert_eq!(count(&database, "limit_counter").await, 2);
 }
 
-async fn what_its_phone_refuses_takes_no_room_of_others(database: Database) {
+async fn send_that_its_phone_refuses_takes_no_room_of_a_counter(database: Database) {
     let (outbox, _writers) = one_writer(&database);
     for _ in 0..3 {
         accepted(&outbox.enqueue(limited("3/1h", new_message(&phone(1)))).await.unwrap());
@@ -152,7 +152,7 @@ async fn what_its_phone_refuses_takes_no_room_of_others(database: Database) {
     assert_eq!(count(&database, "outbox").await, 5);
 }
 
-async fn a_flood_of_what_has_no_room_is_refused_to_the_last(database: Database) {
+async fn every_send_of_a_flood_without_room_is_refused(database: Database) {
     let (outbox, _writers) = one_writer(&database);
     let of = |number| NewSend {
         extra: counters("ip", "1/1h", "192.0.2.1"),
@@ -173,13 +173,13 @@ async fn a_flood_of_what_has_no_room_is_refused_to_the_last(database: Database) 
     assert_eq!(count(&database, "limit_counter WHERE used = 1").await, 1);
 }
 
-async fn racing_writers_never_pass_a_quota(database: Database) {
+async fn concurrent_writers_never_exceed_a_quota(database: Database) {
     let settings = OutboxSettings { writers: 2, batch: 8, ..OutboxSettings::default() };
     let outboxes: Vec<_> = (0..3).map(|_| CoalescingOutbox::start(&database, settings)).collect();
     let mut requests = JoinSet::new();
     for number in 0..240 {
         let outbox = outboxes[number % 3].0.clone();
-        // A third to one phone, and all under one of two keys.
+        // A third of them to one phone, and all under one of two keys.
         let phone = phone(if number % 4 == 0 { 1 } else { number });
         let key = if number % 2 == 0 { "DE" } else { "FR" };
         let send = NewSend {
@@ -206,7 +206,7 @@ async fn racing_writers_never_pass_a_quota(database: Database) {
     assert_eq!(count(&database, &sends).await, i64::from(to_one > 0));
 }
 
-async fn one_without_limits_is_never_refused(database: Database) {
+async fn send_without_limits_is_never_refused(database: Database) {
     let (outbox, _writers) = one_writer(&database);
 
     let sends = (0..100).map(|_| new_message(&phone(1))).collect();

@@ -10,22 +10,25 @@ use super::{
     on_both_databases,
     support::{count, limited, new_message, phone},
 };
-use crate::{CoalescingOutbox, Database, OutboxSettings, SqlBacklog, database::begin};
+use crate::{
+    CoalescingOutbox, Database, OutboxSettings, SqlBacklog,
+    database::{Sql, begin},
+};
 
 on_both_databases!(
-    a_claimed_message_is_the_one_that_was_stored,
-    the_oldest_come_first,
-    two_claimers_never_get_the_same_message,
-    a_lease_that_ran_out_gives_the_message_to_another,
-    an_extended_lease_keeps_the_message_hidden,
-    a_settled_message_is_in_transit,
-    what_no_consumer_took_over_in_time_waits_again,
-    an_expired_message_is_never_claimed,
-    what_expires_before_it_is_taken_over_ends_as_expired,
-    a_phone_keeps_its_order_across_relays,
-    what_comes_back_below_the_low_watermark_is_claimed,
-    a_refused_row_fails_its_own_caller_only,
-    a_full_queue_is_refused_at_once,
+    claimed_message_is_the_stored_message,
+    oldest_messages_are_claimed_first,
+    two_relays_never_claim_the_same_message,
+    message_with_an_ended_lease_is_claimed_again,
+    extended_lease_keeps_the_message_hidden,
+    settled_message_is_in_transit,
+    message_that_no_consumer_took_over_in_time_waits_again,
+    expired_message_is_never_claimed,
+    message_that_expires_before_admission_ends_as_expired,
+    messages_of_a_phone_keep_their_order_across_relays,
+    message_that_returns_below_the_low_watermark_is_claimed,
+    refused_row_fails_only_its_own_caller,
+    message_to_a_full_queue_is_refused_at_once,
     storing_has_begun_while_a_message_may_be_stored,
 );
 
@@ -48,7 +51,7 @@ fn claims(claimed: &[Claimed]) -> Vec<Claim> {
     claimed.iter().map(|claimed| claimed.claim).collect()
 }
 
-async fn a_claimed_message_is_the_one_that_was_stored(database: Database) {
+async fn claimed_message_is_the_stored_message(database: Database) {
     let stored = new_message(&phone(1));
     store(&database, std::slice::from_ref(&stored)).await;
 
@@ -61,7 +64,7 @@ async fn a_claimed_message_is_the_one_that_was_stored(database: Database) {
     assert_eq!(validity.expires_at.duration_since(validity.accepted_at).unwrap(), stored.ttl);
 }
 
-async fn the_oldest_come_first(database: Database) {
+async fn oldest_messages_are_claimed_first(database: Database) {
     let stored: Vec<_> = (0..20).map(|number| new_message(&phone(number))).collect();
     store(&database, &stored).await;
     let backlog = SqlBacklog::new(database, "message".into());
@@ -74,7 +77,7 @@ async fn the_oldest_come_first(database: Database) {
     assert_eq!(claimed, expected);
 }
 
-async fn two_claimers_never_get_the_same_message(database: Database) {
+async fn two_relays_never_claim_the_same_message(database: Database) {
     const MESSAGES: usize = 200;
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     let mut requests = JoinSet::new();
@@ -104,7 +107,7 @@ async fn two_claimers_never_get_the_same_message(database: Database) {
     assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), MESSAGES);
 }
 
-async fn a_lease_that_ran_out_gives_the_message_to_another(database: Database) {
+async fn message_with_an_ended_lease_is_claimed_again(database: Database) {
     store(&database, &[new_message(&phone(1))]).await;
     let backlog = SqlBacklog::new(database, "message".into());
 
@@ -120,7 +123,7 @@ async fn a_lease_that_ran_out_gives_the_message_to_another(database: Database) {
     assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 0, in_transit: 1 });
 }
 
-async fn an_extended_lease_keeps_the_message_hidden(database: Database) {
+async fn extended_lease_keeps_the_message_hidden(database: Database) {
     store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
     let backlog = SqlBacklog::new(database, "message".into());
 
@@ -133,7 +136,7 @@ async fn an_extended_lease_keeps_the_message_hidden(database: Database) {
     assert_eq!(free[0].message, claimed[1].message);
 }
 
-async fn a_settled_message_is_in_transit(database: Database) {
+async fn settled_message_is_in_transit(database: Database) {
     store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
     let backlog = SqlBacklog::new(database, "message".into());
 
@@ -146,7 +149,7 @@ async fn a_settled_message_is_in_transit(database: Database) {
     assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
 }
 
-async fn what_no_consumer_took_over_in_time_waits_again(database: Database) {
+async fn message_that_no_consumer_took_over_in_time_waits_again(database: Database) {
     store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
     let backlog = SqlBacklog::new(database, "message".into());
     let claimed = backlog.claim(limit(2), LONG).await.unwrap();
@@ -166,7 +169,7 @@ async fn what_no_consumer_took_over_in_time_waits_again(database: Database) {
     assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 1, expired: 0 });
 }
 
-async fn an_expired_message_is_never_claimed(database: Database) {
+async fn expired_message_is_never_claimed(database: Database) {
     let expired = NewSend { ttl: NONE, ..new_message(&phone(1)) };
     store(&database, &[expired, new_message(&phone(2))]).await;
     let backlog = SqlBacklog::new(database, "message".into());
@@ -176,7 +179,7 @@ async fn an_expired_message_is_never_claimed(database: Database) {
     assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 0 });
 }
 
-async fn what_expires_before_it_is_taken_over_ends_as_expired(database: Database) {
+async fn message_that_expires_before_admission_ends_as_expired(database: Database) {
     let short = Duration::from_millis(300);
     let messages: Vec<_> =
         (1..=3).map(|number| NewSend { ttl: short, ..new_message(&phone(number)) }).collect();
@@ -197,7 +200,7 @@ async fn what_expires_before_it_is_taken_over_ends_as_expired(database: Database
     assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
 }
 
-async fn a_phone_keeps_its_order_across_relays(database: Database) {
+async fn messages_of_a_phone_keep_their_order_across_relays(database: Database) {
     let stored: Vec<_> = [1, 1, 2, 1].map(|number| new_message(&phone(number))).to_vec();
     store(&database, &stored).await;
     let backlog = SqlBacklog::new(database, "message".into());
@@ -215,8 +218,8 @@ async fn a_phone_keeps_its_order_across_relays(database: Database) {
     assert_eq!(rest[1].message, stored[3].message);
 }
 
-/// Claims begin behind what was relayed, of which there is much.
-async fn what_comes_back_below_the_low_watermark_is_claimed(database: Database) {
+/// Claims begin behind the many relayed messages.
+async fn message_that_returns_below_the_low_watermark_is_claimed(database: Database) {
     let backlog = SqlBacklog::new(database.clone(), "message".into()).with_insert_limit(NONE);
     store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
     let [first, second] = &backlog.claim(limit(10), LONG).await.unwrap()[..] else { panic!() };
@@ -225,7 +228,7 @@ async fn what_comes_back_below_the_low_watermark_is_claimed(database: Database) 
     backlog.look_again();
     let watermark = if database.is_postgres() { second.claim.sequence } else { 0 };
     assert_eq!(backlog.oldest().await.unwrap(), watermark);
-    // What is drawn and not committed yet may come below what is there.
+    // A sequence that is drawn and not yet committed may be below the rows that exist.
     let late = SqlBacklog::new(database.clone(), "message".into());
     for _ in 0..2 {
         assert_eq!(late.oldest().await.unwrap(), 0);
@@ -238,7 +241,7 @@ async fn what_comes_back_below_the_low_watermark_is_claimed(database: Database) 
     assert_eq!(again[0].claim.sequence, first.claim.sequence);
 }
 
-async fn a_refused_row_fails_its_own_caller_only(database: Database) {
+async fn refused_row_fails_only_its_own_caller(database: Database) {
     let refuse = if database.is_postgres() {
         "ALTER TABLE outbox ADD CHECK (phone <> '79990000003')"
     } else {
@@ -263,11 +266,12 @@ async fn a_refused_row_fails_its_own_caller_only(database: Database) {
     assert_eq!(SqlBacklog::new(database, "message".into()).size().await.unwrap().waiting, 19);
 }
 
-async fn a_full_queue_is_refused_at_once(database: Database) {
+async fn message_to_a_full_queue_is_refused_at_once(database: Database) {
     // Nothing can be stored while this transaction is open.
     let transaction = begin(&database.connection()).await.unwrap();
     if database.is_postgres() {
-        transaction.execute_raw(database.as_written("LOCK TABLE outbox", vec![])).await.unwrap();
+        static LOCK: Sql = Sql::new("LOCK TABLE outbox");
+        transaction.execute(&LOCK, database.parameters()).await.unwrap();
     }
     let settings = OutboxSettings { queue: 1, writers: 1, ..OutboxSettings::default() };
     let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
@@ -277,7 +281,7 @@ async fn a_full_queue_is_refused_at_once(database: Database) {
         let outbox = outbox.clone();
         requests.spawn(async move { outbox.enqueue(new_message(&phone(number))).await });
     }
-    // One is in the queue and, depending on who was first, one with the writer.
+    // One is in the queue and, depending on the order, one with the writer.
     for _ in 0..8 {
         let answer = requests.join_next().await.unwrap().unwrap();
         assert!(matches!(answer, Err(StoreError::Full)), "{answer:?}");

@@ -7,14 +7,14 @@ use super::on_both_databases;
 use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases};
 
 on_both_databases!(
-    a_partition_has_one_owner,
-    a_lease_that_ran_out_goes_to_another_with_a_higher_epoch,
-    a_lease_that_ran_out_and_that_nobody_took_can_be_renewed,
-    a_released_partition_is_free_at_once,
-    knows_who_lives,
-    tells_partitions_that_came_later,
-    groups_do_not_know_each_other,
-    tells_whether_a_group_is_the_first_that_reads_the_topic,
+    partition_has_one_owner,
+    ended_lease_goes_to_another_consumer_with_a_higher_epoch,
+    ended_lease_that_was_not_taken_can_be_renewed,
+    released_partition_is_free_at_once,
+    renewal_counts_the_living_members,
+    lease_says_whether_its_partition_was_added_later,
+    groups_are_independent,
+    lease_says_whether_its_group_is_the_first_to_read_the_topic,
 );
 
 const LONG: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ fn partitions(leases: &[Lease]) -> Vec<i32> {
     partitions
 }
 
-async fn a_partition_has_one_owner(database: Database) {
+async fn partition_has_one_owner(database: Database) {
     consumer(&database, "a").register(&(0..12).collect::<Vec<_>>()).await.unwrap();
 
     let mut consumers = JoinSet::new();
@@ -53,7 +53,7 @@ async fn a_partition_has_one_owner(database: Database) {
     assert_eq!(partitions(&all), (0..12).collect::<Vec<_>>());
 }
 
-async fn a_lease_that_ran_out_goes_to_another_with_a_higher_epoch(database: Database) {
+async fn ended_lease_goes_to_another_consumer_with_a_higher_epoch(database: Database) {
     let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
     a.register(&[0]).await.unwrap();
 
@@ -67,7 +67,7 @@ async fn a_lease_that_ran_out_goes_to_another_with_a_higher_epoch(database: Data
     assert_eq!(a.acquire(1, LONG).await.unwrap(), [], "released by one who did not own it");
 }
 
-async fn a_lease_that_ran_out_and_that_nobody_took_can_be_renewed(database: Database) {
+async fn ended_lease_that_was_not_taken_can_be_renewed(database: Database) {
     let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
     a.register(&[0]).await.unwrap();
     let lease = a.acquire(1, NONE).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_lease_that_ran_out_and_that_nobody_took_can_be_renewed(database: Data
     assert_eq!(b.acquire(1, LONG).await.unwrap(), []);
 }
 
-async fn a_released_partition_is_free_at_once(database: Database) {
+async fn released_partition_is_free_at_once(database: Database) {
     let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
     a.register(&[0, 1]).await.unwrap();
     let leases = a.acquire(2, LONG).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_released_partition_is_free_at_once(database: Database) {
     assert_eq!(partitions(&b.acquire(2, LONG).await.unwrap()), [leases[1].partition]);
 }
 
-async fn knows_who_lives(database: Database) {
+async fn renewal_counts_the_living_members(database: Database) {
     let (a, b) = (consumer(&database, "a"), consumer(&database, "b"));
     a.register(&[0, 1, 2]).await.unwrap();
 
@@ -99,7 +99,7 @@ async fn knows_who_lives(database: Database) {
     assert_eq!(a.renew(&[], NONE).await.unwrap().members, 1, "one who has died does not count");
 }
 
-async fn tells_partitions_that_came_later(database: Database) {
+async fn lease_says_whether_its_partition_was_added_later(database: Database) {
     let a = consumer(&database, "a");
 
     a.register(&[0, 1]).await.unwrap();
@@ -112,7 +112,7 @@ async fn tells_partitions_that_came_later(database: Database) {
     assert!(leases.iter().all(|lease| lease.next_offset.is_none()));
 }
 
-async fn groups_do_not_know_each_other(database: Database) {
+async fn groups_are_independent(database: Database) {
     let one = consumer(&database, "a");
     let two = SqlPartitionLeases::new(database, "2".into(), "message".into(), "a".into());
     one.register(&[0]).await.unwrap();
@@ -123,7 +123,7 @@ async fn groups_do_not_know_each_other(database: Database) {
     assert_eq!(one.renew(&[], LONG).await.unwrap().members, 1);
 }
 
-async fn tells_whether_a_group_is_the_first_that_reads_the_topic(database: Database) {
+async fn lease_says_whether_its_group_is_the_first_to_read_the_topic(database: Database) {
     let group = |group: &str, topic: &str| {
         SqlPartitionLeases::new(database.clone(), group.into(), topic.into(), "a".into())
     };

@@ -1,4 +1,4 @@
-//! What is between us and PostgreSQL: a real PgBouncer in its three modes.
+//! A real PgBouncer between the service and PostgreSQL, in its three modes.
 
 use std::{
     path::PathBuf,
@@ -19,7 +19,7 @@ use crate::{
     PostgresSettings, SchemaError, check_schema, take_alone,
 };
 
-/// A PgBouncer before a new database. Ended when dropped.
+/// A PgBouncer in front of a new database. It ends when this is dropped.
 struct PgBouncer {
     child: Child,
     folder: Folder,
@@ -61,7 +61,7 @@ impl PgBouncer {
         Some(Self { child, folder, direct, pooled })
     }
 
-    /// It refuses to be root.
+    /// Runs it as another user, because it refuses to be root.
     fn run(program: &str, config: &PathBuf) -> Child {
         let switch = environment("TEST_PG_USER_SWITCH").unwrap_or_default();
         let mut words = switch.split_whitespace().chain([program]);
@@ -103,7 +103,7 @@ async fn text(database: &Database, sql: &str) -> String {
 }
 
 #[tokio::test]
-async fn in_session_mode_all_works_with_the_settings_in_force() {
+async fn session_mode_works_with_all_settings_in_force() {
     let Some(pgbouncer) = PgBouncer::start("session", "").await else { return };
     let migrate = Database::connect_to_migrate(&pgbouncer.pooled(), "messager migrate");
     Migrator::up(&migrate.connection(), None).await.unwrap();
@@ -140,11 +140,11 @@ async fn is_refused(pgbouncer: &PgBouncer) {
     );
     let migrating = Database::connect_to_migrate(&pgbouncer.pooled(), "messager migrate");
     assert!(matches!(migrating.admit().await, Err(AdmitError::Refused(_))));
-    // Nor does any statement of the pools get through.
+    // No statement of the pools gets through either.
     let one = Statement::from_string(DbBackend::Postgres, "SELECT 1");
     assert!(database.connection().query_one_raw(one.clone()).await.is_err());
     assert!(migrating.connection().query_one_raw(one).await.is_err());
-    // And no setting of ours reached a session that others use.
+    // No setting of ours reached a session of other clients.
     let direct = Database::connect_to_migrate(&pgbouncer.direct(), "direct");
     let prepared = "SELECT count(*)::text FROM pg_stat_activity \
         WHERE query LIKE '%set_config%' AND pid <> pg_backend_pid()
@@ -165,13 +165,13 @@ async fn statement_mode_is_recognised_and_refused() {
 }
 
 #[tokio::test]
-async fn transaction_mode_is_recognised_with_sessions_in_turn() {
+async fn transaction_mode_is_recognised_with_sessions_in_rotation() {
     let more = "server_round_robin = 1\nmin_pool_size = 8";
     let Some(pgbouncer) = PgBouncer::start("transaction", more).await else { return };
     is_refused(&pgbouncer).await;
 }
 
-/// Other clients take sessions and give them back all the time.
+/// Other clients keep taking and returning sessions.
 #[tokio::test]
 async fn transaction_mode_is_recognised_under_load() {
     use sea_orm::sqlx::{self, Connection as _, postgres::PgConnectOptions};
@@ -201,7 +201,7 @@ async fn transaction_mode_is_recognised_under_load() {
 }
 
 #[tokio::test]
-async fn a_migration_that_waits_says_for_whom_and_gives_up() {
+async fn waiting_migration_names_the_holder_and_gives_up() {
     let Some(pgbouncer) = PgBouncer::start("session", "").await else { return };
     let connect = || Database::connect_to_migrate(&pgbouncer.pooled(), "messager migrate");
     let (first, second) = (connect(), connect());
@@ -214,13 +214,13 @@ async fn a_migration_that_waits_says_for_whom_and_gives_up() {
     assert!(told.contains(&format!("process {pid}, messager migrate")), "{told}");
     assert!(matches!(refused, Err(MigrationLockError::Held { .. })), "{refused:?}");
 
-    // The pooler keeps the session; the lock does not stay with it.
+    // The pooler keeps the session, and the lock is released.
     first.unlock_after_migration().await.unwrap();
     second.lock_for_migration(patience, |_| {}).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_lock_that_was_not_given_back_ends_with_its_client() {
+async fn unreleased_lock_ends_with_its_client() {
     let Some(pgbouncer) = PgBouncer::start("session", "").await else { return };
     let connect = || Database::connect_to_migrate(&pgbouncer.pooled(), "messager migrate");
     let first = connect();
@@ -230,9 +230,9 @@ async fn a_lock_that_was_not_given_back_ends_with_its_client() {
     connect().lock_for_migration(Duration::from_secs(10), |_| {}).await.unwrap();
 }
 
-/// It keeps sessions for the next client; those are nobody's.
+/// The sessions that it keeps for the next client belong to no process.
 #[tokio::test]
-async fn a_session_that_the_pooler_keeps_is_no_process() {
+async fn session_that_the_pooler_keeps_is_no_process() {
     let Some(pgbouncer) = PgBouncer::start("session", "").await else { return };
     let process = Database::connect_lazily(&pgbouncer.pooled(), "messager api", 2);
     process.ping().await.unwrap();

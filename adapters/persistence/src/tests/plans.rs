@@ -1,5 +1,5 @@
-//! What the statements of a message's way read in PostgreSQL, which keeps their plans. Looks and
-//! sweeps may read all that is open, and are left out.
+//! The number of rows that the statements of the message path read in PostgreSQL, which keeps their
+//! plans. Looks and sweeps may read all open rows, and are not tested.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,19 +19,19 @@ use super::{
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
 
-/// More rows than the steps of a few messages have a reason to read.
+/// More rows than a few messages have a reason to read.
 const ROWS: usize = 3_000;
 const ENOUGH: i64 = 100;
 
 #[tokio::test]
-async fn a_plan_reads_what_it_is_asked_for_whatever_it_was_made_for() {
+async fn kept_plan_reads_few_rows_whatever_it_was_made_for() {
     let Some(database) = postgres().await else { return };
     for (made_for, vacuumed) in [(0, false), (0, true), (ROWS, false), (ROWS, true)] {
         for events in [false, true] {
-            // All on one connection, which keeps its plans.
+            // On one connection, which keeps its plans.
             let one = Database::connect_lazily(database.settings(), "test", 1);
             let (ledger, lease) = ledger(&one, "group").await;
-            let ledger = ledger.with_events(events);
+            let ledger = ledger.with_events(events.into());
             let pipeline = Pipeline { database: one, ledger, lease };
 
             pipeline.fill(made_for).await;
@@ -64,7 +64,7 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    /// Sends three messages, one of which is refused at first, sent again, and taken back.
+    /// Sends three messages. One is refused at first, resent, and canceled.
     async fn pass(&self, round: usize) {
         let send = |number| start(&phone(10 * round + number));
         let sends: [NewSend; 3] = [send(1), send(2), send(3)];
@@ -119,7 +119,7 @@ impl Pipeline {
         assert_eq!(canceled.verification.status, VerificationStatus::Canceled);
     }
 
-    /// Puts so many messages in each place where one may be, behind those that pass.
+    /// Puts this many messages into each table, behind the messages that pass.
     async fn fill(&self, rows: usize) {
         let fill = format!(
             "INSERT INTO outbox (sequence, id, phone, code, trace, expires_at)
@@ -162,7 +162,7 @@ impl Pipeline {
         self.run(&fill).await;
     }
 
-    /// How many entries of each index, and rows of each table, were read so far.
+    /// Returns how many entries of each index, and rows of each table, were read so far.
     async fn read(&self) -> BTreeMap<String, i64> {
         self.run("SELECT pg_stat_force_next_flush()").await;
         let sql =

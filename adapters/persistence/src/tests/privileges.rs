@@ -1,4 +1,4 @@
-//! A part is told of each privilege that it lacks, and has enough with those of `grants.sql`.
+//! A part reports each privilege that it lacks, and needs no more than those of `grants.sql`.
 
 use migration::{Migrator, MigratorTrait};
 use sea_orm::ConnectionTrait;
@@ -8,7 +8,7 @@ use crate::{Database, DatabaseSettings, Part, PostgresSettings, StorageError, ch
 
 const GRANTS: &str = include_str!("../grants.sql");
 
-/// The owner's connections, and those of a role of this test that has what `role` has.
+/// Returns connections of the owner, and of a new role with the privileges of `role`.
 async fn as_role(roles: &[&str]) -> Option<(Database, Database, String)> {
     let settings = new_postgres().await?;
     let owner = Database::connect_lazily(&DatabaseSettings::Postgres(settings.clone()), "test", 1);

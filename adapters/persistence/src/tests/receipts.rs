@@ -8,17 +8,17 @@ use super::{
     on_both_databases,
     support::{LONG, accepted, batch, count, enqueue, incoming, ledger, phone, published, start},
 };
-use crate::{Database, SqlDeliveryLedger, SqlEventOutbox, SqlVerifications};
+use crate::{Database, Events, SqlDeliveryLedger, SqlEventOutbox, SqlVerifications};
 
 on_both_databases!(
-    a_receipt_counts_once,
-    what_was_undelivered_has_failed_until_it_is_delivered,
-    a_receipt_that_comes_before_the_outcome_is_kept,
-    where_a_message_has_failed_before_it_is_not_told_again,
-    a_call_that_fails_after_a_receipt_is_not_told,
-    there_is_nothing_to_note_on_where_no_gateway_was_called,
-    those_that_called_have_it,
-    nothing_is_told_of_receipts_where_events_are_off,
+    receipt_counts_once,
+    undelivered_message_has_failed_until_it_is_delivered,
+    receipt_before_the_outcome_is_kept,
+    message_that_failed_before_has_no_second_event,
+    failed_call_after_a_receipt_has_no_event,
+    receipt_of_a_message_that_was_not_called_is_unknown,
+    receipt_is_noted_for_the_groups_that_called,
+    receipt_has_no_event_if_events_are_off,
 );
 
 const SENT: Verdict = Verdict::Sent { reference: None };
@@ -30,7 +30,7 @@ struct Called {
     message: MessageId,
 }
 
-/// The message of a new verification, for which a gateway was called.
+/// A message for which the gateway was called.
 async fn called(database: &Database) -> Called {
     called_by(database, "group", 1).await
 }
@@ -42,7 +42,7 @@ async fn called_by(database: &Database, group: &str, number: usize) -> Called {
     let (ledger, lease) = ledger(database, group).await;
     ledger.admit(&lease, &batch(&[incoming])).await.unwrap();
     ledger.start(&lease, &[message], LONG).await.unwrap();
-    let verifications = SqlVerifications::new(database.clone()).with_events(true);
+    let verifications = SqlVerifications::new(database.clone().with_events(Events::Recorded));
     Called { database: database.clone(), verifications, ledger, message }
 }
 
@@ -57,7 +57,7 @@ impl Called {
         async { assert!(noted.await.unwrap()) }
     }
 
-    /// What has happened since it was with the broker.
+    /// Returns the events after its publication.
     async fn history(&self) -> Vec<EventKind> {
         let id = VerificationId::of(self.message);
         let history = self.verifications.history(id).await.unwrap().unwrap();
@@ -66,7 +66,7 @@ impl Called {
         events.collect()
     }
 
-    /// What was told since this was asked last.
+    /// Returns the events since the last call of this.
     async fn told(&self) -> Vec<(EventKind, String)> {
         let events = SqlEventOutbox::new(self.database.clone());
         let told = events.claim(9, LONG).await.unwrap();
@@ -96,7 +96,7 @@ fn undelivered() -> (EventKind, String) {
     (EventKind::Failed, "undelivered".to_owned())
 }
 
-async fn a_receipt_counts_once(database: Database) {
+async fn receipt_counts_once(database: Database) {
     let called = called(&database).await;
     called.finish(SENT).await;
 
@@ -110,7 +110,7 @@ async fn a_receipt_counts_once(database: Database) {
     assert_eq!(called.told().await, [sent(), delivered()]);
 }
 
-async fn what_was_undelivered_has_failed_until_it_is_delivered(database: Database) {
+async fn undelivered_message_has_failed_until_it_is_delivered(database: Database) {
     let called = called(&database).await;
     called.finish(SENT).await;
 
@@ -125,7 +125,7 @@ async fn what_was_undelivered_has_failed_until_it_is_delivered(database: Databas
     assert_eq!(called.told().await, [delivered()]);
 }
 
-async fn a_receipt_that_comes_before_the_outcome_is_kept(database: Database) {
+async fn receipt_before_the_outcome_is_kept(database: Database) {
     let called = called(&database).await;
 
     called.note(Receipt::Delivered).await;
@@ -138,7 +138,7 @@ async fn a_receipt_that_comes_before_the_outcome_is_kept(database: Database) {
     assert_eq!(called.told().await, [delivered(), sent()]);
 }
 
-async fn where_a_message_has_failed_before_it_is_not_told_again(database: Database) {
+async fn message_that_failed_before_has_no_second_event(database: Database) {
     let called = called(&database).await;
     called.finish(Verdict::Unknown).await;
     assert_eq!(called.told().await, [(EventKind::Failed, "unknown".to_owned())]);
@@ -152,7 +152,7 @@ async fn where_a_message_has_failed_before_it_is_not_told_again(database: Databa
     assert_eq!(called.told().await, [delivered()]);
 }
 
-async fn a_call_that_fails_after_a_receipt_is_not_told(database: Database) {
+async fn failed_call_after_a_receipt_has_no_event(database: Database) {
     for (number, receipt, told) in
         [(1, Receipt::Delivered, delivered()), (2, Receipt::Undelivered, undelivered())]
     {
@@ -166,8 +166,8 @@ async fn a_call_that_fails_after_a_receipt_is_not_told(database: Database) {
     }
 }
 
-async fn there_is_nothing_to_note_on_where_no_gateway_was_called(database: Database) {
-    let verifications = SqlVerifications::new(database.clone()).with_events(true);
+async fn receipt_of_a_message_that_was_not_called_is_unknown(database: Database) {
+    let verifications = SqlVerifications::new(database.clone().with_events(Events::Recorded));
     let send = start(&phone(1));
     accepted(&enqueue(&database, &send).await);
     let note = async || {
@@ -185,8 +185,8 @@ async fn there_is_nothing_to_note_on_where_no_gateway_was_called(database: Datab
     assert_eq!(count(&database, "delivery WHERE delivered_at IS NOT NULL").await, 0);
 }
 
-async fn those_that_called_have_it(database: Database) {
-    // One that is none of ours: there is no verification to tell of.
+async fn receipt_is_noted_for_the_groups_that_called(database: Database) {
+    // A message without a verification has no event.
     let foreign = incoming(&phone(1));
     let id = foreign.message.id;
     for group in ["a", "b", "c"] {
@@ -197,7 +197,7 @@ async fn those_that_called_have_it(database: Database) {
             finish(&ledger, id, SENT).await;
         }
     }
-    let verifications = SqlVerifications::new(database.clone()).with_events(true);
+    let verifications = SqlVerifications::new(database.clone().with_events(Events::Recorded));
 
     assert!(verifications.note_receipt(id, Receipt::Delivered).await.unwrap());
 
@@ -207,7 +207,7 @@ async fn those_that_called_have_it(database: Database) {
     assert_eq!(count(&database, "event").await, 0);
 }
 
-async fn nothing_is_told_of_receipts_where_events_are_off(database: Database) {
+async fn receipt_has_no_event_if_events_are_off(database: Database) {
     let called = called(&database).await;
     let verifications = SqlVerifications::new(database.clone());
 

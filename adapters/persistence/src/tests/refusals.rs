@@ -1,4 +1,4 @@
-//! One row that the database refuses, between others.
+//! One refused row among others.
 
 use application::ports::{
     Backlog, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, OutcomeClass,
@@ -17,19 +17,19 @@ use super::{
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases};
 
 on_both_databases!(
-    an_outcome_is_recorded_without_texts_that_cannot_be_stored,
-    an_outcome_that_cannot_be_told_of_is_recorded,
-    an_outcome_that_cannot_be_stored_at_all_is_unknown,
-    a_message_that_cannot_be_stored_becomes_a_dead_letter,
-    an_expired_message_that_cannot_be_told_of_is_recorded,
-    a_dead_letter_that_cannot_be_stored_is_passed_over,
-    an_entry_whose_call_cannot_be_recorded_ends,
-    a_settlement_that_cannot_be_stored_leaves_the_message_in_the_outbox,
-    what_cannot_wait_again_stays_in_transit,
-    an_expired_message_that_cannot_be_noted_leaves_with_its_code,
+    outcome_whose_texts_cannot_be_stored_is_recorded_without_them,
+    outcome_whose_event_cannot_be_stored_is_recorded,
+    outcome_that_cannot_be_stored_is_recorded_as_unknown,
+    message_that_cannot_be_stored_becomes_a_dead_letter,
+    expired_message_whose_event_cannot_be_stored_is_recorded,
+    dead_letter_that_cannot_be_stored_is_skipped,
+    entry_whose_call_cannot_be_recorded_ends,
+    refused_settlement_leaves_the_message_in_the_outbox,
+    message_that_cannot_return_to_the_outbox_stays_in_transit,
+    expired_message_that_cannot_be_noted_is_deleted_with_its_code,
 );
 
-/// Lets the database refuse the rows of a table for which `when` holds of `NEW`.
+/// Makes the database refuse the rows of a table for which `when` holds (of `NEW`).
 pub(super) async fn refuse(database: &Database, table: &str, when: &str) {
     let sql = if database.is_postgres() {
         format!(
@@ -58,7 +58,7 @@ fn batch(records: Vec<Record>, next_offset: i64) -> Batch {
     Batch { records, next_offset, default_ttl: LONG, ..Batch::default() }
 }
 
-/// Three messages that are called for.
+/// Three messages whose calls have begun.
 async fn called(ledger: &SqlDeliveryLedger, lease: &Lease) -> [Incoming; 3] {
     let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
     let batch = Batch {
@@ -89,7 +89,7 @@ async fn states(ledger: &SqlDeliveryLedger, outcomes: &[CallOutcome]) -> Vec<Del
     outcomes.iter().map(state).collect()
 }
 
-async fn an_outcome_is_recorded_without_texts_that_cannot_be_stored(database: Database) {
+async fn outcome_whose_texts_cannot_be_stored_is_recorded_without_them(database: Database) {
     use DeliveryState::Sent;
     let (ledger, lease) = ledger(&database, "1").await;
     refuse(&database, "delivery", "NEW.reference = '日本'").await;
@@ -104,7 +104,7 @@ async fn an_outcome_is_recorded_without_texts_that_cannot_be_stored(database: Da
     assert_eq!(count(&database, "delivery WHERE reference = '日本'").await, 0);
 }
 
-async fn an_outcome_that_cannot_be_told_of_is_recorded(database: Database) {
+async fn outcome_whose_event_cannot_be_stored_is_recorded(database: Database) {
     use DeliveryState::Sent;
     let (ledger, lease) = ledger(&database, "1").await;
     for number in 1..=3 {
@@ -121,7 +121,7 @@ async fn an_outcome_that_cannot_be_told_of_is_recorded(database: Database) {
     assert_eq!(count(&database, "event").await, 2);
 }
 
-async fn an_outcome_that_cannot_be_stored_at_all_is_unknown(database: Database) {
+async fn outcome_that_cannot_be_stored_is_recorded_as_unknown(database: Database) {
     use DeliveryState::{Sent, Unknown};
     let (ledger, lease) = ledger(&database, "1").await;
     let when = format!("NEW.state = 'sent' AND NEW.phone = '{}'", phone(2));
@@ -132,7 +132,7 @@ async fn an_outcome_that_cannot_be_stored_at_all_is_unknown(database: Database) 
     assert_eq!(states(&ledger, &outcomes).await, [Sent, Unknown, Sent], "it is not called again");
 }
 
-async fn a_message_that_cannot_be_stored_becomes_a_dead_letter(database: Database) {
+async fn message_that_cannot_be_stored_becomes_a_dead_letter(database: Database) {
     let (ledger, lease) = ledger(&database, "1").await;
     refuse(&database, "delivery", &format!("NEW.phone = '{}'", phone(3))).await;
     for number in 1..=5 {
@@ -158,7 +158,7 @@ async fn a_message_that_cannot_be_stored_becomes_a_dead_letter(database: Databas
     assert_eq!(leases.acquire(1, LONG).await.unwrap()[0].next_offset, Some(7));
 }
 
-async fn an_expired_message_that_cannot_be_told_of_is_recorded(database: Database) {
+async fn expired_message_whose_event_cannot_be_stored_is_recorded(database: Database) {
     let (ledger, lease) = ledger(&database, "1").await;
     accepted(&enqueue(&database, &start(&phone(1))).await);
     let (mut late, _) = published(&database, LONG).await.remove(0);
@@ -171,7 +171,7 @@ async fn an_expired_message_that_cannot_be_told_of_is_recorded(database: Databas
     assert_eq!(count(&database, "outbox").await, 0);
 }
 
-async fn a_dead_letter_that_cannot_be_stored_is_passed_over(database: Database) {
+async fn dead_letter_that_cannot_be_stored_is_skipped(database: Database) {
     let (ledger, lease) = ledger(&database, "1").await;
     refuse(&database, "dead_letter", "NEW.record_offset = 1").await;
     let mut records = records(&[incoming(&phone(1)), incoming(&phone(2)), incoming(&phone(3))]);
@@ -183,7 +183,7 @@ async fn a_dead_letter_that_cannot_be_stored_is_passed_over(database: Database) 
     assert_eq!(count(&database, "partition_lease WHERE next_offset = 3").await, 1);
 }
 
-async fn an_entry_whose_call_cannot_be_recorded_ends(database: Database) {
+async fn entry_whose_call_cannot_be_recorded_ends(database: Database) {
     let (ledger, lease) = ledger(&database, "1").await;
     let when = format!("NEW.state = 'calling' AND NEW.phone = '{}'", phone(2));
     refuse(&database, "delivery", &when).await;
@@ -198,7 +198,7 @@ async fn an_entry_whose_call_cannot_be_recorded_ends(database: Database) {
     assert_eq!(count(&database, "delivery WHERE state = 'failed' AND code IS NULL").await, 1);
 }
 
-async fn a_settlement_that_cannot_be_stored_leaves_the_message_in_the_outbox(database: Database) {
+async fn refused_settlement_leaves_the_message_in_the_outbox(database: Database) {
     refuse(&database, "in_transit", &format!("NEW.phone = '{}'", phone(2))).await;
     for number in 1..=3 {
         accepted(&enqueue(&database, &new_message(&phone(number))).await);
@@ -212,8 +212,8 @@ async fn a_settlement_that_cannot_be_stored_leaves_the_message_in_the_outbox(dat
     assert_eq!((size.waiting, size.in_transit), (1, 2));
 }
 
-/// Sweeps until so many messages have been moved: what a refused statement had locked may be locked
-/// for a moment longer, and is left to the next sweep.
+/// Sweeps until this many messages have moved. The rows of a refused statement may stay locked for a
+/// moment, and are left to the next sweep.
 async fn swept(backlog: &SqlBacklog, messages: u64) -> Swept {
     in_time(async {
         let mut all = Swept::default();
@@ -227,7 +227,7 @@ async fn swept(backlog: &SqlBacklog, messages: u64) -> Swept {
     .await
 }
 
-async fn what_cannot_wait_again_stays_in_transit(database: Database) {
+async fn message_that_cannot_return_to_the_outbox_stays_in_transit(database: Database) {
     for number in 1..=3 {
         accepted(&enqueue(&database, &new_message(&phone(number))).await);
     }
@@ -242,7 +242,7 @@ async fn what_cannot_wait_again_stays_in_transit(database: Database) {
     assert_eq!((size.waiting, size.in_transit), (2, 1));
 }
 
-async fn an_expired_message_that_cannot_be_noted_leaves_with_its_code(database: Database) {
+async fn expired_message_that_cannot_be_noted_is_deleted_with_its_code(database: Database) {
     for number in 1..=3 {
         let ttl = std::time::Duration::ZERO;
         let send = application::ports::NewSend { ttl, ..new_message(&phone(number)) };

@@ -17,20 +17,20 @@ use super::{
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications};
 
 on_both_databases!(
-    a_resend_is_one_more_message_of_the_same_verification,
-    the_verification_is_the_newest_again,
-    of_two_resends_at_once_one_is_stored,
-    one_that_is_not_what_it_was_taken_for_changes_nothing,
-    a_limited_resend_moves_no_counter,
-    a_resend_counts_on_its_phone_and_its_counters,
-    a_new_code_replaces_the_one_before,
-    the_story_of_a_message_is_told_from_its_rows,
+    resend_is_one_more_message_of_the_same_verification,
+    resent_verification_is_the_newest_again,
+    one_of_two_concurrent_resends_is_stored,
+    resend_of_a_changed_verification_changes_nothing,
+    limited_resend_moves_no_counter,
+    resend_counts_on_its_phone_and_its_counters,
+    new_code_replaces_the_old_code,
+    events_of_a_message_are_read_from_its_rows,
 );
 
 const NONE: Duration = Duration::ZERO;
 const LONG: Duration = Duration::from_secs(60);
 
-/// The message after the first `sends`, of the verification that `first` began.
+/// The next message of the verification that `first` began, after `sends` messages.
 pub(super) fn again(first: &NewSend, sends: u8) -> Resend {
     let NewSend { message, trace, .. } = new_message(first.message.phone.as_str());
     let id = id_of(first);
@@ -74,7 +74,7 @@ fn refused(resent: &Resent) -> Vec<&str> {
     }
 }
 
-async fn a_resend_is_one_more_message_of_the_same_verification(database: Database) {
+async fn resend_is_one_more_message_of_the_same_verification(database: Database) {
     let first = begin(&database, 1).await;
     let verifications = SqlVerifications::new(database.clone());
     let before = find(&verifications, id_of(&first)).await;
@@ -100,7 +100,7 @@ async fn a_resend_is_one_more_message_of_the_same_verification(database: Databas
     assert_eq!(events, [created[0], created[1], queued]);
 }
 
-async fn the_verification_is_the_newest_again(database: Database) {
+async fn resent_verification_is_the_newest_again(database: Database) {
     let first = begin(&database, 1).await;
     let of_api = new_message(&phone(1));
     accepted(&enqueue(&database, &of_api).await);
@@ -114,7 +114,7 @@ async fn the_verification_is_the_newest_again(database: Database) {
     assert_eq!((newest.v1, newest.api), (Some(id_of(&first)), Some(id_of(&of_api))));
 }
 
-async fn of_two_resends_at_once_one_is_stored(database: Database) {
+async fn one_of_two_concurrent_resends_is_stored(database: Database) {
     let first = begin(&database, 1).await;
     let verifications = SqlVerifications::new(database.clone());
     let mut resends = JoinSet::new();
@@ -135,7 +135,7 @@ async fn of_two_resends_at_once_one_is_stored(database: Database) {
     assert_eq!(count(&database, "phone WHERE sends_1 <= 2").await, 1);
 }
 
-async fn one_that_is_not_what_it_was_taken_for_changes_nothing(database: Database) {
+async fn resend_of_a_changed_verification_changes_nothing(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let early = begin(&database, 1).await;
     let other = begin(&database, 2).await;
@@ -166,7 +166,7 @@ async fn one_that_is_not_what_it_was_taken_for_changes_nothing(database: Databas
     assert_eq!(count(&database, "verification WHERE sends > 1").await, 0);
 }
 
-async fn a_limited_resend_moves_no_counter(database: Database) {
+async fn limited_resend_moves_no_counter(database: Database) {
     let send = limited("1/1h,9/1d", start(&phone(1)));
     accepted(&enqueue(&database, &send).await);
     let verifications = SqlVerifications::new(database.clone());
@@ -194,7 +194,7 @@ async fn a_limited_resend_moves_no_counter(database: Database) {
     assert_eq!(count(&database, "phone WHERE sends_1 = 1 AND sends_2 <= 1").await, 2);
 }
 
-async fn a_resend_counts_on_its_phone_and_its_counters(database: Database) {
+async fn resend_counts_on_its_phone_and_its_counters(database: Database) {
     let send = limited("2/1h", start(&phone(1)));
     accepted(&enqueue(&database, &send).await);
     let verifications = SqlVerifications::new(database.clone());
@@ -211,7 +211,7 @@ async fn a_resend_counts_on_its_phone_and_its_counters(database: Database) {
     assert_eq!(count(&database, "limit_counter WHERE used = 1").await, 1);
 }
 
-async fn a_new_code_replaces_the_one_before(database: Database) {
+async fn new_code_replaces_the_old_code(database: Database) {
     let first = begin(&database, 1).await;
     let verifications = SqlVerifications::new(database);
     let secret = NewSecret {
@@ -232,7 +232,7 @@ async fn a_new_code_replaces_the_one_before(database: Database) {
     assert!(matches!(new, CheckOutcome::Right(_)), "{new:?}");
 }
 
-async fn the_story_of_a_message_is_told_from_its_rows(database: Database) {
+async fn events_of_a_message_are_read_from_its_rows(database: Database) {
     let first = begin(&database, 1).await;
     let id = id_of(&first);
     let verifications = SqlVerifications::new(database.clone());

@@ -27,7 +27,7 @@ async fn on_postgres() {
 }
 
 #[tokio::test]
-async fn a_new_file_of_sqlite_is_for_its_owner_only() {
+async fn new_sqlite_file_is_readable_by_its_owner_only() {
     let (database, folder) = empty_sqlite();
     Migrator::up(&database.connection(), None).await.unwrap();
 

@@ -12,14 +12,14 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::support::{in_time, new_message, new_postgres, phone};
+use super::support::{in_time, new_message, new_postgres, phone, statement};
 use crate::{
     CoalescingOutbox, Database, DatabaseSettings, EmbeddedQueue, EmbeddedQueueSettings,
     OutboxSettings, PostgresSettings, database::distrust_servers,
 };
 
-/// A way to a server whose connections can all be made to fall silent: nothing is closed, and
-/// nothing comes through. Later connections are not touched.
+/// A proxy whose connections can all be made silent: they stay open, and nothing comes through. Later
+/// connections are not affected.
 struct Line {
     port: u16,
     silence: Arc<watch::Sender<u32>>,
@@ -55,11 +55,11 @@ impl Line {
 }
 
 #[tokio::test]
-async fn connections_that_fell_silent_are_replaced() {
+async fn silent_connections_are_replaced() {
     let Some(mut settings) = new_postgres().await else { return };
     let line = Line::to(settings.host.clone(), settings.port).await;
     (settings.host, settings.port) = ("127.0.0.1".to_owned(), line.port);
-    // One connection: it must not stay taken.
+    // The only connection must not stay taken.
     let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
     Migrator::up(&database.connection(), None).await.unwrap();
     let patience = Duration::from_secs(1);
@@ -75,9 +75,9 @@ async fn connections_that_fell_silent_are_replaced() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_is_told_from_one_that_is_busy() {
+async fn refused_connection_is_reported_as_refused() {
     let Some(settings) = new_postgres().await else { return };
-    // Nobody listens on the port of a listener that is gone.
+    // A port without a listener.
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let settings = DatabaseSettings::Postgres(PostgresSettings { port, ..settings });
     let database = Database::connect_lazily(&settings, "test", 1);
@@ -88,7 +88,7 @@ async fn a_server_that_refuses_is_told_from_one_that_is_busy() {
 }
 
 #[tokio::test]
-async fn only_what_may_be_repeated_is_answered_before_it_is_durable() {
+async fn only_repeatable_steps_are_answered_before_they_are_durable() {
     let Some(settings) = new_postgres().await else { return };
     let settings = DatabaseSettings::Postgres(settings);
     for (database, expected) in [
@@ -96,7 +96,7 @@ async fn only_what_may_be_repeated_is_answered_before_it_is_durable() {
         (Database::connect_lazily_to_repeat(&settings, "test", 1), "off"),
     ] {
         let statement =
-            database.as_written("SELECT current_setting('synchronous_commit') AS it", vec![]);
+            statement(&database, "SELECT current_setting('synchronous_commit') AS it", vec![]);
         let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
         assert_eq!(row.try_get::<String>("", "it").unwrap(), expected);
     }

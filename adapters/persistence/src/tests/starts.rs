@@ -11,13 +11,13 @@ use super::{
 use crate::{CoalescingOutbox, Database, OutboxSettings, SqlVerifications};
 
 on_both_databases!(
-    a_start_stores_the_verification_as_it_is,
-    two_starts_at_once_make_one_verification,
-    starts_that_wait_together_make_one_verification,
-    a_send_of_api_is_not_held_up_by_one_of_v1_and_holds_none_up,
-    one_that_is_over_makes_room,
-    a_refused_row_takes_its_own_verification_only,
-    an_id_that_was_drawn_twice_fails_its_own_caller_only,
+    start_stores_the_whole_verification,
+    two_concurrent_starts_create_one_verification,
+    starts_in_one_batch_create_one_verification,
+    sends_of_api_and_v1_do_not_block_each_other,
+    ended_verification_makes_room,
+    refused_row_loses_only_its_own_verification,
+    duplicate_id_fails_only_its_own_caller,
 );
 
 fn pending(answer: Enqueued) -> Verification {
@@ -27,7 +27,7 @@ fn pending(answer: Enqueued) -> Verification {
     }
 }
 
-async fn a_start_stores_the_verification_as_it_is(database: Database) {
+async fn start_stores_the_whole_verification(database: Database) {
     let send = start(&phone(1));
     let new = NewVerification {
         region: "RU".parse().ok(),
@@ -52,12 +52,12 @@ async fn a_start_stores_the_verification_as_it_is(database: Database) {
     assert_eq!(count(&database, &linked).await, 1);
 }
 
-async fn two_starts_at_once_make_one_verification(database: Database) {
+async fn two_concurrent_starts_create_one_verification(database: Database) {
     const STARTS: usize = 24;
     let at_once = Arc::new(Barrier::new(STARTS));
     let mut starts = JoinSet::new();
     for _ in 0..STARTS {
-        // Each has writers of its own.
+        // Each outbox has writers of its own.
         let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
         let (outbox, writers) = CoalescingOutbox::start(&database, settings);
         let (at_once, send) = (Arc::clone(&at_once), start(&phone(1)));
@@ -74,7 +74,7 @@ async fn two_starts_at_once_make_one_verification(database: Database) {
     assert_eq!(count(&database, "outbox").await, 1);
 }
 
-async fn starts_that_wait_together_make_one_verification(database: Database) {
+async fn starts_in_one_batch_create_one_verification(database: Database) {
     let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
     let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
     let mut starts = JoinSet::new();
@@ -106,7 +106,7 @@ fn one_is_accepted(answers: Vec<(domain::VerificationId, Enqueued)>) {
     }
 }
 
-async fn a_send_of_api_is_not_held_up_by_one_of_v1_and_holds_none_up(database: Database) {
+async fn sends_of_api_and_v1_do_not_block_each_other(database: Database) {
     let (of_v1, of_api) = (start(&phone(1)), new_message(&phone(1)));
     accepted(&enqueue(&database, &of_v1).await);
 
@@ -119,14 +119,14 @@ async fn a_send_of_api_is_not_held_up_by_one_of_v1_and_holds_none_up(database: D
     accepted(&enqueue(&database, &start(&phone(2))).await);
 }
 
-async fn one_that_is_over_makes_room(database: Database) {
+async fn ended_verification_makes_room(database: Database) {
     let over = NewSend { ttl: Duration::ZERO, ..start(&phone(1)) };
     accepted(&enqueue(&database, &over).await);
 
     accepted(&enqueue(&database, &start(&phone(1))).await);
 }
 
-async fn a_refused_row_takes_its_own_verification_only(database: Database) {
+async fn refused_row_loses_only_its_own_verification(database: Database) {
     let refused = start(&phone(1));
     let refuse = if database.is_postgres() {
         "ALTER TABLE verification ADD CHECK (phone <> '79990000001')"
@@ -151,7 +151,7 @@ async fn a_refused_row_takes_its_own_verification_only(database: Database) {
     assert_eq!(count(&database, "phone WHERE phone = '79990000001'").await, 0);
 }
 
-async fn an_id_that_was_drawn_twice_fails_its_own_caller_only(database: Database) {
+async fn duplicate_id_fails_only_its_own_caller(database: Database) {
     let first = start(&phone(1));
     let mut twin = start(&phone(2));
     twin.message.id = first.message.id;

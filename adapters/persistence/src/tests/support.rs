@@ -21,15 +21,15 @@ use rand::{SeedableRng, rngs::StdRng};
 use sea_orm::{ConnectionTrait, sqlx};
 
 use crate::{
-    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, PostgresSettings, SqlBacklog,
-    SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications, SslMode,
+    CoalescingOutbox, Database, DatabaseSettings, Events, OutboxSettings, PostgresSettings,
+    SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications, SslMode,
 };
 
 /// Longer than any test.
 pub(super) const LONG: Duration = Duration::from_secs(60);
 
-/// A new database on the server that `TEST_POSTGRES_URL` names. Without one the test is skipped,
-/// unless `REQUIRE_SERVICES` says that it must not be.
+/// Creates a database on the server that `TEST_POSTGRES_URL` names. Without it the test is skipped,
+/// or fails if `REQUIRE_SERVICES` is set.
 pub(super) async fn postgres() -> Option<Database> {
     let database = empty_postgres().await?;
     Migrator::up(&database.connection(), None).await.unwrap();
@@ -41,12 +41,12 @@ pub(super) async fn empty_postgres() -> Option<Database> {
     Some(Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 8))
 }
 
-/// Where a new database is.
+/// Creates a database, and returns its settings.
 pub(super) async fn new_postgres() -> Option<PostgresSettings> {
     new_postgres_as("").await
 }
 
-/// The same, made in a certain way.
+/// The same, with options of `CREATE DATABASE`.
 pub(super) async fn new_postgres_as(how: &str) -> Option<PostgresSettings> {
     let Some(url) = environment("TEST_POSTGRES_URL") else {
         assert!(environment("REQUIRE_SERVICES").is_none(), "TEST_POSTGRES_URL is not set");
@@ -148,7 +148,7 @@ pub(super) fn new_message(phone: &str) -> NewSend {
     }
 }
 
-/// What `/v1` sends first.
+/// A start of `/v1`.
 pub(super) fn start(phone: &str) -> NewSend {
     let send = new_message(phone);
     let verification = NewVerification { origin: Origin::V1, ..send.verification };
@@ -163,7 +163,7 @@ pub(super) fn policies(name: &str, windows: &str) -> Vec<Policy> {
     windows.parse::<Windows>().unwrap().policies(name)
 }
 
-/// One counter for each of the windows.
+/// A counter for each window.
 pub(super) fn counters(name: &str, windows: &str, key: &str) -> Vec<Counter> {
     let policies = policies(name, windows).into_iter();
     policies.map(|policy| Counter { policy, key: key.to_owned() }).collect()
@@ -177,7 +177,7 @@ pub(super) fn id_of(send: &NewSend) -> VerificationId {
     VerificationId::of(send.message.id)
 }
 
-/// Stores it, alone.
+/// Stores a send alone.
 pub(super) async fn enqueue(database: &Database, send: &NewSend) -> Enqueued {
     let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
     let (outbox, _writers) = CoalescingOutbox::start(database, settings);
@@ -189,12 +189,12 @@ pub(super) fn accepted(answer: &Enqueued) {
     assert!(matches!(answer, Enqueued::Accepted { .. }), "{answer:?}");
 }
 
-/// The hashes of the code that every verification here has.
+/// The hashes of the code that every verification of the tests has.
 pub(super) fn right() -> Vec<(KeyId, CodeHash)> {
     vec![hash("other", [9; 32]), hash("test", [7; 32])]
 }
 
-/// Those of another, and the right one under another pepper.
+/// The hashes of another code, and the right hash under another pepper.
 pub(super) fn wrong() -> Vec<(KeyId, CodeHash)> {
     vec![hash("test", [8; 32]), hash("other", [7; 32])]
 }
@@ -203,7 +203,7 @@ fn hash(pepper: &str, bytes: [u8; 32]) -> (KeyId, CodeHash) {
     (pepper.parse().unwrap(), CodeHash::from_bytes(bytes))
 }
 
-/// By phone, the same hashes for both doors.
+/// An attempt. By phone it has the same hashes for both doors.
 pub(super) fn attempt(target: Target, hashes: Vec<(KeyId, CodeHash)>) -> Attempt {
     let api_hashes = match &target {
         Target::Id(_) => Vec::new(),
@@ -212,7 +212,7 @@ pub(super) fn attempt(target: Target, hashes: Vec<(KeyId, CodeHash)>) -> Attempt
     Attempt { target, hashes, api_hashes, claim: None }
 }
 
-/// A phone whose newest verification of `/v1` is this one.
+/// A phone with this newest verification of `/v1`.
 pub(super) fn newest_of(phone: &str, v1: Option<VerificationId>) -> Target {
     Target::Newest { phone: phone.parse().unwrap(), of: Newest { v1, api: None } }
 }
@@ -250,13 +250,13 @@ pub(super) async fn try_by_phone(
     }
 }
 
-/// Ends it as approved.
+/// Approves a verification.
 pub(super) async fn approve(verifications: &SqlVerifications, id: VerificationId) {
     let tried = try_by_id(verifications, id, right(), &[]).await;
     assert!(matches!(tried, CheckOutcome::Right(_)), "{tried:?}");
 }
 
-/// What is sure to come, or else the test fails.
+/// Waits for a condition, and fails the test if it does not come.
 pub(super) async fn in_time<T>(condition: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), condition).await.expect("in time")
 }
@@ -265,13 +265,13 @@ pub(super) fn phone(number: usize) -> String {
     format!("7999{number:07}")
 }
 
-/// A record that says nothing but phone and code.
+/// A record with a phone and a code only.
 pub(super) fn incoming(phone: &str) -> Incoming {
     let NewSend { message, .. } = new_message(phone);
     Incoming { message, validity: None, trace: None, sequence: None }
 }
 
-/// What a relay has claimed for so long, as a consumer reads it.
+/// Claims messages, and returns them as a consumer reads them.
 pub(super) async fn published(database: &Database, lease: Duration) -> Vec<(Incoming, Claim)> {
     let backlog = SqlBacklog::new(database.clone(), "message".into());
     let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), lease).await.unwrap();
@@ -282,15 +282,15 @@ pub(super) async fn published(database: &Database, lease: Duration) -> Vec<(Inco
     claimed.into_iter().map(incoming).collect()
 }
 
-/// The ledger of a group that holds partition 0, and tells.
+/// The ledger of a group that holds partition 0 and records events.
 pub(super) async fn ledger(database: &Database, group: &str) -> (SqlDeliveryLedger, Lease) {
     let [group, topic, member] = [group, "message", "member"].map(str::to_owned);
     let leases =
         SqlPartitionLeases::new(database.clone(), group.clone(), topic.clone(), member.clone());
     leases.register(&[0]).await.unwrap();
     let lease = leases.acquire(1, LONG).await.unwrap().remove(0);
-    let ledger = SqlDeliveryLedger::new(database.clone(), group, topic, member).with_events(true);
-    (ledger, lease)
+    let ledger = SqlDeliveryLedger::new(database.clone(), group, topic, member);
+    (ledger.with_events(Events::Recorded), lease)
 }
 
 pub(super) fn batch(messages: &[Incoming]) -> Batch {
@@ -304,10 +304,18 @@ pub(super) fn records(messages: &[Incoming]) -> Vec<Record> {
     (0..).zip(messages).map(record).collect()
 }
 
-pub(super) async fn count(database: &Database, from: &str) -> i64 {
+/// A statement with parameters `$1`, `$2`, …
+pub(super) fn statement(
+    database: &Database,
+    sql: impl Into<String>,
+    values: Vec<sea_orm::Value>,
+) -> sea_orm::Statement {
     let backend = database.connection().get_database_backend();
-    let sql = format!("SELECT count(*) AS n FROM {from}");
-    let statement = sea_orm::Statement::from_string(backend, sql);
+    sea_orm::Statement::from_sql_and_values(backend, sql, values)
+}
+
+pub(super) async fn count(database: &Database, from: &str) -> i64 {
+    let statement = statement(database, format!("SELECT count(*) AS n FROM {from}"), vec![]);
     let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
     row.try_get("", "n").unwrap()
 }

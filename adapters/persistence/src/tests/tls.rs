@@ -1,4 +1,4 @@
-//! TLS to a real PostgreSQL, with psql beside it: what libpq does is what is expected.
+//! TLS to a real PostgreSQL, compared with psql: the service must do what libpq does.
 
 use std::{
     fs,
@@ -23,12 +23,12 @@ const MODES: [SslMode; 6] = [
     SslMode::VerifyFull,
 ];
 
-/// Whom the server lets in.
+/// The clients that the server accepts.
 const ALL: &str = "host all all all trust";
 const TLS_ONLY: &str = "hostssl all all all trust";
 const NO_TLS_ONLY: &str = "hostnossl all all all trust";
 
-/// Makes all certificates, as PostgreSQL's manual and its readers do.
+/// Makes all certificates, most of them as PostgreSQL's manual does.
 const CERTIFICATES: &str = r#"
 set -e
 key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"; chmod 600 "$1.key"; }
@@ -78,7 +78,7 @@ cat oldmiddle.crt middle.crt >>underboth.crt
 chmod 644 *.crt
 "#;
 
-/// A PostgreSQL of its own, which has TLS or not. Ended when dropped.
+/// A PostgreSQL with or without TLS. It ends when this is dropped.
 struct Server {
     folder: Folder,
     port: u16,
@@ -132,7 +132,7 @@ impl Server {
 
     fn configure(&self, tls: bool, certificate: &str, lets_in: &str) {
         let on = if tls { "on" } else { "off" };
-        // The last one holds.
+        // The last setting counts.
         self.shell(&format!(
             "printf '%s\\n' 'ssl = {on}' \"ssl_cert_file = '../{certificate}.crt'\" \
              \"ssl_key_file = '../{certificate}.key'\" 'fsync = off' >>data/postgresql.conf
@@ -141,7 +141,7 @@ impl Server {
         ));
     }
 
-    /// Configures it anew, and waits until that is in force.
+    /// Configures it, and waits until the configuration is in force.
     async fn become_(&self, tls: bool, certificate: &str, lets_in: &str) {
         self.configure(tls, certificate, lets_in);
         let loaded = "SELECT extract(epoch FROM pg_conf_load_time())::text";
@@ -223,7 +223,7 @@ impl Drop for Server {
 }
 
 #[tokio::test]
-async fn each_mode_connects_where_libpq_does_and_as_it_does() {
+async fn each_mode_connects_as_libpq_does() {
     let Some(server) = Server::start() else { return };
     for (tls, lets_in, certificate) in [
         (false, ALL, "named"),
@@ -244,7 +244,7 @@ async fn each_mode_connects_where_libpq_does_and_as_it_does() {
 }
 
 #[tokio::test]
-async fn each_certificate_is_taken_where_libpq_takes_it() {
+async fn each_certificate_is_accepted_as_libpq_does() {
     let Some(server) = Server::start() else { return };
     for (certificate, roots) in [
         ("expired", &["ca"][..]),
@@ -271,7 +271,7 @@ async fn each_certificate_is_taken_where_libpq_takes_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_replaced_counts_for_the_next_connection() {
+async fn replaced_root_file_counts_for_the_next_connection() {
     let Some(server) = Server::start() else { return };
     server.become_(true, "named", TLS_ONLY).await;
     let root = server.folder.path().join("current.pem");
@@ -297,7 +297,7 @@ async fn a_file_that_is_replaced_counts_for_the_next_connection() {
 }
 
 #[test]
-fn files_without_good_certificates_are_refused() {
+fn files_without_valid_certificates_are_refused() {
     let folder = empty_folder();
     let check = |text: &[u8]| {
         let path = folder.path().join("root.pem");
@@ -313,7 +313,7 @@ fn files_without_good_certificates_are_refused() {
 }
 
 #[tokio::test]
-async fn a_pool_connects_as_long_as_somebody_has_it() {
+async fn pool_outlives_its_database_handle() {
     let Some(server) = Server::start() else { return };
     server.become_(true, "named", TLS_ONLY).await;
     let settings = DatabaseSettings::Postgres(PostgresSettings {

@@ -2,25 +2,28 @@
 
 use std::time::Duration;
 
-use application::ports::{Backlog, Outbox, StoreError};
+use application::ports::{Backlog, DeliveryLedger, NewSend, Outbox, StoreError};
 use sea_orm::ConnectionTrait;
 use tokio::time::timeout;
 
 use super::{
     on_both_databases,
-    support::{Folder, empty_sqlite, new_message, new_postgres, phone, sqlite},
+    support::{
+        Folder, LONG, batch, empty_sqlite, enqueue, ledger, new_message, new_postgres, phone,
+        published, sqlite, statement,
+    },
 };
 use crate::{
-    CoalescingOutbox, Database, DatabaseSettings, OutboxSettings, SqlBacklog,
+    CoalescingOutbox, Database, DatabaseSettings, Evidence, OutboxSettings, SqlBacklog,
     database::{Sql, begin},
 };
 use migration::{Migrator, MigratorTrait};
 
-on_both_databases!(a_transaction_with_a_failed_statement_cannot_commit);
+on_both_databases!(transaction_with_a_failed_statement_cannot_commit);
 
 async fn write(database: &Database, topic: &str) -> Result<(), sea_orm::DbErr> {
     let sql = "INSERT INTO queue_partition (topic, partition, next_offset) VALUES ($1, 0, 0)";
-    let statement = database.as_written(sql, vec![topic.into()]);
+    let statement = statement(database, sql, vec![topic.into()]);
     database.connection().execute_raw(statement).await.map(|_| ())
 }
 
@@ -28,22 +31,22 @@ async fn write(database: &Database, topic: &str) -> Result<(), sea_orm::DbErr> {
 async fn written(database: &Database) -> Vec<String> {
     let other = Database::connect_lazily(database.settings(), "other", 1);
     let sql = "SELECT topic FROM queue_partition ORDER BY topic";
-    let rows = other.connection().query_all_raw(other.as_written(sql, vec![])).await.unwrap();
+    let rows = other.connection().query_all_raw(statement(&other, sql, vec![])).await.unwrap();
     other.close().await.unwrap();
     rows.iter().map(|row| row.try_get("", "topic").unwrap()).collect()
 }
 
-async fn a_transaction_with_a_failed_statement_cannot_commit(database: Database) {
-    let insert = |topic: &str| {
-        let sql = "INSERT INTO queue_partition (topic, partition, next_offset) VALUES ($1, 0, 0)";
-        database.as_written(sql, vec![topic.into()])
-    };
+async fn transaction_with_a_failed_statement_cannot_commit(database: Database) {
+    static INSERT: Sql = Sql::new(
+        "INSERT INTO queue_partition (topic, partition, next_offset) VALUES (:topic, 0, 0)",
+    );
+    let named = |topic: &str| database.parameters().with("topic", topic);
     write(&database, "taken").await.unwrap();
 
     let transaction = begin(&database.connection()).await.unwrap();
-    transaction.execute_raw(insert("before")).await.unwrap();
-    transaction.execute_raw(insert("taken")).await.unwrap_err();
-    transaction.execute_raw(insert("after")).await.unwrap_err();
+    transaction.execute(&INSERT, named("before")).await.unwrap();
+    transaction.execute(&INSERT, named("taken")).await.unwrap_err();
+    transaction.execute(&INSERT, named("after")).await.unwrap_err();
     transaction.commit().await.unwrap_err();
 
     assert_eq!(written(&database).await, ["taken"]);
@@ -52,7 +55,7 @@ async fn a_transaction_with_a_failed_statement_cannot_commit(database: Database)
 }
 
 #[tokio::test]
-async fn a_begin_that_its_caller_dropped_leaves_no_transaction_open() {
+async fn dropped_begin_leaves_no_transaction_open() {
     let Some(settings) = new_postgres().await else { return };
     let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
     Migrator::up(&database.connection(), None).await.unwrap();
@@ -70,7 +73,7 @@ async fn a_begin_that_its_caller_dropped_leaves_no_transaction_open() {
 /// What a full disk leads to: SQLite ends the transaction by itself. Then an error that it leaves
 /// to the driver, and then all is well.
 #[tokio::test]
-async fn after_sqlite_rolled_back_by_itself_what_is_answered_is_stored() {
+async fn acknowledged_messages_are_stored_after_sqlite_rolled_back_by_itself() {
     let (database, _folder) = sqlite().await;
     for (number, way) in [(1, "ROLLBACK"), (2, "ABORT")] {
         let trigger = format!(
@@ -97,7 +100,7 @@ async fn after_sqlite_rolled_back_by_itself_what_is_answered_is_stored() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_left_inside_a_transaction_is_closed() {
+async fn connection_that_was_left_in_a_transaction_is_closed() {
     let (database, _folder) = sqlite().await;
     for statement in ["BEGIN", "BEGIN IMMEDIATE", "SAVEPOINT one"] {
         database.connection().execute_unprepared(statement).await.unwrap();
@@ -108,7 +111,7 @@ async fn a_connection_that_was_left_inside_a_transaction_is_closed() {
 }
 
 #[tokio::test]
-async fn nothing_is_stored_in_a_file_that_was_moved_away() {
+async fn nothing_is_stored_in_a_file_that_was_moved() {
     for replaced in [false, true] {
         let (database, folder): (Database, Folder) = empty_sqlite();
         Migrator::up(&database.connection(), None).await.unwrap();
@@ -128,13 +131,47 @@ async fn nothing_is_stored_in_a_file_that_was_moved_away() {
 
 /// SQLite opens a file that it may not write to as read-only, and that connection stays so.
 #[tokio::test]
-async fn a_connection_that_was_opened_read_only_is_replaced() {
+async fn connection_that_was_opened_read_only_is_replaced() {
+    static WRITE: Sql = Sql::new("UPDATE queue_partition SET next_offset = 0");
+
     let (database, _folder) = sqlite().await;
     database.connection().execute_unprepared("PRAGMA query_only = on").await.unwrap();
 
-    let sql = "UPDATE queue_partition SET next_offset = 0";
-    let write = Sql { postgres: sql, sqlite: sql };
-    database.execute(write, vec![]).await.unwrap_err();
+    database.execute(&WRITE, database.parameters()).await.unwrap_err();
 
-    database.execute(write, vec![]).await.unwrap();
+    database.execute(&WRITE, database.parameters()).await.unwrap();
+}
+
+/// SQLite answers READONLY, as it does while the file system takes no writes.
+#[tokio::test]
+async fn failed_writes_of_the_ledger_and_the_backlog_are_evidence() {
+    let (database, _folder) = sqlite().await;
+    let evidence = Evidence::default();
+    let database = database.with_evidence(evidence.clone());
+    let sends = [1, 2].map(|number| new_message(&phone(number)));
+    enqueue(&database, &sends[0]).await;
+    enqueue(&database, &NewSend { ttl: Duration::ZERO, ..sends[1].clone() }).await;
+    let (messages, claims): (Vec<_>, Vec<_>) = published(&database, LONG).await.into_iter().unzip();
+    let (ledger, lease) = ledger(&database, "group").await;
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let becomes_read_only = async || {
+        assert!(evidence.latest().is_none());
+        // The pool replaces the connection that failed, at the latest when this releases it.
+        database.connection().execute_unprepared("SELECT 1").await.unwrap();
+        database.connection().execute_unprepared("PRAGMA query_only = on").await.unwrap();
+    };
+    let is_noted = || {
+        let noted = evidence.latest().expect("evidence");
+        evidence.forget(&noted);
+    };
+
+    becomes_read_only().await;
+    ledger.admit(&lease, &batch(&messages)).await.unwrap_err();
+    is_noted();
+    becomes_read_only().await;
+    backlog.settle(&claims, LONG).await.unwrap_err();
+    is_noted();
+    becomes_read_only().await;
+    backlog.end_expired().await.unwrap_err();
+    is_noted();
 }

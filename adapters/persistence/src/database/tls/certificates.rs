@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_one_label_at_the_beginning() {
+    fn wildcard_matches_one_label_at_the_start() {
         for (pattern, host, expected) in [
             ("db.example.com", "DB.example.com", true),
             ("*.example.com", "db.example.com", true),

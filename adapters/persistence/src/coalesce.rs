@@ -1,0 +1,287 @@
+use std::{
+    collections::VecDeque,
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::timeout};
+
+/// Requests of many callers, served together: one statement and one commit for all that wait.
+///
+/// There is no timer. While batches are being served, new requests gather for the next one. A
+/// request to a full queue is refused at once.
+///
+/// A request whose caller left before its batch began is not served. Once it has begun, it is
+/// served for the other callers in the batch, too.
+pub(crate) struct Coalescer<B: Batch>(Arc<Shared<B>>);
+
+/// Requests that can be served together.
+pub(crate) trait Batch: Sized + Send + Sync + 'static {
+    type Request: Send + 'static;
+    type Answer: Send + 'static;
+    type Error: From<Unserved> + Send + 'static;
+
+    /// Whether one batch may have both requests.
+    fn go_together(_one: &Self::Request, _other: &Self::Request) -> bool {
+        true
+    }
+
+    /// Serves a batch: answers each request, or puts it back into `queue`.
+    fn serve(
+        &self,
+        jobs: Vec<Job<Self>>,
+        queue: &Coalescer<Self>,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// Why a request has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unserved {
+    #[error("the queue is full")]
+    QueueFull,
+    #[error("the batch stopped before it was done")]
+    Stopped,
+    #[error("not done in time")]
+    TooLate,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Requests that may wait.
+    pub(crate) queue: usize,
+    /// Batches at a time.
+    pub(crate) batches: usize,
+    /// Requests in a batch.
+    pub(crate) batch: usize,
+    /// How long a caller waits for its answer.
+    pub(crate) patience: Duration,
+}
+
+struct Shared<B: Batch> {
+    batch: B,
+    limits: Limits,
+    waiting: Mutex<Waiting<B>>,
+}
+
+struct Waiting<B: Batch> {
+    jobs: VecDeque<Job<B>>,
+    /// Tasks that serve batches.
+    running: usize,
+}
+
+/// A request and its caller.
+pub(crate) struct Job<B: Batch> {
+    pub(crate) request: B::Request,
+    /// It must be served without others: the database refused a batch that it was in.
+    alone: bool,
+    answer: oneshot::Sender<Result<B::Answer, B::Error>>,
+}
+
+impl<B: Batch> Coalescer<B> {
+    pub(crate) fn new(batch: B, limits: Limits) -> Self {
+        let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), running: 0 });
+        Self(Arc::new(Shared { batch, limits, waiting }))
+    }
+
+    /// Puts a request into the queue, and waits for its answer.
+    pub(crate) async fn ask(&self, request: B::Request) -> Result<B::Answer, B::Error> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { request, alone: false, answer };
+        self.try_put(job).map_err(|_| Unserved::QueueFull)?;
+        match timeout(self.0.limits.patience, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(Unserved::Stopped.into()),
+            Err(_) => Err(Unserved::TooLate.into()),
+        }
+    }
+
+    /// Puts a job into the queue, or returns it if the queue is full.
+    pub(crate) fn try_put(&self, job: Job<B>) -> Result<(), Job<B>> {
+        let mut waiting = self.waiting();
+        if waiting.jobs.len() >= self.0.limits.queue {
+            return Err(job);
+        }
+        self.add(&mut waiting, job);
+        Ok(())
+    }
+
+    /// Puts a job that is still to be served into the queue, even if the queue is full.
+    pub(crate) fn put_back(&self, job: Job<B>) {
+        self.add(&mut self.waiting(), job);
+    }
+
+    /// Puts a job into the queue that is to be served without others.
+    pub(crate) fn put_back_alone(&self, job: Job<B>) {
+        self.put_back(Job { alone: true, ..job });
+    }
+
+    /// Takes all jobs out of the queue.
+    pub(crate) fn take_all(&self) -> impl Iterator<Item = Job<B>> {
+        mem::take(&mut self.waiting().jobs).into_iter()
+    }
+
+    /// Whether a caller waits for a batch.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting().jobs.iter().any(|job| !job.has_left())
+    }
+
+    fn add(&self, waiting: &mut Waiting<B>, job: Job<B>) {
+        if waiting.add(job, self.0.limits.batches) {
+            tokio::spawn(self.clone().run());
+        }
+    }
+
+    /// Serves batches until no job waits.
+    async fn run(self) {
+        loop {
+            let Some(jobs) = self.waiting().next(self.0.limits.batch) else { return };
+            let queue = self.clone();
+            // In a task of its own: a panic ends only this batch.
+            let _ = tokio::spawn(async move { queue.0.batch.serve(jobs, &queue).await }).await;
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<B>> {
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B: Batch> fmt::Debug for Coalescer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coalescer").field("limits", &self.0.limits).finish_non_exhaustive()
+    }
+}
+
+impl<B: Batch> Clone for Coalescer<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B: Batch> Waiting<B> {
+    /// Adds a job, and returns whether one more task is to serve.
+    fn add(&mut self, job: Job<B>, batches: usize) -> bool {
+        self.jobs.push_back(job);
+        let has_room = self.running < batches;
+        self.running += usize::from(has_room);
+        has_room
+    }
+
+    /// Returns the next batch. If there is none, the task that asks must end.
+    fn next(&mut self, batch: usize) -> Option<Vec<Job<B>>> {
+        self.jobs.retain(|job| !job.has_left());
+        let Some(first) = self.jobs.front() else {
+            self.running -= 1;
+            return None;
+        };
+        let batch = if first.alone { 1 } else { batch };
+        let goes = |job: &&Job<B>| {
+            job.alone == first.alone && B::go_together(&job.request, &first.request)
+        };
+        let jobs = self.jobs.iter().take(batch).take_while(goes).count();
+        Some(self.jobs.drain(..jobs).collect())
+    }
+}
+
+impl<B: Batch> Job<B> {
+    pub(crate) fn answer(self, answer: Result<B::Answer, B::Error>) {
+        // The caller may have left.
+        let _ = self.answer.send(answer);
+    }
+
+    /// Whether the caller no longer waits for the answer.
+    pub(crate) fn has_left(&self) -> bool {
+        self.answer.is_closed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::repeat_n;
+
+    use super::*;
+
+    const BATCH: usize = 32;
+    const BATCHES: usize = 4;
+
+    /// Serves nothing. A request is its number and its kind.
+    #[derive(Debug)]
+    struct Idle;
+
+    impl From<Unserved> for () {
+        fn from(_: Unserved) {}
+    }
+
+    impl Batch for Idle {
+        type Request = (usize, char);
+        type Answer = ();
+        type Error = ();
+
+        fn go_together(one: &Self::Request, other: &Self::Request) -> bool {
+            one.1 == other.1
+        }
+
+        async fn serve(&self, _: Vec<Job<Self>>, _: &Coalescer<Self>) {}
+    }
+
+    type Answer = oneshot::Receiver<Result<(), ()>>;
+
+    /// Requests of these kinds, numbered from 0 on, and their callers.
+    fn waiting(kinds: impl IntoIterator<Item = char>) -> (Waiting<Idle>, Vec<Answer>) {
+        let mut waiting = Waiting { jobs: VecDeque::new(), running: 0 };
+        let answers = (0..).zip(kinds).map(|request| {
+            let (answer, answered) = oneshot::channel();
+            waiting.add(Job { request, alone: false, answer }, BATCHES);
+            answered
+        });
+        let answers = answers.collect();
+        (waiting, answers)
+    }
+
+    fn next(waiting: &mut Waiting<Idle>) -> Option<Vec<usize>> {
+        Some(waiting.next(BATCH)?.into_iter().map(|job| job.request.0).collect())
+    }
+
+    #[test]
+    fn batch_holds_at_most_32_requests_of_one_kind() {
+        let kinds = ['a', 'a', 'b'].into_iter().chain(repeat_n('a', BATCH + 1));
+        let (mut waiting, _answers) = waiting(kinds);
+
+        assert_eq!(next(&mut waiting).unwrap(), [0, 1]);
+        assert_eq!(next(&mut waiting).unwrap(), [2]);
+        assert_eq!(next(&mut waiting).unwrap().len(), BATCH);
+        assert_eq!(next(&mut waiting).unwrap().len(), 1);
+        assert_eq!(next(&mut waiting), None);
+    }
+
+    #[test]
+    fn request_of_a_caller_that_left_is_not_served() {
+        let (mut waiting, mut answers) = waiting(['a'; 3]);
+        answers.remove(1);
+
+        assert_eq!(next(&mut waiting).unwrap(), [0, 2]);
+    }
+
+    #[test]
+    fn request_of_a_refused_batch_is_served_alone() {
+        let (mut waiting, _answers) = waiting(['a'; 5]);
+        for job in waiting.jobs.range_mut(1..3) {
+            job.alone = true;
+        }
+
+        let batches = std::iter::from_fn(|| next(&mut waiting)).take(4).collect::<Vec<_>>();
+        assert_eq!(batches, [vec![0], vec![1], vec![2], vec![3, 4]]);
+    }
+
+    #[test]
+    fn no_more_tasks_serve_than_the_limit() {
+        let (mut waiting, _answers) = waiting(['a'; BATCHES + 1]);
+        assert_eq!(waiting.running, BATCHES);
+
+        assert_eq!(next(&mut waiting).unwrap().len(), BATCHES + 1);
+        assert_eq!(waiting.running, BATCHES, "its task still serves");
+        assert_eq!(next(&mut waiting), None);
+        assert_eq!(waiting.running, BATCHES - 1);
+    }
+}

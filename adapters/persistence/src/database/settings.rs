@@ -1,0 +1,122 @@
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use super::{
+    session::{Purpose, Sessions},
+    tls::{Relay, Route, SslMode, SslRootCert},
+};
+
+#[derive(Debug, Clone)]
+pub enum DatabaseSettings {
+    Postgres(PostgresSettings),
+    /// The file is created if it does not exist.
+    Sqlite(PathBuf),
+}
+
+#[derive(Clone)]
+pub struct PostgresSettings {
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub user: String,
+    pub password: Option<String>,
+    pub ssl_mode: SslMode,
+    /// The authorities that sign the server's certificate.
+    pub ssl_root_cert: Option<SslRootCert>,
+}
+
+impl DatabaseSettings {
+    /// Returns how many descriptors a pool of `connections` may have open. A connection through the
+    /// relay for TLS has both ends of the relay's socket and the one to the server, and the pool has
+    /// the socket that the relay listens on. One more session is opened to examine the server.
+    pub fn descriptors(&self, connections: u32) -> u64 {
+        match self {
+            Self::Postgres(_) => {
+                let sessions = u64::from(connections) + 1;
+                if self.has_relay() { 3 * sessions + 1 } else { sessions }
+            }
+            // The file, its log and its index, while they are opened anew.
+            Self::Sqlite(_) => 8,
+        }
+    }
+
+    /// As with libpq, a local socket has no TLS, whatever the mode.
+    fn has_relay(&self) -> bool {
+        match self {
+            Self::Postgres(postgres) => {
+                postgres.ssl_mode != SslMode::Disable && !postgres.host.starts_with('/')
+            }
+            Self::Sqlite(_) => false,
+        }
+    }
+
+    /// Returns the relay for connections with TLS, if there may be any.
+    pub(super) fn relay(&self) -> Option<Arc<Relay>> {
+        match self {
+            Self::Postgres(postgres) if self.has_relay() => Some(Arc::new(Relay::to(Route {
+                host: postgres.host.clone(),
+                port: postgres.port,
+                mode: postgres.ssl_mode,
+                roots: postgres.ssl_root_cert.clone(),
+            }))),
+            Self::Postgres(_) | Self::Sqlite(_) => None,
+        }
+    }
+}
+
+impl PostgresSettings {
+    pub(super) fn sessions(
+        &self,
+        name: &str,
+        purpose: Purpose,
+        relay: Option<&Arc<Relay>>,
+    ) -> Sessions {
+        Sessions::new(self.connect_options(name, relay), purpose, relay.cloned())
+    }
+
+    fn connect_options(&self, name: &str, relay: Option<&Arc<Relay>>) -> PgConnectOptions {
+        let mut options = PgConnectOptions::new_without_pgpass()
+            .host(&self.host)
+            .port(self.port)
+            .database(&self.database)
+            .username(&self.user)
+            // The relay does TLS.
+            .ssl_mode(PgSslMode::Disable)
+            .application_name(name)
+            // PgBouncer refuses it in the startup packet, and this service stores no fractions.
+            .extra_float_digits(None);
+        if let Some(password) = &self.password {
+            options = options.password(password);
+        }
+        if let Some(relay) = relay {
+            options = options.socket(relay.folder());
+        }
+        options
+    }
+}
+
+/// Where the database is, for people.
+impl fmt::Display for DatabaseSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Postgres(PostgresSettings { host, port, database, .. }) => {
+                write!(f, "PostgreSQL at {host}:{port}, database {database}")
+            }
+            Self::Sqlite(path) => write!(f, "SQLite file {}", path.display()),
+        }
+    }
+}
+
+/// Leaves the password out.
+impl fmt::Debug for PostgresSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSettings")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("database", &self.database)
+            .field("user", &self.user)
+            .field("ssl_mode", &self.ssl_mode)
+            .finish_non_exhaustive()
+    }
+}

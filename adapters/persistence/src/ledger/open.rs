@@ -1,0 +1,135 @@
+//! Looks at what is open in a partition.
+
+use application::ports::Due;
+use domain::{Message, PhoneNumber};
+use sea_orm::FromQueryResult;
+
+use crate::database::{Database, DatabaseError, Parameters, Sql, parsed, readable};
+
+/// Returns the phones with open entries, and how many each has.
+pub(super) async fn phones(
+    database: &Database,
+    parameters: Parameters,
+) -> Result<Vec<(PhoneNumber, usize)>, DatabaseError> {
+    static OPEN: Sql = Sql::new(
+        "
+SELECT phone, count(*) AS entries
+FROM delivery
+WHERE group_id = :group AND topic = :topic AND partition = :partition
+  AND state IN ('pending', 'calling')
+GROUP BY phone",
+    );
+
+    #[derive(FromQueryResult)]
+    struct Row {
+        phone: String,
+        entries: i64,
+    }
+
+    let read = |row: Row| -> Result<_, DatabaseError> {
+        let entries = usize::try_from(row.entries).map_err(|_| DatabaseError::not("a number"))?;
+        Ok((parsed(&row.phone, "a phone")?, entries))
+    };
+    database.readable_rows(&OPEN, parameters, read).await
+}
+
+#[derive(FromQueryResult)]
+struct Row {
+    #[sea_orm(nested)]
+    due: Option<DueRow>,
+}
+
+#[derive(FromQueryResult)]
+struct DueRow {
+    id: String,
+    phone: String,
+    code: String,
+    trace: Option<String>,
+    attempt: i32,
+    interrupted: bool,
+    expired: bool,
+}
+
+/// Returns the oldest entries of phones whose oldest is due; nothing if the lease is lost.
+pub(super) async fn due(
+    database: &Database,
+    parameters: Parameters,
+) -> Result<Option<Vec<Due>>, DatabaseError> {
+    let rows = database.raw_rows(&DUE, parameters).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let due = readable(&rows, |row: Row| row.due.map(DueRow::due).transpose());
+    Ok(Some(due.into_iter().flatten().collect()))
+}
+
+impl DueRow {
+    fn due(self) -> Result<Due, DatabaseError> {
+        Ok(Due {
+            message: Message {
+                id: parsed(&self.id, "an id")?,
+                phone: parsed(&self.phone, "a phone")?,
+                code: parsed(&self.code, "a code")?,
+            },
+            trace: self.trace.and_then(|trace| trace.parse().ok()),
+            interrupted: self.interrupted,
+            attempt: self.attempt.cast_unsigned(),
+            expired: self.expired,
+        })
+    }
+}
+
+static DUE: Sql = Sql::pair(
+    "
+WITH lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
+      AND epoch = :epoch
+), oldest AS (
+    SELECT DISTINCT ON (phone COLLATE \"C\")
+        message_id::text AS id, phone, code, trace, attempt, place,
+        due_at <= now() OR (state = 'calling' AND epoch = :epoch) AS due,
+        state = 'calling' AND epoch IS DISTINCT FROM :epoch AS interrupted,
+        expires_at <= now() AS expired
+    FROM delivery
+    WHERE group_id = :group AND topic = :topic AND partition = :partition
+      AND state IN ('pending', 'calling')
+    ORDER BY phone COLLATE \"C\", place
+), due AS (
+    SELECT *, attempt > 0 AND NOT expired AS again
+    FROM oldest
+    WHERE due
+    ORDER BY again, place
+    LIMIT :limit
+)
+SELECT id, phone, code, trace, attempt, interrupted, expired
+FROM lease LEFT JOIN due ON true
+ORDER BY again, place",
+    "
+WITH lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
+      AND epoch = :epoch
+), clock AS (
+    SELECT {now} AS now
+), oldest AS (
+    SELECT message_id AS id, phone, code, trace, attempt, expires_at, min(place) AS place,
+        due_at <= now OR (state = 'calling' AND epoch = :epoch) AS due,
+        state = 'calling' AND epoch IS NOT :epoch AS interrupted
+    FROM clock CROSS JOIN delivery
+    WHERE group_id = :group AND topic = :topic AND partition = :partition
+      AND state IN ('pending', 'calling')
+    GROUP BY phone
+), due AS (
+    SELECT *, expires_at <= now AS expired, attempt > 0 AND expires_at > now AS again
+    FROM clock, oldest
+    WHERE due
+    ORDER BY again, place
+    LIMIT :limit
+)
+SELECT id, phone, code, trace, attempt, interrupted, expired
+FROM lease LEFT JOIN due ON true
+ORDER BY again, place",
+);

@@ -1,0 +1,284 @@
+//! Each step in a transaction, as each statement writes to one table. A fenced step returns nothing
+//! if the lease belongs to another consumer.
+
+use application::ports::CallOutcome;
+use sea_orm::DatabaseConnection;
+
+use super::{
+    entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
+    outcomes::{Manner, Said},
+    part::Part,
+};
+use crate::{
+    database::{Database, DatabaseError, Events, Parameters, Sql, Transaction, begin, query},
+    events::record_ended,
+};
+
+/// The ledger of one group, and the lease that its steps are fenced by.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger<'a> {
+    pub(super) database: &'a Database,
+    pub(super) group: &'a str,
+    pub(super) fence: Parameters,
+    pub(super) events: Events,
+}
+
+impl Ledger<'_> {
+    /// Takes a part of a batch over.
+    pub(super) async fn admit(
+        self,
+        connection: &DatabaseConnection,
+        parameters: Parameters,
+        part: Part<'_>,
+    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+        let take = part.message_rows(parameters.clone());
+        let transaction = begin(connection).await?;
+        if transaction.execute(&MOVE_ON, parameters).await? == 0 {
+            return Ok(None);
+        }
+        transaction.execute(&BURY, part.dead_rows(self.fence.clone())).await?;
+        transaction.execute(&LEAVE_OUTBOX, take.clone()).await?;
+        transaction.execute(&LEAVE_TRANSIT, take.clone()).await?;
+        let rows: Vec<EntryRow> = transaction.rows(&TAKE, take).await?;
+        self.record(&transaction, &rows).await?;
+        transaction.commit().await?;
+        Ok(Some(rows))
+    }
+
+    /// Begins calls.
+    pub(super) async fn start(
+        self,
+        connection: &DatabaseConnection,
+        parameters: Parameters,
+    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+        self.change(connection, &START, parameters).await
+    }
+
+    /// Ends an entry that cannot go on.
+    pub(super) async fn give_up(
+        self,
+        connection: &DatabaseConnection,
+        parameters: Parameters,
+    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+        self.change(connection, &GIVE_UP, parameters).await
+    }
+
+    async fn change(
+        self,
+        connection: &DatabaseConnection,
+        sql: &Sql,
+        parameters: Parameters,
+    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+        let transaction = begin(connection).await?;
+        if !transaction.finds(&HELD, self.fence.clone()).await? {
+            return Ok(None);
+        }
+        let rows: Vec<EntryRow> = transaction.rows(sql, parameters).await?;
+        self.record(&transaction, &rows).await?;
+        transaction.commit().await?;
+        Ok(Some(rows))
+    }
+
+    async fn record(
+        &self,
+        transaction: &Transaction,
+        rows: &[EntryRow],
+    ) -> Result<(), DatabaseError> {
+        match self.events {
+            Events::Recorded => {
+                let rows = rows.iter().map(|row| &row.recorded);
+                record(self.database, transaction, self.group, rows).await
+            }
+            Events::Off => Ok(()),
+        }
+    }
+}
+
+/// Records outcomes.
+pub(super) async fn finish(
+    database: &Database,
+    connection: &DatabaseConnection,
+    group: &str,
+    outcomes: &[CallOutcome],
+    manner: Manner,
+) -> Result<Vec<RecordedRow>, DatabaseError> {
+    let said = outcomes.iter().map(|outcome| Said::of(outcome, manner));
+    let parameters = database.parameters().with("group", group).rows("given", said, |said| {
+        said.column("id", |it| it.outcome.id.as_uuid())
+            .column("attempt", |it| it.outcome.attempt.cast_signed())
+            .column("verdict", |it| it.verdict.to_owned())
+            .column("wait", |it| it.wait)
+            .column("reference", |it| it.reference.to_owned())
+            .column("detail", |it| it.detail.to_owned())
+            .column("class", |it| it.outcome.class.as_str().to_owned())
+    });
+    if manner.events == Events::Off {
+        return query(connection, FINISH.statement(parameters)?).await;
+    }
+    let transaction = begin(connection).await?;
+    let rows: Vec<RecordedRow> = transaction.rows(&FINISH, parameters).await?;
+    record(database, &transaction, group, rows.iter()).await?;
+    transaction.commit().await?;
+    Ok(rows)
+}
+
+async fn record<'a>(
+    database: &Database,
+    transaction: &Transaction,
+    group: &str,
+    rows: impl Iterator<Item = &'a RecordedRow> + Clone,
+) -> Result<(), DatabaseError> {
+    let ended = rows.filter(|row| row.has_ended()).map(|row| (&*row.id, &*row.state));
+    record_ended(database, transaction, group, ended).await
+}
+
+static MOVE_ON: Sql = Sql::new(
+    "
+UPDATE partition_lease
+SET next_offset = :next_offset
+WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
+  AND epoch = :epoch",
+);
+
+static HELD: Sql = Sql::new(
+    "
+SELECT 1
+FROM partition_lease
+WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
+  AND epoch = :epoch",
+);
+
+static BURY: Sql = Sql::new(
+    "
+INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason, recorded_at)
+SELECT :group, :topic, :partition, dead.record_offset, dead.reason, {now}
+FROM :dead
+WHERE NOT EXISTS (
+    SELECT 1
+    FROM dead_letter AS known
+    WHERE known.group_id = :group AND known.topic = :topic AND known.partition = :partition
+      AND known.record_offset = dead.record_offset
+)",
+);
+
+static LEAVE_OUTBOX: Sql =
+    Sql::new("DELETE FROM outbox WHERE (sequence, id) IN (SELECT sequence, id FROM :new)");
+
+static LEAVE_TRANSIT: Sql =
+    Sql::new("DELETE FROM in_transit WHERE (sequence, id) IN (SELECT sequence, id FROM :new)");
+
+static TAKE: Sql = Sql::with(
+    &[ENTRY_COLUMNS],
+    "",
+    "
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
+     admitted_at, ended_at, attempt, epoch, turn, due_at, called_at)
+SELECT :group, :topic, :partition, id, phone,
+    CASE WHEN state <> 'expired' THEN code END,
+    nullif(trace, ''), state, accepted_at, expires_at, now,
+    CASE WHEN state = 'expired' THEN now END,
+    state = 'calling',
+    CASE WHEN state = 'calling' THEN :epoch END,
+    iif(state = 'calling', :turn, 0),
+    now + iif(state = 'calling', :call_limit, 0),
+    CASE WHEN state = 'calling' THEN now END
+FROM (
+    SELECT *,
+        CASE WHEN expires_at <= now THEN 'expired' WHEN call THEN 'calling' ELSE 'pending' END
+            AS state
+    FROM (
+        -- The times of a record are bounded: an entry must expire, and leave the ledger, one day.
+        SELECT id, phone, code, trace,
+            CASE WHEN new.accepted_at < 0 THEN clock.now ELSE min(new.accepted_at, clock.now) END
+                AS accepted_at,
+            CASE WHEN new.expires_at < 0 THEN clock.now + :default_ttl
+                 ELSE min(new.expires_at, clock.now + 86400000) END AS expires_at,
+            call, clock.now, place
+        FROM :new#place, (SELECT {now} AS now) AS clock
+    )
+)
+WHERE true
+ORDER BY place
+ON CONFLICT DO NOTHING
+RETURNING {entry_columns}",
+);
+
+static START: Sql = Sql::with(
+    &[ENTRY_COLUMNS],
+    "",
+    "
+UPDATE delivery
+SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
+    code = CASE WHEN expires_at > clock.now THEN code END,
+    attempt = attempt + (expires_at > clock.now),
+    epoch = :epoch,
+    turn = :turn,
+    due_at = clock.now + :call_limit,
+    called_at = CASE WHEN expires_at > clock.now THEN clock.now ELSE called_at END,
+    ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END,
+    attempts = CASE
+        WHEN state = 'pending' OR epoch IS :epoch THEN attempts
+        -- interrupted by the end of its consumer: the call may have been made
+        ELSE json_insert(attempts, '$[#]', json_object('attempt', attempt, 'outcome', 'ambiguous',
+            'detail', 'interrupted', 'called_at', called_at, 'ended_at', clock.now))
+    END
+FROM (SELECT {now} AS now) AS clock
+WHERE group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
+  -- A statement that we gave up may be done late, after later ones. It does nothing then.
+  AND (epoch IS NOT :epoch OR turn < :turn)
+  -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
+RETURNING {entry_columns}",
+);
+
+static GIVE_UP: Sql = Sql::with(
+    &[ENTRY_COLUMNS],
+    "",
+    "
+UPDATE delivery
+-- unknown if a call was under way, which may have been made
+SET state = iif(state = 'pending', 'failed', 'unknown'),
+    code = NULL,
+    ended_at = clock.now,
+    detail = 'the database refused its next call'
+FROM (SELECT {now} AS now) AS clock
+WHERE group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
+RETURNING {entry_columns}",
+);
+
+// As in PostgreSQL, not fenced by the lease.
+static FINISH: Sql = Sql::new(
+    "
+WITH clock AS MATERIALIZED (
+    SELECT {now} AS now
+), said AS MATERIALIZED (
+    SELECT id, attempt, verdict, clock.now + wait AS due_at, reference, detail, class
+    FROM clock CROSS JOIN :given
+), outcome AS MATERIALIZED (
+    SELECT said.*,
+        -- a retry that would come too late ends the entry
+        CASE WHEN said.verdict = 'pending' AND said.due_at >= entry.expires_at
+             THEN 'expired' ELSE said.verdict END AS state
+    FROM said CROSS JOIN delivery AS entry
+    WHERE entry.group_id = :group AND entry.message_id = said.id
+)
+UPDATE delivery
+SET state = outcome.state,
+    code = CASE WHEN outcome.state = 'pending' THEN code END,
+    due_at = outcome.due_at,
+    ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE (SELECT now FROM clock) END,
+    reference = nullif(outcome.reference, ''),
+    detail = outcome.class || iif(outcome.detail = '', '', ': ' || outcome.detail),
+    -- of very many attempts the first and the latest are kept
+    attempts = json_insert(
+        iif(json_array_length(attempts) < 100, attempts, json_remove(attempts, '$[1]')),
+        '$[#]', json_object('attempt', outcome.attempt, 'outcome', outcome.class,
+            'detail', outcome.detail, 'called_at', called_at,
+            'ended_at', (SELECT now FROM clock)))
+FROM outcome
+WHERE delivery.group_id = :group AND delivery.message_id = outcome.id
+  AND delivery.state = 'calling' AND delivery.attempt = outcome.attempt
+RETURNING message_id AS id, state, {now} - accepted_at AS age",
+);

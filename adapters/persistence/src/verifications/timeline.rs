@@ -1,0 +1,121 @@
+//! The events of a verification, read from its row and those of its messages (ADR 21).
+
+use std::collections::BTreeMap;
+
+use application::ports::{Event, EventKind, Verification};
+use domain::VerificationStatus;
+use sea_orm::FromQueryResult;
+
+use crate::database::{Database, DatabaseError, Sql, time};
+
+/// What ledgers and the outbox know of one message.
+#[derive(Debug, Default)]
+struct Story {
+    published: Option<i64>,
+    sent: Option<i64>,
+    open: bool,
+    failed: Option<i64>,
+    delivered: Option<i64>,
+    undelivered: Option<i64>,
+}
+
+#[derive(FromQueryResult)]
+struct MessageRow {
+    id: String,
+    state: String,
+    published_at: Option<i64>,
+    ended_at: Option<i64>,
+    delivered_at: Option<i64>,
+    undelivered_at: Option<i64>,
+}
+
+// A message that is in a ledger is no longer in transit. A message that expired before any group had
+// it is in the ledger of no group (`''`).
+static MESSAGES: Sql = Sql::pair(
+    "
+SELECT id::text AS id, 'in transit' AS state, {millis(published_at)} AS published_at,
+    NULL::bigint AS ended_at, NULL::bigint AS delivered_at, NULL::bigint AS undelivered_at
+FROM in_transit
+WHERE sequence = :sequence AND id = ANY (:ids::uuid[])
+UNION ALL
+SELECT message_id::text, state, {millis(CASE WHEN group_id <> '' THEN admitted_at END)},
+    {millis(ended_at)}, {millis(delivered_at)}, {millis(undelivered_at)}
+FROM delivery
+WHERE message_id = ANY (:ids::uuid[])",
+    "
+SELECT id, 'in transit' AS state, published_at, NULL AS ended_at, NULL AS delivered_at,
+    NULL AS undelivered_at
+FROM in_transit
+WHERE sequence = :sequence AND id IN (SELECT value FROM json_each(:ids))
+UNION ALL
+SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at, delivered_at,
+    undelivered_at
+FROM delivery
+WHERE message_id IN (SELECT value FROM json_each(:ids))",
+);
+
+/// Returns the events in their order. `sequence` is the place of the latest message in the outbox.
+pub(super) async fn events(
+    database: &Database,
+    verification: &Verification,
+    sequence: i64,
+) -> Result<Vec<Event>, DatabaseError> {
+    let ids = (1..=verification.sends).map(|send| verification.id.message(send).as_uuid());
+    let parameters = database.parameters().with("sequence", sequence).list("ids", ids);
+    let rows: Vec<MessageRow> = database.rows(&MESSAGES, parameters).await?;
+    let mut stories: BTreeMap<String, Story> = BTreeMap::new();
+    for row in rows {
+        stories.entry(row.id.clone()).or_default().add(&row);
+    }
+
+    let event = |kind, at| Event { kind, at };
+    let mut events = vec![event(EventKind::Created, verification.created_at)];
+    if !verification.is_test() {
+        events.push(event(EventKind::Queued, verification.created_at));
+        if verification.sends > 1 {
+            events.push(event(EventKind::Queued, verification.sent_at));
+        }
+    }
+    let told = stories.values().flat_map(Story::events);
+    events.extend(told.map(|(kind, at)| event(kind, time(at))));
+    let end = match verification.status {
+        VerificationStatus::Pending => None,
+        VerificationStatus::Approved => Some(EventKind::Approved),
+        VerificationStatus::Expired => Some(EventKind::Expired),
+        VerificationStatus::Canceled => Some(EventKind::Canceled),
+    };
+    events.extend(end.zip(verification.ended_at).map(|(kind, at)| event(kind, at)));
+    events.sort_by_key(|event| (event.at, event.kind));
+    Ok(events)
+}
+
+impl Story {
+    fn add(&mut self, row: &MessageRow) {
+        let earliest = |known: Option<i64>, new: Option<i64>| known.into_iter().chain(new).min();
+        self.published = earliest(self.published, row.published_at);
+        self.delivered = earliest(self.delivered, row.delivered_at);
+        self.undelivered = earliest(self.undelivered, row.undelivered_at);
+        match &*row.state {
+            "sent" => self.sent = earliest(self.sent, row.ended_at),
+            "failed" | "expired" | "unknown" => self.failed = self.failed.max(row.ended_at),
+            _ => self.open = true,
+        }
+    }
+
+    /// If several groups have a message, one that sent it is enough. The message has failed if no
+    /// group can send it any more, or the gateway says so; a delivered message has not failed.
+    fn events(&self) -> impl Iterator<Item = (EventKind, i64)> + use<> {
+        let failed = match self {
+            Self { delivered: Some(_), .. } => None,
+            Self { sent: None, open: false, failed: Some(at), .. } => Some(*at),
+            Self { undelivered, .. } => *undelivered,
+        };
+        let events = [
+            (EventKind::Published, self.published),
+            (EventKind::Sent, self.sent),
+            (EventKind::Delivered, self.delivered),
+            (EventKind::Failed, failed),
+        ];
+        events.into_iter().filter_map(|(kind, at)| Some((kind, at?)))
+    }
+}

@@ -13,7 +13,7 @@ use std::{
 use sea_orm::{
     DatabaseConnection, SqlxSqliteConnector,
     sqlx::{
-        Connection as _, Error,
+        self, Connection as _, Error,
         sqlite::{
             SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
             SqliteSynchronous,
@@ -69,16 +69,14 @@ pub(super) fn pool(path: &Path, doubted: Arc<AtomicBool>) -> DatabaseConnection 
 /// open. It would take each later transaction for a savepoint of that one, and each later commit
 /// would commit nothing.
 async fn is_clean(connection: &mut SqliteConnection) -> bool {
-    // The driver refuses this if it counts an open transaction, SQLite if it has one.
-    let empty = async {
-        let transaction = connection.begin_with("BEGIN").await?;
-        transaction.rollback().await
-    };
-    if let Err(error) = empty.await {
-        tracing::warn!(%error, "closing a connection whose transaction did not end");
-        return false;
+    // One command to the driver's thread. SQLite refuses it if it has an open transaction.
+    let refused = sqlx::raw_sql("BEGIN; ROLLBACK").execute(&mut *connection).await.err();
+    let is_clean = refused.is_none() && !connection.is_in_transaction();
+    if !is_clean {
+        let error = refused.map(|error| error.to_string());
+        tracing::warn!(error, "closing a connection whose transaction did not end");
     }
-    true
+    is_clean
 }
 
 /// The file that the first connection opened.

@@ -119,7 +119,7 @@ impl ApiMetrics {
     }
 
     /// A check that was answered from a kept answer is not counted again.
-    pub(crate) fn checked(&self, checked: &Checked) {
+    pub(crate) fn checked(&self, checked: Checked) {
         match checked {
             Checked::Approved => self.approved.inc(),
             Checked::Wrong { .. } => self.wrong.inc(),

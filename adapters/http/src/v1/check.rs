@@ -71,7 +71,7 @@ pub(super) async fn try_code(
 ) -> Result<Reply, Problem> {
     match v1.use_cases.check(of, code, request.claim.as_ref()).await {
         Ok(checked) => {
-            v1.metrics.checked(&checked);
+            v1.metrics.checked(checked);
             Ok(Reply::json(StatusCode::OK, &CheckView::of(checked)))
         }
         Err(CheckError::Unknown) => Err(ProblemKind::NotFound.into()),

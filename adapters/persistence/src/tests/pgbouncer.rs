@@ -86,7 +86,8 @@ impl PgBouncer {
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // The child may be the program that switches the user: it passes TERM on, and not KILL.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
         let _ = self.folder.path();
     }

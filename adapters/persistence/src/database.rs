@@ -1,3 +1,8 @@
+//! The database: its connections, and the ways to run statements on them.
+//!
+//! This is one file, because all ways to run a statement record their errors in the same place. The
+//! parts are in their own files.
+
 use std::{
     fmt,
     sync::{

@@ -19,21 +19,21 @@ use crate::database::{
     Database, DatabaseError, Parameters, begin, clock, lasting, millis, parsed, since_1970, time,
 };
 
-/// The sends and approvals that all processes counted, and the decisions of the guard.
+/// Stores the sends and approvals that all processes counted, and the decisions of the guard.
 #[derive(Debug, Clone)]
 pub struct SqlGuard {
     database: Database,
 }
 
-/// The decisions of one rule about one key, in their order: one row. A flood makes as many decisions
-/// as it has requests.
+/// The decisions of one rule about one key, in order. They share one row, because a flood causes a
+/// decision for each request.
 #[derive(Debug)]
 struct Run<'a> {
     first: &'a GuardDecision,
     others: Vec<&'a GuardDecision>,
 }
 
-/// Decisions behind the first one in a row.
+/// The most decisions after the first one in a row.
 const OTHERS: usize = 999;
 
 impl SqlGuard {
@@ -53,7 +53,7 @@ impl SqlGuard {
             .map(|decision| decision.phone.clone())
     }
 
-    /// `add`, in one statement.
+    /// Runs `add` in one statement.
     async fn add_postgres(
         &self,
         moved: &[GuardDelta],
@@ -66,7 +66,7 @@ impl SqlGuard {
         self.database.rows(&sql::ADD_POSTGRES, parameters).await
     }
 
-    /// `add` in SQLite, where a statement writes to one table.
+    /// Runs `add` in SQLite, where a statement can write to only one table.
     async fn add_sqlite(
         &self,
         connection: DatabaseConnection,
@@ -106,8 +106,8 @@ impl<'a> Run<'a> {
         runs
     }
 
-    /// Returns the decisions behind the first one as they are stored: a list of
-    /// `[sends, approvals, verification]`. Empty if there are none.
+    /// Returns the decisions after the first one in their stored form: a list of
+    /// `[sends, approvals, verification]`, or an empty text.
     fn others(&self) -> String {
         let others = self.others.iter().map(|it| {
             json!([it.sends, it.approvals, it.verification.map(|id| id.as_uuid().to_string())])

@@ -107,8 +107,8 @@ impl EmbeddedQueue {
         Self { database, settings, vault, published }
     }
 
-    /// Deletes the records that all groups have passed and those that are older than `older_than`,
-    /// and returns their number.
+    /// Deletes the records that all groups have passed or that are older than `older_than`, and
+    /// returns their number.
     ///
     /// A reader whose offset was deleted gets [`StreamError::OutOfRange`].
     pub async fn trim(&self, older_than: Duration) -> Result<u64, StreamError> {

@@ -15,17 +15,17 @@ use tokio::task::spawn_blocking;
 
 use crate::database::{Database, DatabaseError, Sql};
 
-/// Secrets that the service drew, in the database, where all processes find them.
+/// Stores the secrets that the service drew in the database, which all processes share.
 #[derive(Debug, Clone)]
 pub struct SqlSecrets {
     database: Database,
 }
 
-/// Secrets that the service drew, in a file that only its owner may read. It stands beside the SQLite
-/// file, and not in it, so that a copy of the database gives no secret away.
+/// Stores the secrets that the service drew in a file that only its owner may read. The file is
+/// next to the SQLite file, so that a copy of the database contains no secret.
 ///
-/// Lines of `NAME=value`. A writer locks the file and puts a new one in its place, so that a crash
-/// leaves one of the two whole.
+/// The file has lines of `NAME=value`. A writer locks it and replaces it with a new file, so that
+/// after a crash either the old or the new file is complete.
 #[derive(Debug, Clone)]
 pub struct FileSecrets {
     path: PathBuf,
@@ -93,7 +93,7 @@ impl FileSecrets {
         &self.path
     }
 
-    /// Does one step on the file, on a thread that may block while it waits for the lock.
+    /// Runs one step on the file, on a thread that may block while it waits for the lock.
     async fn step<T: Send + 'static>(
         &self,
         step: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
@@ -200,7 +200,7 @@ impl Held {
         let mut next = path.as_os_str().to_owned();
         next.push(".new");
         let next = PathBuf::from(next);
-        // A crash may have left one, and no other writer uses it: we hold the lock.
+        // A crash may have left this file. No other writer uses it, because we hold the lock.
         match fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -219,8 +219,8 @@ impl Held {
 
 const OWNER_ONLY: u32 = 0o600;
 
-/// Parses the lines. Fails on any other line, which may have been a key: with a new key in its place,
-/// no code would be right.
+/// Parses the lines. Fails on a line of any other form, because it may have been a key. If a new
+/// key replaced it, no stored code would be right.
 fn lines(text: &str) -> io::Result<Vec<(String, String)>> {
     let pairs = text.lines().enumerate().map(|(number, line)| {
         let (name, value) = line.split_once('=').ok_or_else(|| {
@@ -243,7 +243,7 @@ fn refuse_if_others_read(file: &File) -> io::Result<()> {
     } else {
         Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "others than its owner may read the file of secrets",
+            "users other than its owner may read the file of secrets",
         ))
     }
 }

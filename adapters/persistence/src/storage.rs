@@ -2,7 +2,7 @@ use sea_orm::{DbErr, FromQueryResult};
 
 use crate::database::{Database, DatabaseError, Sql};
 
-/// A part of the service, as `grants.sql` names it: each has a role of its own.
+/// A part of the service. Each part has its own database role in `grants.sql`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     Api,
@@ -12,7 +12,7 @@ pub enum Part {
     Queue,
 }
 
-/// Why nothing can be stored, for an operator.
+/// The reason why the service cannot store data, for an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     #[error("the database role lacks {}: see docs/privileges.md", .missing.join(", "))]
@@ -24,13 +24,14 @@ pub enum StorageError {
     Probe(DbErr),
 }
 
-/// What a probe writes after a failure, in bytes: as much as a large batch. A full disk often has
-/// room for a small row.
+/// The size of a probe after a failure, in bytes. It is that of a large batch, because a full disk
+/// often has room for a small row.
 const FILLER: usize = 256 * 1024;
 
-/// Checks that `part` can store what it must: it has its privileges, no statement of the last
-/// seconds failed for a reason that concerns all statements, and a row that is written now becomes
-/// durable.
+/// Checks that each of `parts` can store its rows.
+///
+/// Each part must have its privileges. No statement of the last seconds may have failed for a
+/// reason that concerns all statements. A row that is written now must become durable.
 pub async fn check_storage(database: &Database, parts: &[Part]) -> Result<(), StorageError> {
     let probe_failed = |error: DatabaseError| StorageError::Probe(error.into());
     let missing = missing_privileges(database, parts).await.map_err(probe_failed)?;
@@ -56,8 +57,8 @@ pub async fn check_storage(database: &Database, parts: &[Part]) -> Result<(), St
 }
 
 async fn probe(database: &Database, part: Part, filler: usize) -> Result<(), DatabaseError> {
-    // In PostgreSQL each session has one of 64 rows: its lock is held until the commit is durable,
-    // so the processes of a large fleet would wait for each other on a single one.
+    // In PostgreSQL the sessions share 64 rows. The lock of a row is held until the commit is
+    // durable, so the processes of a large fleet would wait for each other on a single row.
     static WRITE: Sql = Sql::pair(
         "
 INSERT INTO write_probe (part, written_at, filler)

@@ -5,18 +5,18 @@ use crate::coalesce::Unserved;
 
 /// A statement failed, or a row cannot be read.
 ///
-/// Its text tells its causes, so it has none to show.
+/// Its text contains its causes, so it has no `source`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DatabaseError(DbErr);
 
 impl DatabaseError {
-    /// A value of a row is not what this service writes.
+    /// Returns the error for a value of a row that this service does not write.
     pub(crate) fn not(what: &str) -> Self {
         Self(DbErr::Type(format!("not {what}")))
     }
 
-    /// A statement did not return the row that it always returns.
+    /// Returns the error for a statement that did not return the row that it always returns.
     pub(crate) fn missing(what: &str) -> Self {
         Self(DbErr::RecordNotFound(what.to_owned()))
     }
@@ -25,7 +25,7 @@ impl DatabaseError {
         &self.0
     }
 
-    /// The pool had no connection to give: nothing was done.
+    /// Returns whether the pool had no free connection. The statement did not run.
     pub(crate) fn is_no_connection(&self) -> bool {
         matches!(self.0, DbErr::ConnectionAcquire(_))
     }

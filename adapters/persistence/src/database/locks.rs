@@ -1,5 +1,5 @@
-//! Advisory locks of PostgreSQL: one migration at a time, and none is reverted while a process uses
-//! the database.
+//! Advisory locks of PostgreSQL. They allow one migration at a time, and prevent a revert while a
+//! process uses the database.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ const MIGRATION: i64 = 0x6d65_7373_6167_6572;
 
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long [`Database::lock_out_processes`] looks for processes. An idle process has no session for
-/// less than that: its sessions end after a minute, and it checks the database every two seconds.
+/// How long [`Database::lock_out_processes`] looks for processes. An idle process is without a
+/// session for less time: its sessions end after a minute, and it checks the database every two
+/// seconds.
 const LOOKING: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +70,8 @@ impl Database {
         Ok(())
     }
 
-    /// Releases the lock of migrations. The end of the connection may not: a pooler may keep the
-    /// session.
+    /// Releases the lock of migrations. The end of the connection may not release it, because a
+    /// pooler may keep the session.
     pub async fn unlock_after_migration(&self) -> Result<(), DbErr> {
         self.advisory(&UNLOCK, MIGRATION).await?;
         Ok(())

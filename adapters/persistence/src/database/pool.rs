@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::{ACQUIRE, DatabaseSettings, PostgresSettings, session::Purpose, sqlite, tls::Relay};
 
-/// How long a connection lives. After a failover, sessions with the former primary end within it.
+/// How long a connection is used. After a failover, sessions with the former primary end within
+/// this time.
 const LIFETIME: Duration = Duration::from_secs(60);
 
 /// How long a pool waits between the retirement of two connections, if it has so few that all of
@@ -78,8 +79,8 @@ fn open_postgres(
     )
 }
 
-/// Retires the connections of a pool one after the other. If those that were opened together also
-/// ended together, callers would wait for all of them to be opened anew.
+/// Retires the connections of a pool one after the other. If connections that were opened together
+/// also ended together, callers would wait until all of them are opened again.
 #[derive(Debug)]
 struct Turnover {
     apart: Duration,
@@ -92,7 +93,7 @@ impl Turnover {
         Self { apart, latest: Mutex::default() }
     }
 
-    /// Whether a connection of this age, which was just released, retires now.
+    /// Returns whether a connection of this age, which was just released, retires now.
     fn retires(&self, age: Duration) -> bool {
         if age < LIFETIME {
             return false;

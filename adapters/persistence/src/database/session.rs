@@ -1,8 +1,10 @@
-//! What every session with PostgreSQL has, and which servers are refused.
+//! The settings of each PostgreSQL session, and the checks that refuse an unusable server.
 //!
-//! The settings of a session are set by statements after connecting, not by the startup packet:
-//! PgBouncer refuses or drops what it does not know there. They are read back before the session
+//! Statements set the settings of a session after connecting. The startup packet cannot: PgBouncer
+//! refuses or drops parameters that it does not know. The settings are read back before the session
 //! is used.
+//!
+//! This is one file, because a new session passes all of these checks in one order.
 
 use std::{
     collections::HashMap,
@@ -18,29 +20,29 @@ use tokio::time::{Instant, timeout};
 
 use super::{EXAMINE, STATEMENT, tls::Relay};
 
-/// What a session is for.
+/// The purpose of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Steps that are durable when they are answered.
+    /// Steps that are durable before the caller gets their result.
     Durable,
-    /// Steps that may be taken again: they are answered when they are done, and durable soon.
+    /// Idempotent steps: the caller gets their result before they are durable.
     Repeatable,
-    /// Changes of the schema, which take as long as they take.
+    /// Changes of the schema. Their statements have no time limit.
     Migration,
 }
 
-/// Makes the sessions of one pool ready.
+/// Prepares the sessions of one pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
     options: PgConnectOptions,
-    /// What the options lead to; it lasts as long as the pool.
+    /// Keeps the relay open as long as the pool. The options connect to it.
     _relay: Option<Arc<Relay>>,
     apply: String,
     check: String,
     settings: Vec<(&'static str, String)>,
 }
 
-/// Why a session cannot be used.
+/// The reason why a session cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unusable {
     /// The operator must change something.
@@ -62,18 +64,18 @@ impl From<Unusable> for sqlx::Error {
 /// The oldest major version of PostgreSQL that is supported.
 const OLDEST: u32 = 15;
 
-/// Each session of a running process holds this advisory lock, shared: `migrate down` takes it
-/// exclusively, and so learns whether any process uses the database.
+/// The advisory lock that each session of a running process holds as shared. `migrate down` takes
+/// it exclusively, and so learns whether a process uses the database.
 pub(super) const IN_USE: i64 = 0x6d65_7373_6167_6501;
 
-/// How long a server that was found to give each client a session of its own is trusted to do so.
+/// How long the result of a comparison is valid: the server gives each client its own session.
 const TRUSTED: Duration = Duration::from_secs(60);
 
 /// Limit of a comparison while a new session of the pool waits for it. It must be well below
 /// [`ACQUIRE`], in which the pool also connects.
 const QUICK: Duration = Duration::from_millis(500);
 
-/// The servers that were found to give each client a session of its own.
+/// The servers that gave each client its own session in the latest comparison.
 static FOUND: LazyLock<Mutex<HashMap<String, Found>>> = LazyLock::new(Mutex::default);
 
 #[derive(Debug, Clone, Copy)]
@@ -84,23 +86,25 @@ struct Found {
     took: Duration,
 }
 
-/// What a comparison of two sessions came to.
+/// The result of a comparison of two sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compared {
     Apart,
     Shared,
-    /// The server has no second session to give. No pooler says this.
+    /// The server has no free slot for a second session. A pooler does not report this.
     Unknown,
 }
 
-/// Statements are planned once for each connection, and reach tables through indexes.
+/// Settings that plan each statement once for each connection, and read tables through indexes.
 ///
-/// Planning a batch costs more than a small one does. A plan that is kept was made without knowing
-/// how large the batches and the tables would be, so what would be right only for small ones is
-/// ruled out: a table that is read as a whole for each row, and joins that read all of both sides.
-/// Statements must not join two lists of their own, which would compare each with each; they ask
-/// whether a value is in one (`(x IN (SELECT …)) IS TRUE`, which is hashed). What has been ruled
-/// out and is used all the same counts as very dear, for which the server would compile it.
+/// Planning a batch costs more than running a small one. The server makes a generic plan before it
+/// knows the size of batches and tables. So the settings exclude plans that are good only for small
+/// ones: a sequential scan for each row, and joins that read all rows of both sides.
+///
+/// Statements must not join two of their own lists, because a nested loop would compare every pair.
+/// They ask whether a value is in a list instead (`(x IN (SELECT …)) IS TRUE`, which is hashed). If
+/// the server must use an excluded plan, it adds a very high cost, for which it would compile the
+/// plan (`jit`).
 const PLANS: [(&str, &str); 5] = [
     ("plan_cache_mode", "force_generic_plan"),
     ("enable_seqscan", "off"),
@@ -110,22 +114,23 @@ const PLANS: [(&str, &str); 5] = [
 ];
 
 impl Purpose {
-    /// Settings as the server writes them: they are compared with what it says.
+    /// Returns the settings in the spelling of the server, because they are compared with its
+    /// answer.
     fn settings(self) -> Vec<(&'static str, String)> {
         let mut settings = vec![("client_encoding", "UTF8".to_owned())];
         if self == Self::Migration {
             settings.extend([
                 ("statement_timeout", "0".to_owned()),
                 ("idle_in_transaction_session_timeout", "0".to_owned()),
-                // A table that is not free by then will not be.
+                // A table that stays locked for longer is unlikely to become free.
                 ("lock_timeout", "1min".to_owned()),
             ]);
             return settings;
         }
         let limit = format!("{}s", STATEMENT.as_secs());
         settings.extend([
-            // No statement of ours is slow; one that hangs, or a transaction that was left open
-            // by a lost client, must not hold its locks.
+            // A statement that hangs must not hold its locks, nor a transaction whose client is
+            // lost. Our statements are fast.
             ("statement_timeout", limit.clone()),
             ("idle_in_transaction_session_timeout", limit),
             ("lock_timeout", "5s".to_owned()),
@@ -149,8 +154,8 @@ impl Sessions {
             |(name, value): &(&str, String)| format!("set_config('{name}', '{value}', false)");
         let mut apply: Vec<String> = settings.iter().map(set).collect();
         if purpose == Purpose::Durable {
-            // What is acknowledged must be durable, whatever the default of the role or of the
-            // session that a pooler hands on; `remote_apply` and its like are the operator's.
+            // An acknowledged step must be durable, whatever the default of the role or of a
+            // session that a pooler reuses. The operator may set `remote_apply` and the like.
             apply.push(
                 "CASE WHEN current_setting('synchronous_commit') = 'off' \
                  THEN set_config('synchronous_commit', 'on', false) END"
@@ -179,7 +184,7 @@ impl Sessions {
         &self.options
     }
 
-    /// Connects outside of any pool, and says what a new session is refused for.
+    /// Connects outside of any pool. Returns the reason if the new session is refused.
     pub(super) async fn open(&self) -> Result<PgConnection, Unusable> {
         let mut session = PgConnection::connect_with(&self.options).await?;
         self.admit(&mut session, EXAMINE).await?;
@@ -195,11 +200,11 @@ impl Sessions {
         session: &mut PgConnection,
         patience: Duration,
     ) -> Result<(), Unusable> {
-        // Known without a statement. An older server may not know the settings.
+        // This needs no statement. An older server may not know the settings.
         if let Some(version) = session.server_version_num() {
             refuse_version(version)?;
         }
-        // Before a setting of ours could reach the sessions of others.
+        // Before a setting of ours could reach a session of another client.
         self.refuse_shared_sessions(session, patience).await?;
         ask(session, &self.apply).await?;
         let row = ask(session, &self.check).await?;
@@ -220,8 +225,8 @@ impl Sessions {
     /// Refuses a pooler that hands one session of the server to several clients in turn, as
     /// PgBouncer does in transaction mode: prepared statements and settings would get mixed up.
     ///
-    /// Comparing takes some 20 round trips. A pool has no time for that if the server is far away:
-    /// a server that was found good before is then compared again in the background.
+    /// A comparison takes some 20 round trips. A pool has no time for that if the server is far
+    /// away. Such a server is compared in the background, if an earlier comparison accepted it.
     async fn refuse_shared_sessions(
         &self,
         session: &mut PgConnection,
@@ -252,7 +257,7 @@ impl Sessions {
             }
             Ok(Err(_)) | Err(_) if let Some(found) = found => {
                 // A pooler without a free session, or a slow server. The comparison may have
-                // broken off inside of its transaction.
+                // stopped inside its transaction.
                 self.compare_in_background(server, found);
                 sqlx::raw_sql("ROLLBACK").execute(&mut *session).await?;
                 Ok(())
@@ -262,8 +267,8 @@ impl Sessions {
         }
     }
 
-    /// Compares sessions of its own, once for all pools of this process. A server that turns out
-    /// to share sessions is refused from the next session on.
+    /// Compares two new sessions, once for all pools of this process. If the server shares
+    /// sessions, the next session is refused.
     fn compare_in_background(&self, server: String, found: Found) {
         lock(&FOUND).insert(server.clone(), Found { at: Instant::now(), ..found });
         let sessions = self.clone();
@@ -281,7 +286,7 @@ impl Sessions {
                     let found = Found { at: Instant::now(), took: begun.elapsed() };
                     lock(&FOUND).insert(server, found);
                 }
-                // Not known now. The next session after TRUSTED asks again.
+                // There is no result. The next session after `TRUSTED` compares again.
                 Ok(Ok(Compared::Unknown) | Err(_)) | Err(_) => {}
             }
         });
@@ -322,13 +327,13 @@ const SHARED: &str = "a pooler between here and PostgreSQL shares sessions among
     (transaction or statement pooling), and would mix up statements; set pool_mode = session for \
     this database, or connect to PostgreSQL directly";
 
-/// Whether the server takes these two clients' statements to one session, or one client's to
-/// several. Neither happens to clients that have a session each.
+/// Returns whether the two clients share a session, or one client uses several sessions. Neither
+/// happens if each client has its own session.
 async fn share_sessions(
     one: &mut PgConnection,
     other: &mut PgConnection,
 ) -> Result<bool, sqlx::Error> {
-    /// Others that use the pooler at the same time may hide it for a moment.
+    /// Other clients of the pooler may hide the sharing for a moment.
     const ROUNDS: usize = 3;
 
     let (first, second) = (backend(one).await?, backend(other).await?);
@@ -336,8 +341,8 @@ async fn share_sessions(
         return Ok(true);
     }
     for _ in 0..ROUNDS {
-        // While a transaction holds its session, others get another one. One round trip for both:
-        // the server may be far away.
+        // While a transaction holds its session, another client gets another one. Both statements
+        // take one round trip, because the server may be far away.
         let held = ask(one, &format!("BEGIN; {BACKEND}")).await?.try_get(0)?;
         let meanwhile = backend(other).await?;
         sqlx::raw_sql("COMMIT").execute(&mut *one).await?;
@@ -354,12 +359,12 @@ async fn share_sessions(
 const BACKEND: &str = "SELECT concat_ws(' ', pid, backend_start, inet_server_addr()) \
     FROM pg_stat_get_activity(pg_backend_pid())";
 
-/// Which server process it was. Process ids alone may be the same on two servers.
+/// Returns the identity of the server process. Two servers may have the same process id.
 async fn backend(session: &mut PgConnection) -> Result<String, sqlx::Error> {
     ask(session, BACKEND).await?.try_get(0)
 }
 
-/// One row. Nothing is prepared for it.
+/// Returns one row. The statement is not prepared.
 async fn ask(session: &mut PgConnection, sql: &str) -> Result<PgRow, sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).fetch_one(session).await
 }
@@ -393,7 +398,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes each server due for another comparison.
+/// Lets the next session of each server compare again.
 #[cfg(test)]
 pub(crate) fn distrust_servers() {
     for found in lock(&FOUND).values_mut() {

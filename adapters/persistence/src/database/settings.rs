@@ -36,12 +36,13 @@ impl DatabaseSettings {
                 let sessions = u64::from(connections) + 1;
                 if self.has_relay() { 3 * sessions + 1 } else { sessions }
             }
-            // The file, its log and its index, while they are opened anew.
+            // The file, its log and its index, while they are opened again.
             Self::Sqlite(_) => 8,
         }
     }
 
-    /// As with libpq, a local socket has no TLS, whatever the mode.
+    /// Returns whether connections go through the relay. As with libpq, a local socket has no TLS
+    /// in any mode.
     fn has_relay(&self) -> bool {
         match self {
             Self::Postgres(postgres) => {
@@ -96,7 +97,7 @@ impl PostgresSettings {
     }
 }
 
-/// Where the database is, for people.
+/// Says where the database is.
 impl fmt::Display for DatabaseSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -108,7 +109,7 @@ impl fmt::Display for DatabaseSettings {
     }
 }
 
-/// Leaves the password out.
+/// Omits the password.
 impl fmt::Debug for PostgresSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresSettings")

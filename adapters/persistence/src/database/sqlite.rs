@@ -21,11 +21,11 @@ use sea_orm::{
     },
 };
 
-/// A pool with one connection, which is opened when it is first used.
+/// Returns a pool with one connection, which is opened at its first use.
 ///
-/// The pool closes a connection that is not known to be clean, and opens another. If `doubted` is
-/// set, it closes the next one that is released: a connection that was opened while the file
-/// system took no writes stays read-only for ever.
+/// The pool closes a connection whose transaction may be open, and opens another. If `doubted` is
+/// set, it closes the next connection that is released. The reason: a connection that was opened
+/// while the file system was read-only stays read-only.
 pub(super) fn pool(path: &Path, doubted: Arc<AtomicBool>) -> DatabaseConnection {
     create_for_owner(path);
     let opened = Arc::new(OpenedFile { path: path.to_owned(), identity: OnceLock::new() });
@@ -33,7 +33,7 @@ pub(super) fn pool(path: &Path, doubted: Arc<AtomicBool>) -> DatabaseConnection 
     SqlxSqliteConnector::from_sqlx_sqlite_pool(
         SqlitePoolOptions::new()
             .max_connections(1)
-            // One connection for all: wait for it, there is no other.
+            // All callers share one connection, so they wait for it.
             .acquire_timeout(Duration::from_secs(30))
             .after_connect(move |_, _| {
                 let checked = opened.check();
@@ -52,22 +52,22 @@ pub(super) fn pool(path: &Path, doubted: Arc<AtomicBool>) -> DatabaseConnection 
             .connect_lazy_with(
                 SqliteConnectOptions::new()
                     .filename(path)
-                    // If it was removed while in use, an empty one would not help.
+                    // If the file was removed while in use, an empty one would not help.
                     .create_if_missing(false)
                     .journal_mode(SqliteJournalMode::Wal)
-                    // A commit survives a power cut, not only a crash of ours.
+                    // A commit survives a power cut, and not only a crash of this process.
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(Duration::from_secs(5)),
             ),
     )
 }
 
-/// Whether the last transaction of a connection has ended, for SQLite and for the driver.
+/// Returns whether the last transaction of a connection has ended, for SQLite and for the driver.
 ///
-/// They disagree after an error for which SQLite rolls back by itself (a full disk, a failing one,
-/// no memory): the driver's own `ROLLBACK` fails then, and it goes on counting that transaction as
-/// open. It would take each later transaction for a savepoint of that one, and each later commit
-/// would commit nothing.
+/// They disagree after an error for which SQLite rolls back by itself (a full or failing disk, no
+/// memory). The `ROLLBACK` of the driver fails then, and the driver still counts that transaction
+/// as open. It would make each later transaction a savepoint of it, and each later commit would
+/// commit nothing.
 async fn is_clean(connection: &mut SqliteConnection) -> bool {
     // One command to the driver's thread. SQLite refuses it if it has an open transaction.
     let refused = sqlx::raw_sql("BEGIN; ROLLBACK").execute(&mut *connection).await.err();
@@ -87,8 +87,8 @@ struct OpenedFile {
 }
 
 impl OpenedFile {
-    /// Refuses to go on if the path names another file by now. SQLite would store everything in
-    /// the one it has open, which no other process can find.
+    /// Fails if the path now names another file. SQLite would store everything in the file that it
+    /// has open, which no other process can find.
     fn check(&self) -> Result<(), Error> {
         let now = identity(&self.path)?;
         if *self.identity.get_or_init(|| now) == now {
@@ -98,14 +98,16 @@ impl OpenedFile {
     }
 }
 
-/// What tells a file from another one at its path.
+/// Returns the identity of a file, which differs from that of another file at the same path.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let file = std::fs::metadata(path)?;
     Ok((file.dev(), file.ino()))
 }
 
-/// SQLite's own files would be readable by all, and it gives those beside one the mode of that
-/// one. What fails here fails again, and is told, when the file is opened.
+/// Creates the file for its owner only. SQLite would make it readable for all users. SQLite gives
+/// its other files the mode of this one.
+///
+/// An error is ignored, because opening the file reports it.
 fn create_for_owner(path: &Path) {
     let _ = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
 }

@@ -1,9 +1,12 @@
 //! TLS to PostgreSQL, with the modes of libpq.
 //!
-//! sqlx has its own, but not all of the modes, and it trusts the public authorities beside the
-//! root certificate that is set. So sqlx speaks in the clear to a socket inside of this process,
-//! and what comes there is carried on to the server. Connections without TLS that were asked for
-//! as such do not go this way.
+//! sqlx supports only some of the modes, and it trusts the public authorities in addition to the
+//! root certificate that is set. So sqlx connects in clear text to a socket inside this process,
+//! and a relay forwards the bytes to the server. With the mode `disable` or a local socket, sqlx
+//! connects to the server directly.
+//!
+//! This is one file, because the relay, its attempts and the bytes of the protocol are one path
+//! from the socket to the server.
 
 mod certificates;
 
@@ -32,35 +35,35 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use self::certificates::{Certificates, Verifier};
 
-/// Whether a connection to PostgreSQL has TLS, and what is checked then: `sslmode` of libpq.
+/// Whether a connection to PostgreSQL has TLS, and what is verified: `sslmode` of libpq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SslMode {
     /// Never TLS.
     Disable,
-    /// TLS if the server refuses a connection without.
+    /// TLS if the server refuses a connection without TLS.
     Allow,
-    /// No TLS if the server has none or refuses a connection with TLS.
+    /// No TLS if the server does not support it or refuses a connection with TLS.
     Prefer,
     /// Always TLS.
     Require,
-    /// Always TLS, and the certificate is signed by an authority that is trusted.
+    /// Always TLS, and a trusted authority has signed the certificate.
     VerifyCa,
     /// As `VerifyCa`, and the certificate has the name of the host.
     VerifyFull,
 }
 
-/// Which authorities are trusted: `sslrootcert` of libpq. With them, a certificate is verified
-/// in every mode that has TLS.
+/// The trusted authorities: `sslrootcert` of libpq. If they are set, the certificate is verified in
+/// every mode that has TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SslRootCert {
-    /// Those of a PEM file. It is read for each connection, and so may be replaced.
+    /// The authorities in a PEM file. The file is read for each connection, so it may be replaced.
     File(PathBuf),
-    /// Those of the operating system.
+    /// The authorities of the operating system.
     System,
 }
 
 impl SslRootCert {
-    /// Whether there are certificates, and all of them can be read.
+    /// Checks that there are certificates, and that all of them can be read.
     pub fn check(&self) -> Result<(), String> {
         self.load().map(|_| ())
     }
@@ -80,7 +83,7 @@ fn read_pem(path: &Path) -> Result<Certificates, String> {
     let told = |problem: String| format!("{}: {problem}", path.display());
     let text = std::fs::read(path).map_err(|error| told(error.to_string()))?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let read = read.map_err(|error| told(format!("it is no PEM file: {error}")))?;
+    let read = read.map_err(|error| told(format!("it is not a PEM file: {error}")))?;
     if read.is_empty() {
         return Err(told("there is no certificate in it".to_owned()));
     }
@@ -96,7 +99,7 @@ fn read_system() -> Result<Certificates, String> {
     Ok(certificates)
 }
 
-/// Where connections go, and how.
+/// The server that connections go to, and their TLS mode.
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
     pub(crate) host: String,
@@ -105,11 +108,11 @@ pub(crate) struct Route {
     pub(crate) roots: Option<SslRootCert>,
 }
 
-/// How long no connection is accepted after the system had none to give.
+/// The pause after the system could not accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// A socket in this process behind which the server is. It closes when this is dropped;
-/// connections through it stay.
+/// A socket in this process that forwards connections to the server. It closes when this value is
+/// dropped. Open connections stay.
 #[derive(Debug)]
 pub(crate) struct Relay {
     folder: String,
@@ -130,15 +133,18 @@ impl Relay {
             loop {
                 let near = match listener.accept().await {
                     Ok((near, _)) => near,
-                    // Descriptors may be short for a moment. Without the listener, there would be
-                    // no connection to the database until a restart.
+                    // The process may lack descriptors for a moment. Without the listener, it could
+                    // not connect to the database until a restart.
                     Err(error) => {
-                        tracing::warn!(%error, "no connection for TLS to PostgreSQL");
+                        tracing::warn!(
+                            %error,
+                            "cannot accept a connection for TLS to PostgreSQL; trying again"
+                        );
                         sleep(ACCEPT_PAUSE).await;
                         continue;
                     }
                 };
-                // Other processes of this machine may find the socket.
+                // Other processes on this machine may find the socket.
                 match near.peer_cred().map(|peer| peer.pid()) {
                     Ok(pid) if pid == own_pid() => {
                         let route = Arc::clone(&route);
@@ -154,7 +160,7 @@ impl Relay {
         Self { folder, accepting: accepting.abort_handle() }
     }
 
-    /// What sqlx takes for the folder of PostgreSQL's socket.
+    /// Returns the name that sqlx uses as the folder of PostgreSQL's socket.
     pub(crate) fn folder(&self) -> &str {
         &self.folder
     }
@@ -164,7 +170,7 @@ fn own_pid() -> Option<i32> {
     std::process::id().try_into().ok()
 }
 
-/// A socket with a name that stands in no file system, which may be read-only.
+/// Returns a socket with an abstract name. It needs no file system, which may be read-only.
 fn listen(port: u16) -> io::Result<(String, UnixListener)> {
     const TRIES: usize = 1_000;
     static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -186,9 +192,9 @@ enum Far {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 struct Failure {
-    /// Whether it is worth trying again at once: the server may be starting.
+    /// Whether the client may retry at once, because the server may be starting.
     transient: bool,
     why: String,
 }
@@ -198,7 +204,7 @@ struct Failure {
 enum Attempt {
     Plain,
     Tls,
-    /// TLS, and none on the same connection if the server has none.
+    /// TLS. If the server does not support it, no TLS on the same connection.
     TlsIfOffered,
 }
 
@@ -214,10 +220,10 @@ impl SslMode {
 }
 
 impl Route {
-    /// Carries one connection from its beginning to its end.
+    /// Forwards one connection from its beginning to its end.
     async fn carry(&self, mut near: UnixStream) {
         let Ok(startup) = read_startup(&mut near).await else { return };
-        // Who gave up waiting closes its end, and says nothing before it has an answer.
+        // A client that gives up closes its end. It sends nothing before it has an answer.
         let begun = tokio::select! {
             begun = self.begin(&startup) => begun,
             () = left(&near) => return,
@@ -231,8 +237,8 @@ impl Route {
         }
     }
 
-    /// Tries one way after the other until the server does not refuse the connection. Returns the
-    /// beginning of its answer, too.
+    /// Tries the attempts of the mode in order until the server accepts the connection. Also
+    /// returns the beginning of the server's answer.
     async fn begin(&self, startup: &[u8]) -> Result<(Far, Vec<u8>), Failure> {
         let mut refused = None;
         for attempt in self.mode.attempts() {
@@ -245,12 +251,16 @@ impl Route {
             };
             match begun {
                 Ok((far, answer)) if answer.first() != Some(&ERROR) => return Ok((far, answer)),
-                // Without a server there is no other way to it.
+                // If the server is not reachable, the next attempt cannot succeed.
                 Err(failure) if failure.transient => return Err(failure),
-                // As libpq: what the last attempt was told is what is told.
+                // As libpq, the error of the last attempt is the one that is reported.
                 refusal => {
                     if let Err(Failure { why, .. }) = &refusal {
-                        tracing::debug!(?attempt, why, "no connection to PostgreSQL this way");
+                        tracing::debug!(
+                            ?attempt,
+                            why,
+                            "an attempt to connect to PostgreSQL failed"
+                        );
                     }
                     let was_plain = matches!(&refusal, Ok((Far::Plain(_), _)));
                     refused = Some(refusal);
@@ -300,7 +310,7 @@ impl Route {
                 let read = spawn_blocking(move || roots.load()).await;
                 Some(read.map_err(|error| error.to_string())??)
             }
-            // As libpq: with nothing to verify by, these modes do not connect.
+            // As libpq, these modes do not connect without trusted authorities.
             None if self.mode.verifies() => {
                 return Err(format!("DB_SSL_MODE={} needs DB_SSL_ROOT_CERT", self.mode.name()));
             }
@@ -318,7 +328,7 @@ impl Route {
         Ok(TlsConnector::from(Arc::new(config)))
     }
 
-    /// What the server is told that it is called. Names are compared by the verifier.
+    /// Returns the name that is sent to the server (SNI). The verifier compares names.
     fn server_name(&self) -> ServerName<'static> {
         ServerName::try_from(self.host.clone())
             .unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()))
@@ -326,7 +336,7 @@ impl Route {
 }
 
 impl SslMode {
-    /// The word for it, as in libpq.
+    /// Returns the name of the mode in libpq.
     pub fn name(self) -> &'static str {
         match self {
             Self::Disable => "disable",
@@ -338,18 +348,18 @@ impl SslMode {
         }
     }
 
-    /// Whether it connects only to a server whose certificate was verified.
+    /// Returns whether this mode connects only to a server with a verified certificate.
     pub fn verifies(self) -> bool {
         matches!(self, Self::VerifyCa | Self::VerifyFull)
     }
 }
 
-/// The first byte of an error that the server tells.
+/// The first byte of an error message of the server.
 const ERROR: u8 = b'E';
 
-/// The first message of a client: its length, and the rest.
+/// Reads the first message of a client, with its length.
 async fn read_startup(near: &mut UnixStream) -> io::Result<Vec<u8>> {
-    /// As much as the server takes.
+    /// The longest startup message that the server accepts.
     const LONGEST: usize = 10_000;
     let mut length = [0; 4];
     near.read_exact(&mut length).await?;
@@ -363,7 +373,7 @@ async fn read_startup(near: &mut UnixStream) -> io::Result<Vec<u8>> {
     Ok(startup)
 }
 
-/// Waits until a client that has asked, and waits for its answer, is gone.
+/// Waits until a client that waits for its answer has closed the connection.
 async fn left(near: &UnixStream) {
     while near.readable().await.is_ok() {
         match near.try_read(&mut [0]) {
@@ -373,11 +383,12 @@ async fn left(near: &UnixStream) {
     }
 }
 
-/// Asks for TLS as the protocol has it.
+/// Asks the server for TLS, and returns whether it supports it.
 async fn offers_tls(stream: &mut TcpStream) -> io::Result<bool> {
     const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
     stream.write_all(&SSL_REQUEST).await?;
-    // One byte and no more: what somebody put behind it must not be taken for the server's.
+    // Read only one byte. An attacker may have added bytes after it, and they must not count as
+    // bytes of the server.
     match stream.read_u8().await? {
         b'S' => Ok(true),
         b'N' => Ok(false),
@@ -413,9 +424,9 @@ async fn begin_session(far: Far, startup: &[u8]) -> io::Result<(Far, Vec<u8>)> {
     }
 }
 
-/// Carries both directions until one of them ends: neither side leaves only one open.
+/// Forwards both directions until one of them ends. Neither side closes only one direction.
 async fn exchange(mut near: UnixStream, far: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
-    /// For the last message and the end of TLS, which a silent server may not take.
+    /// The limit for the last message and the end of TLS. A silent server may not read them.
     const FAREWELL: Duration = Duration::from_secs(1);
     if near.write_all(answer).await.is_err() {
         return;
@@ -431,7 +442,7 @@ async fn exchange(mut near: UnixStream, far: impl AsyncRead + AsyncWrite + Unpin
 }
 
 impl Failure {
-    /// The failure as the server would tell it.
+    /// Returns the failure as an error message of the server.
     fn as_message(&self) -> Vec<u8> {
         /// `cannot_connect_now` and `connection_exception`.
         const CODES: [&str; 2] = ["57P03", "08000"];

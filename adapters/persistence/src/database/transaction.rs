@@ -9,9 +9,10 @@ use super::{DatabaseError, Parameters, Sql, dialect::Dialect, read_all};
 
 /// A transaction that commits only if each of its statements succeeded.
 ///
-/// Both databases let a client go on after an error, and report nothing at the end. PostgreSQL
-/// answers the `COMMIT` of a failed transaction with `ROLLBACK`, which the driver takes for success.
-/// SQLite rolls back by itself if the disk is full, and then commits each later statement alone.
+/// Both databases let a client continue after an error, and report no error at the end. PostgreSQL
+/// answers the `COMMIT` of a failed transaction with `ROLLBACK`, which the driver reports as
+/// success. SQLite rolls back by itself if the disk is full, and then commits each later statement
+/// alone.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     inner: DatabaseTransaction,
@@ -20,12 +21,12 @@ pub(crate) struct Transaction {
 }
 
 /// Begins a transaction. In SQLite it holds the write lock from its start, so that it cannot fail
-/// half-way because another process has the lock.
+/// later because another process has the lock.
 pub(crate) async fn begin(connection: &DatabaseConnection) -> Result<Transaction, DatabaseError> {
     let connection = connection.clone();
-    // In a task, which is not dropped with this future: if a future is dropped between `BEGIN` and
-    // its answer, the driver returns the connection to the pool inside of the transaction (sqlx
-    // #4385). The next statements would be answered and never committed.
+    // A task is not dropped with this future. If a future is dropped between `BEGIN` and its
+    // answer, the driver returns the connection to the pool inside the transaction (sqlx #4385).
+    // The next statements would succeed and never be committed.
     let begin = tokio::spawn(async move {
         connection
             .begin_with_options(TransactionOptions {
@@ -52,7 +53,7 @@ pub(crate) async fn clock(transaction: &Transaction) -> Result<i64, DatabaseErro
 }
 
 impl Transaction {
-    /// Runs one statement, and returns how many rows it touched.
+    /// Runs one statement, and returns the number of rows that it changed.
     pub(crate) async fn execute(
         &self,
         sql: &Sql,
@@ -91,7 +92,7 @@ impl Transaction {
         Ok(!self.run(self.inner.query_all_raw(statement)).await?.is_empty())
     }
 
-    /// Makes all of it durable, or returns an error.
+    /// Makes all statements durable, or returns an error.
     pub(crate) async fn commit(self) -> Result<(), DatabaseError> {
         if self.failed.load(Ordering::Acquire) {
             return Err(failed().into());
@@ -104,7 +105,7 @@ impl Transaction {
     }
 
     async fn run<T>(&self, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-        // It stays set if this future is dropped while the statement runs.
+        // The flag stays set if this future is dropped while the statement runs.
         if self.failed.swap(true, Ordering::AcqRel) {
             return Err(failed());
         }

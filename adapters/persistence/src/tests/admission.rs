@@ -1,4 +1,4 @@
-//! Servers that are refused, and databases that are in use.
+//! The service refuses unusable servers, and recognises databases that are in use.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn database_that_is_not_utf8_is_refused_with_its_encoding() {
         assert!(why.contains(encoding) && why.contains(&settings.database), "{why}");
         let migrating = to_migrate(&database).admit().await;
         assert!(matches!(migrating, Err(AdmitError::Refused(_))), "{migrating:?}");
-        // The pool refuses it as well.
+        // The pool also refuses it.
         assert!(database.connection().execute_unprepared("SELECT 1").await.is_err());
     }
 }
@@ -103,7 +103,7 @@ async fn role_defaults_do_not_change_session_settings() {
     assert_eq!(row.try_get::<String>("", "it").unwrap(), "on 10s UTF8");
 }
 
-async fn loss_of_reverting_a_migration_is_known(database: Database) {
+async fn revert_lists_everything_that_it_deletes(database: Database) {
     Migrator::up(&database.connection(), None).await.unwrap();
     let all: u32 = Migrator::migrations().len().try_into().unwrap();
     let migrating = to_migrate_alone(database).await;
@@ -115,10 +115,10 @@ async fn loss_of_reverting_a_migration_is_known(database: Database) {
     for table in ["outbox", "delivery", "verification", "api_key", "secret"] {
         assert!(found.tables.contains(&(table.to_owned(), 0)), "{table}: {found:?}");
     }
-    assert_eq!(found.columns, Vec::<String>::new(), "their tables go");
-    assert_eq!(count(&migrating, "outbox").await, 0, "it is still there");
+    assert_eq!(found.columns, Vec::<String>::new(), "their tables are deleted");
+    assert_eq!(count(&migrating, "outbox").await, 0, "the table still exists");
 
-    // To revert only the latest deletes no table of the first migrations.
+    // A revert of only the latest migration deletes no table of the first migrations.
     let latest = loss(&migrating, 1).await.unwrap();
     assert_eq!(latest.migrations.len(), 1);
     assert!(!latest.tables.iter().any(|(table, _)| table == "outbox"), "{latest:?}");
@@ -127,7 +127,7 @@ async fn loss_of_reverting_a_migration_is_known(database: Database) {
     assert_eq!(loss(&migrating, 1).await.unwrap(), Loss::default());
 }
 
-/// Another pool of the same database.
+/// Returns another pool of the same database, and closes the first one.
 async fn to_migrate_alone(database: Database) -> Database {
     let migrating = to_migrate(&database);
     database.close().await.unwrap();
@@ -135,19 +135,19 @@ async fn to_migrate_alone(database: Database) -> Database {
 }
 
 #[tokio::test]
-async fn loss_of_reverting_a_migration_is_known_on_postgres() {
+async fn revert_lists_everything_that_it_deletes_on_postgres() {
     if let Some(database) = empty_postgres().await {
-        loss_of_reverting_a_migration_is_known(database).await;
+        revert_lists_everything_that_it_deletes(database).await;
     }
 }
 
 #[tokio::test]
-async fn loss_of_reverting_a_migration_is_known_on_sqlite() {
+async fn revert_lists_everything_that_it_deletes_on_sqlite() {
     let (database, _folder) = sqlite().await;
-    loss_of_reverting_a_migration_is_known(database).await;
+    revert_lists_everything_that_it_deletes(database).await;
 }
 
-async fn is_taken_alone_only_when_nobody_uses_it(database: Database) {
+async fn database_is_reserved_only_when_it_is_unused(database: Database) {
     let other = Database::connect_lazily(database.settings(), "messager api", 1);
     other.connection().ping().await.unwrap();
     database.close().await.unwrap();
@@ -157,7 +157,7 @@ async fn is_taken_alone_only_when_nobody_uses_it(database: Database) {
     assert_eq!(users.len(), 1, "{users:?}");
 
     other.close().await.unwrap();
-    // The server notices the end a moment later.
+    // The server notices the end of the session a moment later.
     in_time(async {
         while !take_alone(&migrating).await.unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -166,31 +166,31 @@ async fn is_taken_alone_only_when_nobody_uses_it(database: Database) {
     .await;
     let late = Database::connect_lazily(migrating.settings(), "messager api", 1);
     let began = tokio::time::timeout(Duration::from_secs(1), late.connection().ping()).await;
-    assert!(!matches!(began, Ok(Ok(()))), "nobody begins to use it meanwhile");
+    assert!(!matches!(began, Ok(Ok(()))), "no process begins to use the database meanwhile");
 }
 
 #[tokio::test]
-async fn database_in_use_is_recognised_on_postgres() {
+async fn database_in_use_cannot_be_reserved_on_postgres() {
     if let Some(database) = postgres().await {
-        is_taken_alone_only_when_nobody_uses_it(database).await;
+        database_is_reserved_only_when_it_is_unused(database).await;
     }
 }
 
 #[tokio::test]
-async fn database_in_use_is_recognised_on_sqlite() {
+async fn database_in_use_cannot_be_reserved_on_sqlite() {
     let (database, _folder) = sqlite().await;
-    is_taken_alone_only_when_nobody_uses_it(database).await;
+    database_is_reserved_only_when_it_is_unused(database).await;
 }
 
 /// A process may have no session between two checks of the database.
 #[tokio::test]
-async fn process_that_waits_for_a_session_is_recognised() {
+async fn process_that_waits_for_a_session_uses_the_database() {
     let Some(database) = postgres().await else { return };
     let migrating = to_migrate_alone(database).await;
     let settings = migrating.settings().clone();
     let looking = tokio::spawn(async move {
         loop {
-            // Its sessions have no telling name, as for a role that may not see it.
+            // Its sessions have an empty name, as a role without the privilege sees them.
             let api = Database::connect_lazily(&settings, "", 1);
             let _ = api.connection().ping().await;
             let _ = api.close().await;

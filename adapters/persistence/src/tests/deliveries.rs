@@ -1,3 +1,7 @@
+//! The delivery ledger: from the admission of a message to its end.
+//!
+//! This is one file, because all tests drive the same ledger through the helpers below.
+
 use std::{
     collections::HashSet,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -31,9 +35,9 @@ on_both_databases!(
     admission_removes_the_message_from_the_outbox,
     message_admitted_while_it_was_settled_is_not_published_again,
     admitted_message_leaves_transit_once_consumers_have_read_past_it,
-    message_that_consumers_have_not_reached_is_not_published_again,
+    message_that_consumers_have_not_read_yet_is_not_published_again,
     concurrent_settling_and_admission_do_not_deadlock,
-    each_group_has_a_ledger_of_its_own,
+    each_group_has_its_own_ledger,
     fenced_owner_writes_nothing,
     call_is_begun_once,
     call_may_begin_with_the_admission,
@@ -67,7 +71,7 @@ struct Consumer {
     lease: Lease,
 }
 
-/// A consumer that holds partition 0.
+/// Returns a consumer that holds partition 0.
 async fn consumer(database: &Database, group: &str, member: &str, ttl: Duration) -> Consumer {
     let leases =
         SqlPartitionLeases::new(database.clone(), group.into(), "message".into(), member.into());
@@ -170,7 +174,8 @@ async fn admission_removes_the_message_from_the_outbox(database: Database) {
     };
     let consumer = consumer(&database, "1", "a", LONG).await;
 
-    // The first is in transit, the second is not settled, the third has the sequence of another.
+    // The first is in transit, the second is not settled, the third has the sequence of another
+    // message.
     let foreign = Incoming { sequence: record(2).sequence, ..incoming(&phone(7)) };
     consumer.admit(&[record(0), record(1), foreign]).await;
 
@@ -220,7 +225,7 @@ async fn admitted_message_leaves_transit_once_consumers_have_read_past_it(databa
     .await;
 }
 
-async fn message_that_consumers_have_not_reached_is_not_published_again(database: Database) {
+async fn message_that_consumers_have_not_read_yet_is_not_published_again(database: Database) {
     let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     outbox.enqueue(new_message(&phone(1))).await.unwrap();
     let backlog = SqlBacklog::new(database.clone(), "message".into());
@@ -244,7 +249,7 @@ async fn message_that_consumers_have_not_reached_is_not_published_again(database
     })
     .await;
     assert_eq!(waiting_again, 1);
-    assert!(begun.elapsed() < Duration::from_secs(8), "not by time alone");
+    assert!(begun.elapsed() < Duration::from_secs(8), "not only because of the time");
 }
 
 async fn concurrent_settling_and_admission_do_not_deadlock(database: Database) {
@@ -285,7 +290,7 @@ async fn concurrent_settling_and_admission_do_not_deadlock(database: Database) {
     }
 }
 
-async fn each_group_has_a_ledger_of_its_own(database: Database) {
+async fn each_group_has_its_own_ledger(database: Database) {
     let one = consumer(&database, "1", "a", LONG).await;
     let two = consumer(&database, "2", "a", LONG).await;
     let message = incoming(&phone(1));
@@ -366,10 +371,10 @@ async fn lost_grant_of_an_admission_is_granted_again(database: Database) {
     let granted = old.call(id, LONG).await;
     let new = consumer(&database, "1", "b", LONG).await;
 
-    assert_eq!(due, [id], "to whoever did not hear of the first");
+    assert_eq!(due, [id], "to the consumer that missed the first answer");
     assert_eq!(granted, 2);
     assert_eq!(new.due().await, []);
-    assert_eq!(new.start(id, LONG).await, Started::default(), "to nobody else");
+    assert_eq!(new.start(id, LONG).await, Started::default(), "to no other consumer");
 }
 
 async fn lost_grant_of_a_call_is_granted_again(database: Database) {
@@ -392,7 +397,7 @@ async fn late_start_does_nothing(database: Database) {
     let message = incoming(&phone(1));
     let id = message.message.id;
     consumer.admit(&[message]).await;
-    // Its turn is lower than that of the next statement.
+    // Its turn is lower than the turn of the next statement.
     let early = SqlDeliveryLedger::new(database.clone(), "1".into(), "message".into(), "a".into());
     for _ in 0..2 {
         consumer.ledger.start(&consumer.lease, &[], LONG).await.unwrap();
@@ -482,7 +487,7 @@ async fn outcome_counts_after_the_partition_was_lost(database: Database) {
     let attempt = old.call(id, LONG).await;
     let new = consumer(&database, "1", "b", LONG).await;
 
-    assert_eq!(new.start(id, LONG).await, Started::default(), "its call is still under way");
+    assert_eq!(new.start(id, LONG).await, Started::default(), "its call is still in flight");
     assert_eq!(old.finish(id, attempt, sent()).await, Some(DeliveryState::Sent));
 }
 
@@ -541,7 +546,7 @@ async fn expired_message_is_never_called(database: Database) {
     assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 2);
 }
 
-/// In the outbox, before another call, or during a call; but not while a relay has it.
+/// This holds in the outbox, before another call and during a call, but not while a relay holds it.
 async fn waiting_message_of_a_canceled_verification_is_never_called(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let consumer = consumer(&database, "1", "a", LONG).await;
@@ -570,7 +575,7 @@ async fn waiting_message_of_a_canceled_verification_is_never_called(database: Da
         verifications.cancel(id_of(send)).await.unwrap().unwrap();
     }
 
-    // At once: the next message to the phone waits for it.
+    // It ends at once, because the next message to the phone waits for it.
     assert!(consumer.due().await.contains(&first.message.id));
     for id in [first.message.id, second.message.id] {
         let started = consumer.start(id, LONG).await;
@@ -680,7 +685,7 @@ async fn interrupted_call_is_due_when_its_time_is_over(database: Database) {
     old.admit(&messages).await;
     old.call(messages[0].message.id, NONE).await;
     old.call(messages[1].message.id, LONG).await;
-    // For its own consumer the call was never made.
+    // Its own consumer has never made the call.
     assert!(!old.ledger.due(&old.lease, 10).await.unwrap()[0].interrupted);
     let new = consumer(&database, "1", "b", LONG).await;
 

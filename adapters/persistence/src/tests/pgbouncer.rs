@@ -19,7 +19,7 @@ use crate::{
     PostgresSettings, SchemaError, check_schema, take_alone,
 };
 
-/// A PgBouncer in front of a new database. It ends when this is dropped.
+/// A PgBouncer in front of a new database. It ends when this value is dropped.
 struct PgBouncer {
     child: Child,
     folder: Folder,
@@ -61,7 +61,7 @@ impl PgBouncer {
         Some(Self { child, folder, direct, pooled })
     }
 
-    /// Runs it as another user, because it refuses to be root.
+    /// Runs PgBouncer as another user, because it refuses to run as root.
     fn run(program: &str, config: &PathBuf) -> Child {
         let switch = environment("TEST_PG_USER_SWITCH").unwrap_or_default();
         let mut words = switch.split_whitespace().chain([program]);
@@ -86,7 +86,7 @@ impl PgBouncer {
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        // The child may be the program that switches the user: it passes TERM on, and not KILL.
+        // The child may be the program that switches the user. It forwards TERM, but not KILL.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
         let _ = self.folder.path();
@@ -141,11 +141,11 @@ async fn is_refused(pgbouncer: &PgBouncer) {
     );
     let migrating = Database::connect_to_migrate(&pgbouncer.pooled(), "messager migrate");
     assert!(matches!(migrating.admit().await, Err(AdmitError::Refused(_))));
-    // No statement of the pools gets through either.
+    // The pools cannot run a statement either.
     let one = Statement::from_string(DbBackend::Postgres, "SELECT 1");
     assert!(database.connection().query_one_raw(one.clone()).await.is_err());
     assert!(migrating.connection().query_one_raw(one).await.is_err());
-    // No setting of ours reached a session of other clients.
+    // No setting of ours has reached a session of another client.
     let direct = Database::connect_to_migrate(&pgbouncer.direct(), "direct");
     let prepared = "SELECT count(*)::text FROM pg_stat_activity \
         WHERE query LIKE '%set_config%' AND pid <> pg_backend_pid()
@@ -172,7 +172,7 @@ async fn transaction_mode_is_recognised_with_sessions_in_rotation() {
     is_refused(&pgbouncer).await;
 }
 
-/// Other clients keep taking and returning sessions.
+/// Other clients take and return sessions all the time.
 #[tokio::test]
 async fn transaction_mode_is_recognised_under_load() {
     use sea_orm::sqlx::{self, Connection as _, postgres::PgConnectOptions};
@@ -207,7 +207,7 @@ async fn waiting_migration_names_the_holder_and_gives_up() {
     let connect = || Database::connect_to_migrate(&pgbouncer.pooled(), "messager migrate");
     let (first, second) = (connect(), connect());
     let patience = Duration::from_millis(300);
-    first.lock_for_migration(patience, |_| panic!("nobody holds it")).await.unwrap();
+    first.lock_for_migration(patience, |_| panic!("the lock is free")).await.unwrap();
 
     let mut told = String::new();
     let refused = second.lock_for_migration(patience, |holder| told = holder.to_owned()).await;
@@ -215,7 +215,7 @@ async fn waiting_migration_names_the_holder_and_gives_up() {
     assert!(told.contains(&format!("process {pid}, messager migrate")), "{told}");
     assert!(matches!(refused, Err(MigrationLockError::Held { .. })), "{refused:?}");
 
-    // The pooler keeps the session, and the lock is released.
+    // The pooler keeps the session, but the lock is released.
     first.unlock_after_migration().await.unwrap();
     second.lock_for_migration(patience, |_| {}).await.unwrap();
 }
@@ -231,9 +231,9 @@ async fn unreleased_lock_ends_with_its_client() {
     connect().lock_for_migration(Duration::from_secs(10), |_| {}).await.unwrap();
 }
 
-/// The sessions that it keeps for the next client belong to no process.
+/// The sessions that the pooler keeps for the next client belong to no process.
 #[tokio::test]
-async fn session_that_the_pooler_keeps_is_no_process() {
+async fn idle_session_of_the_pooler_does_not_count_as_a_process() {
     let Some(pgbouncer) = PgBouncer::start("session", "").await else { return };
     let process = Database::connect_lazily(&pgbouncer.pooled(), "messager api", 2);
     process.ping().await.unwrap();

@@ -1,5 +1,5 @@
-//! The number of rows that the statements of the message path read in PostgreSQL, which keeps their
-//! plans. Looks and sweeps may read all open rows, and are not tested.
+//! PostgreSQL reads few rows for the statements of the message path, although it keeps their plans.
+//! Polls and sweeps may read all open rows, and are not tested.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,16 +19,16 @@ use super::{
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
 
-/// More rows than a few messages have a reason to read.
+/// More rows than the statements of a few messages should read.
 const ROWS: usize = 3_000;
 const ENOUGH: i64 = 100;
 
 #[tokio::test]
-async fn kept_plan_reads_few_rows_whatever_it_was_made_for() {
+async fn kept_plan_reads_few_rows_for_any_table_size() {
     let Some(database) = postgres().await else { return };
     for (made_for, vacuumed) in [(0, false), (0, true), (ROWS, false), (ROWS, true)] {
         for events in [false, true] {
-            // On one connection, which keeps its plans.
+            // One connection, because each connection has its own plans.
             let one = Database::connect_lazily(database.settings(), "test", 1);
             let (ledger, lease) = ledger(&one, "group").await;
             let ledger = ledger.with_events(events.into());
@@ -56,7 +56,7 @@ async fn kept_plan_reads_few_rows_whatever_it_was_made_for() {
     }
 }
 
-/// The steps of a message.
+/// Runs the steps of a message.
 struct Pipeline {
     database: Database,
     ledger: SqlDeliveryLedger,
@@ -64,7 +64,7 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    /// Sends three messages. One is refused at first, resent, and canceled.
+    /// Sends three messages. One of them is first refused, then resent and canceled.
     async fn pass(&self, round: usize) {
         let send = |number| start(&phone(10 * round + number));
         let sends: [NewSend; 3] = [send(1), send(2), send(3)];
@@ -111,15 +111,15 @@ impl Pipeline {
             Target::Id(id_of(&sends[0])),
             newest_of(sends[1].phone.as_str(), Some(id_of(&sends[1]))),
         ];
-        let nobody = || newest_of("79991111111", None);
-        tokio::join!(check(by_id), check(by_phone), check(nobody()), check(nobody()));
+        let unknown = || newest_of("79991111111", None);
+        tokio::join!(check(by_id), check(by_phone), check(unknown()), check(unknown()));
         let resent = verifications.resend(again(&sends[2], 1)).await.unwrap();
         assert!(matches!(resent, Resent::Sent(_)), "{resent:?}");
         let canceled = verifications.cancel(id_of(&sends[2])).await.unwrap().unwrap();
         assert_eq!(canceled.verification.status, VerificationStatus::Canceled);
     }
 
-    /// Puts this many messages into each table, behind the messages that pass.
+    /// Adds this many messages to each table, after the messages of the test.
     async fn fill(&self, rows: usize) {
         let fill = format!(
             "INSERT INTO outbox (sequence, id, phone, code, trace, expires_at)
@@ -162,7 +162,7 @@ impl Pipeline {
         self.run(&fill).await;
     }
 
-    /// Returns how many entries of each index, and rows of each table, were read so far.
+    /// Returns the number of entries of each index and of rows of each table that were read so far.
     async fn read(&self) -> BTreeMap<String, i64> {
         self.run("SELECT pg_stat_force_next_flush()").await;
         let sql =

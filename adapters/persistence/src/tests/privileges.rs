@@ -29,7 +29,7 @@ async fn as_role(roles: &[&str]) -> Option<(Database, Database, String)> {
     Some((owner, database, own))
 }
 
-async fn tells_of_each_that_is_missing(roles: &[&str], parts: &[Part]) {
+async fn assert_each_missing_privilege_is_reported(roles: &[&str], parts: &[Part]) {
     let Some((owner, database, own)) = as_role(roles).await else { return };
     check_storage(&database, parts).await.unwrap();
 
@@ -56,17 +56,17 @@ async fn tells_of_each_that_is_missing(roles: &[&str], parts: &[Part]) {
 }
 
 #[tokio::test]
-async fn of_the_api() {
-    tells_of_each_that_is_missing(&["messager_api"], &[Part::Api]).await;
+async fn each_missing_privilege_of_the_api_is_reported() {
+    assert_each_missing_privilege_is_reported(&["messager_api"], &[Part::Api]).await;
 }
 
 #[tokio::test]
-async fn of_the_processor_with_the_queue() {
+async fn each_missing_privilege_of_the_processor_with_the_queue_is_reported() {
     let roles = ["messager_processor", "messager_queue"];
-    tells_of_each_that_is_missing(&roles, &[Part::Processor, Part::Queue]).await;
+    assert_each_missing_privilege_is_reported(&roles, &[Part::Processor, Part::Queue]).await;
 }
 
 #[tokio::test]
-async fn of_the_consumer() {
-    tells_of_each_that_is_missing(&["messager_consumer"], &[Part::Consumer]).await;
+async fn each_missing_privilege_of_the_consumer_is_reported() {
+    assert_each_missing_privilege_is_reported(&["messager_consumer"], &[Part::Consumer]).await;
 }

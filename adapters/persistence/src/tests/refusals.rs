@@ -1,4 +1,4 @@
-//! One refused row among others.
+//! The database refuses one row of a statement. The other rows are stored.
 
 use application::ports::{
     Backlog, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, OutcomeClass,
@@ -29,7 +29,7 @@ on_both_databases!(
     expired_message_that_cannot_be_noted_is_deleted_with_its_code,
 );
 
-/// Makes the database refuse the rows of a table for which `when` holds (of `NEW`).
+/// Makes the database refuse the rows of a table for which the condition `when` on `NEW` holds.
 pub(super) async fn refuse(database: &Database, table: &str, when: &str) {
     let sql = if database.is_postgres() {
         format!(
@@ -58,7 +58,7 @@ fn batch(records: Vec<Record>, next_offset: i64) -> Batch {
     Batch { records, next_offset, default_ttl: LONG, ..Batch::default() }
 }
 
-/// Three messages whose calls have begun.
+/// Returns three messages whose calls have begun.
 async fn called(ledger: &SqlDeliveryLedger, lease: &Lease) -> [Incoming; 3] {
     let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
     let batch = Batch {
@@ -95,7 +95,7 @@ async fn outcome_whose_texts_cannot_be_stored_is_recorded_without_them(database:
     refuse(&database, "delivery", "NEW.reference = '日本'").await;
     let messages = called(&ledger, &lease).await;
 
-    // PostgreSQL refuses a NUL by itself.
+    // PostgreSQL also refuses a NUL without the trigger.
     let outcomes = sent(&messages, ["日本", "good", "a\0b"]);
     assert_eq!(states(&ledger, &outcomes).await, [Sent; 3]);
 
@@ -151,7 +151,7 @@ async fn message_that_cannot_be_stored_becomes_a_dead_letter(database: Database)
         1
     );
     assert_eq!(count(&database, "dead_letter").await, 2);
-    assert_eq!(count(&database, "outbox").await, 1, "where it ends when it expires");
+    assert_eq!(count(&database, "outbox").await, 1, "it stays in the outbox until it expires");
     let member = "member".to_owned();
     let leases = SqlPartitionLeases::new(database, "1".into(), "message".into(), member);
     leases.release(&lease).await.unwrap();
@@ -212,8 +212,8 @@ async fn refused_settlement_leaves_the_message_in_the_outbox(database: Database)
     assert_eq!((size.waiting, size.in_transit), (1, 2));
 }
 
-/// Sweeps until this many messages have moved. The rows of a refused statement may stay locked for a
-/// moment, and are left to the next sweep.
+/// Sweeps until this many messages have moved. The rows of a refused statement may stay locked for
+/// a moment, and the next sweep moves them.
 async fn swept(backlog: &SqlBacklog, messages: u64) -> Swept {
     in_time(async {
         let mut all = Swept::default();

@@ -18,7 +18,7 @@ use crate::{
     OutboxSettings, PostgresSettings, database::distrust_servers,
 };
 
-/// A proxy whose connections can all be made silent: they stay open, and nothing comes through. Later
+/// A proxy that can make all its connections silent: they stay open and forward nothing. Later
 /// connections are not affected.
 struct Line {
     port: u16,
@@ -59,7 +59,7 @@ async fn silent_connections_are_replaced() {
     let Some(mut settings) = new_postgres().await else { return };
     let line = Line::to(settings.host.clone(), settings.port).await;
     (settings.host, settings.port) = ("127.0.0.1".to_owned(), line.port);
-    // The only connection must not stay taken.
+    // The only connection must not stay in use.
     let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
     Migrator::up(&database.connection(), None).await.unwrap();
     let patience = Duration::from_secs(1);
@@ -103,7 +103,7 @@ async fn only_repeatable_steps_are_answered_before_they_are_durable() {
 }
 
 #[tokio::test]
-async fn queue_on_a_silent_connection_fails_within_the_limit_and_connects_anew() {
+async fn queue_on_a_silent_connection_fails_within_the_limit_and_reconnects() {
     let Some(mut settings) = new_postgres().await else { return };
     let line = Line::to(settings.host.clone(), settings.port).await;
     (settings.host, settings.port) = ("127.0.0.1".to_owned(), line.port);
@@ -113,7 +113,7 @@ async fn queue_on_a_silent_connection_fails_within_the_limit_and_connects_anew()
     let settings = EmbeddedQueueSettings { topic, default_ttl: TTL, require_sealed: false };
     let queue = EmbeddedQueue::new(database.clone(), settings, vault());
     queue.publish(&messages(1, 0..1)).await.into_iter().for_each(Result::unwrap);
-    // The pool tests a connection that is returned to it, which must not be what hangs.
+    // The pool tests a returned connection. That test must not hang.
     let connection = database.connection();
     let pool = connection.get_postgres_connection_pool();
     in_time(async {
@@ -131,7 +131,7 @@ async fn queue_on_a_silent_connection_fails_within_the_limit_and_connects_anew()
     queue.publish(&messages(1, 0..1)).await.into_iter().for_each(Result::unwrap);
 }
 
-/// A way to a server that is `delay` away: each byte arrives so much later.
+/// Returns the port of a proxy that delays each byte by `delay`.
 async fn far_away(host: String, port: u16, delay: Duration) -> u16 {
     async fn carry(
         mut from: impl AsyncReadExt + Unpin,
@@ -173,7 +173,7 @@ async fn far_away(host: String, port: u16, delay: Duration) -> u16 {
 }
 
 #[tokio::test]
-async fn a_server_on_another_continent_can_be_used() {
+async fn server_with_long_round_trips_can_be_used() {
     let Some(mut settings) = new_postgres().await else { return };
     let port = far_away(settings.host.clone(), settings.port, Duration::from_millis(75)).await;
     (settings.host, settings.port) = ("127.0.0.1".to_owned(), port);
@@ -182,7 +182,7 @@ async fn a_server_on_another_continent_can_be_used() {
     database.admit().await.unwrap();
     database.ping().await.unwrap();
 
-    // A pool must get new sessions also after the comparison of this server is out of date.
+    // A pool must also get new sessions after the comparison of this server has expired.
     for _ in 0..2 {
         distrust_servers();
         let one = database.connection().get_postgres_connection_pool().acquire().await.unwrap();

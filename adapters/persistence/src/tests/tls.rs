@@ -1,4 +1,4 @@
-//! TLS to a real PostgreSQL, compared with psql: the service must do what libpq does.
+//! TLS to a real PostgreSQL. The service must behave as psql, which uses libpq.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ const ALL: &str = "host all all all trust";
 const TLS_ONLY: &str = "hostssl all all all trust";
 const NO_TLS_ONLY: &str = "hostnossl all all all trust";
 
-/// Makes all certificates, most of them as PostgreSQL's manual does.
+/// Creates all certificates, most of them as PostgreSQL's manual does.
 const CERTIFICATES: &str = r#"
 set -e
 key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1.key"; chmod 600 "$1.key"; }
@@ -78,7 +78,7 @@ cat oldmiddle.crt middle.crt >>underboth.crt
 chmod 644 *.crt
 "#;
 
-/// A PostgreSQL with or without TLS. It ends when this is dropped.
+/// A PostgreSQL with or without TLS. It ends when this value is dropped.
 struct Server {
     folder: Folder,
     port: u16,
@@ -118,7 +118,7 @@ impl Server {
         Some(server)
     }
 
-    /// Runs a script as the user of the server, in its folder.
+    /// Runs a script in the folder of the server, as its user.
     fn shell(&self, script: &str) {
         let mut words = self.switch.iter().map(String::as_str).chain(["sh", "-c", script]);
         let status = Command::new(words.next().unwrap())
@@ -132,7 +132,7 @@ impl Server {
 
     fn configure(&self, tls: bool, certificate: &str, lets_in: &str) {
         let on = if tls { "on" } else { "off" };
-        // The last setting counts.
+        // The last value of a setting counts.
         self.shell(&format!(
             "printf '%s\\n' 'ssl = {on}' \"ssl_cert_file = '../{certificate}.crt'\" \
              \"ssl_key_file = '../{certificate}.key'\" 'fsync = off' >>data/postgresql.conf
@@ -141,7 +141,7 @@ impl Server {
         ));
     }
 
-    /// Configures it, and waits until the configuration is in force.
+    /// Configures the server, and waits until it has loaded the configuration.
     async fn become_(&self, tls: bool, certificate: &str, lets_in: &str) {
         self.configure(tls, certificate, lets_in);
         let loaded = "SELECT extract(epoch FROM pg_conf_load_time())::text";
@@ -154,7 +154,7 @@ impl Server {
         }
     }
 
-    /// Asks through the socket, which has no TLS.
+    /// Runs a query through the local socket, which has no TLS.
     fn local(&self, sql: &str) -> String {
         let host = self.folder.path().display();
         self.psql(&format!("host={host}"), sql).expect("the socket is open")
@@ -165,7 +165,7 @@ impl Server {
             .args(["-XAtq", "-c", sql])
             .arg(format!("{connection} port={} user=messager dbname=postgres", self.port))
             .env_clear()
-            // There is no ~/.postgresql.
+            // So that psql finds no ~/.postgresql.
             .env("HOME", "/nonexistent")
             .stdin(Stdio::null())
             .output()
@@ -180,7 +180,8 @@ impl Server {
         self.folder.path().join(format!("{name}.crt"))
     }
 
-    /// Connects with both, and compares whether there is a connection, and whether it has TLS.
+    /// Connects with psql and with the service. Both must agree whether there is a connection, and
+    /// whether it has TLS.
     async fn compare(&self, mode: SslMode, root: Option<&str>, host: &str, case: &str) {
         const HAS_TLS: &str = "SELECT ssl::text FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
         let root = root.map(|name| self.root(name));
@@ -207,11 +208,11 @@ impl Server {
             Err(error) => Err(error.to_string()),
         };
         database.close().await.unwrap();
-        // psql says `t` or `true` as the cast does.
+        // psql prints `t` or `true`, as the cast returns.
         assert_eq!(
             found.as_ref().ok(),
             expected.as_ref().ok(),
-            "{case}, {connection}: psql {expected:?}, we {found:?}"
+            "{case}, {connection}: psql {expected:?}, the service {found:?}"
         );
     }
 }

@@ -1,9 +1,11 @@
-//! Certificates of servers, verified as libpq and OpenSSL do.
+//! Verifies the certificates of servers as libpq and OpenSSL do.
 //!
-//! rustls' own verifier refuses what PostgreSQL's manual has people make and libpq takes:
-//! certificates of version 1, one that signs itself and is its own root, a name that stands only
-//! in the common name. And it takes an intermediate authority for a root, which libpq does not.
-//! The cryptography is rustls'.
+//! The verifier of rustls refuses certificates that follow PostgreSQL's manual and that libpq
+//! accepts: certificates of version 1, a self-signed certificate that is its own root, and a name
+//! that is only in the common name. It also accepts an intermediate authority as a root, which
+//! libpq does not. The cryptography comes from rustls.
+//!
+//! This is one file, because the search for a chain and the checks of a chain are one verification.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -28,7 +30,7 @@ use x509_cert::{
     },
 };
 
-/// Certificates that were read.
+/// Parsed certificates.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Certificates(Arc<Vec<Parsed>>);
 
@@ -36,7 +38,7 @@ pub(super) struct Certificates(Arc<Vec<Parsed>>);
 #[derive(Debug)]
 pub(super) struct Verifier {
     provider: Arc<CryptoProvider>,
-    /// None: any certificate is taken.
+    /// `None`: every certificate is accepted.
     roots: Option<Certificates>,
     /// The name that the certificate must have.
     host: Option<String>,
@@ -45,10 +47,10 @@ pub(super) struct Verifier {
 #[derive(Debug)]
 struct Parsed {
     der: CertificateDer<'static>,
-    /// What is signed.
+    /// The part of the certificate that the issuer signs.
     signed: Vec<u8>,
     certificate: Certificate,
-    /// The algorithm of the signature, as rustls compares it.
+    /// The algorithm of the signature, in the form that rustls compares.
     signature_algorithm: Vec<u8>,
     key_algorithm: Vec<u8>,
 }
@@ -59,7 +61,7 @@ impl Certificates {
         Ok(Self(Arc::new(parsed.map_err(|error| error.to_string())?)))
     }
 
-    /// Those that can be read.
+    /// Parses the certificates that can be read, and skips the rest.
     pub(super) fn parse_readable(certificates: &[CertificateDer<'_>]) -> Self {
         Self(Arc::new(certificates.iter().filter_map(|it| Parsed::new(it).ok()).collect()))
     }
@@ -96,7 +98,7 @@ impl Parsed {
         it.issuer() == it.subject()
     }
 
-    /// An extension, if it is there and can be read.
+    /// Returns an extension if the certificate has it. Fails if it cannot be read.
     fn extension<'a, T: Decode<'a> + x509_cert::der::oid::AssociatedOid>(
         &'a self,
     ) -> Result<Option<T>, Error> {
@@ -118,7 +120,7 @@ impl Verifier {
         &self.provider.signature_verification_algorithms
     }
 
-    /// Whether the key of `issuer` made the signature of a certificate.
+    /// Returns whether the key of `issuer` made the signature of a certificate.
     fn signed(&self, certificate: &Parsed, issuer: &Parsed) -> bool {
         let signature = certificate.certificate.signature().raw_bytes();
         self.algorithms().all.iter().any(|algorithm| {
@@ -130,8 +132,8 @@ impl Verifier {
 
     /// Verifies the server's signature in the handshake with the key of its certificate.
     ///
-    /// `curves` is how many curves an ECDSA scheme stands for: all of them in TLS 1.2, in TLS 1.3
-    /// only the first, which is the one in its name.
+    /// `curves` is the number of curves that an ECDSA scheme allows. TLS 1.2 allows all of them.
+    /// TLS 1.3 allows only the first, which is the one in the scheme's name.
     fn verify_handshake(
         &self,
         message: &[u8],
@@ -214,8 +216,8 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl Verifier {
-    /// Constraints on names are rustls' to check: they are rare, and such chains are modern. They
-    /// bind no common name there, so the host must be among the alternative names.
+    /// Lets rustls check name constraints, because they are rare and occur in modern chains. rustls
+    /// does not apply them to the common name, so the host must be among the alternative names.
     fn check_constraints(
         &self,
         roots: &Certificates,
@@ -239,16 +241,17 @@ impl Verifier {
     }
 }
 
-/// Looks for a valid chain from a certificate to a root: one that is trusted and signs itself.
+/// Looks for a valid chain from a certificate to a root. A root is trusted and signs itself.
 struct Search<'a> {
     verifier: &'a Verifier,
     roots: &'a Certificates,
     others: &'a Certificates,
     now: UnixTime,
-    /// Signatures that may still be checked: a server could send a maze.
+    /// The number of signatures that may still be checked. A server could send certificates with
+    /// very many possible chains.
     budget: usize,
-    /// Why the first complete chain is not valid. A renewed authority has the subject and the key
-    /// of the expired one, so the search goes on after such a chain.
+    /// The reason why the first complete chain is not valid. The search continues after such a
+    /// chain, because a renewed authority has the subject and the key of the expired one.
     refused: Option<Error>,
 }
 
@@ -266,7 +269,7 @@ impl<'a> Search<'a> {
         if chain.len() == LONGEST {
             return false;
         }
-        // As OpenSSL: those that are trusted first.
+        // As OpenSSL, trusted certificates come first.
         let (roots, others) = (self.roots, self.others);
         for issuer in roots.0.iter().chain(others.0.iter()) {
             let issues = issuer.certificate.tbs_certificate().subject()
@@ -304,8 +307,9 @@ const NAME_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.
 const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
 const ANY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
 
-/// The extensions that are understood here or that bind nobody here: key identifiers, usage,
-/// names, basic and name constraints, lists of revocation, policies, extended usage.
+/// The critical extensions that are accepted, because this verifier checks them or they do not
+/// apply to it: key identifiers, usage, names, basic and name constraints, revocation lists,
+/// policies, extended usage.
 const UNDERSTOOD: [&str; 11] = [
     "2.5.29.14",
     "2.5.29.15",
@@ -320,8 +324,8 @@ const UNDERSTOOD: [&str; 11] = [
     "2.5.29.37",
 ];
 
-/// Whether a handshake of TLS 1.3 may be signed so. RFC 8446 §4.2.3 keeps PKCS #1 v1.5 for
-/// certificates only.
+/// Returns whether a TLS 1.3 handshake may be signed with this scheme. RFC 8446 §4.2.3 allows PKCS
+/// #1 v1.5 only for certificates.
 fn is_of_tls13(scheme: SignatureScheme) -> bool {
     use SignatureScheme as S;
     matches!(
@@ -341,7 +345,7 @@ fn has(certificate: &Parsed, extension: ObjectIdentifier) -> bool {
     extensions.is_some_and(|all| all.iter().any(|it| it.extn_id == extension))
 }
 
-/// Checks a chain from the server's certificate to a root, whose signatures are right.
+/// Checks a chain from the server's certificate to a root. Its signatures are already verified.
 fn check_chain(chain: &[&Parsed], now: UnixTime) -> Result<(), Error> {
     let mut authorities_below = 0;
     for (place, certificate) in chain.iter().enumerate() {
@@ -377,7 +381,7 @@ fn check_chain(chain: &[&Parsed], now: UnixTime) -> Result<(), Error> {
         let constraints = certificate.extension::<BasicConstraints>()?;
         let is_authority = match &constraints {
             Some(constraints) => constraints.ca,
-            // A root of version 1 has none, and could not.
+            // A root of version 1 cannot have extensions.
             None => it.version() == Version::V1 && certificate.is_self_issued(),
         };
         let signs = usage.is_none_or(|usage| usage.contains(KeyUsages::KeyCertSign));
@@ -392,8 +396,8 @@ fn check_chain(chain: &[&Parsed], now: UnixTime) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a certificate has this name, as libpq compares them: the alternative names, and the
-/// common name if none of these is of the kind of `host`.
+/// Returns whether a certificate has this name, as libpq compares names. It compares the
+/// alternative names. If none of them has the kind of `host`, it compares the common name.
 fn has_name(certificate: &Parsed, host: &str) -> Result<bool, Error> {
     let address = host.parse::<IpAddr>().ok();
     let mut of_its_kind = false;
@@ -427,7 +431,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// `*.` stands for one label, at the beginning.
+/// Returns whether `host` matches the pattern. `*.` at the beginning matches one label.
 fn is_name_of(pattern: &str, host: &str) -> bool {
     if pattern.eq_ignore_ascii_case(host) {
         return true;

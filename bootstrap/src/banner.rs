@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn embedded_default_shows_its_page_its_file_and_who_may_use_it() {
+    fn embedded_default_shows_its_page_file_and_access() {
         let shown = shown(&[]);
 
         let file = absolute("messager.db").unwrap();

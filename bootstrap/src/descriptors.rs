@@ -1,4 +1,4 @@
-//! How many descriptors this process may have open, and how many of them are for its clients.
+//! Counts the descriptors that the process needs itself, and divides the rest among its clients.
 
 use adapters_http::ServerLimits;
 use adapters_persistence::DatabaseSettings;
@@ -10,30 +10,30 @@ use crate::{
     config::{Config, GatewayConfig},
 };
 
-/// Raises the limit of open descriptors as far as the process may. The usual one is as low as it is
-/// for programs that use `select`, which this is not.
+/// Raises the limit of open descriptors as far as allowed. The usual limit is low for programs that
+/// use `select`, which this process does not.
 pub fn raise() {
     let limit = getrlimit(Resource::Nofile);
-    // A system that refuses leaves the limit as it was: `Shares` go by that.
+    // If the system refuses, the limit stays as it was. `Shares` use the limit in force.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// The limit that is in force.
+/// Returns the limit that is in force.
 pub fn limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// How many descriptors a process may need at a time beside those of its clients.
+/// Returns how many descriptors a process may need at a time in addition to those of its clients.
 ///
-/// A topic that has more partitions than `TOPIC_PARTITIONS` says needs more than that.
+/// A topic with more partitions than `TOPIC_PARTITIONS` needs more.
 pub fn outgoing(name: &str, config: &Config) -> u64 {
-    /// The standard streams, the runtime, listeners, and look-ups of names.
+    /// The standard streams, the runtime, listeners, and name lookups.
     const ALWAYS: u64 = 48;
     let is = |binary| name == binary || name == "messager";
     let has = |needs: bool, descriptors: u64| if needs { descriptors } else { 0 };
 
     let database = match &config.database {
-        // All parts share its one connection.
+        // All parts share one connection.
         settings @ DatabaseSettings::Sqlite(_) => settings.descriptors(1),
         settings @ DatabaseSettings::Postgres(_) => {
             let pools = Pool::of(name, config).into_iter();
@@ -41,11 +41,11 @@ pub fn outgoing(name: &str, config: &Config) -> u64 {
         }
     };
     let partitions = u64::from(config.relay.partitions.get());
-    // Both ways one connection for each partition, and one to ask any broker; a topic is made at
-    // one broker, the controller.
+    // Reading and writing need one connection for each partition, and one to ask any broker. The
+    // writer also creates the topic at one broker, the controller.
     let read = has(is("consumer") && config.consumer.broker.is_kafka(), partitions + 1);
     let written = has(is("processor") && config.relay.broker.is_kafka(), partitions + 2);
-    // As many again may be idle and not closed yet.
+    // The same number may be idle and not closed yet.
     let posts = 2 * EventSettings::default().concurrency as u64;
     let events = has(is("processor") && config.events.is_some(), posts);
     let calls_gateway = matches!(config.gateway, GatewayConfig::Webhook { .. });
@@ -54,23 +54,23 @@ pub fn outgoing(name: &str, config: &Config) -> u64 {
     ALWAYS + database + read + written + events + calls
 }
 
-/// How many connections of clients there may be at a time.
+/// The numbers of client connections that are allowed at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
-    /// What the shares follow from.
+    /// The limit of descriptors that the shares divide.
     pub limit: u64,
-    /// That are served on the API port.
+    /// Connections that are served on the API port.
     pub api: usize,
-    /// That are told there that all are taken.
+    /// Connections on the API port that get a 503 because all places are taken.
     pub api_turned_away: usize,
-    /// The same of the metrics port.
+    /// Connections that are served on the metrics port.
     pub metrics: usize,
     pub metrics_turned_away: usize,
 }
 
 impl Shares {
-    /// Shares of `limit` descriptors, of which the process needs `outgoing` itself: it keeps them,
-    /// or half of all if that is less.
+    /// Divides `limit` descriptors. The process keeps the `outgoing` descriptors that it needs
+    /// itself, but at most half of all.
     pub fn of(limit: u64, outgoing: u64, max_connections: usize) -> Self {
         let free = limit - outgoing.min(limit / 2);
         let free = usize::try_from(free).unwrap_or(usize::MAX);
@@ -83,7 +83,7 @@ impl Shares {
     }
 }
 
-/// So many connections, and those that are on their way out.
+/// Adds the connections that are leaving.
 fn with_leaving(max_connections: usize) -> usize {
     max_connections + ServerLimits { max_connections, ..ServerLimits::default() }.max_leaving()
 }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_usual_limit_leaves_all_that_is_wanted() {
+    fn usual_limit_is_enough_for_the_largest_shares() {
         let shares = Shares::of(524_288, 384, 768);
 
         assert_eq!((shares.api, shares.api_turned_away), (768, 4_096));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_keeps_descriptors_for_all_that_it_opens() {
+    fn process_reserves_descriptors_for_everything_that_it_opens() {
         const POSTGRES: &[(&str, &str)] = &[
             ("POSTGRES_HOST", "db"),
             ("POSTGRES_DB", "messager"),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_low_limit_is_shared_and_the_process_keeps_its_part() {
+    fn low_limit_is_split_between_the_clients_and_the_process() {
         for limit in [64, 256, 1_024, 2_048, 4_096] {
             let outgoing = 384;
             let Shares { api, api_turned_away, metrics, metrics_turned_away, .. } =

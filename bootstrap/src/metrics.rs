@@ -227,9 +227,9 @@ impl DeliveryMetrics {
         self.held.set(i64::try_from(partitions).unwrap_or(i64::MAX));
     }
 
-    /// Drops the lag of a partition that has another consumer now, which reports it.
+    /// Drops the lag of a partition that another consumer now reads and reports.
     pub fn left(&self, partition: i32) {
-        // It may never have been set.
+        // The lag may never have been set.
         let _ = self.lag.remove_label_values(&[&partition.to_string()]);
     }
 }
@@ -276,7 +276,7 @@ impl EventMetrics {
             &["outcome"],
         );
         let metrics = Self { events: registered(registry, events)? };
-        // As for deliveries.
+        // A counter that starts with its first count hides that count from `rate`.
         for outcome in ["delivered", "retried", "dropped"] {
             metrics.events.with_label_values(&[outcome]);
         }

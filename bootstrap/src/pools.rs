@@ -1,25 +1,25 @@
-//! How many connections to the database each part of a process may have, and so how many
-//! descriptors the process needs for them.
+//! The pools of database connections that each part of a process has.
 
 use crate::config::Config;
 
 /// A pool of connections, which no other part of the process can use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pool {
-    /// Stores what is accepted: a connection for each writer, and one to look after the database.
+    /// Stores accepted messages. It has a connection for each writer, and one to watch the
+    /// database.
     Api,
-    /// All else that the API does.
+    /// Serves all other work of the API.
     Verification,
     Processor,
     Consumer,
-    /// The queue that takes the place of Kafka.
+    /// Serves the embedded queue, which is used instead of Kafka.
     Queue,
     Keys,
     Migration,
 }
 
 impl Pool {
-    /// What its connections are called in the database, behind `messager `.
+    /// Returns the name of its connections in the database, without the prefix `messager `.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Api => "api",
@@ -43,7 +43,7 @@ impl Pool {
         }
     }
 
-    /// The pools of a binary that are open while it serves.
+    /// Returns the pools that a binary has open while it serves.
     pub fn of(name: &str, config: &Config) -> Vec<Self> {
         let mut pools = match name {
             "api" => vec![Self::Api, Self::Verification, Self::Keys],
@@ -60,7 +60,7 @@ impl Pool {
     }
 }
 
-/// Inserts into the outbox at a time: one that is committing and one that is being filled.
+/// The number of concurrent inserts into the outbox: one commits while the next one is filled.
 const API_WRITERS: u32 = 2;
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connections_of_each_binary_are_those_of_the_manual() {
+    fn each_binary_has_the_documented_number_of_connections() {
         let with = |kafka: &'static str| {
             Config::from_lookup(&|name| match name {
                 "PRODUCER_URL" | "CONSUMER_URL" if !kafka.is_empty() => Some(kafka.to_owned()),

@@ -32,7 +32,7 @@ use crate::{
     telemetry::{self, Terminal},
 };
 
-/// What every binary has: settings, metrics, health, tasks, and an orderly shutdown.
+/// The common parts of every binary: settings, metrics, health, tasks, and an orderly shutdown.
 #[derive(Debug)]
 pub struct Process {
     pub config: Config,
@@ -40,9 +40,10 @@ pub struct Process {
     pub readiness: Readiness,
     /// Metrics of the servers of this process.
     pub connections: ConnectionMetrics,
-    /// How many connections the servers may have.
+    /// The numbers of connections that the servers may have.
     pub shares: Shares,
-    /// Messages that expired before a consumer took them over, and that this process ended.
+    /// Counts the messages that this process ended because they expired before a consumer took them
+    /// over.
     pub expired: IntCounter,
     pub stop: CancellationToken,
     name: &'static str,
@@ -54,18 +55,18 @@ pub struct Process {
     keeps_house: bool,
     /// The one connection to an SQLite file, which all parts of a process share.
     sqlite: Option<Database>,
-    /// Cancelled when that file can be used; `None` until a part asks.
+    /// Cancelled when that file can be used. `None` until a part asks.
     sqlite_usable: Option<CancellationToken>,
     evidence: Evidence,
     watched: Watched,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
-/// What each part of the process knows of the database: `None` until it has looked.
+/// The latest database check of each part of the process. `None` until the part has checked.
 #[derive(Debug, Clone, Default)]
 struct Watched(Arc<Mutex<Vec<Option<Said>>>>);
 
-/// That the part can store, or why it cannot.
+/// The result of a check: the part can store its rows, or the reason why it cannot.
 type Said = Result<(), String>;
 
 /// How often an unavailable database is tried again.
@@ -133,7 +134,7 @@ impl Process {
         let router = metrics_router(process.registry.clone(), process.readiness.clone());
         let limits = metrics_limits(&process.shares);
         let (connections, stop) = (process.connections.clone(), CancellationToken::new());
-        // It stops last, so that probes are answered during the shutdown.
+        // The metrics server stops last, so that it answers probes during the shutdown.
         process.tasks.spawn(async move {
             serve(listeners, router, limits, connections, stop).await;
             Ok(())
@@ -141,7 +142,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Opens connections for one part of the process, which no other part can use up.
+    /// Opens a pool of connections for one part of the process. No other part uses it.
     pub fn database(&self, pool: Pool) -> Database {
         self.connect(pool, Database::connect_lazily)
     }
@@ -164,7 +165,8 @@ impl Process {
         })
     }
 
-    /// Returns whether no part of the process runs the housekeeping yet. The caller then does.
+    /// Returns whether no part of the process runs the housekeeping yet. If so, the caller must run
+    /// it.
     pub(crate) fn needs_housekeeping(&mut self) -> bool {
         !std::mem::replace(&mut self.keeps_house, true)
     }
@@ -173,7 +175,7 @@ impl Process {
         self.has_banner
     }
 
-    /// Shows a person on a terminal what has been started. Does nothing off a terminal.
+    /// Writes the banner to a terminal. Does nothing without a terminal.
     pub fn show_banner(&self) {
         if self.has_banner {
             let banner = banner(&self.config, self.metrics_port, self.terminal.colours);
@@ -185,12 +187,12 @@ impl Process {
         self.sqlite.is_some()
     }
 
-    /// Runs a task until [`Self::stop`] is cancelled. A task that ends before ends the process.
+    /// Runs a task until [`Self::stop`] is cancelled. A task that ends earlier ends the process.
     pub fn spawn(&mut self, task: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
-    /// Runs a task once the database can be used, unless `until` is cancelled before. As for
+    /// Runs a task when the database can be used, unless `until` is cancelled first. As with
     /// [`Self::spawn`], a task that ends before [`Self::stop`] is cancelled ends the process.
     pub(crate) fn spawn_when(
         &mut self,
@@ -207,9 +209,9 @@ impl Process {
         });
     }
 
-    /// Waits for the database, and refuses one whose schema is behind.
+    /// Waits for the database, and ends the process if its schema is outdated.
     ///
-    /// Keeps watching it from then on: `/readyz` reports it as up while each of `parts` can store its
+    /// Then watches the database: `/readyz` reports it as up while each of `parts` can store its
     /// rows. The returned token is cancelled when the database can be used.
     pub fn watch_database(&mut self, database: Database, parts: &[Part]) -> CancellationToken {
         if let Some(usable) = &self.sqlite_usable {
@@ -258,8 +260,8 @@ impl Process {
         usable
     }
 
-    /// Waits for a signal, and then for the tasks to end: within the grace period, or until a second
-    /// signal. A task that ends before the signal is an error.
+    /// Waits for a signal, and then until the tasks have ended, the grace period is over, or a
+    /// second signal arrives. A task that ends before the signal is an error.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -296,7 +298,7 @@ impl Process {
         interrupt: &mut tokio::signal::unix::Signal,
         terminate: &mut tokio::signal::unix::Signal,
     ) -> bool {
-        // The metrics server stays.
+        // The metrics server keeps running.
         let all = async {
             while self.tasks.len() > 1 {
                 match self.tasks.join_next().await {
@@ -364,9 +366,9 @@ fn metrics_limits(shares: &Shares) -> ServerLimits {
     }
 }
 
-/// Listens on `port`, or, if that is taken, on one of the next eight: the three binaries may share
-/// one `.env`, and with it one `PROMETHEUS_SERVER_PORT`. Never on the API's port, whose process may
-/// start later.
+/// Listens on `port`. If it is in use, listens on one of the next eight ports, because the three
+/// binaries may share one `.env` with one `PROMETHEUS_SERVER_PORT`. Skips the API's port, because
+/// the API may start later.
 fn listen_from(hosts: &Hosts, port: u16, api_port: u16) -> std::io::Result<Listeners> {
     const TRIES: u16 = 8;
     let mut last = None;

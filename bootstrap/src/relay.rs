@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{metrics::RelayMetrics, periodic::every};
 
-/// The pauses between two looks at the outbox while no message is announced.
+/// The pauses between two polls of the outbox while no message is announced.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pauses {
     pub(crate) shortest: Duration,
     pub(crate) longest: Duration,
-    /// How long after a message the pauses stay at their shortest.
+    /// How long the pauses stay at the shortest after a message.
     pub(crate) lively: Duration,
 }
 
@@ -38,7 +38,7 @@ impl PollPause {
         Self { pauses, latest: Instant::now(), pause: pauses.shortest }
     }
 
-    /// Returns the pause after a look that found `found` messages.
+    /// Returns the pause after a poll that found `found` messages.
     fn after(&mut self, found: usize) -> Duration {
         let Pauses { shortest, longest, lively } = self.pauses;
         if found > 0 {
@@ -50,8 +50,8 @@ impl PollPause {
     }
 }
 
-/// Relays batch after batch until a stop. A full batch is followed by the next at once. While no
-/// message comes the pause grows; it ends as soon as `stored` announces one.
+/// Relays batches until a stop. The next batch follows a full batch at once. While there are no
+/// messages, the pause grows. It ends as soon as `stored` announces a message.
 pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
     mut relay: RelayBatch<B, M>,
     batch: usize,
@@ -63,7 +63,7 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
 ) {
     let mut pacing = PollPause::new(pauses);
     while !stop.is_cancelled() {
-        // A stop does not interrupt it: a claimed batch is finished.
+        // A stop does not interrupt a claimed batch.
         let pause = match relay.execute().await {
             Ok(relayed) => {
                 readiness.set_up("broker");
@@ -95,8 +95,8 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
     }
 }
 
-/// Publishes messages again that no consumer took over, ends those that have expired, and counts the
-/// backlog, every five seconds until a stop.
+/// Publishes messages again that no consumer took over, ends expired messages, and counts the
+/// backlog. Repeats this every five seconds until a stop.
 pub(crate) async fn sweep<B: Backlog>(backlog: B, metrics: RelayMetrics, stop: CancellationToken) {
     const PAUSE: Duration = Duration::from_secs(5);
     every(PAUSE, &stop, || async {

@@ -142,7 +142,7 @@ mod tests {
 
     /// The sums are those of `docs/README.md`.
     #[test]
-    fn files_are_those_of_the_release() {
+    fn files_match_the_release() {
         let readme = include_str!("docs/README.md");
         for file in &FILES {
             let sum = Sha256::digest(&*file.plain)

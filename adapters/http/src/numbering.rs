@@ -1,4 +1,4 @@
-//! Phone numbers by the numbering plans of the world.
+//! Parses phone numbers by the numbering plans of the world.
 
 use domain::{Number, NumberType, PhoneNumber, Recipient, Region};
 use rlibphonenumber::{PHONE_NUMBER_UTIL, PhoneNumberFormat, PhoneNumberType};
@@ -21,7 +21,7 @@ impl InvalidNumber {
     }
 }
 
-/// Whether a region has a numbering plan. A region without one is most likely a typo.
+/// Returns whether a region has a numbering plan. A region without one is most likely a typo.
 pub fn has_numbers(region: Region) -> bool {
     let mut regions = PHONE_NUMBER_UTIL.get_supported_regions();
     regions.any(|known| known.as_region_str().as_str() == region.as_str())
@@ -58,12 +58,12 @@ pub(crate) fn sent_to(text: &str, default: Option<Region>) -> Result<PhoneNumber
     }
 }
 
-/// Reads digits that a client of `/api` wrote, in whatever way they lead to a number: in
-/// international form, also behind zeros, or as they are dialled in the default region.
+/// Reads digits that a client of `/api` wrote. They may be in international form, also after zeros,
+/// or as dialled in the default region.
 ///
-/// Where they can be read in both ways, they are in international form, as the contract of `/api`
-/// has it and as the gateway reads what it is given; unless they begin with 0, as no country's code
-/// does.
+/// If both readings give a number, the international form counts, as in the contract of `/api` and
+/// at the gateway. Digits that begin with 0 are first read as dialled, because no country code
+/// begins with 0.
 pub fn recipient(written: &PhoneNumber, default: Option<Region>) -> Recipient {
     let digits = written.as_str();
     let significant = digits.trim_start_matches('0');
@@ -74,12 +74,12 @@ pub fn recipient(written: &PhoneNumber, default: Option<Region>) -> Recipient {
         .or_else(|| international().flatten())
         .or_else(|| national(digits))
         .or_else(|| national(significant));
-    // Nothing but zeros stays as it is.
+    // A text of only zeros is kept.
     let unreadable = || significant.parse().unwrap_or_else(|_| written.clone());
     number.map_or_else(|| Recipient::Unreadable(unreadable()), Recipient::Number)
 }
 
-/// Returns the digits of a number in international form, whether or not it is in a plan.
+/// Returns the digits of a number in international form, even if it is in no plan.
 pub(crate) fn as_written(text: &str) -> Option<PhoneNumber> {
     if !is_international(text) {
         return None;
@@ -87,14 +87,14 @@ pub(crate) fn as_written(text: &str) -> Option<PhoneNumber> {
     text.strip_prefix('+').unwrap_or(text).parse().ok()
 }
 
-/// Whether a text may go to the library: an optional `+` and 7 to 15 digits. The library itself
-/// accepts letters, extensions and more digits, some of which change the number.
+/// Returns whether a text may go to the library: an optional `+` and 7 to 15 digits. The library
+/// also accepts letters, extensions and more digits, and some of them change the number.
 fn is_international(text: &str) -> bool {
     let digits = text.strip_prefix('+').unwrap_or(text);
     (7..=15).contains(&digits.len()) && !digits.starts_with('0') && is_digits(digits)
 }
 
-/// Whether a text may be a number as it is dialled in its country: `^0?[0-9]{4,14}$`.
+/// Returns whether a text may be a number as dialled in its country: `^0?[0-9]{4,14}$`.
 fn is_national(text: &str) -> bool {
     let short = (4..=14).contains(&text.len());
     (short || text.len() == 15 && text.starts_with('0')) && is_digits(text)
@@ -108,7 +108,7 @@ fn with_plus(text: &str) -> String {
     if text.starts_with('+') { text.to_owned() } else { format!("+{text}") }
 }
 
-/// The one place that asks the library.
+/// Looks up a number in the library. This is the only call of it.
 fn look_up(text: &str, region: Option<Region>) -> Option<Number> {
     let region = match region {
         Some(region) => Some(region.as_str().parse().ok()?),
@@ -256,7 +256,7 @@ mod tests {
         check("89999999999", "RU", Ok("79999999999"));
         check("015123456789", "DE", Ok("4915123456789"));
         check("4915123456789", "DE", Ok("4915123456789"));
-        // An E.164 number of another country stays one without its plus.
+        // An E.164 number of another country is still read as such without its plus.
         check("79991234567", "DE", Ok("79991234567"));
         check("+79991234567", "DE", Ok("79991234567"));
         check("123", "RU", Err(InvalidNumber::Form));
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_plan_has_is_one_recipient_behind_any_number_of_zeros() {
+    fn digits_outside_of_every_plan_are_one_recipient_with_any_leading_zeros() {
         for text in ["89991234567", "089991234567", "0089991234567", "000089991234567"] {
             let found = recipient(&text.parse().unwrap(), None);
             assert_eq!(found, Recipient::Unreadable("89991234567".parse().unwrap()), "{text}");

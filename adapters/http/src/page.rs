@@ -140,7 +140,7 @@ pub(crate) mod tests {
     /// Asserts that the page names no other host and needs nothing that the policy forbids.
     #[track_caller]
     fn assert_self_contained(html: &str) {
-        // A name of the icon's language, not an address that anybody asks.
+        // The name of the icon's XML namespace. No client requests this address.
         let html = html.replace("xmlns='http://www.w3.org/2000/svg'", "").replace("curl(", "");
         for forbidden in [
             "http:",

@@ -41,8 +41,8 @@ impl Readiness {
         let mut state = check.state();
         match *state {
             State::Up => return,
-            State::Starting => tracing::info!(check = check.name, "up"),
-            State::Down(_) => tracing::info!(check = check.name, "up again"),
+            State::Starting => tracing::info!(check = check.name, "check is up"),
+            State::Down(_) => tracing::info!(check = check.name, "check is up again"),
         }
         *state = State::Up;
     }
@@ -53,7 +53,7 @@ impl Readiness {
         let reason = reason.to_string();
         let mut state = check.state();
         if !matches!(*state, State::Down(_)) {
-            tracing::warn!(check = check.name, %reason, "down");
+            tracing::warn!(check = check.name, %reason, "check is down");
         }
         *state = State::Down(reason);
     }

@@ -1,4 +1,4 @@
-//! Reading of requests that `/api` and `/v1` share: body, media type and trace.
+//! Reads the parts of a request that `/api` and `/v1` share: body, media type and trace.
 
 use std::time::Duration;
 
@@ -16,15 +16,16 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// A body that is longer waits for a part of [`ROOM`], for as long as it may become.
+/// The length of a small body. A longer body waits for memory in [`ROOM`], for the most that it may
+/// need.
 const SMALL_BODY: usize = 16 * 1024;
 
-/// What all bodies that are longer than [`SMALL_BODY`] may take together, in KiB. They are rare,
-/// unless somebody wants to fill the memory.
+/// The memory that all bodies longer than [`SMALL_BODY`] may use together, in KiB. Such bodies are
+/// rare, except in an attack.
 const ROOM_KIB: usize = 32 * 1024;
 static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB);
 
-/// How much of a too long body is read and ignored.
+/// The number of bytes of a too long body that are read and ignored.
 ///
 /// A connection that is closed with unread bytes is reset, and the client may miss the answer.
 const MAX_IGNORED_BODY: usize = 4 * 1024 * 1024;
@@ -33,25 +34,25 @@ const MAX_IGNORED_BODY: usize = 4 * 1024 * 1024;
 /// sending may miss an early answer.
 const REFUSED_BODY: Duration = Duration::from_secs(1);
 
-/// Why a body was not read.
+/// The reason why a body was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unread {
     TooLong,
     BrokenOff,
     TooLate,
-    /// Other large bodies take all the room that there is for them.
+    /// Other large bodies use all the memory of [`ROOM`].
     NoRoom,
 }
 
-/// A body that was read, and its part of the room for large bodies.
+/// A body that was read, and its permit for the memory of large bodies.
 #[derive(Debug)]
 pub(crate) struct Content<'a> {
     pub(crate) bytes: Vec<u8>,
     pub(crate) room: Option<SemaphorePermit<'a>>,
 }
 
-/// Reads a body to its end within `patience`; that of a request that is refused anyway, within a
-/// second, and keeps nothing of it.
+/// Reads a body to its end within `patience`. If the request is refused anyway, reads its body
+/// within a second and keeps nothing.
 pub(crate) async fn read_within(
     patience: Duration,
     body: Body,
@@ -59,7 +60,7 @@ pub(crate) async fn read_within(
     most: usize,
     is_allowed: bool,
 ) -> Result<Content<'static>, Unread> {
-    // A client that waits for our leave is answered before it sends anything.
+    // A client that sent `Expect` gets its answer before it sends the body.
     if !is_allowed && headers.contains_key(EXPECT) {
         return Err(Unread::BrokenOff);
     }
@@ -70,8 +71,7 @@ pub(crate) async fn read_within(
     timeout_at(deadline, read).await.unwrap_or(Err(Unread::TooLate))
 }
 
-/// Reads a body to its end, and refuses one that is longer than `most` bytes. A large one waits for
-/// `room`.
+/// Reads a body to its end. Refuses a body longer than `most` bytes. A large body waits for `room`.
 async fn read<'a>(
     mut body: Body,
     headers: &HeaderMap,
@@ -79,7 +79,7 @@ async fn read<'a>(
     room: &'a Semaphore,
     deadline: Instant,
 ) -> Result<Content<'a>, Unread> {
-    // A client that waits for our leave sends nothing that would have to be read.
+    // A client that sent `Expect` has not sent a body that must be read.
     let readable = if headers.contains_key(EXPECT) { most } else { MAX_IGNORED_BODY };
     let announced = body.size_hint().lower();
     if announced > readable as u64 {
@@ -87,7 +87,7 @@ async fn read<'a>(
     }
 
     let announced = usize::try_from(announced).unwrap_or(usize::MAX);
-    // Of a body that says it is too long nothing is kept.
+    // Nothing is kept of a body that announces too much.
     let kept = if announced > most { 0 } else { most };
     let mut content = Content { bytes: Vec::new(), room: None };
     let mut length = 0;
@@ -98,12 +98,13 @@ async fn read<'a>(
             break;
         }
         if length > kept {
-            // It is too long: what was kept is of no use, and others may have its room.
+            // The body is too long. It is dropped, and other bodies may use its memory.
             content = Content { bytes: Vec::new(), room: None };
             continue;
         }
         if length > SMALL_BODY && content.room.is_none() {
-            // At once for the whole: bodies that each have a part and wait for more would all wait.
+            // Take memory for the whole body at once. Bodies that hold a part and wait for more
+            // could deadlock.
             let whole = if announced > 0 { announced } else { most };
             content.room = Some(enter(room, whole, deadline).await?);
             content.bytes.reserve_exact(whole.saturating_sub(content.bytes.len()));
@@ -113,8 +114,8 @@ async fn read<'a>(
     if length <= most { Ok(content) } else { Err(Unread::TooLong) }
 }
 
-/// Waits for the room of a body of `length` bytes, for half of the time that is left: the body has
-/// to arrive as well.
+/// Waits for memory for a body of `length` bytes. It waits for at most half of the remaining time,
+/// because the body must also arrive.
 async fn enter(
     room: &Semaphore,
     length: usize,
@@ -138,14 +139,14 @@ pub(crate) fn trace(headers: &HeaderMap) -> Option<TraceParent> {
     value.to_str().ok()?.parse().ok()
 }
 
-/// Returns the media type in lower case, without its parameters. Like gin, it ends at a semicolon or
-/// a space.
+/// Returns the media type in lower case, without its parameters. As in gin, it ends at a semicolon
+/// or a space.
 pub(crate) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.trim_start().split([';', ' ']).next().unwrap_or_default().to_ascii_lowercase()
 }
 
-/// Whether a lower-case media type is `application/json` or `application/<something>+json`.
+/// Returns whether a lower-case media type is `application/json` or `application/<something>+json`.
 pub(crate) fn is_json(media_type: &str) -> bool {
     let subtype = media_type.strip_prefix("application/").unwrap_or_default();
     subtype == "json" || subtype.rsplit_once('+').is_some_and(|(_, suffix)| suffix == "json")
@@ -161,7 +162,7 @@ mod tests {
     const MOST: usize = 256 * KIB;
 
     #[tokio::test]
-    async fn the_body_of_a_request_that_is_refused_is_not_kept() {
+    async fn body_of_a_refused_request_is_not_kept() {
         let read = async |is_allowed| {
             let (headers, body) = (HeaderMap::new(), Body::from("body"));
             let read = read_within(Duration::from_secs(9), body, &headers, MOST, is_allowed).await;
@@ -173,8 +174,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_bodies_share_a_room() {
-        /// The first part of a body whose rest does not come.
+    async fn large_bodies_share_one_memory_limit() {
+        /// Returns a body whose first part arrives, and whose rest never does.
         fn begun(length: usize) -> Body {
             let rest = stream::pending();
             let first = stream::iter([Ok::<_, std::io::Error>(vec![b' '; length])]);
@@ -187,7 +188,7 @@ mod tests {
             timeout_at(deadline, read(body, &headers, MOST, &room, deadline))
         };
 
-        // It may become as long as a body may be.
+        // The length is unknown, so the body takes memory for the longest one.
         let mut first = Box::pin(read(begun(17 * KIB)));
         assert!((&mut first).now_or_never().is_none());
         assert_eq!(room.available_permits(), 44);

@@ -1,3 +1,8 @@
+//! The HTTP server: accepts connections, limits them, and shuts down in order.
+//!
+//! This is one file, because accepting, serving, refusing and the shutdown are one life of a
+//! connection. The table of connections is in `connections`.
+
 use std::{
     convert::Infallible,
     future::poll_fn,
@@ -47,8 +52,8 @@ mod watched;
 #[cfg(test)]
 mod tests;
 
-/// The pause after the system refused a connection for lack of descriptors or memory, and the pause
-/// between two lines of the log about it.
+/// The pause after the system could not accept a connection for lack of descriptors or memory, and
+/// the pause between two log lines about it.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 const ACCEPT_LOG_PAUSE: Duration = Duration::from_secs(10);
 
@@ -58,7 +63,7 @@ const LAST_REQUESTS: Duration = Duration::from_millis(50);
 /// How long a refused connection may take to send its request and to read the 503.
 const TURNING_AWAY: Duration = Duration::from_secs(2);
 
-/// How long a connection waits until the one that makes room for it is closed.
+/// How long a new connection waits until the connection that makes room for it is closed.
 const CHANGING_PLACES: Duration = Duration::from_secs(1);
 
 /// How often the deadlines of all connections are checked.
@@ -67,35 +72,38 @@ const SWEEP: Duration = Duration::from_millis(250);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n\
     content-type: application/json\r\ncontent-length: 32\r\n\r\n{\"error\":\"too many connections\"}";
 
-/// The buffer of a connection, which has to hold a whole head.
+/// The size of a connection's buffer, which must hold a whole head.
 ///
-/// The buffer begins with 8 KiB and doubles each time that one read has filled it, so only a client
-/// that sends so much at once makes it grow.
+/// The buffer begins with 8 KiB and doubles each time that one read has filled it. So it grows only
+/// for a client that sends this much at once.
 const MAX_BUFFER: usize = 64 * 1024;
 
-/// The most headers of a request. The parser's default is 100, and the Go service had no limit.
+/// The most headers of a request. The default of the parser is 100. The Go service had no limit.
 const MAX_HEADERS: usize = 256;
 
 /// The limits of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections at a time: under load each takes some 28 KiB, and up to 80 KiB if its client
-    /// sends a long head or body at once. A further one takes the place of one that does not
-    /// proceed. If there is none, it is answered with 503, and the longest open one ends with its
-    /// next answer.
+    /// The most connections at a time. Under load each takes some 28 KiB, and up to 80 KiB if its
+    /// client sends a long head or body at once.
+    ///
+    /// A further connection takes the place of a connection that makes no progress. If there is
+    /// none, the new connection gets a 503, and the longest open connection ends with its next
+    /// answer.
     pub max_connections: usize,
-    /// Connections at a time from one IPv4 address, or from one /64 of IPv6.
+    /// The most connections at a time from one IPv4 address, or from one /64 of IPv6.
     pub max_per_peer: usize,
-    /// Refused connections that are answered with 503 at a time. Further ones are closed. Half of the
-    /// answers are for newcomers, and not for connections that were dropped to make room.
+    /// The most refused connections that get a 503 at a time. Further ones are closed. Half of
+    /// these places are only for new connections, and not for connections that made room.
     pub max_turned_away: usize,
-    /// How long a connection has for a request, head and body, while others wait for its place. A
-    /// peer with more connections than theirs has a quarter of it.
+    /// How long a connection has for a request, head and body, while a new connection needs its
+    /// place. A peer with more connections than the new connection's peer has a quarter of this
+    /// time.
     pub patience: Duration,
-    /// How long a connection may be idle while others wait for its place. A peer with more
-    /// connections than theirs has a quarter of it.
+    /// How long a connection may be idle while a new connection needs its place. A peer with more
+    /// connections than the new connection's peer has a quarter of this time.
     pub idle_patience: Duration,
-    /// How long a connection that must end with its next answer may go without an answer.
+    /// How long a connection that must end with its next answer may take for that answer.
     pub last_answer: Duration,
     /// How long a new connection may send nothing.
     pub first_byte_timeout: Duration,
@@ -106,8 +114,8 @@ pub struct ServerLimits {
     /// How long a client may take to read an answer that does not fit into the system's buffers.
     /// On Linux, also how long it may leave sent bytes unacknowledged.
     pub write_timeout: Duration,
-    /// How long the server goes on accepting at a shutdown. Its answers tell clients to close. Idle
-    /// connections are closed at the end of this time.
+    /// How long the server still accepts connections at a shutdown. Its answers tell clients to
+    /// close. At the end of this time it closes idle connections.
     pub farewell: Duration,
     /// How long requests in flight may take after that.
     pub grace: Duration,
@@ -125,15 +133,15 @@ impl Default for ServerLimits {
         Self {
             max_connections: 768,
             max_per_peer: usize::MAX,
-            // As many as the system may hand over at once.
+            // The most that the system may hand over at once.
             max_turned_away: listen::BACKLOG.into(),
             patience: Duration::from_millis(100),
             idle_patience: Duration::from_secs(1),
             last_answer: Duration::from_secs(2),
             first_byte_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
-            // More than the usual 60 s of load balancers and client pools: the side that closes
-            // first loses no request.
+            // More than the usual 60 s of load balancers and client pools, so that they close
+            // first. The side that closes first loses no request.
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             farewell: Duration::ZERO,
@@ -144,12 +152,12 @@ impl Default for ServerLimits {
 
 /// Serves HTTP/1 on `listeners` until `stop`.
 ///
-/// At a shutdown, answers tell their clients to close for `limits.farewell`. Then nothing more is
-/// accepted, idle connections are closed, and requests in flight have `limits.grace` to end. A
-/// connection is read once more before it is closed, so that no request is lost.
+/// At a shutdown, answers tell their clients to close for `limits.farewell`. Then the server
+/// accepts no more connections and closes idle ones. Requests in flight have `limits.grace` to end.
+/// The server reads a connection once more before it closes it, so that no request is lost.
 /// Dropping the future drops every connection.
 ///
-/// `metrics` counts refused connections, and those that make room.
+/// `metrics` counts refused connections, and connections that make room.
 pub async fn serve(
     listeners: impl Into<Listeners>,
     router: Router,
@@ -170,7 +178,7 @@ pub async fn serve(
         sleep(limits.farewell).await;
     });
     let mut admit = |(stream, peer): (TcpStream, SocketAddr)| {
-        // Removes ended tasks, or the sets would grow for ever.
+        // Removes ended tasks. Otherwise the sets would grow without limit.
         while tasks.try_join_next().is_some() {}
         while turned_away.try_join_next().is_some() {}
         let Some(entry) = connections.admit(peer.ip().into()) else {
@@ -236,8 +244,8 @@ async fn sweep(connections: Arc<Connections>) {
     }
 }
 
-/// Serves a connection once the one whose place it takes has ended. Returns it if no request
-/// of it was served for want of a place.
+/// Serves a connection when the connection whose place it takes has ended. Returns it if it got no
+/// place and no request was served.
 async fn take_place(
     free: Option<OwnedSemaphorePermit>,
     slots: Arc<Semaphore>,
@@ -261,7 +269,7 @@ async fn take_place(
     unserved
 }
 
-/// How many connections are answered with 503 at a time.
+/// The permits for connections that get a 503.
 #[derive(Debug, Clone)]
 struct TurningAway {
     permits: Arc<Semaphore>,
@@ -273,19 +281,19 @@ impl TurningAway {
         Self { permits: Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS))), max }
     }
 
-    /// For a connection that found all places taken.
+    /// Returns a permit for a connection that found all places taken.
     fn newcomer(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_owned().ok()
     }
 
-    /// For one that made room. Half of the permits are not for these: many of them were opened to
-    /// keep others out.
+    /// Returns a permit for a connection that made room. Half of the permits are not for such
+    /// connections, because an attacker may have opened many of them to block other clients.
     fn dropped(&self) -> Option<OwnedSemaphorePermit> {
         if self.permits.available_permits() > self.max / 2 { self.newcomer() } else { None }
     }
 }
 
-/// A connection of which no request was served for want of a place.
+/// A connection without a place, of which no request was served.
 struct Unserved {
     stream: TcpStream,
     /// Whether a part of a request has arrived.
@@ -299,8 +307,8 @@ fn http() -> http1::Builder {
     http
 }
 
-/// Serves one connection to its end, or until it has to go. Returns it if it made room before
-/// its request was there.
+/// Serves one connection until it ends or must make room. Returns it if it made room before its
+/// request was complete.
 async fn attend<S>(
     http: http1::Builder,
     io: TokioIo<Watched<TcpStream>>,
@@ -313,13 +321,13 @@ where
     let mut connection = http.serve_connection(io, service);
     loop {
         tokio::select! {
-            // Bytes that have arrived are read first: to hyper, a connection is idle until it has
-            // read them.
+            // Arrived bytes are read first. hyper takes a connection for idle until it has read
+            // them.
             biased;
             ended = &mut connection => return ended.map(|()| None),
             () = link.called() => {}
         }
-        // Before hyper closes it.
+        // Take the stream before hyper closes it.
         if link.is_to_go()
             && let Some(has_asked) = link.asks_in_vain()
         {
@@ -364,14 +372,14 @@ fn answering(
     })
 }
 
-/// Refuses a request and closes, because later requests on the connection may be meant for another
+/// Refuses a request and closes the connection, because its later requests may be for another
 /// server.
 fn refuse_host() -> Response {
     let headers = [(CONTENT_TYPE, JSON), (CONNECTION, HeaderValue::from_static("close"))];
     (StatusCode::BAD_REQUEST, headers, r#"{"error":"invalid Host header"}"#).into_response()
 }
 
-/// Waits for a connection, and pauses if the system is short of descriptors or memory.
+/// Waits for a connection. Pauses if the system lacks descriptors or memory.
 async fn accept(listeners: &Listeners) -> (TcpStream, SocketAddr) {
     let mut logged: Option<Instant> = None;
     loop {
@@ -390,14 +398,14 @@ async fn accept(listeners: &Listeners) -> (TcpStream, SocketAddr) {
 }
 
 impl Unserved {
-    /// Says that there is no slot, within [`TURNING_AWAY`].
+    /// Answers within [`TURNING_AWAY`] that there is no place.
     async fn turn_away(self, permit: OwnedSemaphorePermit) {
-        // Whether the client hears it is its own affair.
+        // An error is ignored, because the client may have left.
         let _ = timeout(TURNING_AWAY, self.refuse()).await;
         drop(permit);
     }
 
-    /// What is asked is read and forgotten: it takes no buffers of a connection that is served.
+    /// Reads the request without storing it, so that it needs no buffer of a served connection.
     async fn refuse(self) -> io::Result<()> {
         let Self { mut stream, has_asked } = self;
         let mut asked = [0; 256];
@@ -407,7 +415,8 @@ impl Unserved {
         }
         stream.write_all(FULL).await?;
         stream.shutdown().await?;
-        // Closing with unread bytes would reset the connection, and the client would lose the answer.
+        // A close with unread bytes would reset the connection, and the client would lose the
+        // answer.
         while stream.read(&mut asked).await? > 0 {}
         Ok(())
     }
@@ -436,7 +445,7 @@ fn from_std(stream: std::net::TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream)
 }
 
-/// Whether an error of `accept` means only that a client gave up its connection.
+/// Returns whether an error of `accept` only means that a client gave up its connection.
 fn is_the_clients(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -447,8 +456,8 @@ fn is_the_clients(error: &io::Error) -> bool {
     )
 }
 
-/// Sends answers at once, and lets the system cut clients that read nothing: a client that sends
-/// requests and reads no answers would hold its slot for ever.
+/// Makes the system send answers at once, and close connections whose clients read nothing. A
+/// client that sends requests and reads no answers would otherwise keep its place.
 fn prepare(stream: &TcpStream, limits: ServerLimits) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! `messager guard`: what the guard did, and what it would have done.
+//! `messager guard`: lists the decisions of the guard, replays rules, and allows keys.
 
 use std::{io::Write, time::Duration};
 
@@ -20,13 +20,13 @@ pub enum Command {
         #[arg(long, default_value = "7d", value_parser = period)]
         since: Duration,
         /// Rules to try instead of `GUARD_RULES`, such as adaptive or
-        /// prefix:50:10,region:1000:5:shadow. What one blocks counts no further, unless it ends in
-        /// :shadow.
+        /// prefix:50:10,region:1000:5:shadow. A message that a rule blocks is not counted, unless
+        /// the rule ends in :shadow.
         #[arg(long, value_parser = rules)]
         rules: Option<Rules>,
     },
-    /// List what was noted and blocked, the newest first; within a quarter of a second by rule and
-    /// key.
+    /// List the recorded and blocked messages, the newest first. Decisions of the same quarter of a
+    /// second are in the order of rule and key.
     Decisions {
         /// How far back: a number of s, m, h or d.
         #[arg(long, default_value = "7d", value_parser = period)]
@@ -35,19 +35,19 @@ pub enum Command {
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// Let everything through to a prefix, a range or a region for some time, whatever the rules
-    /// say. A running service knows within a second of the next message to it.
+    /// Allow all messages to a prefix, a range or a region for some time, whatever the rules say. A
+    /// running service knows within a second of the next message to it.
     Allow {
         /// As `decisions` shows it: 2327612, DE or 001. It holds for /v1 and for /api.
         #[arg(value_parser = allowed)]
         key: Allowed,
-        /// For how long: a number of s, m, h or d. A later call sets it anew; 1s ends it.
+        /// For how long: a number of s, m, h or d. A later call replaces it, and 1s ends it.
         #[arg(long = "for", default_value = "1d", value_parser = period)]
         period: Duration,
     },
 }
 
-/// What a key may be: digits may be a prefix or a range, on `/v1` and on `/api`.
+/// The keys that a text may stand for. Digits may be a prefix or a range, on `/v1` and on `/api`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Allowed(Vec<GuardKey>);
 
@@ -55,7 +55,7 @@ pub struct Allowed(Vec<GuardKey>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules(Vec<GuardRule>);
 
-/// Carries out `messager guard …`. `guard` has the rules and the window that are set, `limits` the
+/// Runs `messager guard …`. `guard` has the rules and the window of the settings, and `limits` the
 /// limits of `/v1`.
 pub async fn execute(
     records: impl GuardRecords,
@@ -105,8 +105,8 @@ async fn carry_out(
     Ok(())
 }
 
-/// With or without `api:`, which the keys of `/api` begin with: what is allowed is allowed through
-/// both doors.
+/// Parses a key with or without `api:`, with which the keys of `/api` begin. The key is allowed on
+/// `/v1` and on `/api`.
 fn allowed(text: &str) -> Result<Allowed, &'static str> {
     let text = text.strip_prefix(GuardKey::API).unwrap_or(text);
     let keys = |scope| {
@@ -119,10 +119,8 @@ fn allowed(text: &str) -> Result<Allowed, &'static str> {
     if is_prefix {
         Ok(Allowed([keys(GuardScope::Prefix), keys(GuardScope::Range)].concat()))
     } else {
-        Err(
-            "a region of two capital letters, 001, ? for what has no region, or the 3 to 11 digits \
-             of a prefix or a range; api: may stand before it",
-        )
+        Err("a region of two capital letters, 001, ? for numbers without a region, or the 3 to 11 \
+             digits of a prefix or a range, optionally after api:")
     }
 }
 
@@ -137,7 +135,7 @@ fn period(text: &str) -> Result<Duration, &'static str> {
             _ => return None,
         };
         let number: u32 = number.parse().ok().filter(|number| (1..=1_000_000).contains(number))?;
-        // Ten years: nothing is kept for longer.
+        // Ten years, because nothing is stored for longer.
         Some(Duration::from_secs(u64::from(number) * seconds))
             .filter(|period| *period <= Duration::from_secs(3_650 * 86_400))
     };
@@ -180,7 +178,7 @@ mod tests {
         String::from_utf8(out).unwrap().lines().skip(1).map(str::to_owned).collect()
     }
 
-    /// Five to one prefix, the last of them approved.
+    /// Returns five verifications of one prefix. Only the last one is approved.
     fn past() -> MockGuardRecords {
         let mut records = MockGuardRecords::new();
         records.expect_past().returning(|since, after, _| {
@@ -203,18 +201,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn replay_asks_the_rules_that_are_set_or_those_that_are_named() {
+    async fn replay_uses_the_rules_of_the_settings_or_of_the_option() {
         let of_settings = said(past(), "replay --since 2d").await;
         let named = said(past(), "replay --since 48h --rules region:4:50,prefix:9:50").await;
 
-        // The last one would also have been over the limit by region.
+        // The last one would also have exceeded the limit by region.
         let limited = "region-1d\tRU\t5\t1\t1\t1";
         assert_eq!(of_settings, ["prefix:2:50:shadow\t7999123\t5\t1\t3\t1", limited]);
         assert_eq!(named, ["region:4:50:enforce\tRU\t5\t1\t1\t1"]);
     }
 
     #[tokio::test]
-    async fn a_key_is_allowed_in_each_scope_that_it_may_be_of() {
+    async fn key_is_allowed_in_each_scope_that_it_fits() {
         use GuardScope::{Prefix, Range, Region};
 
         for (line, key, scopes, seconds) in [

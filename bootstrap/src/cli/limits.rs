@@ -1,4 +1,4 @@
-//! `messager limits`: what was counted of a phone, taken back.
+//! `messager limits`: clears the counts of a phone.
 
 use std::io::Write;
 
@@ -10,20 +10,20 @@ use super::Output;
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
-    /// Forget the guesses at a phone and the messages to it, so that neither `LIMIT_CHECK` nor
-    /// `LIMIT_PHONE` holds its owner up any longer. Attempts at its verifications stay counted.
+    /// Clear the counted guesses at a phone and messages to it, so that neither `LIMIT_CHECK` nor
+    /// `LIMIT_PHONE` blocks its owner. The attempts of its verifications stay counted.
     Clear {
-        /// In international form, such as +79991234567; or, without the +, as /api was given it.
+        /// In international form, such as +79991234567, or without the + as /api received it.
         #[arg(long, value_parser = phone)]
         phone: Phone,
     },
 }
 
-/// A phone as it was typed.
+/// A phone as the operator typed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Phone {
     digits: PhoneNumber,
-    /// With a `+`, it is a number in international form and nothing else.
+    /// A number with a `+` is always in international form.
     has_plus: bool,
 }
 
@@ -33,7 +33,7 @@ impl Phone {
     }
 }
 
-/// Carries out `messager limits …`.
+/// Runs `messager limits …`.
 pub async fn execute(
     database: &Database,
     default_region: Option<Region>,
@@ -45,7 +45,7 @@ pub async fn execute(
     Ok(report(to.phone(), cleared, &mut Output)?)
 }
 
-/// The number is masked: what a terminal shows may be kept.
+/// Writes the cleared counts with a masked number, because a terminal may keep its output.
 fn report(phone: &PhoneNumber, cleared: Cleared, out: &mut impl Write) -> std::io::Result<()> {
     let Cleared { guesses, messages } = cleared;
     writeln!(out, "{}\tguesses: {guesses}\tmessages: {messages}", phone.masked())
@@ -53,7 +53,7 @@ fn report(phone: &PhoneNumber, cleared: Cleared, out: &mut impl Write) -> std::i
 
 fn phone(text: &str) -> Result<Phone, &'static str> {
     let (digits, has_plus) = text.strip_prefix('+').map_or((text, false), |rest| (rest, true));
-    // The text is not shown: it is personal.
+    // The error does not show the text, which is personal.
     let digits = digits.parse().map_err(|_| "7 to 15 digits, with or without a leading +")?;
     Ok(Phone { digits, has_plus })
 }
@@ -90,14 +90,14 @@ mod tests {
             to.phone().as_str().to_owned()
         };
 
-        // As dialled it is +7 999 123-45-67, and no country has the code 89.
+        // As dialled in Russia it is +7 999 123-45-67. No country has the code 89.
         assert_eq!(cleared("89991234567"), "79991234567");
         assert_eq!(cleared("+89991234567"), "89991234567");
         assert_eq!(cleared("+79991234567"), "79991234567");
     }
 
     #[test]
-    fn what_was_cleared_is_told_with_a_masked_phone() {
+    fn report_of_cleared_limits_masks_the_phone() {
         let mut out = Vec::new();
         let phone = "79991234567".parse().unwrap();
 

@@ -1,4 +1,4 @@
-//! The API: where it listens, how many connections it takes, and who may call it.
+//! The API: its addresses, its connections, and the callers that may use it.
 
 use std::num::NonZeroU16;
 
@@ -20,15 +20,15 @@ pub struct ApiConfig {
     pub hosts: Hosts,
     pub port: u16,
     pub max_connections: u16,
-    /// `None`: as many as there are.
+    /// `None`: no limit.
     pub max_connections_per_peer: Option<NonZeroU16>,
     /// Which callers must show an API key.
     pub auth: ApiAuth,
     pub legacy: LegacyApiConfig,
 }
 
-/// What holds on `/api`: the settings that are set, and not the defaults of `/v1`, because clients
-/// of the Go service have never met those.
+/// The rules of `/api`. Only settings that are set hold there, and not the defaults of `/v1`,
+/// because clients of the Go service did not have those limits.
 #[derive(Debug, Clone)]
 pub struct LegacyApiConfig {
     pub is_open: bool,
@@ -36,7 +36,7 @@ pub struct LegacyApiConfig {
 }
 
 pub(super) const HOSTS: super::setting::Values =
-    Text("*, localhost, or IP addresses of this machine, by comma");
+    Text("*, localhost, or IP addresses of this machine, separated by commas");
 
 pub(super) const SECTION: Section = Section {
     title: "API",
@@ -77,8 +77,8 @@ pub(super) const SECTION: Section = Section {
             default: "none on SQLite, otherwise v1",
             example: Some("v1"),
             values: OneOf(&["none", "v1", "all"]),
-            meaning: "Which callers must show an [API key](api.md#api-keys): `none`, those of `/v1`, or `all` of them. \
-                      `messager keys create` makes a key.",
+            meaning: "Which callers must show an [API key](api.md#api-keys): `none`, the callers of \
+                      `/v1`, or `all`. `messager keys create` makes a key.",
         },
         Setting {
             name: "API_ENABLED",
@@ -97,7 +97,8 @@ pub(super) const SECTION: Section = Section {
     ],
 };
 
-/// Reads the section. `numbers` are `None` if theirs are bad, and `limits` are those of `/api`.
+/// Reads the section. `numbers` is `None` if its settings are bad. `limits` are the limits of
+/// `/api`.
 pub(super) fn read(
     env: &mut Reader<'_>,
     is_sqlite: bool,

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_declared_defaults_are_those_of_the_domain() {
+    fn declared_defaults_match_the_domain() {
         let SendLimits { phone, ip, prefix, region, key, check, .. } = SendLimits::default();
 
         let legacy = format!("{phone}; on /api {LEGACY_PHONE}");

@@ -57,7 +57,7 @@ pub(super) const SECTION: Section = Section {
     ],
 };
 
-/// By purpose and locale.
+/// Texts by purpose and locale.
 type Texts = Entries<Entries<String>>;
 
 /// The entries of a JSON object in their order. A map would drop the first of two entries with the
@@ -89,7 +89,7 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
     }
 }
 
-/// Reads all texts, and reports those that cannot be sent.
+/// Reads all texts, and reports texts that cannot be sent.
 pub(super) fn read(env: &mut Reader<'_>) -> Option<Arc<Templates>> {
     let default = env.parsed("SMS_TEMPLATE", |text| text.parse::<SmsTemplate>().ok());
     let max_segments = env.number::<usize>("SMS_MAX_SEGMENTS");
@@ -98,7 +98,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<Arc<Templates>> {
     let texts = texts(env);
 
     let is_default_bad = default.is_none();
-    // A bad default is reported, and so are the other texts beside it.
+    // A bad default is reported together with the other bad texts.
     let default = default.or_else(|| Setting::of("SMS_TEMPLATE").default.parse().ok())?;
     let mut templates = Templates::new(default);
     let mut names = BTreeSet::new();

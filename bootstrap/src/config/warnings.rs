@@ -8,13 +8,13 @@ use domain::Regions;
 use super::{ApiConfig, Config, Mode};
 
 impl Config {
-    /// Returns what the operator of an API should know at each start.
+    /// Returns the warnings for the operator of an API, which are logged at each start.
     pub fn warnings(&self) -> Vec<String> {
         let open = self.open_paths().map(|open| self.warning_of_open(open));
         open.into_iter().chain(self.warnings_beside_access()).collect()
     }
 
-    /// Returns the same without who may use the API, which [`Self::access`] says.
+    /// Returns the warnings without the one about open paths, which [`Self::access`] describes.
     pub(crate) fn warnings_beside_access(&self) -> Vec<String> {
         let (auth, legacy) = (self.api.auth, &self.api.legacy);
         let mut warnings = Vec::new();
@@ -54,7 +54,7 @@ impl Config {
         }
     }
 
-    /// Says in a sentence or two who may use the API.
+    /// Describes in one or two sentences which callers may use the API.
     pub(crate) fn access(&self) -> String {
         let Some(open) = self.open_paths() else {
             return "every request needs an API key: `messager keys create` makes one".to_owned();
@@ -78,8 +78,8 @@ impl Config {
         if hosts.is_loopback() {
             return format!(
                 "{open} open without an API key to every program on this machine (APP_HOST={hosts}, \
-                 port {port}), and to all whom a proxy on it lets through: set API_AUTH=all to ask \
-                 for keys"
+                 port {port}), and to every client that a proxy on it lets through: set \
+                 API_AUTH=all to ask for keys"
             );
         }
         let (addresses, hint) = match hosts {
@@ -88,12 +88,13 @@ impl Config {
         };
         let loopback = if hint { "APP_HOST=localhost or " } else { "" };
         format!(
-            "{open} open without an API key to all who reach port {port} of {addresses}: keep it \
-             from the public, or set {loopback}API_AUTH=all"
+            "{open} open without an API key to everyone who can reach port {port} of {addresses}: \
+             block public access to it, or set {loopback}API_AUTH=all"
         )
     }
 
-    /// Returns what the operator of a process with drawn keys should know at each start.
+    /// Returns the warning for the operator of a process with drawn keys, which is logged at each
+    /// start.
     pub fn warning_of_drawn(&self, drawn: DrawnKeys) -> Option<String> {
         drawn.pepper.then(|| {
             format!(

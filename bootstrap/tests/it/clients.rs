@@ -16,8 +16,7 @@ use super::support::{ACCEPTED, Binary, Folder, Running, Stack, eventually, get, 
 const PATIENCE: Duration = Duration::from_secs(10);
 const HEAD: &str = "POST /api/ HTTP/1.1\r\nHost: it\r\nContent-Type: application/json\r\n";
 
-/// Connections that are opened again as often as they are closed, and on which there is never a
-/// complete request.
+/// Holds connections without a complete request, and opens each one again if the server closes it.
 fn hold(port: u16, count: usize, begin: &str, then: &'static str) -> JoinSet<()> {
     let mut holders = JoinSet::new();
     for _ in 0..count {
@@ -124,7 +123,7 @@ async fn raw_or_nothing(port: u16, bytes: &[u8]) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_are_answered_despite_slow_clients() {
     let folder = Folder::new();
-    // It leaves the metrics port a hundred connections.
+    // With this limit the metrics port has about a hundred connections.
     let messager = Binary::new("messager", folder.path()).with_descriptors(1_024).ready().await;
     let _holders = hold(messager.metrics_port, 200, "GET /healthz HTTP/1.1\r\n", "A: a\r\n");
 
@@ -161,7 +160,7 @@ async fn clients_leave_descriptors_for_the_database_and_the_queue() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_leave_descriptors_for_the_database_broker_and_gateway() {
     let Some(stack) = Stack::new().await else { return };
-    // All in one, it does what each of the roles may do.
+    // `messager` runs all roles, so it needs the privileges of each.
     let settings = [("API_AUTH", "none"), ("POSTGRES_USER", &*stack.postgres.user)];
     let messager = stack.start("messager", &settings).with_descriptors(256).ready().await;
     let _holders = hold(messager.port, 400, HEAD, "");

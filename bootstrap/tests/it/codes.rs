@@ -45,7 +45,7 @@ async fn dump(stack: &Stack) -> Vec<u8> {
 async fn no_code_is_in_any_log_metric_or_table_after_a_run() {
     let Some(stack) = Stack::new().await else { return };
     let settings = [LONG, OPEN, KEY];
-    // Nobody reads the topic yet: all that waits is at rest.
+    // No consumer reads the topic yet, so the messages stay stored.
     let api = stack.start("api", &settings).ready().await;
     let client = Client::new(api.port);
     let mut ids = Vec::new();
@@ -64,7 +64,7 @@ async fn no_code_is_in_any_log_metric_or_table_after_a_run() {
     .await;
     let published = dump(&stack).await;
     let consumer = stack.start("consumer", &settings).ready().await;
-    // `latest` on a fresh group: what was published before is published again.
+    // A new group begins at `latest`, so earlier messages are published again.
     let mut codes = Vec::new();
     for phone in phones() {
         codes.extend(codes_for(&stack.gateway, &phone, 1).await);
@@ -102,7 +102,7 @@ async fn without_a_payload_key_no_code_outlives_its_message() {
     let processor = stack.start("processor", &settings).ready().await;
     let api = stack.start("api", &settings).ready().await;
     let client = Client::new(api.port);
-    // What is no message goes to the dead letters, without what it holds.
+    // An invalid record becomes a dead letter without its content.
     stack
         .topic
         .console_produce(&format!("{{\"phone\":\"79991234567\",\"code\":\"{BURIED}\"\n"))
@@ -155,7 +155,7 @@ async fn files_of_the_embedded_default_contain_no_code() {
     for file in std::fs::read_dir(folder.path()).unwrap() {
         let path = file.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        // The console is where the codes go.
+        // The output of the console contains the codes.
         if path.extension().is_some_and(|extension| extension == "out") {
             continue;
         }

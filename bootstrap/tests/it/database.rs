@@ -1,4 +1,4 @@
-//! Databases that are refused, and schemas whose migrations are undone.
+//! The service refuses unusable databases, and migrations are undone.
 
 use std::{
     io::Write,
@@ -117,7 +117,7 @@ async fn migrations_are_undone_only_if_confirmed_and_unused(
         .await;
     assert!(made.status.success(), "{}", said(&made));
 
-    // Each role alone prevents it.
+    // Each role alone prevents the revert.
     for role in roles {
         let running = binary(role, env, &folder).ready().await;
         let refused = down(env, &folder, &["100", "--yes"]).await;

@@ -33,7 +33,7 @@ async fn dead_letter_can_be_shown_retried_and_discarded() {
     let still = dead_letters(&stack, &["retry", "1"], &[]).await;
     assert!(!still.0 && still.1.contains("the record still cannot be read"), "{still:?}");
 
-    // As if an older version of another group had not been able to read the first record.
+    // Pretend that an older version in another group could not read the first record.
     let older = "INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
         SELECT '2', topic, partition, next_offset - 1, 'too new' FROM partition_lease
         WHERE next_offset > 0 AND NOT EXISTS (

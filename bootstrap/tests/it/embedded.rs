@@ -27,7 +27,7 @@ async fn accepted_message_is_shown_with_its_code() {
     assert_eq!(post(messager.port, &first).await, (200, ACCEPTED.to_owned()));
     eventually("shown", PATIENCE, async || shown(&messager).contains(&first).then_some(())).await;
 
-    // The first found everything cold.
+    // The first message found cold caches.
     let second = phone(2);
     let begun = Instant::now();
     post(messager.port, &second).await;

@@ -1,4 +1,4 @@
-//! Status changes are posted to the URL of the operator.
+//! The processor posts status changes to the URL of the operator.
 
 use std::{
     collections::BTreeSet,
@@ -101,7 +101,8 @@ async fn events_are_signed_repeated_after_a_failure_and_contain_no_code() {
         "EVENTS_URL does not accept events; they will be retried",
         "EVENTS_URL accepts events again",
     ] {
-        // Said when it changes, and not for each: three failed, in up to three rounds.
+        // A line is logged for each change, not for each post: three posts fail in up to three
+        // rounds.
         assert!((1..=3).contains(&log.matches(line).count()), "{line}: {log}");
     }
     assert!(log.contains("status 500") && !log.contains("9991234567"), "{log}");
@@ -119,7 +120,7 @@ async fn receipt_of_the_gateway_is_posted_as_an_event_and_shown() {
     let api = stack.start("api", &settings).ready().await;
     let client = Client::new(api.port);
 
-    // By the id that it got, and perhaps before we have noted its answer.
+    // The receipt has the id of the SMS. It may arrive before the consumer has recorded the answer.
     let id = client.start(PHONE).await.id();
     code_for(&stack.gateway, PHONE).await;
     let message = stack.gateway.received().remove(0).id;

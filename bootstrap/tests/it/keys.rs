@@ -15,14 +15,14 @@ async fn api_key_works_from_its_creation_to_its_revocation() {
         String::from_utf8(output.stdout).unwrap()
     };
 
-    // On PostgreSQL nobody gets at `/v1` without one; `/api` is as it was.
+    // On PostgreSQL `/v1` needs a key, and `/api` does not.
     assert_eq!(client.start("+79991234567").await.problem(), (401, "unauthorized"));
     assert_eq!(post(api.port, "79991234567").await.0, 200);
 
     let create = ["keys", "create", "--name", "shop", "--scopes", "send"];
     let key = messager(&create).await.trim().to_owned();
     let shop = client.with_key(&key);
-    // What processes know of keys is up to a second old.
+    // A process caches keys for up to a second.
     let id = eventually("a key that works", Duration::from_secs(5), async || {
         let started = shop.start("+79997654321").await;
         (started.status != 401).then(|| started.id())
@@ -51,15 +51,16 @@ async fn api_key_works_from_its_creation_to_its_revocation() {
 #[tokio::test]
 async fn closed_output_ends_a_list_quietly_and_fails_a_key_creation() {
     let Some(stack) = Stack::new().await else { return };
-    let to_nobody = async |args: &[&str]| {
-        let output = stack.start("messager", &[]).args(args).output_to_nobody().await;
+    let to_closed_pipe = async |args: &[&str]| {
+        let output = stack.start("messager", &[]).args(args).output_to_closed_pipe().await;
         (output.status.success(), String::from_utf8(output.stderr).unwrap())
     };
 
-    assert_eq!(to_nobody(&["keys", "list"]).await, (true, String::new()));
-    assert_eq!(to_nobody(&["guard", "decisions"]).await, (true, String::new()));
-    assert_eq!(to_nobody(&["dead-letters", "list"]).await, (true, String::new()));
-    let (done, error) = to_nobody(&["keys", "create", "--name", "shop", "--scopes", "send"]).await;
+    assert_eq!(to_closed_pipe(&["keys", "list"]).await, (true, String::new()));
+    assert_eq!(to_closed_pipe(&["guard", "decisions"]).await, (true, String::new()));
+    assert_eq!(to_closed_pipe(&["dead-letters", "list"]).await, (true, String::new()));
+    let (done, error) =
+        to_closed_pipe(&["keys", "create", "--name", "shop", "--scopes", "send"]).await;
     assert!(!done && error.contains("Broken pipe"), "{error}");
 }
 

@@ -1,4 +1,4 @@
-//! Limits and the guard stop floods, and report them.
+//! Limits and the guard stop floods and report them.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use super::support::{Client, Stack, eventually, post};
 const OPEN: (&str, &str) = ("API_AUTH", "none");
 
 #[tokio::test]
-async fn limit_of_a_phone_holds_on_both_surfaces() {
+async fn limit_of_a_phone_holds_on_both_apis() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[OPEN, ("LIMIT_PHONE", "3/1h")]).ready().await;
     let client = Client::new(api.port);
@@ -33,9 +33,9 @@ async fn limit_of_a_phone_holds_on_both_surfaces() {
     assert_eq!(client.start("+79991234569").await.status, 202);
 }
 
-/// If both surfaces need keys, the limits that are set hold on both and are counted together.
+/// If `/v1` and `/api` need keys, the configured limits hold on both and are counted together.
 #[tokio::test]
-async fn settings_that_are_set_hold_on_both_surfaces() {
+async fn settings_that_are_set_hold_on_both_apis() {
     let Some(stack) = Stack::new().await else { return };
     let settings = [
         ("API_AUTH", "all"),
@@ -73,7 +73,7 @@ async fn settings_that_are_set_hold_on_both_surfaces() {
         assert_eq!(send(number).await, accepted);
     }
     assert_eq!(send("4915123520001").await, refused(429, "too many messages"), "the region's");
-    // What cannot be read has limits of its own, by what is written, and is sent as it is written.
+    // Digits that are not a number have their own limits, and are sent unchanged.
     assert_eq!(send("99999999999").await, accepted);
     assert_eq!(send("99999999999").await.0, 429);
 
@@ -85,7 +85,7 @@ async fn settings_that_are_set_hold_on_both_surfaces() {
 
 /// By default `/api` is open, and `/v1` is not.
 #[tokio::test]
-async fn who_shows_no_key_touches_nothing_of_v1() {
+async fn client_without_a_key_changes_nothing_of_v1() {
     const PHONE: &str = "79991234567";
     let Some(stack) = Stack::new().await else { return };
     let settings = [("LIMIT_PHONE", "3/1h"), ("LIMIT_PREFIX", "3/1h"), ("RESEND_AFTER", "1,1,1")];
@@ -116,7 +116,7 @@ async fn who_shows_no_key_touches_nothing_of_v1() {
     assert_eq!(client.check_by_phone(PHONE, newest).await.body["valid"], true);
 }
 
-/// A client of the Go service meets no limit that the operator did not set.
+/// A client of the Go service gets no limit that the operator did not set.
 #[tokio::test]
 async fn api_accepts_every_number_by_default() {
     let Some(stack) = Stack::new().await else { return };
@@ -192,14 +192,14 @@ async fn guard_records_a_flood_in_shadow_and_blocks_it_in_enforce() {
                 }
             }
         }
-        // Other prefixes are nobody's victims.
+        // The flood does not block other prefixes.
         assert_eq!(client.start("+79167654321").await.status / 100, 2);
         (passed, blocked, api)
     };
 
     let (passed, blocked, shadow) = flood("shadow", 999_123).await;
     assert_eq!((passed, blocked), (FLOOD, 0));
-    // What was counted since the last flush is stored at the end.
+    // The process stores its last counts when it stops.
     shadow.stop("TERM").await;
     forget(&stack, "+79167654321").await;
     let (passed, blocked, enforce) = flood("enforce", 999_124).await;
@@ -230,7 +230,7 @@ async fn guard_records_a_flood_in_shadow_and_blocks_it_in_enforce() {
     let told = String::from_utf8(told.stdout).unwrap();
     let line = told.lines().find(|line| line.contains("7999123")).expect(&told);
     let fields: Vec<_> = line.split('\t').collect();
-    // Of sixty, none approved: thirty would have gone out before the rule, thirty not.
+    // None of the sixty is approved. The rule would have allowed thirty and blocked thirty.
     assert_eq!(fields[2..], ["60", "0", "30", "0"], "{told}");
 }
 
@@ -269,7 +269,7 @@ async fn flood_to_a_prefix_is_blocked_by_default_until_an_operator_allows_it() {
 
 async fn forget(stack: &Stack, phone: &str) {
     use sea_orm::ConnectionTrait;
-    // A verification that is pending would be sent again.
+    // Otherwise a pending verification would be sent again.
     let phone = phone.trim_start_matches('+');
     let sql = format!("DELETE FROM phone WHERE phone = '{phone}'");
     stack.postgres.connection.execute_unprepared(&sql).await.unwrap();

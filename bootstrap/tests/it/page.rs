@@ -1,4 +1,4 @@
-//! The page to try the service with, in a real browser.
+//! The page for trying the service, in a real browser.
 
 use std::{
     collections::VecDeque,
@@ -32,7 +32,7 @@ struct Page {
     output: BufReader<ChildStdout>,
     session: Option<String>,
     last_id: u64,
-    /// What the page has done so far.
+    /// The events of the page so far.
     events: Vec<Value>,
     _profile: Folder,
 }
@@ -66,7 +66,7 @@ impl Page {
         for domain in ["Page", "Runtime", "Log", "Network"] {
             page.call(&format!("{domain}.enable"), json!({})).await;
         }
-        // Nothing moves on a picture.
+        // Without animations, so that the pictures do not differ.
         let still = json!([{ "name": "prefers-reduced-motion", "value": "reduce" }]);
         page.call("Emulation.setEmulatedMedia", json!({ "features": still })).await;
         page.call("Page.navigate", json!({ "url": url })).await;
@@ -159,7 +159,7 @@ impl Page {
     /// Closes the browser, and checks that its console has no error and that every request went to
     /// the service.
     async fn close(mut self, origin: &str) {
-        // Whatever was said before this answer has come.
+        // All earlier events have arrived before this answer.
         self.evaluate("0").await;
         let mut requests = 0;
         for event in &self.events {
@@ -257,7 +257,7 @@ async fn page_shows_and_counts_a_wrong_code() {
     assert_eq!(page.text("state").await, "waiting for the code");
     page.picture("page-wrong.png").await;
 
-    // The wrong one is selected, so that it is typed over.
+    // The wrong code is selected, so that typing replaces it.
     page.type_text(&code).await;
     page.click("verify").await;
     page.until("document.getElementById('state').textContent === 'verified'").await;
@@ -275,14 +275,14 @@ async fn reference_shows_every_operation() {
     page.until("document.querySelector('.opblock-body') !== null").await;
 
     let shown = page.evaluate("document.getElementById('reference').innerText").await;
-    // Swagger UI lets a path wrap at its slashes.
+    // Swagger UI allows line breaks at the slashes of a path.
     let shown = shown.as_str().unwrap().replace('\u{200b}', "");
     let (_, description) = get(messager.port, "/openapi.json").await.unwrap();
     let description: Value = serde_json::from_str(&description).unwrap();
     for path in description["paths"].as_object().unwrap().keys() {
         assert!(shown.contains(path.as_str()), "{path} is not shown");
     }
-    // What a reference leads to is shown in its place.
+    // The page shows the target instead of the reference.
     assert!(!shown.contains("$ref") && shown.contains("attempts_left"), "{shown}");
     page.picture("docs.png").await;
     page.close(&origin).await;

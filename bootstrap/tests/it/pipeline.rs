@@ -24,7 +24,7 @@ async fn every_message_reaches_the_gateway_once() {
     let phones: Vec<_> = (0..MESSAGES).map(phone).collect();
     let port = api.port;
     let load = tokio::spawn(post_all(port, phones.clone(), 64));
-    // Consumers come and go meanwhile.
+    // Consumers start and stop during the load.
     eventually("under way", PATIENCE, async || (stack.gateway.count() > 500).then_some(())).await;
     let (status, _) = consumers.remove(0).stop("TERM").await;
     assert_eq!(status.code(), Some(0));
@@ -53,7 +53,7 @@ async fn every_message_reaches_the_gateway_once() {
     );
     assert_eq!(stack.postgres.number("SELECT count(*) FROM outbox").await, 0);
 
-    // What the topic holds is what was sent, in the predecessor's form.
+    // The records of the topic have the sent messages, in the format of the Go service.
     let by_id: HashMap<String, &Sms> = received.iter().map(|sms| (sms.id.clone(), sms)).collect();
     let records: Vec<_> = stack.topic.records().await.concat();
     assert!(records.len() >= MESSAGES);
@@ -69,7 +69,7 @@ async fn every_message_reaches_the_gateway_once() {
     for processor in &processors {
         published += processor.metric("processed_messages").await.unwrap();
     }
-    // More, if the answer to a request was lost.
+    // There are more records if the answer to a request was lost.
     #[expect(clippy::cast_precision_loss, reason = "a count far below 2^52")]
     let produced = records.len() as f64;
     assert!(published <= produced, "{published} counted, {produced} in the topic");
@@ -111,14 +111,14 @@ async fn messages_to_one_phone_arrive_in_order() {
         stack.start("processor", &small).ready().await,
         stack.start("processor", &small).ready().await,
     ];
-    // What is published before a group has come, and is to begin at the latest, comes later.
+    // A group that begins at `latest` would get the first messages late.
     let from_the_start = [("CONSUMER_AUTO_OFFSET_RESET", "earliest")];
     let _consumers = [
         stack.start("consumer", &from_the_start).ready().await,
         stack.start("consumer", &from_the_start).ready().await,
     ];
 
-    // One client a phone: its next request follows the answer to the one before.
+    // There is one client for each phone. It waits for each answer before its next request.
     let mut clients = tokio::task::JoinSet::new();
     for number in 0..PHONES {
         clients.spawn(post_all(api.port, vec![phone(number); EACH], 1));
@@ -174,7 +174,7 @@ async fn record_of_another_producer_is_delivered_once() {
 async fn first_group_reads_every_message_that_is_still_valid() {
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
-    // Nothing is published again before the test has failed.
+    // The test ends before any message is published again.
     let late = [("PROCESSOR_CONFIRM_WITHIN", "3600")];
     let processor = stack.start("processor", &late).ready().await;
     post_all(api.port, (0..100).map(phone).collect(), 8).await;

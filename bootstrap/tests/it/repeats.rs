@@ -31,7 +31,7 @@ UPDATE idempotency SET running_until = now() WHERE status IS NULL";
 
 /// Sends a request with an idempotency key, kills `api` between the commit of its work and that of its
 /// answer, and repeats the request.
-async fn killed_and_asked_again(
+async fn repeat_after_a_kill(
     stack: &Stack,
     api: Running,
     key: &str,
@@ -68,7 +68,7 @@ async fn repeat_after_a_killed_api_does_nothing_twice() {
 
     let start = json!({ "phone": PHONE });
     let (api, started) =
-        killed_and_asked_again(&stack, api, "start", "/v1/verifications", start.clone()).await;
+        repeat_after_a_kill(&stack, api, "start", "/v1/verifications", start.clone()).await;
     let id = started.id();
     assert_eq!(started.headers["location"], format!("/v1/verifications/{id}"));
     assert!(!started.headers.contains_key("idempotent-replayed"));
@@ -77,21 +77,21 @@ async fn repeat_after_a_killed_api_does_nothing_twice() {
     assert_eq!((again.id(), &*again.headers["idempotent-replayed"]), (id.clone(), "true"));
     let code = code_for(&stack.gateway, PHONE).await;
 
-    // The pace would let a second one go.
+    // After this time the pace would allow a second resend.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let path = format!("/v1/verifications/{id}/resend");
-    let (api, resent) = killed_and_asked_again(&stack, api, "resend", &path, json!({})).await;
+    let (api, resent) = repeat_after_a_kill(&stack, api, "resend", &path, json!({})).await;
     assert_eq!((resent.id(), &resent.body["sends_left"]), (id.clone(), &json!(2)));
     messages(2).await;
 
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (api, started) =
-        killed_and_asked_again(&stack, api, "start-2", "/v1/verifications", start).await;
+        repeat_after_a_kill(&stack, api, "start-2", "/v1/verifications", start).await;
     assert_eq!((started.id(), &started.body["sends_left"]), (id.clone(), &json!(1)));
     messages(3).await;
 
     let path = format!("/v1/verifications/{id}/checks");
     let body = json!({ "code": code });
-    let (_api, checked) = killed_and_asked_again(&stack, api, "check", &path, body).await;
+    let (_api, checked) = repeat_after_a_kill(&stack, api, "check", &path, body).await;
     assert_eq!((checked.status, checked.body), (200, json!({"valid": true, "status": "approved"})));
 }

@@ -73,7 +73,7 @@ async fn contract_of_the_go_service_holds() {
     assert_eq!(ask(port, "GET /api/", b"").await.0, 405);
     assert_eq!(ask(port, "POST /other", good).await.0, 404);
 
-    // Still there, and the log knows no number.
+    // The service still works, and the log contains no number.
     assert_eq!(ask(port, "POST /api/", good).await.0, 200);
     let log = messager.stderr();
     for secret in ["9999999", "9991234567", "panicked"] {

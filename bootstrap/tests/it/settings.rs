@@ -130,7 +130,8 @@ async fn every_line_of_a_release_log_is_json() {
         assert!(log[0]["message"].as_str().unwrap().contains(".env, line 1"), "{log:?}");
     }
 
-    // The schema is made, refused and found, a port is taken, and the process ends in each way.
+    // The schema is created, refused and accepted, a port is in use, and the process ends in each
+    // way.
     let folder = Folder::new();
     std::fs::write(folder.path().join(".env"), "OTHER=1\n").unwrap();
     for binary in ["api", "processor", "consumer"] {

@@ -1,4 +1,4 @@
-//! Binaries that stop, and those that take over their work.
+//! Binaries stop, and other binaries take over their work.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -24,7 +24,7 @@ async fn stopped_consumer_hands_over_at_once() {
     let (status, _) = leaving.stop("TERM").await;
 
     assert_eq!(status.code(), Some(0));
-    // Far less than a lease of ten seconds.
+    // This is less than the lease of ten seconds.
     eventually("all received", Duration::from_secs(8), async || {
         (stack.gateway.count() >= 100).then_some(())
     })

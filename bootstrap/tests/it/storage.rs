@@ -10,7 +10,7 @@ use super::support::{
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Starts for new phones. Returns the ids of those that were accepted; the others got a 503.
+/// Starts verifications for new phones. Returns the ids of the accepted ones. The rest got a 503.
 async fn starts(client: &Client, phones: std::ops::Range<usize>) -> Vec<String> {
     let mut accepted = Vec::new();
     for number in phones {
@@ -110,7 +110,7 @@ async fn messages_accepted_by_postgresql_on_a_full_disk_are_stored() {
     disk.fill();
     let mut accepted = Vec::new();
     let mut next = 0;
-    // Tables have some room inside of their files.
+    // Tables have some free space inside their files.
     eventually("refused", PATIENCE, async || {
         let batch = starts(&client, next..next + 50).await;
         next += 50;
@@ -150,7 +150,7 @@ async fn readyz_reports_a_missing_privilege_of_any_part() {
     }
 }
 
-/// Row-level security is in no list of privileges.
+/// The list of privileges does not contain row-level security.
 #[tokio::test]
 async fn readyz_reports_writes_that_fail_for_another_reason() {
     let Some(stack) = Stack::new().await else { return };
@@ -177,7 +177,7 @@ async fn readyz_reports_a_server_that_became_read_only() {
     stack.postgres.end_sessions_of("messager_api").await;
     is_not_ready(&api, "read-only").await;
     let reset = format!("ALTER DATABASE {database} RESET default_transaction_read_only");
-    // The sessions of the test are read-only too, if they are new.
+    // New sessions of the test are also read-only.
     let reset = format!("SET TRANSACTION READ WRITE; {reset}");
     stack.postgres.execute(&reset).await;
     stack.postgres.end_sessions_of("messager_api").await;

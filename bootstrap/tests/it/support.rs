@@ -1,4 +1,4 @@
-//! The fixtures of the tests: a database and a topic of their own, the binaries, a gateway.
+//! The fixtures of the tests: a new database and topic, the binaries, and a gateway.
 
 mod binary;
 mod disk;

@@ -86,7 +86,7 @@ async fn colours_are_shown_unless_no_color_is_set() {
 }
 
 #[tokio::test]
-async fn log_format_is_heeded_on_a_terminal_and_off_it() {
+async fn log_format_setting_applies_with_and_without_a_terminal() {
     let folder = Folder::new();
     let json = run_on_a_terminal(folder.path(), free_port(), &[("LOG_FORMAT", "json")]).await;
     for line in json.terminal.lines().filter(|line| *line != "^C") {

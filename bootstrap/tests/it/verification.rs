@@ -46,7 +46,7 @@ async fn verification_works_through_three_binaries() {
         (answer.status, answer.body),
         (200, json!({"valid": false, "status": "pending", "attempts_left": 4}))
     );
-    // The gateway's answer is recorded a moment after it was given.
+    // The consumer records the answer of the gateway a moment later.
     eventually("sent", PATIENCE, async || {
         client.find(&id).await.events().contains(&"sent").then_some(())
     })
@@ -60,7 +60,7 @@ async fn verification_works_through_three_binaries() {
     assert_eq!(found.events(), ["created", "queued", "published", "sent", "approved"]);
     assert!(!found.text.contains(&code), "{}", found.text);
     assert_eq!(client.check(&id, &code).await.problem(), (409, "already-approved"));
-    // By phone nothing tells that there was one.
+    // A check by phone does not show that there was a verification.
     let answer = client.check_by_phone(PHONE, &code).await;
     assert_eq!((answer.status, &*answer.text), (200, r#"{"valid":false}"#));
 }
@@ -111,7 +111,7 @@ async fn second_start_is_a_resend_with_the_same_code() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousand_concurrent_right_checks_approve_once() {
     let Some(stack) = Stack::new().await else { return };
-    // Each check has a connection of its own, and none of them shall make room for another.
+    // Each check has its own connection, and no connection must make room for another.
     let [_consumer, _processor, api] = service(&stack, &[("MAX_CONNECTIONS", "2000")]).await;
     let client = Client::new(api.port);
     let id = client.start(PHONE).await.id();
@@ -123,8 +123,8 @@ async fn thousand_concurrent_right_checks_approve_once() {
         checks.spawn(async move { client.check(&id, &code).await });
     }
     let mut answers = checks.join_all().await;
-    // Where this machine is busy with other tests, some are too many. Whoever comes back has lost
-    // nothing.
+    // If the machine is busy with other tests, the API refuses some checks. Such a client loses
+    // nothing, and repeats its check.
     for answer in answers.iter_mut().filter(|answer| answer.status == 503) {
         *answer = client.check(&id, &code).await;
     }
@@ -139,7 +139,7 @@ async fn thousand_concurrent_right_checks_approve_once() {
     assert_eq!(attempts, 1);
 }
 
-/// `BRUTE_SECONDS` makes it longer.
+/// `BRUTE_SECONDS` makes this test longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn brute_force_gets_no_more_than_the_allowed_checks() {
     let seconds = optional("BRUTE_SECONDS").and_then(|text| text.parse().ok()).unwrap_or(4);
@@ -154,7 +154,7 @@ async fn brute_force_gets_no_more_than_the_allowed_checks() {
         attackers.spawn(async move {
             let (mut heard, mut asked, mut right) = (0, 0, 0);
             let mut guess = number;
-            // A new verification as often as one can be had, and all guesses at the phone.
+            // Start a new verification as often as allowed, and send all guesses for the phone.
             while begun.elapsed() < Duration::from_secs(seconds) {
                 if asked % 50 == 0 {
                     let started = client.start(PHONE).await;
@@ -173,7 +173,7 @@ async fn brute_force_gets_no_more_than_the_allowed_checks() {
                         heard += 1;
                         right += u32::from(answer.body["valid"] == true);
                     }
-                    // 503: this machine is busy with other tests.
+                    // 503: the machine is busy with other tests.
                     status => assert!(matches!(status, 429 | 503), "{answer:?}"),
                 }
             }
@@ -185,13 +185,13 @@ async fn brute_force_gets_no_more_than_the_allowed_checks() {
     for (its, all, right) in attackers.join_all().await {
         heard += its;
         asked += all;
-        // One in 100,000 such runs is lucky.
+        // One of 100,000 such runs guesses a code by chance.
         assert_eq!(right, 0);
     }
 
     println!("{heard} guesses heard of {asked} in {seconds} s");
     assert!(asked > heard);
-    // The default: ten an hour over all verifications of a phone, and ten where there is none.
+    // The default is ten an hour for all verifications of a phone, and ten if there is none.
     assert!(heard <= 20, "{heard} guesses");
     let attempts = stack.postgres.number("SELECT sum(attempts) FROM verification").await;
     assert!(attempts <= 10, "{attempts} attempts");
@@ -200,7 +200,7 @@ async fn brute_force_gets_no_more_than_the_allowed_checks() {
 #[tokio::test]
 async fn answers_to_an_unknown_phone_and_to_a_wrong_code_are_identical() {
     const EACH: usize = 160;
-    // A guess more than that is not counted on a verification any more.
+    // A verification does not count more guesses than this.
     const GUESSES: usize = 4;
     let Some(stack) = Stack::new().await else { return };
     let [_consumer, _processor, api] = service(&stack, &[("LIMIT_CHECK", "100000/1h")]).await;
@@ -208,11 +208,11 @@ async fn answers_to_an_unknown_phone_and_to_a_wrong_code_are_identical() {
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
     for number in 0..EACH {
         let target = number / GUESSES;
-        let (pending, nobody) = (format!("+7999123{target:04}"), format!("+7999321{target:04}"));
+        let (pending, without) = (format!("+7999123{target:04}"), format!("+7999321{target:04}"));
         if number % GUESSES == 0 {
             client.start(&pending).await.id();
         }
-        for (phone, times) in [(pending, &mut known), (nobody, &mut unknown)] {
+        for (phone, times) in [(pending, &mut known), (without, &mut unknown)] {
             let begun = Instant::now();
             let answer = client.check_by_phone(&phone, "000000").await;
             times.push(begun.elapsed());
@@ -229,7 +229,7 @@ async fn answers_to_an_unknown_phone_and_to_a_wrong_code_are_identical() {
     println!("medians: {:?} known, {:?} unknown", known[EACH / 2], unknown[EACH / 2]);
     let attempts = stack.postgres.number("SELECT sum(attempts) FROM verification").await;
     assert_eq!(attempts, i64::try_from(EACH).unwrap());
-    // One commit each; a machine with other tests to run is not more exact than this.
+    // Both make one commit. The measurement is not more exact on a machine that runs other tests.
     assert!((0.7..1.4).contains(&ratio), "{ratio}");
 }
 
@@ -258,7 +258,7 @@ async fn test_numbers_send_nothing_and_are_refused_in_release() {
 
 #[expect(clippy::disallowed_methods, reason = "tests are told of their length this way")]
 fn optional(name: &str) -> Option<String> {
-    // Named here so that a test without servers is skipped as all others are.
+    // This lookup skips the test without servers, as in all other tests.
     environment("TEST_POSTGRES_URL")?;
     std::env::var(name).ok()
 }

@@ -1,3 +1,7 @@
+//! The contract of `/api`.
+//!
+//! This is one file, because all tests send requests to the same router.
+
 use application::{
     Guard, Keys, SendRules, SubmitSettings, Vault,
     ports::{ApiKey, Enqueued, MockApiKeys, MockOutbox, NewSend, StoreError, Violation},

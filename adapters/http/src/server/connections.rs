@@ -1,4 +1,8 @@
-//! The table of connections: how far each request is, and which connection makes room for another.
+//! The table of connections: it knows the phase of each request, and chooses the connection that
+//! makes room for a new one.
+//!
+//! This is one file, because the phases of a connection exist only for the choice that the table
+//! makes.
 
 use std::{
     collections::HashMap,
@@ -19,12 +23,12 @@ use crate::ConnectionMetrics;
 #[cfg(test)]
 mod tests;
 
-/// The pauses between two lines of the log about refused and dropped connections, and between two
+/// The pause between two log lines about refused and dropped connections, and the pause between two
 /// connections that are told to end with their next answer.
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 const ASK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The pause after a search that found nothing to drop: a search looks at every connection.
+/// The pause after a search that found nothing to drop. A search examines every connection.
 const SEARCH_PAUSE: Duration = Duration::from_millis(1);
 
 /// A client: an IPv4 address, or the /64 of an IPv6 address, which usually belongs to one customer.
@@ -54,11 +58,11 @@ impl std::fmt::Display for Peer {
     }
 }
 
-/// How far a connection is.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// Nothing has arrived.
+    /// No byte has arrived.
     New,
     /// A part of a head has arrived.
     Head,
@@ -68,14 +72,14 @@ pub(super) enum Phase {
     Running,
     /// The answer is being written.
     Answering,
-    /// The client does not take the answer.
+    /// The client does not read the answer.
     Unread,
     /// The answer is written, and the next request has not begun.
     Idle,
 }
 
 impl Phase {
-    /// In the order of their numbers, which fit into [`PHASE_BITS`].
+    /// All phases in the order of their numbers, which fit into [`PHASE_BITS`].
     const ALL: [Self; 7] = [
         Self::New,
         Self::Head,
@@ -86,13 +90,13 @@ impl Phase {
         Self::Idle,
     ];
 
-    /// Whether the server has to act next.
+    /// Returns whether the server must act next.
     fn is_ours(self) -> bool {
         matches!(self, Self::Running | Self::Answering)
     }
 }
 
-/// What a connection has to do.
+/// An order to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Order {
@@ -103,17 +107,18 @@ pub(super) enum Order {
     Go,
 }
 
-/// One connection, as its task and the table of all connections see it.
+/// One connection. Its task and the table of all connections share this value.
 #[derive(Debug)]
 pub(super) struct Link {
     peer: Peer,
-    /// How many connections the peer has.
+    /// The number of connections of the peer.
     held: Arc<AtomicU32>,
     opened: Instant,
-    /// Milliseconds from `opened` to the last time when the peer had to act, and the phase in the
-    /// lowest bits.
+    /// Milliseconds from `opened` to the last time from which the peer had to act, with the phase
+    /// in the lowest bits.
     state: AtomicU64,
-    /// Milliseconds from `opened` to when the connection was told to end with its next answer.
+    /// Milliseconds from `opened` to the time when the connection was told to end with its next
+    /// answer.
     told: AtomicU64,
     order: AtomicU8,
     called: Notify,
@@ -148,7 +153,7 @@ impl Link {
         self.state().1
     }
 
-    /// Starts a phase in which the peer has to act.
+    /// Starts a phase in which the peer must act.
     fn begin(&self, phase: Phase) {
         let now = milliseconds(self.opened.elapsed());
         self.state.store(now << PHASE_BITS | phase as u64, Ordering::Relaxed);
@@ -166,12 +171,12 @@ impl Link {
         }
     }
 
-    /// Notes a complete head. The time for the body counts from the first byte of the head.
+    /// Notes a complete head. The time for the body begins at the first byte of the head.
     pub(super) fn asked(&self, has_body: bool) {
         self.go_on(if has_body { Phase::Body } else { Phase::Running });
     }
 
-    /// Notes that the handler has read the body, or does not want more of it.
+    /// Notes that the handler has read the body, or needs no more of it.
     pub(super) fn body_ended(&self) {
         if self.phase() == Phase::Body {
             self.go_on(Phase::Running);
@@ -196,14 +201,14 @@ impl Link {
         }
     }
 
-    /// Returns how long the peer has had to act.
+    /// Returns how long the server has waited for the peer.
     fn waited(&self, now: Instant) -> Option<(Phase, Duration)> {
         let (since, phase) = self.state();
         let waited = (now - self.opened).saturating_sub(Duration::from_millis(since));
         (!phase.is_ours()).then_some((phase, waited))
     }
 
-    /// Whether the next answer must tell the client to close.
+    /// Returns whether the next answer must tell the client to close.
     pub(super) fn is_told(&self) -> bool {
         self.told.load(Ordering::Relaxed) != UNTOLD
     }
@@ -219,14 +224,14 @@ impl Link {
 
     /// Waits for an order.
     ///
-    /// Bytes that arrived before the order can be read before it is carried out: the runtime polls
-    /// the system before it returns to a task that yields.
+    /// Bytes that arrived before the order are read before the task obeys it, because the runtime
+    /// polls the system before it returns to a task that yields.
     pub(super) async fn called(&self) {
         self.called.notified().await;
         yield_now().await;
     }
 
-    /// Whether the connection is to be dropped.
+    /// Returns whether the connection must be dropped.
     pub(super) fn is_to_go(&self) -> bool {
         self.order.load(Ordering::Relaxed) == Order::Go as u8 && !self.phase().is_ours()
     }
@@ -253,8 +258,9 @@ struct Table {
     open: usize,
     peers: HashMap<Peer, Arc<AtomicU32>>,
     closing: bool,
-    /// The last failed search: its time, the peer whose connections it looked at, and how many the
-    /// new connection's peer had. A peer with as many or more would find nothing either.
+    /// The last failed search: its time, the peer whose connections it examined, and the number of
+    /// connections of the new connection's peer. A peer with as many or more would also find
+    /// nothing.
     searched: Option<(Instant, Option<Peer>, u32)>,
     asked: Option<Instant>,
     logged: Option<Instant>,
@@ -283,10 +289,11 @@ impl Connections {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns a place for a connection of `peer`: a free one, or that of a connection without
-    /// progress.
+    /// Returns a place for a connection of `peer`: a free place, or the place of a connection
+    /// without progress.
     ///
-    /// Without a place it returns `None`, and the longest open connection ends with its next answer.
+    /// If there is no place, returns `None`, and the longest open connection ends with its next
+    /// answer.
     pub(super) fn admit(self: &Arc<Self>, peer: Peer) -> Option<Entry> {
         let limits = &self.limits;
         let now = Instant::now();
@@ -295,7 +302,7 @@ impl Connections {
         let has_all_of_its_own = held as usize >= limits.max_per_peer;
         if has_all_of_its_own || table.open >= limits.max_connections {
             let only = has_all_of_its_own.then_some(peer);
-            // A connection that was sent away holds its descriptor until it has ended.
+            // A connection that makes room holds its descriptor until it has ended.
             let may_send_away = table.leaving() < limits.max_leaving();
             let found = may_send_away.then(|| table.search(limits, held, only, now)).flatten();
             let Some(index) = found else {
@@ -314,7 +321,7 @@ impl Connections {
         Some(Entry { link, connections: Arc::clone(self), index })
     }
 
-    /// Whether answers tell their clients to close.
+    /// Returns whether answers tell their clients to close.
     pub(super) fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()
     }
@@ -330,7 +337,7 @@ impl Connections {
         }
     }
 
-    /// Ends all connections: at once, or after the answer if a request is in flight.
+    /// Ends all connections at once. A connection with a request in flight ends after its answer.
     pub(super) fn close(&self) {
         let mut table = self.table();
         table.closing = true;
@@ -370,9 +377,9 @@ impl Link {
 impl Table {
     /// Finds the connection that makes room for a peer with `held` connections.
     ///
-    /// Connections without a complete request come first, then those of the peer with the most
-    /// connections, then the one that is longest without progress. A peer that holds more than the
-    /// new connection's peer gets less time.
+    /// Connections without a complete request come first, then connections of the peer with the
+    /// most connections, then the connection that is longest without progress. A peer with more
+    /// connections than the new connection's peer gets less time.
     fn search(
         &mut self,
         limits: &ServerLimits,
@@ -403,8 +410,8 @@ impl Table {
         worst
     }
 
-    /// Tells the longest open connection to end with its next answer, unless one was told a moment
-    /// ago.
+    /// Tells the longest open connection to end with its next answer, unless another connection was
+    /// told a moment ago.
     fn ask(&mut self, only: Option<Peer>, now: Instant) {
         if self.asked.is_some_and(|asked| now - asked <= ASK_PAUSE) {
             return;
@@ -447,12 +454,12 @@ impl Table {
         (link, index)
     }
 
-    /// Returns the number of connections that were sent away and have not ended.
+    /// Returns the number of connections that make room and have not ended.
     fn leaving(&self) -> usize {
         self.links.len() - self.free.len() - self.open
     }
 
-    /// Gives the connection's place to another. It stays in the table until it has ended.
+    /// Gives the place of the connection to a new one. It stays in the table until it has ended.
     fn send_away(&mut self, index: usize) {
         let Some(link) = self.links[index].clone() else { return };
         if !link.is_leaving.swap(true, Ordering::Relaxed) {
@@ -471,8 +478,8 @@ impl Table {
 }
 
 impl Link {
-    /// Whether a part of a request has arrived on a connection that makes room before its request
-    /// is there. `None`: it is not such a connection.
+    /// Returns whether a part of a request has arrived, if the connection makes room before its
+    /// request is complete. Returns `None` for any other connection.
     pub(super) fn asks_in_vain(&self) -> Option<bool> {
         match self.phase() {
             Phase::New if self.leaves() => Some(false),

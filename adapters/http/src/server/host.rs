@@ -2,7 +2,7 @@
 
 use axum::http::{HeaderMap, Version, header::HOST};
 
-/// Whether a request has one valid `Host`. HTTP/1.0 needs none.
+/// Returns whether a request has one valid `Host`. HTTP/1.0 needs none.
 pub(super) fn is_valid(version: Version, headers: &HeaderMap) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -12,7 +12,7 @@ pub(super) fn is_valid(version: Version, headers: &HeaderMap) -> bool {
     }
 }
 
-/// `uri-host [ ":" port ]` of RFC 3986. It may be empty.
+/// Returns whether a value is `uri-host [ ":" port ]` of RFC 3986. It may be empty.
 fn is_host(value: &[u8]) -> bool {
     let (host_is_good, rest) = if let Some(literal) = value.strip_prefix(b"[") {
         let Some(end) = literal.iter().position(|byte| *byte == b']') else { return false };
@@ -29,7 +29,7 @@ fn is_host(value: &[u8]) -> bool {
     host_is_good && port_is_good
 }
 
-/// An IPv6 address, or an address of a future version.
+/// Returns whether a literal is an IPv6 address, or an address of a future version.
 fn is_literal(literal: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(literal) else { return false };
     let is_later = || {

@@ -13,7 +13,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Connections that may wait to be accepted. Linux takes no more than `net.core.somaxconn`.
+/// The most connections that may wait to be accepted. Linux limits this to `net.core.somaxconn`.
 pub(super) const BACKLOG: u16 = 4_096;
 
 const V4_LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -107,7 +107,7 @@ impl Hosts {
         Ok(listeners.into())
     }
 
-    /// Whether only programs on this machine can connect.
+    /// Returns whether only programs on this machine can connect.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::All => false,
@@ -116,7 +116,7 @@ impl Hosts {
         }
     }
 
-    /// Returns the addresses at which a local program finds the server, the likeliest first.
+    /// Returns the addresses at which a local program can reach the server, the likeliest first.
     pub fn from_here(&self) -> Vec<IpAddr> {
         match self {
             Self::All | Self::Loopback => vec![V4_LOOPBACK, V6_LOOPBACK],
@@ -132,12 +132,12 @@ impl Hosts {
     }
 }
 
-/// Adds the address, which the system's message lacks.
+/// Adds the address, which the message of the system lacks.
 fn of(address: IpAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{address}: {error}"))
 }
 
-/// Whether the machine has no IPv6, or no IPv6 address.
+/// Returns whether the machine has no IPv6, or no IPv6 address.
 fn is_without_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
         || error.kind() == io::ErrorKind::Unsupported
@@ -152,7 +152,7 @@ const NO_IPV6: [i32; 2] = [43, 47];
 
 fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Allows a port that was closed a moment ago, like `TcpListener::bind`.
+    // Allows a port that was closed a moment ago, as `TcpListener::bind` does.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
@@ -167,7 +167,8 @@ fn listen(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
 #[derive(Debug)]
 pub struct Listeners {
     sockets: Vec<TcpListener>,
-    /// The socket that is asked first: a flood at one address keeps nobody out at the others.
+    /// The socket that is polled first. It changes, so that a flood at one address does not block
+    /// the other addresses.
     next: AtomicUsize,
 }
 
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_at_one_address_keeps_nobody_out_at_another() {
+    async fn flood_at_one_address_does_not_block_another_address() {
         let port = hosts("127.0.0.1").listen(0).unwrap().addresses()[0].port();
         let listeners = hosts("127.0.0.1,127.0.0.2").listen(port).unwrap();
         let mut clients = Vec::new();

@@ -1,3 +1,8 @@
+//! The server with real connections.
+//!
+//! This is one file, because all tests use the same server and the same helpers for raw
+//! connections.
+
 use std::{future::pending, net::Ipv4Addr, time::SystemTime};
 
 use application::{
@@ -23,7 +28,7 @@ const REQUEST: &str = "POST /api HTTP/1.1\r\nHost: h\r\nContent-Type: applicatio
                        Content-Length: 23\r\n\r\n{\"phone\":\"89999999999\"}";
 const ACCEPTED: &str = "\"message successfuly sended\"";
 
-/// Far more than a test needs.
+/// A limit that no successful test reaches.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// An outbox that stores a message when the test opens it.
@@ -85,7 +90,7 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     Server { address, stop, entered, open, connections, task }
 }
 
-/// Limits under which nothing times out.
+/// Returns limits under which nothing times out.
 fn patient() -> ServerLimits {
     ServerLimits {
         first_byte_timeout: DEADLINE,
@@ -121,7 +126,7 @@ async fn send(stream: &mut TcpStream, text: impl AsRef<[u8]>) {
     within(stream.write_all(text.as_ref())).await.unwrap();
 }
 
-/// Reads one answer with its body, and nothing that follows.
+/// Reads one answer with its body, and no more bytes.
 async fn answer(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     loop {
@@ -142,7 +147,7 @@ async fn rest_or_answer(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
-/// Reads to the end of the connection; a reset is an end too.
+/// Reads to the end of the connection. A reset is also an end.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();
     let _ = within(stream.read_to_end(&mut text)).await;
@@ -384,7 +389,7 @@ async fn garbage_ends_its_own_connection_only() {
 
 #[tokio::test]
 async fn connection_beyond_the_limit_is_503_and_the_oldest_one_is_told_to_close() {
-    // A handler runs for the first: no impatience drops it.
+    // A handler runs for the first connection, so it is not dropped even without patience.
     let patience = Duration::ZERO;
     let limits =
         ServerLimits { max_connections: 1, patience, idle_patience: patience, ..patient() };
@@ -403,7 +408,7 @@ async fn connection_beyond_the_limit_is_503_and_the_oldest_one_is_told_to_close(
     assert_eq!(server.connections.refused.get(), 1);
     assert_eq!(server.connections.dropped.get(), 0);
 
-    // The longest open one is told to go with the answer that it waits for.
+    // The longest open connection is told to close with its next answer.
     server.open.notify_one();
     let last = rest(&mut first).await;
     assert_answer(&last, "HTTP/1.1 200 OK\r\n", ACCEPTED);
@@ -416,8 +421,7 @@ async fn connection_beyond_the_limit_is_503_and_the_oldest_one_is_told_to_close(
     server.stopped().await;
 }
 
-/// In whichever way a client holds its connection without a complete request, another client's
-/// request takes its place.
+/// Another client's request takes the place of each connection without a complete request.
 #[tokio::test]
 async fn client_without_progress_makes_room() {
     let head = REQUEST.split_once("\r\n\r\n").unwrap().0;
@@ -471,9 +475,9 @@ async fn client_without_progress_makes_room() {
     }
 }
 
-/// A pool of clients opens its connections first and asks later.
+/// A connection pool opens its connections before it sends requests.
 #[tokio::test]
-async fn a_connection_that_makes_room_before_its_request_is_told_so() {
+async fn connection_that_makes_room_before_its_request_gets_503() {
     let limits =
         ServerLimits { max_connections: 1, patience: Duration::from_millis(10), ..patient() };
     for begun in ["", &REQUEST[..20]] {
@@ -495,9 +499,9 @@ async fn a_connection_that_makes_room_before_its_request_is_told_so() {
     }
 }
 
-/// The connection that was to make room completed its request in that moment.
+/// The connection that must make room completes its request at the same moment.
 #[tokio::test]
-async fn a_newcomer_whose_place_stays_taken_is_told_so() {
+async fn new_connection_whose_place_stays_taken_gets_503() {
     let limits =
         ServerLimits { max_connections: 1, patience: Duration::from_millis(10), ..patient() };
     let mut server = start(false, limits, DEADLINE).await;
@@ -560,7 +564,7 @@ async fn connection_that_makes_room_is_dropped_unless_its_handler_runs() {
     send(&mut slow, &REQUEST[..REQUEST.len() - 1]).await;
 
     within(async {
-        // Each is asked in its turn, not more than one in 10 ms.
+        // The connections are told one after the other, at most one in 10 ms.
         while server.connections.refused.get() < 2 {
             let mut other = server.connect().await;
             send(&mut other, REQUEST).await;
@@ -737,7 +741,7 @@ async fn request_that_arrives_with_the_close_is_answered() {
         let mut attending = pin!(attend(http(), io, service, link));
         assert!(attending.as_mut().now_or_never().is_none(), "there is nothing to be read yet");
 
-        // The runtime knows of none of this when it looks at the connection again.
+        // The runtime does not know of these bytes when it polls the connection again.
         std::io::Write::write_all(&mut client, b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").unwrap();
         if is_dropped {
             assert!(connections.admit(peer).is_some());

@@ -87,7 +87,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 }
 
-/// The body of a request. While a handler holds it, it may still be waiting for the client.
+/// The body of a request. While a handler holds it, the handler may wait for the client.
 #[derive(Debug)]
 pub(super) struct Body {
     incoming: Incoming,

@@ -48,7 +48,7 @@ pub(super) struct Endpoint {
     pub(super) request: Option<&'static Model>,
     /// The JSON body of a successful answer.
     pub(super) answer: Option<&'static Model>,
-    /// The problems besides those that follow from the method, the body and `Idempotency-Key`.
+    /// The problems in addition to the problems of the method, the body and `Idempotency-Key`.
     pub(super) problems: &'static [ProblemKind],
     /// Operations on the resource that this one creates. Its answer has a `Location` then.
     pub(super) links: &'static [&'static Endpoint],

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn send_policies_are_those_that_may_count_the_caller() {
+    fn send_policies_are_the_limits_that_apply_to_the_caller() {
         let device = "device".parse::<domain::CustomLimit>().unwrap();
         let off = "off".parse::<domain::CustomLimit>().unwrap();
         let limits = SendLimits {

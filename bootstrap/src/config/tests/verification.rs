@@ -1,3 +1,7 @@
+//! The settings of verifications, limits, numbers, the guard and events.
+//!
+//! This is one file, because all tests read the same few settings.
+
 use adapters_http::ApiAuth;
 use application::{Counting, DrawnKeys, KeySource, ResendPolicy};
 use domain::{GuardMode, NumberRules, Pacing, Regions, SendLimits, Windows};
@@ -51,7 +55,7 @@ fn api_auth_defaults_to_none_on_sqlite_and_v1_on_postgres() {
 }
 
 #[test]
-fn limit_of_a_phone_that_is_set_holds_on_both_doors() {
+fn limit_of_a_phone_that_is_set_holds_on_both_apis() {
     for (set, limit) in [("3/1m", "3/1m"), ("off", "off"), (" 1/1s, 2/1d ", "1/1s,2/1d")] {
         let Config { verification, api, .. } = config(&[("LIMIT_PHONE", set)]);
 
@@ -82,7 +86,7 @@ fn settings_that_are_set_hold_on_api_too() {
 }
 
 #[test]
-fn doors_with_different_trust_or_limits_count_apart() {
+fn apis_with_different_trust_or_limits_count_apart() {
     let counting = |settings: &[(&str, &str)]| config(settings).api.legacy.rules.counting;
     let limit = ("LIMIT_PHONE", "5/1h");
 
@@ -395,7 +399,7 @@ fn warnings_name_the_open_paths() {
     assert!(release.contains("API_AUTH=none with APP_MODE=release"), "{release}");
     let [test] = &warnings(&test)[..] else { panic!("not one") };
     assert!(test.contains("one of 1 numbers") && !test.contains("7999"), "{test}");
-    // The embedded default is for trying the service out.
+    // The embedded default gives one warning. It is meant for a trial.
     assert_eq!(warnings(&[]).len(), 1);
     assert!(warnings(&[("API_AUTH", "v1"), ("API_ENABLED", "false")]).is_empty());
     let [unread] = &warnings(&[("API_AUTH", "all"), ("REGIONS", "DE")])[..] else { panic!() };
@@ -412,9 +416,9 @@ fn warning_says_which_callers_reach_an_open_api() {
         }
     }
 
-    let all = "all who reach port 8080 of any address of this machine, IPv4 or IPv6";
+    let all = "can reach port 8080 of any address of this machine, IPv4 or IPv6";
     check(&[], &["/api and /v1 are open without an API key", all, "APP_HOST=localhost"]);
-    check(&[("APP_HOST", "10.0.0.1,fd00::1")], &["all who reach port 8080 of 10.0.0.1,fd00::1"]);
+    check(&[("APP_HOST", "10.0.0.1,fd00::1")], &["can reach port 8080 of 10.0.0.1,fd00::1"]);
     for loopback in ["localhost", "127.0.0.1", "::1"] {
         check(&[("APP_HOST", loopback)], &["every program on this machine", loopback]);
     }

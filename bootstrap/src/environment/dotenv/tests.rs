@@ -95,7 +95,7 @@ fn bytes_that_are_not_utf_8_are_allowed_in_comments_only() {
 }
 
 #[test]
-fn what_is_probably_not_meant_is_a_warning() {
+fn probable_mistakes_are_warnings() {
     let read = DotEnv::parse(b"A=1\nB=2\nA=3\nC=\"x${B}\"\nD='$B'\nE=\\$B $X $b\nF=$B # '\n");
 
     assert_eq!(

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use super::{eventually, get, services::unique};
 
-/// One of our binaries before its start. Its environment has only the variables that it is given.
+/// One of our binaries before its start. Its environment has only the variables of [`Self::env`].
 #[derive(Debug)]
 pub(crate) struct Binary {
     command: Command,
@@ -92,8 +92,8 @@ impl Binary {
         tokio::time::timeout(limit, self.command.output()).await.expect("it ends").unwrap()
     }
 
-    /// The same, with a standard output that is closed.
-    pub(crate) async fn output_to_nobody(mut self) -> Output {
+    /// Runs the binary with a closed standard output until it ends.
+    pub(crate) async fn output_to_closed_pipe(mut self) -> Output {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         self.command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
@@ -141,7 +141,7 @@ impl Running {
         std::fs::read_to_string(&self.stderr).unwrap()
     }
 
-    /// Returns the path of the log, which is there even after the end.
+    /// Returns the path of the log, which remains after the binary has ended.
     pub(crate) fn stderr_path(&self) -> PathBuf {
         self.stderr.clone()
     }

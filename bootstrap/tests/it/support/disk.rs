@@ -7,7 +7,7 @@ use std::{
 
 use super::Folder;
 
-/// A file system of its own with little room. Unmounted when dropped.
+/// A small file system. It is unmounted when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct SmallDisk(Folder);
 
@@ -36,7 +36,7 @@ impl SmallDisk {
         self.0.path()
     }
 
-    /// Leaves no room.
+    /// Fills the file system.
     pub(crate) fn fill(&self) {
         let mut filler = File::create(self.path().join("filler")).unwrap();
         let page = [1; 4096];

@@ -25,7 +25,7 @@ pub(crate) const ACCEPTED: &str = "\"message successfuly sended\"";
 pub(crate) struct Answers {
     pub(crate) statuses: HashMap<u16, usize>,
     pub(crate) accepted: Vec<String>,
-    /// How many answers other than 200 had no `Retry-After`.
+    /// The number of answers other than 200 without `Retry-After`.
     pub(crate) without_retry_after: usize,
     pub(crate) slowest: Duration,
 }
@@ -44,7 +44,7 @@ pub(crate) async fn post(port: u16, phone: &str) -> (u16, String) {
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// Posts a request for each phone, in order, over so many connections at a time.
+/// Posts a request for each phone, in order, over this many connections at a time.
 ///
 /// A request that failed counts as status 0.
 pub(crate) async fn post_all(port: u16, phones: Vec<String>, connections: usize) -> Answers {
@@ -91,7 +91,7 @@ fn request(port: u16, phone: &str) -> Request<Full<bytes::Bytes>> {
         .unwrap()
 }
 
-/// Sends a `GET`. `None`: the server does not answer.
+/// Sends a `GET`. Returns `None` if the server does not answer.
 pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, String)> {
     let request = Request::get(format!("http://127.0.0.1:{port}{path}")).body(Full::default());
     let answer = http().request(request.unwrap()).await.ok()?;
@@ -100,7 +100,7 @@ pub(crate) async fn get(port: u16, path: &str) -> Option<(u16, String)> {
     Some((status, String::from_utf8(body.to_vec()).unwrap()))
 }
 
-/// Sends raw bytes on a new connection, and returns everything that comes back.
+/// Sends raw bytes on a new connection, and returns the whole answer.
 pub(crate) async fn raw(port: u16, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(bytes).await.unwrap();

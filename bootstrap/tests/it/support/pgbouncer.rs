@@ -50,7 +50,7 @@ impl PgBouncer {
 
 impl Drop for PgBouncer {
     fn drop(&mut self) {
-        // The child may be the program that switches the user: it passes TERM on, and not KILL.
+        // The child may be the program that switches the user. It forwards TERM, but not KILL.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
     }
 }

@@ -41,7 +41,7 @@ impl Proxy {
         Self { port: own, up, task }
     }
 
-    /// Breaks every connection, and every further one at once.
+    /// Closes every connection, and every later connection at once.
     pub(crate) fn cut(&self) {
         self.up.send_replace(false);
     }

@@ -8,13 +8,13 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Binary, Gateway, Running, SmallDisk, Topic};
 
-/// What each part of the service may do at most in these tests.
+/// The most privileges that each part of the service has in these tests.
 const GRANTS: &str = include_str!("../../../../adapters/persistence/src/grants.sql");
 const ROLES: [&str; 4] =
     ["messager_api", "messager_processor", "messager_consumer", "messager_operator"];
 
-/// Where the tests' servers are, by the names that `scripts/services` gives. Without them a test
-/// is skipped, unless `REQUIRE_SERVICES` says that it must not be.
+/// Returns the address of a test server, by the name that `scripts/services` gives. Without it the
+/// test is skipped. With `REQUIRE_SERVICES` it fails.
 #[expect(clippy::disallowed_methods, reason = "tests are told of their servers this way")]
 pub(crate) fn environment(name: &str) -> Option<String> {
     let value = std::env::var(name).ok();
@@ -28,7 +28,7 @@ pub(crate) fn environment(name: &str) -> Option<String> {
     value
 }
 
-/// A folder that is removed when dropped.
+/// A folder that is removed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 
@@ -58,7 +58,7 @@ pub(crate) fn unique() -> String {
     format!("{:016x}", StdRng::try_from_rng(&mut SysRng).unwrap().next_u64())
 }
 
-/// A database of its own on the tests' server.
+/// A new database on the test server.
 #[derive(Debug)]
 pub(crate) struct Postgres {
     pub(crate) connection: DatabaseConnection,
@@ -74,12 +74,12 @@ impl Postgres {
         Self::made("").await
     }
 
-    /// One that is made in a certain way.
+    /// Creates a database with these options.
     pub(crate) async fn made(how: &str) -> Option<Self> {
         Self::with("", how).await
     }
 
-    /// Its tables are on this disk.
+    /// Creates a database whose tables are on this disk.
     pub(crate) async fn on_disk(disk: &SmallDisk) -> Option<Self> {
         let folder = disk.path().join("tablespace");
         std::fs::create_dir(&folder).unwrap();
@@ -91,7 +91,7 @@ impl Postgres {
         Self::with(&create, &format!("TABLESPACE {name}")).await
     }
 
-    /// Gives back what lies on a disk that is about to go.
+    /// Drops the tablespace on the disk before the disk is unmounted.
     pub(crate) async fn drop_tablespace(self, process: Running) {
         process.stop("TERM").await;
         let Self { connection, name, .. } = self;
@@ -138,7 +138,7 @@ impl Postgres {
         })
     }
 
-    /// The settings that lead here.
+    /// Returns the settings for this database.
     pub(crate) fn env(&self) -> Vec<(String, String)> {
         [
             ("POSTGRES_HOST", self.host.clone()),
@@ -152,7 +152,7 @@ impl Postgres {
         .to_vec()
     }
 
-    /// Those that come next are not affected.
+    /// Ends the sessions of a role. Later sessions are not affected.
     pub(crate) async fn end_sessions_of(&self, role: &str) {
         self.number(&format!(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -161,7 +161,7 @@ impl Postgres {
         .await;
     }
 
-    /// One number.
+    /// Runs a statement.
     pub(crate) async fn execute(&self, sql: &str) {
         self.connection.execute_unprepared(sql).await.unwrap();
     }
@@ -173,7 +173,8 @@ impl Postgres {
     }
 }
 
-/// Roles are the server's, so that another test may have made them.
+/// Returns the statements that create the roles. Another test may have created them, because roles
+/// belong to the server.
 fn create_roles(password: &str) -> String {
     use std::fmt::Write;
     let mut sql = "SELECT pg_advisory_lock(1);".to_owned();
@@ -189,7 +190,7 @@ fn create_roles(password: &str) -> String {
     sql
 }
 
-/// The tests' servers are every test's, but for one that stops them.
+/// The lock of the test servers. Tests share it, and a test that stops servers takes it alone.
 static SERVERS: RwLock<()> = RwLock::const_new(());
 
 #[derive(Debug)]
@@ -214,7 +215,7 @@ impl Stack {
         Self::on(Servers::Shared { _guard: SERVERS.read().await }).await
     }
 
-    /// With servers that no other test uses meanwhile.
+    /// Starts with servers that no other test uses at the same time.
     pub(crate) async fn alone() -> Option<Self> {
         Self::on(Servers::Alone { _guard: SERVERS.write().await }).await
     }
@@ -244,7 +245,7 @@ impl Stack {
         Some(stack)
     }
 
-    /// A binary among these neighbours, with further settings and the privileges of its role.
+    /// Returns a binary with these neighbours, further settings and the privileges of its role.
     pub(crate) fn start(&self, binary: &str, more: &[(&str, &str)]) -> Binary {
         let mut start = Binary::new(binary, self.folder.path());
         let role = match binary {

@@ -21,7 +21,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HashMap<String, String>,
     pub(crate) body: Value,
-    /// The body as it came.
+    /// The unparsed body.
     pub(crate) text: String,
 }
 
@@ -30,12 +30,12 @@ impl Client {
         Self { http: http(), port, key: None, idempotency_key: None }
     }
 
-    /// Shows this key with each request.
+    /// Returns a client that sends this key with each request.
     pub(crate) fn with_key(&self, key: &str) -> Self {
         Self { key: Some(key.to_owned()), ..self.clone() }
     }
 
-    /// Sends this `Idempotency-Key` with each request.
+    /// Returns a client that sends this `Idempotency-Key` with each request.
     pub(crate) fn once(&self, key: &str) -> Self {
         Self { idempotency_key: Some(key.to_owned()), ..self.clone() }
     }
@@ -93,13 +93,13 @@ impl Answer {
         self.body["id"].as_str().unwrap().to_owned()
     }
 
-    /// The types of its events.
+    /// Returns the types of the events.
     pub(crate) fn events(&self) -> Vec<&str> {
         let events = self.body["events"].as_array().unwrap();
         events.iter().map(|event| event["type"].as_str().unwrap()).collect()
     }
 
-    /// Its status, and the last part of the problem's type.
+    /// Returns the status, and the last part of the problem type.
     pub(crate) fn problem(&self) -> (u16, &str) {
         assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.text);
         let kind = self.body["type"].as_str().unwrap();

@@ -25,7 +25,7 @@ fn is_told_to_go(entry: &Entry) -> bool {
     entry.link.order.load(Ordering::Relaxed) == Order::Go as u8
 }
 
-/// Between two requests.
+/// Makes a connection idle between two requests.
 fn make_idle(entry: &Entry) {
     entry.link.read();
     entry.link.asked(false);
@@ -145,7 +145,7 @@ async fn peer_has_at_most_its_share_of_connections() {
         ("192.0.2.1".into(), "2001:db8:0:2::/64".into())
     );
 
-    // Its own make room, and no other's.
+    // Only its own connections make room.
     advance(FAST).await;
     entries.push(connections.admit(peer(1)).unwrap());
     let gone: Vec<_> = entries.iter().filter(|entry| is_told_to_go(entry)).collect();
@@ -215,7 +215,7 @@ async fn each_phase_has_its_own_deadline() {
         let gone = || entries.iter().filter(|entry| is_told_to_go(entry)).count();
         connections.sweep();
         assert_eq!(gone(), cut);
-        // Bytes alone give a head no more time.
+        // More bytes of a head do not extend its time.
         entries[1].link.read();
         advance(Duration::from_millis(1001)).await;
         connections.sweep();

@@ -1,4 +1,4 @@
-//! Whatever bytes come, the server answers in HTTP or hangs up, and serves the next client.
+//! The server answers any bytes in HTTP or closes the connection, and serves the next client.
 
 use proptest::{collection, prelude::*, sample::Index};
 
@@ -6,7 +6,7 @@ use super::*;
 
 const PHONE: &str = "89999999999";
 
-/// A request with some bytes replaced, some left out, and some more behind it.
+/// Returns a request with some bytes replaced, some removed, and some added after it.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let changes = collection::vec((any::<Index>(), any::<u8>()), 0..4);
     let cut = collection::vec(any::<(Index, Index)>(), 0..2);
@@ -64,7 +64,7 @@ proptest! {
         let (text, after) = runtime.block_on(async {
             let server = open_server().await;
             let mut stream = server.connect().await;
-            // It may hang up before it has read all.
+            // The server may close the connection before it has read all bytes.
             let _ = within(stream.write_all(&bytes)).await;
             let _ = stream.shutdown().await;
             let text = rest(&mut stream).await;

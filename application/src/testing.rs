@@ -57,7 +57,7 @@ pub(crate) fn history(status: VerificationStatus) -> History {
     History { verification: Verification { status, ..pending() }, events: Vec::new() }
 }
 
-/// The claim of a request that nobody has begun before.
+/// Returns the claim of a request that is new.
 pub(crate) fn claim() -> AnswerClaim {
     AnswerClaim { key: [1; 32], holder: [2; 16], first: [2; 16], done: None }
 }

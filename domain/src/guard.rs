@@ -90,7 +90,8 @@ pub struct Levels {
     pub region: Option<Activity>,
 }
 
-/// The unpaid messages of all regions: those that the approvals of their region do not pay for.
+/// The unpaid messages of all regions. A message is unpaid if no approval of its region pays for
+/// it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct World {
     unpaid: Unpaid,

@@ -22,7 +22,7 @@ pub struct ApiKeyText {
 #[error("not an API key")]
 pub struct InvalidApiKey;
 
-/// The stored hash of an API key. A fast hash is enough, because nobody can guess 256 random bits.
+/// The stored hash of an API key. A fast hash is enough, because 256 random bits cannot be guessed.
 ///
 /// It has no `==`: only [`ApiKeyText::matches`] compares it, in constant time.
 #[derive(Clone)]

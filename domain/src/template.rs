@@ -40,9 +40,9 @@ mod tests {
 
     #[test]
     fn the_code_replaces_the_placeholder() {
-        let template: SmsTemplate = "Your code: {code}. Tell nobody.".parse().unwrap();
+        let template: SmsTemplate = "Your code: {code}. Do not share it.".parse().unwrap();
 
-        assert_eq!(template.render(&"0042".parse().unwrap()), "Your code: 0042. Tell nobody.");
+        assert_eq!(template.render(&"0042".parse().unwrap()), "Your code: 0042. Do not share it.");
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub enum Scenario {
     Footprint,
 }
 
-/// Runs the scenarios one after the other. The report lists those that fail.
+/// Runs the scenarios one after the other. The report lists the scenarios that fail.
 pub async fn run(setting: &Setting, scenarios: &[Scenario]) -> anyhow::Result<Report> {
     let run = Run::now(setting.repeats, setting.measured, setting.scale).await;
     let mut report = Report::new(run, Machine::here().await?);

@@ -1,9 +1,9 @@
 //! The database schema, on PostgreSQL and on SQLite.
 //!
-//! A migration suits the code before and after it: add, move over, remove later. Each has a
-//! `down`, which the conformance tests of `adapters-persistence` run. Each alters one table: the
-//! running service locks several tables in its own orders, and a transaction that waits for two of
-//! them can deadlock with it.
+//! A migration must work with the code before and after it: add, move the data, remove later. Each
+//! has a `down`, which the conformance tests of `adapters-persistence` run. Each alters one table:
+//! the running service locks several tables in its own orders, and a transaction that waits for two
+//! of them can deadlock with it.
 
 pub use sea_orm_migration::{MigratorTrait, migrator::MigrationStatus};
 use sea_orm_migration::{

@@ -1,6 +1,6 @@
 use sea_orm_migration::prelude::*;
 
-/// Adds what the next holder of an idempotency key must know after the first holder died.
+/// Adds the data that the next holder of an idempotency key needs after the first holder has died.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

@@ -1,6 +1,7 @@
 use sea_orm_migration::prelude::*;
 
-/// Stores many decisions of one rule about one key in one row: a flood makes one for each request.
+/// Stores many decisions of one rule about one key in one row, because a flood causes one for each
+/// request.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 

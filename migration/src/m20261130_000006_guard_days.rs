@@ -1,6 +1,7 @@
 use sea_orm_migration::prelude::*;
 
-/// Adds what the guard counts by day and by range of numbers, and what an operator allows.
+/// Adds the counts of the guard by day and by range of numbers, and the keys that an operator
+/// allows.
 #[derive(DeriveMigrationName)]
 pub(crate) struct Migration;
 
@@ -15,7 +16,7 @@ impl MigrationTrait for Migration {
     }
 }
 
-// The day begins with the counts of the windows: their approvals pay for a burst.
+// The day begins with the counts of the windows, because their approvals pay for a burst.
 const POSTGRES_UP: &str = "
 ALTER TABLE guard_count
     DROP CONSTRAINT guard_count_scope_check,

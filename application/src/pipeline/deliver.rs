@@ -1,3 +1,8 @@
+//! Delivers messages from the topic to the gateway.
+//!
+//! This is one file, because the steps of a round share the state of one partition. Calls, lanes,
+//! budgets and backoff are in their own files.
+
 mod backoff;
 mod budget;
 mod calls;

@@ -24,11 +24,12 @@ pub trait DeliveryLedger: Sync + 'static {
     /// A message that the ledger cannot store becomes a dead letter and stays in the outbox. The
     /// others are still taken over, but in more than one commit.
     ///
-    /// Returns the new messages, in any order: those whose call is granted at once, as by
-    /// [`start`](Self::start), because the intent is recorded with the entry; those that are still to
-    /// be sent; and those that have already expired and end here. Entries that ended long ago may
-    /// have been deleted. A record that is read again after that counts as new, but its message has
-    /// expired.
+    /// Returns the new messages, in any order. A message may have its call granted at once, as by
+    /// [`start`](Self::start), because the intent is recorded with the entry. It may wait for its
+    /// call. Or it has already expired and ends here.
+    ///
+    /// Entries that ended long ago may have been deleted. A record that is read again after that
+    /// counts as new, but its message has expired.
     async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError>;
 
     /// Records the intent to call the gateway, before the call. A call lasts at most `call_limit`.
@@ -64,7 +65,7 @@ pub trait DeliveryLedger: Sync + 'static {
     /// Entries that have never been called for come first.
     ///
     /// Entries that are recorded as calling under the same lease are included. The caller knows for
-    /// which of them it is calling; for the others nobody is.
+    /// which of them it is calling. No process is calling for the rest.
     ///
     /// Fails with [`LedgerError::Fenced`] for an earlier owner, which would otherwise take the calls
     /// of the present owner for interrupted ones.

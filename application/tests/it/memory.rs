@@ -3,6 +3,8 @@
 //! [`Memory`] is the database, the topic and the gateway, which survive a crash. [`Member`] is a
 //! consumer's view of it. A consumer can be paused: its requests to the database are then carried out
 //! late, or carried out in time and answered late. Any answer of the database can be lost.
+//!
+//! This is one file, because all ports share one state.
 
 use std::{
     collections::{BTreeMap, VecDeque},

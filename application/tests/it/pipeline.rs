@@ -1,5 +1,7 @@
 //! Runs the real use cases on ports in memory through any sequence of faults. Then the faults stop, and
 //! after some time every accepted message must have ended correctly.
+//!
+//! This is one file, because the faults, the run and the checks describe one experiment.
 
 use std::{
     collections::HashMap,

@@ -2,8 +2,7 @@
 
 use super::report::{Bar, Report, Row};
 
-/// Returns the figures that got worse by more than the share `tolerance`, and those that are
-/// missing.
+/// Returns the figures that got worse by more than the share `tolerance`, and the missing figures.
 ///
 /// If a figure has a baseline, the ratio is compared: another machine or hour changes both.
 pub fn regressions(before: &Report, after: &Report, tolerance: f64) -> Vec<String> {

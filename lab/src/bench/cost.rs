@@ -90,7 +90,7 @@ struct Cpu {
     ended: f64,
 }
 
-/// Returns the CPU time of the server and of all its processes, also of those that have ended.
+/// Returns the CPU time of the server and of all its processes, including ended ones.
 fn postgres_cpu() -> anyhow::Result<f64> {
     let file = Path::new(&variable("TEST_PG_DATA")?).join("postmaster.pid");
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;

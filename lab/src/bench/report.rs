@@ -1,4 +1,7 @@
 //! The results of a run, and their table.
+//!
+//! This is one file, because it is the format of the report file, which other runs are compared
+//! with.
 
 use std::{
     fmt::{self, Display},

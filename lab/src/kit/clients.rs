@@ -43,7 +43,8 @@ pub struct Clients<R> {
 /// How clients use the APIs.
 #[derive(Debug, Clone, Copy)]
 pub struct Habits {
-    /// One request in so many uses a new connection. With 0, only those that find none do.
+    /// One of this many requests uses a new connection. With 0, a request uses a new connection
+    /// only if none is free.
     pub fresh_every: usize,
     /// Whether a client asks the next API if one has no listener, as a load balancer does.
     pub tries_next: bool,

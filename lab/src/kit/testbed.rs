@@ -357,7 +357,7 @@ impl<R: Recorder> Testbed<R> {
         self.processes.iter().filter_map(ended).collect()
     }
 
-    /// Ends all processes. Returns those that did not end with success.
+    /// Ends all processes. Returns the processes that did not end with success.
     pub async fn stop(&self) -> Vec<String> {
         let mut bad = self.crashed();
         for process in &self.processes {

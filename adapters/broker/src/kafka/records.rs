@@ -2,6 +2,8 @@
 //! that memory stays bounded, whatever a producer wrote and however well it was compressed.
 //!
 //! A record that cannot be a message is [`Unreadable`] alone, and reading continues after it.
+//!
+//! This is one file, because batches, records and fields are one format, which is read in one pass.
 
 mod snappy;
 #[cfg(test)]

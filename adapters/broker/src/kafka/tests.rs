@@ -1,4 +1,7 @@
-//! What only Kafka does: its tools, its transactions, and a broker that falls silent.
+//! Features of Kafka alone: its tools, its transactions, and a broker that falls silent.
+//!
+//! This is one file, because all tests use the same topic and tools. Other subjects are in their
+//! own files.
 
 mod fake;
 mod producer;
@@ -389,7 +392,7 @@ async fn deleted_topic_is_created_again() {
 
 #[tokio::test]
 async fn server_that_never_answers_is_unavailable() {
-    // The kernel accepts connections, and nobody answers.
+    // The kernel accepts connections, but no program answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = silent.local_addr().unwrap().to_string();
     let rig = Rig::at(server, Duration::from_millis(200));

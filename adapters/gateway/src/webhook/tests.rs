@@ -1,3 +1,7 @@
+//! Calls of a webhook.
+//!
+//! This is one file, because all tests call the same fake gateway.
+
 use std::time::SystemTime;
 
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -1,3 +1,7 @@
+//! The delivery use case on a paused clock.
+//!
+//! This is one file, because all tests drive the same fake ledger and gateway.
+
 use std::{
     sync::{
         Mutex,

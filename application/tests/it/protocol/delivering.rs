@@ -1,4 +1,6 @@
 //! From the topic to the gateway: lease, admit, start, call, finish.
+//!
+//! This is one file, because it is one model with one state.
 
 use stateright::{Model, Property};
 

@@ -1,4 +1,6 @@
 //! From the request to the ledger: accept, claim, publish, settle, sweep.
+//!
+//! This is one file, because it is one model with one state.
 
 use stateright::{Model, Property};
 

@@ -157,7 +157,7 @@ fn a_record_that_is_malformed_is_unreadable_alone() {
 }
 
 #[test]
-fn what_cannot_be_decompressed_is_unreadable_to_the_end_of_its_batch() {
+fn batch_that_cannot_be_decompressed_is_unreadable_to_its_end() {
     for attributes in [1, 2, 3, 4, 5, 7] {
         let batch = TestBatch { attributes, ..TestBatch::of(4, &good(0..3)) };
         let behind = TestBatch::of(7, &good(0..1)).bytes();
@@ -244,7 +244,7 @@ fn a_batch_that_is_cut_off_is_left_for_the_next_fetch() {
 }
 
 #[test]
-fn what_was_rolled_back_is_passed_over() {
+fn records_of_aborted_transactions_are_skipped() {
     let of = |producer, base_offset| {
         let attributes = TRANSACTIONAL;
         TestBatch { attributes, producer, ..TestBatch::of(base_offset, &good(0..2)) }.bytes()
@@ -289,7 +289,7 @@ fn a_failing_source_is_no_fault_of_the_records() {
 }
 
 #[test]
-fn reading_for_nobody_ends() {
+fn abandoned_reading_ends() {
     let bytes = TestBatch::of(0, &[TestRecord::of(0, vec![0; 1_000_000])]).bytes();
     let span = Span { from: 0, aborted: Vec::new() };
 

@@ -1,5 +1,7 @@
 //! Logging in to a broker with SASL.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 use kafka_protocol::{
     error::ResponseError,
@@ -16,6 +18,10 @@ use super::{
 /// The versions of the two requests. Every broker since 1.0 knows them.
 const HANDSHAKE: i16 = 1;
 const AUTHENTICATE: i16 = 0;
+
+/// The iteration counts of SCRAM that we accept. RFC 7677 and Kafka ask for at least 4096; a count
+/// without an upper bound would let a broker keep a thread busy for hours.
+const ITERATIONS: RangeInclusive<u64> = 4_096..=1_000_000;
 
 /// Logs in. `Display` of its errors contains no word of the broker and no secret.
 pub(super) async fn log_in(
@@ -49,6 +55,15 @@ pub(super) async fn log_in(
     let mut session = client.start_suggested(&[name]).map_err(|_| unusable())?;
     let mut received: Option<Bytes> = None;
     loop {
+        if let Some(count) = received.as_deref().and_then(iterations)
+            && !ITERATIONS.contains(&count)
+        {
+            return Err(ConnectionError::Sasl(format!(
+                "the broker asks for {count} iterations of SCRAM; from {} to {} are accepted",
+                ITERATIONS.start(),
+                ITERATIONS.end()
+            )));
+        }
         let mut message = Vec::new();
         let state = session.step(received.as_deref(), &mut message).map_err(|_| {
             if received.is_some() {
@@ -82,6 +97,14 @@ pub(super) async fn log_in(
     }
 }
 
+/// Returns the iteration count of a server's first message of SCRAM (RFC 5802, section 7), or `None`
+/// for any other message.
+fn iterations(message: &[u8]) -> Option<u64> {
+    let text = str::from_utf8(message).ok()?;
+    let count = text.split(',').find_map(|attribute| attribute.strip_prefix("i="))?;
+    Some(count.parse().unwrap_or(u64::MAX))
+}
+
 fn unusable() -> ConnectionError {
     ConnectionError::Sasl(
         "the user name or the password cannot be used (KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD)"
@@ -100,5 +123,25 @@ fn closed(error: ConnectionError) -> ConnectionError {
             )
         }
         error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scram_iterations_are_bounded_on_both_sides() {
+        for (message, is_accepted) in [
+            ("r=nonce,s=c2FsdA==,i=4096", true),
+            ("r=nonce,s=c2FsdA==,i=1000000", true),
+            ("r=nonce,s=c2FsdA==,i=4095", false),
+            ("r=nonce,s=c2FsdA==,i=4000000000", false),
+            ("r=nonce,s=c2FsdA==,i=99999999999999999999999", false),
+        ] {
+            let count = iterations(message.as_bytes()).unwrap();
+            assert_eq!(ITERATIONS.contains(&count), is_accepted, "{message}");
+        }
+        assert_eq!(iterations(b"v=cHJvb2Y="), None);
     }
 }

@@ -64,6 +64,9 @@ fn embedded_queue(
 }
 
 fn kafka(config: &Config, broker: &BrokerConfig, client_id: &str) -> KafkaSettings {
+    if let Some(warning) = config.warning_of_kafka() {
+        tracing::warn!("{warning}");
+    }
     KafkaSettings {
         bootstrap_servers: broker.servers.clone(),
         topic: broker.topic.clone(),

@@ -44,6 +44,14 @@ impl Config {
         warnings
     }
 
+    /// Returns the warning for the operator of a process that logs in to Kafka.
+    pub(crate) fn warning_of_kafka(&self) -> Option<&'static str> {
+        self.kafka.sends_password_in_clear().then_some(
+            "KAFKA_SASL_MECHANISM=PLAIN with SASL_PLAINTEXT sends the password in clear text: use \
+             SASL_SSL or SCRAM",
+        )
+    }
+
     /// Says which paths need no API key.
     fn open_paths(&self) -> Option<&'static str> {
         match (self.api.auth, self.api.legacy.is_open) {

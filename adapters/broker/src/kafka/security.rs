@@ -56,6 +56,12 @@ pub enum SaslMechanism {
 }
 
 impl KafkaSecurity {
+    /// Whether the network between here and the brokers can read the password.
+    pub fn sends_password_in_clear(&self) -> bool {
+        let sends_it = |sasl: &KafkaSasl| sasl.mechanism == SaslMechanism::Plain;
+        self.tls.is_none() && self.sasl.as_ref().is_some_and(sends_it)
+    }
+
     /// Whether connections use TLS or SASL.
     pub(super) fn is_on(&self) -> bool {
         self.tls.is_some() || self.sasl.is_some()

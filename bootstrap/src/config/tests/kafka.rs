@@ -102,3 +102,20 @@ fn client_certificate_and_its_key_go_together() {
         assert!(problems[1].starts_with("KAFKA_SSL_CA cannot be used"), "{problems:?}");
     }
 }
+
+#[test]
+fn password_in_clear_text_is_warned_of() {
+    let warning = |protocol, mechanism| {
+        let settings = [
+            ("KAFKA_SECURITY_PROTOCOL", protocol),
+            ("KAFKA_SASL_MECHANISM", mechanism),
+            ("KAFKA_SASL_USERNAME", "messager"),
+            ("KAFKA_SASL_PASSWORD", "p4ss"),
+        ];
+        read(&settings).unwrap().warning_of_kafka()
+    };
+
+    assert!(warning("SASL_PLAINTEXT", "PLAIN").is_some());
+    assert!(warning("SASL_PLAINTEXT", "SCRAM-SHA-256").is_none());
+    assert!(read(&[]).unwrap().warning_of_kafka().is_none());
+}

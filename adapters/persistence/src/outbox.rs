@@ -154,7 +154,7 @@ impl Writer {
                 Err(error) => {
                     fail(turn.jobs, &error);
                     if !is_about_a_row(&error) {
-                        return fail(later, &error);
+                        return fail_unstored(later, &error);
                     }
                     waiting = later;
                     continue;
@@ -225,8 +225,8 @@ impl Writer {
         let mut counters = match Counters::read(&self.database, counters).await {
             Ok(counters) => counters,
             Err(error) => {
-                fail(jobs, &error);
-                fail(later, &error);
+                fail_unstored(jobs, &error);
+                fail_unstored(later, &error);
                 return (Vec::new(), Vec::new());
             }
         };
@@ -259,7 +259,7 @@ impl Writer {
         let accounts = match self.accounts(&jobs).await {
             Ok(accounts) => accounts,
             Err(error) => {
-                fail(jobs, &error);
+                fail_unstored(jobs, &error);
                 return (Vec::new(), rooms);
             }
         };
@@ -379,6 +379,14 @@ fn answer(job: Job<Writer>, answer: Result<Enqueued, StoreError>) {
         job.request.storing.undo();
     }
     job.answer(answer);
+}
+
+/// Fails jobs that were in no statement that may have committed.
+fn fail_unstored(jobs: Vec<Job<Writer>>, error: &DatabaseError) {
+    for job in &jobs {
+        job.request.storing.undo();
+    }
+    fail(jobs, error);
 }
 
 fn fail(jobs: Vec<Job<Writer>>, error: &DatabaseError) {

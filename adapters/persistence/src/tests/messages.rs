@@ -30,6 +30,7 @@ on_both_databases!(
     refused_row_fails_only_its_own_caller,
     message_to_a_full_queue_is_refused_at_once,
     storing_has_begun_while_a_message_may_be_stored,
+    storing_has_not_begun_for_a_message_outside_the_failed_statement,
 );
 
 const LONG: Duration = Duration::from_secs(60);
@@ -331,4 +332,19 @@ async fn storing_has_begun_while_a_message_may_be_stored(database: Database) {
     let stored = |send: &NewSend| send.storing.has_begun();
     assert_eq!((stored(&gone), stored(&late)), (false, true));
     assert_eq!(count(&database, "outbox").await, 2);
+}
+
+async fn storing_has_not_begun_for_a_message_outside_the_failed_statement(database: Database) {
+    database.connection().execute_unprepared("ALTER TABLE outbox RENAME TO gone").await.unwrap();
+    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
+    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let first = limited("1/1h", new_message(&phone(1)));
+    let second = limited("1/1h", new_message(&phone(1)));
+
+    // Both are queued before the writer runs, and a statement stores one message of this phone.
+    let (one, two) = tokio::join!(outbox.enqueue(first.clone()), outbox.enqueue(second.clone()));
+
+    assert!(matches!(one, Err(StoreError::Unavailable(_))), "{one:?}");
+    assert!(matches!(two, Err(StoreError::Unavailable(_))), "{two:?}");
+    assert_eq!((first.storing.has_begun(), second.storing.has_begun()), (true, false));
 }

@@ -167,10 +167,16 @@ WITH lease AS (
     ON CONFLICT DO NOTHING
     RETURNING message_id, state, attempt, expires_at, accepted_at
 ), waiting AS (
-    -- In the order of their sequence, as the statements of the backlog lock them: two statements
-    -- that lock the same rows in different orders wait for each other.
+    -- After all rows of `delivery`, and in the order of their sequence, as the statements of the
+    -- backlog lock them: two statements that lock the same rows in different orders wait for each
+    -- other.
     SELECT own.sequence
-    FROM (SELECT sequence, id FROM incoming ORDER BY sequence) AS named
+    FROM (
+            SELECT sequence, id
+            FROM incoming
+            WHERE (SELECT count(*) FROM taken) >= 0
+            ORDER BY sequence
+        ) AS named
         CROSS JOIN LATERAL (
             SELECT sequence FROM outbox WHERE sequence = named.sequence AND id = named.id FOR UPDATE
         ) AS own
@@ -178,7 +184,12 @@ WITH lease AS (
     DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM waiting))
 ), transit AS (
     SELECT own.sequence
-    FROM (SELECT sequence, id FROM incoming ORDER BY sequence) AS named
+    FROM (
+            SELECT sequence, id
+            FROM incoming
+            WHERE (SELECT count(*) FROM taken) >= 0
+            ORDER BY sequence
+        ) AS named
         CROSS JOIN LATERAL (
             SELECT sequence
             FROM in_transit

@@ -56,26 +56,42 @@ pub async fn check_storage(database: &Database, parts: &[Part]) -> Result<(), St
     Ok(())
 }
 
-async fn probe(database: &Database, part: Part, filler: usize) -> Result<(), DatabaseError> {
+/// Commits a row with `filler` bytes, which are removed again.
+pub(crate) async fn probe(
+    database: &Database,
+    part: Part,
+    filler: usize,
+) -> Result<(), DatabaseError> {
     // In PostgreSQL the sessions share 64 rows. The lock of a row is held until the commit is
     // durable, so the processes of a large fleet would wait for each other on a single row.
     static WRITE: Sql = Sql::pair(
         "
 INSERT INTO write_probe (part, written_at, filler)
 VALUES (:part || ' ' || pg_backend_pid() % 64, {millis({clock})}, :filler)
-ON CONFLICT (part) DO UPDATE SET written_at = excluded.written_at, filler = excluded.filler",
+ON CONFLICT (part) DO UPDATE SET written_at = excluded.written_at, filler = excluded.filler
+RETURNING part",
         "
 INSERT INTO write_probe (part, written_at, filler)
 VALUES (:part, {millis({clock})}, :filler)
-ON CONFLICT (part) DO UPDATE SET written_at = excluded.written_at, filler = excluded.filler",
+ON CONFLICT (part) DO UPDATE SET written_at = excluded.written_at, filler = excluded.filler
+RETURNING part",
     );
-    let row = |filler: usize| {
-        database.parameters().with("part", part.role()).with("filler", vec![0_u8; filler])
+    static FREE_SPACE: Sql = Sql::new("UPDATE write_probe SET filler = :filler WHERE part = :part");
+
+    #[derive(FromQueryResult)]
+    struct Row {
+        part: String,
+    }
+
+    let row = |part: &str, filler: usize| {
+        database.parameters().with("part", part.to_owned()).with("filler", vec![0_u8; filler])
     };
-    database.execute(&WRITE, row(filler)).await?;
+    let written: Vec<Row> = database.rows(&WRITE, row(part.role(), filler)).await?;
     if filler > 0 {
-        // Frees the space.
-        database.execute(&WRITE, row(0)).await?;
+        // By name: this may be another session.
+        for Row { part } in written {
+            database.execute(&FREE_SPACE, row(&part, 0)).await?;
+        }
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! A part reports each privilege that it lacks, and needs no more than those of `grants.sql`.
 
 use migration::{Migrator, MigratorTrait};
-use sea_orm::ConnectionTrait;
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use super::support::new_postgres;
-use crate::{Database, DatabaseSettings, Part, PostgresSettings, StorageError, check_storage};
+use crate::{
+    Database, DatabaseSettings, Part, PostgresSettings, StorageError, check_storage, storage::probe,
+};
 
 const GRANTS: &str = include_str!("../grants.sql");
 
@@ -69,4 +71,28 @@ async fn each_missing_privilege_of_the_processor_with_the_queue_is_reported() {
 #[tokio::test]
 async fn each_missing_privilege_of_the_consumer_is_reported() {
     assert_each_missing_privilege_is_reported(&["messager_consumer"], &[Part::Consumer]).await;
+}
+
+#[tokio::test]
+async fn probe_frees_its_space_in_another_session_too() {
+    let Some(settings) = new_postgres().await else { return };
+    let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 4);
+    Migrator::up(&database.connection(), None).await.unwrap();
+    let pool = database.connection();
+    let pool = pool.get_postgres_connection_pool();
+    // Several idle sessions, so that two statements in turn have different ones.
+    let mut sessions = Vec::new();
+    for _ in 0..4 {
+        sessions.push(pool.acquire().await.unwrap());
+    }
+    drop(sessions);
+
+    for _ in 0..8 {
+        probe(&database, Part::Api, 1_000).await.unwrap();
+    }
+
+    let sql = "SELECT count(*) AS it FROM write_probe WHERE length(filler) > 0";
+    let counted = Statement::from_string(DbBackend::Postgres, sql);
+    let row = database.connection().query_one_raw(counted).await.unwrap().unwrap();
+    assert_eq!(row.try_get::<i64>("", "it").unwrap(), 0);
 }

@@ -48,7 +48,10 @@ pub fn outgoing(name: &str, config: &Config) -> u64 {
     // The same number may be idle and not closed yet.
     let posts = 2 * EventSettings::default().concurrency as u64;
     let events = has(is("processor") && config.events.is_some(), posts);
-    let calls_gateway = matches!(config.gateway, GatewayConfig::Webhook { .. });
+    let calls_gateway = match config.gateway {
+        GatewayConfig::Console => false,
+        GatewayConfig::Webhook { .. } => true,
+    };
     let calls =
         has(is("consumer") && calls_gateway, config.consumer.concurrency as u64 * partitions);
     ALWAYS + database + read + written + events + calls

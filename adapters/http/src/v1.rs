@@ -50,7 +50,7 @@ mod use_cases;
 mod verification;
 
 /// The operations of `/v1`.
-static ENDPOINTS: [&Endpoint; 7] = [
+static ENDPOINTS: &[&Endpoint] = &[
     &start::ENDPOINT,
     &find::ENDPOINT,
     &check::ENDPOINT,
@@ -69,7 +69,7 @@ pub fn v1_router(
     metrics: ApiMetrics,
     settings: Arc<V1Settings>,
 ) -> Router {
-    let description = Bytes::from(openapi::text(&ENDPOINTS, &settings));
+    let description = Bytes::from(openapi::text(ENDPOINTS, &settings));
     let describe = async move || ([(CONTENT_TYPE, JSON)], description).into_response();
     let failures = FailureLog::new("cannot reach the database; /v1 answers 503");
     let v1 = Arc::new(V1Handler { use_cases, settings, metrics, failures });

@@ -1,11 +1,11 @@
 //! `POST /v1/verifications/{id}/cancel`
 
 use application::CancelError;
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use domain::{Scope, VerificationStatus};
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Method},
     handler::{V1Handler, V1Request},
     problem::{Problem, ProblemKind},
     reply::Reply,
@@ -14,7 +14,7 @@ use super::{
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "cancelVerification",
-    method: Method::POST,
+    method: Method::Post,
     route: "/v1/verifications/{id}/cancel",
     scope: Scope::Send,
     takes_idempotency_key: false,

@@ -1,7 +1,7 @@
 //! `POST /v1/verifications/{id}/checks`
 
 use application::{CheckError, Checked, CodeOf};
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use domain::{Code, Scope, VerificationStatus};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use utoipa::openapi::{Object, ObjectBuilder};
 
 use super::{
     body::{Faults, code, members},
-    endpoint::{Endpoint, Model},
+    endpoint::{Endpoint, Method, Model},
     handler::{V1Handler, V1Request},
     limits::exceeded,
     openapi::schema::{self, boolean, count, known, said},
@@ -19,7 +19,7 @@ use super::{
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "checkCode",
-    method: Method::POST,
+    method: Method::Post,
     route: "/v1/verifications/{id}/checks",
     scope: Scope::Check,
     takes_idempotency_key: true,

@@ -1,14 +1,14 @@
 //! `POST /v1/verifications/check`
 
 use application::CodeOf;
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use domain::{Code, PhoneNumber, Scope};
 use utoipa::openapi::{Object, ObjectBuilder};
 
 use super::{
     body::{Faults, code, members, phone_text},
     check::{CheckMembers, try_code, valid},
-    endpoint::{Endpoint, Model},
+    endpoint::{Endpoint, Method, Model},
     handler::{V1Handler, V1Request},
     openapi::schema::{self, said, string},
     problem::{Problem, ProblemKind},
@@ -19,7 +19,7 @@ use crate::numbering;
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "checkCodeByPhone",
-    method: Method::POST,
+    method: Method::Post,
     route: "/v1/verifications/check",
     scope: Scope::Check,
     takes_idempotency_key: true,

@@ -6,7 +6,7 @@ use application::{Repeatable, ports::AnswerClaim};
 use axum::{
     body::Body,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
-    http::{HeaderMap, Method, StatusCode, request::Parts},
+    http::{HeaderMap, StatusCode, request::Parts},
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
@@ -58,6 +58,31 @@ pub(super) struct Endpoint {
 pub(super) type Handle =
     for<'a> fn(&'a V1Handler, &'a V1Request<'a>) -> BoxFuture<'a, Result<Reply, Problem>>;
 
+/// The method of an operation. `/v1` has no others.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Method {
+    Get,
+    Post,
+}
+
+impl Method {
+    /// Whether the body of a request is read, although it may be ignored afterwards.
+    pub(super) fn has_body(self) -> bool {
+        match self {
+            Self::Get => false,
+            Self::Post => true,
+        }
+    }
+
+    /// Returns the method as a request line has it. Part of the fingerprint of `Idempotency-Key`.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+}
+
 /// A named schema of the `OpenAPI` document.
 #[derive(Debug)]
 pub(super) struct Model {
@@ -84,7 +109,10 @@ impl Endpoint {
             refusing.metrics.answered_v1(self.route, response.status(), Duration::ZERO);
             response
         };
-        let router = if self.method == Method::GET { get(answer) } else { post(answer) };
+        let router = match self.method {
+            Method::Get => get(answer),
+            Method::Post => post(answer),
+        };
         router.fallback(refuse)
     }
 
@@ -122,7 +150,7 @@ impl Endpoint {
         headers: &HeaderMap,
         is_allowed: bool,
     ) -> Result<Vec<u8>, Problem> {
-        if self.method == Method::GET {
+        if !self.method.has_body() {
             return Ok(Vec::new());
         }
         let patience = v1.settings.body_timeout;

@@ -1,10 +1,10 @@
 //! `GET /v1/verifications/{id}`
 
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use domain::Scope;
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Method},
     handler::{V1Handler, V1Request},
     problem::{Problem, ProblemKind},
     reply::Reply,
@@ -13,7 +13,7 @@ use super::{
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "getVerification",
-    method: Method::GET,
+    method: Method::Get,
     route: "/v1/verifications/{id}",
     scope: Scope::Read,
     takes_idempotency_key: false,

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use utoipa::openapi::{
     ComponentsBuilder, ContentBuilder, HttpMethod, InfoBuilder, LicenseBuilder, ObjectBuilder,
     OpenApi, OpenApiBuilder, Paths, Required, Response, ResponseBuilder, Tag,
@@ -21,7 +21,7 @@ use self::{
     schema::{constant, pattern, string},
 };
 use super::{
-    endpoint::{Endpoint, Model},
+    endpoint::{Endpoint, Method, Model},
     idempotency::{IDEMPOTENCY_KEY, MAX_KEY},
     problem::ProblemKind,
     settings::V1Settings,
@@ -41,8 +41,10 @@ pub(super) fn text(endpoints: &[&Endpoint], settings: &V1Settings) -> String {
 fn document(endpoints: &[&Endpoint], settings: &V1Settings) -> OpenApi {
     let mut paths = Paths::new();
     for endpoint in endpoints {
-        let method =
-            if endpoint.method == Method::GET { HttpMethod::Get } else { HttpMethod::Post };
+        let method = match endpoint.method {
+            Method::Get => HttpMethod::Get,
+            Method::Post => HttpMethod::Post,
+        };
         paths.add_path_operation(endpoint.route, vec![method], operation(endpoint, settings));
     }
     for (path, id) in api::PATHS {
@@ -127,10 +129,10 @@ fn problems_of(endpoint: &Endpoint) -> Vec<ProblemKind> {
     use ProblemKind as P;
     let always =
         [P::Unauthorized, P::Forbidden, P::MethodNotAllowed, P::Internal, P::ReducedCapacity];
-    let of_bodies: &[P] = if endpoint.method == Method::GET {
-        &[]
-    } else {
+    let of_bodies: &[P] = if endpoint.method.has_body() {
         &[P::MalformedBody, P::RequestTimeout, P::TooLarge]
+    } else {
+        &[]
     };
     let of_json: &[P] =
         if endpoint.request.is_some() { &[P::UnsupportedMediaType, P::Invalid] } else { &[] };

@@ -1,7 +1,7 @@
 //! `POST /v1/receipts`
 
 use application::ports::Receipt;
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use domain::{MessageId, Scope};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use utoipa::openapi::{Object, ObjectBuilder, schema::SchemaFormat};
 
 use super::{
     body::{Faults, members, text},
-    endpoint::{Endpoint, Model},
+    endpoint::{Endpoint, Method, Model},
     handler::{V1Handler, V1Request},
     openapi::schema::{enumerated, string},
     problem::{Problem, ProblemKind},
@@ -18,7 +18,7 @@ use super::{
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "noteReceipt",
-    method: Method::POST,
+    method: Method::Post,
     route: "/v1/receipts",
     scope: Scope::Send,
     takes_idempotency_key: false,

@@ -1,11 +1,11 @@
 //! `POST /v1/verifications/{id}/resend`
 
 use application::{Caller, ResendError};
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use domain::Scope;
 
 use super::{
-    endpoint::Endpoint,
+    endpoint::{Endpoint, Method},
     handler::{V1Handler, V1Request},
     limits::{exceeded, send_policies},
     problem::{Problem, ProblemKind},
@@ -16,7 +16,7 @@ use crate::request::trace;
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "resendVerification",
-    method: Method::POST,
+    method: Method::Post,
     route: "/v1/verifications/{id}/resend",
     scope: Scope::Send,
     takes_idempotency_key: true,

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use application::{Caller, StartError, StartRequest};
-use axum::http::{Method, StatusCode};
+use axum::http::StatusCode;
 use domain::{
     Code, CodeLength, CustomLimit, Metadata, Number, NumberRefused, NumberType, PhoneNumber, Scope,
     SendLimits,
@@ -15,7 +15,7 @@ use utoipa::openapi::{Object, ObjectBuilder, Schema};
 use super::{
     body::{Faults, Pairs, members, pairs, phone_text, text, whole},
     cancel, check,
-    endpoint::{Endpoint, Model},
+    endpoint::{Endpoint, Method, Model},
     find,
     handler::{V1Handler, V1Request},
     limits::{exceeded, send_policies},
@@ -30,7 +30,7 @@ use crate::{numbering, request::trace};
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "startVerification",
-    method: Method::POST,
+    method: Method::Post,
     route: "/v1/verifications",
     scope: Scope::Send,
     takes_idempotency_key: true,

@@ -1,6 +1,5 @@
-use axum::http::Method;
-
 use super::*;
+use crate::v1::endpoint::Method;
 
 #[tokio::test(start_paused = true)]
 async fn body_of_an_unauthorized_request_is_read_for_one_second_at_most() {
@@ -57,7 +56,10 @@ async fn every_operation_requires_its_scope() {
             "noteReceipt" => RECEIPT,
             _ => check,
         };
-        if endpoint.method == Method::GET { get(&path) } else { post(&path, body) }
+        match endpoint.method {
+            Method::Get => get(&path),
+            Method::Post => post(&path, body),
+        }
     };
 
     for endpoint in ENDPOINTS {

@@ -120,6 +120,9 @@ async fn end_sqlite(
 }
 
 // A message that ends in the ledger of no group has failed: see `events::RECORD_ENDED`.
+//
+// The rows of `event` and `delivery` are new, so their order is harmless: no other transaction sees
+// them, and one that ends the same message waits for or skips its row in the table that it leaves.
 const END_POSTGRES: &str = "
 WITH late AS (
     SELECT sequence

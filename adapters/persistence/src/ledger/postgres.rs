@@ -127,6 +127,9 @@ pub(super) async fn finish(
     database.rows(sql, parameters).await
 }
 
+// The rows of `delivery` are new, so they may come before the locks on `outbox` and `in_transit`: no
+// other transaction sees them, and consumers of one group that insert the same message lock the
+// tables in the same order.
 static ADMIT: EventSql = EventSql::postgres(
     "
 WITH lease AS (

@@ -85,7 +85,9 @@ static COUNT_AND_STORE: EventSql = EventSql::postgres(
     &[COUNT_ON_PHONE, COUNTERS, COUNTERS_HOLD, Fragment::NO_EVENTS],
 );
 
-// Locks in the order of all statements, which ARCHITECTURE.md lists.
+// Locks in the order of all statements, which ARCHITECTURE.md lists. `outbox` comes before
+// `verification` here, which is harmless: both rows are new, and no other transaction sees them. Of
+// two requests that use the same ids, the second waits for the first at the phone.
 const TEXT: &str = "
 WITH new AS MATERIALIZED (
     -- read when the phones are locked: places in the outbox are drawn after that

@@ -108,6 +108,7 @@ WITH target AS (
         ends_at = CASE WHEN known.ends_at > now() THEN known.ends_at ELSE excluded.ends_at END
     RETURNING used <= quota AS holds
 ), stored AS (
+    -- Before `verification`, which is harmless: no other transaction sees the new row.
     INSERT INTO outbox (id, phone, code, trace, expires_at)
     SELECT :message, phone, :code, :trace, expires_at
     FROM target, allowed

@@ -25,8 +25,9 @@ use crate::{
 
 /// The outbox as the API writes to it: requests that wait together are committed together.
 ///
-/// One statement stores a batch, and decides for each phone whether its sends have room. A caller
-/// gets its answer after the commit.
+/// One statement stores a batch, and decides for each phone whether its sends have room. With other
+/// counters, which `/v1` has by default, it is in a transaction: PostgreSQL counts first, and the
+/// writer rolls back if a counter is over its quota. A caller gets its answer after the commit.
 #[derive(Debug, Clone)]
 pub struct CoalescingOutbox {
     queue: Coalescer<Writer>,

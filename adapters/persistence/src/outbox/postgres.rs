@@ -1,4 +1,5 @@
-//! Stores a batch in PostgreSQL: one statement.
+//! Stores a batch in PostgreSQL with one statement. With counters, which `/v1` has by default, the
+//! statement is in a transaction: `BEGIN`, the statement, `COMMIT` or `ROLLBACK`.
 
 use application::ports::NewSend;
 use sea_orm::{DatabaseConnection, FromQueryResult};
@@ -9,8 +10,8 @@ use crate::{
     phones::{Account, COUNT_ON_PHONE, Wanted, wanted_rows},
 };
 
-/// Stores sends in one round trip. With counters it is a transaction, which is rolled back if one is
-/// over its quota.
+/// Stores sends in one statement and one commit. With counters it is a transaction, which is rolled
+/// back if a counter is over its quota.
 pub(super) async fn insert(
     database: &Database,
     connection: &DatabaseConnection,

@@ -61,7 +61,7 @@ pub struct Config {
     pub consumer: ConsumerConfig,
     pub kafka: KafkaSecurity,
     pub process: ProcessConfig,
-    /// What is set and probably not meant, such as a name that no setting has.
+    /// Values that the operator probably did not intend, such as a name that no setting has.
     pub remarks: Vec<String>,
 }
 

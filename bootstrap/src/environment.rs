@@ -108,8 +108,8 @@ impl Environment {
             // A closing quote is missing, so that a later quote ended the value.
             if let Some(name) = entry.swallowed.iter().find(|name| settings.contains(*name)) {
                 problems.push(format!(
-                    ".env, line {line}: the value goes on to a line that sets {name}: a quote is \
-                     not closed"
+                    ".env, line {line}: the value continues on a line that sets {name}: close the \
+                     quote"
                 ));
             }
             // It would be ignored, and an API that an operator closed would stay open.
@@ -324,7 +324,7 @@ mod tests {
 
         assert_eq!(
             environment.problems(&settings()),
-            [".env, line 1: the value goes on to a line that sets API_AUTH: a quote is not closed"]
+            [".env, line 1: the value continues on a line that sets API_AUTH: close the quote"]
         );
     }
 }

@@ -1,6 +1,6 @@
 //! Assembles the service: settings, telemetry, the loops around the use cases, and the shutdown.
 //!
-//! The binaries are inventories. What they share is here.
+//! Each binary only lists its roles. This crate has the code that they share.
 
 mod banner;
 pub mod broker;

@@ -1,5 +1,5 @@
-//! What a process writes to standard error beside its log: before the log is set up, when it panics,
-//! and at its end.
+//! Writes to standard error outside the log: before the log is set up, when the process panics, and
+//! at its end.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::config::LogFormat;
 
-/// Who reads what a process writes to standard error.
+/// The reader of standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
     /// The person who typed a command.

@@ -38,8 +38,8 @@ pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) 
     Stream::Kafka(KafkaStream::new(settings, vault.clone()))
 }
 
-/// Returns the queue that the processor and the consumer of one process share, so that the one wakes
-/// the other; `None` if they use Kafka.
+/// Returns the queue that the processor and the consumer of one process share: the processor wakes
+/// the consumer. `None` if they use Kafka.
 pub fn shared_queue(process: &Process, vault: &Vault) -> Option<EmbeddedQueue> {
     let config = &process.config;
     if config.relay.broker.is_kafka() || config.relay.broker.topic != config.consumer.broker.topic {

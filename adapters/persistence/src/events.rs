@@ -147,8 +147,8 @@ impl Row {
 /// and `state`.
 ///
 /// A message's id without its last byte is that of its verification; a message of another service
-/// has none. A message fails once: with the entry of the first group that ends so, unless another
-/// group has sent it or a receipt came before. Two entries that end at the same moment do not see
+/// has none. A message fails at most once: when the first group ends it without sending it, unless
+/// another group has sent it or a receipt came before. Two entries that end at the same moment do not see
 /// each other; so the event has the id of its message, by which the receiver knows the duplicate.
 pub(crate) const RECORD_ENDED: Fragment = Fragment::pair(
     "record_ended",

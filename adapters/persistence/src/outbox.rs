@@ -38,7 +38,7 @@ pub struct CoalescingOutbox {
 pub struct OutboxSettings {
     /// Messages that may wait to be stored.
     pub queue: usize,
-    /// Inserts at a time: one that is committing, and one that is being filled.
+    /// The maximum number of concurrent inserts: one commits while another is filled.
     pub writers: usize,
     /// Messages in one insert.
     pub batch: usize,
@@ -49,8 +49,9 @@ pub struct OutboxSettings {
 impl Default for OutboxSettings {
     fn default() -> Self {
         Self {
-            // As many as are being stored: a later request would wait for two commits or more. Both
-            // together stay below the connections of the HTTP server, so that it can answer 503.
+            // Equal to the number of messages that the writers store: a later request would wait for
+            // two commits or more. Both together stay below the connections of the HTTP server, so
+            // that it can answer 503.
             queue: 256,
             writers: 2,
             batch: 128,
@@ -107,8 +108,8 @@ struct Writer {
     _open: mpsc::Sender<Infallible>,
 }
 
-/// What one statement stores: for each account either one exclusive send, or as many others as fit
-/// into its windows.
+/// The sends of one statement. An account has one exclusive send or as many others as its windows
+/// allow.
 #[derive(Default)]
 struct Turn {
     jobs: Vec<Job<Writer>>,
@@ -353,7 +354,7 @@ fn account(job: &Job<Writer>) -> Account {
     Account::of(&job.request.phone, job.request.apart)
 }
 
-/// Puts jobs back that were not stored for want of a connection: another writer may have one.
+/// Puts jobs back that a writer without a connection could not store: another writer may have one.
 fn give_back(jobs: impl Iterator<Item = Job<Writer>>, queue: &Coalescer<Writer>) {
     for job in jobs {
         job.request.storing.undo();

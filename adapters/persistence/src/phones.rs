@@ -1,4 +1,4 @@
-//! What is counted of a phone, and its newest verification of each door: one row (ADR 17).
+//! The counters of a phone and its newest verification of each origin, in one row (ADR 17).
 
 use std::collections::HashSet;
 
@@ -39,7 +39,7 @@ pub(crate) struct Wanted {
     pub(crate) newest: VerificationId,
     /// How long that verification lasts.
     pub(crate) ttl: i64,
-    /// Only if no verification of `/v1` is pending.
+    /// Whether a pending verification of `/v1` prevents the send.
     pub(crate) exclusive: bool,
     /// The verification is one of `/api`.
     pub(crate) of_api: bool,

@@ -78,7 +78,7 @@ fn check_server(text: &str) -> Result<(), &'static str> {
         let address = bracketed.strip_suffix(']').ok_or("a bracket is not closed")?;
         address.parse::<Ipv6Addr>().map_err(|_| "brackets hold an IPv6 address")?;
     } else if host.contains(':') {
-        return Err("an IPv6 address stands in brackets, and a port behind them");
+        return Err("write an IPv6 address in brackets and put the port after them");
     } else {
         check_host(host)?;
     }

@@ -15,7 +15,7 @@ pub struct Effective {
     /// By name.
     pub settings: Vec<Shown>,
     pub config: Result<Config, InvalidConfig>,
-    /// What is set and probably not meant.
+    /// Values that the operator probably did not intend.
     pub remarks: Vec<String>,
 }
 

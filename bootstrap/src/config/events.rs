@@ -54,7 +54,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<EventsConfig> {
     let secrets = env.secret("EVENTS_SECRET");
     let url = env.url("EVENTS_URL");
     if url.is_some() && !env.is_set("EVENTS_SECRET") {
-        env.problem("EVENTS_SECRET", "is missing: what is posted to EVENTS_URL is signed");
+        env.problem("EVENTS_SECRET", "is missing: Messager signs each event with it");
     }
     if allow_private == Some(false) && url.as_ref().is_some_and(has_private_address) {
         let problem = "has an address that is not public; EVENTS_ALLOW_PRIVATE=true would allow it";

@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
 
 /// Whether a URL has no port or a valid one.
 ///
-/// `Uri` takes what is no port for none, and a client would connect to the scheme's own.
+/// `Uri` treats an invalid port as a missing one, and the client would use the scheme's default.
 fn has_good_port(url: &http::Uri) -> bool {
     let authority = url.authority().map_or("", |it| it.as_str());
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);

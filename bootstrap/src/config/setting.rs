@@ -16,7 +16,8 @@ pub struct Section {
 #[derive(Debug)]
 pub struct Setting {
     pub name: &'static str,
-    /// What holds if it is not set: in words if that depends on something, empty if nothing holds.
+    /// The value that applies if the operator sets none: in words if it depends on something, empty
+    /// if there is none.
     pub default: &'static str,
     /// A value that `.env.example` shows in a comment. `None`: the file sets the default, which
     /// changes nothing.

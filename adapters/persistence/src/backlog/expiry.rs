@@ -60,7 +60,7 @@ async fn expire(
             tracing::error!(
                 sequence = found[place].sequence,
                 sqlstate = code(&error),
-                "the database refuses the end of an expired message; it is deleted if need be"
+                "the database refuses to record an expired message; the service deletes it if the second try fails too"
             );
             // It must not stay, because its code would.
             let step = |noted: bool| async move {

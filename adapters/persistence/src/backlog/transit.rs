@@ -65,7 +65,7 @@ async fn sequences(
     Ok(rows.into_iter().map(|row| row.sequence).collect())
 }
 
-/// Until when some group has read all partitions of the topic, as it reports itself.
+/// The time up to which some group reports that it has read all partitions of the topic.
 const READ_UNTIL: Fragment = Fragment::pair(
     "read_until",
     "(
@@ -115,8 +115,8 @@ WHERE sequence IN (
 )",
 );
 
-// A message keeps its sequence, which the consumer will name. What `FORGET_KNOWN` did not get to is
-// left to the next sweep.
+// A message keeps its sequence, which the consumer will name. The next sweep handles the
+// messages that `FORGET_KNOWN` left.
 //
 // A message is late if some group has read all partitions as they were two seconds after its
 // publication, as it reports itself, and has not met it: consumers that only lag behind will meet

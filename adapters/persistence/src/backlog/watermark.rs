@@ -19,7 +19,8 @@ pub(super) struct Watermark {
 #[derive(Debug, Clone, Copy)]
 struct Oldest {
     sequence: i64,
-    /// Then it is looked up again: a message may have come back to the outbox below it.
+    /// The time at which the relay reads the watermark again: a message may have come back to the
+    /// outbox below it.
     until: Instant,
     /// The latest sequence that had been drawn, and when. A sequence before it is committed, or
     /// never will be, once the time limit of an insert is over.

@@ -48,7 +48,7 @@ pub(super) async fn end(
             tracing::error!(
                 message.id = found[place].id,
                 sqlstate = code(&error),
-                "the database refuses the end of an expired message; it is deleted if need be"
+                "the database refuses to record an expired message; the service deletes it if the second try fails too"
             );
             let entry = std::slice::from_ref(&found[place]);
             // It must not stay, because its code would.

@@ -7,7 +7,7 @@ use crate::database::{Events, millis};
 pub(super) struct Manner {
     pub(super) texts: bool,
     pub(super) events: Events,
-    /// As unknown, whatever they were.
+    /// Records every outcome as unknown.
     pub(super) unknown: bool,
 }
 

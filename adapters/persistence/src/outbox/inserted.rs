@@ -9,7 +9,7 @@ use crate::{
     verification_row::code_length,
 };
 
-/// What became of a batch.
+/// The result of storing a batch.
 #[derive(Debug)]
 pub(super) struct Inserted {
     /// For each account that was not refused, when its sends were accepted, in milliseconds since

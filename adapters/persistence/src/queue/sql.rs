@@ -79,7 +79,7 @@ SELECT next_offset AS "offset" FROM queue_partition WHERE topic = :topic AND "pa
 /// Deletes from a partition the records before the first one that is not older than `older_than`, and the
 /// records that all groups have passed.
 ///
-/// A record behind one that stays stays too, whatever its time, because there must be no gap. A
+/// The statement keeps every record after a kept record, because the queue may have no gap. A
 /// group whose offset is beyond the end read a queue that was here before, and has passed nothing
 /// of this one.
 pub(super) static TRIM: Sql = Sql::new(

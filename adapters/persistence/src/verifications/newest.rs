@@ -4,7 +4,7 @@ use sea_orm::FromQueryResult;
 
 use crate::database::{Database, DatabaseError, Fragment, Sql, parsed};
 
-/// From which row the newest verification of a phone is read that `/v1` began, if it is pending.
+/// Selects the pending verification that `/v1` started last for a phone.
 ///
 /// `status || ''` is the status without an index (ADR 26): a plan might otherwise read all pending
 /// verifications to find one by its id.
@@ -16,7 +16,7 @@ pub(super) const NEWEST_OF_V1: Fragment = Fragment::new(
       AND status || '' = 'pending' AND expires_at > {now}",
 );
 
-/// The same for `/api`, whose newest stands on the row that counts its messages (`Account`).
+/// The same for `/api`. The id is in the row that counts its messages (`Account`).
 pub(super) const NEWEST_OF_API: Fragment = Fragment::new(
     "newest_of_api",
     "

@@ -18,11 +18,11 @@ pub(super) struct SnappyReader<R> {
     source: Chain<Cursor<Vec<u8>>, R>,
     framed: bool,
     begun: bool,
-    /// What the block still has to give.
+    /// The bytes that the block has not returned.
     plain_left: u64,
-    /// What of that is a literal, of which nothing was read yet.
+    /// The unread bytes of the literal.
     literal_left: u64,
-    /// What was given out last, and behind it what is ready.
+    /// The bytes that the reader returned last, and those that it has ready.
     window: Vec<u8>,
     given: usize,
 }

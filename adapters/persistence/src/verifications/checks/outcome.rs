@@ -1,4 +1,4 @@
-//! What rows say of an attempt.
+//! Rows that describe an attempt.
 
 use application::ports::{Approval, CheckOutcome};
 use domain::{VerificationId, VerificationStatus};
@@ -20,7 +20,7 @@ pub(super) struct ApprovalRow {
 pub(super) struct KnownRow {
     status: String,
     exhausted: bool,
-    /// How long it lasts still, and lasted from its start, in milliseconds.
+    /// The remaining and the total lifetime, in milliseconds.
     good_for: i64,
     ttl: i64,
 }

@@ -47,7 +47,7 @@ WITH known AS MATERIALIZED (
             OFFSET 0
         ) AS it ON true
 ), counters AS MATERIALIZED (
-    -- Looked at before anything is written: brute force meets nothing else.
+    -- The statement reads the counters before it writes, so an attacker who guesses causes no writes.
     SELECT *,
         ARRAY(
             SELECT coalesce((
@@ -115,7 +115,7 @@ WITH known AS MATERIALIZED (
     ) AS it
     WHERE NOT is_changed AND coalesce(right_row, r) = r
 ), guess AS (
-    -- A right code takes its verification's attempts off the counters again. If another guess has
+    -- A correct code removes the attempts of its verification from the counters. If another guess has
     -- just used up one of two windows, the window before it is changed all the same.
     INSERT INTO limit_counter AS known (policy, key, quota, used, ends_at)
     SELECT policy, counter, quota, CASE WHEN is_right THEN 0 ELSE 1 END, now() + {duration(period)}

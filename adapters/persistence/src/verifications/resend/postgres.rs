@@ -64,8 +64,8 @@ pub(super) async fn resend(
 
 // Each step is done only if the one before was; the caller rolls back all of them otherwise.
 //
-// Of two holders of one claim, the second finds what the first has done in `idempotency`; or, if
-// that was not committed when it looked, in `sends`.
+// If two requests hold one claim, the second finds the work of the first in `idempotency`, or in
+// `sends` if that was not committed when it read.
 static RESEND: Sql = Sql::with(
     &[COUNT_ON_PHONE, VERIFICATION_COLUMNS],
     "

@@ -1,5 +1,5 @@
 //! Verifications: codes are issued, sent again, checked and canceled here, within the rules of the
-//! door that a request comes through and of the guard.
+//! request's origin and of the guard.
 
 mod caller;
 mod cancel;

@@ -32,7 +32,7 @@ pub enum VerificationStatus {
     Canceled,
 }
 
-/// The door through which a verification began.
+/// The API through which a verification began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
     V1,

@@ -165,7 +165,7 @@ pub struct Cleared {
     pub messages: u64,
 }
 
-/// Forgets the guesses at a phone and the messages to it, of both doors.
+/// Forgets the guesses at a phone and the messages to it, of both origins.
 pub async fn clear_limits(database: &Database, phone: &PhoneNumber) -> Result<Cleared, StoreError> {
     let parameters = || database.parameters().with("phone", phone.as_str());
     let guesses = database.execute(&FORGET_GUESSES, parameters()).await?;

@@ -81,7 +81,7 @@ pub(crate) fn window_params(windows: &Windows) -> [(i32, i64); 3] {
 /// The `ON CONFLICT` of an insert into `phone AS known`: counts sends if each window has room and,
 /// if they are exclusive, nothing is pending. A row that is refused is not returned.
 ///
-/// The row has the newest verification of each door; a send leaves that of the other door alone.
+/// The row has the newest verification of each origin; a send leaves that of the other origin alone.
 ///
 /// The row also keeps the quotas, because `ON CONFLICT` sees only what is inserted. A quota of 0 is
 /// no window, but sends under another policy are counted in it.

@@ -130,7 +130,7 @@ impl GuardKey {
         phone: &PhoneNumber,
         region: Option<Region>,
     ) -> Option<Self> {
-        let of_door = if origin == Origin::Api { Self::API } else { "" };
+        let of_origin = if origin == Origin::Api { Self::API } else { "" };
         let key = match scope {
             GuardScope::Prefix => phone.prefix(),
             GuardScope::Range => phone.range(),
@@ -141,7 +141,7 @@ impl GuardKey {
             },
             GuardScope::World => return None,
         };
-        Some(Self { scope, key: format!("{of_door}{key}") })
+        Some(Self { scope, key: format!("{of_origin}{key}") })
     }
 
     /// The key that all messages and approvals of `/api` are counted under, whatever their phones.

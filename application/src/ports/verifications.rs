@@ -34,7 +34,7 @@ pub trait Verifications: Sync + 'static {
     /// its phone again.
     async fn resend(&self, again: Resend) -> Result<Resent, StoreError>;
 
-    /// Returns the newest verification of a phone from each door, if it is pending.
+    /// Returns the newest verification of a phone from each origin, if it is pending.
     async fn newest(&self, phone: PhoneNumber) -> Result<Newest, StoreError>;
 
     /// Counts an attempt on its verification and, under each of `guesses`, on the phone. If the code
@@ -44,7 +44,7 @@ pub trait Verifications: Sync + 'static {
     /// All of this is one commit: an attempt that was not counted decides nothing, and a right code
     /// is not lost. For each verification, exactly one attempt is ever [`CheckOutcome::Right`].
     ///
-    /// By phone, the code is tried against the newest verification of each door, and a wrong code is
+    /// By phone, the code is tried against the newest verification of each origin, and a wrong code is
     /// counted on both. A guess is counted whether or not a verification exists, and the work is the
     /// same in all cases. A guess at the verification of a test number is not counted on its phone.
     ///
@@ -130,7 +130,7 @@ pub enum Target {
     },
 }
 
-/// The newest verification of a phone from each door, if it is pending.
+/// The newest verification of a phone from each origin, if it is pending.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Newest {
     /// The verification of `/v1` or of a test number.

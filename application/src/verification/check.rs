@@ -25,7 +25,7 @@ pub struct CheckCode<V> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CodeOf {
     Verification(VerificationId),
-    /// The newest verification of the phone from each door.
+    /// The newest verification of the phone from each origin.
     Phone(PhoneNumber),
 }
 
@@ -68,7 +68,7 @@ impl<V: Verifications> CheckCode<V> {
     }
 
     /// Checks `code` against a verification, or against the newest verification of a phone from each
-    /// door.
+    /// origin.
     ///
     /// The attempt is counted in the commit that decides it. A code is right once, and again for a
     /// caller that takes over the claim of that check. By phone, every result except a right code has

@@ -4,9 +4,10 @@ use domain::{Counter, NumberRefused, NumberRules, Origin, Recipient, SendLimits,
 
 use super::{Admission, Caller, Guard, SendPermit};
 
-/// The rules for messages of one door, `/v1` or `/api`.
+/// The rules for messages of one origin, `/v1` or `/api`.
 ///
-/// Both doors apply the same rules in the same order: the rules for numbers, the guard, and the limits.
+/// Both origins apply the same rules in the same order: the rules for numbers, the guard, and the
+/// limits.
 /// Only the settings differ.
 #[derive(Debug, Clone, Default)]
 pub struct SendRules {
@@ -17,16 +18,16 @@ pub struct SendRules {
     pub counting: Counting,
 }
 
-/// The counters that a door uses.
+/// The counters that an origin uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Counting {
-    /// The counters of both doors.
+    /// The counters of both origins.
     #[default]
     Shared,
-    /// The counters of both doors, except separate counters of phones, because the doors limit phones
-    /// differently.
+    /// The counters of both origins, except separate counters of phones, because the origins limit
+    /// phones differently.
     PhonesApart,
-    /// Separate counters only, because callers of this door are less identified.
+    /// Separate counters only, because callers of this origin are less identified.
     Apart,
 }
 
@@ -85,7 +86,7 @@ impl SendRules {
         counters
     }
 
-    /// Whether this door has separate windows for phones.
+    /// Whether this origin has separate windows for phones.
     pub(crate) const fn phones_apart(&self) -> bool {
         matches!(self.counting, Counting::PhonesApart | Counting::Apart)
     }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_for_numbers_apply_to_both_doors() {
+    fn the_rules_for_numbers_apply_to_both_origins() {
         let premium = number("78091234567", NumberType::PremiumRate);
         let numbers =
             NumberRules { refused: [NumberType::PremiumRate].into(), ..NumberRules::NONE };

@@ -9,7 +9,7 @@ use super::{
     setting::{Section, Setting, Values},
 };
 
-/// The limits of each door.
+/// The limits of each origin.
 #[derive(Debug, Clone)]
 pub(super) struct LimitConfig {
     pub(super) v1: SendLimits,

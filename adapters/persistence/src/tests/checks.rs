@@ -34,8 +34,8 @@ on_both_databases!(
     attempt_to_a_full_queue_is_refused,
     five_of_many_concurrent_guesses_are_tried,
     five_wrong_then_exhausted,
-    check_by_phone_tries_the_newest_of_each_api,
-    wrong_code_counts_on_both_apis_and_right_code_only_on_its_own,
+    check_by_phone_tries_the_newest_of_each_origin,
+    wrong_code_counts_at_both_origins_and_right_code_at_its_own,
     sends_through_api_change_no_verification_of_v1,
     guesses_at_nothing_do_not_count_against_a_later_verification,
     check_by_phone_does_the_same_work_with_and_without_a_verification,
@@ -452,7 +452,7 @@ fn open_api(phone: &str) -> NewSend {
     NewSend { apart: true, ..new_message(phone) }
 }
 
-async fn check_by_phone_tries_the_newest_of_each_api(database: Database) {
+async fn check_by_phone_tries_the_newest_of_each_origin(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let tried = async || try_by_phone(&verifications, &phone(1), right(), &guesses()).await;
     let v1 = begin(&database, &start(&phone(1))).await;
@@ -473,7 +473,7 @@ async fn check_by_phone_tries_the_newest_of_each_api(database: Database) {
     assert_eq!(find(&verifications, old).await.attempts, 0);
 }
 
-async fn wrong_code_counts_on_both_apis_and_right_code_only_on_its_own(database: Database) {
+async fn wrong_code_counts_at_both_origins_and_right_code_at_its_own(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let v1 = begin(&database, &start(&phone(1))).await;
     let api = begin(&database, &open_api(&phone(1))).await;

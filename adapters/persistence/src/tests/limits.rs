@@ -15,7 +15,7 @@ on_both_databases!(
     each_window_of_a_list_is_enforced,
     ended_window_begins_again,
     batch_with_one_phone_many_times_respects_its_windows,
-    both_doors_count_in_one_window,
+    both_origins_count_in_one_window,
     refused_send_moves_no_counter,
     send_that_its_phone_refuses_takes_no_room_of_a_counter,
     every_send_of_a_flood_without_room_is_refused,
@@ -95,7 +95,7 @@ async fn batch_with_one_phone_many_times_respects_its_windows(database: Database
     assert_eq!(count(&database, "phone WHERE sends_1 = 20").await, 1);
 }
 
-async fn both_doors_count_in_one_window(database: Database) {
+async fn both_origins_count_in_one_window(database: Database) {
     for _ in 0..3 {
         accepted(&enqueue(&database, &limited("20/1h", new_message(&phone(1)))).await);
     }

@@ -203,7 +203,7 @@ fn hash(pepper: &str, bytes: [u8; 32]) -> (KeyId, CodeHash) {
     (pepper.parse().unwrap(), CodeHash::from_bytes(bytes))
 }
 
-/// An attempt. By phone it has the same hashes for both doors.
+/// An attempt. By phone it has the same hashes for both origins.
 pub(super) fn attempt(target: Target, hashes: Vec<(KeyId, CodeHash)>) -> Attempt {
     let api_hashes = match &target {
         Target::Id(_) => Vec::new(),

@@ -72,7 +72,7 @@ async fn a_right_code_is_approved() {
 }
 
 #[tokio::test]
-async fn a_check_by_phone_hashes_for_both_doors_even_without_a_verification() {
+async fn a_check_by_phone_hashes_for_both_origins_even_without_a_verification() {
     let api = VerificationId::of_drawn([7; 16]);
     for of in [Newest { v1: None, api: Some(api) }, Newest::default()] {
         let mut verifications = MockVerifications::new();

@@ -80,11 +80,11 @@ impl State {
         levels
     }
 
-    /// Sums the regions of one door.
+    /// Sums the regions of one origin.
     pub(super) fn world(&self, origin: Origin, now: Instant, window: Duration) -> World {
-        let is_of_door = |key: &&GuardKey| key.is_of_api() == (origin == Origin::Api);
+        let is_of_origin = |key: &&GuardKey| key.is_of_api() == (origin == Origin::Api);
         let mut world = World::default();
-        for key in self.regions.iter().filter(is_of_door) {
+        for key in self.regions.iter().filter(is_of_origin) {
             world.add(&self.activity(key, now, window));
         }
         world

@@ -55,7 +55,7 @@ fn api_auth_defaults_to_none_on_sqlite_and_v1_on_postgres() {
 }
 
 #[test]
-fn limit_of_a_phone_that_is_set_holds_on_both_apis() {
+fn limit_of_a_phone_that_is_set_holds_for_both_origins() {
     for (set, limit) in [("3/1m", "3/1m"), ("off", "off"), (" 1/1s, 2/1d ", "1/1s,2/1d")] {
         let Config { verification, api, .. } = config(&[("LIMIT_PHONE", set)]);
 
@@ -86,7 +86,7 @@ fn settings_that_are_set_hold_on_api_too() {
 }
 
 #[test]
-fn apis_with_different_trust_or_limits_count_apart() {
+fn origins_with_different_trust_or_limits_count_apart() {
     let counting = |settings: &[(&str, &str)]| config(settings).api.legacy.rules.counting;
     let limit = ("LIMIT_PHONE", "5/1h");
 

@@ -203,17 +203,17 @@ impl Check<'_> {
 impl Guessed {
     fn by_id(found: Found) -> Result<Self, DatabaseError> {
         let origin: Origin = parsed(&found.origin, "an origin")?;
-        let of_door = if origin == Origin::Api { "api:" } else { "" };
-        let counter = format!("{of_door}{}", found.phone);
+        let of_origin = if origin == Origin::Api { "api:" } else { "" };
+        let counter = format!("{of_origin}{}", found.phone);
         Ok(Self { counter, found: Some(found), counts: true })
     }
 
-    /// One for each door, as the statement of PostgreSQL has it.
+    /// One for each origin, as the statement of PostgreSQL has it.
     fn by_phone(phone: &PhoneNumber, v1: Option<Found>, api: Option<Found>) -> Vec<Self> {
         let is_none = v1.is_none() && api.is_none();
         let of = |found: Option<Found>, [known, unknown]: [&str; 2], counts| {
-            let of_door = if found.is_some() { known } else { unknown };
-            let counter = format!("{of_door}{}", phone.as_str());
+            let of_origin = if found.is_some() { known } else { unknown };
+            let counter = format!("{of_origin}{}", phone.as_str());
             Self { counts: counts || found.is_some(), found, counter }
         };
         vec![of(v1, ["", "?"], is_none), of(api, ["api:", "api?"], false)]

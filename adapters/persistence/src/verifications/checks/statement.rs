@@ -19,7 +19,7 @@ WITH known AS MATERIALIZED (
     SELECT r, n, asked.phone <> '' AS by_phone, of_api, claim, first, it.id, origin, region,
         code_hash, status, attempts >= :attempts AS exhausted, good_for, ttl,
         CASE WHEN asked.phone <> '' THEN asked.phone ELSE it.phone END AS phone,
-        -- Each row has windows of its own: guesses at the code of one door use up nothing of the
+        -- Each row has windows of its own: guesses at the code of one origin use up nothing of the
         -- other's, and guesses at nothing use up nothing of a later verification.
         CASE
             WHEN asked.phone = '' THEN CASE WHEN origin = 'api' THEN 'api:' ELSE '' END || it.phone

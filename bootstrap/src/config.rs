@@ -12,6 +12,7 @@ mod gateway;
 mod guard;
 mod kafka;
 mod limits;
+mod mask;
 mod numbers;
 mod process;
 mod reader;

@@ -10,6 +10,7 @@
 mod batches;
 mod cluster;
 mod connection;
+mod error;
 mod publisher;
 mod records;
 mod requests;

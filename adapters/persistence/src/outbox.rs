@@ -1,6 +1,7 @@
 mod inserted;
 mod postgres;
-pub(crate) mod sqlite;
+mod sqlite;
+pub(crate) mod stored;
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 

@@ -11,7 +11,7 @@ use std::{
 use adapters_http::Hosts;
 
 use super::{
-    effective::without_password,
+    mask::without_password,
     setting::{Setting, Values},
 };
 

@@ -17,7 +17,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
     KafkaSettings,
-    connection::{Connection, ConnectionError, Question, check, name},
+    connection::{Connection, Question, name},
+    error::{ConnectionError, check},
+    sasl::connect,
 };
 
 /// The connections to the brokers of a cluster.
@@ -276,7 +278,7 @@ impl Cluster {
 
     async fn open(&self, address: &str, limit: Duration) -> Result<Connection, ConnectionError> {
         let KafkaSettings { client_id, security, .. } = &self.settings;
-        match timeout(limit, Connection::open(address, client_id, security)).await {
+        match timeout(limit, connect(address, client_id, security)).await {
             Ok(opened) => opened.map_err(|error| error.at(address)),
             Err(_) => Err(ConnectionError::TimedOut(limit)),
         }

@@ -4,11 +4,10 @@
 //! `kafka-protocol` encodes and decodes the messages, except the answer to a fetch: its records are
 //! read as a stream and are not held in memory as a whole.
 
-use std::{borrow::Cow, fmt, io, time::Duration};
+use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::{
-    error::ResponseError,
     messages::{
         ApiVersionsRequest, BrokerId, FetchRequest, ListOffsetsRequest, MetadataRequest,
         RequestHeader, ResponseHeader, TopicName,
@@ -20,9 +19,9 @@ use kafka_protocol::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::{
+    error::{ConnectionError, check},
     records::Aborted,
-    sasl::log_in,
-    security::KafkaSecurity,
+    security::KafkaTls,
     transport::{Transport, tls_error},
 };
 
@@ -52,64 +51,6 @@ pub(super) struct FetchHead {
     pub(super) aborted: Vec<Aborted>,
     /// The number of bytes of records that follow.
     pub(super) length: u64,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectionError {
-    #[error("the connection failed")]
-    Io(#[from] io::Error),
-    #[error("the broker answers: {0}")]
-    Refused(ResponseError),
-    #[error("the answer of the broker is invalid: {0}")]
-    Nonsense(String),
-    #[error("the broker supports no version of {0} that this client supports")]
-    NoCommonVersion(&'static str),
-    #[error("no answer within {0:?}")]
-    TimedOut(Duration),
-    #[error("the topic has no such partition now")]
-    NoSuchPartition,
-    /// Trying again will not help: the operator must change something.
-    #[error("{0}")]
-    Tls(Cow<'static, str>),
-    /// Trying again will not help: the operator must change something.
-    #[error("{0}")]
-    Sasl(String),
-    /// Trying again will not help: the operator must change something.
-    #[error("the user has no right to {right} the topic {topic:?}; grant it with an ACL")]
-    NoRight { right: &'static str, topic: String },
-}
-
-impl ConnectionError {
-    pub(super) fn is(&self, error: ResponseError) -> bool {
-        matches!(self, Self::Refused(refused) if *refused == error)
-    }
-
-    /// Whether another try, perhaps with another broker, may succeed.
-    pub(super) fn is_passing(&self) -> bool {
-        match self {
-            Self::Io(_) | Self::TimedOut(_) => true,
-            Self::Refused(error) => error.is_retriable(),
-            Self::Nonsense(_)
-            | Self::NoCommonVersion(_)
-            | Self::NoSuchPartition
-            | Self::Tls(_)
-            | Self::Sasl(_)
-            | Self::NoRight { .. } => false,
-        }
-    }
-
-    /// Adds the address of the broker to the errors that an operator must act on.
-    pub(super) fn at(self, address: &str) -> Self {
-        match self {
-            Self::Tls(text) => Self::Tls(format!("{address}: {text}").into()),
-            Self::Sasl(text) => Self::Sasl(format!("{address}: {text}")),
-            error => error,
-        }
-    }
-
-    fn nonsense(what: impl fmt::Display) -> Self {
-        Self::Nonsense(format!("{what:#}"))
-    }
 }
 
 /// The longest answer without records. A longer one is invalid.
@@ -204,12 +145,13 @@ impl Question for OffsetAt<'_> {
 }
 
 impl Connection {
+    /// Opens a connection, without a login: see `sasl::connect`.
     pub(super) async fn open(
         address: &str,
         client_id: &str,
-        security: &KafkaSecurity,
+        tls: Option<&KafkaTls>,
     ) -> Result<Self, ConnectionError> {
-        let transport = Transport::open(address, security.tls.as_ref()).await?;
+        let transport = Transport::open(address, tls).await?;
         let mut connection = Self {
             stream: BufReader::new(transport),
             client_id: StrBytes::from_string(client_id.to_owned()),
@@ -220,9 +162,6 @@ impl Connection {
             ConnectionError::Io(error) => tls_error(&error).unwrap_or(ConnectionError::Io(error)),
             error => error,
         })?;
-        if let Some(sasl) = &security.sasl {
-            log_in(&mut connection, sasl).await?;
-        }
         Ok(connection)
     }
 
@@ -353,13 +292,6 @@ impl Connection {
 
 pub(super) fn name(topic: &str) -> TopicName {
     TopicName(StrBytes::from_string(topic.to_owned()))
-}
-
-pub(super) fn check(code: i16) -> Result<(), ConnectionError> {
-    match ResponseError::try_from_code(code) {
-        None => Ok(()),
-        Some(error) => Err(ConnectionError::Refused(error)),
-    }
 }
 
 fn expect<T: Copy + PartialEq + fmt::Debug>(

@@ -1,4 +1,4 @@
-//! Logging in to a broker with SASL.
+//! Opens connections to brokers, and logs in with SASL.
 
 use std::ops::RangeInclusive;
 
@@ -11,8 +11,9 @@ use kafka_protocol::{
 use rsasl::prelude::{Mechname, SASLClient, SASLConfig};
 
 use super::{
-    connection::{Connection, ConnectionError, check},
-    security::KafkaSasl,
+    connection::Connection,
+    error::{ConnectionError, check},
+    security::{KafkaSasl, KafkaSecurity},
 };
 
 /// The versions of the two requests. Every broker since 1.0 knows them.
@@ -23,11 +24,21 @@ const AUTHENTICATE: i16 = 0;
 /// without an upper bound would let a broker keep a thread busy for hours.
 const ITERATIONS: RangeInclusive<u64> = 4_096..=1_000_000;
 
+/// Opens a connection, with TLS and a login if `security` has them.
+pub(super) async fn connect(
+    address: &str,
+    client_id: &str,
+    security: &KafkaSecurity,
+) -> Result<Connection, ConnectionError> {
+    let mut connection = Connection::open(address, client_id, security.tls.as_ref()).await?;
+    if let Some(sasl) = &security.sasl {
+        log_in(&mut connection, sasl).await?;
+    }
+    Ok(connection)
+}
+
 /// Logs in. `Display` of its errors contains no word of the broker and no secret.
-pub(super) async fn log_in(
-    connection: &mut Connection,
-    sasl: &KafkaSasl,
-) -> Result<(), ConnectionError> {
+async fn log_in(connection: &mut Connection, sasl: &KafkaSasl) -> Result<(), ConnectionError> {
     let mechanism = sasl.mechanism.name();
     let request =
         SaslHandshakeRequest::default().with_mechanism(StrBytes::from_static_str(mechanism));

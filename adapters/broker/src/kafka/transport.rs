@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{connection::ConnectionError, security::KafkaTls};
+use super::{error::ConnectionError, security::KafkaTls};
 
 /// A connection to a broker.
 #[derive(Debug)]

@@ -16,7 +16,9 @@ use kafka_protocol::{
 use crate::kafka::{
     KafkaSettings,
     batches::{TRANSACTIONAL, TestBatch},
-    connection::{Connection, check, name},
+    connection::{Connection, name},
+    error::check,
+    sasl::connect,
 };
 
 pub(super) struct Producer {
@@ -36,7 +38,7 @@ impl Producer {
     pub(super) async fn new(settings: &KafkaSettings) -> Self {
         let server = &*settings.bootstrap_servers[0];
         let connection =
-            in_time(Connection::open(server, "messager-test", &settings.security)).await.unwrap();
+            in_time(connect(server, "messager-test", &settings.security)).await.unwrap();
         Self { connection, topic: settings.topic.clone() }
     }
 

@@ -13,7 +13,7 @@ use kafka_protocol::{
 use tokio::{process::Child, sync::OnceCell};
 
 use super::*;
-use crate::kafka::connection::{Connection, check};
+use crate::kafka::{error::check, sasl::connect};
 
 /// Makes the certificates. `server` is valid for 127.0.0.1 only.
 const CERTIFICATES: &str = r#"
@@ -307,8 +307,7 @@ async fn grant(admin: &KafkaSettings, user: &str, operation: i8) {
         .with_permission_type(3);
     let request = CreateAclsRequest::default().with_creations(vec![acl]);
     let server = &*admin.bootstrap_servers[0];
-    let mut connection =
-        in_time(Connection::open(server, "messager-test", &admin.security)).await.unwrap();
+    let mut connection = in_time(connect(server, "messager-test", &admin.security)).await.unwrap();
     let answer = in_time(connection.ask(&request, 3)).await.unwrap();
     check(answer.results[0].error_code).unwrap();
 }

@@ -7,7 +7,7 @@ use crate::{
     database::{Database, DatabaseError, Sql, begin, clock, millis},
     idempotency::{done_under, note_done_sqlite},
     limits,
-    outbox::sqlite::{NewMessage, store},
+    outbox::stored::{NewMessage, store},
     phones::{self, Wanted, window_params},
     verification_row::{VERIFICATION_COLUMNS, VerificationRow},
 };

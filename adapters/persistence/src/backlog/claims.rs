@@ -47,6 +47,10 @@ impl ClaimedRow {
 // candidates and are not known to be published: a relay has them, and they must reach the broker
 // before any younger message to the same phone. Below the highest candidate there are few rows, as
 // published messages leave the table soon.
+//
+// In PostgreSQL, `(phone IN …) IS NOT TRUE` decides most candidates: it is hashed. `NOT EXISTS` alone
+// would compare each candidate with each row of `elsewhere`, because joins of two lists are ruled out
+// (`PLANS` in database/session.rs). Only candidates whose phone is elsewhere are compared so.
 pub(super) static CLAIM: Sql = Sql::pair(
     "
 WITH candidate AS MATERIALIZED (

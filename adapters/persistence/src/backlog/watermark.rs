@@ -22,10 +22,17 @@ struct Oldest {
     /// The time at which the relay reads the watermark again: a message may have come back to the
     /// outbox below it.
     until: Instant,
-    /// The latest sequence that had been drawn, and when. A sequence before it is committed, or
-    /// never will be, once the time limit of an insert is over.
-    drawn: (Instant, i64),
-    settled: i64,
+    drawn: Drawn,
+    /// A sequence that was drawn longer ago than an insert may take. All up to it are committed, or
+    /// never will be.
+    decided: i64,
+}
+
+/// The latest sequence that had been drawn at a time.
+#[derive(Debug, Clone, Copy)]
+struct Drawn {
+    at: Instant,
+    sequence: i64,
 }
 
 /// How long a watermark holds: [`HOLDS_TIMES`] as long as it took to find, within these bounds. The
@@ -58,21 +65,22 @@ impl Watermark {
             return Ok(sequence);
         }
         let row: Option<Row> = self.database.row(&OLDEST, self.database.parameters()).await?;
-        let (oldest, drawn) = row
+        let (oldest, latest) = row
             .map(|row| (row.oldest.unwrap_or_default(), row.drawn.unwrap_or_default()))
             .unwrap_or_default();
         let now = Instant::now();
-        let (drawn, settled) = match known {
-            Some(known) if begun - known.drawn.0 < self.insert_limit => {
-                (known.drawn, known.settled)
+        let drawn = Drawn { at: now, sequence: latest };
+        let (drawn, decided) = match known {
+            Some(known) if begun - known.drawn.at < self.insert_limit => {
+                (known.drawn, known.decided)
             }
-            Some(known) => ((now, drawn), known.drawn.1),
-            None => ((now, drawn), 0),
+            Some(known) => (drawn, known.drawn.sequence),
+            None => (drawn, 0),
         };
-        let sequence = oldest.min(settled);
+        let sequence = oldest.min(decided);
         let [least, most] = HOLDS;
         let until = begun + ((now - begun) * HOLDS_TIMES).clamp(least, most);
-        *self.known() = Some(Oldest { sequence, until, drawn, settled });
+        *self.known() = Some(Oldest { sequence, until, drawn, decided });
         Ok(sequence)
     }
 

@@ -4,7 +4,7 @@ mod postgres;
 mod prune;
 mod resend;
 mod sqlite;
-mod test_parameters;
+mod test_numbers;
 mod timeline;
 
 use std::time::Duration;

@@ -4,7 +4,7 @@ use application::ports::{NewTest, Receipt};
 use domain::{MessageId, VerificationId};
 use sea_orm::FromQueryResult;
 
-use super::test_parameters::test_parameters;
+use super::test_numbers::new_verification;
 use crate::database::{Database, DatabaseError, Sql};
 
 pub(super) async fn cancel(database: &Database, id: VerificationId) -> Result<(), DatabaseError> {
@@ -23,7 +23,7 @@ pub(super) async fn start_test(database: &Database, test: &NewTest) -> Result<i6
         created_at: i64,
     }
 
-    let parameters = test_parameters(database.parameters(), test)
+    let parameters = new_verification(database.parameters(), test)
         .with("events", database.events().are_recorded());
     let row: Option<Row> = database.row(&START_TEST, parameters).await?;
     Ok(row.ok_or_else(|| DatabaseError::missing("the new verification"))?.created_at)

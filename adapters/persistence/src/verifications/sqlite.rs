@@ -4,7 +4,7 @@ use application::ports::{EventKind, NewTest, Receipt};
 use domain::{MessageId, VerificationId};
 use sea_orm::{DatabaseConnection, FromQueryResult};
 
-use super::test_parameters::test_parameters;
+use super::test_numbers::new_verification;
 use crate::database::{Database, DatabaseError, Sql, Transaction, begin, clock};
 
 pub(super) async fn cancel(
@@ -40,7 +40,7 @@ pub(super) async fn start_test(
 ) -> Result<i64, DatabaseError> {
     let transaction = begin(connection).await?;
     let now = clock(&transaction).await?;
-    let parameters = || test_parameters(database.parameters().with("now", now), test);
+    let parameters = || new_verification(database.parameters().with("now", now), test);
     transaction.execute(&POINT_TO, parameters()).await?;
     transaction.execute(&CREATE_TEST, parameters()).await?;
     record(database, &transaction, EventKind::Created, test.id, now).await?;

@@ -1,3 +1,5 @@
+//! Verifications of test numbers (`TEST_NUMBERS`), to which nothing is sent.
+
 use application::ports::NewTest;
 use domain::ApiKeyId;
 
@@ -7,7 +9,7 @@ use crate::{
 };
 
 /// The parameters of a new verification of a test number.
-pub(super) fn test_parameters(parameters: Parameters, test: &NewTest) -> Parameters {
+pub(super) fn new_verification(parameters: Parameters, test: &NewTest) -> Parameters {
     let new = &test.verification;
     parameters
         .id("id", test.id.as_uuid())

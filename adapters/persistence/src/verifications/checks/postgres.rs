@@ -180,10 +180,11 @@ fn is_about_some(error: &DatabaseError) -> bool {
     is_about_a_row(error) || is_about_a_lock(error)
 }
 
-/// A row of the statement: the `n`th attempt at one verification.
+/// A row of the statement: an attempt at one verification.
 #[derive(Debug, Clone, Copy)]
 struct Asked<'a> {
-    n: i64,
+    /// The number of the attempt. An attempt by phone has two rows with the same number.
+    number: i64,
     attempt: &'a Attempt,
     id: Uuid,
     of_api: bool,
@@ -191,16 +192,18 @@ struct Asked<'a> {
 }
 
 fn attempt_rows(parameters: Parameters, attempts: &[&Attempt], guesses: &[Policy]) -> Parameters {
-    let asked = (1_i64..).zip(attempts.iter().copied()).flat_map(|(n, attempt)| {
+    let asked = (1_i64..).zip(attempts.iter().copied()).flat_map(|(number, attempt)| {
         let hashes = [&*attempt.hashes, &*attempt.api_hashes];
         let rows = targets(&attempt.target).into_iter().zip(hashes);
-        rows.map(move |((id, of_api), hashes)| Asked { n, attempt, id, of_api, hashes })
+        rows.map(move |((id, of_api), hashes)| Asked { number, attempt, id, of_api, hashes })
     });
     let asked: Vec<Asked<'_>> = asked.collect();
     let claim = |it: &Asked<'_>, read: fn(&AnswerClaim) -> Vec<u8>| {
         it.attempt.claim.as_ref().map(read).unwrap_or_default()
     };
-    let hashes = (1_i64..).zip(&asked).flat_map(|(r, it)| it.hashes.iter().map(move |it| (r, it)));
+    let hashes = (1_i64..)
+        .zip(&asked)
+        .flat_map(|(row_place, it)| it.hashes.iter().map(move |it| (row_place, it)));
     parameters
         .with("attempts", i16::from(ATTEMPTS))
         .rows("asked", asked.iter(), |rows| {
@@ -208,11 +211,11 @@ fn attempt_rows(parameters: Parameters, attempts: &[&Attempt], guesses: &[Policy
                 .column("phone", |it| phone(&it.attempt.target))
                 .column("claim", |it| claim(it, |claim| claim.key.to_vec()))
                 .column("first", |it| claim(it, |claim| claim.first.to_vec()))
-                .column("n", |it| it.n)
+                .column("attempt_number", |it| it.number)
                 .column("of_api", |it| it.of_api)
         })
         .rows("hashed", hashes, |rows| {
-            rows.column("r", |(r, _)| r)
+            rows.column("row_place", |(row_place, _)| row_place)
                 .column("pepper", |(_, (pepper, _))| pepper.as_str().to_owned())
                 .column("hash", |(_, (_, hash))| hash.as_bytes().to_vec())
         })

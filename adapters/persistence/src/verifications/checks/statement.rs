@@ -4,7 +4,8 @@ use crate::{
 };
 
 // An attempt by id has one row, and an attempt by phone has two: the newest verification of `/v1`
-// and that of `/api`. All rows of the answer are in the order of the rows that were given.
+// and that of `/api`. `attempt_number` counts the attempts, and `row_place` the rows. All rows of the
+// answer are in the order of the rows that were given.
 //
 // Attempts at one phone are decided one at a time: the first of them that may be tried is, and the
 // others wait.
@@ -16,8 +17,8 @@ pub(super) static CHECK: Sql = Sql::with(
     &[NEWEST_OF_V1, NEWEST_OF_API],
     "
 WITH known AS MATERIALIZED (
-    SELECT r, n, asked.phone <> '' AS by_phone, of_api, claim, first, it.id, origin, region,
-        code_hash, status, attempts >= :attempts AS exhausted, good_for, ttl,
+    SELECT row_place, attempt_number, asked.phone <> '' AS by_phone, of_api, claim, first, it.id,
+        origin, region, code_hash, status, attempts >= :attempts AS exhausted, good_for, ttl,
         CASE WHEN asked.phone <> '' THEN asked.phone ELSE it.phone END AS phone,
         -- Each row has windows of its own: guesses at the code of one origin use up nothing of the
         -- other's, and guesses at nothing use up nothing of a later verification.
@@ -30,12 +31,12 @@ WITH known AS MATERIALIZED (
         (status = 'pending' AND attempts < :attempts) IS TRUE AS is_open,
         -- An early difference ends the comparison sooner, which reveals nothing: the hashes are
         -- under a pepper, so a caller cannot choose their first bytes (ADR 24).
-        ((r, pepper_id, code_hash) IN (SELECT * FROM :hashed)) IS TRUE AS is_right,
+        ((row_place, pepper_id, code_hash) IN (SELECT * FROM :hashed)) IS TRUE AS is_right,
         asked.phone <> '' AND CASE WHEN of_api
             THEN (SELECT id{newest_of_api(asked.phone)})
             ELSE (SELECT id{newest_of_v1(asked.phone)})
         END IS DISTINCT FROM nullif(asked.id, '00000000-0000-0000-0000-000000000000') AS moved
-    FROM :asked#r
+    FROM :asked#row_place
         LEFT JOIN LATERAL (
             SELECT id, phone, origin, region, code_hash, pepper_id, attempts,
                 CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END
@@ -69,19 +70,19 @@ WITH known AS MATERIALIZED (
             ELSE NOT of_api
         END AS counts
     FROM known
-    WINDOW attempt AS (PARTITION BY n)
-), asked AS MATERIALIZED (
-    SELECT *, min(CASE WHEN may_try THEN n END) OVER (PARTITION BY phone) AS turn
+    WINDOW attempt AS (PARTITION BY attempt_number)
+), judged AS MATERIALIZED (
+    SELECT *, min(CASE WHEN may_try THEN attempt_number END) OVER (PARTITION BY phone) AS turn
     FROM (
         SELECT *, NOT 0 <= ANY (remains) AS has_room,
-            NOT changed AND bool_or(counts AND NOT 0 <= ANY (remains)) OVER (PARTITION BY n)
-                AS may_try
+            NOT changed AND bool_or(counts AND NOT 0 <= ANY (remains))
+                OVER (PARTITION BY attempt_number) AS may_try
         FROM counters
     ) AS it
 ), trying AS MATERIALIZED (
     -- By phone both rows are counted, so that the work is the same whatever there is; only rows that
     -- are changed in place differ.
-    SELECT * FROM asked WHERE may_try AND n = turn AND has_room
+    SELECT * FROM judged WHERE may_try AND attempt_number = turn AND has_room
 ), held AS (
     SELECT it.phone
     FROM (SELECT DISTINCT phone FROM trying WHERE is_open AND is_right ORDER BY phone) AS it
@@ -91,7 +92,7 @@ WITH known AS MATERIALIZED (
 ), locked AS MATERIALIZED (
     -- The row as it is when it is locked, so that each of many concurrent attempts is the only one.
     -- An attempt that lost its row in between decides nothing.
-    SELECT r, n, counter, origin, claim, first, latest.id, latest.attempts,
+    SELECT row_place, attempt_number, counter, origin, claim, first, latest.id, latest.attempts,
         is_open AND latest.id IS NULL AS is_lost,
         (is_right AND latest.code_hash = it.code_hash) IS TRUE AS is_right
     FROM (
@@ -109,11 +110,11 @@ WITH known AS MATERIALIZED (
     SELECT *
     FROM (
         SELECT *, bool_or(is_lost) OVER attempt AS is_changed,
-            min(CASE WHEN is_right THEN r END) OVER attempt AS right_row
+            min(CASE WHEN is_right THEN row_place END) OVER attempt AS right_row
         FROM locked
-        WINDOW attempt AS (PARTITION BY n)
+        WINDOW attempt AS (PARTITION BY attempt_number)
     ) AS it
-    WHERE NOT is_changed AND coalesce(right_row, r) = r
+    WHERE NOT is_changed AND coalesce(right_row, row_place) = row_place
 ), guess AS (
     -- A correct code removes the attempts of its verification from the counters. If another guess has
     -- just used up one of two windows, the window before it is changed all the same.
@@ -173,10 +174,10 @@ WITH known AS MATERIALIZED (
         )) IS TRUE
 )
 SELECT changed, counts, may_try, status, exhausted, good_for, ttl, remains, origin,
-    asked.id::text AS id, asked.phone, region, counted.attempts::integer AS attempts, pepper_id,
-    counted.is_right, (r IN (SELECT r FROM guessed)) IS TRUE AS guessed,
-    may_try AND n <> turn AS waits
-FROM asked LEFT JOIN counted ON counted.id = asked.id
-ORDER BY r",
+    judged.id::text AS id, judged.phone, region, counted.attempts::integer AS attempts, pepper_id,
+    counted.is_right, (row_place IN (SELECT row_place FROM guessed)) IS TRUE AS guessed,
+    may_try AND attempt_number <> turn AS waits
+FROM judged LEFT JOIN counted ON counted.id = judged.id
+ORDER BY row_place",
     "",
 );

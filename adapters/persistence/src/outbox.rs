@@ -1,3 +1,7 @@
+//! Stores accepted messages: writers put them into batches, and answer after the commit.
+//!
+//! This is one file, because accepting, rationing and explaining are the steps of one turn.
+
 mod inserted;
 mod postgres;
 mod sqlite;

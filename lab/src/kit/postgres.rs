@@ -128,7 +128,10 @@ impl Postgres {
             Shutdown::Immediate => "immediate",
         };
         let words = self.user_switch.iter().map(String::as_str).chain([&*self.program, "restart"]);
-        let mut words = words.chain(["-w", "-s", "-m", mode, "-D", &self.data, "-l", &self.log]);
+        // A machine that is busy writing may need more than the usual minute for a checkpoint.
+        let patience = ["-t", "180"];
+        let words = words.chain(["-w", "-s", "-m", mode, "-D", &self.data, "-l", &self.log]);
+        let mut words = words.chain(patience);
         let program = words.next().context("no pg_ctl")?;
         let status = Command::new(program)
             .args(words)

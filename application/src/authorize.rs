@@ -27,7 +27,7 @@ pub struct Authorize<K> {
     used: Mutex<HashSet<ApiKeyId>>,
 }
 
-/// Why a caller is refused.
+/// The reason why a caller is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorizeError {
     /// The text is not a key, or the key is unknown or revoked.

@@ -64,7 +64,7 @@ pub struct DrawnKeys {
     pub payload_key: bool,
 }
 
-/// Why the vault was not opened.
+/// The reason why the vault was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the stored secret {0} is damaged")]

@@ -29,7 +29,7 @@ pub enum CarriedCode {
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealedCode(String);
 
-/// Why a text is not a carried code. The error does not contain the text.
+/// The reason why a text is not a carried code. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("neither a code in clear text nor a sealed code")]
 pub struct InvalidCarriedCode;
@@ -46,7 +46,7 @@ pub struct Opened {
     pub template: Option<TemplateKey>,
 }
 
-/// Why a sealed code cannot be opened.
+/// The reason why a sealed code cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CannotOpen {
     #[error("sealed with a key that is not set here")]

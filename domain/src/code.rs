@@ -20,7 +20,7 @@ pub struct InvalidCodeLength {
     pub found: usize,
 }
 
-/// Why a text is not a code. The error does not contain the text.
+/// The reason why a text is not a code. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCode {
     #[error("a code has only the digits 0 to 9")]

@@ -34,7 +34,7 @@ pub enum GuardScope {
     World,
 }
 
-/// What a rule does when it fires.
+/// The effect of a rule that fires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GuardMode {
     /// Records the decision and sends the message.

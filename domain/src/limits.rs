@@ -20,7 +20,7 @@ pub struct Window {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Windows(Vec<Window>);
 
-/// Why a text is not a list of windows.
+/// The reason why a text is not a list of windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWindows {
     #[error("off, or 1 to 3 comma-separated limits of the form n/period, such as 5/1h,10/1d")]

@@ -66,7 +66,7 @@ pub struct NumberRules {
     pub refused: BTreeSet<NumberType>,
 }
 
-/// Why a number receives no messages.
+/// The reason why a number receives no messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NumberRefused {
     #[error("numbers of this region are refused")]

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PhoneNumber(String);
 
-/// Why a text is not a phone number. The error does not contain the text.
+/// The reason why a text is not a phone number. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPhoneNumber {
     #[error("a phone number has only the digits 0 to 9, without a leading +")]

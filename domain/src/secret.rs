@@ -16,7 +16,7 @@ pub struct KeyId(String);
 #[error("the id of a key has 1 to 16 letters, digits, _ and -")]
 pub struct InvalidKeyId;
 
-/// Why a text is not a list of keys. The error does not contain the text.
+/// The reason why a text is not a list of keys. The error does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKeys {
     #[error("1 to 4 comma-separated keys, each id:base64 of 32 bytes")]

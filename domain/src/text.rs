@@ -48,7 +48,7 @@ pub struct AppHash(String);
 #[error("the hash of an app is 11 characters of base64")]
 pub struct InvalidAppHash;
 
-/// Why a text cannot be used.
+/// The reason why a text cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidTemplate {
     #[error("{name:?}: {error}")]

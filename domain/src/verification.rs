@@ -41,7 +41,7 @@ pub enum Origin {
     Test,
 }
 
-/// Why a text is not a variant of an enum.
+/// The reason why a text is not a variant of an enum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("unknown value")]
 pub struct UnknownWord;

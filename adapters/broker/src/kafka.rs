@@ -78,7 +78,7 @@ impl KafkaSettings {
     }
 }
 
-/// Returns the partitions of the topic in their order, or none if there is no such topic.
+/// Returns the partitions of the topic in ascending order; empty if the topic does not exist.
 async fn partitions(client: &Client, topic: &str) -> Result<Vec<i32>, Error> {
     let topics = client.list_topics().await?;
     let found = topics.into_iter().find(|found| found.name == topic);

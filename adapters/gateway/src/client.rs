@@ -67,7 +67,7 @@ pub(crate) struct Target {
     authorization: Option<HeaderValue>,
 }
 
-/// Why there is no answer. `Display` contains no text of the server.
+/// The reason why there is no answer. `Display` contains no text of the server.
 #[derive(Debug)]
 pub(crate) enum NoAnswer {
     /// The server received nothing of the request.

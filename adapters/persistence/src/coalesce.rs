@@ -35,7 +35,7 @@ pub(crate) trait Batch: Sized + Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send;
 }
 
-/// Why a request has no answer.
+/// The reason why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unserved {
     #[error("the queue is full")]

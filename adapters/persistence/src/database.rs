@@ -108,7 +108,7 @@ const EXAMINE: Duration = Duration::from_secs(15);
 pub(crate) const LIMIT: Duration =
     STATEMENT.saturating_add(ACQUIRE).saturating_add(Duration::from_secs(1));
 
-/// Why a database cannot be used.
+/// The reason why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AdmitError {
     /// The operator must change something. A retry does not help.

@@ -27,7 +27,7 @@ pub enum Retried {
     Gone,
 }
 
-/// Why a retry failed.
+/// The reason why a retry failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RetryError {
     #[error("the record could not be read")]

@@ -98,7 +98,7 @@ pub struct DeliverSettings {
     pub call_limit: Duration,
 }
 
-/// What happened since the last report.
+/// The counts since the last report.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
     pub admitted: usize,

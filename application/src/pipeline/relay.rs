@@ -35,14 +35,14 @@ pub struct RelaySettings {
 /// batch. The shortest lease is one second, which is longer.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
-/// What one round did.
+/// The result of one round.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Relayed {
     pub claimed: usize,
     pub published: usize,
 }
 
-/// Why a round failed.
+/// The reason why a round failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     #[error("no messages were claimed, because the broker is not ready")]

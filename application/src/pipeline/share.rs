@@ -18,7 +18,7 @@ pub struct ShareSettings {
     pub ttl: Duration,
 }
 
-/// What one round changed.
+/// The changes of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
     /// Leases that this consumer now holds.

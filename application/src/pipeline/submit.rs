@@ -42,7 +42,7 @@ pub struct SubmitSettings {
     pub rules: SendRules,
 }
 
-/// Why a message was not accepted.
+/// The reason why a message was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// The limits that are reached: at least one. Nothing was stored.

@@ -60,7 +60,7 @@ pub struct Claimed {
     pub trace: TraceParent,
 }
 
-/// What a sweep changed.
+/// The result of a sweep.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Swept {
     pub waiting_again: u64,

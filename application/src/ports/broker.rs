@@ -16,7 +16,7 @@ pub trait MessageBroker: Sync + 'static {
     async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>>;
 }
 
-/// Why a message was not published.
+/// The reason why a message was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// A retry may succeed.

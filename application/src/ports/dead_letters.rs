@@ -40,7 +40,7 @@ pub struct DeadLetter {
     pub recorded_at: SystemTime,
 }
 
-/// What [`DeadLetters::revive`] did.
+/// The result of [`DeadLetters::revive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Revived {
     /// The message will be sent.

@@ -60,7 +60,7 @@ pub struct DueEvent {
     pub delivery: Option<String>,
 }
 
-/// Why an event was not accepted. The texts are our own or an HTTP status.
+/// The reason why an event was not accepted. The texts are our own or an HTTP status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PostError {
     /// The receiver asks not to receive this event again.

@@ -39,7 +39,8 @@ pub struct Accepted {
     pub reference: Option<String>,
 }
 
-/// Why a gateway did not accept an SMS. The variants are what the caller can do about it.
+/// The reason why a gateway did not accept an SMS. The variants are what the caller can do about
+/// it.
 ///
 /// The texts are our own or an HTTP status, never the gateway's text, which may contain the number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

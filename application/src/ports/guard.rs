@@ -55,7 +55,7 @@ pub struct GuardKey {
     pub key: String,
 }
 
-/// What to add to the counts of a key.
+/// The numbers to add to the counts of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardDelta {
     pub key: GuardKey,
@@ -63,7 +63,7 @@ pub struct GuardDelta {
     pub approvals: u64,
 }
 
-/// What all processes have counted for a key.
+/// The counts of a key, over all processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardTotal {
     pub key: GuardKey,

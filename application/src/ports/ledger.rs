@@ -193,7 +193,7 @@ impl OutcomeClass {
     }
 }
 
-/// What follows from an outcome.
+/// The consequence of an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The gateway has accepted the message. `reference` is the id that it gave, if any.
@@ -239,7 +239,7 @@ impl DeliveryState {
     }
 }
 
-/// Why the ledger did not do what it was asked.
+/// The reason why the ledger did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     #[error("the delivery ledger is unavailable")]

@@ -1,6 +1,6 @@
 use crate::BoxError;
 
-/// Why the database did not do what a port asked of it.
+/// The reason why the database did not do what a port asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Too much work is already waiting for the database. Nothing was stored.

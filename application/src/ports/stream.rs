@@ -58,12 +58,12 @@ pub struct Incoming {
     pub sequence: Option<i64>,
 }
 
-/// Why a record is not a message. The text does not contain its content.
+/// The reason why a record is not a message. The text does not contain its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreadable(pub &'static str);
 
-/// Why records were not read.
+/// The reason why records were not read.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
     /// A retry may succeed.

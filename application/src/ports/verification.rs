@@ -33,7 +33,7 @@ pub struct Verification {
     pub secret: Option<CodeSecret>,
 }
 
-/// What the code is derived from, together with the pepper of this id.
+/// The seed from which the code is derived, and the id of the pepper.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodeSecret {
     pub pepper: KeyId,
@@ -53,7 +53,7 @@ pub struct NewVerification {
     pub api_key: Option<ApiKeyId>,
 }
 
-/// What is stored of a new code.
+/// The stored part of a new code.
 #[derive(Debug, Clone)]
 pub struct NewSecret {
     pub pepper: KeyId,

@@ -14,7 +14,7 @@ pub struct CancelVerification<V> {
     verifications: Arc<V>,
 }
 
-/// Why a verification was not canceled.
+/// The reason why a verification was not canceled.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelError {
     #[error("no such verification")]

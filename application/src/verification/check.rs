@@ -39,7 +39,7 @@ pub enum Checked {
     },
 }
 
-/// Why a code was not checked.
+/// The reason why a code was not checked.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     #[error("no such verification")]

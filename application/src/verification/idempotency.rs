@@ -22,7 +22,7 @@ pub struct Repeatable<'a> {
     pub key: &'a str,
 }
 
-/// Why a request did not begin or its answer was not stored.
+/// The reason why a request did not begin or its answer was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
     #[error("too much work is waiting for the database")]

@@ -35,7 +35,7 @@ pub enum ResendPolicy {
     New,
 }
 
-/// What a verification begins with.
+/// The values of a new verification.
 #[derive(Debug, Clone)]
 pub(crate) struct IssueRequest {
     /// The id, if it is given. Otherwise it is drawn.

@@ -31,7 +31,7 @@ pub enum Counting {
     Apart,
 }
 
-/// Why no message is sent.
+/// The reason why no message is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Number(NumberRefused),

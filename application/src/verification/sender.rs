@@ -34,7 +34,7 @@ pub struct SendSettings {
     pub resend_policy: ResendPolicy,
 }
 
-/// Why a code was not sent again.
+/// The reason why a code was not sent again.
 #[derive(Debug, thiserror::Error)]
 pub enum ResendError {
     #[error("no such verification")]

@@ -31,7 +31,7 @@ pub struct StartRequest {
     pub test_code: Option<Code>,
 }
 
-/// Why a verification was not started.
+/// The reason why a verification was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The limits that are reached: at least one.

@@ -28,7 +28,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Cluster {
     settings: KafkaSettings,
-    /// What the user must be allowed to do with the topic.
+    /// The right that the user needs on the topic.
     right: Right,
     /// A connection to any broker, to ask about the topic.
     any: Mutex<Option<Connection>>,
@@ -41,7 +41,7 @@ pub(super) struct Cluster {
     turn: AtomicUsize,
 }
 
-/// What a user may be allowed to do with a topic, by its code in Kafka's protocol.
+/// A right on a topic, with its code in Kafka's protocol.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Right {
     Read = 3,
@@ -80,7 +80,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the partitions of the topic in their order, or none if there is no such topic.
+    /// Returns the partitions of the topic in ascending order; empty if the topic does not exist.
     ///
     /// Closes the connections of partitions that are no longer read.
     pub(super) async fn partitions(&self) -> Result<Vec<i32>, ConnectionError> {

@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt, io, time::Duration};
 
 use kafka_protocol::error::ResponseError;
 
-/// Why a request on a connection failed.
+/// The reason why a request on a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionError {
     #[error("the connection failed")]

@@ -12,7 +12,7 @@ pub(super) struct Part<'a> {
     pub(super) next_offset: i64,
 }
 
-/// Why a message that the database refuses is a dead letter.
+/// The reason why a message that the database refuses is a dead letter.
 const REFUSED: Unreadable = Unreadable("the database cannot store the message");
 
 /// Stands for a number that a record does not have.

@@ -14,7 +14,7 @@ pub struct FlushGuard<C> {
     turn: tokio::sync::Mutex<()>,
 }
 
-/// What a flush stored.
+/// The counts that a flush stored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flushed {
     pub keys: usize,

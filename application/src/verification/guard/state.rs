@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use crate::ports::{GuardDecision, GuardKey};
 
-/// What the guard of this process has counted and learned.
+/// The counts of this process, and the counts of all processes that it has read.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// What all processes had counted when they were last asked.
+    /// The counts of all processes at the last flush.
     pub(super) totals: HashMap<GuardKey, SharedTotal>,
     /// Messages that were permitted and are not sent yet.
     pub(super) permits: HashMap<GuardKey, u64>,

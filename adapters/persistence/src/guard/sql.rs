@@ -105,6 +105,8 @@ pub(super) static ALLOW: Sql = Sql::pair(
 INSERT INTO guard_count (scope, key, began_at, sends, approvals, allowed_until)
 SELECT scope, key, now(), 0, 0, now() + {duration(:period)}
 FROM :allowed
+-- the order in which `ADD_POSTGRES` locks the rows
+ORDER BY scope, key
 ON CONFLICT (scope, key) DO UPDATE SET allowed_until = excluded.allowed_until",
     "
 INSERT INTO guard_count (scope, key, began_at, sends, approvals, allowed_until)

@@ -24,7 +24,7 @@ on_both_databases!(
     row_holds_a_thousand_decisions,
     reverting_the_migration_gives_each_decision_a_row,
     past_verifications_are_read_page_by_page,
-    concurrent_flushes_do_not_deadlock,
+    concurrent_flushes_and_allowances_do_not_deadlock,
 );
 
 const WINDOW: Duration = Duration::from_secs(3_600);
@@ -295,7 +295,7 @@ async fn past_verifications_are_read_page_by_page(database: Database) {
     assert_eq!(guard.past(Duration::ZERO, None, 9).await.unwrap(), []);
 }
 
-async fn concurrent_flushes_do_not_deadlock(database: Database) {
+async fn concurrent_flushes_and_allowances_do_not_deadlock(database: Database) {
     let guard = SqlGuard::new(database.clone());
     let mut flushes = JoinSet::new();
     for process in 0..8 {
@@ -308,6 +308,8 @@ async fn concurrent_flushes_do_not_deadlock(database: Database) {
                     moves.reverse();
                 }
                 add(&guard, &moves).await;
+                let keys: Vec<GuardKey> = moves.into_iter().map(|it| it.key).collect();
+                guard.allow(&keys, WINDOW).await.unwrap();
             }
         });
     }

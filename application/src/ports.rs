@@ -31,7 +31,7 @@ pub use self::{
     backlog::{Backlog, BacklogSize, Claim, Claimed, Swept},
     broker::{BrokerError, MessageBroker},
     dead_letters::{DeadLetter, DeadLetters, Revived},
-    gateway::{Accepted, SendError, Sms, SmsGateway},
+    gateway::{Accepted, GatewayReceipt, Reported, SendError, Sms, SmsGateway},
     leases::{Lease, PartitionLeases, Renewed},
     ledger::{
         Admitted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, LedgerError,

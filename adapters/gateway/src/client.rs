@@ -49,7 +49,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 const MAX_RESPONSE: usize = 64 * 1024;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const AGENT: HeaderValue =
+pub(crate) const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("messager/", env!("CARGO_PKG_VERSION")));
 
 type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, BoxError>;

@@ -54,14 +54,10 @@ impl fmt::Debug for ConsoleGateway {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::Arc,
-        time::{Duration, SystemTime},
-    };
-
-    use domain::{Message, MessageId};
+    use std::sync::Arc;
 
     use super::*;
+    use crate::testing::sms;
 
     #[derive(Clone, Default)]
     struct Paper(Arc<Mutex<Vec<u8>>>);
@@ -88,17 +84,6 @@ mod tests {
         }
     }
 
-    fn sms() -> Sms {
-        let message = Message {
-            id: MessageId::of_record("test", 0, 1, 0),
-            phone: "79991234567".parse().unwrap(),
-            code: "123456".parse().unwrap(),
-        };
-        let expires_at = SystemTime::UNIX_EPOCH + Duration::from_secs(600);
-        let (code, text) = ("123456".parse().unwrap(), "Your code: 123456".to_owned());
-        Sms { message, code, text, expires_at, trace: None }
-    }
-
     #[tokio::test]
     async fn prints_one_line_for_each_sms() {
         let paper = Paper::default();
@@ -107,10 +92,10 @@ mod tests {
         let accepted = gateway.send(&sms()).await;
         gateway.send(&sms()).await.unwrap();
 
-        assert_eq!(accepted, Ok(Accepted { reference: None }));
+        assert_eq!(accepted, Ok(Accepted::default()));
         assert!(gateway.deduplicates());
         let printed = String::from_utf8(paper.0.lock().unwrap().clone()).unwrap();
-        assert_eq!(printed, "SMS to 79991234567: Your code: 123456\n".repeat(2));
+        assert_eq!(printed, "SMS to 79991234567: Your code: 482915\n".repeat(2));
     }
 
     #[tokio::test]

@@ -1,10 +1,23 @@
 //! The SMS gateways (a console for development, and the webhook of a provider), and the receiver of
 //! events.
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
+mod answer;
 mod client;
 mod console;
 mod events;
+#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
+mod fields;
+#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
+mod http_gateway;
+#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
+mod provider;
+mod providers;
 mod public_address;
+#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
+mod request;
+#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
+mod spec;
 #[cfg(test)]
 mod testing;
 mod webhook;
@@ -14,7 +27,12 @@ use application::ports::{Accepted, SendError, Sms, SmsGateway};
 
 pub use console::ConsoleGateway;
 pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};
+pub use fields::{FieldProblem, Fields, Secret};
+pub use http_gateway::HttpGateway;
+pub use provider::{ReceiptCall, ReceiptRefused, ReceiptReply};
+pub use providers::PROVIDERS;
 pub use public_address::has_private_address;
+pub use spec::{Field, FieldKind, ProviderSpec};
 pub use webhook::{InvalidWebhook, WebhookGateway, WebhookSettings};
 
 /// The gateway that the settings choose.

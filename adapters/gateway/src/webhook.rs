@@ -1,7 +1,7 @@
 use std::{fmt, time::Duration};
 
 use application::{
-    BoxError, Chain,
+    BoxError,
     ports::{Accepted, SendError, Sms, SmsGateway},
 };
 use autometrics::autometrics;
@@ -11,7 +11,8 @@ use http_body_util::Full;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 
 use crate::{
-    client::{Client, KEEP_ALIVE, NoAnswer, Target},
+    client::{Client, KEEP_ALIVE, Target},
+    http_gateway::unanswered,
     wire,
 };
 
@@ -116,17 +117,5 @@ impl fmt::Debug for WebhookSettings {
             .field("host", &self.url.host().unwrap_or_default())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
-    }
-}
-
-/// Returns the outcome of a call without an answer.
-///
-/// Only if there was no connection is it certain that the gateway does not have the SMS.
-fn unanswered(none: &NoAnswer) -> SendError {
-    tracing::debug!(error = %Chain(none), "no answer from the gateway");
-    let detail = none.to_string();
-    match none {
-        NoAnswer::NotConnected(_) => SendError::Unavailable { detail, retry_after: None },
-        NoAnswer::InTime | NoAnswer::BrokenOff(_) => SendError::Ambiguous(detail),
     }
 }

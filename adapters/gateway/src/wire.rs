@@ -56,7 +56,9 @@ pub(crate) fn judge(
 ) -> Result<Accepted, SendError> {
     let detail = format!("status {}", status.as_u16());
     match status.as_u16() {
-        200..=299 => Ok(Accepted { reference: body.and_then(reference) }),
+        200..=299 => {
+            Ok(Accepted { reference: body.and_then(reference), receipts_by_reference: false })
+        }
         429 => Err(SendError::Throttled { detail, retry_after: retry_after(headers) }),
         503 => Err(SendError::Unavailable { detail, retry_after: retry_after(headers) }),
         408 => Err(SendError::Ambiguous(detail)),
@@ -68,8 +70,6 @@ pub(crate) fn judge(
 }
 
 /// Returns the gateway's reference for the message: `message_id` of the body, a text or a number.
-///
-/// Control characters are removed: PostgreSQL cannot store a text with a NUL.
 fn reference(body: &[u8]) -> Option<String> {
     let response: SendResponse = serde_json::from_slice(body).ok()?;
     let name = response.message_id.get();
@@ -78,8 +78,13 @@ fn reference(body: &[u8]) -> Option<String> {
         b'-' | b'0'..=b'9' => name.to_owned(),
         _ => return None,
     };
-    let printable = name.chars().filter(|char| !char.is_control());
-    Some(printable.take(MAX_REFERENCE_CHARS).collect()).filter(|name: &String| !name.is_empty())
+    Some(printable(&name)).filter(|name| !name.is_empty())
+}
+
+/// Returns a reference as it is stored: without control characters, because PostgreSQL cannot store
+/// a text with a NUL, and cut at its greatest length.
+pub(crate) fn printable(reference: &str) -> String {
+    reference.chars().filter(|char| !char.is_control()).take(MAX_REFERENCE_CHARS).collect()
 }
 
 /// Returns the pause that the server asks for: `Retry-After` in seconds or as a date (RFC 9110

@@ -1,11 +1,16 @@
 use std::{
+    collections::BTreeMap,
     fmt,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use domain::{Code, Message};
+use domain::{Code, Message, MessageId};
 
-use crate::{TraceParent, ports::OutcomeClass};
+use crate::{
+    TraceParent,
+    ports::{OutcomeClass, Receipt},
+};
 
 /// The provider that delivers SMS.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -29,7 +34,16 @@ pub struct Sms {
     pub code: Code,
     pub text: String,
     pub expires_at: SystemTime,
+    /// The time that the code stays valid, counted from the grant of the call.
+    pub good_for: Duration,
     pub trace: Option<TraceParent>,
+    /// The sender that the route asks for. `None` stands for the gateway's own.
+    pub sender: Option<Arc<str>>,
+    /// What the provider wants for this route, such as `dlt_entity_id`.
+    pub params: Arc<BTreeMap<String, String>>,
+    /// The URL to which the provider reports the delivery of this message. It names the message and
+    /// contains a token.
+    pub callback: Option<String>,
 }
 
 /// The gateway has accepted the SMS.
@@ -37,17 +51,40 @@ pub struct Sms {
 pub struct Accepted {
     /// The id that the gateway gave the SMS.
     pub reference: Option<String>,
+    /// Whether the gateway's receipts name the message by `reference` only, so that it must be found
+    /// by it.
+    pub receipts_by_reference: bool,
+}
+
+/// A receipt as a gateway reported it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayReceipt {
+    pub of: Reported,
+    pub receipt: Receipt,
+}
+
+/// The name that a gateway gives a message in a receipt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reported {
+    /// Our id, which the gateway repeats.
+    Message(MessageId),
+    /// The id that the gateway gave the SMS.
+    Reference(String),
 }
 
 /// The reason why a gateway did not accept an SMS. The variants are what the caller can do about
 /// it.
 ///
-/// The texts are our own or an HTTP status, never the gateway's text, which may contain the number.
+/// The texts are our own, a status or a code of the gateway, never the gateway's text, which may
+/// contain the number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
-    /// The gateway will never accept this message.
+    /// No gateway will ever accept this message.
     #[error("rejected: {0}")]
     Rejected(String),
+    /// This gateway does not deliver to this number. Another gateway may.
+    #[error("unroutable: {0}")]
+    Unroutable(String),
     /// The gateway accepts no message from this account, because of credentials, credit or the sender.
     #[error("misconfigured: {0}")]
     Misconfigured(String),
@@ -67,6 +104,7 @@ impl SendError {
     pub fn class(&self) -> OutcomeClass {
         match self {
             Self::Rejected(_) => OutcomeClass::Rejected,
+            Self::Unroutable(_) => OutcomeClass::Unroutable,
             Self::Misconfigured(_) => OutcomeClass::Misconfigured,
             Self::Throttled { .. } => OutcomeClass::Throttled,
             Self::Unavailable { .. } => OutcomeClass::Unavailable,
@@ -78,6 +116,7 @@ impl SendError {
     pub fn detail(&self) -> &str {
         match self {
             Self::Rejected(detail)
+            | Self::Unroutable(detail)
             | Self::Misconfigured(detail)
             | Self::Throttled { detail, .. }
             | Self::Unavailable { detail, .. }
@@ -86,7 +125,7 @@ impl SendError {
     }
 }
 
-/// Hides the text, which contains the code.
+/// Hides the text, which contains the code, and the callback, which contains a token.
 impl fmt::Debug for Sms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sms")

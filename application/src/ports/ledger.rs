@@ -159,8 +159,10 @@ pub struct CallOutcome {
 pub enum OutcomeClass {
     /// The gateway has accepted the SMS.
     Accepted,
-    /// The gateway will never accept this message.
+    /// No gateway will ever accept this message.
     Rejected,
+    /// The gateway does not deliver to this number.
+    Unroutable,
     /// The gateway accepts no message with our present settings.
     Misconfigured,
     /// The gateway has not accepted the message, because of a rate limit.
@@ -172,9 +174,10 @@ pub enum OutcomeClass {
 }
 
 impl OutcomeClass {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Accepted,
         Self::Rejected,
+        Self::Unroutable,
         Self::Misconfigured,
         Self::Throttled,
         Self::Unavailable,
@@ -185,6 +188,7 @@ impl OutcomeClass {
         match self {
             Self::Accepted => "accepted",
             Self::Rejected => "rejected",
+            Self::Unroutable => "unroutable",
             Self::Misconfigured => "misconfigured",
             Self::Throttled => "throttled",
             Self::Unavailable => "unavailable",

@@ -13,7 +13,8 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{AMPLE, SHORT, read_request};
+use crate::answer::accepted;
+use crate::testing::{self, AMPLE, SHORT, read_request};
 
 mod any_answer;
 
@@ -29,7 +30,7 @@ fn sms() -> Sms {
     };
     let expires_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
     let (code, text) = (CODE.parse().unwrap(), format!("Ваш код: {CODE}"));
-    Sms { message, code, text, expires_at, trace: TRACE.parse().ok() }
+    Sms { message, code, text, expires_at, trace: TRACE.parse().ok(), ..testing::sms() }
 }
 
 async fn listen() -> (TcpListener, String) {
@@ -173,7 +174,7 @@ fn url_needs_http_or_https_and_a_host() {
 #[tokio::test]
 async fn status_2xx_is_accepted_with_its_reference() {
     let named = answer_to("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"message_id\":\"m-1\"}");
-    assert_eq!(named.await, Ok(Accepted { reference: Some("m-1".to_owned()) }));
+    assert_eq!(named.await, Ok(accepted("m-1")));
 
     for answer in [
         "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
@@ -408,9 +409,9 @@ async fn consecutive_calls_share_a_connection() {
     let second = gateway.send(&sms()).await;
     let third = gateway.send(&sms()).await;
 
-    assert_eq!(first, Ok(Accepted { reference: Some("m-1".to_owned()) }));
+    assert_eq!(first, Ok(accepted("m-1")));
     assert_eq!(second, Err(unavailable("status 503", None)));
-    assert_eq!(third, Ok(Accepted { reference: Some("m-3".to_owned()) }));
+    assert_eq!(third, Ok(accepted("m-3")));
     assert!(gateway.deduplicates());
 }
 

@@ -52,12 +52,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                     retry_after: None,
                 });
             }
-            let Accepted { reference } = timeout(end_by - now, gateway.send(&sms))
+            let accepted = timeout(end_by - now, gateway.send(&sms))
                 .await
                 .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))?;
             // The reference is stored, and a gateway might repeat the text with the code.
-            let reference = reference.filter(|it| !it.contains(sms.code.as_str()));
-            Ok(Accepted { reference })
+            let reference = accepted.reference.filter(|it| !it.contains(sms.code.as_str()));
+            Ok(Accepted { reference, ..accepted })
         });
         self.called.insert(handle.id(), called);
     }
@@ -70,7 +70,17 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     ) -> Result<Sms, SendError> {
         let Opened { code, template, .. } = self.open(&message)?;
         let text = self.settings.templates.render(template.as_ref(), &code);
-        Ok(Sms { message, code, text, expires_at: call.expires_at, trace })
+        Ok(Sms {
+            message,
+            code,
+            text,
+            expires_at: call.expires_at,
+            good_for: call.good_for,
+            trace,
+            sender: None,
+            params: Arc::default(),
+            callback: None,
+        })
     }
 
     fn open(&self, message: &Message) -> Result<Opened, SendError> {
@@ -132,8 +142,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 
     fn judge(&mut self, result: Result<Accepted, SendError>, attempt: u32) -> Verdict {
         match result {
-            Ok(Accepted { reference }) => Verdict::Sent { reference },
-            Err(SendError::Rejected(_) | SendError::Misconfigured(_)) => Verdict::Failed,
+            Ok(Accepted { reference, .. }) => Verdict::Sent { reference },
+            Err(
+                SendError::Rejected(_) | SendError::Unroutable(_) | SendError::Misconfigured(_),
+            ) => Verdict::Failed,
             Err(
                 SendError::Throttled { retry_after, .. }
                 | SendError::Unavailable { retry_after, .. },

@@ -237,7 +237,7 @@ async fn a_message_is_admitted_called_for_and_recorded() {
     let mut ledger = ledger();
     starts(&mut ledger);
     let book = finishes(&mut ledger);
-    let accepted = Accepted { reference: Some("gw-1".into()) };
+    let accepted = Accepted { reference: Some("gw-1".into()), ..Accepted::default() };
     let mut gateway = MockSmsGateway::new();
     gateway
         .expect_send()
@@ -388,6 +388,7 @@ async fn the_verdict_depends_on_the_answer_of_the_gateway() {
     // `None`: a retry after a wait that the service chooses.
     let cases = [
         (SendError::Rejected("404".into()), true, Some(Verdict::Failed)),
+        (SendError::Unroutable("21408".into()), true, Some(Verdict::Failed)),
         (SendError::Misconfigured("401".into()), true, Some(Verdict::Failed)),
         (later(Some(minute)), false, Some(exactly)),
         (later(None), false, None),
@@ -691,9 +692,9 @@ async fn a_reference_that_contains_the_code_is_not_stored() {
         starts(&mut ledger);
         let book = finishes(&mut ledger);
         let mut gateway = MockSmsGateway::new();
-        gateway
-            .expect_send()
-            .returning(move |_| Ok(Accepted { reference: Some(reference.to_owned()) }));
+        gateway.expect_send().returning(move |_| {
+            Ok(Accepted { reference: Some(reference.to_owned()), ..Accepted::default() })
+        });
         let (mut deliver, _open) = deliver(ledger, gateway, vec![fetched(vec![record(1)])]);
 
         run(&mut deliver, 1).await;

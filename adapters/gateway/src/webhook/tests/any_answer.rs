@@ -92,7 +92,7 @@ fn is_justified(outcome: &Result<Accepted, SendError>, statuses: &[u16]) -> bool
         }
         Err(SendError::Throttled { detail, .. }) => says(status, detail) && *status == 429,
         Err(SendError::Unavailable { detail, .. }) => says(status, detail) && *status == 503,
-        Err(SendError::Ambiguous(_)) => unreachable!("that needs no reason"),
+        Err(SendError::Unroutable(_) | SendError::Ambiguous(_)) => false,
     })
 }
 

@@ -6,6 +6,7 @@
 
 mod carried;
 mod code;
+mod gateway;
 mod gsm7;
 mod guard;
 mod key;
@@ -21,6 +22,7 @@ mod verification;
 
 pub use carried::{CannotOpen, CarriedCode, InvalidCarriedCode, Opened, PayloadKeys, SealedCode};
 pub use code::{Code, CodeLength, InvalidCode, InvalidCodeLength};
+pub use gateway::{GatewayName, InvalidGatewayName};
 pub use gsm7::{Encoding, Measure, septets};
 pub use guard::{
     Activity, GuardCount, GuardMode, GuardRule, GuardScope, GuardTest, InvalidGuardRule, Levels,

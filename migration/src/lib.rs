@@ -24,6 +24,7 @@ mod m20261123_000005_decisions;
 mod m20261130_000001_write_probe;
 mod m20261130_000005_api_newest;
 mod m20261130_000006_guard_days;
+mod m20261130_000007_gateways;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -45,6 +46,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000001_write_probe::Migration),
             Box::new(m20261130_000005_api_newest::Migration),
             Box::new(m20261130_000006_guard_days::Migration),
+            Box::new(m20261130_000007_gateways::Migration),
         ]
     }
 }

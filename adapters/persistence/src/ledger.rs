@@ -1,9 +1,11 @@
 mod entry;
+mod gateways;
 mod open;
 mod outcomes;
 mod part;
 mod postgres;
 mod sqlite;
+mod starts;
 
 use std::{
     ops::Range,
@@ -16,15 +18,17 @@ use std::{
 
 use application::ports::{
     Admitted, Batch, CallOutcome, DeliveryLedger, DeliveryState, Due, Lease, LedgerError, Record,
-    Recorded, Started,
+    Recorded, Start, Started,
 };
 use autometrics::autometrics;
 use domain::{MessageId, PhoneNumber};
 
+pub(crate) use self::gateways::{CALLED, INTERRUPTED, WITH_CALLED};
 use self::{
     entry::{EntryRow, RecordedRow},
     outcomes::Manner,
     part::{Part, buried},
+    starts::{Starts, is_call},
 };
 use crate::{
     database::{Database, DatabaseError, Events, Parameters, millis},
@@ -70,11 +74,14 @@ impl SqlDeliveryLedger {
         self.partition(lease).with("owner", self.member.as_str()).with("epoch", lease.epoch)
     }
 
+    /// The parameters of a fenced statement that takes a turn.
+    fn turn(&self, lease: &Lease) -> Parameters {
+        self.fence(lease).with("turn", self.turns.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
     /// The parameters of a fenced statement that begins calls.
     fn call(&self, lease: &Lease, call_limit: Duration) -> Parameters {
-        self.fence(lease)
-            .with("call_limit", millis(call_limit))
-            .with("turn", self.turns.fetch_add(1, Ordering::Relaxed) + 1)
+        self.turn(lease).with("call_limit", millis(call_limit))
     }
 
     /// The ledger in SQLite.
@@ -127,20 +134,30 @@ impl SqlDeliveryLedger {
     }
 
     /// Begins calls, in one commit.
-    async fn start_part(
+    async fn call_part(
         &self,
         lease: &Lease,
-        ids: &[MessageId],
+        calls: Starts<'_>,
         call_limit: Duration,
     ) -> Result<Fenced, DatabaseError> {
         let events = self.database.events();
-        let parameters =
-            self.call(lease, call_limit).list("ids", ids.iter().map(|id| id.as_uuid()));
+        let parameters = calls.with_gateways(self.call(lease, call_limit));
         if self.database.is_postgres() {
             return postgres::start(&self.database, parameters, events).await;
         }
         let ledger = self.sqlite(lease, events);
         self.database.step(async |it| ledger.start(&it, parameters).await).await
+    }
+
+    /// Lets entries wait for their call, in one commit.
+    async fn wait_part(&self, lease: &Lease, waits: Starts<'_>) -> Result<Fenced, DatabaseError> {
+        let events = self.database.events();
+        let parameters = waits.with_waits(self.turn(lease));
+        if self.database.is_postgres() {
+            return postgres::wait(&self.database, parameters, events).await;
+        }
+        let ledger = self.sqlite(lease, events);
+        self.database.step(async |it| ledger.wait(&it, parameters).await).await
     }
 
     /// Ends an entry whose next call cannot be recorded.
@@ -235,22 +252,36 @@ impl DeliveryLedger for SqlDeliveryLedger {
     async fn start(
         &self,
         lease: &Lease,
-        ids: &[MessageId],
+        starts: &[Start],
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
-        let start = |places: Range<usize>| self.start_part(lease, &ids[places], call_limit);
-        let give_up = |place: usize, error| async move {
-            self.start_refused(lease, ids[place], &error).await
-        };
-        let parts = in_parts(ids.len(), start, give_up).await?;
+        let (calls, waits): (Vec<_>, Vec<_>) = starts.iter().partition(|it| is_call(it));
+        let (calls, waits) = (&calls[..], &waits[..]);
+        let mut parts = Vec::new();
+        // First, because a grant that is not answered costs an attempt.
+        if !waits.is_empty() {
+            let wait = |places: Range<usize>| self.wait_part(lease, Starts(&waits[places]));
+            let give_up = |place: usize, error| async move {
+                self.start_refused(lease, waits[place].id, &error).await
+            };
+            parts = in_parts(waits.len(), wait, give_up).await?;
+        }
+        if !calls.is_empty() || waits.is_empty() {
+            let call =
+                |places: Range<usize>| self.call_part(lease, Starts(&calls[places]), call_limit);
+            let give_up = |place: usize, error| async move {
+                self.start_refused(lease, calls[place].id, &error).await
+            };
+            parts.extend(in_parts(calls.len(), call, give_up).await?);
+        }
 
         let mut started = Started::default();
         for entry in fenced(lease, parts)? {
             let recorded = entry.recorded.recorded()?;
-            if recorded.state == DeliveryState::Calling {
-                started.calls.push(entry.call()?);
-            } else {
-                started.ended.push(recorded);
+            match recorded.state {
+                DeliveryState::Calling => started.calls.push(entry.call()?),
+                DeliveryState::Pending => {}
+                _ => started.ended.push(recorded),
             }
         }
         Ok(started)

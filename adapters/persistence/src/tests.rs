@@ -4,6 +4,7 @@ mod admission;
 mod checks;
 mod deliveries;
 mod events;
+mod gateways;
 mod guards;
 mod housekeeping;
 mod idempotency;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use autometrics::autometrics;
-use domain::{MessageId, PhoneNumber, Templates};
+use domain::{GatewayName, MessageId, PhoneNumber, Templates};
 use rand_core::Rng;
 use tokio::{
     sync::mpsc,
@@ -32,7 +32,7 @@ use crate::{
     Vault,
     ports::{
         Accepted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Fetched, Incoming,
-        Lease, LedgerError, OutcomeClass, Recorded, SendError, SmsGateway, Verdict,
+        Lease, LedgerError, Next, OutcomeClass, Recorded, SendError, SmsGateway, Start, Verdict,
     },
 };
 
@@ -331,14 +331,17 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 
     /// Selects messages whose calls may start with their admission: their phones have no open message,
     /// and the lanes that are ready leave room.
-    fn callable<'a>(&self, messages: impl Iterator<Item = &'a Incoming>) -> HashSet<MessageId> {
+    fn callable<'a>(
+        &self,
+        messages: impl Iterator<Item = &'a Incoming>,
+    ) -> HashMap<MessageId, GatewayName> {
         let busy = self.calls.len() + self.lanes.ready();
         let mut phones = HashSet::new();
         messages
             .map(|incoming| &incoming.message)
             .filter(|message| phones.insert(&message.phone) && self.lanes.is_free(&message.phone))
             .take(self.settings.concurrency.saturating_sub(busy))
-            .map(|message| message.id)
+            .map(|message| (message.id, GatewayName::default()))
             .collect()
     }
 
@@ -354,7 +357,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             return Ok(());
         }
         let due = self.ledger.due(&self.lease, self.settings.in_hand).await?;
-        for Due { message, trace, interrupted, attempt, expired } in due {
+        for Due { message, trace, interrupted, expired, past } in due {
+            let attempt = past.attempts;
             if !self.lanes.is_idle(&message.phone) {
                 continue;
             }
@@ -391,8 +395,13 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             return Ok(());
         }
         let begun = Instant::now();
-        let ids: Vec<MessageId> = taken.iter().map(|waiting| waiting.message.id).collect();
-        let started = match self.ledger.start(&self.lease, &ids, self.settings.call_limit).await {
+        let call = |waiting: &QueuedMessage| Start {
+            id: waiting.message.id,
+            next: Next::Call(GatewayName::default()),
+        };
+        let starts: Vec<Start> = taken.iter().map(call).collect();
+        let started = match self.ledger.start(&self.lease, &starts, self.settings.call_limit).await
+        {
             Ok(started) => started,
             Err(error) => {
                 self.lanes.put_back(taken);

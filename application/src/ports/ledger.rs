@@ -1,9 +1,9 @@
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     time::{Duration, SystemTime},
 };
 
-use domain::{Message, MessageId, PhoneNumber};
+use domain::{GatewayName, Message, MessageId, PhoneNumber};
 
 use crate::{
     BoxError, TraceParent,
@@ -32,10 +32,12 @@ pub trait DeliveryLedger: Sync + 'static {
     /// counts as new, but its message has expired.
     async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError>;
 
-    /// Records the intent to call the gateway, before the call. A call lasts at most `call_limit`.
+    /// Records the intent to call a gateway, with its name, before the call. A call lasts at most
+    /// `call_limit`. Or records that an entry waits.
     ///
-    /// The caller may make only the calls that this returns. Expired entries end here. An entry that
-    /// has ended, or for which another consumer calls, is not changed.
+    /// The caller may make only the calls that this returns, each of the gateway that it named. Expired
+    /// entries end here, also those that are to wait. An entry that has ended, or for which another
+    /// consumer calls, is not changed. An interrupted call is recorded as ambiguous.
     ///
     /// The caller must not name a message for which it is calling now. An entry that is recorded as
     /// calling under the same lease is therefore granted again: its intent was committed, but the
@@ -43,15 +45,18 @@ pub trait DeliveryLedger: Sync + 'static {
     ///
     /// An entry whose intent cannot be stored ends as failed, or as unknown if a call for it was in
     /// progress.
+    ///
+    /// What waits and what is called may be recorded in two commits.
     async fn start(
         &self,
         lease: &Lease,
-        ids: &[MessageId],
+        starts: &[Start],
         call_limit: Duration,
     ) -> Result<Started, LedgerError>;
 
     /// Records the outcomes of calls, even if another consumer now owns the partition. The entry keeps
-    /// the class of each outcome.
+    /// the class of each outcome, and which gateways may have the message because an outcome was
+    /// ambiguous.
     ///
     /// An outcome is skipped if its call is no longer the latest call of its entry. If a retry would
     /// come after the message expires, the entry ends as expired. If the texts of an outcome cannot
@@ -80,8 +85,8 @@ pub struct Batch {
     pub next_offset: i64,
     /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,
-    /// Messages whose call is granted with their admission, if they are new.
-    pub call_now: HashSet<MessageId>,
+    /// Messages whose call is granted with their admission, if they are new, and the gateway to call.
+    pub call_now: HashMap<MessageId, GatewayName>,
     /// How long such a call lasts at most.
     pub call_limit: Duration,
 }
@@ -111,6 +116,21 @@ pub struct Admitted {
     pub refused: usize,
 }
 
+/// The next step of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    pub id: MessageId,
+    pub next: Next,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// Call this gateway.
+    Call(GatewayName),
+    /// Be due again after this time, or when the message expires. The message is then pending.
+    Wait(Duration),
+}
+
 /// A message in the ledger, still to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Due {
@@ -118,10 +138,31 @@ pub struct Due {
     pub trace: Option<TraceParent>,
     /// Whether a call began under another lease and its outcome was not recorded in time.
     pub interrupted: bool,
-    /// The number of calls that have begun.
-    pub attempt: u32,
     /// Whether the message has expired. `start` will end it.
     pub expired: bool,
+    pub past: Past,
+}
+
+/// What came of the earlier calls of a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Past {
+    /// The number of calls that have begun. It is the fencing token of the latest call.
+    pub attempts: u32,
+    /// The gateway of each call, in order. An interrupted call is included. A grant that the caller did
+    /// not receive is not. Of more than 100 calls, the first and the latest are kept.
+    pub tried: Vec<GatewayName>,
+    /// The gateways that may have the message: a call was interrupted, or its outcome was ambiguous.
+    /// Each is named once, and none is forgotten.
+    pub ambiguous: Vec<GatewayName>,
+}
+
+impl Past {
+    /// Notes that a gateway may have the message.
+    pub fn may_have(&mut self, gateway: GatewayName) {
+        if !self.ambiguous.contains(&gateway) {
+            self.ambiguous.push(gateway);
+        }
+    }
 }
 
 /// The result of [`DeliveryLedger::start`].
@@ -129,11 +170,11 @@ pub struct Due {
 pub struct Started {
     /// Calls that the caller may make now.
     pub calls: Vec<Call>,
-    /// Entries that ended instead.
+    /// Entries that ended instead, of those to be called and of those to wait.
     pub ended: Vec<Recorded>,
 }
 
-/// The right to call the gateway once. `attempt` is the fencing token of its outcome.
+/// The right to call the named gateway once. `attempt` is the fencing token of its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call {
     pub id: MessageId,

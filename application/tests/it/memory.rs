@@ -18,12 +18,12 @@ use application::{
     ports::{
         Accepted, Admitted, Backlog, BacklogSize, Batch, BrokerError, Call, CallOutcome, Claim,
         Claimed, DeliveryLedger, DeliveryState, Due, Enqueued, Fetched, Incoming, Lease,
-        LedgerError, MessageBroker, MessageStream, NewSend, Outbox, PartitionLeases, Record,
-        Recorded, Renewed, SendError, Sms, SmsGateway, StartFrom, Started, StoreError, StreamError,
-        Swept, Verdict,
+        LedgerError, MessageBroker, MessageStream, NewSend, Next, Outbox, OutcomeClass,
+        PartitionLeases, Past, Record, Recorded, Renewed, SendError, Sms, SmsGateway, Start,
+        StartFrom, Started, StoreError, StreamError, Swept, Verdict,
     },
 };
-use domain::{Message, MessageId, PhoneNumber, Validity};
+use domain::{GatewayName, Message, MessageId, PhoneNumber, Validity};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -89,7 +89,9 @@ struct Entry {
     trace: Option<TraceParent>,
     validity: Validity,
     state: DeliveryState,
-    attempt: u32,
+    past: Past,
+    /// The gateway of the call in progress.
+    gateway: Option<GatewayName>,
     /// The epoch under which the last call began.
     epoch: i64,
     due_at: Duration,
@@ -253,14 +255,65 @@ impl Entry {
     }
 
     /// Records the intent to call.
-    fn start(&mut self, epoch: i64, now: Duration, call_limit: Duration) -> Call {
+    fn start(
+        &mut self,
+        gateway: &GatewayName,
+        epoch: i64,
+        now: Duration,
+        call_limit: Duration,
+    ) -> Call {
         self.state = DeliveryState::Calling;
-        self.attempt += 1;
+        self.past.attempts += 1;
+        self.gateway = Some(gateway.clone());
         self.epoch = epoch;
         self.due_at = now + call_limit;
         let expires_at = self.validity.expires_at;
         let good_for = expires_at.duration_since(clock(now)).unwrap_or_default();
-        Call { id: self.message.id, attempt: self.attempt, expires_at, good_for }
+        Call { id: self.message.id, attempt: self.past.attempts, expires_at, good_for }
+    }
+
+    /// The time at which it expires.
+    fn lifetime(&self) -> Duration {
+        self.validity.expires_at.duration_since(clock(Duration::ZERO)).unwrap_or_default()
+    }
+
+    /// Whether the entry may be called for, or wait, under a lease of this epoch.
+    fn may_start(&self, epoch: i64, now: Duration) -> bool {
+        match self.state {
+            DeliveryState::Pending => true,
+            // Its grant was not heard, or its call was interrupted.
+            DeliveryState::Calling => self.epoch == epoch || self.due_at <= now,
+            _ => false,
+        }
+    }
+
+    fn is_interrupted(&self, epoch: i64) -> bool {
+        self.state == DeliveryState::Calling && self.epoch != epoch
+    }
+
+    /// Ends the call in progress, which may have been made.
+    fn end_call(&mut self, is_ambiguous: bool) {
+        let Some(gateway) = self.gateway.take() else { return };
+        self.past.tried.push(gateway.clone());
+        if is_ambiguous {
+            self.past.may_have(gateway);
+        }
+    }
+
+    fn due(&self, epoch: i64, now: Duration) -> Due {
+        let interrupted = self.is_interrupted(epoch);
+        let mut past = self.past.clone();
+        if let Some(gateway) = self.gateway.clone().filter(|_| interrupted) {
+            past.tried.push(gateway.clone());
+            past.may_have(gateway);
+        }
+        Due {
+            message: self.message.clone(),
+            trace: self.trace.clone(),
+            interrupted,
+            expired: self.expires_by(now),
+            past,
+        }
     }
 
     fn recorded(&self, now: Duration) -> Recorded {
@@ -626,7 +679,8 @@ impl DeliveryLedger for Member {
                     validity: validity
                         .unwrap_or_else(|| Validity::starting_at(clock(now), batch.default_ttl)),
                     state: DeliveryState::Pending,
-                    attempt: 0,
+                    past: Past::default(),
+                    gateway: None,
                     epoch: 0,
                     due_at: now,
                 };
@@ -634,8 +688,9 @@ impl DeliveryLedger for Member {
                     entry.state = DeliveryState::Expired;
                     state.ended.push((message.id, entry.state));
                     admitted.expired.push(entry.recorded(now));
-                } else if batch.call_now.contains(&message.id) {
-                    admitted.calls.push(entry.start(lease.epoch, now, batch.call_limit));
+                } else if let Some(gateway) = batch.call_now.get(&message.id) {
+                    let call = entry.start(gateway, lease.epoch, now, batch.call_limit);
+                    admitted.calls.push(call);
                 } else {
                     admitted.fresh.push(message.id);
                 }
@@ -650,22 +705,17 @@ impl DeliveryLedger for Member {
     async fn start(
         &self,
         lease: &Lease,
-        ids: &[MessageId],
+        starts: &[Start],
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
         self.commit(Statement::Start, |state, now| {
             state.fence(lease, self.name)?;
             let mut started = Started::default();
-            for id in ids {
-                let Some(entry) = state.entry(*id) else { continue };
-                let is_granted_unheard = entry.epoch == lease.epoch;
-                let may_start = match entry.state {
-                    DeliveryState::Pending => true,
-                    DeliveryState::Calling => entry.due_at <= now || is_granted_unheard,
-                    _ => false,
-                };
-                if !may_start {
-                    continue;
+            for Start { id, next } in starts {
+                let entry = state.entry(*id).filter(|entry| entry.may_start(lease.epoch, now));
+                let Some(entry) = entry else { continue };
+                if entry.is_interrupted(lease.epoch) {
+                    entry.end_call(true);
                 }
                 if entry.expires_by(now) {
                     entry.state = DeliveryState::Expired;
@@ -673,7 +723,17 @@ impl DeliveryLedger for Member {
                     state.ended.push((*id, DeliveryState::Expired));
                     continue;
                 }
-                started.calls.push(entry.start(lease.epoch, now, call_limit));
+                match next {
+                    Next::Call(gateway) => {
+                        let call = entry.start(gateway, lease.epoch, now, call_limit);
+                        started.calls.push(call);
+                    }
+                    Next::Wait(wait) => {
+                        entry.state = DeliveryState::Pending;
+                        entry.gateway = None;
+                        entry.due_at = (now + *wait).min(entry.lifetime());
+                    }
+                }
             }
             Ok(started)
         })
@@ -684,12 +744,13 @@ impl DeliveryLedger for Member {
     async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
         self.commit(Statement::Finish, |state, now| {
             let mut recorded = Vec::new();
-            for CallOutcome { id, attempt, verdict, .. } in outcomes {
+            for CallOutcome { id, attempt, class, verdict, .. } in outcomes {
                 let entry = state.entry(*id);
                 let is_current = |entry: &&mut Entry| {
-                    entry.state == DeliveryState::Calling && entry.attempt == *attempt
+                    entry.state == DeliveryState::Calling && entry.past.attempts == *attempt
                 };
                 let Some(entry) = entry.filter(is_current) else { continue };
+                entry.end_call(*class == OutcomeClass::Ambiguous);
                 entry.state = match verdict {
                     Verdict::Sent { .. } => DeliveryState::Sent,
                     Verdict::Failed => DeliveryState::Failed,
@@ -741,16 +802,9 @@ impl DeliveryLedger for Member {
             let ours =
                 |entry: &Entry| entry.state == DeliveryState::Calling && entry.epoch == lease.epoch;
             oldest.retain(|entry| entry.due_at <= now || ours(entry));
-            oldest.sort_by_key(|entry| entry.attempt > 0 && !entry.expires_by(now));
+            oldest.sort_by_key(|entry| entry.past.attempts > 0 && !entry.expires_by(now));
             let due = oldest.into_iter().take(limit);
-            let due = due.map(|entry| Due {
-                message: entry.message.clone(),
-                trace: entry.trace.clone(),
-                interrupted: entry.state == DeliveryState::Calling && entry.epoch != lease.epoch,
-                attempt: entry.attempt,
-                expired: entry.expires_by(now),
-            });
-            Ok(due.collect())
+            Ok(due.map(|entry| entry.due(lease.epoch, now)).collect())
         })
         .await
         .map_err(LedgerError::Unavailable)?

@@ -10,6 +10,7 @@ use crate::{
         Database, DatabaseError, EventSql, Events, Fragment, Parameters, Sql, begin, parsed,
     },
     events::{RECORD_ENDED, record_ended},
+    ledger::{CALLED, INTERRUPTED, WITH_CALLED},
     refusal::{code, first_taken, in_parts},
 };
 
@@ -219,11 +220,8 @@ WITH late AS (
         code = NULL,
         ended_at = now(),
         detail = 'no consumer ended it',
-        attempts = CASE state
-            WHEN 'pending' THEN attempts
-            ELSE attempts || jsonb_build_object('attempt', attempt, 'outcome', 'ambiguous',
-                'detail', 'interrupted', 'called_at', called_at, 'ended_at', now())
-        END
+        attempts = CASE state WHEN 'pending' THEN attempts ELSE {interrupted} END,
+        maybe_taken = CASE state WHEN 'pending' THEN maybe_taken ELSE {with_called} END
     WHERE (message_id, group_id) IN (SELECT message_id, group_id FROM late)
     RETURNING message_id, group_id, state
 ){events}
@@ -235,12 +233,15 @@ SELECT message_id::text AS id, group_id, state FROM closed",
             ", ended AS (SELECT message_id AS id, state FROM closed){record_ended}",
         ),
         RECORD_ENDED,
+        CALLED,
+        INTERRUPTED,
+        WITH_CALLED,
     ],
-    &[IS_LATE, Fragment::NO_EVENTS],
+    &[IS_LATE, Fragment::NO_EVENTS, CALLED, INTERRUPTED, WITH_CALLED],
 );
 
 static END_SQLITE: Sql = Sql::with(
-    &[IS_LATE],
+    &[IS_LATE, CALLED, INTERRUPTED, WITH_CALLED],
     "",
     "
 UPDATE delivery
@@ -248,9 +249,8 @@ SET state = iif(state = 'pending', 'expired', 'unknown'),
     code = NULL,
     ended_at = clock.now,
     detail = 'no consumer ended it',
-    attempts = iif(state = 'pending', attempts, json_insert(attempts, '$[#]',
-        json_object('attempt', attempt, 'outcome', 'ambiguous', 'detail', 'interrupted',
-            'called_at', called_at, 'ended_at', clock.now)))
+    attempts = iif(state = 'pending', attempts, {interrupted}),
+    maybe_taken = iif(state = 'pending', maybe_taken, {with_called})
 FROM (SELECT {now} AS now) AS clock
 WHERE (message_id, group_id) IN (SELECT message_id, group_id FROM :named)
   AND state IN ('pending', 'calling') AND {is_late}

@@ -1,7 +1,7 @@
 //! Looks at what is open in a partition.
 
-use application::ports::Due;
-use domain::{Message, PhoneNumber};
+use application::ports::{Due, Past};
+use domain::{GatewayName, Message, PhoneNumber};
 use sea_orm::FromQueryResult;
 
 use crate::database::{Database, DatabaseError, Parameters, Sql, parsed, readable};
@@ -48,6 +48,13 @@ struct DueRow {
     attempt: i32,
     interrupted: bool,
     expired: bool,
+    /// The gateway of the call in progress.
+    gateway: Option<String>,
+    maybe_taken: Option<String>,
+    /// The gateways of recorded calls, separated by spaces.
+    tried: Option<String>,
+    /// Whether an ambiguous call of an earlier version, which recorded no gateway, is among them.
+    has_unnamed: Option<bool>,
 }
 
 /// Returns the oldest entries of phones whose oldest is due; nothing if the lease is lost.
@@ -65,6 +72,7 @@ pub(super) async fn due(
 
 impl DueRow {
     fn due(self) -> Result<Due, DatabaseError> {
+        let past = self.past()?;
         Ok(Due {
             message: Message {
                 id: parsed(&self.id, "an id")?,
@@ -73,12 +81,37 @@ impl DueRow {
             },
             trace: self.trace.and_then(|trace| trace.parse().ok()),
             interrupted: self.interrupted,
-            attempt: self.attempt.cast_unsigned(),
             expired: self.expired,
+            past,
         })
+    }
+
+    fn past(&self) -> Result<Past, DatabaseError> {
+        let attempts = self.attempt.cast_unsigned();
+        let mut past = Past { attempts, tried: names(self.tried.as_deref())?, ..Past::default() };
+        for gateway in names(self.maybe_taken.as_deref())? {
+            past.may_have(gateway);
+        }
+        if self.has_unnamed == Some(true) {
+            past.may_have(GatewayName::default());
+        }
+        if self.interrupted {
+            let gateway = self.gateway.as_deref().unwrap_or(GatewayName::DEFAULT);
+            let gateway: GatewayName = parsed(gateway, "a gateway")?;
+            past.tried.push(gateway.clone());
+            past.may_have(gateway);
+        }
+        Ok(past)
     }
 }
 
+fn names(text: Option<&str>) -> Result<Vec<GatewayName>, DatabaseError> {
+    let names = text.unwrap_or_default().split_whitespace();
+    names.map(|name| parsed(name, "a gateway")).collect()
+}
+
+// What came of earlier calls is read only for the entries that are returned, and only if there were
+// calls.
 static DUE: Sql = Sql::pair(
     "
 WITH lease AS (
@@ -88,7 +121,7 @@ WITH lease AS (
       AND epoch = :epoch
 ), oldest AS (
     SELECT DISTINCT ON (phone COLLATE \"C\")
-        message_id::text AS id, phone, code, trace, attempt, place,
+        message_id, phone, code, trace, attempt, place,
         due_at <= now() OR (state = 'calling' AND epoch = :epoch) AS due,
         state = 'calling' AND epoch IS DISTINCT FROM :epoch AS interrupted,
         expires_at <= now() AS expired
@@ -103,8 +136,18 @@ WITH lease AS (
     ORDER BY again, place
     LIMIT :limit
 )
-SELECT id, phone, code, trace, attempt, interrupted, expired
-FROM lease LEFT JOIN due ON true
+SELECT due.message_id::text AS id, phone, code, trace, attempt, interrupted, expired, past.*
+FROM lease
+    LEFT JOIN due ON true
+    LEFT JOIN LATERAL (
+        SELECT gateway, maybe_taken, tried, has_unnamed
+        FROM delivery CROSS JOIN LATERAL (
+            SELECT string_agg(coalesce(made ->> 'gateway', 'default'), ' ' ORDER BY number) AS tried,
+                bool_or(made ->> 'outcome' = 'ambiguous' AND NOT made ? 'gateway') AS has_unnamed
+            FROM jsonb_array_elements(attempts) WITH ORDINALITY AS calls (made, number)
+        ) AS calls
+        WHERE due.attempt > 0 AND group_id = :group AND message_id = due.message_id
+    ) AS past ON true
 ORDER BY again, place",
     "
 WITH lease AS (
@@ -115,8 +158,8 @@ WITH lease AS (
 ), clock AS (
     SELECT {now} AS now
 ), oldest AS (
-    SELECT message_id AS id, phone, code, trace, attempt, expires_at, min(place) AS place,
-        due_at <= now OR (state = 'calling' AND epoch = :epoch) AS due,
+    SELECT message_id AS id, phone, code, trace, attempt, expires_at, min(place) AS place, gateway,
+        maybe_taken, attempts, due_at <= now OR (state = 'calling' AND epoch = :epoch) AS due,
         state = 'calling' AND epoch IS NOT :epoch AS interrupted
     FROM clock CROSS JOIN delivery
     WHERE group_id = :group AND topic = :topic AND partition = :partition
@@ -129,7 +172,13 @@ WITH lease AS (
     ORDER BY again, place
     LIMIT :limit
 )
-SELECT id, phone, code, trace, attempt, interrupted, expired
+SELECT id, phone, code, trace, attempt, interrupted, expired, gateway, maybe_taken,
+    (SELECT group_concat(coalesce(value ->> 'gateway', 'default'), ' ') FROM json_each(attempts))
+        AS tried,
+    (
+        SELECT max(value ->> 'outcome' = 'ambiguous' AND value ->> 'gateway' IS NULL)
+        FROM json_each(attempts)
+    ) AS has_unnamed
 FROM lease LEFT JOIN due ON true
 ORDER BY again, place",
 );

@@ -51,7 +51,11 @@ impl<'a> Part<'a> {
                     it.validity.map_or(ABSENT, |validity| since_1970(validity.expires_at))
                 })
                 .column("sequence", |it| it.sequence.unwrap_or(ABSENT))
-                .column("call", |it| self.batch.call_now.contains(&it.message.id))
+                // Empty if the message waits for its call.
+                .column("gateway", |it| {
+                    let gateway = self.batch.call_now.get(&it.message.id);
+                    gateway.map(|gateway| gateway.as_str().to_owned()).unwrap_or_default()
+                })
         })
     }
 

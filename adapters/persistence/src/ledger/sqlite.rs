@@ -6,11 +6,14 @@ use sea_orm::DatabaseConnection;
 
 use super::{
     entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
+    gateways::{CALLED, INTERRUPTED, WITH_CALLED},
     outcomes::{Manner, Said},
     part::Part,
 };
 use crate::{
-    database::{Database, DatabaseError, Events, Parameters, Sql, Transaction, begin, query},
+    database::{
+        Database, DatabaseError, Events, Fragment, Parameters, Sql, Transaction, begin, query,
+    },
     events::record_ended,
 };
 
@@ -52,6 +55,15 @@ impl Ledger<'_> {
         parameters: Parameters,
     ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
         self.change(connection, &START, parameters).await
+    }
+
+    /// Lets entries wait for their call.
+    pub(super) async fn wait(
+        self,
+        connection: &DatabaseConnection,
+        parameters: Parameters,
+    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+        self.change(connection, &WAIT, parameters).await
     }
 
     /// Ends an entry that cannot go on.
@@ -173,7 +185,7 @@ static TAKE: Sql = Sql::with(
     "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at, expires_at,
-     admitted_at, ended_at, attempt, epoch, turn, due_at, called_at)
+     admitted_at, ended_at, attempt, epoch, turn, due_at, called_at, gateway)
 SELECT :group, :topic, :partition, id, phone,
     CASE WHEN state <> 'expired' THEN code END,
     nullif(trace, ''), state, accepted_at, expires_at, now,
@@ -182,11 +194,12 @@ SELECT :group, :topic, :partition, id, phone,
     CASE WHEN state = 'calling' THEN :epoch END,
     iif(state = 'calling', :turn, 0),
     now + iif(state = 'calling', :call_limit, 0),
-    CASE WHEN state = 'calling' THEN now END
+    CASE WHEN state = 'calling' THEN now END,
+    CASE WHEN state = 'calling' THEN gateway END
 FROM (
     SELECT *,
-        CASE WHEN expires_at <= now THEN 'expired' WHEN call THEN 'calling' ELSE 'pending' END
-            AS state
+        CASE WHEN expires_at <= now THEN 'expired' WHEN gateway = '' THEN 'pending' ELSE 'calling'
+            END AS state
     FROM (
         -- The times of a record are bounded: an entry must expire, and leave the ledger, one day.
         SELECT id, phone, code, trace,
@@ -194,7 +207,7 @@ FROM (
                 AS accepted_at,
             CASE WHEN new.expires_at < 0 THEN clock.now + :default_ttl
                  ELSE min(new.expires_at, clock.now + 86400000) END AS expires_at,
-            call, clock.now, place
+            gateway, clock.now, place
         FROM :new#place, (SELECT {now} AS now) AS clock
     )
 )
@@ -204,8 +217,34 @@ ON CONFLICT DO NOTHING
 RETURNING {entry_columns}",
 );
 
+/// What a call that was interrupted by the end of its consumer leaves behind: it may have been made.
+const NOTE_INTERRUPTED: Fragment = Fragment::new(
+    "note_interrupted",
+    "attempts = CASE
+        WHEN state = 'pending' OR epoch IS :epoch THEN attempts
+        ELSE {interrupted}
+    END,
+    maybe_taken = CASE
+        WHEN state = 'pending' OR epoch IS :epoch THEN maybe_taken
+        ELSE {with_called}
+    END",
+);
+
+const NAMED: Fragment = Fragment::new(
+    "named",
+    "group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
+  -- A statement that we gave up may be done late, after later ones. It does nothing then.
+  AND (epoch IS NOT :epoch OR turn < :turn)
+  -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
+RETURNING {entry_columns}",
+);
+
+const BEGIN: &[Fragment] =
+    &[ENTRY_COLUMNS, CALLED, INTERRUPTED, WITH_CALLED, NOTE_INTERRUPTED, NAMED];
+
 static START: Sql = Sql::with(
-    &[ENTRY_COLUMNS],
+    BEGIN,
     "",
     "
 UPDATE delivery
@@ -217,23 +256,32 @@ SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
     due_at = clock.now + :call_limit,
     called_at = CASE WHEN expires_at > clock.now THEN clock.now ELSE called_at END,
     ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END,
-    attempts = CASE
-        WHEN state = 'pending' OR epoch IS :epoch THEN attempts
-        -- interrupted by the end of its consumer: the call may have been made
-        ELSE json_insert(attempts, '$[#]', json_object('attempt', attempt, 'outcome', 'ambiguous',
-            'detail', 'interrupted', 'called_at', called_at, 'ended_at', clock.now))
-    END
+    gateway = iif(expires_at > clock.now, coalesce(:others ->> message_id, :gateway), gateway),
+    {note_interrupted}
 FROM (SELECT {now} AS now) AS clock
-WHERE group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
-  -- A statement that we gave up may be done late, after later ones. It does nothing then.
-  AND (epoch IS NOT :epoch OR turn < :turn)
-  -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
-  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
-RETURNING {entry_columns}",
+WHERE {named}",
+);
+
+// It takes a turn too, so that no earlier statement begins a call after it.
+static WAIT: Sql = Sql::with(
+    BEGIN,
+    "",
+    "
+UPDATE delivery
+SET state = CASE WHEN expires_at > clock.now THEN 'pending' ELSE 'expired' END,
+    code = CASE WHEN expires_at > clock.now THEN code END,
+    epoch = :epoch,
+    turn = :turn,
+    due_at = min(clock.now + (:waits ->> message_id), expires_at),
+    ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END,
+    gateway = iif(expires_at > clock.now, NULL, gateway),
+    {note_interrupted}
+FROM (SELECT {now} AS now) AS clock
+WHERE {named}",
 );
 
 static GIVE_UP: Sql = Sql::with(
-    &[ENTRY_COLUMNS],
+    &[ENTRY_COLUMNS, CALLED, WITH_CALLED],
     "",
     "
 UPDATE delivery
@@ -241,7 +289,8 @@ UPDATE delivery
 SET state = iif(state = 'pending', 'failed', 'unknown'),
     code = NULL,
     ended_at = clock.now,
-    detail = 'the database refused its next call'
+    detail = 'the database refused its next call',
+    maybe_taken = iif(state = 'pending', maybe_taken, {with_called})
 FROM (SELECT {now} AS now) AS clock
 WHERE group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
   AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
@@ -249,7 +298,9 @@ RETURNING {entry_columns}",
 );
 
 // As in PostgreSQL, not fenced by the lease.
-static FINISH: Sql = Sql::new(
+static FINISH: Sql = Sql::with(
+    &[CALLED, WITH_CALLED],
+    "",
     "
 WITH clock AS MATERIALIZED (
     SELECT {now} AS now
@@ -271,11 +322,14 @@ SET state = outcome.state,
     ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE (SELECT now FROM clock) END,
     reference = nullif(outcome.reference, ''),
     detail = outcome.class || iif(outcome.detail = '', '', ': ' || outcome.detail),
+    -- a binary of an earlier version would not replace the name when it calls
+    gateway = iif(outcome.state = 'pending', NULL, gateway),
+    maybe_taken = iif(outcome.class = 'ambiguous', {with_called}, maybe_taken),
     -- of very many attempts the first and the latest are kept
     attempts = json_insert(
         iif(json_array_length(attempts) < 100, attempts, json_remove(attempts, '$[1]')),
-        '$[#]', json_object('attempt', outcome.attempt, 'outcome', outcome.class,
-            'detail', outcome.detail, 'called_at', called_at,
+        '$[#]', json_object('attempt', outcome.attempt, 'gateway', {called},
+            'outcome', outcome.class, 'detail', outcome.detail, 'called_at', called_at,
             'ended_at', (SELECT now FROM clock)))
 FROM outcome
 WHERE delivery.group_id = :group AND delivery.message_id = outcome.id

@@ -2,10 +2,7 @@
 //!
 //! This is one file, because all tests drive the same ledger through the helpers below.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::ports::{
     Admitted, Backlog, Batch, CallOutcome, Claimed, DeadLetter, DeadLetters, DeliveryLedger,
@@ -20,8 +17,8 @@ use super::{
     on_both_databases,
     resends::again,
     support::{
-        accepted, count, enqueue, id_of, in_time, incoming, new_message, phone, published, records,
-        start, statement,
+        accepted, call_now, calls, count, enqueue, id_of, in_time, incoming, new_message, phone,
+        published, records, start, statement,
     },
 };
 use crate::{
@@ -88,7 +85,7 @@ impl Consumer {
     }
 
     async fn start(&self, id: MessageId, limit: Duration) -> Started {
-        self.ledger.start(&self.lease, &[id], limit).await.unwrap()
+        self.ledger.start(&self.lease, &calls(&[id]), limit).await.unwrap()
     }
 
     /// Begins a call and returns its attempt.
@@ -311,7 +308,7 @@ async fn fenced_owner_writes_nothing(database: Database) {
     let new = consumer(&database, "1", "b", LONG).await;
 
     let admitted = old.ledger.admit(&old.lease, &batch(&[incoming(&phone(2))], 99)).await;
-    let started = old.ledger.start(&old.lease, &[known.message.id], LONG).await;
+    let started = old.ledger.start(&old.lease, &calls(&[known.message.id]), LONG).await;
     let due = old.ledger.due(&old.lease, 10).await;
 
     assert!(matches!(admitted, Err(LedgerError::Fenced { partition: 0 })), "{admitted:?}");
@@ -341,7 +338,7 @@ async fn call_may_begin_with_the_admission(database: Database) {
     let long_ago = Validity::starting_at(UNIX_EPOCH + LONG, LONG);
     let over = Incoming { validity: Some(long_ago), ..messages[2].clone() };
     let batch = Batch {
-        call_now: HashSet::from([now, late]),
+        call_now: call_now([now, late]),
         call_limit: LONG,
         ..batch(&[messages[0].clone(), messages[1].clone(), over], 1)
     };
@@ -363,7 +360,7 @@ async fn lost_grant_of_an_admission_is_granted_again(database: Database) {
     let old = consumer(&database, "1", "a", NONE).await;
     let message = incoming(&phone(1));
     let id = message.message.id;
-    let call_now = HashSet::from([id]);
+    let call_now = call_now([id]);
     let batch = Batch { call_now, call_limit: LONG, ..batch(&[message], 1) };
     old.ledger.admit(&old.lease, &batch).await.unwrap();
 
@@ -404,7 +401,7 @@ async fn late_start_does_nothing(database: Database) {
     }
     let granted = consumer.call(id, LONG).await;
 
-    let late = early.start(&consumer.lease, &[id], LONG).await.unwrap();
+    let late = early.start(&consumer.lease, &calls(&[id]), LONG).await.unwrap();
 
     assert_eq!(late, Started::default());
     assert_eq!(consumer.finish(id, granted, sent()).await, Some(DeliveryState::Sent));
@@ -694,7 +691,7 @@ async fn interrupted_call_is_due_when_its_time_is_over(database: Database) {
     assert_eq!(due.len(), 1);
     assert_eq!(due[0].message, messages[0].message);
     assert!(due[0].interrupted);
-    assert_eq!(due[0].attempt, 1);
+    assert_eq!(due[0].past.attempts, 1);
 }
 
 async fn untried_and_expired_messages_are_due_first(database: Database) {
@@ -716,6 +713,7 @@ async fn untried_and_expired_messages_are_due_first(database: Database) {
 
     let due = due().await;
 
-    let order: Vec<_> = due.iter().map(|due| (due.message.id, due.attempt, due.expired)).collect();
+    let order: Vec<_> =
+        due.iter().map(|due| (due.message.id, due.past.attempts, due.expired)).collect();
     assert_eq!(order, [(ids[1], 1, true), (ids[2], 0, false), (ids[0], 1, false)]);
 }

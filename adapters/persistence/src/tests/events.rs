@@ -11,8 +11,8 @@ use sea_orm::ConnectionTrait;
 use super::{
     on_both_databases,
     support::{
-        LONG, accepted, approve, batch, count, enqueue, id_of, in_time, incoming, ledger, new_id,
-        phone, published, right, start, try_by_id,
+        LONG, accepted, approve, batch, calls, count, enqueue, id_of, in_time, incoming, ledger,
+        new_id, phone, published, right, start, try_by_id,
     },
 };
 use crate::{
@@ -124,7 +124,7 @@ async fn outcomes_of_calls_are_recorded_as_events(database: Database) {
     let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
     let (ledger, lease) = ledger(&database, "group").await;
     ledger.admit(&lease, &batch(&messages)).await.unwrap();
-    ledger.start(&lease, &ids, LONG).await.unwrap();
+    ledger.start(&lease, &calls(&ids), LONG).await.unwrap();
 
     let verdicts = [
         Verdict::Sent { reference: None },
@@ -183,7 +183,7 @@ async fn expired_message_has_one_event(database: Database) {
     // without a verification before they were read, the fourth in transit, the fifth in the outbox.
     let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
     ledger.admit(&lease, &batch(&messages[..2])).await.unwrap();
-    let call = ledger.start(&lease, &ids[..1], LONG).await.unwrap().calls[0];
+    let call = ledger.start(&lease, &calls(&ids[..1]), LONG).await.unwrap().calls[0];
     let too_late = CallOutcome {
         id: call.id,
         attempt: call.attempt,
@@ -193,7 +193,7 @@ async fn expired_message_has_one_event(database: Database) {
     };
     ledger.finish(&[too_late]).await.unwrap();
     expire("delivery").await;
-    assert_eq!(ledger.start(&lease, &ids[1..2], LONG).await.unwrap().ended.len(), 1);
+    assert_eq!(ledger.start(&lease, &calls(&ids[1..2]), LONG).await.unwrap().ended.len(), 1);
     for place in [2, 5] {
         messages[place].validity = long_ago;
         let late = batch(std::slice::from_ref(&messages[place]));
@@ -236,7 +236,7 @@ async fn message_that_one_group_sent_has_not_failed(database: Database) {
     for (group, verdict) in [("a", Verdict::Sent { reference: None }), ("b", Verdict::Failed)] {
         let (ledger, lease) = ledger(&database, group).await;
         ledger.admit(&lease, &batch(std::slice::from_ref(&message))).await.unwrap();
-        ledger.start(&lease, &[id], LONG).await.unwrap();
+        ledger.start(&lease, &calls(&[id]), LONG).await.unwrap();
         let (class, detail) = (OutcomeClass::Rejected, String::new());
         ledger.finish(&[CallOutcome { id, attempt: 1, class, verdict, detail }]).await.unwrap();
     }

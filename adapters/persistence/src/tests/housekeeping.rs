@@ -9,8 +9,8 @@ use sea_orm::ConnectionTrait;
 use super::{
     on_both_databases,
     support::{
-        LONG, accepted, batch, count, enqueue, in_time, incoming, ledger, new_message, phone,
-        published, records, start,
+        LONG, accepted, batch, call_now, calls, count, enqueue, in_time, incoming, ledger,
+        new_message, phone, published, records, start,
     },
 };
 use crate::{Database, Events, Expired, SqlDeliveryLedger, SqlHousekeeping, SqlPartitionLeases};
@@ -58,7 +58,7 @@ async fn leave(database: &Database, group: &str, lease: &Lease) {
 
 async fn called(ledger: &SqlDeliveryLedger, lease: &Lease, number: usize) -> CallOutcome {
     let message = incoming(&phone(number));
-    let call_now = [message.message.id].into();
+    let call_now = call_now([message.message.id]);
     let batch = Batch { call_now, call_limit: LONG, ..batch(std::slice::from_ref(&message)) };
     ledger.admit(lease, &batch).await.unwrap();
     CallOutcome {
@@ -132,7 +132,7 @@ async fn entries_of_a_living_consumer_are_left_to_it(database: Database) {
         count(&database, "delivery WHERE group_id = 'living' AND state = 'pending'").await,
         1
     );
-    let started = living.start(&held, &[message.message.id], LONG).await.unwrap();
+    let started = living.start(&held, &calls(&[message.message.id]), LONG).await.unwrap();
     assert_eq!(started.ended[0].state, DeliveryState::Expired);
 
     // The consumer cannot read an entry that it does not end within an hour.

@@ -13,8 +13,8 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use super::{
     resends::again,
     support::{
-        self, LONG, batch, enqueue, id_of, ledger, newest_of, phone, policies, postgres, published,
-        right, start,
+        self, LONG, batch, call_now, calls, enqueue, id_of, ledger, newest_of, phone, policies,
+        postgres, published, right, start,
     },
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
@@ -81,11 +81,11 @@ impl Pipeline {
         backlog.settle(&claims[..1], LONG).await.unwrap();
 
         let now = batch(&messages);
-        let call_now = messages[..2].iter().map(|it| it.message.id).collect();
+        let call_now = call_now(messages[..2].iter().map(|it| it.message.id));
         let now = Batch { call_now, call_limit: LONG, ..now };
         let admitted = self.ledger.admit(&self.lease, &now).await.unwrap();
         assert_eq!((admitted.calls.len(), admitted.fresh.len()), (2, 1));
-        let started = self.ledger.start(&self.lease, &admitted.fresh, LONG).await.unwrap();
+        let started = self.ledger.start(&self.lease, &calls(&admitted.fresh), LONG).await.unwrap();
         assert_eq!(started.calls.len(), 1);
         let said = |id, verdict| CallOutcome {
             id,

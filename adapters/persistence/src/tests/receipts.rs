@@ -6,7 +6,9 @@ use domain::{MessageId, VerificationId};
 
 use super::{
     on_both_databases,
-    support::{LONG, accepted, batch, count, enqueue, incoming, ledger, phone, published, start},
+    support::{
+        LONG, accepted, batch, calls, count, enqueue, incoming, ledger, phone, published, start,
+    },
 };
 use crate::{Database, Events, SqlDeliveryLedger, SqlEventOutbox, SqlVerifications};
 
@@ -41,7 +43,7 @@ async fn called_by(database: &Database, group: &str, number: usize) -> Called {
     let message = incoming.message.id;
     let (ledger, lease) = ledger(database, group).await;
     ledger.admit(&lease, &batch(&[incoming])).await.unwrap();
-    ledger.start(&lease, &[message], LONG).await.unwrap();
+    ledger.start(&lease, &calls(&[message]), LONG).await.unwrap();
     let verifications = SqlVerifications::new(database.clone().with_events(Events::Recorded));
     Called { database: database.clone(), verifications, ledger, message }
 }
@@ -193,7 +195,7 @@ async fn receipt_is_noted_for_the_groups_that_called(database: Database) {
         let (ledger, lease) = ledger(&database, group).await;
         ledger.admit(&lease, &batch(std::slice::from_ref(&foreign))).await.unwrap();
         if group != "c" {
-            ledger.start(&lease, &[id], LONG).await.unwrap();
+            ledger.start(&lease, &calls(&[id]), LONG).await.unwrap();
             finish(&ledger, id, SENT).await;
         }
     }

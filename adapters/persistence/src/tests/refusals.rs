@@ -10,8 +10,8 @@ use sea_orm::ConnectionTrait;
 use super::{
     on_both_databases,
     support::{
-        LONG, accepted, count, enqueue, in_time, incoming, ledger, new_message, phone, published,
-        records, start,
+        LONG, accepted, call_now, calls, count, enqueue, in_time, incoming, ledger, new_message,
+        phone, published, records, start,
     },
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases};
@@ -62,7 +62,7 @@ fn batch(records: Vec<Record>, next_offset: i64) -> Batch {
 async fn called(ledger: &SqlDeliveryLedger, lease: &Lease) -> [Incoming; 3] {
     let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
     let batch = Batch {
-        call_now: ids(&messages).into_iter().collect(),
+        call_now: call_now(ids(&messages)),
         call_limit: LONG,
         ..batch(records(&messages), 3)
     };
@@ -112,7 +112,7 @@ async fn outcome_whose_event_cannot_be_stored_is_recorded(database: Database) {
     }
     let messages: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
     ledger.admit(&lease, &batch(records(&messages), 3)).await.unwrap();
-    ledger.start(&lease, &ids(&messages), LONG).await.unwrap();
+    ledger.start(&lease, &calls(&ids(&messages)), LONG).await.unwrap();
     let verification = domain::VerificationId::of(messages[1].message.id).as_uuid();
     refuse(&database, "event", &format!("NEW.verification = '{verification}'")).await;
 
@@ -190,7 +190,7 @@ async fn entry_whose_call_cannot_be_recorded_ends(database: Database) {
     let messages = [1, 2, 3].map(|number| incoming(&phone(number)));
     ledger.admit(&lease, &batch(records(&messages), 3)).await.unwrap();
 
-    let started = ledger.start(&lease, &ids(&messages), LONG).await.unwrap();
+    let started = ledger.start(&lease, &calls(&ids(&messages)), LONG).await.unwrap();
 
     assert_eq!(started.calls.len(), 2);
     let ended: Vec<_> = started.ended.iter().map(|it| (it.id, it.state)).collect();

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use super::{
     on_both_databases,
     support::{
-        accepted, approve, count, counters, enqueue, id_of, limited, names, new_message, phone,
-        records, right, start, try_by_id, wrong,
+        accepted, approve, calls, count, counters, enqueue, id_of, limited, names, new_message,
+        phone, records, right, start, try_by_id, wrong,
     },
 };
 use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications};
@@ -278,7 +278,7 @@ async fn events_of_a_message_are_read_from_its_rows(database: Database) {
         let batch = Batch { records: records(&messages), next_offset: 1, ..Batch::default() };
         ledger.admit(&lease, &batch).await.unwrap();
         assert_eq!(kinds().await.last(), Some(&published), "it is not sent yet");
-        let call = ledger.start(&lease, &ids, LONG).await.unwrap().calls[0];
+        let call = ledger.start(&lease, &calls(&ids), LONG).await.unwrap().calls[0];
         let outcome = CallOutcome {
             id: call.id,
             attempt: call.attempt,

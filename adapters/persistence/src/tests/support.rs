@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
@@ -9,12 +10,13 @@ use application::{
     TraceParent,
     ports::{
         Attempt, Backlog, Batch, CheckOutcome, Claim, Claimed, Enqueued, Incoming, Lease,
-        NewSecret, NewSend, NewVerification, Newest, Outbox, PartitionLeases, Record, Storing,
-        Target, Verifications, Violation,
+        NewSecret, NewSend, NewVerification, Newest, Next, Outbox, PartitionLeases, Record, Start,
+        Storing, Target, Verifications, Violation,
     },
 };
 use domain::{
-    CodeHash, Counter, KeyId, Message, Origin, PhoneNumber, Policy, Seed, VerificationId, Windows,
+    CodeHash, Counter, GatewayName, KeyId, Message, MessageId, Origin, PhoneNumber, Policy, Seed,
+    VerificationId, Windows,
 };
 use migration::{Migrator, MigratorTrait};
 use rand::{SeedableRng, rngs::StdRng};
@@ -295,6 +297,24 @@ pub(super) async fn ledger(database: &Database, group: &str) -> (SqlDeliveryLedg
 
 pub(super) fn batch(messages: &[Incoming]) -> Batch {
     Batch { records: records(messages), next_offset: 1, default_ttl: LONG, ..Batch::default() }
+}
+
+/// Calls of the default gateway.
+pub(super) fn calls(ids: &[MessageId]) -> Vec<Start> {
+    calls_of("default", ids)
+}
+
+/// Calls of a gateway.
+pub(super) fn calls_of(gateway: &str, ids: &[MessageId]) -> Vec<Start> {
+    let next = Next::Call(gateway.parse().unwrap());
+    ids.iter().map(|id| Start { id: *id, next: next.clone() }).collect()
+}
+
+/// The calls of the default gateway that an admission grants.
+pub(super) fn call_now(
+    ids: impl IntoIterator<Item = MessageId>,
+) -> HashMap<MessageId, GatewayName> {
+    ids.into_iter().map(|id| (id, GatewayName::default())).collect()
 }
 
 /// Messages as records, from offset 0 on.

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::ports::{
-    Admitted, MockDeliveryLedger, MockSmsGateway, Record, Sms, Started, Unreadable,
+    Admitted, MockDeliveryLedger, MockSmsGateway, Past, Record, Sms, Started, Unreadable,
 };
 
 const TTL: Duration = Duration::from_secs(600);
@@ -55,7 +55,11 @@ fn admitted(fresh: Vec<MessageId>) -> Admitted {
 }
 
 fn starts(ledger: &mut MockDeliveryLedger) {
-    ledger.expect_start().returning(|_, ids, _| Ok(started(ids)));
+    ledger.expect_start().returning(|_, starts, _| Ok(started(&ids_of(starts))));
+}
+
+fn ids_of(starts: &[Start]) -> Vec<MessageId> {
+    starts.iter().map(|start| start.id).collect()
 }
 
 fn started(ids: &[MessageId]) -> Started {
@@ -184,14 +188,14 @@ async fn a_round_follows_soon_after_a_message_and_later_after_an_outcome() {
 #[tokio::test(start_paused = true)]
 async fn a_message_behind_an_expired_one_is_sent_at_once() {
     let mut ledger = ledger();
-    ledger.expect_start().returning(|_, ids, _| {
-        let [id] = ids else { panic!("{ids:?}") };
-        if *id == message(1).id {
+    ledger.expect_start().returning(|_, starts, _| {
+        let [Start { id, .. }] = *starts else { panic!("{starts:?}") };
+        if id == message(1).id {
             let state = DeliveryState::Expired;
-            let expired = vec![Recorded { id: *id, state, age: Duration::ZERO }];
+            let expired = vec![Recorded { id, state, age: Duration::ZERO }];
             return Ok(Started { calls: Vec::new(), ended: expired });
         }
-        Ok(started(ids))
+        Ok(started(&[id]))
     });
     finishes(&mut ledger);
     let gateway = gateway_that(Ok(Accepted::default()), true);
@@ -287,13 +291,16 @@ async fn an_undelayed_message_is_called_for_with_its_admission() {
     let first_of_their_phones = [1, 3, 5].map(|number| message(number).id);
     ledger
         .expect_admit()
-        .withf(move |_, batch| batch.call_now == HashSet::from(first_of_their_phones))
+        .withf(move |_, batch| {
+            let calls = first_of_their_phones.map(|id| (id, GatewayName::default()));
+            batch.call_now == HashMap::from(calls)
+        })
         .once()
         .returning(move |_, batch| {
             let (now, fresh) = batch
                 .messages()
                 .map(|it| it.message.id)
-                .partition::<Vec<_>, _>(|id| batch.call_now.contains(id));
+                .partition::<Vec<_>, _>(|id| batch.call_now.contains_key(id));
             Ok(Admitted { calls: started(&now).calls, ..admitted(fresh) })
         });
     starts(&mut ledger);
@@ -315,8 +322,8 @@ async fn an_undelayed_message_is_called_for_with_its_admission() {
 #[tokio::test(start_paused = true)]
 async fn a_message_that_was_not_started_is_not_called_for() {
     let mut ledger = ledger();
-    ledger.expect_start().once().returning(|_, ids, _| {
-        let expired = Recorded { id: ids[0], state: DeliveryState::Expired, age: TTL };
+    ledger.expect_start().once().returning(|_, starts, _| {
+        let expired = Recorded { id: starts[0].id, state: DeliveryState::Expired, age: TTL };
         Ok(Started { calls: Vec::new(), ended: vec![expired] })
     });
     let mut gateway = MockSmsGateway::new();
@@ -427,8 +434,8 @@ async fn an_interrupted_call_is_repeated_only_if_the_gateway_deduplicates() {
                 message: message(1),
                 trace: None,
                 interrupted: true,
-                attempt: 1,
                 expired: false,
+                past: Past { attempts: 1, ..Past::default() },
             }])
         });
         starts(&mut ledger);
@@ -505,8 +512,8 @@ async fn an_admission_whose_answer_is_lost_keeps_the_order_of_the_phone() {
                 message: message(1),
                 trace: None,
                 interrupted: false,
-                attempt: 0,
                 expired: false,
+                past: Past::default(),
             }])
         });
         starts(&mut ledger);
@@ -536,8 +543,8 @@ async fn a_gateway_that_accepts_nothing_gets_few_retries() {
             message: message(n),
             trace: None,
             interrupted: false,
-            attempt: 1,
             expired: false,
+            past: Past { attempts: 1, ..Past::default() },
         };
         Ok((0..PHONES).map(due).collect())
     });
@@ -585,8 +592,8 @@ async fn a_call_must_begin_before_the_code_expires_and_may_end_after() {
     // The gateway takes ten milliseconds.
     for (good_for, begun) in [(0, 0), (5, 1)] {
         let mut ledger = ledger();
-        ledger.expect_start().returning(move |_, ids, _| {
-            let mut started = started(ids);
+        ledger.expect_start().returning(move |_, starts, _| {
+            let mut started = started(&ids_of(starts));
             started.calls[0].good_for = Duration::from_millis(good_for);
             Ok(started)
         });

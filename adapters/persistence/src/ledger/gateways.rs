@@ -1,0 +1,28 @@
+//! The gateways of an entry, in SQL.
+
+use crate::database::Fragment;
+
+/// The gateway of the latest call. Calls of earlier versions have none.
+pub(crate) const CALLED: Fragment = Fragment::new("called", "coalesce(gateway, 'default')");
+
+/// `maybe_taken` with the gateway of the latest call, once.
+pub(crate) const WITH_CALLED: Fragment = Fragment::pair(
+    "with_called",
+    "concat_ws(' ', maybe_taken, CASE
+        WHEN strpos(concat(' ', maybe_taken, ' '), ' ' || {called} || ' ') = 0 THEN {called}
+    END)",
+    "ltrim(coalesce(maybe_taken, '') || iif(
+        instr(' ' || coalesce(maybe_taken, '') || ' ', ' ' || {called} || ' ') = 0,
+        ' ' || {called}, ''))",
+);
+
+/// `attempts` with the latest call, whose consumer recorded no outcome.
+pub(crate) const INTERRUPTED: Fragment = Fragment::pair(
+    "interrupted",
+    "attempts || jsonb_build_object('attempt', attempt, 'gateway', {called},
+        'outcome', 'ambiguous', 'detail', 'interrupted', 'called_at', called_at,
+        'ended_at', now())",
+    "json_insert(attempts, '$[#]', json_object('attempt', attempt, 'gateway', {called},
+        'outcome', 'ambiguous', 'detail', 'interrupted', 'called_at', called_at,
+        'ended_at', clock.now))",
+);

@@ -1,0 +1,139 @@
+//! The intent to call, and the wait for it.
+
+use super::fenced;
+use crate::{
+    database::{Database, DatabaseError, EventSql, Events, Fragment, Parameters},
+    events::RECORD_ENDED,
+    ledger::{
+        entry::EntryRow,
+        gateways::{CALLED, INTERRUPTED, WITH_CALLED},
+    },
+};
+
+/// Begins calls.
+pub(in crate::ledger) async fn start(
+    database: &Database,
+    parameters: Parameters,
+    events: Events,
+) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+    Ok(fenced(database.rows(START.of(events), parameters).await?))
+}
+
+/// Lets entries wait for their call.
+pub(in crate::ledger) async fn wait(
+    database: &Database,
+    parameters: Parameters,
+    events: Events,
+) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+    Ok(fenced(database.rows(WAIT.of(events), parameters).await?))
+}
+
+const LEASE: Fragment = Fragment::new(
+    "lease",
+    "lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
+      AND epoch = :epoch
+    FOR SHARE
+)",
+);
+
+/// What a call that was interrupted by the end of its consumer leaves behind: it may have been made.
+const NOTE_INTERRUPTED: Fragment = Fragment::new(
+    "note_interrupted",
+    "attempts = CASE
+            WHEN state = 'pending' OR epoch = :epoch THEN attempts
+            ELSE {interrupted}
+        END,
+        maybe_taken = CASE
+            WHEN state = 'pending' OR epoch = :epoch THEN maybe_taken
+            ELSE {with_called}
+        END",
+);
+
+const NAMED: Fragment = Fragment::new(
+    "named",
+    "group_id = :group AND message_id = ANY (:ids::uuid[])
+      -- A statement that we gave up may be done late, after later ones. It does nothing then.
+      AND (epoch IS DISTINCT FROM :epoch OR turn < :turn)
+      AND (state || '' = 'pending'
+          -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
+          OR (state || '' = 'calling' AND (due_at <= now() OR epoch = :epoch)))
+    RETURNING message_id, state, attempt, expires_at, accepted_at",
+);
+
+const BEGUN: Fragment = Fragment::new(
+    "begun",
+    "SELECT message_id::text AS id, state, attempt, {millis(expires_at)} AS expires_at,
+    {millis(expires_at - now())} AS good_for, {millis(now() - accepted_at)} AS age
+FROM lease LEFT JOIN begun ON true",
+);
+
+const EXPIRED: Fragment = Fragment::new(
+    "events",
+    ", ended AS (SELECT message_id AS id, state FROM begun WHERE state = 'expired'){record_ended}",
+);
+
+const RECORDED: [Fragment; 9] = [
+    LEASE,
+    CALLED,
+    INTERRUPTED,
+    WITH_CALLED,
+    NOTE_INTERRUPTED,
+    NAMED,
+    BEGUN,
+    EXPIRED,
+    RECORD_ENDED,
+];
+
+const OFF: [Fragment; 8] =
+    [LEASE, CALLED, INTERRUPTED, WITH_CALLED, NOTE_INTERRUPTED, NAMED, BEGUN, Fragment::NO_EVENTS];
+
+// `:gateway` is the gateway of most calls, and `:others` has the rest by the id of the message: a table
+// to join would be compared row by row under a plan that was made for an empty table.
+static START: EventSql = EventSql::postgres(
+    "
+WITH {lease}, begun AS (
+    UPDATE delivery
+    SET state = CASE WHEN expires_at > now() THEN 'calling' ELSE 'expired' END,
+        code = CASE WHEN expires_at > now() THEN code END,
+        attempt = attempt + CASE WHEN expires_at > now() THEN 1 ELSE 0 END,
+        epoch = :epoch,
+        turn = :turn,
+        due_at = now() + {duration(:call_limit)},
+        called_at = CASE WHEN expires_at > now() THEN now() ELSE called_at END,
+        ended_at = CASE WHEN expires_at > now() THEN NULL ELSE now() END,
+        gateway = CASE
+            WHEN expires_at > now() THEN coalesce(:others ->> message_id::text, :gateway)
+            ELSE gateway
+        END,
+        {note_interrupted}
+    FROM lease
+    WHERE {named}
+){events}
+{begun}",
+    &RECORDED,
+    &OFF,
+);
+
+// It takes a turn too, so that no earlier statement begins a call after it.
+static WAIT: EventSql = EventSql::postgres(
+    "
+WITH {lease}, begun AS (
+    UPDATE delivery
+    SET state = CASE WHEN expires_at > now() THEN 'pending' ELSE 'expired' END,
+        code = CASE WHEN expires_at > now() THEN code END,
+        epoch = :epoch,
+        turn = :turn,
+        due_at = least(now() + {duration((:waits ->> message_id::text)::bigint)}, expires_at),
+        ended_at = CASE WHEN expires_at > now() THEN NULL ELSE now() END,
+        gateway = CASE WHEN expires_at > now() THEN NULL ELSE gateway END,
+        {note_interrupted}
+    FROM lease
+    WHERE {named}
+){events}
+{begun}",
+    &RECORDED,
+    &OFF,
+);

@@ -28,7 +28,7 @@ use self::{
     entry::{EntryRow, RecordedRow},
     outcomes::Manner,
     part::{Part, buried},
-    starts::{Starts, is_call},
+    starts::{Starts, Step},
 };
 use crate::{
     database::{Database, DatabaseError, Events, Parameters, millis},
@@ -133,31 +133,25 @@ impl SqlDeliveryLedger {
         first_taken(ways, step).await?.ok_or(error)
     }
 
-    /// Begins calls, in one commit.
-    async fn call_part(
+    /// Does a step with entries, in one commit.
+    async fn start_part(
         &self,
         lease: &Lease,
-        calls: Starts<'_>,
+        step: Step,
+        starts: Starts<'_>,
         call_limit: Duration,
     ) -> Result<Fenced, DatabaseError> {
         let events = self.database.events();
-        let parameters = calls.with_gateways(self.call(lease, call_limit));
+        let parameters = match step {
+            Step::Call => self.call(lease, call_limit),
+            Step::Wait | Step::End => self.turn(lease),
+        };
+        let parameters = starts.with(step, parameters);
         if self.database.is_postgres() {
-            return postgres::start(&self.database, parameters, events).await;
+            return postgres::start(&self.database, step, parameters, events).await;
         }
         let ledger = self.sqlite(lease, events);
-        self.database.step(async |it| ledger.start(&it, parameters).await).await
-    }
-
-    /// Lets entries wait for their call, in one commit.
-    async fn wait_part(&self, lease: &Lease, waits: Starts<'_>) -> Result<Fenced, DatabaseError> {
-        let events = self.database.events();
-        let parameters = waits.with_waits(self.turn(lease));
-        if self.database.is_postgres() {
-            return postgres::wait(&self.database, parameters, events).await;
-        }
-        let ledger = self.sqlite(lease, events);
-        self.database.step(async |it| ledger.wait(&it, parameters).await).await
+        self.database.step(async |it| ledger.start(&it, step, parameters).await).await
     }
 
     /// Ends an entry whose next call cannot be recorded.
@@ -255,24 +249,21 @@ impl DeliveryLedger for SqlDeliveryLedger {
         starts: &[Start],
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
-        let (calls, waits): (Vec<_>, Vec<_>) = starts.iter().partition(|it| is_call(it));
-        let (calls, waits) = (&calls[..], &waits[..]);
         let mut parts = Vec::new();
-        // First, because a grant that is not answered costs an attempt.
-        if !waits.is_empty() {
-            let wait = |places: Range<usize>| self.wait_part(lease, Starts(&waits[places]));
-            let give_up = |place: usize, error| async move {
-                self.start_refused(lease, waits[place].id, &error).await
+        for step in Step::ALL {
+            let ours: Vec<&Start> = starts.iter().filter(|it| Step::of(it) == step).collect();
+            // Without any entry, one statement says whether the lease is held.
+            if ours.is_empty() && (step != Step::Call || !starts.is_empty()) {
+                continue;
+            }
+            let ours = &ours[..];
+            let start = |places: Range<usize>| {
+                self.start_part(lease, step, Starts(&ours[places]), call_limit)
             };
-            parts = in_parts(waits.len(), wait, give_up).await?;
-        }
-        if !calls.is_empty() || waits.is_empty() {
-            let call =
-                |places: Range<usize>| self.call_part(lease, Starts(&calls[places]), call_limit);
             let give_up = |place: usize, error| async move {
-                self.start_refused(lease, calls[place].id, &error).await
+                self.start_refused(lease, ours[place].id, &error).await
             };
-            parts.extend(in_parts(calls.len(), call, give_up).await?);
+            parts.extend(in_parts(ours.len(), start, give_up).await?);
         }
 
         let mut started = Started::default();

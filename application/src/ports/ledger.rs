@@ -33,10 +33,10 @@ pub trait DeliveryLedger: Sync + 'static {
     async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError>;
 
     /// Records the intent to call a gateway, with its name, before the call. A call lasts at most
-    /// `call_limit`. Or records that an entry waits.
+    /// `call_limit`. Or records that an entry waits, or ends.
     ///
     /// The caller may make only the calls that this returns, each of the gateway that it named. Expired
-    /// entries end here, also those that are to wait. An entry that has ended, or for which another
+    /// entries end here, whatever was to come next. An entry that has ended, or for which another
     /// consumer calls, is not changed. An interrupted call is recorded as ambiguous.
     ///
     /// The caller must not name a message for which it is calling now. An entry that is recorded as
@@ -46,7 +46,7 @@ pub trait DeliveryLedger: Sync + 'static {
     /// An entry whose intent cannot be stored ends as failed, or as unknown if a call for it was in
     /// progress.
     ///
-    /// What waits and what is called may be recorded in two commits.
+    /// What ends, what waits and what is called may be recorded in separate commits.
     async fn start(
         &self,
         lease: &Lease,
@@ -129,6 +129,9 @@ pub enum Next {
     Call(GatewayName),
     /// Be due again after this time, or when the message expires. The message is then pending.
     Wait(Duration),
+    /// End without a call, for this reason: as unknown if a gateway may have the message, and otherwise
+    /// as failed.
+    End(&'static str),
 }
 
 /// A message in the ledger, still to be sent.
@@ -170,7 +173,7 @@ impl Past {
 pub struct Started {
     /// Calls that the caller may make now.
     pub calls: Vec<Call>,
-    /// Entries that ended instead, of those to be called and of those to wait.
+    /// Entries that ended: those that were to end, and those that have expired.
     pub ended: Vec<Recorded>,
 }
 

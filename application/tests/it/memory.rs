@@ -733,6 +733,15 @@ impl DeliveryLedger for Member {
                         entry.gateway = None;
                         entry.due_at = (now + *wait).min(entry.lifetime());
                     }
+                    Next::End(_) => {
+                        entry.state = match entry.past.ambiguous[..] {
+                            [] => DeliveryState::Failed,
+                            _ => DeliveryState::Unknown,
+                        };
+                        let ended = entry.recorded(now);
+                        state.ended.push((*id, ended.state));
+                        started.ended.push(ended);
+                    }
                 }
             }
             Ok(started)

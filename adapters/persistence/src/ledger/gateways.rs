@@ -26,3 +26,12 @@ pub(crate) const INTERRUPTED: Fragment = Fragment::pair(
         'outcome', 'ambiguous', 'detail', 'interrupted', 'called_at', called_at,
         'ended_at', clock.now))",
 );
+
+/// Whether a gateway may have the message because an earlier call had no clear outcome. Versions that
+/// knew one gateway did not record it as one that may have the message.
+pub(super) const MAY_HAVE: Fragment = Fragment::pair(
+    "may_have",
+    "(maybe_taken IS NOT NULL OR attempts @> '[{\"outcome\": \"ambiguous\"}]')",
+    "(maybe_taken IS NOT NULL
+        OR EXISTS (SELECT 1 FROM json_each(attempts) WHERE value ->> 'outcome' = 'ambiguous'))",
+);

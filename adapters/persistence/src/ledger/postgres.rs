@@ -13,10 +13,7 @@ use application::ports::CallOutcome;
 use sea_orm::FromQueryResult;
 use serde_json::json;
 
-pub(super) use self::{
-    admit::admit,
-    start::{start, wait},
-};
+pub(super) use self::{admit::admit, start::start};
 use super::{
     entry::{EntryRow, RecordedRow},
     gateways::{CALLED, WITH_CALLED},

@@ -6,9 +6,10 @@ use sea_orm::DatabaseConnection;
 
 use super::{
     entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
-    gateways::{CALLED, INTERRUPTED, WITH_CALLED},
+    gateways::{CALLED, INTERRUPTED, MAY_HAVE, WITH_CALLED},
     outcomes::{Manner, Said},
     part::Part,
+    starts::Step,
 };
 use crate::{
     database::{
@@ -48,22 +49,19 @@ impl Ledger<'_> {
         Ok(Some(rows))
     }
 
-    /// Begins calls.
+    /// Does a step with the entries that `parameters` name.
     pub(super) async fn start(
         self,
         connection: &DatabaseConnection,
+        step: Step,
         parameters: Parameters,
     ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
-        self.change(connection, &START, parameters).await
-    }
-
-    /// Lets entries wait for their call.
-    pub(super) async fn wait(
-        self,
-        connection: &DatabaseConnection,
-        parameters: Parameters,
-    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
-        self.change(connection, &WAIT, parameters).await
+        let sql = match step {
+            Step::End => &END,
+            Step::Wait => &WAIT,
+            Step::Call => &START,
+        };
+        self.change(connection, sql, parameters).await
     }
 
     /// Ends an entry that cannot go on.
@@ -241,7 +239,7 @@ RETURNING {entry_columns}",
 );
 
 const BEGIN: &[Fragment] =
-    &[ENTRY_COLUMNS, CALLED, INTERRUPTED, WITH_CALLED, NOTE_INTERRUPTED, NAMED];
+    &[ENTRY_COLUMNS, CALLED, INTERRUPTED, WITH_CALLED, MAY_HAVE, NOTE_INTERRUPTED, NAMED];
 
 static START: Sql = Sql::with(
     BEGIN,
@@ -275,6 +273,26 @@ SET state = CASE WHEN expires_at > clock.now THEN 'pending' ELSE 'expired' END,
     due_at = min(clock.now + (:waits ->> message_id), expires_at),
     ended_at = CASE WHEN expires_at > clock.now THEN NULL ELSE clock.now END,
     gateway = iif(expires_at > clock.now, NULL, gateway),
+    {note_interrupted}
+FROM (SELECT {now} AS now) AS clock
+WHERE {named}",
+);
+
+static END: Sql = Sql::with(
+    BEGIN,
+    "",
+    "
+UPDATE delivery
+SET state = CASE
+        WHEN expires_at <= clock.now THEN 'expired'
+        WHEN {may_have} OR (state = 'calling' AND epoch <> :epoch) THEN 'unknown'
+        ELSE 'failed'
+    END,
+    code = NULL,
+    epoch = :epoch,
+    turn = :turn,
+    ended_at = clock.now,
+    detail = iif(expires_at > clock.now, :details ->> message_id, detail),
     {note_interrupted}
 FROM (SELECT {now} AS now) AS clock
 WHERE {named}",

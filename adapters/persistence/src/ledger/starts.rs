@@ -8,43 +8,76 @@ use crate::database::{Parameters, millis};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What one statement begins: all are calls, or all wait.
+/// What a statement does with all entries that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    End,
+    Wait,
+    Call,
+}
+
+/// The entries of one statement. All have the same step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Starts<'a>(pub(super) &'a [&'a Start]);
 
-pub(super) fn is_call(start: &Start) -> bool {
-    matches!(start.next, Next::Call(_))
+impl Step {
+    /// In the order in which they are done. Calls come last, because a grant that is not answered costs
+    /// an attempt.
+    pub(super) const ALL: [Self; 3] = [Self::End, Self::Wait, Self::Call];
+
+    pub(super) fn of(start: &Start) -> Self {
+        match start.next {
+            Next::End(_) => Self::End,
+            Next::Wait(_) => Self::Wait,
+            Next::Call(_) => Self::Call,
+        }
+    }
 }
 
 impl Starts<'_> {
+    /// Adds what the statement of a step needs to know of the entries.
+    pub(super) fn with(self, step: Step, parameters: Parameters) -> Parameters {
+        let parameters = parameters.list("ids", self.0.iter().map(|start| start.id.as_uuid()));
+        match step {
+            Step::Call => self.with_gateways(parameters),
+            // At most a day, which no entry outlives.
+            Step::Wait => parameters.with(
+                "waits",
+                self.by_id(|next| match next {
+                    Next::Wait(wait) => Some(millis(DAY.min(*wait)).into()),
+                    _ => None,
+                }),
+            ),
+            Step::End => parameters.with(
+                "details",
+                self.by_id(|next| match next {
+                    Next::End(detail) => Some((*detail).into()),
+                    _ => None,
+                }),
+            ),
+        }
+    }
+
     /// Adds the gateway of the first call as `gateway`, and those of calls of another gateway as
     /// `others`.
-    pub(super) fn with_gateways(self, parameters: Parameters) -> Parameters {
-        let gateways = self.0.iter().filter_map(|start| match &start.next {
-            Next::Call(gateway) => Some((start, gateway)),
-            Next::Wait(_) => None,
-        });
-        let usual = gateways.clone().next().map(|(_, gateway)| gateway);
-        let others = gateways
-            .filter(|(_, gateway)| Some(*gateway) != usual)
-            .map(|(start, gateway)| (start.id.as_uuid().to_string(), gateway.as_str().into()));
-        let usual = usual.map_or(GatewayName::DEFAULT, GatewayName::as_str);
-        self.with_ids(parameters)
-            .with("gateway", usual)
-            .with("others", Value::from(others.collect::<Map<_, _>>()))
+    fn with_gateways(self, parameters: Parameters) -> Parameters {
+        let usual = self.0.iter().find_map(|start| gateway(&start.next));
+        let usual = usual.unwrap_or(GatewayName::DEFAULT);
+        let others = self.by_id(|next| gateway(next).filter(|it| *it != usual).map(Value::from));
+        parameters.with("gateway", usual).with("others", others)
     }
 
-    /// Adds the milliseconds to wait as `waits`: at most a day, which no entry outlives.
-    pub(super) fn with_waits(self, parameters: Parameters) -> Parameters {
-        let waits = self.0.iter().filter_map(|start| match start.next {
-            Next::Wait(wait) => Some((start.id, millis(wait.min(DAY)))),
-            Next::Call(_) => None,
-        });
-        let waits = waits.map(|(id, wait)| (id.as_uuid().to_string(), wait.into()));
-        self.with_ids(parameters).with("waits", Value::from(waits.collect::<Map<_, _>>()))
+    /// An object with a value for some of the entries, by the id of the message.
+    fn by_id(self, value: impl Fn(&Next) -> Option<Value>) -> Value {
+        let entries = self.0.iter();
+        let values = entries.filter_map(|it| Some((it.id.as_uuid().to_string(), value(&it.next)?)));
+        Value::from(values.collect::<Map<_, _>>())
     }
+}
 
-    fn with_ids(self, parameters: Parameters) -> Parameters {
-        parameters.list("ids", self.0.iter().map(|start| start.id.as_uuid()))
+fn gateway(next: &Next) -> Option<&str> {
+    match next {
+        Next::Call(gateway) => Some(gateway.as_str()),
+        Next::Wait(_) | Next::End(_) => None,
     }
 }

@@ -34,6 +34,9 @@ on_both_databases!(
     late_wait_does_nothing,
     expired_message_ends_although_it_is_to_wait,
     fenced_owner_lets_nothing_wait,
+    message_that_no_gateway_takes_fails_without_a_call,
+    message_that_a_gateway_may_have_ends_as_unknown,
+    expired_message_that_is_to_end_has_expired,
 );
 
 const NONE: Duration = Duration::ZERO;
@@ -423,4 +426,60 @@ async fn fenced_owner_lets_nothing_wait(database: Database) {
 
     assert!(matches!(started, Err(LedgerError::Fenced { partition: 0 })), "{started:?}");
     assert_eq!(old.row(id).await.state, "pending");
+}
+
+fn ends(id: MessageId) -> Vec<Start> {
+    vec![Start { id, next: Next::End("no gateway for this number") }]
+}
+
+async fn message_that_no_gateway_takes_fails_without_a_call(database: Database) {
+    let consumer = consumer(&database, "a", LONG).await;
+    let (new, refused, unheard) =
+        (consumer.admit(1).await, consumer.admit(2).await, consumer.admit(3).await);
+    consumer.try_at("main", refused, OutcomeClass::Unavailable).await;
+    consumer.call("main", unheard, LONG).await;
+    let waiting = consumer.admit(4).await;
+
+    let starts = [ends(new), ends(refused), ends(unheard), waits(waiting, NONE)].concat();
+    let started = consumer.start(&starts).await;
+
+    let ended: Vec<_> = started.ended.iter().map(|it| it.state).collect();
+    assert_eq!((started.calls, ended), (Vec::new(), vec![DeliveryState::Failed; 3]));
+    let over = "delivery WHERE state = 'failed' AND code IS NULL AND ended_at IS NOT NULL
+        AND detail = 'no gateway for this number'";
+    assert_eq!(count(&database, over).await, 3);
+    assert_eq!(consumer.row(new).await.attempts().len(), 0);
+    assert_eq!(consumer.start(&ends(new)).await, Started::default(), "it has ended");
+}
+
+async fn message_that_a_gateway_may_have_ends_as_unknown(database: Database) {
+    let old = consumer(&database, "a", NONE).await;
+    let (interrupted, ambiguous, earlier) =
+        (old.admit(1).await, old.admit(2).await, old.admit(3).await);
+    old.try_at("main", ambiguous, OutcomeClass::Ambiguous).await;
+    old.try_at("main", earlier, OutcomeClass::Ambiguous).await;
+    // An earlier version recorded only the outcome.
+    let forget = format!("maybe_taken = NULL WHERE message_id = '{earlier}'");
+    old.run(&format!("UPDATE delivery SET {forget}")).await;
+    old.call("main", interrupted, NONE).await;
+    let new = consumer(&database, "b", LONG).await;
+
+    let starts = [ends(interrupted), ends(ambiguous), ends(earlier)].concat();
+    let started = new.start(&starts).await;
+
+    let ended: Vec<_> = started.ended.iter().map(|it| it.state).collect();
+    assert_eq!(ended, [DeliveryState::Unknown; 3]);
+    let row = new.row(interrupted).await;
+    assert_eq!((row.maybe_taken.as_deref(), row.attempts().len()), (Some("main"), 1));
+}
+
+async fn expired_message_that_is_to_end_has_expired(database: Database) {
+    let consumer = consumer(&database, "a", LONG).await;
+    let id = consumer.admit(1).await;
+    let past = if database.is_postgres() { "now() - interval '1 hour'" } else { "1000" };
+    consumer.run(&format!("UPDATE delivery SET expires_at = {past}")).await;
+
+    let started = consumer.start(&ends(id)).await;
+
+    assert_eq!(started.ended[0].state, DeliveryState::Expired);
 }

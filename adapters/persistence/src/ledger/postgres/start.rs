@@ -1,4 +1,4 @@
-//! The intent to call, and the wait for it.
+//! The intent to call, the wait for it, and the end without a call.
 
 use super::fenced;
 use crate::{
@@ -6,26 +6,24 @@ use crate::{
     events::RECORD_ENDED,
     ledger::{
         entry::EntryRow,
-        gateways::{CALLED, INTERRUPTED, WITH_CALLED},
+        gateways::{CALLED, INTERRUPTED, MAY_HAVE, WITH_CALLED},
+        starts::Step,
     },
 };
 
-/// Begins calls.
+/// Does a step with the entries that `parameters` name.
 pub(in crate::ledger) async fn start(
     database: &Database,
+    step: Step,
     parameters: Parameters,
     events: Events,
 ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
-    Ok(fenced(database.rows(START.of(events), parameters).await?))
-}
-
-/// Lets entries wait for their call.
-pub(in crate::ledger) async fn wait(
-    database: &Database,
-    parameters: Parameters,
-    events: Events,
-) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
-    Ok(fenced(database.rows(WAIT.of(events), parameters).await?))
+    let sql = match step {
+        Step::End => &END,
+        Step::Wait => &WAIT,
+        Step::Call => &START,
+    };
+    Ok(fenced(database.rows(sql.of(events), parameters).await?))
 }
 
 const LEASE: Fragment = Fragment::new(
@@ -70,20 +68,21 @@ const BEGUN: Fragment = Fragment::new(
 FROM lease LEFT JOIN begun ON true",
 );
 
-const EXPIRED: Fragment = Fragment::new(
+const ENDED: Fragment = Fragment::new(
     "events",
-    ", ended AS (SELECT message_id AS id, state FROM begun WHERE state = 'expired'){record_ended}",
+    ", ended AS (SELECT message_id AS id, state FROM begun WHERE state <> 'pending' AND state <> 'calling'){record_ended}",
 );
 
-const RECORDED: [Fragment; 9] = [
+const RECORDED: [Fragment; 10] = [
     LEASE,
     CALLED,
     INTERRUPTED,
     WITH_CALLED,
+    MAY_HAVE,
     NOTE_INTERRUPTED,
     NAMED,
     BEGUN,
-    EXPIRED,
+    ENDED,
     RECORD_ENDED,
 ];
 
@@ -129,6 +128,29 @@ WITH {lease}, begun AS (
         due_at = least(now() + {duration((:waits ->> message_id::text)::bigint)}, expires_at),
         ended_at = CASE WHEN expires_at > now() THEN NULL ELSE now() END,
         gateway = CASE WHEN expires_at > now() THEN NULL ELSE gateway END,
+        {note_interrupted}
+    FROM lease
+    WHERE {named}
+){events}
+{begun}",
+    &RECORDED,
+    &OFF,
+);
+
+static END: EventSql = EventSql::postgres(
+    "
+WITH {lease}, begun AS (
+    UPDATE delivery
+    SET state = CASE
+            WHEN expires_at <= now() THEN 'expired'
+            WHEN {may_have} OR (state = 'calling' AND epoch <> :epoch) THEN 'unknown'
+            ELSE 'failed'
+        END,
+        code = NULL,
+        epoch = :epoch,
+        turn = :turn,
+        ended_at = now(),
+        detail = CASE WHEN expires_at > now() THEN :details ->> message_id::text ELSE detail END,
         {note_interrupted}
     FROM lease
     WHERE {named}

@@ -17,6 +17,8 @@ mod public_address;
 #[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod request;
 #[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
+mod signing;
+#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod spec;
 #[cfg(test)]
 mod testing;

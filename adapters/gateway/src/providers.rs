@@ -1,5 +1,6 @@
 //! The providers that are called over HTTP, one file each.
 
+
 use crate::spec::ProviderSpec;
 
 /// All providers that are called over HTTP. A new provider is one file, and one line here.

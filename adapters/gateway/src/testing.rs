@@ -16,7 +16,8 @@ use tokio::{io::AsyncReadExt, net::TcpStream};
 pub(crate) use self::{
     fake::{Fake, Received, Reply},
     provided::{
-        answer, judge, judge_with, made, problems, receipt_call, receipts, request_of, status_of,
+        answer, check_unexplained, class_of, gateway, judge, judge_with, made, problems,
+        receipt_call, receipts, request_of, status_of, written,
     },
 };
 
@@ -52,6 +53,16 @@ pub(crate) fn sms() -> Sms {
         params: Arc::default(),
         callback: Some("https://messager.example/v1/receipts/main?id=1&token=t".to_owned()),
     }
+}
+
+/// The id of [`sms`].
+pub(crate) fn message_id() -> MessageId {
+    sms().message.id
+}
+
+/// The URL for receipts that names the message of [`sms`].
+pub(crate) fn message_url() -> String {
+    format!("https://messager.example/v1/receipts/main?id={}&token=t", message_id())
 }
 
 /// The same with a text that needs UCS-2.

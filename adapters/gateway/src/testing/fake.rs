@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -111,6 +112,13 @@ impl Received {
     /// Returns the value of a header, or an empty text.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Returns user and password of `Authorization: Basic`.
+    pub(crate) fn basic(&self) -> Option<(String, String)> {
+        let text = STANDARD.decode(self.header("authorization").strip_prefix("Basic ")?).ok()?;
+        let (user, password) = str::from_utf8(&text).ok()?.split_once(':')?;
+        Some((user.to_owned(), password.to_owned()))
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {

@@ -1,14 +1,17 @@
 //! Calls of one provider without a server.
 
+use std::time::Duration;
+
 use application::ports::{Accepted, GatewayReceipt, Receipt, SendError, Sms};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use serde_json::Value;
 
-use super::{assert_tells_nothing, now};
+use super::{AMPLE, assert_tells_nothing, now};
 use crate::{
     answer::Answer,
     fields::Fields,
+    http_gateway::HttpGateway,
     provider::{Outgoing, Provider, ReceiptCall, ReceiptRefused},
     spec::ProviderSpec,
 };
@@ -72,6 +75,63 @@ pub(crate) fn judge_with(
 /// Returns the state that an answer to the question for it names.
 pub(crate) fn status_of(provider: &dyn Provider, status: u16, body: &str) -> Option<Receipt> {
     provider.judge_status(&answer(status, &HeaderMap::new(), body))
+}
+
+/// Makes a gateway that calls the provider over HTTP. Each call has a connection of its own.
+#[track_caller]
+pub(crate) fn gateway(spec: &'static ProviderSpec, table: &Value) -> HttpGateway {
+    HttpGateway::new(made(spec, table), AMPLE, Duration::ZERO).unwrap()
+}
+
+/// Returns method, URL, `Authorization`, content type and body of a request, with a line for each.
+pub(crate) fn written(request: &Request<Bytes>) -> String {
+    let header = |name| request.headers().get(name).map_or("", |value| value.to_str().unwrap());
+    format!(
+        "{} {}\n{}\n{}\n{}",
+        request.method(),
+        request.uri(),
+        header("authorization"),
+        header("content-type"),
+        str::from_utf8(request.body()).unwrap()
+    )
+}
+
+/// Returns the class of the outcome of an answer without headers: `accepted`, `rejected` and so on.
+#[track_caller]
+pub(crate) fn class_of(provider: &dyn Provider, status: u16, body: &str) -> &'static str {
+    class(judge(provider, status, body))
+}
+
+/// Checks the outcomes of answers that no body explains, which are the same for all providers.
+#[track_caller]
+pub(crate) fn check_unexplained(provider: &dyn Provider) {
+    for (status, expected) in [
+        (200, "ambiguous"),
+        (302, "misconfigured"),
+        (401, "misconfigured"),
+        (403, "misconfigured"),
+        (408, "ambiguous"),
+        (429, "throttled"),
+        (500, "ambiguous"),
+        (502, "ambiguous"),
+        (503, "unavailable"),
+        (504, "ambiguous"),
+    ] {
+        for body in ["", "<html>no</html>", "{", "[]", "null", "{}", r#"{"x":"79991234567"}"#] {
+            assert_eq!(class_of(provider, status, body), expected, "{status} {body:?}");
+        }
+        assert_eq!(class(judge_with(provider, status, &[], None)), expected, "{status}");
+    }
+    let detail = || "status 429".to_owned();
+    let busy = judge_with(provider, 429, &[("retry-after", "7")], Some(""));
+    let retry_after = Some(Duration::from_secs(7));
+    assert_eq!(busy, Err(SendError::Throttled { detail: detail(), retry_after }));
+    let busy = judge_with(provider, 429, &[], Some(""));
+    assert_eq!(busy, Err(SendError::Throttled { detail: detail(), retry_after: None }));
+}
+
+fn class(outcome: Result<Accepted, SendError>) -> &'static str {
+    outcome.map_or_else(|error| error.class().as_str(), |_| "accepted")
 }
 
 /// Calls `read` with a call for receipts, at [`now`]. `url` is the whole public URL.

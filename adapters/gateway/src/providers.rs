@@ -1,7 +1,8 @@
 //! The providers that are called over HTTP, one file each.
 
+mod twilio;
 
 use crate::spec::ProviderSpec;
 
 /// All providers that are called over HTTP. A new provider is one file, and one line here.
-pub static PROVIDERS: &[&ProviderSpec] = &[];
+pub static PROVIDERS: &[&ProviderSpec] = &[&twilio::SPEC];

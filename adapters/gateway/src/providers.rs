@@ -1,10 +1,12 @@
 //! The providers that are called over HTTP, one file each.
 
 mod infobip;
+mod telnyx;
 mod twilio;
 mod vonage;
 
 use crate::spec::ProviderSpec;
 
 /// All providers that are called over HTTP. A new provider is one file, and one line here.
-pub static PROVIDERS: &[&ProviderSpec] = &[&infobip::SPEC, &twilio::SPEC, &vonage::SPEC];
+pub static PROVIDERS: &[&ProviderSpec] =
+    &[&infobip::SPEC, &telnyx::SPEC, &twilio::SPEC, &vonage::SPEC];

@@ -1,6 +1,7 @@
 //! The providers that are called over HTTP, one file each.
 
 mod infobip;
+mod sinch;
 mod telnyx;
 mod twilio;
 mod vonage;
@@ -9,4 +10,4 @@ use crate::spec::ProviderSpec;
 
 /// All providers that are called over HTTP. A new provider is one file, and one line here.
 pub static PROVIDERS: &[&ProviderSpec] =
-    &[&infobip::SPEC, &telnyx::SPEC, &twilio::SPEC, &vonage::SPEC];
+    &[&infobip::SPEC, &sinch::SPEC, &telnyx::SPEC, &twilio::SPEC, &vonage::SPEC];

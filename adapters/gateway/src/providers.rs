@@ -1,6 +1,7 @@
 //! The providers that are called over HTTP, one file each.
 
 mod infobip;
+mod messagebird;
 mod sinch;
 mod telnyx;
 mod twilio;
@@ -9,5 +10,11 @@ mod vonage;
 use crate::spec::ProviderSpec;
 
 /// All providers that are called over HTTP. A new provider is one file, and one line here.
-pub static PROVIDERS: &[&ProviderSpec] =
-    &[&infobip::SPEC, &sinch::SPEC, &telnyx::SPEC, &twilio::SPEC, &vonage::SPEC];
+pub static PROVIDERS: &[&ProviderSpec] = &[
+    &infobip::SPEC,
+    &messagebird::SPEC,
+    &sinch::SPEC,
+    &telnyx::SPEC,
+    &twilio::SPEC,
+    &vonage::SPEC,
+];

@@ -2,6 +2,7 @@
 
 mod infobip;
 mod messagebird;
+mod plivo;
 mod sinch;
 mod telnyx;
 mod twilio;
@@ -13,6 +14,7 @@ use crate::spec::ProviderSpec;
 pub static PROVIDERS: &[&ProviderSpec] = &[
     &infobip::SPEC,
     &messagebird::SPEC,
+    &plivo::SPEC,
     &sinch::SPEC,
     &telnyx::SPEC,
     &twilio::SPEC,

@@ -10,13 +10,10 @@ mod events;
 mod fields;
 #[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod http_gateway;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod provider;
 mod providers;
 mod public_address;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod request;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod signing;
 #[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod spec;

@@ -1,5 +1,6 @@
 //! The providers that are called over HTTP, one file each.
 
+mod aws;
 mod infobip;
 mod messagebird;
 mod plivo;
@@ -12,6 +13,7 @@ use crate::spec::ProviderSpec;
 
 /// All providers that are called over HTTP. A new provider is one file, and one line here.
 pub static PROVIDERS: &[&ProviderSpec] = &[
+    &aws::SPEC,
     &infobip::SPEC,
     &messagebird::SPEC,
     &plivo::SPEC,

@@ -5,7 +5,7 @@ CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build test check fmt lint docs pages book boundaries deny instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
+.PHONY: help run build deb test check fmt lint docs pages book boundaries deny instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -15,6 +15,9 @@ run: ## the whole service in one process: SQLite, embedded queue, SMS on the con
 
 build: ## release binaries in target/release
 	cargo build --release --package bootstrap --bins
+
+deb: build ## a Debian package of the release binaries, with systemd units, in target/debian
+	scripts/deb
 
 test: ## all tests on a real PostgreSQL and a real Kafka; then two minutes of faults, beside the API's description
 	scripts/services run sh -c 'cargo test --workspace && scripts/side-by-side "$$@"' - \

@@ -32,8 +32,9 @@ pub use self::{
     verification::{
         Admission, AnswerError, AnswerOnce, Caller, CancelError, CancelVerification, CheckCode,
         CheckError, Checked, Clock, CodeOf, CodeSender, Counting, DeliverEvents, EventSettings,
-        FindVerification, FlushGuard, Flushed, Guard, NoteReceipt, Posted, Repeatable, ReplayGuard,
-        Replayed, ResendError, ResendPolicy, ResendVerification, SendPermit, SendRules,
-        SendSettings, StartError, StartRequest, StartVerification,
+        FindVerification, FlushGuard, Flushed, Guard, NoteGatewayReceipt, NoteReceipt, Posted,
+        ReceiptUrls, Repeatable, ReplayGuard, Replayed, ResendError, ResendPolicy,
+        ResendVerification, SendPermit, SendRules, SendSettings, StartError, StartRequest,
+        StartVerification,
     },
 };

@@ -18,6 +18,7 @@ mod keys;
 mod leases;
 mod ledger;
 mod outbox;
+mod receipts;
 mod secrets;
 mod store;
 mod stream;
@@ -51,6 +52,7 @@ pub use self::{
     history::{Event, EventKind, History, Receipt},
     housekeeping::Housekeeping,
     idempotency::{Answer, AnswerClaim, Answers, Begun},
+    receipts::{NewReceipt, Noted, ReceiptSink, Receipts},
     verification::{CodeSecret, NewSecret, NewVerification, Verification},
     verifications::{
         Approval, Attempt, CheckOutcome, NewTest, Newest, Resend, Resent, Target, Verifications,
@@ -76,6 +78,7 @@ pub use self::{
     leases::MockPartitionLeases,
     ledger::MockDeliveryLedger,
     outbox::MockOutbox,
+    receipts::MockReceipts,
     secrets::MockSecrets,
     stream::MockMessageStream,
     verifications::MockVerifications,

@@ -1,11 +1,14 @@
 use std::{collections::HashSet, fmt, str::FromStr};
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use hmac::{Hmac, KeyInit, Mac};
 use rand_core::CryptoRng;
 use sha2::{Digest, Sha256};
 
-use crate::{Code, CodeLength, VerificationId};
+use crate::{Code, CodeLength, GatewayName, VerificationId};
 
 /// The id of a key: 1 to 16 letters, digits, `_` and `-`. It is stored with everything that the key
 /// made, to show which key is needed.
@@ -52,12 +55,16 @@ pub struct Seed([u8; 16]);
 #[derive(Clone)]
 pub struct CodeHash([u8; 32]);
 
+/// The bytes of a receipt token.
+const RECEIPT_TOKEN: usize = 16;
+
 /// The purpose of a MAC. Each purpose makes a pepper a different function.
 #[repr(u8)]
 enum Purpose {
     Hash = 1,
     Derive = 2,
     Body = 3,
+    Receipt = 4,
 }
 
 impl KeyId {
@@ -108,6 +115,14 @@ impl Pepper {
         self.mac(Purpose::Body, &[body]).finalize().into_bytes().into()
     }
 
+    /// Returns the token that proves that a receipt comes from the provider of `gateway`: 128 bits as 22
+    /// characters of base64url, because some providers limit the length of a URL. The provider learns it
+    /// from the URL that it is given.
+    pub fn receipt_token(&self, gateway: &GatewayName) -> String {
+        let mac = self.mac(Purpose::Receipt, &[gateway.as_str().as_bytes()]);
+        URL_SAFE_NO_PAD.encode(&mac.finalize().into_bytes()[..RECEIPT_TOKEN])
+    }
+
     /// All parts except the last have a fixed length, so different lists of parts give different
     /// inputs.
     fn mac(&self, purpose: Purpose, parts: &[&[u8]]) -> Hmac<Sha256> {
@@ -139,6 +154,21 @@ impl Peppers {
     /// Hashes `code` with each pepper, as a code of verification `id`.
     pub fn hashes(&self, id: VerificationId, code: &Code) -> Vec<(KeyId, CodeHash)> {
         self.0.iter().map(|pepper| (pepper.id.clone(), pepper.hash(id, code))).collect()
+    }
+
+    /// Whether `token` is the [`receipt_token`](Pepper::receipt_token) of `gateway` under one of the
+    /// peppers. Compares in constant time.
+    pub fn accept_receipt_token(&self, gateway: &GatewayName, token: &str) -> bool {
+        let token = URL_SAFE_NO_PAD.decode(token).unwrap_or_default();
+        // A shorter one would be compared with the beginning only.
+        if token.len() != RECEIPT_TOKEN {
+            return false;
+        }
+        let gateway = gateway.as_str().as_bytes();
+        let is_right = |pepper: &Pepper| {
+            pepper.mac(Purpose::Receipt, &[gateway]).verify_truncated_left(&token).is_ok()
+        };
+        self.0.iter().any(is_right)
     }
 }
 

@@ -1,14 +1,23 @@
+mod urls;
+
 use std::sync::Arc;
 
 use autometrics::autometrics;
-use domain::MessageId;
+use domain::{GatewayName, MessageId};
 
-use crate::ports::{Receipt, StoreError, Verifications};
+pub use self::urls::ReceiptUrls;
+use crate::ports::{GatewayReceipt, Noted, Receipt, Receipts, Reported, StoreError, Verifications};
 
-/// Stores delivery receipts of gateways.
+/// Stores delivery receipts that a client of the API reports.
 #[derive(Debug)]
 pub struct NoteReceipt<V> {
     verifications: Arc<V>,
+}
+
+/// Stores delivery receipts that gateways report.
+#[derive(Debug)]
+pub struct NoteGatewayReceipt<R> {
+    receipts: R,
 }
 
 impl<V: Verifications> NoteReceipt<V> {
@@ -20,5 +29,83 @@ impl<V: Verifications> NoteReceipt<V> {
     #[autometrics(struct_name = "NoteReceipt")]
     pub async fn execute(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError> {
         self.verifications.note_receipt(message, receipt).await
+    }
+}
+
+impl<R: Receipts> NoteGatewayReceipt<R> {
+    pub fn new(receipts: R) -> Self {
+        Self { receipts }
+    }
+
+    /// Stores a receipt as the provider of `gateway` reported it. Safe to repeat.
+    #[autometrics(struct_name = "NoteGatewayReceipt")]
+    pub async fn execute(
+        &self,
+        gateway: &GatewayName,
+        receipt: GatewayReceipt,
+    ) -> Result<Noted, StoreError> {
+        match receipt.of {
+            Reported::Message(message) => {
+                self.receipts.note(gateway, message, receipt.receipt).await
+            }
+            Reported::Reference(reference) => {
+                self.receipts.note_reference(gateway, &[reference], receipt.receipt).await
+            }
+        }
+    }
+
+    /// Stores a receipt whose reference has several `spellings`. Safe to repeat.
+    #[autometrics(struct_name = "NoteGatewayReceipt")]
+    pub async fn execute_spelt(
+        &self,
+        gateway: &GatewayName,
+        spellings: &[String],
+        receipt: Receipt,
+    ) -> Result<Noted, StoreError> {
+        self.receipts.note_reference(gateway, spellings, receipt).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ports::{MockReceipts, NewReceipt};
+
+    fn main() -> GatewayName {
+        "main".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_receipt_is_noted_by_what_it_names() {
+        let message: MessageId = "6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c01".parse().unwrap();
+        let stored = Noted::Stored(NewReceipt { region: None, since_call: Duration::ZERO });
+        let mut receipts = MockReceipts::new();
+        receipts
+            .expect_note()
+            .withf(move |gateway, of, receipt| {
+                *gateway == main() && *of == message && *receipt == Receipt::Delivered
+            })
+            .once()
+            .returning(move |_, _, _| Ok(stored));
+        receipts
+            .expect_note_reference()
+            .withf(|gateway, spellings, receipt| {
+                *gateway == main() && spellings == ["SM1"] && *receipt == Receipt::Undelivered
+            })
+            .once()
+            .returning(|_, _, _| Ok(Noted::Early));
+        let note = NoteGatewayReceipt::new(receipts);
+
+        let of_message =
+            GatewayReceipt { of: Reported::Message(message), receipt: Receipt::Delivered };
+        let of_reference = GatewayReceipt {
+            of: Reported::Reference("SM1".to_owned()),
+            receipt: Receipt::Undelivered,
+        };
+
+        assert_eq!(note.execute(&main(), of_message).await.unwrap(), stored);
+        assert_eq!(note.execute(&main(), of_reference).await.unwrap(), Noted::Early);
     }
 }

@@ -173,3 +173,34 @@ fn debug_hides_secrets() {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
+
+/// Providers keep the URLs that they were given, with their tokens.
+#[test]
+fn a_receipt_token_never_changes() {
+    let main: GatewayName = "main".parse().unwrap();
+
+    let token = peppers(FIRST).first().receipt_token(&main);
+
+    assert_eq!(token, "39P_aOytQg-BSE66BztuFA");
+}
+
+#[test]
+fn a_receipt_token_is_good_for_its_gateway_under_every_pepper() {
+    let (main, other): (GatewayName, GatewayName) =
+        ("main".parse().unwrap(), "main2".parse().unwrap());
+    let both = peppers(&format!("{SECOND},{FIRST}"));
+    let (old, new) =
+        (peppers(FIRST).first().receipt_token(&main), both.first().receipt_token(&main));
+
+    assert_ne!(old, new);
+    for token in [&old, &new] {
+        assert!(both.accept_receipt_token(&main, token));
+        assert!(!both.accept_receipt_token(&other, token));
+    }
+    assert!(!peppers(SECOND).accept_receipt_token(&main, &old));
+    let full = format!("{new}AAAAAAAAAAAAAAAAAAAAA");
+    let other_first = format!("{}{}", if new.starts_with('A') { 'B' } else { 'A' }, &new[1..]);
+    for bad in ["", "A", &new[..20], &new[..4], &full, &format!("{new}="), &other_first] {
+        assert!(!both.accept_receipt_token(&main, bad), "{bad}");
+    }
+}

@@ -1,0 +1,82 @@
+use std::{fmt, pin::Pin, time::Duration};
+
+use domain::{GatewayName, MessageId, Region};
+
+use crate::ports::{Receipt, StoreError};
+
+/// Delivery receipts that gateways report.
+///
+/// A receipt is stored on the entries of all groups that called a gateway for its message, together
+/// with its event. Receipts may come twice, in any order, and before the outcome of the call is
+/// recorded. The first of each kind counts, and [`Receipt::Undelivered`] is ignored after
+/// [`Receipt::Delivered`].
+///
+/// [`Receipt::Undelivered`] is also ignored if the message goes on without this gateway: it waits for
+/// its next call, or another gateway was called later. A gateway that refuses a message may report it
+/// as undelivered, too; so while the gateway is called, such a receipt is kept until the call ends.
+///
+/// Once a method returns `Ok`, what it returned is durable.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[trait_variant::make(Send)]
+pub trait Receipts: Sync + 'static {
+    /// Stores a receipt that names the message by our id.
+    async fn note(
+        &self,
+        gateway: &GatewayName,
+        message: MessageId,
+        receipt: Receipt,
+    ) -> Result<Noted, StoreError>;
+
+    /// Stores a receipt that names the message by the reference that the gateway gave it.
+    ///
+    /// `spellings` are the forms in which the gateway may have written the reference. The first that
+    /// [`DeliveryLedger::finish`](crate::ports::DeliveryLedger::finish) recorded counts. If there is
+    /// none, the receipt is kept for ten minutes and counts as soon as a call ends with one of the
+    /// references. The number of such receipts is bounded: the oldest are dropped first.
+    ///
+    /// A reference is known for three days after its call.
+    async fn note_reference(
+        &self,
+        gateway: &GatewayName,
+        spellings: &[String],
+        receipt: Receipt,
+    ) -> Result<Noted, StoreError>;
+}
+
+/// What became of a receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// It is stored, and it told something new.
+    Stored(NewReceipt),
+    /// It told nothing new, or it came too late to count.
+    Repeated,
+    /// It is kept: no call has ended with its reference yet, or the call has not ended.
+    Early,
+    /// No gateway was called for such a message.
+    Unknown,
+}
+
+/// A receipt that told something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewReceipt {
+    /// The region of the number, if it is known.
+    pub region: Option<Region>,
+    /// The time since the latest call of a gateway for the message.
+    pub since_call: Duration,
+}
+
+/// Takes the receipts that a gateway reports over its own connection.
+///
+/// An object, because a gateway must not depend on how receipts are stored.
+pub trait ReceiptSink: fmt::Debug + Send + Sync + 'static {
+    /// Takes one receipt, with the `spellings` of [`Receipts::note_reference`].
+    ///
+    /// After `Ok` the receipt is stored, or no message of ours is meant: the gateway may acknowledge
+    /// it. After an error the provider should repeat it.
+    fn note<'a>(
+        &'a self,
+        gateway: &'a GatewayName,
+        spellings: Vec<String>,
+        receipt: Receipt,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
+}

@@ -25,6 +25,7 @@ mod m20261130_000001_write_probe;
 mod m20261130_000005_api_newest;
 mod m20261130_000006_guard_days;
 mod m20261130_000007_gateways;
+mod m20261130_000010_gateway_receipt;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -47,6 +48,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000005_api_newest::Migration),
             Box::new(m20261130_000006_guard_days::Migration),
             Box::new(m20261130_000007_gateways::Migration),
+            Box::new(m20261130_000010_gateway_receipt::Migration),
         ]
     }
 }

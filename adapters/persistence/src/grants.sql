@@ -21,6 +21,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency TO messager_api;
 GRANT SELECT, UPDATE ON api_key TO messager_api;
 GRANT SELECT, INSERT ON secret TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_receipt TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_api;
 GRANT SELECT, DELETE ON consumer_member TO messager_api;
@@ -41,6 +42,7 @@ GRANT SELECT ON queue_partition TO messager_processor;
 GRANT SELECT, DELETE ON queue_record TO messager_processor;
 GRANT SELECT ON verification TO messager_processor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_processor;
+GRANT SELECT, UPDATE, DELETE ON gateway_receipt TO messager_processor;
 
 -- consumer
 GRANT SELECT ON seaql_migrations TO messager_consumer;
@@ -53,8 +55,9 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letter TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON partition_lease TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON consumer_member TO messager_consumer;
 GRANT SELECT ON verification TO messager_consumer;
-GRANT SELECT ON secret TO messager_consumer;
+GRANT SELECT, INSERT ON secret TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_receipt TO messager_consumer;
 GRANT SELECT ON queue_partition TO messager_consumer;
 GRANT SELECT, DELETE ON queue_record TO messager_consumer;
 

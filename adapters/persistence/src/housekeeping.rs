@@ -9,6 +9,7 @@ use autometrics::autometrics;
 use crate::{
     backlog::SqlBacklog,
     database::{Database, DatabaseError, millis},
+    receipts::references,
 };
 
 /// Ends, wipes and deletes what its owner should have ended and did not: rows of groups and topics
@@ -47,6 +48,8 @@ impl SqlHousekeeping {
     /// Ends what has expired and wipes its codes: messages that no consumer took over, entries of
     /// partitions that no living consumer holds, and records of the embedded queue.
     ///
+    /// Also stores the receipts that a crash left beside their messages.
+    ///
     /// A call that may still be under way is left alone until half a minute after its end. Then it
     /// ends as unknown.
     #[autometrics(struct_name = "SqlHousekeeping")]
@@ -58,7 +61,8 @@ impl SqlHousekeeping {
     /// and the leases of groups without a consumer. Returns how many rows.
     ///
     /// Also ends entries that have been expired for an hour under a living consumer, and deletes
-    /// members that died a day ago and events that were not posted for a week.
+    /// members that died a day ago, events that were not posted for a week, and references of gateways
+    /// that no receipt will name any more.
     #[autometrics(struct_name = "SqlHousekeeping")]
     pub async fn prune(&self, retention: Duration) -> Result<u64, StoreError> {
         let overdue = self.database.parameters().with("overdue", millis(OVERDUE));
@@ -72,6 +76,7 @@ impl SqlHousekeeping {
         let (expired, unknown) =
             entries::end(&self.database, &entries::ABANDONED, &parameters).await?;
         let records = prune::trim(&self.database).await?;
+        references::settle_rest(&self.database).await?;
         Ok(Expired { untaken, expired, unknown, records })
     }
 }

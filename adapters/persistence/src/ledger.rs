@@ -185,11 +185,14 @@ impl SqlDeliveryLedger {
         manner: Manner,
     ) -> Result<Vec<RecordedRow>, DatabaseError> {
         let database = &self.database;
-        if database.is_postgres() {
-            return postgres::finish(database, &self.group, outcomes, manner).await;
-        }
-        let step = async |it| sqlite::finish(database, &it, &self.group, outcomes, manner).await;
-        database.step(step).await
+        let finished = if database.is_postgres() {
+            postgres::finish(database, &self.group, outcomes, manner).await?
+        } else {
+            let step =
+                async |it| sqlite::finish(database, &it, &self.group, outcomes, manner).await;
+            database.step(step).await?
+        };
+        Ok(finished.settle(database).await)
     }
 
     /// Records what can be stored of an outcome that the database refuses. It must count: otherwise

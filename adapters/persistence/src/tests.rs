@@ -4,6 +4,7 @@ mod admission;
 mod checks;
 mod deliveries;
 mod events;
+mod gateway_receipts;
 mod gateways;
 mod guards;
 mod housekeeping;

@@ -10,7 +10,7 @@ mod timeline;
 use std::time::Duration;
 
 use application::ports::{
-    Attempt, CheckOutcome, History, Housekeeping, NewTest, Newest, Receipt, Resend, Resent,
+    Attempt, CheckOutcome, History, Housekeeping, NewTest, Newest, Noted, Receipt, Resend, Resent,
     StoreError, Verification, Verifications,
 };
 use autometrics::autometrics;
@@ -19,6 +19,7 @@ use domain::{MessageId, PhoneNumber, Policy, VerificationId};
 use self::checks::Checks;
 use crate::{
     database::{Database, DatabaseError, Sql, time},
+    receipts,
     verification_row::{VERIFICATION_COLUMNS, VerificationRow},
 };
 
@@ -108,11 +109,8 @@ impl Verifications for SqlVerifications {
 
     #[autometrics(struct_name = "SqlVerifications")]
     async fn note_receipt(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError> {
-        if self.database.is_postgres() {
-            return Ok(postgres::note_receipt(&self.database, message, receipt).await?);
-        }
-        let step = async |it| sqlite::note_receipt(&self.database, &it, message, receipt).await;
-        Ok(self.database.step(step).await?)
+        let noted = receipts::note(&self.database, None, message, receipt).await?;
+        Ok(noted != Noted::Unknown)
     }
 }
 

@@ -244,8 +244,10 @@ impl OutcomeClass {
 /// The consequence of an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The gateway has accepted the message. `reference` is the id that it gave, if any.
-    Sent { reference: Option<String> },
+    /// The gateway has accepted the message. `reference` is the id that it gave, if any. If receipts
+    /// name the message by it only, [`Receipts`](crate::ports::Receipts) find the message from this
+    /// commit on.
+    Sent { reference: Option<String>, receipts_by_reference: bool },
     /// The gateway will never accept the message.
     Failed,
     /// The gateway may have accepted the message, and a retry could send it twice.

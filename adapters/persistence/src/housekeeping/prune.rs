@@ -21,6 +21,7 @@ pub(super) async fn prune(database: &Database, retention: Duration) -> Result<u6
         (&LEASES, old()),
         (&MEMBERS, plain()),
         (&EVENTS, plain()),
+        (&REFERENCES, plain()),
     ] {
         loop {
             let deleted = database.execute(sql, parameters.clone()).await?;
@@ -177,4 +178,21 @@ WHERE sequence IN (
     "
 DELETE FROM event
 WHERE sequence IN (SELECT sequence FROM event WHERE due_at < {now} - 604800000 LIMIT 10000)",
+);
+
+static REFERENCES: Sql = Sql::pair(
+    "
+DELETE FROM gateway_receipt
+WHERE (gateway, reference) IN (
+    SELECT gateway, reference
+    FROM gateway_receipt
+    WHERE expires_at <= now()
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+    "
+DELETE FROM gateway_receipt
+WHERE (gateway, reference) IN (
+    SELECT gateway, reference FROM gateway_receipt WHERE expires_at <= {now} LIMIT 10000
+)",
 );

@@ -1,6 +1,13 @@
-use application::ports::{CallOutcome, Verdict};
+use application::{
+    Chain,
+    ports::{CallOutcome, Verdict},
+};
 
-use crate::database::{Events, millis};
+use super::entry::RecordedRow;
+use crate::{
+    database::{Database, Events, millis},
+    receipts::references::{Kept, is_storable},
+};
 
 /// How outcomes are recorded.
 #[derive(Debug, Clone, Copy)]
@@ -20,20 +27,45 @@ pub(super) struct Said<'a> {
     pub(super) wait: i64,
     /// Empty if there is none.
     pub(super) reference: &'a str,
+    /// The reference by which receipts find the message. Empty if they need none.
+    pub(super) receipts_of: &'a str,
     pub(super) detail: &'a str,
+}
+
+/// What one commit recorded.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) recorded: Vec<RecordedRow>,
+    /// Receipts that came before their outcome.
+    pub(super) early: Vec<Kept>,
+}
+
+impl Finished {
+    /// Stores the receipts that came early. If that fails, the housekeeping does it.
+    pub(super) async fn settle(self, database: &Database) -> Vec<RecordedRow> {
+        for receipt in &self.early {
+            if let Err(error) = receipt.settle(database).await {
+                tracing::debug!(error = %Chain(&error), "an early receipt is stored later");
+            }
+        }
+        self.recorded
+    }
 }
 
 impl<'a> Said<'a> {
     pub(super) fn of(outcome: &'a CallOutcome, manner: Manner) -> Self {
-        let (verdict, wait, reference) = match &outcome.verdict {
-            _ if manner.unknown => ("unknown", 0, None),
-            Verdict::Sent { reference } => ("sent", 0, reference.as_deref()),
-            Verdict::Failed => ("failed", 0, None),
-            Verdict::Unknown => ("unknown", 0, None),
-            Verdict::Retry { after } => ("pending", millis(*after), None),
+        let (verdict, wait, reference, is_named) = match &outcome.verdict {
+            _ if manner.unknown => ("unknown", 0, None, false),
+            Verdict::Sent { reference, receipts_by_reference } => {
+                ("sent", 0, reference.as_deref(), *receipts_by_reference)
+            }
+            Verdict::Failed => ("failed", 0, None, false),
+            Verdict::Unknown => ("unknown", 0, None, false),
+            Verdict::Retry { after } => ("pending", millis(*after), None, false),
         };
         let [reference, detail] = [reference.unwrap_or_default(), &*outcome.detail]
             .map(|text| if manner.texts { text } else { "" });
-        Self { outcome, verdict, wait, reference, detail }
+        let receipts_of = if is_named && is_storable(reference) { reference } else { "" };
+        Self { outcome, verdict, wait, reference, receipts_of, detail }
     }
 }

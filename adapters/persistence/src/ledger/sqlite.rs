@@ -1,13 +1,15 @@
 //! Each step in a transaction, as each statement writes to one table. A fenced step returns nothing
 //! if the lease belongs to another consumer.
 
+use std::collections::HashSet;
+
 use application::ports::CallOutcome;
 use sea_orm::DatabaseConnection;
 
 use super::{
     entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
     gateways::{CALLED, INTERRUPTED, MAY_HAVE, WITH_CALLED},
-    outcomes::{Manner, Said},
+    outcomes::{Finished, Manner, Said},
     part::Part,
     starts::Step,
 };
@@ -16,6 +18,7 @@ use crate::{
         Database, DatabaseError, Events, Fragment, Parameters, Sql, Transaction, begin, query,
     },
     events::record_ended,
+    receipts::references::{KEPT_COLUMNS, Kept, kept},
 };
 
 /// The ledger of one group, and the lease that its steps are fenced by.
@@ -111,25 +114,57 @@ pub(super) async fn finish(
     group: &str,
     outcomes: &[CallOutcome],
     manner: Manner,
-) -> Result<Vec<RecordedRow>, DatabaseError> {
+) -> Result<Finished, DatabaseError> {
     let said = outcomes.iter().map(|outcome| Said::of(outcome, manner));
-    let parameters = database.parameters().with("group", group).rows("given", said, |said| {
-        said.column("id", |it| it.outcome.id.as_uuid())
-            .column("attempt", |it| it.outcome.attempt.cast_signed())
-            .column("verdict", |it| it.verdict.to_owned())
-            .column("wait", |it| it.wait)
-            .column("reference", |it| it.reference.to_owned())
-            .column("detail", |it| it.detail.to_owned())
-            .column("class", |it| it.outcome.class.as_str().to_owned())
-    });
-    if manner.events == Events::Off {
-        return query(connection, FINISH.statement(parameters)?).await;
+    let has_names = said.clone().any(|said| !said.receipts_of.is_empty());
+    let parameters =
+        database.parameters().with("group", group).rows("given", said.clone(), |said| {
+            said.column("id", |it| it.outcome.id.as_uuid())
+                .column("attempt", |it| it.outcome.attempt.cast_signed())
+                .column("verdict", |it| it.verdict.to_owned())
+                .column("wait", |it| it.wait)
+                .column("reference", |it| it.reference.to_owned())
+                .column("detail", |it| it.detail.to_owned())
+                .column("class", |it| it.outcome.class.as_str().to_owned())
+        });
+    if manner.events == Events::Off && !has_names {
+        let recorded = query(connection, FINISH.statement(parameters)?).await?;
+        return Ok(Finished { recorded, early: Vec::new() });
     }
     let transaction = begin(connection).await?;
-    let rows: Vec<RecordedRow> = transaction.rows(&FINISH, parameters).await?;
-    record(database, &transaction, group, rows.iter()).await?;
+    let recorded: Vec<RecordedRow> = transaction.rows(&FINISH, parameters).await?;
+    if manner.events == Events::Recorded {
+        record(database, &transaction, group, recorded.iter()).await?;
+    }
+    let early = if has_names {
+        name(database, &transaction, group, said, &recorded).await?
+    } else {
+        Vec::new()
+    };
     transaction.commit().await?;
-    Ok(rows)
+    Ok(Finished { recorded, early })
+}
+
+/// Names the messages behind the references of outcomes that were recorded. Returns the receipts that
+/// came before.
+async fn name<'a>(
+    database: &Database,
+    transaction: &Transaction,
+    group: &str,
+    said: impl Iterator<Item = Said<'a>>,
+    recorded: &[RecordedRow],
+) -> Result<Vec<Kept>, DatabaseError> {
+    let sent: HashSet<&str> =
+        recorded.iter().filter(|row| row.state == "sent").map(|row| &*row.id).collect();
+    let is_named = |said: &Said<'_>| {
+        !said.receipts_of.is_empty() && sent.contains(&*said.outcome.id.to_string())
+    };
+    let named: Vec<Said<'_>> = said.filter(is_named).collect();
+    let parameters = database.parameters().with("group", group).rows("named", named.iter(), |it| {
+        it.column("id", |it| it.outcome.id.as_uuid())
+            .column("receipts_of", |it| it.receipts_of.to_owned())
+    });
+    kept(transaction.rows(&NAME, parameters).await?)
 }
 
 async fn record<'a>(
@@ -313,6 +348,20 @@ FROM (SELECT {now} AS now) AS clock
 WHERE group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
   AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
 RETURNING {entry_columns}",
+);
+
+// If a gateway gives a reference twice, it is that of the latest message.
+static NAME: Sql = Sql::with(
+    &[CALLED, KEPT_COLUMNS],
+    "",
+    "
+INSERT INTO gateway_receipt (gateway, reference, message_id, expires_at)
+SELECT {called}, named.receipts_of, delivery.message_id, {now} + 259200000
+FROM :named CROSS JOIN delivery
+WHERE delivery.group_id = :group AND delivery.message_id = named.id
+ON CONFLICT (gateway, reference) DO UPDATE
+SET message_id = excluded.message_id, expires_at = excluded.expires_at
+RETURNING {kept_columns}",
 );
 
 // As in PostgreSQL, not fenced by the lease.

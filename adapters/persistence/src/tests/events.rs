@@ -127,10 +127,10 @@ async fn outcomes_of_calls_are_recorded_as_events(database: Database) {
     ledger.start(&lease, &calls(&ids), LONG).await.unwrap();
 
     let verdicts = [
-        Verdict::Sent { reference: None },
+        Verdict::Sent { reference: None, receipts_by_reference: false },
         Verdict::Unknown,
         Verdict::Retry { after: NONE },
-        Verdict::Sent { reference: None },
+        Verdict::Sent { reference: None, receipts_by_reference: false },
     ];
     let outcomes: Vec<CallOutcome> = ids
         .iter()
@@ -233,7 +233,10 @@ async fn message_that_one_group_sent_has_not_failed(database: Database) {
     accepted(&enqueue(&database, &start(&phone(1))).await);
     let (message, _) = published(&database, LONG).await.remove(0);
     let id = message.message.id;
-    for (group, verdict) in [("a", Verdict::Sent { reference: None }), ("b", Verdict::Failed)] {
+    for (group, verdict) in [
+        ("a", Verdict::Sent { reference: None, receipts_by_reference: false }),
+        ("b", Verdict::Failed),
+    ] {
         let (ledger, lease) = ledger(&database, group).await;
         ledger.admit(&lease, &batch(std::slice::from_ref(&message))).await.unwrap();
         ledger.start(&lease, &calls(&[id]), LONG).await.unwrap();

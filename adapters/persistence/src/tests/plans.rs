@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
     AnswerClaim, Attempt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger, Incoming, Lease,
-    NewSend, OutcomeClass, Resent, Target, Verdict, Verifications,
+    NewSend, OutcomeClass, Receipt, Receipts, Resent, Target, Verdict, Verifications,
 };
-use domain::VerificationStatus;
+use domain::{GatewayName, VerificationStatus};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
         postgres, published, right, start,
     },
 };
-use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlVerifications};
+use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlReceipts, SqlVerifications};
 
 /// More rows than the statements of a few messages should read.
 const ROWS: usize = 3_000;
@@ -54,6 +54,11 @@ async fn kept_plan_reads_few_rows_for_any_table_size() {
             pipeline.database.close().await.unwrap();
         }
     }
+}
+
+/// A reference that receipts name.
+fn named(round: usize) -> Verdict {
+    Verdict::Sent { reference: Some(round.to_string()), receipts_by_reference: true }
 }
 
 /// Runs the steps of a message.
@@ -95,11 +100,16 @@ impl Pipeline {
             detail: String::new(),
         };
         let outcomes = [
-            said(messages[0].message.id, Verdict::Sent { reference: Some("7".to_owned()) }),
+            said(messages[0].message.id, named(round)),
             said(messages[1].message.id, Verdict::Failed),
             said(messages[2].message.id, Verdict::Retry { after: Duration::ZERO }),
         ];
         assert_eq!(self.ledger.finish(&outcomes).await.unwrap().len(), 3);
+        let receipts = SqlReceipts::new(self.database.clone());
+        for reference in [round.to_string(), format!("unknown {round}")] {
+            let main = GatewayName::default();
+            receipts.note_reference(&main, &[reference], Receipt::Delivered).await.unwrap();
+        }
 
         let verifications = SqlVerifications::new(self.database.clone());
         let check = async |target| {
@@ -156,6 +166,9 @@ impl Pipeline {
              INSERT INTO idempotency (key_hash, body_hash, holder, running_until, expires_at)
              SELECT uuid_send(gen_random_uuid()), '', '', now(), now() + interval '1 hour'
              FROM generate_series(1, {rows}) AS n;
+             INSERT INTO gateway_receipt (gateway, reference, message_id, expires_at)
+             SELECT 'default', gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour'
+             FROM generate_series(1, {rows}) AS n;
              INSERT INTO event (kind, due_at)
              SELECT 'created', now() + interval '1 hour' FROM generate_series(1, {rows})"
         );
@@ -181,4 +194,4 @@ impl Pipeline {
     }
 }
 
-const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, limit_counter, idempotency, event, partition_lease";
+const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, limit_counter, idempotency, event, gateway_receipt, partition_lease";

@@ -23,7 +23,7 @@ on_both_databases!(
     receipt_has_no_event_if_events_are_off,
 );
 
-const SENT: Verdict = Verdict::Sent { reference: None };
+const SENT: Verdict = Verdict::Sent { reference: None, receipts_by_reference: false };
 
 struct Called {
     database: Database,

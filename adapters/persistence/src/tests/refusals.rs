@@ -75,7 +75,10 @@ fn sent(messages: &[Incoming], references: [&str; 3]) -> Vec<CallOutcome> {
         id: incoming.message.id,
         attempt: 1,
         class: OutcomeClass::Accepted,
-        verdict: Verdict::Sent { reference: Some(reference.to_owned()) },
+        verdict: Verdict::Sent {
+            reference: Some(reference.to_owned()),
+            receipts_by_reference: false,
+        },
         detail: String::new(),
     };
     messages.iter().zip(references).map(outcome).collect()

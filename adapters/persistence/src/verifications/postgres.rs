@@ -1,7 +1,7 @@
 //! Changes of one verification, in one statement each.
 
-use application::ports::{NewTest, Receipt};
-use domain::{MessageId, VerificationId};
+use application::ports::NewTest;
+use domain::VerificationId;
 use sea_orm::FromQueryResult;
 
 use super::test_numbers::new_verification;
@@ -27,28 +27,6 @@ pub(super) async fn start_test(database: &Database, test: &NewTest) -> Result<i6
         .with("events", database.events().are_recorded());
     let row: Option<Row> = database.row(&START_TEST, parameters).await?;
     Ok(row.ok_or_else(|| DatabaseError::missing("the new verification"))?.created_at)
-}
-
-/// Returns whether the gateway was called for the message.
-pub(super) async fn note_receipt(
-    database: &Database,
-    message: MessageId,
-    receipt: Receipt,
-) -> Result<bool, DatabaseError> {
-    #[derive(FromQueryResult)]
-    struct Row {
-        known: bool,
-    }
-
-    let parameters = database
-        .parameters()
-        .id("message", message.as_uuid())
-        .with("is_delivered", receipt == Receipt::Delivered)
-        .with("events", database.events().are_recorded())
-        .with("receipt", receipt.as_str())
-        .id("verification", VerificationId::of(message).as_uuid());
-    let row: Option<Row> = database.row(&NOTE_RECEIPT, parameters).await?;
-    Ok(row.is_some_and(|row| row.known))
 }
 
 static CANCEL: Sql = Sql::new(
@@ -115,32 +93,4 @@ WITH known AS (
     INSERT INTO event (kind, verification) SELECT 'created', id FROM created WHERE :events
 )
 SELECT {millis(now())} AS created_at FROM created",
-);
-
-// A message is delivered once and fails once: see `events::RECORD_ENDED`.
-static NOTE_RECEIPT: Sql = Sql::new(
-    "
-WITH noted AS (
-    UPDATE delivery
-    SET delivered_at = CASE WHEN :is_delivered THEN now() END,
-        undelivered_at = CASE WHEN :is_delivered THEN undelivered_at ELSE now() END
-    WHERE message_id = :message AND called_at IS NOT NULL
-      AND delivered_at IS NULL AND (:is_delivered OR undelivered_at IS NULL)
-    RETURNING 1
-), told AS (
-    INSERT INTO event (id, kind, verification, delivery)
-    SELECT CASE WHEN :is_delivered THEN gen_random_uuid() ELSE :message END,
-        CASE WHEN :is_delivered THEN 'delivered' ELSE 'failed' END, id, :receipt
-    FROM verification
-    WHERE :events AND id = :verification AND EXISTS (SELECT 1 FROM noted) AND NOT EXISTS (
-        SELECT 1
-        FROM delivery
-        WHERE message_id = :message AND (delivered_at IS NOT NULL OR NOT :is_delivered AND (
-            undelivered_at IS NOT NULL OR state IN ('failed', 'expired', 'unknown')
-        ))
-    )
-)
-SELECT EXISTS (
-    SELECT 1 FROM delivery WHERE message_id = :message AND called_at IS NOT NULL
-) AS known",
 );

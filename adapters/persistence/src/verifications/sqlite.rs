@@ -1,7 +1,7 @@
 //! Changes of one verification in SQLite: transactions, as each statement writes to one table.
 
-use application::ports::{EventKind, NewTest, Receipt};
-use domain::{MessageId, VerificationId};
+use application::ports::{EventKind, NewTest};
+use domain::VerificationId;
 use sea_orm::{DatabaseConnection, FromQueryResult};
 
 use super::test_numbers::new_verification;
@@ -46,31 +46,6 @@ pub(super) async fn start_test(
     record(database, &transaction, EventKind::Created, test.id, now).await?;
     transaction.commit().await?;
     Ok(now)
-}
-
-/// Returns whether the gateway was called for the message.
-pub(super) async fn note_receipt(
-    database: &Database,
-    connection: &DatabaseConnection,
-    message: MessageId,
-    receipt: Receipt,
-) -> Result<bool, DatabaseError> {
-    let transaction = begin(connection).await?;
-    let parameters = database
-        .parameters()
-        .with("now", clock(&transaction).await?)
-        .id("message", message.as_uuid())
-        .with("is_delivered", receipt == Receipt::Delivered);
-    if database.events().are_recorded() {
-        let parameters = parameters
-            .clone()
-            .with("receipt", receipt.as_str())
-            .id("verification", VerificationId::of(message).as_uuid());
-        transaction.execute(&RECORD_RECEIPT, parameters).await?;
-    }
-    let noted = transaction.execute(&NOTE_RECEIPT, parameters).await?;
-    transaction.commit().await?;
-    Ok(noted > 0)
 }
 
 /// Records an event, if events are recorded.
@@ -149,31 +124,4 @@ INSERT INTO verification
      api_key, sequence, created_at, sent_at, expires_at)
 VALUES (:id, :phone, :origin, :region, unhex(:code_hash), unhex(:seed), :pepper, :code_length,
     :template, :metadata, :api_key, 0, {now}, {now}, {now} + :ttl)",
-);
-
-// Before the receipt is noted.
-static RECORD_RECEIPT: Sql = Sql::new(
-    "
-INSERT INTO event (id, kind, verification, delivery, at, due_at)
-SELECT iif(:is_delivered, lower(hex(randomblob(16))), replace(:message, '-', '')),
-    iif(:is_delivered, 'delivered', 'failed'), id, :receipt, {now}, {now}
-FROM verification
-WHERE id = :verification
-  AND EXISTS (SELECT 1 FROM delivery WHERE message_id = :message AND called_at IS NOT NULL)
-  AND NOT EXISTS (
-    SELECT 1
-    FROM delivery
-    WHERE message_id = :message AND (delivered_at IS NOT NULL OR NOT :is_delivered AND (
-        undelivered_at IS NOT NULL OR state IN ('failed', 'expired', 'unknown')
-    ))
-)",
-);
-
-static NOTE_RECEIPT: Sql = Sql::new(
-    "
-UPDATE delivery
-SET delivered_at = iif(delivered_at IS NULL AND :is_delivered, {now}, delivered_at),
-    undelivered_at = iif(
-        coalesce(delivered_at, undelivered_at) IS NULL AND NOT :is_delivered, {now}, undelivered_at)
-WHERE message_id = :message AND called_at IS NOT NULL",
 );

@@ -142,7 +142,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 
     fn judge(&mut self, result: Result<Accepted, SendError>, attempt: u32) -> Verdict {
         match result {
-            Ok(Accepted { reference, .. }) => Verdict::Sent { reference },
+            Ok(Accepted { reference, receipts_by_reference }) => {
+                Verdict::Sent { reference, receipts_by_reference }
+            }
             Err(
                 SendError::Rejected(_) | SendError::Unroutable(_) | SendError::Misconfigured(_),
             ) => Verdict::Failed,

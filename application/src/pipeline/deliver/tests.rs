@@ -255,7 +255,10 @@ async fn a_message_is_admitted_called_for_and_recorded() {
     assert_eq!((delivered.admitted, delivered.calls), (1, 1));
     assert_eq!(delivered.ended[0].state, DeliveryState::Sent);
     let verdict = book.lock().unwrap()[0].verdict.clone();
-    assert_eq!(verdict, Verdict::Sent { reference: Some("gw-1".into()) });
+    assert_eq!(
+        verdict,
+        Verdict::Sent { reference: Some("gw-1".into()), receipts_by_reference: false }
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -707,7 +710,10 @@ async fn a_reference_that_contains_the_code_is_not_stored() {
         run(&mut deliver, 1).await;
 
         let kept = kept.map(str::to_owned);
-        assert_eq!(book.lock().unwrap()[0].verdict, Verdict::Sent { reference: kept });
+        assert_eq!(
+            book.lock().unwrap()[0].verdict,
+            Verdict::Sent { reference: kept, receipts_by_reference: false }
+        );
     }
 }
 

@@ -22,4 +22,7 @@ pub use numbering::{has_numbers, recipient};
 pub use page::router as page_router;
 pub use readiness::Readiness;
 pub use server::{Hosts, InvalidHosts, Listeners, ServerLimits, serve};
-pub use v1::{UseCases, V1, V1Settings, v1_router};
+pub use v1::{
+    ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest, UseCases, V1,
+    V1Settings, receipts_router, v1_router,
+};

@@ -19,6 +19,10 @@ use self::{
     problem::{refuse_method, refuse_path},
 };
 pub use self::{
+    gateway_receipts::{
+        ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest,
+        receipts_router,
+    },
     settings::V1Settings,
     use_cases::{UseCases, V1},
 };
@@ -33,6 +37,7 @@ mod check;
 mod check_by_phone;
 mod endpoint;
 mod find;
+mod gateway_receipts;
 mod handler;
 mod idempotency;
 mod limits;

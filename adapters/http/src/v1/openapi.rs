@@ -4,9 +4,6 @@
 //! settings, and answers are open to new members, values and greater numbers: a client that is
 //! generated today has to read them (ADR 47).
 
-use std::collections::BTreeMap;
-
-use axum::http::StatusCode;
 use utoipa::openapi::{
     ComponentsBuilder, ContentBuilder, HttpMethod, InfoBuilder, LicenseBuilder, ObjectBuilder,
     OpenApi, OpenApiBuilder, Paths, Required, Response, ResponseBuilder, Tag,
@@ -17,7 +14,7 @@ use utoipa::openapi::{
 
 use self::{
     parts::{BEARER, JSON, body, content, header, security},
-    problems::{PROBLEM, problem},
+    problems::{PROBLEM, problem, responses},
     schema::{constant, pattern, string},
 };
 use super::{
@@ -29,6 +26,7 @@ use super::{
 use crate::auth::ApiAuth;
 
 mod api;
+mod gateway_receipts;
 mod parts;
 mod problems;
 pub(super) mod schema;
@@ -49,6 +47,9 @@ fn document(endpoints: &[&Endpoint], settings: &V1Settings) -> OpenApi {
     }
     for (path, id) in api::PATHS {
         paths.add_path_operation(path, vec![HttpMethod::Post], api::operation(id, settings));
+    }
+    for (method, operation) in gateway_receipts::operations() {
+        paths.add_path_operation(super::gateway_receipts::ROUTE, vec![method], operation);
     }
     paths.add_path_operation("/openapi.json", vec![HttpMethod::Get], describing());
     let info = InfoBuilder::new()
@@ -114,14 +115,7 @@ fn operation(endpoint: &Endpoint, settings: &V1Settings) -> Operation {
     operation = operation
         .request_body(endpoint.request.map(|model| body(model.name)))
         .response(endpoint.success.as_str(), success(endpoint));
-    let mut by_status: BTreeMap<StatusCode, Vec<ProblemKind>> = BTreeMap::new();
-    for kind in problems_of(endpoint) {
-        by_status.entry(kind.meaning().status).or_default().push(kind);
-    }
-    for (status, kinds) in by_status {
-        operation = operation.response(status.as_str(), problem(&kinds));
-    }
-    operation.build()
+    responses(operation, &problems_of(endpoint)).build()
 }
 
 /// Returns every problem that the operation may answer, in the order of [`ProblemKind`].

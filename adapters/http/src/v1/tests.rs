@@ -37,6 +37,7 @@ mod any_request;
 mod auth;
 mod check;
 mod contract;
+mod gateway_receipts;
 mod idempotency;
 mod limits;
 mod openapi;

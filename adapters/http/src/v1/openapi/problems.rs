@@ -1,9 +1,12 @@
 //! Problems in the `OpenAPI` document.
 
+use std::collections::BTreeMap;
+
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use utoipa::openapi::{
     ContentBuilder, Header, Object, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder,
-    example::ExampleBuilder, schema::ArrayBuilder,
+    example::ExampleBuilder, path::OperationBuilder, schema::ArrayBuilder,
 };
 
 use super::{
@@ -19,6 +22,17 @@ pub(super) static PROBLEM: Model =
     Model { name: "Problem", schema: |_| problem_schema(), parts: &[&FAULT] };
 
 static FAULT: Model = Model { name: "Fault", schema: |_| fault(), parts: &[] };
+
+/// Adds a response for each status of `kinds`.
+pub(super) fn responses(operation: OperationBuilder, kinds: &[ProblemKind]) -> OperationBuilder {
+    let mut by_status: BTreeMap<StatusCode, Vec<ProblemKind>> = BTreeMap::new();
+    for kind in kinds {
+        by_status.entry(kind.meaning().status).or_default().push(*kind);
+    }
+    by_status.into_iter().fold(operation, |operation, (status, kinds)| {
+        operation.response(status.as_str(), problem(&kinds))
+    })
+}
 
 /// Returns one response for all kinds of one status, with an example of each.
 pub(super) fn problem(kinds: &[ProblemKind]) -> Response {

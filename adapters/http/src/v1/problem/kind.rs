@@ -6,11 +6,13 @@ use axum::http::StatusCode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::v1) enum ProblemKind {
     MalformedBody,
+    UnreadableReceipt,
     Unauthorized,
     Forbidden,
     RegionNotAllowed,
     NumberTypeNotAllowed,
     AbnormalUsage,
+    UnverifiedReceipt,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -46,7 +48,7 @@ enum Registry {
 }
 
 /// The kinds in the order of [`ProblemKind`].
-static MEANINGS: [Meaning; 19] = [
+static MEANINGS: [Meaning; 21] = [
     Meaning {
         kind: ProblemKind::MalformedBody,
         status: StatusCode::BAD_REQUEST,
@@ -54,6 +56,14 @@ static MEANINGS: [Meaning; 19] = [
         code: "malformed-body",
         title: "Malformed body",
         detail: "The body must be a valid JSON object.",
+    },
+    Meaning {
+        kind: ProblemKind::UnreadableReceipt,
+        status: StatusCode::BAD_REQUEST,
+        registry: Registry::Messager,
+        code: "unreadable-receipt",
+        title: "Unreadable receipt",
+        detail: "The provider of this gateway does not report deliveries in this form.",
     },
     Meaning {
         kind: ProblemKind::Unauthorized,
@@ -96,12 +106,20 @@ static MEANINGS: [Meaning; 19] = [
         detail: "The service refused this request.",
     },
     Meaning {
+        kind: ProblemKind::UnverifiedReceipt,
+        status: StatusCode::FORBIDDEN,
+        registry: Registry::Messager,
+        code: "unverified-receipt",
+        title: "Unverified receipt",
+        detail: "The token of the URL or the signature of the provider is missing or wrong.",
+    },
+    Meaning {
         kind: ProblemKind::NotFound,
         status: StatusCode::NOT_FOUND,
         registry: Registry::Messager,
         code: "not-found",
         title: "Not found",
-        detail: "The path, the verification or the message does not exist.",
+        detail: "The path, the verification, the message or the gateway does not exist.",
     },
     Meaning {
         kind: ProblemKind::MethodNotAllowed,
@@ -125,7 +143,7 @@ static MEANINGS: [Meaning; 19] = [
         registry: Registry::Messager,
         code: "too-large",
         title: "Body too large",
-        detail: "The body must not be longer than 16384 bytes.",
+        detail: "The body is longer than the longest valid one.",
     },
     Meaning {
         kind: ProblemKind::UnsupportedMediaType,
@@ -236,7 +254,7 @@ mod tests {
         let types: HashSet<_> = MEANINGS.iter().map(Meaning::uri).collect();
         let codes: HashSet<_> = MEANINGS.iter().map(|meaning| meaning.code).collect();
 
-        assert_eq!((types.len(), codes.len()), (19, 19));
+        assert_eq!((types.len(), codes.len()), (21, 21));
     }
 
     #[test]
@@ -245,11 +263,13 @@ mod tests {
 
         let expected = [
             (400, "malformed-body"),
+            (400, "unreadable-receipt"),
             (401, "unauthorized"),
             (403, "forbidden"),
             (403, "region-not-allowed"),
             (403, "number-type-not-allowed"),
             (403, "abnormal-usage-detected"),
+            (403, "unverified-receipt"),
             (404, "not-found"),
             (405, "method-not-allowed"),
             (408, "request-timeout"),

@@ -88,8 +88,8 @@ impl Answer<'_> {
         match self.status.as_u16() {
             429 => self.throttled(code),
             503 => self.unavailable(code),
-            // Nothing about the recipient makes a method or a content type wrong.
-            300..=399 | 401..=403 | 405 | 406 | 415 => self.misconfigured(code),
+            // Nothing about the recipient makes a path, a method or a content type wrong.
+            300..=399 | 401..=406 | 410 | 415 => self.misconfigured(code),
             400..=499 if self.status != StatusCode::REQUEST_TIMEOUT => self.rejected(code),
             _ => self.ambiguous(code),
         }
@@ -138,8 +138,11 @@ mod tests {
         for (expected, statuses) in [
             ("throttled", &[429_u16][..]),
             ("unavailable", &[503]),
-            ("misconfigured", &[300, 301, 302, 304, 307, 308, 401, 402, 403, 405, 406, 415]),
-            ("rejected", &[400, 404, 409, 410, 422, 499]),
+            (
+                "misconfigured",
+                &[300, 301, 302, 304, 307, 308, 401, 402, 403, 404, 405, 406, 410, 415],
+            ),
+            ("rejected", &[400, 409, 422, 499]),
             ("ambiguous", &[100, 199, 200, 204, 299, 408, 500, 501, 502, 504, 599, 600, 999]),
         ] {
             for &status in statuses {

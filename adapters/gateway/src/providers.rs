@@ -2,6 +2,7 @@
 
 mod aws;
 mod infobip;
+mod kannel;
 mod messagebird;
 mod plivo;
 mod sinch;
@@ -15,6 +16,7 @@ use crate::spec::ProviderSpec;
 pub static PROVIDERS: &[&ProviderSpec] = &[
     &aws::SPEC,
     &infobip::SPEC,
+    &kannel::SPEC,
     &messagebird::SPEC,
     &plivo::SPEC,
     &sinch::SPEC,

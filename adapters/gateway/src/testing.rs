@@ -2,6 +2,7 @@
 
 mod fake;
 mod provided;
+pub(crate) mod short;
 
 use std::{
     collections::BTreeMap,

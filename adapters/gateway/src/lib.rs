@@ -1,7 +1,6 @@
 //! The SMS gateways (a console for development, and the webhook of a provider), and the receiver of
 //! events.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod answer;
 mod client;
 mod console;

@@ -1,10 +1,12 @@
 //! The providers that are called over HTTP, one file each.
 
 mod aws;
+mod exolve;
 mod infobip;
 mod kannel;
 mod messagebird;
 mod plivo;
+mod reports;
 mod sinch;
 mod telnyx;
 mod twilio;
@@ -15,6 +17,7 @@ use crate::spec::ProviderSpec;
 /// All providers that are called over HTTP. A new provider is one file, and one line here.
 pub static PROVIDERS: &[&ProviderSpec] = &[
     &aws::SPEC,
+    &exolve::SPEC,
     &infobip::SPEC,
     &kannel::SPEC,
     &messagebird::SPEC,

@@ -1,6 +1,7 @@
 //! The providers that are called over HTTP, one file each.
 
 mod aws;
+mod devino;
 mod exolve;
 mod infobip;
 mod kannel;
@@ -17,6 +18,7 @@ use crate::spec::ProviderSpec;
 /// All providers that are called over HTTP. A new provider is one file, and one line here.
 pub static PROVIDERS: &[&ProviderSpec] = &[
     &aws::SPEC,
+    &devino::SPEC,
     &exolve::SPEC,
     &infobip::SPEC,
     &kannel::SPEC,

@@ -9,6 +9,7 @@ mod messagebird;
 mod plivo;
 mod reports;
 mod sinch;
+mod smsaero;
 mod telnyx;
 mod twilio;
 mod vonage;
@@ -25,6 +26,7 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &messagebird::SPEC,
     &plivo::SPEC,
     &sinch::SPEC,
+    &smsaero::SPEC,
     &telnyx::SPEC,
     &twilio::SPEC,
     &vonage::SPEC,

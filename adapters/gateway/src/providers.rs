@@ -6,6 +6,7 @@ mod exolve;
 mod infobip;
 mod kannel;
 mod messagebird;
+mod messaggio;
 mod plivo;
 mod reports;
 mod sinch;
@@ -24,6 +25,7 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &infobip::SPEC,
     &kannel::SPEC,
     &messagebird::SPEC,
+    &messaggio::SPEC,
     &plivo::SPEC,
     &sinch::SPEC,
     &smsaero::SPEC,

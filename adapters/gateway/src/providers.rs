@@ -2,6 +2,7 @@
 
 mod aws;
 mod devino;
+mod digest;
 mod exolve;
 mod infobip;
 mod kannel;
@@ -11,6 +12,7 @@ mod plivo;
 mod reports;
 mod sinch;
 mod smsaero;
+mod smsc;
 mod telnyx;
 mod twilio;
 mod vonage;
@@ -29,6 +31,7 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &plivo::SPEC,
     &sinch::SPEC,
     &smsaero::SPEC,
+    &smsc::SPEC,
     &telnyx::SPEC,
     &twilio::SPEC,
     &vonage::SPEC,

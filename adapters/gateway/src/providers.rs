@@ -13,6 +13,7 @@ mod reports;
 mod sinch;
 mod smsaero;
 mod smsc;
+mod smsru;
 mod telnyx;
 mod twilio;
 mod vonage;
@@ -32,6 +33,7 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &sinch::SPEC,
     &smsaero::SPEC,
     &smsc::SPEC,
+    &smsru::SPEC,
     &telnyx::SPEC,
     &twilio::SPEC,
     &vonage::SPEC,

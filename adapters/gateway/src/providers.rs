@@ -13,6 +13,7 @@ mod reports;
 mod sinch;
 mod smsaero;
 mod smsc;
+mod smsgate;
 mod smsru;
 mod telnyx;
 mod twilio;
@@ -33,6 +34,7 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &sinch::SPEC,
     &smsaero::SPEC,
     &smsc::SPEC,
+    &smsgate::SPEC,
     &smsru::SPEC,
     &telnyx::SPEC,
     &twilio::SPEC,

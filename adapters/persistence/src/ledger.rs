@@ -144,7 +144,7 @@ impl SqlDeliveryLedger {
         let events = self.database.events();
         let parameters = match step {
             Step::Call => self.call(lease, call_limit),
-            Step::Wait | Step::End => self.turn(lease),
+            Step::Wait | Step::Fail | Step::Unknown => self.turn(lease),
         };
         let parameters = starts.with(step, parameters);
         if self.database.is_postgres() {

@@ -129,9 +129,12 @@ pub enum Next {
     Call(GatewayName),
     /// Be due again after this time, or when the message expires. The message is then pending.
     Wait(Duration),
-    /// End without a call, for this reason: as unknown if a gateway may have the message, and otherwise
-    /// as failed.
-    End(&'static str),
+    /// End without a call, because no gateway takes the message: as failed, or as unknown if a gateway may
+    /// have it.
+    Fail(&'static str),
+    /// End as unknown, because a gateway may have the message and no call is safe. If none may have it any
+    /// more, because a late outcome said so, nothing changes.
+    Unknown(&'static str),
 }
 
 /// A message in the ledger, still to be sent.

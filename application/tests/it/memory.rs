@@ -733,7 +733,8 @@ impl DeliveryLedger for Member {
                         entry.gateway = None;
                         entry.due_at = (now + *wait).min(entry.lifetime());
                     }
-                    Next::End(_) => {
+                    Next::Unknown(_) if entry.past.ambiguous.is_empty() => {}
+                    Next::Fail(_) | Next::Unknown(_) => {
                         entry.state = match entry.past.ambiguous[..] {
                             [] => DeliveryState::Failed,
                             _ => DeliveryState::Unknown,

@@ -27,11 +27,12 @@ pub(crate) const INTERRUPTED: Fragment = Fragment::pair(
         'ended_at', clock.now))",
 );
 
-/// Whether a gateway may have the message because an earlier call had no clear outcome. Versions that
-/// knew one gateway did not record it as one that may have the message.
-pub(super) const MAY_HAVE: Fragment = Fragment::pair(
-    "may_have",
-    "(maybe_taken IS NOT NULL OR attempts @> '[{\"outcome\": \"ambiguous\"}]')",
-    "(maybe_taken IS NOT NULL
+/// Whether a gateway may have the message: an earlier call had no clear outcome, or a call was
+/// interrupted. Versions that knew one gateway recorded only the outcome.
+pub(super) const IN_DOUBT: Fragment = Fragment::pair(
+    "in_doubt",
+    "(maybe_taken IS NOT NULL OR attempts @> '[{\"outcome\": \"ambiguous\"}]'
+        OR (state || '' = 'calling' AND epoch <> :epoch))",
+    "(maybe_taken IS NOT NULL OR (state = 'calling' AND epoch <> :epoch)
         OR EXISTS (SELECT 1 FROM json_each(attempts) WHERE value ->> 'outcome' = 'ambiguous'))",
 );

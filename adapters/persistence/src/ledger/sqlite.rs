@@ -8,7 +8,7 @@ use sea_orm::DatabaseConnection;
 
 use super::{
     entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
-    gateways::{CALLED, INTERRUPTED, MAY_HAVE, WITH_CALLED},
+    gateways::{CALLED, IN_DOUBT, INTERRUPTED, WITH_CALLED},
     outcomes::{Finished, Manner, Said},
     part::Part,
     starts::Step,
@@ -60,7 +60,7 @@ impl Ledger<'_> {
         parameters: Parameters,
     ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
         let sql = match step {
-            Step::End => &END,
+            Step::Fail | Step::Unknown => &END,
             Step::Wait => &WAIT,
             Step::Call => &START,
         };
@@ -269,12 +269,11 @@ const NAMED: Fragment = Fragment::new(
   -- A statement that we gave up may be done late, after later ones. It does nothing then.
   AND (epoch IS NOT :epoch OR turn < :turn)
   -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
-  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
-RETURNING {entry_columns}",
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))",
 );
 
 const BEGIN: &[Fragment] =
-    &[ENTRY_COLUMNS, CALLED, INTERRUPTED, WITH_CALLED, MAY_HAVE, NOTE_INTERRUPTED, NAMED];
+    &[ENTRY_COLUMNS, CALLED, INTERRUPTED, WITH_CALLED, IN_DOUBT, NOTE_INTERRUPTED, NAMED];
 
 static START: Sql = Sql::with(
     BEGIN,
@@ -292,7 +291,8 @@ SET state = CASE WHEN expires_at > clock.now THEN 'calling' ELSE 'expired' END,
     gateway = iif(expires_at > clock.now, coalesce(:others ->> message_id, :gateway), gateway),
     {note_interrupted}
 FROM (SELECT {now} AS now) AS clock
-WHERE {named}",
+WHERE {named}
+RETURNING {entry_columns}",
 );
 
 // It takes a turn too, so that no earlier statement begins a call after it.
@@ -310,7 +310,8 @@ SET state = CASE WHEN expires_at > clock.now THEN 'pending' ELSE 'expired' END,
     gateway = iif(expires_at > clock.now, NULL, gateway),
     {note_interrupted}
 FROM (SELECT {now} AS now) AS clock
-WHERE {named}",
+WHERE {named}
+RETURNING {entry_columns}",
 );
 
 static END: Sql = Sql::with(
@@ -320,7 +321,7 @@ static END: Sql = Sql::with(
 UPDATE delivery
 SET state = CASE
         WHEN expires_at <= clock.now THEN 'expired'
-        WHEN {may_have} OR (state = 'calling' AND epoch <> :epoch) THEN 'unknown'
+        WHEN {in_doubt} THEN 'unknown'
         ELSE 'failed'
     END,
     code = NULL,
@@ -330,7 +331,8 @@ SET state = CASE
     detail = iif(expires_at > clock.now, :details ->> message_id, detail),
     {note_interrupted}
 FROM (SELECT {now} AS now) AS clock
-WHERE {named}",
+WHERE {named} AND (NOT :only_in_doubt OR expires_at <= clock.now OR {in_doubt})
+RETURNING {entry_columns}",
 );
 
 static GIVE_UP: Sql = Sql::with(

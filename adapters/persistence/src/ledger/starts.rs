@@ -11,7 +11,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// What a statement does with all entries that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    End,
+    Fail,
+    /// Ends only entries that a gateway may have.
+    Unknown,
     Wait,
     Call,
 }
@@ -23,11 +25,12 @@ pub(super) struct Starts<'a>(pub(super) &'a [&'a Start]);
 impl Step {
     /// In the order in which they are done. Calls come last, because a grant that is not answered costs
     /// an attempt.
-    pub(super) const ALL: [Self; 3] = [Self::End, Self::Wait, Self::Call];
+    pub(super) const ALL: [Self; 4] = [Self::Fail, Self::Unknown, Self::Wait, Self::Call];
 
     pub(super) fn of(start: &Start) -> Self {
         match start.next {
-            Next::End(_) => Self::End,
+            Next::Fail(_) => Self::Fail,
+            Next::Unknown(_) => Self::Unknown,
             Next::Wait(_) => Self::Wait,
             Next::Call(_) => Self::Call,
         }
@@ -48,13 +51,9 @@ impl Starts<'_> {
                     _ => None,
                 }),
             ),
-            Step::End => parameters.with(
-                "details",
-                self.by_id(|next| match next {
-                    Next::End(detail) => Some((*detail).into()),
-                    _ => None,
-                }),
-            ),
+            Step::Fail | Step::Unknown => parameters
+                .with("details", self.by_id(|next| reason(next).map(Value::from)))
+                .with("only_in_doubt", step == Step::Unknown),
         }
     }
 
@@ -78,6 +77,13 @@ impl Starts<'_> {
 fn gateway(next: &Next) -> Option<&str> {
     match next {
         Next::Call(gateway) => Some(gateway.as_str()),
-        Next::Wait(_) | Next::End(_) => None,
+        _ => None,
+    }
+}
+
+fn reason(next: &Next) -> Option<&'static str> {
+    match next {
+        Next::Fail(reason) | Next::Unknown(reason) => Some(*reason),
+        _ => None,
     }
 }

@@ -36,6 +36,7 @@ on_both_databases!(
     fenced_owner_lets_nothing_wait,
     message_that_no_gateway_takes_fails_without_a_call,
     message_that_a_gateway_may_have_ends_as_unknown,
+    message_that_no_gateway_has_is_not_ended_as_unknown,
     expired_message_that_is_to_end_has_expired,
 );
 
@@ -428,8 +429,12 @@ async fn fenced_owner_lets_nothing_wait(database: Database) {
     assert_eq!(old.row(id).await.state, "pending");
 }
 
-fn ends(id: MessageId) -> Vec<Start> {
-    vec![Start { id, next: Next::End("no gateway for this number") }]
+fn fails(id: MessageId) -> Vec<Start> {
+    vec![Start { id, next: Next::Fail("no gateway for this number") }]
+}
+
+fn is_in_doubt(id: MessageId) -> Vec<Start> {
+    vec![Start { id, next: Next::Unknown("a gateway may have it") }]
 }
 
 async fn message_that_no_gateway_takes_fails_without_a_call(database: Database) {
@@ -440,7 +445,7 @@ async fn message_that_no_gateway_takes_fails_without_a_call(database: Database) 
     consumer.call("main", unheard, LONG).await;
     let waiting = consumer.admit(4).await;
 
-    let starts = [ends(new), ends(refused), ends(unheard), waits(waiting, NONE)].concat();
+    let starts = [fails(new), fails(refused), fails(unheard), waits(waiting, NONE)].concat();
     let started = consumer.start(&starts).await;
 
     let ended: Vec<_> = started.ended.iter().map(|it| it.state).collect();
@@ -449,7 +454,7 @@ async fn message_that_no_gateway_takes_fails_without_a_call(database: Database) 
         AND detail = 'no gateway for this number'";
     assert_eq!(count(&database, over).await, 3);
     assert_eq!(consumer.row(new).await.attempts().len(), 0);
-    assert_eq!(consumer.start(&ends(new)).await, Started::default(), "it has ended");
+    assert_eq!(consumer.start(&fails(new)).await, Started::default(), "it has ended");
 }
 
 async fn message_that_a_gateway_may_have_ends_as_unknown(database: Database) {
@@ -464,7 +469,7 @@ async fn message_that_a_gateway_may_have_ends_as_unknown(database: Database) {
     old.call("main", interrupted, NONE).await;
     let new = consumer(&database, "b", LONG).await;
 
-    let starts = [ends(interrupted), ends(ambiguous), ends(earlier)].concat();
+    let starts = [is_in_doubt(interrupted), is_in_doubt(ambiguous), fails(earlier)].concat();
     let started = new.start(&starts).await;
 
     let ended: Vec<_> = started.ended.iter().map(|it| it.state).collect();
@@ -473,13 +478,27 @@ async fn message_that_a_gateway_may_have_ends_as_unknown(database: Database) {
     assert_eq!((row.maybe_taken.as_deref(), row.attempts().len()), (Some("main"), 1));
 }
 
+async fn message_that_no_gateway_has_is_not_ended_as_unknown(database: Database) {
+    let old = consumer(&database, "a", NONE).await;
+    let id = old.admit(1).await;
+    let attempt = old.call("main", id, NONE).await;
+    let new = consumer(&database, "b", LONG).await;
+    assert!(new.due().await[0].interrupted);
+    let verdict = Verdict::Retry { after: NONE };
+    old.finish(id, attempt, OutcomeClass::Unavailable, verdict).await;
+
+    assert_eq!(new.start(&is_in_doubt(id)).await, Started::default());
+
+    assert_eq!(new.due().await[0].past.ambiguous, []);
+}
+
 async fn expired_message_that_is_to_end_has_expired(database: Database) {
     let consumer = consumer(&database, "a", LONG).await;
     let id = consumer.admit(1).await;
     let past = if database.is_postgres() { "now() - interval '1 hour'" } else { "1000" };
     consumer.run(&format!("UPDATE delivery SET expires_at = {past}")).await;
 
-    let started = consumer.start(&ends(id)).await;
+    let started = consumer.start(&is_in_doubt(id)).await;
 
     assert_eq!(started.ended[0].state, DeliveryState::Expired);
 }

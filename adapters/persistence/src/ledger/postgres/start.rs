@@ -6,7 +6,7 @@ use crate::{
     events::RECORD_ENDED,
     ledger::{
         entry::EntryRow,
-        gateways::{CALLED, INTERRUPTED, MAY_HAVE, WITH_CALLED},
+        gateways::{CALLED, IN_DOUBT, INTERRUPTED, WITH_CALLED},
         starts::Step,
     },
 };
@@ -19,7 +19,7 @@ pub(in crate::ledger) async fn start(
     events: Events,
 ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
     let sql = match step {
-        Step::End => &END,
+        Step::Fail | Step::Unknown => &END,
         Step::Wait => &WAIT,
         Step::Call => &START,
     };
@@ -57,8 +57,7 @@ const NAMED: Fragment = Fragment::new(
       AND (epoch IS DISTINCT FROM :epoch OR turn < :turn)
       AND (state || '' = 'pending'
           -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
-          OR (state || '' = 'calling' AND (due_at <= now() OR epoch = :epoch)))
-    RETURNING message_id, state, attempt, expires_at, accepted_at",
+          OR (state || '' = 'calling' AND (due_at <= now() OR epoch = :epoch)))",
 );
 
 const BEGUN: Fragment = Fragment::new(
@@ -78,7 +77,7 @@ const RECORDED: [Fragment; 10] = [
     CALLED,
     INTERRUPTED,
     WITH_CALLED,
-    MAY_HAVE,
+    IN_DOUBT,
     NOTE_INTERRUPTED,
     NAMED,
     BEGUN,
@@ -110,6 +109,7 @@ WITH {lease}, begun AS (
         {note_interrupted}
     FROM lease
     WHERE {named}
+    RETURNING message_id, state, attempt, expires_at, accepted_at
 ){events}
 {begun}",
     &RECORDED,
@@ -131,6 +131,7 @@ WITH {lease}, begun AS (
         {note_interrupted}
     FROM lease
     WHERE {named}
+    RETURNING message_id, state, attempt, expires_at, accepted_at
 ){events}
 {begun}",
     &RECORDED,
@@ -143,7 +144,7 @@ WITH {lease}, begun AS (
     UPDATE delivery
     SET state = CASE
             WHEN expires_at <= now() THEN 'expired'
-            WHEN {may_have} OR (state = 'calling' AND epoch <> :epoch) THEN 'unknown'
+            WHEN {in_doubt} THEN 'unknown'
             ELSE 'failed'
         END,
         code = NULL,
@@ -153,7 +154,8 @@ WITH {lease}, begun AS (
         detail = CASE WHEN expires_at > now() THEN :details ->> message_id::text ELSE detail END,
         {note_interrupted}
     FROM lease
-    WHERE {named}
+    WHERE {named} AND (NOT :only_in_doubt OR expires_at <= now() OR {in_doubt})
+    RETURNING message_id, state, attempt, expires_at, accepted_at
 ){events}
 {begun}",
     &RECORDED,

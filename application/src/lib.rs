@@ -20,9 +20,11 @@ pub use self::{
     authorize::{Authorize, AuthorizeError},
     error::{BoxError, Chain},
     pipeline::{
-        DeliverMessages, DeliverSettings, Delivered, RelayBatch, RelayError, RelaySettings,
-        Relayed, Retried, RetryDeadLetter, RetryError, SharePartitions, ShareSettings, Shared,
-        Submission, SubmitError, SubmitMessage, SubmitSettings,
+        AfterAmbiguous, DeliverMessages, DeliverSettings, Delivered, GatewayLimits, GatewayState,
+        GatewayStatus, Preference, RegionOf, RelayBatch, RelayError, RelaySettings, Relayed,
+        Retried, RetryDeadLetter, RetryError, Route, RoutedGateway, Router, RoutingTable,
+        SharePartitions, ShareSettings, Shared, Submission, SubmitError, SubmitMessage,
+        SubmitSettings,
     },
     trace::{InvalidTraceParent, TraceParent},
     vault::{

@@ -1,8 +1,9 @@
-//! The way of a message: into the outbox, to the broker, and to the gateway.
+//! The way of a message: into the outbox, to the broker, and to a gateway.
 
 mod dead_letters;
 mod deliver;
 mod relay;
+mod routing;
 mod share;
 mod submit;
 
@@ -10,6 +11,10 @@ pub use self::{
     dead_letters::{Retried, RetryDeadLetter, RetryError},
     deliver::{DeliverMessages, DeliverSettings, Delivered},
     relay::{RelayBatch, RelayError, RelaySettings, Relayed},
+    routing::{
+        AfterAmbiguous, GatewayLimits, GatewayState, GatewayStatus, Preference, RegionOf, Route,
+        RoutedGateway, Router, RoutingTable,
+    },
     share::{SharePartitions, ShareSettings, Shared},
     submit::{Submission, SubmitError, SubmitMessage, SubmitSettings},
 };

@@ -6,7 +6,7 @@ use std::{
 
 use adapters_http::Readiness;
 use application::{
-    Chain, DeliverMessages, DeliverSettings, SharePartitions, ShareSettings,
+    Chain, DeliverMessages, DeliverSettings, Router, SharePartitions, ShareSettings,
     ports::{
         Batch, DeliveryLedger, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
         SmsGateway, StartFrom, StreamError,
@@ -28,7 +28,7 @@ pub(crate) struct Consumer<S, T, L, G> {
     pub(crate) stream: Arc<S>,
     pub(crate) leases: T,
     pub(crate) ledger: Arc<L>,
-    pub(crate) gateway: Arc<G>,
+    pub(crate) router: Router<G>,
     pub(crate) settings: ConsumerSettings,
     pub(crate) metrics: DeliveryMetrics,
     pub(crate) readiness: Readiness,
@@ -204,7 +204,7 @@ where
         let mut reader = AbortOnDropHandle::new(tokio::spawn(read));
         let mut deliver = DeliverMessages::new(
             Arc::clone(&self.ledger),
-            Arc::clone(&self.gateway),
+            self.router.clone(),
             // It only spreads retries, so it may be predictable.
             StdRng::seed_from_u64(
                 lease.epoch.cast_unsigned() ^ u64::from(lease.partition.cast_unsigned()),

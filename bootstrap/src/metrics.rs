@@ -209,7 +209,7 @@ impl DeliveryMetrics {
         self.calls.inc_by(delivered.calls as u64);
         self.retries.inc_by(delivered.retries as u64);
         self.held_back.inc_by(delivered.held_back as u64);
-        for class in &delivered.outcomes {
+        for (_, class) in &delivered.outcomes {
             self.outcomes.with_label_values(&[class.as_str()]).inc();
         }
         for ended in &delivered.ended {

@@ -1,11 +1,12 @@
 //! Delivers messages from the topic to the gateway.
 //!
-//! This is one file, because the steps of a round share the state of one partition. Calls, lanes,
-//! budgets and backoff are in their own files.
+//! The steps of a round share the state of one partition. This file has the round itself, taking over and
+//! recording; `choosing` picks gateways and starts calls, and `calls` makes and judges them.
 
 mod backoff;
 mod budget;
 mod calls;
+mod choosing;
 mod lanes;
 
 use std::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use autometrics::autometrics;
-use domain::{GatewayName, MessageId, PhoneNumber, Templates};
+use domain::{GatewayName, MessageId, Templates};
 use rand_core::Rng;
 use tokio::{
     sync::mpsc,
@@ -24,25 +25,27 @@ use tokio::{
 };
 
 use self::{
-    budget::RetryBudget,
-    calls::Called,
+    budget::RetryBudgets,
+    calls::{Called, Ended, Made},
+    choosing::Blocked,
     lanes::{Lanes, QueuedMessage},
 };
+use super::routing::{PartitionLoad, Router};
 use crate::{
     Vault,
     ports::{
-        Accepted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, Fetched, Incoming,
-        Lease, LedgerError, Next, OutcomeClass, Recorded, SendError, SmsGateway, Start, Verdict,
+        Batch, Call, DeliveryLedger, DeliveryState, Due, Fetched, Incoming, Lease, LedgerError,
+        OutcomeClass, Recorded, SmsGateway,
     },
 };
 
-/// Delivers the messages of one partition to the gateway: each message once, and the messages of each
+/// Delivers the messages of one partition to the gateways: each message once, and the messages of each
 /// phone in order.
 ///
 /// | in the ledger | in memory | next step |
 /// |---|---|---|
 /// | no entry | fetched, in `arrived` | `admit`, which may also `start` it |
-/// | pending | *waiting* in the lane of its phone | `start`, when the lane is free |
+/// | pending | *waiting* in the lane of its phone | `start`, when the lane is free and a gateway has room |
 /// | calling | a task in `calls`, then in `ended` | `finish` |
 /// | pending, or calling for another consumer | *parked*: counted in its lane | `resume`, when it is due |
 /// | sent, failed, expired, unknown | nothing | none |
@@ -55,20 +58,26 @@ use crate::{
 /// first two are one commit. After a crash before `start`, the message is still to be sent. After a
 /// crash between `start` and `finish`, the call may have been made; it is repeated only if the gateway
 /// recognises repeated messages.
+///
+/// Before the intent is committed, the [`Router`] gives a permit for one gateway. A message for which
+/// it has none waits in memory if a gateway works and has no room, and is parked otherwise. So a
+/// gateway that is down or slow takes neither memory nor calls from messages of other routes.
 #[derive(Debug)]
 pub struct DeliverMessages<L, G, R> {
     ledger: Arc<L>,
-    gateway: Arc<G>,
+    router: Router<G>,
     rng: R,
     settings: DeliverSettings,
     lease: Lease,
     inbox: mpsc::Receiver<Fetched>,
     arrived: Option<Fetched>,
     lanes: Lanes,
-    calls: JoinSet<Result<Accepted, SendError>>,
-    called: HashMap<task::Id, Called>,
-    ended: Vec<(PhoneNumber, CallOutcome)>,
-    budget: RetryBudget,
+    calls: JoinSet<Made>,
+    called: HashMap<task::Id, Called<G>>,
+    ended: Vec<Ended>,
+    load: PartitionLoad,
+    budgets: RetryBudgets,
+    blocked: Blocked,
     /// Whether a request to the ledger got no answer. It may have been carried out, or may be soon.
     unheard: bool,
     /// When the next round may begin.
@@ -90,12 +99,10 @@ pub struct DeliverSettings {
     pub vault: Vault,
     /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,
-    /// The maximum number of concurrent calls for one partition.
+    /// The maximum number of concurrent calls of each gateway for one partition.
     pub concurrency: usize,
-    /// The number of messages in hand for one partition at which reading pauses.
+    /// The number of messages that wait in memory for one partition at which reading pauses.
     pub in_hand: usize,
-    /// How long a call lasts at most. A call without an outcome by then is ambiguous.
-    pub call_limit: Duration,
 }
 
 /// The counts since the last report.
@@ -107,9 +114,11 @@ pub struct Delivered {
     pub unreadable: usize,
     /// Calls that began.
     pub calls: usize,
-    /// The outcomes of calls that ended.
-    pub outcomes: Vec<OutcomeClass>,
+    /// The outcomes of calls that ended, and the gateway of each.
+    pub outcomes: Vec<(GatewayName, OutcomeClass)>,
     pub retries: usize,
+    /// Messages that wait in the ledger because no gateway can take them now.
+    pub deferred: usize,
     /// Due retries for which the budget had no room.
     pub held_back: usize,
     pub ended: Vec<Recorded>,
@@ -134,14 +143,16 @@ const SYNC: Duration = Duration::from_secs(5);
 /// letter adds an entry. The interval is long because the comparison reads all dead rows of entries
 /// that are not vacuumed yet.
 const REST: Duration = Duration::from_secs(20);
-/// The number of phones with open messages, for one partition, at which reading pauses.
-const PHONES: usize = 20_000;
+/// The number of phones with open messages, for one partition, at which reading pauses. Each takes up to
+/// 200 bytes. If all gateways of a route are down, this many of its messages wait before those of other
+/// routes do.
+const PHONES: usize = 50_000;
 
 impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<L, G, R> {
     /// Delivers the records of `inbox`, from the partition of `lease`.
     pub fn new(
         ledger: Arc<L>,
-        gateway: Arc<G>,
+        router: Router<G>,
         rng: R,
         settings: DeliverSettings,
         lease: Lease,
@@ -149,8 +160,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     ) -> Self {
         Self {
             ledger,
-            gateway,
+            router,
             rng,
+            load: PartitionLoad::new(settings.concurrency),
             settings,
             lease,
             inbox,
@@ -159,7 +171,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             calls: JoinSet::new(),
             called: HashMap::new(),
             ended: Vec::new(),
-            budget: RetryBudget::new(Instant::now()),
+            budgets: RetryBudgets::default(),
+            blocked: Blocked::default(),
             unheard: false,
             next_round: Instant::now(),
             next_look: Instant::now(),
@@ -172,15 +185,17 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     /// Waits until there is something to do. The caller may drop the future and call again.
     pub async fn wait(&mut self) {
         let room = self.arrived.is_none()
-            && self.lanes.in_hand() < self.settings.in_hand
+            && self.lanes.waiting() < self.settings.in_hand
             && self.lanes.phones() < PHONES;
         let look = if self.lanes.parked() > 0 { Some(self.next_look) } else { self.next_sync() };
-        let can_start = self.lanes.ready() > 0 && self.calls.len() < self.settings.concurrency;
+        let look = look.unwrap_or_else(Instant::now);
+        let next = self.blocked.until().map_or(look, |until| until.min(look));
+        let can_start = self.lanes.ready().any(|(route, _)| !self.blocked.has(route));
         if self.arrived.is_none() && self.ended.is_empty() && !can_start {
             tokio::select! {
                 Some(fetched) = self.inbox.recv(), if room => self.arrived = Some(fetched),
                 Some(call) = self.calls.join_next_with_id() => self.end_call(call),
-                () = sleep_until(look.unwrap_or_else(Instant::now)) => {}
+                () = sleep_until(next) => {}
             }
         }
         if self.arrived.is_none() && self.lanes.waiting() == 0 {
@@ -249,20 +264,22 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         if self.ended.is_empty() {
             return Ok(());
         }
-        let outcomes: Vec<CallOutcome> =
-            self.ended.iter().map(|(_, outcome)| outcome.clone()).collect();
+        let outcomes: Vec<_> = self.ended.iter().map(|ended| ended.outcome.clone()).collect();
         let recorded = self.ledger.finish(&outcomes).await?;
 
         let state: HashMap<MessageId, DeliveryState> =
             recorded.iter().map(|recorded| (recorded.id, recorded.state)).collect();
-        for (phone, outcome) in self.ended.drain(..) {
-            // The ledger skipped the outcome: another consumer works on the entry, or the outcome was
-            // recorded before and the answer was lost. The next look at the ledger shows which.
-            match state.get(&outcome.id) {
-                Some(DeliveryState::Pending | DeliveryState::Calling) | None => {
+        for Ended { phone, outcome, goes_on } in self.ended.drain(..) {
+            match (state.get(&outcome.id), goes_on) {
+                // Another gateway can take it at once.
+                (Some(DeliveryState::Pending), Some(message)) => self.lanes.put_back(message),
+                // Without a state, the ledger skipped the outcome: another consumer works on the entry,
+                // or the outcome was recorded before and the answer was lost. The next look at the
+                // ledger shows which.
+                (Some(DeliveryState::Pending | DeliveryState::Calling) | None, _) => {
                     self.lanes.park(&phone);
                 }
-                Some(_) => {
+                (Some(_), _) => {
                     self.lanes.done(&phone);
                     if self.lanes.is_waiting_in_ledger(&phone) {
                         // The next message of this phone does not wait for the next regular look.
@@ -284,14 +301,16 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let Some(fetched) = &self.arrived else { return Ok(()) };
 
         let begun = Instant::now();
+        let lag = fetched.lag;
         let mut batch = Batch {
             records: fetched.records.clone(),
             next_offset: fetched.next_offset,
             default_ttl: self.settings.default_ttl,
-            call_limit: self.settings.call_limit,
             ..Batch::default()
         };
-        batch.call_now = self.callable(batch.messages());
+        let mut permits = self.callable(batch.messages());
+        batch.call_now = permits.iter().map(|(id, permit)| (*id, permit.name().clone())).collect();
+        batch.call_limit = choosing::call_limit(permits.values());
         let admitted = self.ledger.admit(&self.lease, &batch).await?;
         let mut calls: HashMap<MessageId, Call> =
             admitted.calls.into_iter().map(|call| (call.id, call)).collect();
@@ -306,7 +325,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             let partition = self.lease.partition;
             tracing::warn!(partition, offset, %reason, "record is not a message; stored as a dead letter");
         }
-        self.delivered.lag = Some(fetched.lag);
+        self.delivered.lag = Some(lag);
         self.delivered.unreadable += unreadable;
         self.delivered.admitted += admitted_now;
         self.delivered.passed_over += known;
@@ -318,31 +337,18 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.arrived = None;
         let messages = batch.records.into_iter().filter_map(|record| record.content.ok());
         for Incoming { message, trace, .. } in messages {
+            let route = self.router.route_of(&message.phone);
+            let queued = QueuedMessage::new(message, trace);
+            let id = queued.message.id;
             // Removed, because a batch may contain a message twice.
-            if let Some(call) = calls.remove(&message.id) {
-                self.lanes.begin(&message.phone);
-                self.call(call, message, trace, begun);
-            } else if fresh.remove(&message.id) {
-                self.lanes.push(QueuedMessage { message, trace });
+            if let Some((call, permit)) = calls.remove(&id).zip(permits.remove(&id)) {
+                self.lanes.begin(&queued.message.phone, route);
+                self.call(call, permit, queued, begun);
+            } else if fresh.remove(&id) {
+                self.lanes.push(queued, route);
             }
         }
         Ok(())
-    }
-
-    /// Selects messages whose calls may start with their admission: their phones have no open message,
-    /// and the lanes that are ready leave room.
-    fn callable<'a>(
-        &self,
-        messages: impl Iterator<Item = &'a Incoming>,
-    ) -> HashMap<MessageId, GatewayName> {
-        let busy = self.calls.len() + self.lanes.ready();
-        let mut phones = HashSet::new();
-        messages
-            .map(|incoming| &incoming.message)
-            .filter(|message| phones.insert(&message.phone) && self.lanes.is_free(&message.phone))
-            .take(self.settings.concurrency.saturating_sub(busy))
-            .map(|message| (message.id, GatewayName::default()))
-            .collect()
     }
 
     /// Brings due parked messages back into their lanes.
@@ -357,28 +363,19 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             return Ok(());
         }
         let due = self.ledger.due(&self.lease, self.settings.in_hand).await?;
+        let is_all = due.len() < self.settings.in_hand;
         for Due { message, trace, interrupted, expired, past } in due {
-            let attempt = past.attempts;
-            if !self.lanes.is_idle(&message.phone) {
-                continue;
-            }
-            if interrupted && !self.gateway.deduplicates() {
-                let detail = "interrupted: the call may have been made".to_owned();
-                let class = OutcomeClass::Ambiguous;
-                let verdict = Verdict::Unknown;
-                let outcome = CallOutcome { id: message.id, attempt, class, verdict, detail };
-                self.ended.push((message.phone, outcome));
-            } else if attempt > 0 && !expired && !self.budget.spend(now) {
-                // The message stays parked and due.
-                self.delivered.held_back += 1;
-            } else {
-                self.lanes.resume(QueuedMessage { message, trace });
+            if self.lanes.is_idle(&message.phone) {
+                let route = self.router.route_of(&message.phone);
+                let queued = QueuedMessage { message, trace, past, interrupted, expired };
+                self.lanes.resume(queued, route);
             }
         }
         // A look takes at most a tenth of the time, however many entries it reads.
         let cost = now.elapsed();
         self.earliest_look = now + 10 * cost;
-        self.next_look = now + LOOK.max(10 * cost);
+        self.next_look =
+            if is_all { self.earliest_look.max(now + LOOK) } else { self.earliest_look };
         Ok(())
     }
 
@@ -386,41 +383,6 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     fn next_sync(&self) -> Option<Instant> {
         let pause = if self.lanes.parked() > 0 { SYNC } else { REST };
         self.synced.map(|synced| synced + pause)
-    }
-
-    async fn start(&mut self) -> Result<(), LedgerError> {
-        let free = self.settings.concurrency.saturating_sub(self.calls.len());
-        let taken = self.lanes.take(free);
-        if taken.is_empty() {
-            return Ok(());
-        }
-        let begun = Instant::now();
-        let call = |waiting: &QueuedMessage| Start {
-            id: waiting.message.id,
-            next: Next::Call(GatewayName::default()),
-        };
-        let starts: Vec<Start> = taken.iter().map(call).collect();
-        let started = match self.ledger.start(&self.lease, &starts, self.settings.call_limit).await
-        {
-            Ok(started) => started,
-            Err(error) => {
-                self.lanes.put_back(taken);
-                return Err(error);
-            }
-        };
-        let ended: HashSet<MessageId> = started.ended.iter().map(|recorded| recorded.id).collect();
-        self.delivered.ended.extend(started.ended);
-        let calls: HashMap<MessageId, Call> =
-            started.calls.into_iter().map(|call| (call.id, call)).collect();
-        for QueuedMessage { message, trace } in taken {
-            match calls.get(&message.id) {
-                Some(call) => self.call(*call, message, trace, begun),
-                None if ended.contains(&message.id) => self.lanes.done(&message.phone),
-                // Another consumer is calling, or the entry has ended. The ledger shows which.
-                None => self.lanes.park(&message.phone),
-            }
-        }
-        Ok(())
     }
 }
 

@@ -163,6 +163,11 @@ pub struct Past {
 }
 
 impl Past {
+    /// Returns how often a gateway was called.
+    pub fn tries(&self, gateway: &GatewayName) -> usize {
+        self.tried.iter().filter(|tried| *tried == gateway).count()
+    }
+
     /// Notes that a gateway may have the message.
     pub fn may_have(&mut self, gateway: GatewayName) {
         if !self.ambiguous.contains(&gateway) {

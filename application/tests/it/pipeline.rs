@@ -11,7 +11,7 @@ use std::{
 };
 
 use application::{
-    DeliverMessages, DeliverSettings, Guard, Keys, RelayBatch, RelaySettings, SendRules,
+    DeliverMessages, DeliverSettings, Guard, Keys, RelayBatch, RelaySettings, Router, SendRules,
     SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, Vault,
     ports::{
         Backlog, DeliveryState, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
@@ -234,12 +234,11 @@ async fn work(
         default_ttl: TTL,
         concurrency: 2,
         in_hand: 6,
-        call_limit: Duration::from_secs(12),
     };
     let rng = StdRng::seed_from_u64(lease.epoch.cast_unsigned());
     let ledger = Arc::new(member.clone());
-    let mut deliver =
-        DeliverMessages::new(ledger, Arc::new(gateway), rng, settings, lease.clone(), inbox);
+    let router = Router::single(gateway, Duration::from_secs(12));
+    let mut deliver = DeliverMessages::new(ledger, router, rng, settings, lease.clone(), inbox);
     loop {
         tokio::select! {
             _ = stopped.wait_for(|stopped| *stopped) => break,

@@ -18,7 +18,7 @@ pub struct ConsumerConfig {
     /// `None`: the latest record in Kafka, the earliest in the embedded queue, which no other
     /// service reads.
     pub start_from: Option<Beginning>,
-    /// Calls of the gateway at a time, for each partition.
+    /// Calls of each gateway at a time, for each partition.
     pub concurrency: usize,
     /// How long the ledger keeps a message that has ended.
     pub retention: Duration,
@@ -76,7 +76,7 @@ pub(super) const SECTION: Section = Section {
             default: "64",
             example: None,
             values: Number(1, 10_000),
-            meaning: "Calls of the gateway at a time, for each partition.",
+            meaning: "Calls of each gateway at a time, for each partition.",
         },
         Setting {
             name: "DELIVERY_RETENTION",

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
 use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases};
-use application::{DeliverSettings, Vault};
+use application::{DeliverSettings, Router, Vault};
 use rand_core::Rng;
 
 use super::{housekeeping::clean_up_orphans, parts, stream};
@@ -35,7 +35,9 @@ pub fn consumer(
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
     let (gateway, longest_call) = gateway(&config.gateway)?;
-    let settings = settings(&config, process.is_embedded(), &stream, longest_call, vault.clone());
+    // The gateway keeps its own limit; this one is for a gateway that does not.
+    let router = Router::single(gateway, longest_call + Duration::from_secs(2));
+    let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
     let ledger =
         SqlDeliveryLedger::new(database.clone(), group.clone(), topic.clone(), member.clone());
@@ -43,7 +45,7 @@ pub fn consumer(
         leases: SqlPartitionLeases::new(database, group, topic, member),
         ledger: Arc::new(ledger),
         stream: Arc::new(stream),
-        gateway: Arc::new(gateway),
+        router,
         settings,
         metrics: DeliveryMetrics::register(&process.registry)?,
         readiness: process.readiness.clone(),
@@ -76,13 +78,7 @@ fn gateway(config: &GatewayConfig) -> anyhow::Result<(Gateway, Duration)> {
     })
 }
 
-fn settings(
-    config: &Config,
-    is_embedded: bool,
-    stream: &Stream,
-    longest_call: Duration,
-    vault: Vault,
-) -> ConsumerSettings {
+fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -> ConsumerSettings {
     let first = match stream {
         Stream::Kafka(_) => Beginning::Latest,
         Stream::Embedded(_) => Beginning::Earliest,
@@ -99,8 +95,6 @@ fn settings(
             default_ttl: config.codes.ttl,
             concurrency,
             in_hand: 1_000.max(2 * concurrency),
-            // The gateway keeps its own limit; this one is for a gateway that does not.
-            call_limit: longest_call + Duration::from_secs(2),
         },
     }
 }

@@ -1,15 +1,20 @@
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
+use domain::GatewayName;
 use tokio::time::Instant;
 
-/// The budget of retries. It keeps a failing gateway from being overloaded by retries.
+/// The budgets of one partition, one for each gateway.
+#[derive(Debug, Default)]
+pub(super) struct RetryBudgets(HashMap<GatewayName, RetryBudget>);
+
+/// The budget of retries at one gateway. It keeps a failing gateway from being overloaded by retries.
 ///
 /// Each call that the gateway accepts earns two retries, and a few retries are free. While the gateway
 /// accepts nothing, only the free retries are made, however many messages wait. Once it accepts again,
 /// each success pays for two more, so the waiting messages come back as fast as the gateway can take
-/// them. First calls need no budget; they detect that the gateway is back.
+/// them. The first call of a message at a gateway needs no budget.
 #[derive(Debug)]
-pub(super) struct RetryBudget {
+struct RetryBudget {
     retries: f64,
     counted: Instant,
 }
@@ -22,17 +27,31 @@ const FREE: f64 = 2.0;
 /// the limit.
 const SAVED: f64 = 50.0;
 
+impl RetryBudgets {
+    /// Counts a call that the gateway accepted.
+    pub(super) fn earn(&mut self, gateway: &GatewayName) {
+        // A full budget needs no place.
+        if let Some(budget) = self.0.get_mut(gateway) {
+            budget.earn();
+        }
+    }
+
+    /// Takes one retry from the budget of a gateway. Returns whether there was one.
+    pub(super) fn spend(&mut self, gateway: &GatewayName, now: Instant) -> bool {
+        self.0.entry(gateway.clone()).or_insert_with(|| RetryBudget::new(now)).spend(now)
+    }
+}
+
 impl RetryBudget {
-    pub(super) fn new(now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self { retries: SAVED, counted: now }
     }
 
-    pub(super) fn earn(&mut self) {
+    fn earn(&mut self) {
         self.retries = (self.retries + EARNED).min(SAVED);
     }
 
-    /// Takes one retry from the budget. Returns whether there was one.
-    pub(super) fn spend(&mut self, now: Instant) -> bool {
+    fn spend(&mut self, now: Instant) -> bool {
         let passed: Duration = now.saturating_duration_since(self.counted);
         self.counted = now;
         self.retries = (self.retries + FREE * passed.as_secs_f64()).min(SAVED);
@@ -50,6 +69,21 @@ mod tests {
 
     fn spend_all(budget: &mut RetryBudget, now: Instant) -> usize {
         std::iter::from_fn(|| budget.spend(now).then_some(())).count()
+    }
+
+    #[test]
+    fn each_gateway_has_a_budget_of_its_own() {
+        let (now, one, other) = (Instant::now(), GatewayName::default(), "other".parse().unwrap());
+        let mut budgets = RetryBudgets::default();
+
+        let retries = (0..100).filter(|_| budgets.spend(&one, now)).count();
+        budgets.earn(&other);
+
+        assert_eq!(retries, 50);
+        assert!(budgets.spend(&other, now));
+        assert!(!budgets.spend(&one, now));
+        budgets.earn(&one);
+        assert!(budgets.spend(&one, now));
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! The calls of the gateway: what is sent, and what follows from the outcome.
+//! The calls of the gateways: what is sent, and what follows from the outcome.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use domain::{CannotOpen, CarriedCode, Message, MessageId, Opened, PhoneNumber};
+use domain::{CannotOpen, CarriedCode, Message, Opened, PhoneNumber};
 use rand_core::Rng;
 use tokio::{
     task,
     time::{Instant, timeout},
 };
 
-use super::{DeliverMessages, backoff::backoff};
+use super::{DeliverMessages, backoff::backoff, lanes::QueuedMessage};
 use crate::{
-    TraceParent,
+    pipeline::routing::{Ask, FollowUp, Permit},
     ports::{
         Accepted, Call, CallOutcome, DeliveryLedger, OutcomeClass, SendError, Sms, SmsGateway,
         Verdict,
@@ -20,54 +20,76 @@ use crate::{
 
 /// The message of a call in progress.
 #[derive(Debug)]
-pub(super) struct Called {
-    id: MessageId,
-    phone: PhoneNumber,
+pub(super) struct Called<G> {
+    message: QueuedMessage,
     attempt: u32,
+    permit: Permit<G>,
+}
+
+/// The end of a task that makes a call.
+#[derive(Debug)]
+pub(super) enum Made {
+    Called(Result<Accepted, SendError>),
+    /// The gateway was not called.
+    NotCalled(SendError),
+}
+
+/// A call whose outcome the ledger does not have yet.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) phone: PhoneNumber,
+    pub(super) outcome: CallOutcome,
+    /// The message, if another gateway can take it as soon as the outcome is recorded.
+    pub(super) goes_on: Option<QueuedMessage>,
 }
 
 impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<L, G, R> {
     pub(super) fn call(
         &mut self,
         call: Call,
-        message: Message,
-        trace: Option<TraceParent>,
+        permit: Permit<G>,
+        message: QueuedMessage,
         granted: Instant,
     ) {
         self.delivered.calls += 1;
-        let end_by = granted + self.settings.call_limit;
+        self.load.begin(permit.name());
+        let end_by = granted + permit.call_limit();
         // A call that begins in time may end after the code has expired. Its outcome counts.
         let begin_by = end_by.min(granted + call.good_for);
-        let called = Called { id: message.id, phone: message.phone.clone(), attempt: call.attempt };
-        let sms = self.sms(call, message, trace);
-        let gateway = Arc::clone(&self.gateway);
+        let sms = self.sms(call, &permit, &message);
+        let gateway = Arc::clone(permit.gateway());
         let handle = self.calls.spawn(async move {
-            let sms = sms?;
+            let sms = match sms {
+                Ok(sms) => sms,
+                Err(error) => return Made::NotCalled(error),
+            };
             // A process that was paused for this long after `start` must not call: another consumer
             // may have treated the call as interrupted, or the code may have expired.
             let now = Instant::now();
             if now >= begin_by {
-                return Err(SendError::Unavailable {
-                    detail: "not called: too late".to_owned(),
-                    retry_after: None,
-                });
+                let detail = "not called: too late".to_owned();
+                return Made::NotCalled(SendError::Unavailable { detail, retry_after: None });
             }
-            let accepted = timeout(end_by - now, gateway.send(&sms))
+            let result = timeout(end_by - now, gateway.send(&sms))
                 .await
-                .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())))?;
+                .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())));
             // The reference is stored, and a gateway might repeat the text with the code.
-            let reference = accepted.reference.filter(|it| !it.contains(sms.code.as_str()));
-            Ok(Accepted { reference, ..accepted })
+            Made::Called(result.map(|accepted| Accepted {
+                reference: accepted.reference.filter(|it| !it.contains(sms.code.as_str())),
+                ..accepted
+            }))
         });
+        let called = Called { message, attempt: call.attempt, permit };
         self.called.insert(handle.id(), called);
     }
 
     fn sms(
         &self,
         call: Call,
-        message: Message,
-        trace: Option<TraceParent>,
+        permit: &Permit<G>,
+        message: &QueuedMessage,
     ) -> Result<Sms, SendError> {
+        let QueuedMessage { message, trace, .. } = message.clone();
         let Opened { code, template, .. } = self.open(&message)?;
         let text = self.settings.templates.render(template.as_ref(), &code);
         Ok(Sms {
@@ -77,8 +99,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             expires_at: call.expires_at,
             good_for: call.good_for,
             trace,
-            sender: None,
-            params: Arc::default(),
+            sender: permit.sender().cloned(),
+            params: Arc::clone(permit.params()),
             callback: None,
         })
     }
@@ -109,58 +131,103 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                     detail: format!("not called: {error}"),
                     retry_after: None,
                 },
-                CannotOpen::Damaged => SendError::Misconfigured(error.to_string()),
+                CannotOpen::Damaged => SendError::Rejected(error.to_string()),
             })
     }
 
-    pub(super) fn end_call(
-        &mut self,
-        call: Result<(task::Id, Result<Accepted, SendError>), task::JoinError>,
-    ) {
-        let (task, result) = match call {
+    pub(super) fn end_call(&mut self, call: Result<(task::Id, Made), task::JoinError>) {
+        let (task, made) = match call {
             Ok(ended) => ended,
             Err(error) => {
-                (error.id(), Err(SendError::Ambiguous("the gateway adapter panicked".to_owned())))
+                let panicked = SendError::Ambiguous("the gateway adapter panicked".to_owned());
+                (error.id(), Made::Called(Err(panicked)))
             }
         };
-        let Called { id, phone, attempt } =
+        let Called { mut message, attempt, permit } =
             self.called.remove(&task).expect("every call is recorded when it is spawned");
-        let (class, detail) = match &result {
-            Ok(_) => {
-                self.budget.earn();
-                (OutcomeClass::Accepted, String::new())
-            }
-            Err(error) => {
-                tracing::warn!(message.id = %id, attempt, %error, "message not accepted by the gateway");
-                (error.class(), error.detail().to_owned())
-            }
-        };
-        self.delivered.outcomes.push(class);
-        let verdict = self.judge(result, attempt);
-        self.ended.push((phone, CallOutcome { id, attempt, class, verdict, detail }));
+        let gateway = permit.name().clone();
+        self.load.end(&gateway);
+        let (id, phone) = (message.message.id, message.message.phone.clone());
+        let class = made.class();
+        let detail = made.error().map_or("", SendError::detail).to_owned();
+        if let Some(error) = made.error() {
+            tracing::warn!(message.id = %id, attempt, %gateway, %error, "message not accepted by the gateway");
+        }
+        self.delivered.outcomes.push((gateway.clone(), class));
+        // As the ledger will have it.
+        (message.interrupted, message.past.attempts) = (false, attempt);
+        message.past.tried.push(gateway.clone());
+        if class == OutcomeClass::Ambiguous {
+            message.past.may_have(gateway);
+        }
+        let verdict = self.judge(made, permit, &message);
+        let goes_on = verdict == Verdict::Retry { after: Duration::ZERO };
+        let goes_on = goes_on.then_some(message);
+        let outcome = CallOutcome { id, attempt, class, verdict, detail };
+        self.ended.push(Ended { phone, outcome, goes_on });
     }
 
-    fn judge(&mut self, result: Result<Accepted, SendError>, attempt: u32) -> Verdict {
-        match result {
+    /// Decides what follows from a call. The past of `message` includes it.
+    fn judge(&mut self, made: Made, permit: Permit<G>, message: &QueuedMessage) -> Verdict {
+        let attempt = message.past.attempts;
+        let result = match made {
+            Made::Called(result) => result,
+            Made::NotCalled(SendError::Rejected(_)) => return Verdict::Failed,
+            // Another gateway would not be called either.
+            Made::NotCalled(_) => return self.later(None, attempt),
+        };
+        let gateway = permit.name().clone();
+        permit.record(&result);
+        let error = match result {
             Ok(Accepted { reference, receipts_by_reference }) => {
-                Verdict::Sent { reference, receipts_by_reference }
+                self.budgets.earn(&gateway);
+                return Verdict::Sent { reference, receipts_by_reference };
             }
-            Err(
-                SendError::Rejected(_) | SendError::Unroutable(_) | SendError::Misconfigured(_),
-            ) => Verdict::Failed,
-            Err(
+            Err(error) => error,
+        };
+        let past = &message.past;
+        let elsewhere = past.ambiguous.iter().any(|name| *name != gateway);
+        let refused = if elsewhere { Verdict::Unknown } else { Verdict::Failed };
+        let (id, phone) = (message.message.id, &message.message.phone);
+        let ask = Ask { id, phone, past, load: &self.load };
+        match (error, self.router.follow_up(&ask, &gateway)) {
+            (SendError::Rejected(_), _) => refused,
+            (_, FollowUp::Unknown) => Verdict::Unknown,
+            (_, FollowUp::AtOnce) => Verdict::Retry { after: Duration::ZERO },
+            // The gateway said twice that it does not deliver to the number, and no other takes it now.
+            (SendError::Unroutable(_), FollowUp::Later { alone })
+                if alone || past.tries(&gateway) > 1 =>
+            {
+                refused
+            }
+            (
                 SendError::Throttled { retry_after, .. }
                 | SendError::Unavailable { retry_after, .. },
-            ) => Verdict::Retry {
-                // A gateway that asks for no wait asked for none the last time either.
-                after: retry_after
-                    .filter(|wait| !wait.is_zero())
-                    .unwrap_or_else(|| backoff(attempt, &mut self.rng)),
-            },
-            Err(SendError::Ambiguous(_)) if self.gateway.deduplicates() => {
-                Verdict::Retry { after: backoff(attempt, &mut self.rng) }
-            }
-            Err(SendError::Ambiguous(_)) => Verdict::Unknown,
+                FollowUp::Later { alone: true },
+            ) => self.later(retry_after, attempt),
+            (_, FollowUp::Later { .. }) => self.later(None, attempt),
         }
+    }
+
+    /// A retry after the time that the gateway asked for, or after the back-off.
+    fn later(&mut self, asked: Option<Duration>, attempt: u32) -> Verdict {
+        // A gateway that asks for no wait asked for none the last time either.
+        let asked = asked.filter(|wait| !wait.is_zero());
+        // A retry at once would go on to another gateway.
+        let backoff = || backoff(attempt, &mut self.rng).max(Duration::from_millis(1));
+        Verdict::Retry { after: asked.unwrap_or_else(backoff) }
+    }
+}
+
+impl Made {
+    fn error(&self) -> Option<&SendError> {
+        match self {
+            Self::Called(result) => result.as_ref().err(),
+            Self::NotCalled(error) => Some(error),
+        }
+    }
+
+    fn class(&self) -> OutcomeClass {
+        self.error().map_or(OutcomeClass::Accepted, SendError::class)
     }
 }

@@ -1,24 +1,29 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use domain::{Message, PhoneNumber};
 
-use crate::TraceParent;
+use crate::{TraceParent, ports::Past};
 
 /// The messages in hand, in a lane for each phone. A lane makes one call at a time, and lanes are
 /// independent.
 ///
-/// While the first message of a lane waits for a retry, the lane is *parked*: its messages leave memory
-/// and come back from the ledger, oldest first, when the retry is due. Messages that arrive in the
-/// meantime are parked behind them, so the messages of a phone keep their order.
+/// While the first message of a lane waits for a retry or for a gateway, the lane is *parked*: its
+/// messages leave memory and come back from the ledger, oldest first, when they are due. Messages that
+/// arrive in the meantime are parked behind them, so the messages of a phone keep their order.
+///
+/// Lanes that are ready queue by route, so that those of a route without room stop no other.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     by_phone: HashMap<PhoneNumber, Lane>,
-    /// Phones whose first message may be sent now, in order.
-    ready: VecDeque<PhoneNumber>,
+    /// Phones whose first message may be sent now, in order. No queue is empty.
+    ready: BTreeMap<RoutePlace, VecDeque<PhoneNumber>>,
     waiting: usize,
     calling: usize,
     parked: usize,
 }
+
+/// The place of a route in the table. `None` stands for numbers without a route.
+pub(super) type RoutePlace = Option<usize>;
 
 #[derive(Debug, Default)]
 struct Lane {
@@ -26,6 +31,8 @@ struct Lane {
     calling: bool,
     /// The number of open entries of this phone that are only in the ledger.
     parked: usize,
+    /// The route of the latest message. It only decides the queue.
+    route: RoutePlace,
 }
 
 /// A message that waits in its lane.
@@ -33,11 +40,23 @@ struct Lane {
 pub(super) struct QueuedMessage {
     pub(super) message: Message,
     pub(super) trace: Option<TraceParent>,
+    pub(super) past: Past,
+    /// Whether a call began under another lease and its outcome was not recorded in time.
+    pub(super) interrupted: bool,
+    /// Whether the ledger has found the message to be expired.
+    pub(super) expired: bool,
 }
 
 /// The maximum number of messages of one phone in memory. A phone with many messages must not fill the
 /// memory.
 const QUEUE: usize = 8;
+
+impl QueuedMessage {
+    /// A message for which no call was made.
+    pub(super) fn new(message: Message, trace: Option<TraceParent>) -> Self {
+        Self { message, trace, past: Past::default(), interrupted: false, expired: false }
+    }
+}
 
 impl Lane {
     fn in_hand(&self) -> usize {
@@ -46,11 +65,6 @@ impl Lane {
 }
 
 impl Lanes {
-    /// Returns the number of messages in memory.
-    pub(super) fn in_hand(&self) -> usize {
-        self.waiting + self.calling
-    }
-
     /// Returns the number of messages in memory whose call has not begun.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
@@ -66,9 +80,9 @@ impl Lanes {
         self.by_phone.len()
     }
 
-    /// Returns the number of phones whose first message may be sent now.
-    pub(super) fn ready(&self) -> usize {
-        self.ready.len()
+    /// Returns the routes of phones whose first message may be sent now, and the number of these phones.
+    pub(super) fn ready(&self) -> impl Iterator<Item = (RoutePlace, usize)> {
+        self.ready.iter().map(|(route, phones)| (*route, phones.len()))
     }
 
     /// Whether a phone has no open message.
@@ -77,8 +91,9 @@ impl Lanes {
     }
 
     /// Records a call for a message that did not wait. Its phone must be free.
-    pub(super) fn begin(&mut self, phone: &PhoneNumber) {
-        self.by_phone.entry(phone.clone()).or_default().calling = true;
+    pub(super) fn begin(&mut self, phone: &PhoneNumber, route: RoutePlace) {
+        let lane = self.by_phone.entry(phone.clone()).or_default();
+        (lane.calling, lane.route) = (true, route);
         self.calling += 1;
     }
 
@@ -105,31 +120,33 @@ impl Lanes {
     }
 
     /// Adds a message that has just arrived.
-    pub(super) fn push(&mut self, waiting: QueuedMessage) {
+    pub(super) fn push(&mut self, waiting: QueuedMessage, route: RoutePlace) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
+        lane.route = route;
         if lane.parked > 0 || lane.queue.len() == QUEUE {
             lane.parked += 1;
             self.parked += 1;
             return;
         }
         if lane.queue.is_empty() && !lane.calling {
-            self.ready.push_back(phone);
+            self.ready.entry(route).or_default().push_back(phone);
         }
         lane.queue.push_back(waiting);
         self.waiting += 1;
     }
 
     /// Brings back a parked message. It must be the oldest of its phone, and the phone must be idle.
-    pub(super) fn resume(&mut self, waiting: QueuedMessage) {
+    pub(super) fn resume(&mut self, waiting: QueuedMessage, route: RoutePlace) {
         let phone = waiting.message.phone.clone();
         let lane = self.by_phone.entry(phone.clone()).or_default();
+        lane.route = route;
         if lane.parked > 0 {
             lane.parked -= 1;
             self.parked -= 1;
         }
         lane.queue.push_back(waiting);
-        self.ready.push_back(phone);
+        self.ready.entry(route).or_default().push_back(phone);
         self.waiting += 1;
     }
 
@@ -138,39 +155,45 @@ impl Lanes {
         self.by_phone.get(phone).is_some_and(|lane| lane.in_hand() == 0 && lane.parked > 0)
     }
 
-    /// Takes the first message of up to `limit` ready lanes. These lanes are calling from now on.
-    pub(super) fn take(&mut self, limit: usize) -> Vec<QueuedMessage> {
-        let mut taken = Vec::new();
-        while taken.len() < limit
-            && let Some(phone) = self.ready.pop_front()
-        {
-            let lane = self.by_phone.get_mut(&phone).expect("a ready phone has a lane");
-            taken.push(lane.queue.pop_front().expect("a ready lane has a message"));
-            lane.calling = true;
-            self.waiting -= 1;
-            self.calling += 1;
-        }
-        taken
+    /// Returns the first message of a ready lane, by the lane's place in the queue of its route.
+    pub(super) fn first(&self, route: RoutePlace, place: usize) -> Option<&QueuedMessage> {
+        let phone = self.ready.get(&route)?.get(place)?;
+        self.by_phone.get(phone)?.queue.front()
     }
 
-    /// Puts back messages that were taken but not started, as if they had not been taken.
-    pub(super) fn put_back(&mut self, taken: Vec<QueuedMessage>) {
-        for waiting in taken.into_iter().rev() {
-            let phone = waiting.message.phone.clone();
-            let lane = self.by_phone.get_mut(&phone).expect("a calling phone has a lane");
-            lane.calling = false;
-            lane.queue.push_front(waiting);
-            self.ready.push_front(phone);
-            self.waiting += 1;
-            self.calling -= 1;
+    /// Takes that message. Its lane is calling from now on.
+    pub(super) fn take(&mut self, route: RoutePlace, place: usize) -> Option<QueuedMessage> {
+        let phones = self.ready.get_mut(&route)?;
+        let phone = phones.remove(place)?;
+        if phones.is_empty() {
+            self.ready.remove(&route);
         }
+        let lane = self.by_phone.get_mut(&phone).expect("a ready phone has a lane");
+        let first = lane.queue.pop_front().expect("a ready lane has a message");
+        lane.calling = true;
+        self.waiting -= 1;
+        self.calling += 1;
+        Some(first)
+    }
+
+    /// Puts a message back that was taken, as the first of its lane, and its lane first in its queue.
+    pub(super) fn put_back(&mut self, taken: QueuedMessage) {
+        let phone = taken.message.phone.clone();
+        let lane = self.by_phone.get_mut(&phone).expect("a calling phone has a lane");
+        lane.calling = false;
+        lane.queue.push_front(taken);
+        self.ready.entry(lane.route).or_default().push_front(phone);
+        self.waiting += 1;
+        self.calling -= 1;
     }
 
     /// Ends the call of a phone whose message has ended. The next message may be sent.
     pub(super) fn done(&mut self, phone: &PhoneNumber) {
-        let Some(lane) = self.end_call(phone) else { return };
+        let Some(lane) = self.by_phone.get_mut(phone).filter(|lane| lane.calling) else { return };
+        lane.calling = false;
+        self.calling -= 1;
         if !lane.queue.is_empty() {
-            self.ready.push_back(phone.clone());
+            self.ready.entry(lane.route).or_default().push_back(phone.clone());
         } else if lane.parked == 0 {
             self.by_phone.remove(phone);
         }
@@ -178,19 +201,15 @@ impl Lanes {
 
     /// Ends the call of a phone whose message must wait. Later messages wait behind it.
     pub(super) fn park(&mut self, phone: &PhoneNumber) {
-        let Some(lane) = self.end_call(phone) else { return };
+        let Some(lane) = self.by_phone.get_mut(phone).filter(|lane| lane.calling) else { return };
+        lane.calling = false;
+        self.calling -= 1;
         let behind = lane.queue.len();
-        lane.queue.clear();
+        // The memory of a queue that once was long is given back.
+        lane.queue = VecDeque::new();
         lane.parked += 1 + behind;
         self.parked += 1 + behind;
         self.waiting -= behind;
-    }
-
-    fn end_call(&mut self, phone: &PhoneNumber) -> Option<&mut Lane> {
-        let lane = self.by_phone.get_mut(phone).filter(|lane| lane.calling)?;
-        lane.calling = false;
-        self.calling -= 1;
-        Some(lane)
     }
 }
 
@@ -204,71 +223,116 @@ mod tests {
     use super::*;
 
     fn waiting(phone: u8, number: i64) -> QueuedMessage {
-        QueuedMessage {
-            message: Message {
-                id: MessageId::of_record("t", 0, number, 0),
-                phone: format!("799900000{phone:02}").parse().unwrap(),
-                code: "123456".parse().unwrap(),
-            },
-            trace: None,
-        }
+        let message = Message {
+            id: MessageId::of_record("t", 0, number, 0),
+            phone: format!("799900000{phone:02}").parse().unwrap(),
+            code: "123456".parse().unwrap(),
+        };
+        QueuedMessage::new(message, None)
+    }
+
+    const ROUTE: RoutePlace = Some(0);
+
+    fn take(lanes: &mut Lanes, limit: usize) -> Vec<QueuedMessage> {
+        (0..limit).map_while(|_| lanes.take(ROUTE, 0)).collect()
     }
 
     #[test]
     fn a_phone_has_one_call_at_a_time_and_phones_are_independent() {
         let mut lanes = Lanes::default();
         for (phone, number) in [(1, 1), (1, 2), (2, 3)] {
-            lanes.push(waiting(phone, number));
+            lanes.push(waiting(phone, number), ROUTE);
         }
 
-        assert_eq!(lanes.take(10), [waiting(1, 1), waiting(2, 3)]);
-        assert_eq!(lanes.take(10), []);
+        assert_eq!(take(&mut lanes, 10), [waiting(1, 1), waiting(2, 3)]);
+        assert_eq!(take(&mut lanes, 10), []);
 
         lanes.done(&waiting(1, 1).message.phone);
-        assert_eq!(lanes.take(10), [waiting(1, 2)]);
+        assert_eq!(take(&mut lanes, 10), [waiting(1, 2)]);
     }
 
     #[test]
     fn later_messages_wait_behind_a_parked_message() {
         let mut lanes = Lanes::default();
-        lanes.push(waiting(1, 1));
-        lanes.push(waiting(1, 2));
-        lanes.take(1);
+        lanes.push(waiting(1, 1), ROUTE);
+        lanes.push(waiting(1, 2), ROUTE);
+        take(&mut lanes, 1);
 
         lanes.park(&waiting(1, 1).message.phone);
-        lanes.push(waiting(1, 3));
+        lanes.push(waiting(1, 3), ROUTE);
 
-        assert_eq!(lanes.take(10), []);
-        assert_eq!(lanes.in_hand(), 0);
+        assert_eq!(take(&mut lanes, 10), []);
+        assert_eq!(lanes.waiting(), 0);
         assert_eq!(lanes.parked(), 3);
 
-        lanes.resume(waiting(1, 1));
-        assert_eq!(lanes.take(10), [waiting(1, 1)]);
+        lanes.resume(waiting(1, 1), ROUTE);
+        assert_eq!(take(&mut lanes, 10), [waiting(1, 1)]);
     }
 
     #[test]
     fn many_messages_to_one_phone_do_not_delay_other_phones() {
         let mut lanes = Lanes::default();
         for number in 0..2_000 {
-            lanes.push(waiting(1, number));
+            lanes.push(waiting(1, number), ROUTE);
         }
-        lanes.push(waiting(2, 2_000));
+        lanes.push(waiting(2, 2_000), ROUTE);
 
-        assert!(lanes.in_hand() < 20, "{} in hand", lanes.in_hand());
-        assert_eq!(lanes.take(10), [waiting(1, 0), waiting(2, 2_000)]);
+        assert!(lanes.waiting() < 20, "{} waiting", lanes.waiting());
+        assert_eq!(take(&mut lanes, 10), [waiting(1, 0), waiting(2, 2_000)]);
     }
 
     #[test]
     fn messages_that_were_put_back_are_first_again() {
         let mut lanes = Lanes::default();
         for number in 1..=3 {
-            lanes.push(waiting(u8::try_from(number).unwrap(), number));
+            lanes.push(waiting(u8::try_from(number).unwrap(), number), ROUTE);
         }
 
-        let taken = lanes.take(2);
-        lanes.put_back(taken);
+        let taken = take(&mut lanes, 2);
+        taken.into_iter().rev().for_each(|message| lanes.put_back(message));
 
-        assert_eq!(lanes.take(10), [waiting(1, 1), waiting(2, 2), waiting(3, 3)]);
+        assert_eq!(take(&mut lanes, 10), [waiting(1, 1), waiting(2, 2), waiting(3, 3)]);
+    }
+
+    #[test]
+    fn a_message_that_goes_on_is_the_first_of_its_phone() {
+        let mut lanes = Lanes::default();
+        for (phone, number) in [(1, 1), (1, 2), (2, 3)] {
+            lanes.push(waiting(phone, number), ROUTE);
+        }
+        let first = lanes.take(ROUTE, 0).unwrap();
+
+        lanes.put_back(first);
+
+        assert_eq!(take(&mut lanes, 10), [waiting(1, 1), waiting(2, 3)]);
+    }
+
+    #[test]
+    fn phones_queue_by_route() {
+        let mut lanes = Lanes::default();
+        lanes.push(waiting(1, 1), Some(1));
+        lanes.push(waiting(2, 2), None);
+        lanes.push(waiting(1, 3), Some(1));
+        assert_eq!(lanes.ready().collect::<Vec<_>>(), [(None, 1), (Some(1), 1)]);
+
+        assert_eq!(lanes.take(Some(0), 0), None);
+        assert_eq!(lanes.take(None, 0), Some(waiting(2, 2)));
+        assert_eq!(lanes.ready().collect::<Vec<_>>(), [(Some(1), 1)]);
+
+        lanes.take(Some(1), 0).unwrap();
+        lanes.done(&waiting(1, 1).message.phone);
+        assert_eq!(lanes.first(Some(1), 0), Some(&waiting(1, 3)));
+    }
+
+    #[test]
+    fn a_lane_is_taken_from_the_middle_of_its_queue() {
+        let mut lanes = Lanes::default();
+        (1..=3).for_each(|phone| lanes.push(waiting(phone, phone.into()), ROUTE));
+
+        assert_eq!(lanes.first(ROUTE, 1), Some(&waiting(2, 2)));
+        assert_eq!(lanes.take(ROUTE, 1), Some(waiting(2, 2)));
+        assert_eq!(lanes.first(ROUTE, 2), None);
+        assert_eq!(take(&mut lanes, 10), [waiting(1, 1), waiting(3, 3)]);
     }
 
     #[derive(Debug, Clone)]
@@ -308,17 +372,17 @@ mod tests {
                     Step::Push(phone) => {
                         number += 1;
                         open.entry(phone).or_default().push_back(number);
-                        lanes.push(waiting(phone, number));
+                        lanes.push(waiting(phone, number), ROUTE);
                     }
                     Step::Begin(phone) if lanes.is_free(&waiting(phone, 0).message.phone) => {
                         prop_assert!(open.get(&phone).is_none_or(VecDeque::is_empty), "not free");
                         number += 1;
                         open.entry(phone).or_default().push_back(number);
-                        lanes.begin(&waiting(phone, number).message.phone);
+                        lanes.begin(&waiting(phone, number).message.phone, ROUTE);
                         calls.push((phone, number));
                     }
                     Step::Take(limit) => {
-                        for taken in lanes.take(limit) {
+                        for taken in take(&mut lanes, limit) {
                             let phone = (0..4).find(|p| waiting(*p, 0).message.phone == taken.message.phone).unwrap();
                             let oldest = open[&phone][0];
                             prop_assert_eq!(&taken, &waiting(phone, oldest), "not the oldest");
@@ -340,7 +404,7 @@ mod tests {
                         if let Some(oldest) = oldest
                             && lanes.is_idle(&waiting(phone, 0).message.phone)
                         {
-                            lanes.resume(waiting(phone, *oldest));
+                            lanes.resume(waiting(phone, *oldest), ROUTE);
                         }
                     }
                     Step::Sync => lanes.sync(

@@ -1,0 +1,557 @@
+//! Two and three gateways, of which one fails.
+
+use std::collections::HashMap;
+
+use super::{super::super::routing::*, *};
+
+/// A ledger that remembers its entries, for one owner of one partition.
+#[derive(Debug, Clone, Default)]
+struct Book(Arc<Mutex<Entries>>);
+
+#[derive(Debug, Default)]
+struct Entries {
+    all: Vec<Entry>,
+    places: HashMap<MessageId, usize>,
+}
+
+impl Entries {
+    fn of(&mut self, id: MessageId) -> &mut Entry {
+        &mut self.all[self.places[&id]]
+    }
+
+    fn open(&self) -> impl Iterator<Item = &Entry> {
+        self.all.iter().filter(|entry| entry.is_open())
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    message: Message,
+    state: DeliveryState,
+    past: Past,
+    due_at: Instant,
+}
+
+impl Entry {
+    fn is_open(&self) -> bool {
+        matches!(self.state, DeliveryState::Pending | DeliveryState::Calling)
+    }
+
+    fn call(&mut self, gateway: &GatewayName) -> Call {
+        self.state = DeliveryState::Calling;
+        self.past.attempts += 1;
+        self.past.tried.push(gateway.clone());
+        let expires_at = SystemTime::UNIX_EPOCH + TTL;
+        Call { id: self.message.id, attempt: self.past.attempts, expires_at, good_for: TTL }
+    }
+}
+
+impl DeliveryLedger for Book {
+    async fn admit(&self, _: &Lease, batch: &Batch) -> Result<Admitted, LedgerError> {
+        let mut book = self.0.lock().unwrap();
+        let mut admitted = Admitted::default();
+        for Incoming { message, .. } in batch.messages() {
+            let mut entry = Entry {
+                message: message.clone(),
+                state: DeliveryState::Pending,
+                past: Past::default(),
+                due_at: Instant::now(),
+            };
+            match batch.call_now.get(&message.id) {
+                Some(gateway) => admitted.calls.push(entry.call(gateway)),
+                None => admitted.fresh.push(message.id),
+            }
+            let place = book.all.len();
+            book.places.insert(message.id, place);
+            book.all.push(entry);
+        }
+        Ok(admitted)
+    }
+
+    async fn start(
+        &self,
+        _: &Lease,
+        starts: &[Start],
+        _: Duration,
+    ) -> Result<Started, LedgerError> {
+        let mut book = self.0.lock().unwrap();
+        let mut started = Started::default();
+        for Start { id, next } in starts {
+            let entry = book.of(*id);
+            assert_eq!(entry.state, DeliveryState::Pending);
+            match next {
+                Next::Call(gateway) => started.calls.push(entry.call(gateway)),
+                Next::Wait(wait) => entry.due_at = Instant::now() + *wait,
+                Next::End(_) => {
+                    let may_have_it = !entry.past.ambiguous.is_empty();
+                    entry.state =
+                        if may_have_it { DeliveryState::Unknown } else { DeliveryState::Failed };
+                    let (id, state) = (*id, entry.state);
+                    started.ended.push(Recorded { id, state, age: Duration::ZERO });
+                }
+            }
+        }
+        Ok(started)
+    }
+
+    async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
+        let mut book = self.0.lock().unwrap();
+        let mut all = Vec::new();
+        for outcome in outcomes {
+            let entry = book.of(outcome.id);
+            assert_eq!(entry.past.attempts, outcome.attempt);
+            entry.state = recorded(outcome).state;
+            if let Verdict::Retry { after } = outcome.verdict {
+                entry.due_at = Instant::now() + after;
+            }
+            if outcome.class == OutcomeClass::Ambiguous {
+                let gateway = entry.past.tried.last().unwrap().clone();
+                entry.past.may_have(gateway);
+            }
+            all.push(recorded(outcome));
+        }
+        Ok(all)
+    }
+
+    async fn open(&self, _: &Lease) -> Result<Vec<(PhoneNumber, usize)>, LedgerError> {
+        let book = self.0.lock().unwrap();
+        let mut open: HashMap<PhoneNumber, usize> = HashMap::new();
+        for entry in book.open() {
+            *open.entry(entry.message.phone.clone()).or_default() += 1;
+        }
+        Ok(open.into_iter().collect())
+    }
+
+    async fn due(&self, _: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError> {
+        let book = self.0.lock().unwrap();
+        let mut phones = HashSet::new();
+        let oldest = book.open().filter(|entry| phones.insert(&entry.message.phone));
+        let due = oldest.filter(|entry| {
+            entry.state == DeliveryState::Pending && entry.due_at <= Instant::now()
+        });
+        let mut due: Vec<_> = due
+            .map(|entry| Due {
+                message: entry.message.clone(),
+                trace: None,
+                interrupted: false,
+                expired: false,
+                past: entry.past.clone(),
+            })
+            .collect();
+        due.sort_by_key(|due| due.past.attempts > 0);
+        due.truncate(limit);
+        Ok(due)
+    }
+}
+
+impl Book {
+    fn state(&self, number: i64) -> DeliveryState {
+        self.0.lock().unwrap().of(message(number).id).state
+    }
+
+    fn count(&self, state: DeliveryState) -> usize {
+        self.0.lock().unwrap().all.iter().filter(|entry| entry.state == state).count()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Behaviour {
+    Accepts,
+    Answers(SendError),
+    /// It takes the message and never answers.
+    Hangs,
+}
+
+/// A gateway whose behaviour a test sets.
+#[derive(Debug, Clone)]
+struct Fake {
+    deduplicates: bool,
+    behaviour: Arc<Mutex<Behaviour>>,
+    /// Each call: when it began, for which message, and whether it was accepted.
+    calls: Arc<Mutex<Vec<(Instant, MessageId, bool)>>>,
+}
+
+impl Fake {
+    fn new(behaviour: Behaviour, deduplicates: bool) -> Self {
+        Self { deduplicates, behaviour: Arc::new(Mutex::new(behaviour)), calls: Arc::default() }
+    }
+
+    fn set(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    fn accepted(&self) -> Vec<(Instant, MessageId)> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|call| call.2).map(|call| (call.0, call.1)).collect()
+    }
+
+    /// Returns when the first message after `since` was accepted.
+    fn accepted_after(&self, since: Instant) -> Option<Instant> {
+        self.accepted().into_iter().map(|(at, _)| at).find(|at| *at > since)
+    }
+}
+
+const LATENCY: Duration = Duration::from_millis(30);
+
+impl SmsGateway for Fake {
+    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
+        let behaviour = self.behaviour.lock().unwrap().clone();
+        let accepts = matches!(behaviour, Behaviour::Accepts);
+        self.calls.lock().unwrap().push((Instant::now(), sms.message.id, accepts));
+        tokio::time::sleep(LATENCY).await;
+        match behaviour {
+            Behaviour::Accepts => Ok(Accepted::default()),
+            Behaviour::Answers(error) => Err(error),
+            Behaviour::Hangs => std::future::pending().await,
+        }
+    }
+
+    fn deduplicates(&self) -> bool {
+        self.deduplicates
+    }
+}
+
+const CALL_LIMIT: Duration = Duration::from_secs(12);
+
+fn name(text: &str) -> GatewayName {
+    text.parse().unwrap()
+}
+
+/// A route for numbers that begin with `prefix`.
+fn route(prefix: &str, gateways: &[&str]) -> Route {
+    Route {
+        prefixes: [prefix.to_owned()].into(),
+        gateways: Preference::InOrder(gateways.iter().map(|it| name(it)).collect()),
+        ..Route::default()
+    }
+}
+
+fn table(gateways: &[(&str, &Fake)], routes: Vec<Route>) -> RoutingTable<Fake> {
+    let limits = GatewayLimits {
+        call_limit: CALL_LIMIT,
+        in_flight: std::num::NonZeroUsize::new(50),
+        per_second: None,
+    };
+    let gateways = gateways.iter().map(|(it, fake)| RoutedGateway {
+        name: name(it),
+        gateway: Arc::new((*fake).clone()),
+        limits,
+    });
+    RoutingTable { gateways: gateways.collect(), routes, after_ambiguous: AfterAmbiguous::Same }
+}
+
+struct Service {
+    deliver: DeliverMessages<Book, Fake, StdRng>,
+    inbox: mpsc::Sender<Fetched>,
+    book: Book,
+    next: i64,
+    /// What has arrived and does not fit into the inbox yet.
+    waiting: Vec<Record>,
+}
+
+impl Service {
+    fn new(table: RoutingTable<Fake>) -> Self {
+        let book = Book::default();
+        let (sender, inbox) = mpsc::channel(1);
+        let settings = DeliverSettings {
+            templates: Arc::new(Templates::new("Your code: {code}".parse().unwrap())),
+            vault: Vault::default(),
+            default_ttl: TTL,
+            concurrency: 64,
+            in_hand: 100,
+        };
+        let lease = Lease {
+            partition: 0,
+            epoch: 1,
+            next_offset: Some(0),
+            added_later: false,
+            first_at: None,
+            seen: None,
+        };
+        let router = Router::new(table, Arc::new(|_| None));
+        let rng = StdRng::seed_from_u64(1);
+        let ledger = Arc::new(book.clone());
+        let deliver = DeliverMessages::new(ledger, router, rng, settings, lease, inbox);
+        Self { deliver, inbox: sender, book, next: 0, waiting: Vec::new() }
+    }
+
+    /// Works for `time`. Meanwhile a message arrives for each prefix every `interval`. Returns when each
+    /// message arrived.
+    async fn run(
+        &mut self,
+        time: Duration,
+        interval: Duration,
+        prefixes: &[&str],
+    ) -> HashMap<MessageId, Instant> {
+        let end = Instant::now() + time;
+        let mut arrival = Instant::now();
+        let mut arrived = HashMap::new();
+        while Instant::now() < end {
+            let now = Instant::now();
+            while arrival <= now && !prefixes.is_empty() {
+                for prefix in prefixes {
+                    let mut record = record(self.next);
+                    let incoming = record.content.as_mut().unwrap();
+                    let number = format!("{prefix}{:07}", self.next);
+                    incoming.message.phone = number.parse().unwrap();
+                    arrived.insert(incoming.message.id, arrival);
+                    self.waiting.push(record);
+                    self.next += 1;
+                }
+                arrival += interval;
+            }
+            if !self.waiting.is_empty()
+                && let Ok(place) = self.inbox.try_reserve()
+            {
+                place.send(fetched(std::mem::take(&mut self.waiting)));
+            }
+            let next = if prefixes.is_empty() { end } else { arrival.min(end) };
+            tokio::select! {
+                () = self.deliver.wait() => drop(self.deliver.act().await.unwrap()),
+                () = sleep_until(next) => {}
+            }
+        }
+        arrived
+    }
+}
+
+/// Fails if a message was accepted twice, or is not accepted within `limit` of its arrival.
+#[track_caller]
+fn check_latency(arrived: &HashMap<MessageId, Instant>, gateways: &[&Fake], limit: Duration) {
+    let mut accepted: HashMap<MessageId, Instant> = HashMap::new();
+    for (at, id) in gateways.iter().flat_map(|gateway| gateway.accepted()) {
+        assert_eq!(accepted.insert(id, at), None, "accepted twice");
+    }
+    for (id, arrival) in arrived {
+        let Some(at) = accepted.get(id) else { panic!("not accepted") };
+        assert!(*at - *arrival <= limit, "after {:?}", *at - *arrival);
+    }
+}
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+const OFTEN: Duration = Duration::from_millis(50);
+
+fn refusals() -> Vec<SendError> {
+    let down = |detail: &str| SendError::Unavailable { detail: detail.into(), retry_after: None };
+    let throttled = |retry_after| SendError::Throttled { detail: "429".into(), retry_after };
+    vec![
+        down("connection refused"),
+        down("503"),
+        throttled(None),
+        throttled(Some(seconds(600))),
+        SendError::Misconfigured("401".into()),
+        SendError::Unroutable("21408".into()),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_message_goes_to_the_next_gateway_within_milliseconds() {
+    for error in refusals() {
+        let is_unroutable = matches!(error, SendError::Unroutable(_));
+        let first = Fake::new(Behaviour::Answers(error), true);
+        let second = Fake::new(Behaviour::Accepts, false);
+        let table = table(&[("a", &first), ("b", &second)], vec![route("7", &["a", "b"])]);
+        let mut service = Service::new(table);
+
+        let arrived = service.run(seconds(20), OFTEN, &["7999"]).await;
+        service.run(seconds(1), OFTEN, &[]).await;
+
+        check_latency(&arrived, &[&first, &second], LATENCY + Duration::from_millis(60));
+        assert_eq!(second.accepted().len(), 400);
+        // Five failures, and the probes after 1, 2, 4 and 8 seconds.
+        assert!(is_unroutable || first.calls() <= 20, "{} calls", first.calls());
+
+        first.set(Behaviour::Accepts);
+        let healed = Instant::now();
+        let arrived = service.run(seconds(60), OFTEN, &["7999"]).await;
+        service.run(seconds(1), OFTEN, &[]).await;
+
+        check_latency(&arrived, &[&first, &second], LATENCY + Duration::from_millis(60));
+        let used_again = first.accepted_after(healed).unwrap() - healed;
+        assert!(used_again <= seconds(31), "{used_again:?}");
+        assert!(first.accepted().len() > 500);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_ambiguous_outcome_the_next_gateway_gets_the_message_if_that_is_allowed() {
+    let unclear = SendError::Ambiguous("500".into());
+    for behaviour in [Behaviour::Answers(unclear), Behaviour::Hangs] {
+        let hangs = matches!(behaviour, Behaviour::Hangs);
+        let first = Fake::new(behaviour, false);
+        let second = Fake::new(Behaviour::Accepts, false);
+        let table = table(&[("a", &first), ("b", &second)], vec![route("7", &["a", "b"])]);
+        let table = RoutingTable { after_ambiguous: AfterAmbiguous::Next, ..table };
+        let mut service = Service::new(table);
+
+        let begin = Instant::now();
+        let arrived = service.run(seconds(30), OFTEN, &["7999"]).await;
+        service.run(CALL_LIMIT + seconds(1), OFTEN, &[]).await;
+
+        let limit = if hangs { CALL_LIMIT } else { LATENCY };
+        check_latency(&arrived, &[&second], limit + Duration::from_millis(60));
+        assert!(second.accepted_after(begin).unwrap() - begin < seconds(4));
+        let late = arrived.iter().filter(|(_, at)| **at > begin + seconds(4));
+        let delayed = late.filter(|(id, at)| {
+            second
+                .accepted()
+                .iter()
+                .any(|(accepted, it)| it == *id && *accepted - **at > LATENCY * 2)
+        });
+        // One message at a time probes the first.
+        assert!(delayed.count() <= 4);
+        first.set(Behaviour::Accepts);
+        let healed = Instant::now();
+        service.run(seconds(60), OFTEN, &["7999"]).await;
+        assert!(first.accepted_after(healed).unwrap() - healed <= seconds(31));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_same_no_message_is_called_for_at_two_gateways_after_an_ambiguous_outcome() {
+    for deduplicates in [true, false] {
+        let first = Fake::new(Behaviour::Answers(SendError::Ambiguous("500".into())), deduplicates);
+        let second = Fake::new(Behaviour::Accepts, true);
+        let table = table(&[("a", &first), ("b", &second)], vec![route("7", &["a", "b"])]);
+        let mut service = Service::new(table);
+
+        let arrived = service.run(seconds(20), OFTEN, &["7999"]).await;
+        first.set(Behaviour::Accepts);
+        service.run(seconds(60), OFTEN, &[]).await;
+
+        let at_first: HashSet<_> = first.calls.lock().unwrap().iter().map(|call| call.1).collect();
+        assert!(at_first.len() >= 5);
+        assert!(second.accepted().iter().all(|(_, id)| !at_first.contains(id)));
+        let sent = service.book.count(DeliveryState::Sent);
+        let unknown = service.book.count(DeliveryState::Unknown);
+        assert_eq!(sent + unknown, arrived.len());
+        assert_eq!(unknown, if deduplicates { 0 } else { at_first.len() });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_route_is_not_slower_while_a_gateway_fails_or_hangs() {
+    let refused = SendError::Unavailable { detail: "refused".into(), retry_after: None };
+    let misconfigured = SendError::Misconfigured("401".into());
+    for behaviour in
+        [Behaviour::Answers(refused), Behaviour::Answers(misconfigured), Behaviour::Hangs]
+    {
+        let first = Fake::new(behaviour.clone(), true);
+        let second = Fake::new(Behaviour::Accepts, false);
+        let routes = vec![route("7", &["a"]), route("4", &["b"])];
+        let mut service = Service::new(table(&[("a", &first), ("b", &second)], routes));
+
+        // Each 10 ms one message of each route: many more than fit in memory wait for the first.
+        let arrived = service.run(seconds(30), Duration::from_millis(10), &["7999", "4999"]).await;
+        service.run(seconds(1), OFTEN, &[]).await;
+
+        let other: HashMap<_, _> =
+            second.accepted().into_iter().map(|(at, id)| (id, at - arrived[&id])).collect();
+        assert_eq!(other.len(), 3_000, "{behaviour:?}");
+        let longest = other.values().max().unwrap();
+        assert!(*longest < Duration::from_millis(100), "{behaviour:?}: {longest:?}");
+        assert_eq!(service.book.count(DeliveryState::Failed), 0);
+
+        // Once the first works again, everything that waited for it is sent.
+        first.set(Behaviour::Accepts);
+        service.run(seconds(60), OFTEN, &[]).await;
+        assert_eq!(service.book.count(DeliveryState::Sent), 6_000, "{behaviour:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_to_one_phone_keep_their_order_over_two_gateways() {
+    let refused = SendError::Unavailable { detail: "refused".into(), retry_after: None };
+    let first = Fake::new(Behaviour::Answers(refused.clone()), true);
+    let second = Fake::new(Behaviour::Accepts, true);
+    let table = table(&[("a", &first), ("b", &second)], vec![route("7", &["a", "b"])]);
+    let mut service = Service::new(table);
+    let same_phone = |number| {
+        let mut record = record(number);
+        record.content.as_mut().unwrap().message.phone = "79990000000".parse().unwrap();
+        record
+    };
+
+    for round in 0..40 {
+        // Both fail in turns.
+        let (down, up) = if round % 2 == 0 { (&first, &second) } else { (&second, &first) };
+        down.set(Behaviour::Answers(refused.clone()));
+        up.set(Behaviour::Accepts);
+        let numbers = round * 3..round * 3 + 3;
+        service.inbox.send(fetched(numbers.map(same_phone).collect())).await.unwrap();
+        service.run(Duration::from_millis(200), OFTEN, &[]).await;
+    }
+    service.run(seconds(60), OFTEN, &[]).await;
+
+    let mut accepted = first.accepted();
+    accepted.extend(second.accepted());
+    accepted.sort();
+    let ids: Vec<_> = accepted.into_iter().map(|(_, id)| id).collect();
+    assert_eq!(ids, (0..120).map(|number| message(number).id).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_misconfigured_gateway_burns_no_message() {
+    let only = Fake::new(Behaviour::Answers(SendError::Misconfigured("401".into())), false);
+    let mut service = Service::new(table(&[("a", &only)], vec![route("7", &["a"])]));
+
+    let arrived = service.run(seconds(30), OFTEN, &["7999"]).await;
+    assert_eq!(service.book.count(DeliveryState::Pending), arrived.len());
+    assert!(only.calls() <= 6, "{} calls", only.calls());
+    only.set(Behaviour::Accepts);
+    service.run(seconds(30), OFTEN, &[]).await;
+
+    assert_eq!(service.book.count(DeliveryState::Sent), arrived.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_that_no_gateway_delivers_to_fails() {
+    let unroutable = Behaviour::Answers(SendError::Unroutable("21408".into()));
+    let (first, second) = (Fake::new(unroutable.clone(), true), Fake::new(unroutable, true));
+    let routes = vec![route("7", &["a", "b"]), route("4", &["b"])];
+    let mut service = Service::new(table(&[("a", &first), ("b", &second)], routes));
+
+    service.run(OFTEN, seconds(1), &["7999", "4999", "1999"]).await;
+    service.run(seconds(5), OFTEN, &[]).await;
+
+    for number in 0..3 {
+        assert_eq!(service.book.state(number), DeliveryState::Failed, "{number}");
+    }
+    assert!(first.calls() + second.calls() <= 5, "{first:?} {second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_may_have_been_taken_elsewhere_does_not_fail() {
+    let first = Fake::new(Behaviour::Answers(SendError::Ambiguous("500".into())), false);
+    let second = Fake::new(Behaviour::Answers(SendError::Rejected("21211".into())), false);
+    let table = table(&[("a", &first), ("b", &second)], vec![route("7", &["a", "b"])]);
+    let table = RoutingTable { after_ambiguous: AfterAmbiguous::Next, ..table };
+    let mut service = Service::new(table);
+
+    service.run(OFTEN, seconds(1), &["7999"]).await;
+    service.run(seconds(1), OFTEN, &[]).await;
+
+    assert_eq!(service.book.state(0), DeliveryState::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_messages_leave_in_under_four_seconds_with_fifty_in_flight() {
+    let only = Fake::new(Behaviour::Accepts, false);
+    let mut service = Service::new(table(&[("a", &only)], vec![route("7", &["a"])]));
+    let records: Vec<Record> = (0..1_000).map(record).collect();
+
+    let begin = Instant::now();
+    service.inbox.send(fetched(records)).await.unwrap();
+    service.run(seconds(4), OFTEN, &[]).await;
+
+    let accepted = only.accepted();
+    assert_eq!(accepted.len(), 1_000);
+    assert!(accepted.last().unwrap().0 - begin < seconds(2));
+}

@@ -32,7 +32,7 @@ use self::{
 };
 use super::routing::{PartitionLoad, Router};
 use crate::{
-    Vault,
+    ReceiptUrls, Vault,
     ports::{
         Batch, Call, DeliveryLedger, DeliveryState, Due, Fetched, Incoming, Lease, LedgerError,
         OutcomeClass, Recorded, SmsGateway,
@@ -97,6 +97,8 @@ pub struct DeliverSettings {
     pub templates: Arc<Templates>,
     /// The keys that open sealed codes. The vault must be open before a message is delivered.
     pub vault: Vault,
+    /// Where gateways report what became of their messages.
+    pub receipt_urls: ReceiptUrls,
     /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,
     /// The maximum number of concurrent calls of each gateway for one partition.

@@ -11,8 +11,8 @@ use std::{
 };
 
 use application::{
-    DeliverMessages, DeliverSettings, Guard, Keys, RelayBatch, RelaySettings, Router, SendRules,
-    SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, Vault,
+    DeliverMessages, DeliverSettings, Guard, Keys, ReceiptUrls, RelayBatch, RelaySettings, Router,
+    SendRules, SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, Vault,
     ports::{
         Backlog, DeliveryState, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
         StreamError,
@@ -231,6 +231,7 @@ async fn work(
     let settings = DeliverSettings {
         templates: Arc::new(Templates::new("Your code: {code}".parse().expect("it is one"))),
         vault: vault(),
+        receipt_urls: ReceiptUrls::default(),
         default_ttl: TTL,
         concurrency: 2,
         in_hand: 6,

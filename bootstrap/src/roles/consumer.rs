@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
 use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases};
-use application::{DeliverSettings, Router, Vault};
+use application::{DeliverSettings, ReceiptUrls, Router, Vault};
 use rand_core::Rng;
 
 use super::{housekeeping::clean_up_orphans, parts, stream};
@@ -92,6 +92,7 @@ fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -
         deliver: DeliverSettings {
             templates: Arc::clone(&config.texts),
             vault,
+            receipt_urls: ReceiptUrls::default(),
             default_ttl: config.codes.ttl,
             concurrency,
             in_hand: 1_000.max(2 * concurrency),

@@ -90,6 +90,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         message: &QueuedMessage,
     ) -> Result<Sms, SendError> {
         let QueuedMessage { message, trace, .. } = message.clone();
+        let callback = self.settings.receipt_urls.of_message(permit.name(), message.id);
         let Opened { code, template, .. } = self.open(&message)?;
         let text = self.settings.templates.render(template.as_ref(), &code);
         Ok(Sms {
@@ -101,7 +102,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             trace,
             sender: permit.sender().cloned(),
             params: Arc::clone(permit.params()),
-            callback: None,
+            callback,
         })
     }
 

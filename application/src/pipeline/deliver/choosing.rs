@@ -57,8 +57,10 @@ enum Step<G> {
     Stay,
     /// Park the message for this time.
     Wait(Duration),
-    /// End the message without a call, for this reason.
-    End(&'static str),
+    /// End the message without a call, because no gateway takes it.
+    Fail(&'static str),
+    /// End the message without a call, because a gateway may have it.
+    Unknown(&'static str),
     /// Record the outcome of the interrupted call.
     Interrupted,
 }
@@ -170,7 +172,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 self.lanes.park(&message.message.phone);
             }
             // Another consumer is calling, or the entry has ended. The ledger shows which.
-            (Step::Call(_) | Step::End(_) | Step::Stay, _) => {
+            (Step::Call(_) | Step::Fail(_) | Step::Unknown(_) | Step::Stay, _) => {
                 self.lanes.park(&message.message.phone);
             }
         }
@@ -241,8 +243,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             }
             Choice::Busy => Step::Stay,
             Choice::Wait(wait) => self.park_for(wait),
-            Choice::Unknown => Step::End("not called: a gateway may have the message"),
-            Choice::Refuse(reason) => Step::End(reason),
+            Choice::Unknown => Step::Unknown("not called: a gateway may have the message"),
+            Choice::Refuse(reason) => Step::Fail(reason),
         }
     }
 
@@ -275,7 +277,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 fn start_of<G>((message, step): &Stepping<G>) -> Option<Start> {
     let next = match step {
         Step::Call(permit) => Next::Call(permit.name().clone()),
-        Step::End(reason) => Next::End(reason),
+        Step::Fail(reason) => Next::Fail(reason),
+        Step::Unknown(reason) => Next::Unknown(reason),
         Step::Wait(wait) => Next::Wait(*wait),
         Step::Stay | Step::Interrupted => return None,
     };

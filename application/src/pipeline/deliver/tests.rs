@@ -127,6 +127,7 @@ fn deliver<G: SmsGateway>(
     let settings = DeliverSettings {
         templates: Arc::new(Templates::new("Your code: {code}".parse().unwrap())),
         vault: Vault::default(),
+        receipt_urls: ReceiptUrls::default(),
         default_ttl: TTL,
         concurrency: 3,
         in_hand: 100,

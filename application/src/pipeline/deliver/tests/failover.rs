@@ -82,7 +82,7 @@ impl DeliveryLedger for Book {
             match next {
                 Next::Call(gateway) => started.calls.push(entry.call(gateway)),
                 Next::Wait(wait) => entry.due_at = Instant::now() + *wait,
-                Next::End(_) => {
+                Next::Fail(_) | Next::Unknown(_) => {
                     let may_have_it = !entry.past.ambiguous.is_empty();
                     entry.state =
                         if may_have_it { DeliveryState::Unknown } else { DeliveryState::Failed };
@@ -260,6 +260,7 @@ impl Service {
         let settings = DeliverSettings {
             templates: Arc::new(Templates::new("Your code: {code}".parse().unwrap())),
             vault: Vault::default(),
+            receipt_urls: ReceiptUrls::default(),
             default_ttl: TTL,
             concurrency: 64,
             in_hand: 100,

@@ -32,11 +32,11 @@ pub use self::{
         VaultClosed, VaultSettings,
     },
     verification::{
-        Admission, AnswerError, AnswerOnce, Caller, CancelError, CancelVerification, CheckCode,
-        CheckError, Checked, Clock, CodeOf, CodeSender, Counting, DeliverEvents, EventSettings,
-        FindVerification, FlushGuard, Flushed, Guard, NoteGatewayReceipt, NoteReceipt, Posted,
-        ReceiptUrls, Repeatable, ReplayGuard, Replayed, ResendError, ResendPolicy,
-        ResendVerification, SendPermit, SendRules, SendSettings, StartError, StartRequest,
-        StartVerification,
+        Admission, AnswerError, AnswerOnce, AskStatus, Asked, Caller, CancelError,
+        CancelVerification, CheckCode, CheckError, Checked, Clock, CodeOf, CodeSender, Counting,
+        DeliverEvents, EventSettings, FindVerification, FlushGuard, Flushed, Guard,
+        NoteGatewayReceipt, NoteReceipt, Posted, ReceiptUrls, Repeatable, ReplayGuard, Replayed,
+        ResendError, ResendPolicy, ResendVerification, SendPermit, SendRules, SendSettings,
+        StartError, StartRequest, StartVerification,
     },
 };

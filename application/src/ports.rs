@@ -52,7 +52,7 @@ pub use self::{
     history::{Event, EventKind, History, Receipt},
     housekeeping::Housekeeping,
     idempotency::{Answer, AnswerClaim, Answers, Begun},
-    receipts::{NewReceipt, Noted, ReceiptSink, Receipts},
+    receipts::{NewReceipt, Noted, ReceiptSink, Receipts, StatusSource, Unsettled},
     verification::{CodeSecret, NewSecret, NewVerification, Verification},
     verifications::{
         Approval, Attempt, CheckOutcome, NewTest, Newest, Resend, Resent, Target, Verifications,
@@ -78,7 +78,7 @@ pub use self::{
     leases::MockPartitionLeases,
     ledger::MockDeliveryLedger,
     outbox::MockOutbox,
-    receipts::MockReceipts,
+    receipts::{MockReceipts, MockStatusSource},
     secrets::MockSecrets,
     stream::MockMessageStream,
     verifications::MockVerifications,

@@ -24,7 +24,7 @@ pub use self::{
     guard::{Admission, FlushGuard, Flushed, Guard, ReplayGuard, Replayed, SendPermit},
     idempotency::{AnswerError, AnswerOnce, Repeatable},
     issue::{Clock, ResendPolicy},
-    receipts::{NoteGatewayReceipt, NoteReceipt, ReceiptUrls},
+    receipts::{AskStatus, Asked, NoteGatewayReceipt, NoteReceipt, ReceiptUrls},
     resend::ResendVerification,
     rules::{Counting, SendRules},
     sender::{CodeSender, ResendError, SendSettings},

@@ -14,9 +14,11 @@ mod periodic;
 mod pools;
 mod process;
 mod random;
+mod receipts;
 mod relay;
 mod report;
 pub mod roles;
+mod status;
 mod telemetry;
 
 pub use pools::Pool;

@@ -1,5 +1,7 @@
 //! The metrics of the service. Dashboards and alerts depend on their names.
 
+mod receipts;
+
 use adapters_persistence::Expired;
 use application::{
     Delivered, Flushed, Posted, Relayed,
@@ -8,6 +10,8 @@ use application::{
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
+
+pub use self::receipts::ReceiptMetrics;
 
 /// Metrics of the relay.
 #[derive(Debug, Clone)]

@@ -27,7 +27,7 @@ use crate::{
     config::{Config, LogFormat},
     descriptors::{self, Shares},
     environment::Environment,
-    metrics::expired_messages,
+    metrics::{ReceiptMetrics, expired_messages},
     pools::Pool,
     telemetry::{self, Terminal},
 };
@@ -45,6 +45,8 @@ pub struct Process {
     /// Counts the messages that this process ended because they expired before a consumer took them
     /// over.
     pub expired: IntCounter,
+    /// Metrics of the receipts that come over HTTP, and over connections of gateways.
+    pub receipts: ReceiptMetrics,
     pub stop: CancellationToken,
     name: &'static str,
     terminal: Terminal,
@@ -105,6 +107,7 @@ impl Process {
             connections: ConnectionMetrics::register(&registry)?,
             shares,
             expired: expired_messages(&registry)?,
+            receipts: ReceiptMetrics::register(&registry)?,
             keeps_house: false,
             stop: CancellationToken::new(),
             sqlite: match &config.database {

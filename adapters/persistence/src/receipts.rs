@@ -9,14 +9,14 @@ use std::sync::{
 
 use application::{
     Chain,
-    ports::{NewReceipt, Noted, Receipt, Receipts, StoreError},
+    ports::{NewReceipt, Noted, Receipt, Receipts, StoreError, Unsettled},
 };
 use autometrics::autometrics;
 use domain::{GatewayName, MessageId, VerificationId};
 use sea_orm::FromQueryResult;
 
 use self::references::Room;
-use crate::database::{Database, DatabaseError, Parameters, lasting};
+use crate::database::{Database, DatabaseError, Parameters, Sql, lasting, parsed};
 
 /// Delivery receipts that gateways report.
 #[derive(Debug, Clone)]
@@ -84,6 +84,37 @@ impl Receipts for SqlReceipts {
         receipt: Receipt,
     ) -> Result<Noted, StoreError> {
         Ok(self.find_or_keep(gateway, spellings, receipt).await?)
+    }
+
+    #[autometrics(struct_name = "SqlReceipts")]
+    async fn unsettled(&self, message: MessageId) -> Result<Option<Unsettled>, StoreError> {
+        let parameters = self.database.parameters().id("message", message.as_uuid());
+        let row: Option<UnsettledRow> = self.database.row(&UNSETTLED, parameters).await?;
+        Ok(row.map(UnsettledRow::unsettled).transpose()?)
+    }
+}
+
+/// The entry that ended last, if several groups have the message.
+static UNSETTLED: Sql = Sql::new(
+    "
+SELECT coalesce(gateway, 'default') AS gateway, reference
+FROM delivery
+WHERE message_id = :message AND state || '' = 'unknown' AND called_at IS NOT NULL
+  AND delivered_at IS NULL AND undelivered_at IS NULL
+ORDER BY ended_at DESC
+LIMIT 1",
+);
+
+#[derive(Debug, FromQueryResult)]
+struct UnsettledRow {
+    gateway: String,
+    reference: Option<String>,
+}
+
+impl UnsettledRow {
+    fn unsettled(self) -> Result<Unsettled, DatabaseError> {
+        let gateway = parsed(&self.gateway, "the name of a gateway")?;
+        Ok(Unsettled { gateway, reference: self.reference })
     }
 }
 

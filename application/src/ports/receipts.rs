@@ -41,6 +41,27 @@ pub trait Receipts: Sync + 'static {
         spellings: &[String],
         receipt: Receipt,
     ) -> Result<Noted, StoreError>;
+
+    /// Returns the latest call of a message that ended unknown and of which no receipt came. `None` for
+    /// any other message.
+    async fn unsettled(&self, message: MessageId) -> Result<Option<Unsettled>, StoreError>;
+}
+
+/// The latest call of a message that ended unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsettled {
+    pub gateway: GatewayName,
+    /// The id that the gateway gave the SMS.
+    pub reference: Option<String>,
+}
+
+/// The gateways, as far as they can be asked for the state of a message.
+#[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
+#[trait_variant::make(Send)]
+pub trait StatusSource: Sync + 'static {
+    /// Returns the final state of the message with this reference. `None` if the gateway cannot be
+    /// asked, does not answer, or knows no final state yet.
+    async fn status(&self, gateway: &GatewayName, reference: &str) -> Option<Receipt>;
 }
 
 /// What became of a receipt.

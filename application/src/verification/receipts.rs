@@ -1,3 +1,4 @@
+mod status;
 mod urls;
 
 use std::sync::Arc;
@@ -5,7 +6,10 @@ use std::sync::Arc;
 use autometrics::autometrics;
 use domain::{GatewayName, MessageId};
 
-pub use self::urls::ReceiptUrls;
+pub use self::{
+    status::{AskStatus, Asked},
+    urls::ReceiptUrls,
+};
 use crate::ports::{GatewayReceipt, Noted, Receipt, Receipts, Reported, StoreError, Verifications};
 
 /// Stores delivery receipts that a client of the API reports.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use application::ports::{
     CallOutcome, DeliveryLedger, DueEvent, EventKind, EventOutbox, Lease, NewReceipt, Noted,
-    OutcomeClass, Receipt, Receipts, Verdict, Verifications,
+    OutcomeClass, Receipt, Receipts, Unsettled, Verdict, Verifications,
 };
 use domain::{GatewayName, MessageId, VerificationId};
 use sea_orm::ConnectionTrait;
@@ -37,6 +37,7 @@ on_both_databases!(
     undelivered_receipt_during_a_call_waits_for_the_outcome,
     undelivered_receipt_of_a_message_that_waits_is_ignored,
     old_references_are_deleted,
+    message_that_ended_unknown_is_unsettled_until_its_receipt,
 );
 
 struct Fixture {
@@ -381,4 +382,18 @@ async fn old_references_are_deleted(database: Database) {
     housekeeping.prune(LONG).await.unwrap();
 
     assert_eq!(count(&database, "gateway_receipt").await, 0);
+}
+
+async fn message_that_ended_unknown_is_unsettled_until_its_receipt(database: Database) {
+    let it = fixture(&database).await;
+    let message = it.called(1).await;
+    let unsettled = async || it.receipts.unsettled(message).await.unwrap();
+    assert_eq!(unsettled().await, None, "the call has not ended");
+
+    it.finish(message, 1, Verdict::Unknown).await;
+    assert_eq!(unsettled().await, Some(Unsettled { gateway: main(), reference: None }));
+
+    stored(it.note("main", message, Receipt::Delivered).await);
+    assert_eq!(unsettled().await, None);
+    assert_eq!(it.history(message).await, [EventKind::Delivered]);
 }

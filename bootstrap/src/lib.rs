@@ -14,11 +14,11 @@ mod periodic;
 mod pools;
 mod process;
 mod random;
-mod receipts;
+pub mod receipts;
 mod relay;
 mod report;
 pub mod roles;
-mod status;
+pub mod status;
 mod telemetry;
 
 pub use pools::Pool;

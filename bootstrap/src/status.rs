@@ -1,6 +1,6 @@
 //! Questions to providers about messages that ended unknown.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use application::{
     AskStatus, Asked, Chain,
@@ -28,11 +28,11 @@ const MOST: usize = 10_000;
 
 /// Takes the messages that ended unknown in this process. A restart forgets them.
 #[derive(Debug, Clone)]
-pub(crate) struct UnknownMessages(mpsc::Sender<MessageId>);
+pub struct UnknownMessages(mpsc::Sender<MessageId>);
 
 /// The messages that wait for their question.
 #[derive(Debug)]
-pub(crate) struct Questions<R, S> {
+pub struct Questions<R, S> {
     ask: AskStatus<R, S>,
     metrics: ReceiptMetrics,
     inbox: mpsc::Receiver<MessageId>,
@@ -42,7 +42,7 @@ pub(crate) struct Questions<R, S> {
 }
 
 impl UnknownMessages {
-    pub(crate) fn new<R: Receipts, S: StatusSource>(
+    pub fn new<R: Receipts, S: StatusSource>(
         ask: AskStatus<R, S>,
         metrics: ReceiptMetrics,
     ) -> (Self, Questions<R, S>) {
@@ -51,7 +51,7 @@ impl UnknownMessages {
     }
 
     /// Asks for a message later, if there is room.
-    pub(crate) fn add(&self, message: MessageId) {
+    pub fn add(&self, message: MessageId) {
         // It stays unknown, and its receipt may still come.
         let _ = self.0.try_send(message);
     }
@@ -59,7 +59,7 @@ impl UnknownMessages {
 
 impl<R: Receipts, S: StatusSource> Questions<R, S> {
     /// Asks until `stop` is cancelled.
-    pub(crate) async fn run(mut self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let stopped = stop.clone();
         let work = async {
             loop {
@@ -105,7 +105,7 @@ impl<R: Receipts, S: StatusSource> Questions<R, S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use application::ports::{Noted, Receipt, StoreError, Unsettled};
     use domain::GatewayName;

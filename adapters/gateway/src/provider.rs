@@ -132,6 +132,14 @@ impl<'a> Outgoing<'a> {
     pub(crate) fn callback(&self) -> Option<&'a str> {
         self.sms.callback.as_deref()
     }
+
+    /// Returns the same URL without our id, for a provider that repeats our id by itself. It is
+    /// shorter, and a parameter `id` of the provider does not meet ours.
+    pub(crate) fn callback_without_id(&self) -> Option<String> {
+        let (path, query) = self.callback()?.split_once('?')?;
+        let rest: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("id=")).collect();
+        Some(format!("{path}?{}", rest.join("&")))
+    }
 }
 
 /// A call of a provider to `/v1/receipts/{gateway}`.
@@ -208,5 +216,25 @@ impl ReceiptReply {
 
     pub const fn text(body: &'static str) -> Self {
         Self { content_type: "text/plain; charset=utf-8", body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::sms;
+
+    use super::*;
+
+    #[test]
+    fn callback_may_go_without_our_id() {
+        for (url, expected) in [
+            ("https://a.example/r?id=1&token=t", "https://a.example/r?token=t"),
+            ("https://a.example/r?token=t&id=1", "https://a.example/r?token=t"),
+            ("https://a.example/r?token=id=1", "https://a.example/r?token=id=1"),
+        ] {
+            let sms = Sms { callback: Some(url.to_owned()), ..sms() };
+
+            assert_eq!(Outgoing::new(&sms, "").callback_without_id().as_deref(), Some(expected));
+        }
     }
 }

@@ -67,7 +67,7 @@ struct NewMessage<'a> {
     /// `plain`, the default, replaces characters outside GSM-7.
     datacoding: &'static str,
     #[serde(rename = "reportUrl", skip_serializing_if = "Option::is_none")]
-    report_url: Option<&'a str>,
+    report_url: Option<String>,
 }
 
 /// The claims of the token that signs a call.
@@ -110,7 +110,8 @@ impl Provider for MessageBird {
             reference: sms.id,
             validity: sms.validity_seconds(1, MAX_VALIDITY),
             datacoding: if sms.is_unicode() { "unicode" } else { "plain" },
-            report_url: sms.callback(),
+            // Their receipts have an `id` of their own, and our reference.
+            report_url: sms.callback_without_id(),
         };
         authorized(post_json(self.url.at("/messages"), &message), self.authorization.clone())
     }
@@ -134,8 +135,7 @@ impl Provider for MessageBird {
     fn receipts(&self, call: &ReceiptCall<'_>) -> Result<Vec<GatewayReceipt>, ReceiptRefused> {
         self.verify(call)?;
         let pairs = call.query_pairs();
-        // The URL has an `id` of ours, too, which stands first or was replaced by theirs.
-        let value = |name: &str| pairs.iter().rfind(|(key, _)| key == name).map(|(_, it)| &**it);
+        let value = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, it)| &**it);
         let status = value("status").ok_or(ReceiptRefused::Unreadable)?;
         let of = value("reference")
             .and_then(|id| id.parse().ok())

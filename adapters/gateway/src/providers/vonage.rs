@@ -104,9 +104,9 @@ impl Provider for Vonage {
             ("ttl", &*ttl),
             ("client-ref", sms.id),
         ];
-        if let Some(callback) = sms.callback().filter(|url| url.len() <= MAX_CALLBACK) {
-            pairs.push(("callback", callback));
-        }
+        // `client-ref` brings our id back.
+        let callback = sms.callback_without_id().filter(|url| url.len() <= MAX_CALLBACK);
+        pairs.extend(callback.as_deref().map(|url| ("callback", url)));
         pairs.extend(sms.param("dlt_entity_id").map(|id| ("entity-id", id)));
         pairs.extend(sms.param("dlt_template_id").map(|id| ("content-id", id)));
         post_form(self.url.at("/sms/json"), &pairs)

@@ -140,8 +140,6 @@ impl Provider for Plivo {
             return Ok(accepted(id));
         }
         Err(match answer.status.as_u16() {
-            // The account in the URL does not exist.
-            404 => answer.misconfigured(""),
             // A text says whether the number or the sender is wrong, so another gateway may do.
             400 if json["error"].is_string() => answer.unroutable(""),
             _ => answer.refusal(""),

@@ -113,8 +113,6 @@ impl Provider for Sinch {
         }
         let code = scalar(&json["code"]).unwrap_or_default();
         Err(match answer.status.as_u16() {
-            // The service plan in the URL does not exist.
-            404 => answer.misconfigured(&code),
             // Its code says that a field is wrong, and not which.
             400 if !code.is_empty() => answer.unroutable(&code),
             _ => answer.refusal(&code),

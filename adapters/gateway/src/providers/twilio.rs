@@ -188,8 +188,6 @@ fn other_spellings(url: &str) -> Vec<String> {
 
 fn refusal(answer: &Answer<'_>, code: &str) -> SendError {
     match answer.status.as_u16() {
-        // 20404: the account in the URL does not exist.
-        404 => answer.misconfigured(code),
         400 if !code.is_empty() => by_code(answer, code),
         _ => answer.refusal(code),
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use application::ports::{Accepted, GatewayReceipt, Receipt, Reported, SendError};
 use bytes::Bytes;
-use http::{Method, Request};
+use http::Request;
 use ring::hmac::{Algorithm, HMAC_SHA1_FOR_LEGACY_USE_ONLY, HMAC_SHA256, HMAC_SHA512};
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,6 +18,7 @@ use crate::{
     answer::{Answer, accepted, scalar},
     fields::{Fields, Secret},
     provider::{Outgoing, Provider, ReceiptCall, ReceiptRefused},
+    providers::digest::{is_same, md5_hex},
     request::{BaseUrl, post_form},
     signing::{hex_decoded, is_hmac, is_recent, jwt, sha256_hex},
     spec::{Field, FieldKind, ProviderSpec},
@@ -46,9 +47,10 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
         ),
         Field::with_default(
             "signature_method",
-            FieldKind::OneOf(&["sha256", "sha512", "sha1"]),
+            FieldKind::OneOf(&["sha256", "sha512", "sha1", "md5hash"]),
             "sha256",
-            "The HMAC that the account signs with. The methods with MD5 are not supported.",
+            "The method that the account signs with: an HMAC, or the MD5 hash that accounts begin \
+             with. The HMAC with MD5 is not supported.",
         ),
         Field::with_default("url", FieldKind::Url, "https://rest.nexmo.com", "The base URL."),
     ],
@@ -61,7 +63,15 @@ struct Vonage {
     api_key: String,
     api_secret: Secret,
     from: String,
-    signature: Option<(Secret, Algorithm)>,
+    signature: Option<(Secret, Method)>,
+}
+
+/// The way in which the parameter `sig` is made.
+#[derive(Debug, Clone, Copy)]
+enum Method {
+    Hmac(Algorithm),
+    /// MD5 of the parameters and, behind them, the secret.
+    Md5Hash,
 }
 
 /// The claims of the token that signs a call.
@@ -76,9 +86,10 @@ fn make(fields: &mut Fields<'_>) -> Option<Box<dyn Provider>> {
     let from = fields.text("from");
     let secret = fields.secret("signature_secret");
     let method = match fields.one_of("signature_method") {
-        Some("sha1") => HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-        Some("sha512") => HMAC_SHA512,
-        _ => HMAC_SHA256,
+        Some("sha1") => Method::Hmac(HMAC_SHA1_FOR_LEGACY_USE_ONLY),
+        Some("sha512") => Method::Hmac(HMAC_SHA512),
+        Some("md5hash") => Method::Md5Hash,
+        _ => Method::Hmac(HMAC_SHA256),
     };
     let url = fields.url("url");
     Some(Box::new(Vonage {
@@ -189,7 +200,7 @@ fn receipt(status: &str) -> Option<Receipt> {
 
 /// Returns the parameters of a receipt: of the query, of a form or of JSON, as the account has it.
 fn values(call: &ReceiptCall<'_>) -> Option<BTreeMap<String, String>> {
-    if call.method == Method::GET {
+    if call.method == http::Method::GET {
         let own = |name: &str| name == "id" || name == "token";
         return Some(call.query_pairs().into_iter().filter(|(name, _)| !own(name)).collect());
     }
@@ -212,19 +223,18 @@ fn verify(
     call: &ReceiptCall<'_>,
     values: &BTreeMap<String, String>,
     secret: &Secret,
-    method: Algorithm,
+    method: Method,
 ) -> Result<(), ReceiptRefused> {
-    let secret = secret.expose().as_bytes();
+    let secret = secret.expose();
     if let Some(token) = call.header("authorization").and_then(|it| it.strip_prefix("Bearer ")) {
         let claims: Claims =
-            jwt::claims(token, secret, call.now).ok_or(ReceiptRefused::BadSignature)?;
+            jwt::claims(token, secret.as_bytes(), call.now).ok_or(ReceiptRefused::BadSignature)?;
         // Without a body nothing but the query has the receipt, and this token does not sign it.
         let hash = claims.payload_hash.filter(|_| !call.body.is_empty());
         let is_good = hash.is_some_and(|it| it.eq_ignore_ascii_case(&sha256_hex(call.body)));
         return if is_good { Ok(()) } else { Err(ReceiptRefused::BadSignature) };
     }
     let signature = values.get("sig").ok_or(ReceiptRefused::Unsigned)?;
-    let signature = hex_decoded(signature).ok_or(ReceiptRefused::BadSignature)?;
     // `&` and `=` in a value would look like the next parameter.
     let signed: String = values
         .iter()
@@ -233,6 +243,12 @@ fn verify(
         .collect();
     let sent_at = values.get("timestamp").and_then(|it| it.parse().ok());
     let is_good = sent_at.is_some_and(|at| is_recent(at, call.now))
-        && is_hmac(method, secret, &[signed.as_bytes()], &signature);
+        && match method {
+            Method::Hmac(algorithm) => {
+                let tag = hex_decoded(signature).unwrap_or_default();
+                is_hmac(algorithm, secret.as_bytes(), &[signed.as_bytes()], &tag)
+            }
+            Method::Md5Hash => is_same(&md5_hex(&format!("{signed}{secret}")), signature),
+        };
     if is_good { Ok(()) } else { Err(ReceiptRefused::BadSignature) }
 }

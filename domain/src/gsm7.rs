@@ -7,6 +7,12 @@ const BASIC: &str = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ
 /// Characters that need an escape and therefore take two septets.
 const EXTENDED: &str = "\u{c}^{}\\[~]|€";
 
+/// The second septets of the characters in `EXTENDED`, in the same order.
+const EXTENSIONS: [u8; 10] = [0x0a, 0x14, 0x28, 0x29, 0x2f, 0x3c, 0x3d, 0x3e, 0x40, 0x65];
+
+/// The septet that announces a character of `EXTENDED`. The basic alphabet has no character there.
+const ESCAPE: u8 = 0x1b;
+
 /// The encoding of a text in an SMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -56,6 +62,21 @@ impl Measure {
 /// Returns how many septets a text takes in GSM-7, or `None` if it has a character outside GSM-7.
 pub fn septets(text: &str) -> Option<usize> {
     text.chars().map(septets_of).sum()
+}
+
+/// Appends the septets of a character to `octets`, each in an octet of its own. Returns `false` and
+/// appends nothing if the character is outside GSM-7.
+pub fn push_septets(char: char, octets: &mut Vec<u8>) -> bool {
+    let place = |alphabet: &str| alphabet.chars().position(|other| other == char);
+    if let Some(place) = place(BASIC).and_then(|place| u8::try_from(place).ok()) {
+        octets.push(if place < ESCAPE { place } else { place + 1 });
+        true
+    } else if let Some(place) = place(EXTENDED) {
+        octets.extend([ESCAPE, EXTENSIONS[place]]);
+        true
+    } else {
+        false
+    }
 }
 
 fn septets_of(char: char) -> Option<usize> {
@@ -115,6 +136,34 @@ mod tests {
         for other in ["Код", "`", "ç", "’", "😀"] {
             assert_eq!(septets(other), None, "{other}");
         }
+    }
+
+    #[track_caller]
+    fn check_septets(text: &str, expected: &[u8]) {
+        let mut octets = Vec::new();
+        assert!(text.chars().all(|char| push_septets(char, &mut octets)), "{text}");
+        assert_eq!(octets, expected, "{text}");
+    }
+
+    /// The values are from the tables in 3GPP TS 23.038 §6.2.1 and §6.2.1.1.
+    #[test]
+    fn each_character_has_the_septets_of_the_standard() {
+        check_septets("@£$¥", &[0x00, 0x01, 0x02, 0x03]);
+        check_septets("ΞÆæßÉ ", &[0x1a, 0x1c, 0x1d, 0x1e, 0x1f, 0x20]);
+        check_septets("09AZaz", b"09AZaz");
+        check_septets("¤¡ÄÖÑÜ§", &[0x24, 0x40, 0x5b, 0x5c, 0x5d, 0x5e, 0x5f]);
+        check_septets("¿äöñüà", &[0x60, 0x7b, 0x7c, 0x7d, 0x7e, 0x7f]);
+        check_septets("\u{c}^{}", &[0x1b, 0x0a, 0x1b, 0x14, 0x1b, 0x28, 0x1b, 0x29]);
+        check_septets("\\[~]", &[0x1b, 0x2f, 0x1b, 0x3c, 0x1b, 0x3d, 0x1b, 0x3e]);
+        check_septets("|€", &[0x1b, 0x40, 0x1b, 0x65]);
+    }
+
+    #[test]
+    fn a_character_outside_gsm7_appends_nothing() {
+        let mut octets = Vec::new();
+
+        assert!(!push_septets('ж', &mut octets));
+        assert_eq!(octets, []);
     }
 
     #[test]

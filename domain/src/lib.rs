@@ -23,7 +23,7 @@ mod verification;
 pub use carried::{CannotOpen, CarriedCode, InvalidCarriedCode, Opened, PayloadKeys, SealedCode};
 pub use code::{Code, CodeLength, InvalidCode, InvalidCodeLength};
 pub use gateway::{GatewayName, InvalidGatewayName};
-pub use gsm7::{Encoding, Measure, septets};
+pub use gsm7::{Encoding, Measure, push_septets, septets};
 pub use guard::{
     Activity, GuardCount, GuardMode, GuardRule, GuardScope, GuardTest, InvalidGuardRule, Levels,
     Rolling, World,

@@ -14,6 +14,7 @@ mod providers;
 mod public_address;
 mod request;
 mod signing;
+mod smpp;
 #[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod spec;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use http_gateway::HttpGateway;
 pub use provider::{ReceiptCall, ReceiptRefused, ReceiptReply};
 pub use providers::PROVIDERS;
 pub use public_address::has_private_address;
+pub use smpp::{DefaultAlphabet, Numbering, ReceiptIds, SmppGateway, SmppSettings};
 pub use spec::{Field, FieldKind, ProviderSpec};
 pub use webhook::{InvalidWebhook, WebhookGateway, WebhookSettings};
 

@@ -85,8 +85,17 @@ const RECORDED: [Fragment; 10] = [
     RECORD_ENDED,
 ];
 
-const OFF: [Fragment; 8] =
-    [LEASE, CALLED, INTERRUPTED, WITH_CALLED, NOTE_INTERRUPTED, NAMED, BEGUN, Fragment::NO_EVENTS];
+const OFF: [Fragment; 9] = [
+    LEASE,
+    CALLED,
+    INTERRUPTED,
+    WITH_CALLED,
+    IN_DOUBT,
+    NOTE_INTERRUPTED,
+    NAMED,
+    BEGUN,
+    Fragment::NO_EVENTS,
+];
 
 // `:gateway` is the gateway of most calls, and `:others` has the rest by the id of the message: a table
 // to join would be compared row by row under a plan that was made for an empty table.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use application::ports::{Accepted, GatewayReceipt, Receipt, Reported, SendError};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use domain::MessageId;
 use http::{HeaderValue, Request};
 use serde::Serialize;
 use serde_json::Value;
@@ -52,8 +53,8 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
 #[derive(Debug)]
 struct Sinch {
     url: BaseUrl,
-    /// The path of the batches of the plan.
-    batches: String,
+    /// The path of the service plan.
+    plan: String,
     authorization: HeaderValue,
     from: String,
 }
@@ -83,7 +84,7 @@ fn make(fields: &mut Fields<'_>) -> Option<Box<dyn Provider>> {
     let url = own.or_else(|| BaseUrl::parse(&format!("https://{}.sms.api.sinch.com", region?)));
     Some(Box::new(Sinch {
         url: url?,
-        batches: format!("/xms/v1/{}/batches", encoded(&plan?)),
+        plan: format!("/xms/v1/{}", encoded(&plan?)),
         authorization: bearer(api_token?.expose()),
         from: from?,
     }))
@@ -102,7 +103,8 @@ impl Provider for Sinch {
             client_reference: sms.id,
             callback_url: callback,
         };
-        authorized(post_json(self.url.at(&self.batches), &batch), self.authorization.clone())
+        let url = self.url.at(&format!("{}/batches", self.plan));
+        authorized(post_json(url, &batch), self.authorization.clone())
     }
 
     fn judge(&self, answer: &Answer<'_>) -> Result<Accepted, SendError> {
@@ -134,12 +136,21 @@ impl Provider for Sinch {
     }
 
     fn status_request(&self, reference: &str) -> Option<Request<Bytes>> {
-        let path = format!("{}/{}/delivery_report", self.batches, encoded(reference));
-        Some(authorized(get(self.url.at(&path)), self.authorization.clone()))
+        // A message whose answer was lost is known by our id only.
+        let url = if reference.parse::<MessageId>().is_ok() {
+            let path = format!("{}/delivery_reports", self.plan);
+            self.url.with_query(&path, &[("client_reference", reference)])
+        } else {
+            let batch = encoded(reference);
+            self.url.at(&format!("{}/batches/{batch}/delivery_report", self.plan))
+        };
+        Some(authorized(get(url), self.authorization.clone()))
     }
 
     fn judge_status(&self, answer: &Answer<'_>) -> Option<Receipt> {
-        of_batch(&answer.json().filter(|_| answer.is_success())?)
+        let json = answer.json().filter(|_| answer.is_success())?;
+        let found = &json["delivery_reports"][0]["status"];
+        if found.is_null() { of_batch(&json) } else { receipt(found) }
     }
 }
 

@@ -174,6 +174,29 @@ fn report_of_a_batch_has_one_state() {
 }
 
 #[test]
+fn message_whose_answer_was_lost_is_found_by_our_id() {
+    let provider = sinch();
+    let id = message_id();
+    let found = |status: &str| {
+        let report =
+            json!({"batch_id": "b1", "client_reference": id.to_string(), "status": status});
+        json!({"count": 1, "page": 0, "delivery_reports": [report]}).to_string()
+    };
+
+    assert_eq!(
+        written(&provider.status_request(&id.to_string()).unwrap()),
+        format!(
+            "GET https://us.sms.api.sinch.com/xms/v1/plan/delivery_reports?client_reference={id}\n\
+             Bearer t0k3n\n\n"
+        )
+    );
+    assert_eq!(status_of(&*provider, 200, &found("Delivered")), Some(Receipt::Delivered));
+    assert_eq!(status_of(&*provider, 200, &found("EXPIRED")), Some(Receipt::Undelivered));
+    assert_eq!(status_of(&*provider, 200, &found("Dispatched")), None);
+    assert_eq!(status_of(&*provider, 200, r#"{"count":0,"delivery_reports":[]}"#), None);
+}
+
+#[test]
 fn other_bodies_are_unreadable() {
     for body in ["", "[]", "{}", r#"{"batch_id":"b1"}"#, r#"{"batch_id":"b1","type":"mo_text"}"#] {
         let read = receipts(&*sinch(), "POST", &message_url(), &[], body);

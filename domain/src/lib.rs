@@ -12,6 +12,7 @@ mod guard;
 mod key;
 mod limits;
 mod message;
+mod money;
 mod number;
 mod phone;
 mod secret;
@@ -34,6 +35,7 @@ pub use limits::{
     SendOf, Window, Windows,
 };
 pub use message::{Message, MessageId, Validity};
+pub use money::{Amount, Budget, InvalidAmount, Prices};
 pub use number::{
     InvalidNumberType, InvalidRegion, Number, NumberRefused, NumberRules, NumberType, Recipient,
     Region, Regions,

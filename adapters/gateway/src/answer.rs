@@ -82,6 +82,8 @@ impl Answer<'_> {
     /// Returns the outcome by the status, for an answer that the body does not explain. `code` goes
     /// into the text.
     ///
+    /// A provider that answers 404 for a recipient judges that before.
+    ///
     /// A status 2xx is ambiguous, because the provider documents a body that is not there. A redirect
     /// is a wrong URL, so nothing was taken.
     pub(crate) fn refusal(&self, code: &str) -> SendError {

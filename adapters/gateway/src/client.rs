@@ -25,6 +25,8 @@ use tokio::{
 };
 use tower::{Service, ServiceBuilder, util::BoxCloneSyncService};
 
+use crate::authorities::Authorities;
+
 /// The limit for name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -61,6 +63,16 @@ pub(crate) struct Client {
     keep_alive: Duration,
 }
 
+#[derive(Debug, Clone)]
+pub(crate) struct ClientSettings {
+    /// The limit for one whole call, from name resolution to the last byte of the answer.
+    pub(crate) timeout: Duration,
+    /// How long a connection may be idle and still be used again. With zero each call opens a new
+    /// connection.
+    pub(crate) keep_alive: Duration,
+    pub(crate) authorities: Authorities,
+}
+
 /// The URL to post to, and the credentials.
 pub(crate) struct Target {
     url: Uri,
@@ -77,22 +89,14 @@ pub(crate) enum NoAnswer {
 }
 
 impl Client {
-    /// Makes a client.
-    ///
-    /// `timeout` limits one whole call, from name resolution to the last byte of the answer.
-    /// A connection that was idle for less than `keep_alive` is used again. With zero each call
-    /// opens a new connection.
-    pub(crate) fn new<R>(
-        names: R,
-        timeout: Duration,
-        keep_alive: Duration,
-    ) -> Result<Self, BoxError>
+    pub(crate) fn new<R>(names: R, settings: ClientSettings) -> Result<Self, BoxError>
     where
         R: Service<Name> + Clone + Send + Sync + 'static,
         R::Response: Iterator<Item = SocketAddr>,
         R::Error: Into<BoxError>,
         R::Future: Send,
     {
+        let ClientSettings { timeout, keep_alive, authorities } = settings;
         let http = legacy::Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             // Without this timer the pool never closes an idle connection.
@@ -104,7 +108,7 @@ impl Client {
             .http1_ignore_invalid_headers_in_responses(true)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
-            .build(connector(names, CONNECT_TIMEOUT.min(timeout / 2))?);
+            .build(connector(names, authorities, CONNECT_TIMEOUT.min(timeout / 2))?);
         Ok(Self { http, timeout, keep_alive })
     }
 
@@ -118,8 +122,9 @@ impl Client {
     /// the body is none and the head is still returned.
     pub(crate) async fn call(
         &self,
-        mut request: Request<Full<Bytes>>,
+        request: Request<Bytes>,
     ) -> Result<(Parts, Option<Bytes>), NoAnswer> {
+        let mut request = request.map(Full::new);
         if self.keep_alive.is_zero() {
             // Then the server closes first, and our port is free at once.
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -150,7 +155,8 @@ impl Client {
 impl Target {
     /// Splits a URL into the address and the credentials, which are sent as `Authorization: Basic`.
     ///
-    /// Returns none if the URL does not begin with `http://` or `https://` and a host.
+    /// Returns none if the URL does not begin with `http://` or `https://` and a host, or if its port
+    /// cannot exist.
     pub(crate) fn of(url: Uri) -> Option<Self> {
         let mut parts = url.into_parts();
         if ![Some(Scheme::HTTP), Some(Scheme::HTTPS)].contains(&parts.scheme) {
@@ -161,7 +167,8 @@ impl Target {
             Some((credentials, host)) => (Some(credentials), host),
             None => (None, authority.as_str()),
         };
-        parts.authority = Some(host.parse::<Authority>().ok()?);
+        let host = host.parse::<Authority>().ok().filter(has_good_port)?;
+        parts.authority = Some(host);
         parts.path_and_query.get_or_insert(PathAndQuery::from_static("/"));
         let url = Uri::from_parts(parts).ok()?;
         if url.host().is_none_or(str::is_empty) {
@@ -171,8 +178,8 @@ impl Target {
     }
 
     /// Makes a request that posts this JSON.
-    pub(crate) fn post(&self, body: Bytes) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
+    pub(crate) fn post(&self, body: Bytes) -> Request<Bytes> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         let headers = request.headers_mut();
@@ -228,7 +235,11 @@ impl Error for NoAnswer {
 ///
 /// With HTTP/2 the client keeps one connection to a host. The server's limit on streams (often 100)
 /// would then limit our concurrent calls.
-fn connector<R>(names: R, connect_timeout: Duration) -> Result<Connector, BoxError>
+fn connector<R>(
+    names: R,
+    authorities: Authorities,
+    connect_timeout: Duration,
+) -> Result<Connector, BoxError>
 where
     R: Service<Name> + Clone + Send + Sync + 'static,
     R::Response: Iterator<Item = SocketAddr>,
@@ -241,9 +252,8 @@ where
     tcp.set_keepalive(Some(TCP_KEEPALIVE));
     // The addresses of a host share this time, so that a dead first one leaves time for the second.
     tcp.set_connect_timeout(Some(connect_timeout));
-    let provider = rustls::crypto::ring::default_provider();
     let tls = HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(provider)?
+        .with_tls_config(authorities.client_config()?)
         .https_or_http()
         .enable_http1()
         .wrap_connector(tcp);
@@ -262,6 +272,12 @@ fn announced_keep_alive(headers: &HeaderMap) -> Option<Duration> {
         .filter_map(|(_, seconds)| seconds.trim().trim_matches('"').parse().ok())
         .map(Duration::from_secs)
         .min()
+}
+
+/// Whether there is no port, or one that exists.
+pub(crate) fn has_good_port(host: &Authority) -> bool {
+    let port = host.as_str().strip_prefix(host.host()).unwrap_or_default();
+    port.is_empty() || host.port_u16().is_some_and(|port| port > 0)
 }
 
 fn basic(credentials: &str) -> HeaderValue {

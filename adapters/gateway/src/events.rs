@@ -15,13 +15,13 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::EventSecrets;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header::HeaderName};
-use http_body_util::Full;
 use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use serde::Serialize;
 use tower::Service;
 
 use crate::{
-    client::{Client, KEEP_ALIVE, NoAnswer, Target, find_cause},
+    authorities::Authorities,
+    client::{Client, ClientSettings, KEEP_ALIVE, NoAnswer, Target, find_cause},
     public_address::{Guarded, NotPublic, is_public},
     wire,
 };
@@ -114,12 +114,16 @@ impl WebhookEventSink {
         if !names.permits_literal(target.host()) {
             return Err(InvalidEventSink::NotPublic);
         }
-        let client =
-            Client::new(names, settings.timeout, KEEP_ALIVE).map_err(InvalidEventSink::Tls)?;
+        let client = ClientSettings {
+            timeout: settings.timeout,
+            keep_alive: KEEP_ALIVE,
+            authorities: Authorities::Public,
+        };
+        let client = Client::new(names, client).map_err(InvalidEventSink::Tls)?;
         Ok(Self { client, target, secrets: settings.secrets })
     }
 
-    fn request(&self, event: &DueEvent) -> Request<Full<Bytes>> {
+    fn request(&self, event: &DueEvent) -> Request<Bytes> {
         let id = format!("evt_{}", event.id);
         let timestamp =
             event.claimed_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
+use http::Uri;
 use serde_json::{Map, Value};
 
 use crate::{
+    client::Target,
     request::BaseUrl,
     spec::{Field, FieldKind},
 };
@@ -76,6 +78,14 @@ impl<'a> Fields<'a> {
 
     pub(crate) fn url(&mut self, name: &str) -> Option<BaseUrl> {
         self.read(name, FieldKind::Url, |value| BaseUrl::parse(value.as_str()?))
+    }
+
+    /// Reads a whole URL. A user and a password in it become `Authorization: Basic`.
+    pub(crate) fn address(&mut self, name: &str) -> Option<Target> {
+        self.read(name, FieldKind::Address, |value| {
+            let url: Uri = value.as_str()?.trim().parse().ok()?;
+            Target::of(url)
+        })
     }
 
     /// Reads a whole number within the declared bounds.

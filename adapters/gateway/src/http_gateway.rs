@@ -1,6 +1,6 @@
 //! A gateway that calls its provider over HTTP.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use application::{
     BoxError, Chain,
@@ -9,12 +9,11 @@ use application::{
 use autometrics::autometrics;
 use bytes::Bytes;
 use http::{Request, header::USER_AGENT};
-use http_body_util::Full;
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 
 use crate::{
     answer::Answer,
-    client::{AGENT, Client, NoAnswer},
+    client::{AGENT, Client, ClientSettings, NoAnswer},
     provider::{Outgoing, Provider, ReceiptCall, ReceiptRefused, ReceiptReply},
     wire,
 };
@@ -28,14 +27,12 @@ pub struct HttpGateway {
 impl HttpGateway {
     /// Makes a gateway. It connects at the first call.
     ///
-    /// `timeout` limits one whole call. A connection that was idle for less than `keep_alive` is used
-    /// again.
+    /// Fails if TLS cannot be set up.
     pub(crate) fn new(
         provider: Box<dyn Provider>,
-        timeout: Duration,
-        keep_alive: Duration,
+        settings: ClientSettings,
     ) -> Result<Self, BoxError> {
-        let client = Client::new(GaiResolver::new(), timeout, keep_alive)?;
+        let client = Client::new(GaiResolver::new(), settings)?;
         Ok(Self { client, provider })
     }
 
@@ -75,9 +72,8 @@ impl HttpGateway {
 
     async fn call(
         &self,
-        request: Request<Bytes>,
+        mut request: Request<Bytes>,
     ) -> Result<(http::response::Parts, Option<Bytes>), NoAnswer> {
-        let mut request = request.map(Full::new);
         request.headers_mut().entry(USER_AGENT).or_insert(AGENT);
         self.client.call(request).await
     }

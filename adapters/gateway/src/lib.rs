@@ -1,13 +1,14 @@
-//! The SMS gateways (a console for development, and the webhook of a provider), and the receiver of
-//! events.
+//! The SMS gateways: a console for development, and providers that are called over HTTP. Also the
+//! receiver of events.
 
 mod answer;
+mod authorities;
+mod catalogue;
 mod client;
 mod console;
 mod events;
 #[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod fields;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod http_gateway;
 mod provider;
 mod providers;
@@ -15,15 +16,17 @@ mod public_address;
 mod request;
 mod signing;
 mod smpp;
-#[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
 mod spec;
 #[cfg(test)]
 mod testing;
-mod webhook;
 mod wire;
 
-use application::ports::{Accepted, SendError, Sms, SmsGateway};
+use std::num::NonZeroUsize;
 
+use application::ports::{Accepted, GatewayReceipt, Receipt, SendError, Sms, SmsGateway};
+use domain::Measure;
+
+pub use catalogue::{COMMON, Common, Listed, build, catalogue};
 pub use console::ConsoleGateway;
 pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};
 pub use fields::{FieldProblem, Fields, Secret};
@@ -33,28 +36,81 @@ pub use providers::PROVIDERS;
 pub use public_address::has_private_address;
 pub use smpp::{DefaultAlphabet, Numbering, ReceiptIds, SmppGateway, SmppSettings};
 pub use spec::{Field, FieldKind, ProviderSpec};
-pub use webhook::{InvalidWebhook, WebhookGateway, WebhookSettings};
 
-/// The gateway that the settings choose.
+/// A gateway, made of its settings by [`build`].
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a process has one")]
-pub enum Gateway {
+pub struct Gateway {
+    transport: Transport,
+    max_segments: Option<NonZeroUsize>,
+}
+
+/// The ways to a provider.
+#[derive(Debug)]
+enum Transport {
     Console(ConsoleGateway),
-    Webhook(WebhookGateway),
+    Http(HttpGateway),
+}
+
+impl Gateway {
+    /// Reads what the provider posted to `/v1/receipts/{gateway}`.
+    pub fn receipts(&self, call: &ReceiptCall<'_>) -> Result<Vec<GatewayReceipt>, ReceiptRefused> {
+        match &self.transport {
+            Transport::Console(_) => Err(ReceiptRefused::Unreadable),
+            Transport::Http(gateway) => gateway.receipts(call),
+        }
+    }
+
+    /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is
+    /// required.
+    pub fn verifies_receipts(&self) -> bool {
+        match &self.transport {
+            Transport::Console(_) => false,
+            Transport::Http(gateway) => gateway.verifies_receipts(),
+        }
+    }
+
+    /// The answer that the provider expects to a receipt.
+    pub fn receipt_reply(&self) -> ReceiptReply {
+        match &self.transport {
+            Transport::Console(_) => ReceiptReply::EMPTY,
+            Transport::Http(gateway) => gateway.receipt_reply(),
+        }
+    }
+
+    /// Asks the provider for the final state of the message with this reference.
+    ///
+    /// Returns `None` if the provider cannot be asked, does not answer, or knows no final state yet.
+    pub async fn status(&self, reference: &str) -> Option<Receipt> {
+        match &self.transport {
+            Transport::Console(_) => None,
+            Transport::Http(gateway) => gateway.status(reference).await,
+        }
+    }
+
+    fn refuse_long(&self, text: &str) -> Result<(), SendError> {
+        let Some(max) = self.max_segments else { return Ok(()) };
+        match Measure::of(text).segments {
+            segments if segments <= max.get() => Ok(()),
+            segments => Err(SendError::Rejected(format!(
+                "the text takes {segments} segments, and max_segments is {max}"
+            ))),
+        }
+    }
 }
 
 impl SmsGateway for Gateway {
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
-        match self {
-            Self::Console(gateway) => gateway.send(sms).await,
-            Self::Webhook(gateway) => gateway.send(sms).await,
+        self.refuse_long(&sms.text)?;
+        match &self.transport {
+            Transport::Console(gateway) => gateway.send(sms).await,
+            Transport::Http(gateway) => gateway.send(sms).await,
         }
     }
 
     fn deduplicates(&self) -> bool {
-        match self {
-            Self::Console(gateway) => gateway.deduplicates(),
-            Self::Webhook(gateway) => gateway.deduplicates(),
+        match &self.transport {
+            Transport::Console(gateway) => gateway.deduplicates(),
+            Transport::Http(gateway) => gateway.deduplicates(),
         }
     }
 }

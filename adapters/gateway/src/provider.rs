@@ -3,6 +3,7 @@
 //! A provider is pure: it makes a request, and judges an answer. It does no IO and reads no clock.
 
 use std::{
+    borrow::Cow,
     fmt,
     time::{Duration, SystemTime},
 };
@@ -205,17 +206,17 @@ pub enum ReceiptRefused {
 }
 
 /// The answer that a provider expects to a receipt: status 200 with this body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiptReply {
     pub content_type: &'static str,
-    pub body: &'static str,
+    pub body: Cow<'static, str>,
 }
 
 impl ReceiptReply {
     pub const EMPTY: Self = Self::text("");
 
     pub const fn text(body: &'static str) -> Self {
-        Self { content_type: "text/plain; charset=utf-8", body }
+        Self { content_type: "text/plain; charset=utf-8", body: Cow::Borrowed(body) }
     }
 }
 

@@ -18,6 +18,7 @@ mod smsru;
 mod telnyx;
 mod twilio;
 mod vonage;
+mod webhook;
 
 use crate::spec::ProviderSpec;
 
@@ -39,4 +40,5 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &telnyx::SPEC,
     &twilio::SPEC,
     &vonage::SPEC,
+    &webhook::SPEC,
 ];

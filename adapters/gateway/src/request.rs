@@ -12,6 +12,8 @@ use http::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
+use crate::client::has_good_port;
+
 /// All but the unreserved characters of RFC 3986 §2.3.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -30,9 +32,9 @@ impl BaseUrl {
         let parts = text.parse::<Uri>().ok()?.into_parts();
         let scheme = parts.scheme.filter(|it| [Scheme::HTTP, Scheme::HTTPS].contains(it))?;
         let authority = parts.authority?;
-        let port = authority.as_str().strip_prefix(authority.host())?;
-        let is_good_port = port.is_empty() || authority.port_u16().is_some_and(|it| it > 0);
-        let is_good = !authority.host().is_empty() && is_good_port;
+        let is_good = !authority.host().is_empty()
+            && !authority.as_str().contains('@')
+            && has_good_port(&authority);
         let path = parts.path_and_query.unwrap_or(PathAndQuery::from_static("/"));
         if !is_good || path.query().is_some() {
             return None;

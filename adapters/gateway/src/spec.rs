@@ -30,7 +30,10 @@ pub struct Field {
 pub enum FieldKind {
     Text,
     Secret,
+    /// A base URL, to which a path is added.
     Url,
+    /// A whole URL, which may contain a user, a password and a query.
+    Address,
     Number(u64, u64),
     Seconds(u64, u64),
     Boolean,
@@ -75,6 +78,7 @@ impl FieldKind {
             Self::Url => "a URL that begins with http:// or https:// and a host, without \
                           credentials and query"
                 .to_owned(),
+            Self::Address => "a URL that begins with http:// or https:// and a host".to_owned(),
             Self::Number(min, max) => format!("a whole number from {min} to {max}"),
             Self::Seconds(min, max) => format!("whole seconds from {min} to {max}"),
             Self::Boolean => "true or false".to_owned(),

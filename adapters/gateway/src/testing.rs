@@ -12,13 +12,21 @@ use std::{
 
 use application::ports::Sms;
 use domain::{Message, MessageId};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::{
     fake::{Fake, Received, Reply},
     provided::{
-        answer, check_unexplained, class_of, gateway, judge, judge_with, made, problems,
-        receipt_call, receipts, request_of, status_of, written,
+        answer, check_unexplained, class_of, gateway, http_gateway, judge, judge_with, made,
+        problems, receipt_call, receipts, request_of, status_of, written,
     },
 };
 
@@ -86,8 +94,30 @@ pub(crate) fn assert_tells_nothing(text: &str) {
     }
 }
 
+/// Answers 200 to each connection over TLS.
+pub(crate) async fn serve_tls(listener: TcpListener, certificates: Vec<u8>, key: Vec<u8>) {
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(&certificates).collect::<Result<_, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    while let Ok((stream, _)) = listener.accept().await {
+        // A client that does not trust us gives up here.
+        let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let _ = stream.shutdown().await;
+    }
+}
+
 /// Reads the bytes of one request, head and body.
-pub(crate) async fn read_request(stream: &mut TcpStream) -> String {
+pub(crate) async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut request = Vec::new();
     loop {
         let read = stream.read_buf(&mut request).await.unwrap();

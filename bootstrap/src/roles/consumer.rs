@@ -1,9 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
-use adapters_gateway::{ConsoleGateway, Gateway, WebhookGateway, WebhookSettings};
+use adapters_gateway::Gateway;
 use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases};
+use anyhow::{Context, anyhow};
 use application::{DeliverSettings, ReceiptUrls, Router, Vault};
 use rand_core::Rng;
+use serde_json::json;
 
 use super::{housekeeping::clean_up_orphans, parts, stream};
 use crate::{
@@ -67,15 +69,24 @@ pub fn consumer(
 
 /// Returns the gateway, and how long a call of it may take.
 fn gateway(config: &GatewayConfig) -> anyhow::Result<(Gateway, Duration)> {
-    Ok(match config.clone() {
-        GatewayConfig::Console => {
-            (Gateway::Console(ConsoleGateway::stdout()), Duration::from_secs(1))
-        }
+    let (provider, table) = match config {
+        GatewayConfig::Console => ("console", json!({})),
         GatewayConfig::Webhook { url, timeout, deduplicates, keep_alive } => {
-            let settings = WebhookSettings { url, timeout, deduplicates, keep_alive };
-            (Gateway::Webhook(WebhookGateway::new(settings)?), timeout)
+            let (timeout, keep_alive) = (timeout.as_secs(), keep_alive.as_secs());
+            let table = json!({
+                "url": url.to_string(), "timeout": timeout, "deduplicates": deduplicates,
+                "keep_alive": keep_alive,
+            });
+            ("webhook", table)
         }
-    })
+    };
+    let fields = table.as_object().context("the settings of a gateway are a table")?;
+    let built = adapters_gateway::build(provider, fields);
+    let (gateway, common) = built.map_err(|problems| {
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow!("the gateway cannot be used: {}", problems.join("; "))
+    })?;
+    Ok((gateway, common.timeout))
 }
 
 fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -> ConsumerSettings {

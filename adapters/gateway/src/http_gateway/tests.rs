@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use application::ports::Receipt;
 use http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_TYPE};
 use serde_json::json;
@@ -9,8 +11,9 @@ use crate::{
     request::{BaseUrl, authorized, bearer, encoded, form, get, post_form, post_json, sensitive},
     spec::{Field, FieldKind, ProviderSpec},
     testing::{
-        AMPLE, Fake, Received, Reply, SHORT, answer, assert_tells_nothing, cyrillic, judge,
-        judge_with, made, problems, receipt_call, receipts, request_of, routed, sms, status_of,
+        AMPLE, Fake, Received, Reply, SHORT, answer, assert_tells_nothing, cyrillic, http_gateway,
+        judge, judge_with, made, problems, receipt_call, receipts, request_of, routed, sms,
+        status_of,
     },
 };
 
@@ -118,7 +121,7 @@ fn settings(url: &str) -> serde_json::Value {
 }
 
 fn gateway(url: &str, timeout: Duration) -> HttpGateway {
-    HttpGateway::new(made(&SPEC, &settings(url)), timeout, Duration::ZERO).unwrap()
+    http_gateway(made(&SPEC, &settings(url)), timeout)
 }
 
 /// Refuses what the provider refuses.
@@ -166,7 +169,7 @@ async fn route_gives_sender_and_parameters() {
 async fn form_arrives_as_it_was_written() {
     let fake = Fake::scripted([Reply::json(200, &json!({"id": 7}))]).await;
     let table = json!({"url": fake.url(), "token": "t", "format": "form"});
-    let gateway = HttpGateway::new(made(&SPEC, &table), AMPLE, Duration::ZERO).unwrap();
+    let gateway = http_gateway(made(&SPEC, &table), AMPLE);
 
     assert_eq!(gateway.send(&cyrillic()).await, Ok(accepted_by_reference("7")));
 
@@ -232,7 +235,7 @@ async fn state_is_asked_for_by_the_reference() {
 
 #[tokio::test]
 async fn provider_without_receipts_and_states_refuses_both() {
-    let gateway = HttpGateway::new(Box::new(Plain), SHORT, Duration::ZERO).unwrap();
+    let gateway = http_gateway(Box::new(Plain), SHORT);
 
     let refused = receipt_call("POST", "https://m.example/r", &[], "", |it| gateway.receipts(it));
 

@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::{AMPLE, assert_tells_nothing, now};
 use crate::{
     answer::Answer,
+    authorities::Authorities,
+    client::ClientSettings,
     fields::Fields,
     http_gateway::HttpGateway,
     provider::{Outgoing, Provider, ReceiptCall, ReceiptRefused},
@@ -34,6 +36,13 @@ pub(crate) fn problems(spec: &'static ProviderSpec, table: &Value) -> Vec<String
     let problems = fields.into_problems();
     assert!(provider.is_some() || !problems.is_empty(), "no provider, and no problem");
     problems.iter().map(ToString::to_string).collect()
+}
+
+/// Makes a gateway that opens a connection for each call.
+pub(crate) fn http_gateway(provider: Box<dyn Provider>, timeout: Duration) -> HttpGateway {
+    let authorities = Authorities::Public;
+    let settings = ClientSettings { timeout, keep_alive: Duration::ZERO, authorities };
+    HttpGateway::new(provider, settings).unwrap()
 }
 
 pub(crate) fn request_of(provider: &dyn Provider, sms: &Sms) -> Request<Bytes> {
@@ -80,7 +89,7 @@ pub(crate) fn status_of(provider: &dyn Provider, status: u16, body: &str) -> Opt
 /// Makes a gateway that calls the provider over HTTP. Each call has a connection of its own.
 #[track_caller]
 pub(crate) fn gateway(spec: &'static ProviderSpec, table: &Value) -> HttpGateway {
-    HttpGateway::new(made(spec, table), AMPLE, Duration::ZERO).unwrap()
+    http_gateway(made(spec, table), AMPLE)
 }
 
 /// Returns method, URL, `Authorization`, content type and body of a request, with a line for each.

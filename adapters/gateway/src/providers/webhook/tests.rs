@@ -2,10 +2,15 @@
 //!
 //! This is one file, because all tests call the same fake gateway.
 
-use std::time::SystemTime;
+use std::{
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
+use application::ports::{Sms, SmsGateway};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use domain::{Message, MessageId};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -13,8 +18,13 @@ use tokio::{
 };
 
 use super::*;
-use crate::answer::accepted;
-use crate::testing::{self, AMPLE, SHORT, read_request};
+use crate::{
+    answer::accepted,
+    authorities::Authorities,
+    client::{ClientSettings, KEEP_ALIVE},
+    http_gateway::HttpGateway,
+    testing::{self, AMPLE, SHORT, made, problems, read_request},
+};
 
 mod any_answer;
 
@@ -39,17 +49,22 @@ async fn listen() -> (TcpListener, String) {
     (listener, url)
 }
 
-fn gateway(url: &str, timeout: Duration) -> WebhookGateway {
-    let settings = WebhookSettings { timeout, ..WebhookSettings::new(url.parse().unwrap()) };
-    WebhookGateway::new(settings).unwrap()
+fn gateway(url: &str, timeout: Duration) -> HttpGateway {
+    kept_alive(url, timeout, KEEP_ALIVE)
+}
+
+fn kept_alive(url: &str, timeout: Duration, keep_alive: Duration) -> HttpGateway {
+    let settings = ClientSettings { timeout, keep_alive, authorities: Authorities::Public };
+    HttpGateway::new(made(&SPEC, &json!({"url": url})), settings).unwrap()
 }
 
 /// Answers one request with the bytes `answer`, and closes.
 async fn answering(
     answer: impl Into<Vec<u8>>,
     timeout: Duration,
-) -> (WebhookGateway, JoinHandle<String>) {
+) -> (HttpGateway, SocketAddr, JoinHandle<String>) {
     let (listener, url) = listen().await;
+    let address = listener.local_addr().unwrap();
     let answer = answer.into();
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -61,11 +76,11 @@ async fn answering(
         let _ = stream.read(&mut [0]).await;
         request
     });
-    (gateway(&url, timeout), server)
+    (gateway(&url, timeout), address, server)
 }
 
 async fn answer_to(answer: impl Into<Vec<u8>>) -> Result<Accepted, SendError> {
-    let (gateway, server) = answering(answer, AMPLE).await;
+    let (gateway, _, server) = answering(answer, AMPLE).await;
     let outcome = gateway.send(&sms()).await;
     drop(gateway);
     server.await.unwrap();
@@ -93,9 +108,8 @@ fn unavailable(detail: &str, seconds: Option<u64>) -> SendError {
 
 #[tokio::test]
 async fn request_has_the_documented_bytes() {
-    let (gateway, server) =
+    let (gateway, host, server) =
         answering("HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n", AMPLE).await;
-    let host = gateway.target.authority();
 
     gateway.send(&sms()).await.unwrap();
     drop(gateway);
@@ -120,7 +134,7 @@ async fn request_has_the_documented_bytes() {
 
 #[tokio::test]
 async fn request_without_a_trace_has_no_traceparent() {
-    let (gateway, server) = answering("HTTP/1.1 200 OK\r\n\r\n", AMPLE).await;
+    let (gateway, _, server) = answering("HTTP/1.1 200 OK\r\n\r\n", AMPLE).await;
 
     gateway.send(&Sms { trace: None, ..sms() }).await.unwrap();
     drop(gateway);
@@ -149,10 +163,9 @@ async fn credentials_are_sent_in_the_header_only() {
 
 #[test]
 fn debug_shows_the_host_only() {
-    let url: Uri = "https://user:secret@sms.example:8443/secret?k=v".parse().unwrap();
-    let settings = WebhookSettings::new(url);
+    let gateway = gateway("https://user:secret@sms.example:8443/secret?k=v", AMPLE);
 
-    let shown = format!("{settings:?} {:?}", WebhookGateway::new(settings.clone()).unwrap());
+    let shown = format!("{gateway:?}");
 
     assert!(shown.contains("sms.example"), "{shown}");
     assert_tells_nothing(&shown);
@@ -161,13 +174,14 @@ fn debug_shows_the_host_only() {
 
 #[test]
 fn url_needs_http_or_https_and_a_host() {
-    let open = |url: &str| WebhookGateway::new(WebhookSettings::new(url.parse().unwrap()));
-
-    for url in ["/sms", "sms.example", "sms.example:80", "ftp://sms.example/", "*"] {
-        assert!(matches!(open(url), Err(InvalidWebhook::Url)), "{url}");
+    let bad = ["/sms", "sms.example", "sms.example:80", "ftp://a.example/", "*", "http://a:0"];
+    for url in bad {
+        let problems = problems(&SPEC, &json!({"url": url}));
+        let expected = "url must be a URL that begins with http:// or https:// and a host";
+        assert_eq!(problems, [expected], "{url}");
     }
     for url in ["http://sms.example", "https://[::1]:8443/a", "HTTPS://u@sms.example/?q"] {
-        open(url).unwrap();
+        made(&SPEC, &json!({"url": url}));
     }
 }
 
@@ -438,9 +452,7 @@ async fn answering_one_request_a_connection(
 async fn each_call_opens_a_connection_if_keep_alive_is_zero() {
     let (url, server) =
         answering_one_request_a_connection("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
-    let keep_alive = Duration::ZERO;
-    let settings = WebhookSettings { keep_alive, ..WebhookSettings::new(url.parse().unwrap()) };
-    let gateway = WebhookGateway::new(settings).unwrap();
+    let gateway = kept_alive(&url, AMPLE, Duration::ZERO);
 
     gateway.send(&sms()).await.unwrap();
     gateway.send(&sms()).await.unwrap();

@@ -1,0 +1,196 @@
+//! Every provider that a gateway may have, and how a gateway is made of its settings.
+
+mod money;
+
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::Path,
+    time::Duration,
+};
+
+use domain::{Budget, Prices};
+use serde_json::{Map, Value};
+
+use crate::{
+    ConsoleGateway, Gateway, HttpGateway, PROVIDERS, Transport,
+    authorities::Authorities,
+    client::{ClientSettings, KEEP_ALIVE},
+    fields::{FieldProblem, Fields},
+    spec::{Field, FieldKind, ProviderSpec},
+};
+
+/// A word that `provider` may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed {
+    pub name: &'static str,
+    /// The name that the vendor uses.
+    pub title: &'static str,
+    /// The settings that only this provider has. [`COMMON`] has the others.
+    pub fields: &'static [Field],
+}
+
+/// The settings that every gateway has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Common {
+    /// The limit for one call.
+    pub timeout: Duration,
+    /// The limit of calls at a time.
+    pub in_flight: NonZeroU32,
+    /// The limit of calls per second. `None`: there is none.
+    pub max_per_second: Option<NonZeroU32>,
+    /// What a segment costs.
+    pub price: Prices,
+    pub daily_budget: Budget,
+}
+
+/// The fields of [`Common`], and those that all gateways read.
+pub static COMMON: &[Field] = &[
+    Field::optional(
+        "timeout",
+        FieldKind::Seconds(1, 300),
+        "Seconds that one call may take. The default is 10.",
+    ),
+    Field::optional(
+        "keep_alive",
+        FieldKind::Seconds(0, 300),
+        "Seconds for which an idle connection may be used again. If the provider closes one just as \
+         a call arrives, that call has no outcome. The default is 1 if the provider recognises a \
+         repeated message, and otherwise 0, which is then the only value.",
+    ),
+    Field::with_default(
+        "in_flight",
+        FieldKind::Number(1, 10_000),
+        "50",
+        "Calls at a time, in each process.",
+    ),
+    Field::optional(
+        "max_per_second",
+        FieldKind::Number(1, 100_000),
+        "Calls per second, in each process. Without it there is no limit.",
+    ),
+    Field::optional(
+        "max_segments",
+        FieldKind::Number(1, 255),
+        "The longest text in segments. A longer one is refused before the call, and its message \
+         fails. Without it there is no limit.",
+    ),
+    Field::optional(
+        "price",
+        FieldKind::Any,
+        "What a segment costs, in your currency: an amount, or a table of amounts with `default` and \
+         regions.",
+    ),
+    Field::optional(
+        "daily_budget",
+        FieldKind::Any,
+        "What the gateway may cost in a day: an amount, or a table of amounts with `total`, \
+         `international` and regions.",
+    ),
+    Field::optional(
+        "ca",
+        FieldKind::Text,
+        "A PEM file with the authorities that sign the provider's certificate. Without it, those \
+         that browsers trust.",
+    ),
+];
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The console writes a line. A call that takes longer has no outcome.
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const CONSOLE: Listed = Listed { name: "console", title: "Console", fields: &[] };
+
+/// Returns every provider.
+pub fn catalogue() -> impl Iterator<Item = Listed> {
+    let over_http = PROVIDERS.iter().map(|spec| {
+        let ProviderSpec { name, title, fields, .. } = **spec;
+        Listed { name, title, fields }
+    });
+    [CONSOLE].into_iter().chain(over_http)
+}
+
+/// Makes a gateway of its settings: a table with the fields of the provider and those of
+/// [`COMMON`]. It connects at the first call.
+///
+/// Fails with all problems of the settings. They do not repeat a value, which may be a secret.
+pub fn build(
+    provider: &str,
+    table: &Map<String, Value>,
+) -> Result<(Gateway, Common), Vec<FieldProblem>> {
+    let Some(listed) = catalogue().find(|listed| listed.name == provider) else {
+        let names: Vec<&str> = catalogue().map(|listed| listed.name).collect();
+        let problem = format!("must be one of: {}", names.join(", "));
+        return Err(vec![FieldProblem { field: "provider".to_owned(), problem }]);
+    };
+    let mut own = Fields::new(listed.fields, table);
+    own.refuse_unknown(&[listed.fields, COMMON]);
+    let mut fields = Fields::new(COMMON, table);
+    let default_timeout = if listed.name == CONSOLE.name { CONSOLE_TIMEOUT } else { TIMEOUT };
+    let common = common(&mut fields, default_timeout);
+    let max_segments = fields.number("max_segments").and_then(|it| usize::try_from(it).ok());
+    let keep_alive = fields.seconds("keep_alive");
+    let authorities = authorities(&mut fields);
+    let transport = match ProviderSpec::of(provider) {
+        Some(spec) => (spec.make)(&mut own).and_then(|provider| {
+            let keep_alive = kept_alive(&mut fields, keep_alive, provider.deduplicates());
+            let settings = ClientSettings { timeout: common.timeout, keep_alive, authorities };
+            HttpGateway::new(provider, settings)
+                .map_err(|error| fields.problem("ca", format!("cannot be used for TLS: {error}")))
+                .ok()
+                .map(Transport::Http)
+        }),
+        None => Some(Transport::Console(ConsoleGateway::stdout())),
+    };
+    let problems: Vec<FieldProblem> =
+        own.into_problems().into_iter().chain(fields.into_problems()).collect();
+    match transport {
+        Some(transport) if problems.is_empty() => {
+            let max_segments = max_segments.and_then(NonZeroUsize::new);
+            Ok((Gateway { transport, max_segments }, common))
+        }
+        _ => Err(problems),
+    }
+}
+
+/// Reads what every gateway has. A bad value is noted, and the value that stands for it is not used.
+fn common(fields: &mut Fields<'_>, default_timeout: Duration) -> Common {
+    Common {
+        timeout: fields.seconds("timeout").unwrap_or(default_timeout),
+        in_flight: limit(fields, "in_flight").unwrap_or(NonZeroU32::MIN),
+        max_per_second: limit(fields, "max_per_second"),
+        price: money::prices(fields),
+        daily_budget: money::budget(fields),
+    }
+}
+
+/// Returns how long a connection may be idle.
+///
+/// A gateway that does not recognise a repeated message must not use a connection again: if the
+/// provider closes an idle one just as a call is written to it, the message ends `unknown`.
+fn kept_alive(fields: &mut Fields<'_>, set: Option<Duration>, deduplicates: bool) -> Duration {
+    let default = if deduplicates { KEEP_ALIVE } else { Duration::ZERO };
+    let keep_alive = set.unwrap_or(default);
+    if !deduplicates && !keep_alive.is_zero() {
+        fields.problem(
+            "keep_alive",
+            "must be 0, because the provider does not recognise a repeated message",
+        );
+    }
+    keep_alive
+}
+
+fn authorities(fields: &mut Fields<'_>) -> Authorities {
+    let Some(path) = fields.text("ca") else { return Authorities::Public };
+    Authorities::read(Path::new(&path)).unwrap_or_else(|problem| {
+        fields.problem("ca", format!("cannot be used: {problem}"));
+        Authorities::Public
+    })
+}
+
+fn limit(fields: &mut Fields<'_>, name: &str) -> Option<NonZeroU32> {
+    fields.number(name).and_then(|number| u32::try_from(number).ok()).and_then(NonZeroU32::new)
+}
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use crate::{
     authorities::Authorities,
     client::{ClientSettings, KEEP_ALIVE},
     fields::{FieldProblem, Fields},
+    smpp::{self, SmppGateway},
     spec::{Field, FieldKind, ProviderSpec},
 };
 
@@ -101,13 +102,15 @@ const CONSOLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const CONSOLE: Listed = Listed { name: "console", title: "Console", fields: &[] };
 
+const SMPP: Listed = Listed { name: "smpp", title: "SMPP 3.4", fields: smpp::FIELDS };
+
 /// Returns every provider.
 pub fn catalogue() -> impl Iterator<Item = Listed> {
     let over_http = PROVIDERS.iter().map(|spec| {
         let ProviderSpec { name, title, fields, .. } = **spec;
         Listed { name, title, fields }
     });
-    [CONSOLE].into_iter().chain(over_http)
+    [CONSOLE, SMPP].into_iter().chain(over_http)
 }
 
 /// Makes a gateway of its settings: a table with the fields of the provider and those of
@@ -140,6 +143,11 @@ pub fn build(
                 .ok()
                 .map(Transport::Http)
         }),
+        None if listed.name == SMPP.name => {
+            // It has no connections that are used again: it keeps them.
+            kept_alive(&mut fields, keep_alive, false);
+            over_smpp(&mut own, &mut fields, common.timeout, authorities)
+        }
         None => Some(Transport::Console(ConsoleGateway::stdout())),
     };
     let problems: Vec<FieldProblem> =
@@ -151,6 +159,20 @@ pub fn build(
         }
         _ => Err(problems),
     }
+}
+
+fn over_smpp(
+    own: &mut Fields<'_>,
+    fields: &mut Fields<'_>,
+    timeout: Duration,
+    authorities: Authorities,
+) -> Option<Transport> {
+    let settings = smpp::read(own, timeout)?;
+    if !settings.tls && fields.is_set("ca") {
+        fields.problem("ca", "is not used without TLS");
+    }
+    let gateway = SmppGateway::new(settings, authorities);
+    gateway.map_err(|error| own.problem("host", error)).ok().map(Transport::Smpp)
 }
 
 /// Reads what every gateway has. A bad value is noted, and the value that stands for it is not used.

@@ -1,5 +1,5 @@
-//! The SMS gateways: a console for development, and providers that are called over HTTP. Also the
-//! receiver of events.
+//! The SMS gateways: a console for development, providers that are called over HTTP, and SMSCs that
+//! speak SMPP. Also the receiver of events.
 
 mod answer;
 mod authorities;
@@ -21,10 +21,14 @@ mod spec;
 mod testing;
 mod wire;
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::Arc};
 
-use application::ports::{Accepted, GatewayReceipt, Receipt, SendError, Sms, SmsGateway};
-use domain::Measure;
+use application::ports::{
+    Accepted, GatewayReceipt, Receipt, ReceiptSink, SendError, Sms, SmsGateway,
+};
+use domain::{GatewayName, Measure};
+
+use self::smpp::SmppGateway;
 
 pub use catalogue::{COMMON, Common, Listed, build, catalogue};
 pub use console::ConsoleGateway;
@@ -34,7 +38,6 @@ pub use http_gateway::HttpGateway;
 pub use provider::{ReceiptCall, ReceiptRefused, ReceiptReply};
 pub use providers::PROVIDERS;
 pub use public_address::has_private_address;
-pub use smpp::{DefaultAlphabet, Numbering, ReceiptIds, SmppGateway, SmppSettings};
 pub use spec::{Field, FieldKind, ProviderSpec};
 
 /// A gateway, made of its settings by [`build`].
@@ -49,13 +52,14 @@ pub struct Gateway {
 enum Transport {
     Console(ConsoleGateway),
     Http(HttpGateway),
+    Smpp(SmppGateway),
 }
 
 impl Gateway {
     /// Reads what the provider posted to `/v1/receipts/{gateway}`.
     pub fn receipts(&self, call: &ReceiptCall<'_>) -> Result<Vec<GatewayReceipt>, ReceiptRefused> {
         match &self.transport {
-            Transport::Console(_) => Err(ReceiptRefused::Unreadable),
+            Transport::Console(_) | Transport::Smpp(_) => Err(ReceiptRefused::Unreadable),
             Transport::Http(gateway) => gateway.receipts(call),
         }
     }
@@ -64,7 +68,7 @@ impl Gateway {
     /// required.
     pub fn verifies_receipts(&self) -> bool {
         match &self.transport {
-            Transport::Console(_) => false,
+            Transport::Console(_) | Transport::Smpp(_) => false,
             Transport::Http(gateway) => gateway.verifies_receipts(),
         }
     }
@@ -72,7 +76,7 @@ impl Gateway {
     /// The answer that the provider expects to a receipt.
     pub fn receipt_reply(&self) -> ReceiptReply {
         match &self.transport {
-            Transport::Console(_) => ReceiptReply::EMPTY,
+            Transport::Console(_) | Transport::Smpp(_) => ReceiptReply::EMPTY,
             Transport::Http(gateway) => gateway.receipt_reply(),
         }
     }
@@ -82,8 +86,18 @@ impl Gateway {
     /// Returns `None` if the provider cannot be asked, does not answer, or knows no final state yet.
     pub async fn status(&self, reference: &str) -> Option<Receipt> {
         match &self.transport {
-            Transport::Console(_) => None,
+            Transport::Console(_) | Transport::Smpp(_) => None,
             Transport::Http(gateway) => gateway.status(reference).await,
+        }
+    }
+
+    /// Hands the receipts that come over the gateway's own connection to `sink` from now on, and
+    /// connects. Must be called before the first message and in a Tokio runtime.
+    ///
+    /// Other gateways report to [`receipts`](Self::receipts), and ignore this.
+    pub fn listen(&self, name: &GatewayName, sink: Arc<dyn ReceiptSink>) {
+        if let Transport::Smpp(gateway) = &self.transport {
+            gateway.listen(name.clone(), sink);
         }
     }
 
@@ -104,6 +118,7 @@ impl SmsGateway for Gateway {
         match &self.transport {
             Transport::Console(gateway) => gateway.send(sms).await,
             Transport::Http(gateway) => gateway.send(sms).await,
+            Transport::Smpp(gateway) => gateway.send(sms).await,
         }
     }
 
@@ -111,6 +126,7 @@ impl SmsGateway for Gateway {
         match &self.transport {
             Transport::Console(gateway) => gateway.deduplicates(),
             Transport::Http(gateway) => gateway.deduplicates(),
+            Transport::Smpp(gateway) => gateway.deduplicates(),
         }
     }
 }

@@ -6,15 +6,11 @@
 
 use std::{
     fmt,
-    path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use application::{
-    BoxError,
-    ports::{Accepted, ReceiptSink, SendError, Sms, SmsGateway},
-};
+use application::ports::{Accepted, ReceiptSink, SendError, Sms, SmsGateway};
 use autometrics::autometrics;
 use domain::GatewayName;
 use tokio::{
@@ -23,13 +19,16 @@ use tokio::{
 };
 
 use self::{
+    address::Numbering,
     link::{Bound, Link, State, unavailable},
     listener::Listener,
     message::{ShortMessage, short_messages},
+    receipt::ReceiptIds,
     session::{Answer, Submit},
+    text::DefaultAlphabet,
     tls::Tls,
 };
-use crate::fields::Secret;
+use crate::{authorities::Authorities, fields::Secret};
 
 mod address;
 mod link;
@@ -38,7 +37,6 @@ mod message;
 mod pdu;
 mod receipt;
 mod session;
-#[cfg_attr(not(test), expect(dead_code, reason = "no catalogue names this gateway yet"))]
 mod settings;
 mod status;
 #[cfg(test)]
@@ -46,15 +44,13 @@ mod tests;
 mod text;
 mod tls;
 
-pub use address::Numbering;
-pub use receipt::ReceiptIds;
-pub use text::DefaultAlphabet;
+pub(crate) use self::settings::{FIELDS, read};
 
 /// A gateway that submits SMS to an SMSC over connections that it keeps.
 ///
 /// The connections are made at the first call, or when someone listens to receipts. They unbind when
 /// the gateway is dropped.
-pub struct SmppGateway {
+pub(crate) struct SmppGateway {
     settings: Arc<SmppSettings>,
     tls: Option<Arc<Tls>>,
     listener: OnceLock<Listener>,
@@ -63,32 +59,30 @@ pub struct SmppGateway {
 
 /// Where the SMSC is, who we are, and how it wants its messages.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SmppSettings {
-    pub host: String,
-    pub port: u16,
-    pub tls: bool,
-    /// A PEM file with the authorities to trust instead of Mozilla's list.
-    pub ca: Option<PathBuf>,
-    pub system_id: String,
-    pub password: Secret,
-    pub system_type: String,
-    pub service_type: String,
+pub(crate) struct SmppSettings {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) tls: bool,
+    pub(crate) system_id: String,
+    pub(crate) password: Secret,
+    pub(crate) system_type: String,
+    pub(crate) service_type: String,
     /// The sender of messages whose route names none. If it is empty, the SMSC chooses.
-    pub from: String,
-    pub source: Numbering,
-    pub destination: Numbering,
+    pub(crate) from: String,
+    pub(crate) source: Numbering,
+    pub(crate) destination: Numbering,
     /// How many messages may be unanswered on each connection.
-    pub window: usize,
-    pub connections: usize,
-    pub enquire_link_interval: Duration,
+    pub(crate) window: usize,
+    pub(crate) connections: usize,
+    pub(crate) enquire_link_interval: Duration,
     /// The limit for one call, for a bind, and for the answer to `enquire_link`.
-    pub timeout: Duration,
-    pub default_alphabet: DefaultAlphabet,
+    pub(crate) timeout: Duration,
+    pub(crate) default_alphabet: DefaultAlphabet,
     /// Whether `validity_period` says how long the code is valid.
-    pub validity: bool,
+    pub(crate) validity: bool,
     /// Whether the SMSC is asked for receipts.
-    pub receipts: bool,
-    pub receipt_ids: ReceiptIds,
+    pub(crate) receipts: bool,
+    pub(crate) receipt_ids: ReceiptIds,
 }
 
 struct Links {
@@ -98,10 +92,10 @@ struct Links {
 }
 
 impl SmppGateway {
-    /// Makes a gateway. It fails if `ca` cannot be read.
-    pub fn new(settings: SmppSettings) -> Result<Self, BoxError> {
+    /// Makes a gateway. It fails if TLS is wanted and the host has no name for a certificate.
+    pub(crate) fn new(settings: SmppSettings, authorities: Authorities) -> Result<Self, String> {
         let tls = if settings.tls {
-            Some(Arc::new(Tls::new(&settings.host, settings.ca.as_deref())?))
+            Some(Arc::new(Tls::new(&settings.host, authorities)?))
         } else {
             None
         };
@@ -113,7 +107,7 @@ impl SmppGateway {
     /// before the first message. Tokio must run.
     ///
     /// Without a listener no receipts are asked for, and the SMSC is told to repeat those that come.
-    pub fn listen(&self, gateway: GatewayName, sink: Arc<dyn ReceiptSink>) {
+    pub(crate) fn listen(&self, gateway: GatewayName, sink: Arc<dyn ReceiptSink>) {
         let ids = self.settings.receipt_ids;
         self.listener.get_or_init(|| Listener { gateway, sink, ids });
         self.links();

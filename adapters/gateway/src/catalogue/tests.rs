@@ -122,3 +122,19 @@ async fn text_with_too_many_segments_is_refused_before_the_call() {
     assert_eq!(three, Err(SendError::Rejected(refused)));
     assert_eq!(fake.received().len(), 1);
 }
+
+#[test]
+fn smpp_has_the_settings_of_an_smsc_and_keeps_no_idle_connection() {
+    let good = json!({"url": "smpps://smsc.example", "system_id": "me", "password": "sesame"});
+    let (gateway, common) = built("smpp", &good).unwrap();
+    assert!(!gateway.deduplicates());
+    assert_eq!(common.timeout.as_secs(), 10);
+
+    let bad = json!({
+        "url": "smpp://smsc.example", "system_id": "me", "keep_alive": 1, "ca": "/nowhere/ca.pem",
+    });
+    let problems = built("smpp", &bad).unwrap_err();
+    let fields: Vec<&str> =
+        problems.iter().filter_map(|it| it.split_once(' ')).map(|(name, _)| name).collect();
+    assert_eq!(fields, ["password", "ca", "keep_alive"]);
+}

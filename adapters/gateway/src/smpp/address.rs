@@ -12,9 +12,9 @@ pub(super) struct Address {
 
 /// Type and plan that the settings give, which replace those that the content suggests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Numbering {
-    pub ton: Option<u8>,
-    pub npi: Option<u8>,
+pub(crate) struct Numbering {
+    pub(crate) ton: Option<u8>,
+    pub(crate) npi: Option<u8>,
 }
 
 const INTERNATIONAL: u8 = 1;

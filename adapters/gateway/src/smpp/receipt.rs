@@ -32,7 +32,7 @@ pub(super) enum Report {
 
 /// How the ids in receipts relate to those in `submit_sm_resp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReceiptIds {
+pub(crate) enum ReceiptIds {
     /// They are the same, or one is the hexadecimal and one the decimal spelling.
     Any,
     Same,
@@ -50,6 +50,9 @@ const INTERMEDIATE: u8 = 0x20;
 const UDHI: u8 = 0x40;
 
 const UCS2: u8 = 0x08;
+
+/// The length at which ids of HTTP providers are cut off, too. SMPP 3.4 allows 64.
+const LONGEST_ID: usize = 200;
 
 enum State {
     Final(Receipt),
@@ -79,9 +82,11 @@ pub(super) fn read(delivery: &Delivery<'_>) -> Report {
     }
 }
 
-/// Returns the spelling of an id under which it is stored: small letters, no leading zeros.
+/// Returns the spelling of an id under which it is stored: small letters, no leading zeros, at most
+/// 200 characters.
 pub(super) fn canonical(id: &str) -> String {
-    let small = id.trim().to_ascii_lowercase();
+    let shown = id.chars().filter(|char| !char.is_control()).take(LONGEST_ID);
+    let small = shown.collect::<String>().trim().to_ascii_lowercase();
     let short = small.trim_start_matches('0');
     if short.is_empty() { small } else { short.to_owned() }
 }

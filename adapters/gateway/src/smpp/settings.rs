@@ -14,7 +14,7 @@ mod tests;
 /// The port that is registered for SMPP.
 const PORT: &str = "2775";
 
-pub(super) const FIELDS: &[Field] = &[
+pub(crate) const FIELDS: &[Field] = &[
     Field::optional(
         "url",
         FieldKind::Text,
@@ -23,11 +23,6 @@ pub(super) const FIELDS: &[Field] = &[
     Field::optional("host", FieldKind::Text, "The name or the address of the SMSC."),
     Field::with_default("port", FieldKind::Number(1, 65_535), PORT, "The port of the SMSC."),
     Field::with_default("tls", FieldKind::Boolean, "false", "Whether the connection uses TLS."),
-    Field::optional(
-        "ca",
-        FieldKind::Text,
-        "A PEM file with the authorities that may have signed the certificate of the SMSC, instead of Mozilla's list.",
-    ),
     Field::required("system_id", FieldKind::Text, "The name of the account."),
     Field::required("password", FieldKind::Secret, "The password of the account."),
     Field::optional("system_type", FieldKind::Text, "The system type, if the SMSC wants one."),
@@ -83,7 +78,7 @@ pub(super) const FIELDS: &[Field] = &[
 const NUMBERING: FieldKind = FieldKind::Number(0, 255);
 
 /// Reads the settings. `None` means that a problem was noted.
-pub(super) fn read(fields: &mut Fields<'_>, timeout: Duration) -> Option<SmppSettings> {
+pub(crate) fn read(fields: &mut Fields<'_>, timeout: Duration) -> Option<SmppSettings> {
     let place = place(fields);
     let system_id = ascii(fields, "system_id").filter(|it| !it.is_empty());
     let password = fields.secret("password");
@@ -98,16 +93,11 @@ pub(super) fn read(fields: &mut Fields<'_>, timeout: Duration) -> Option<SmppSet
     let default_alphabet = fields.one_of("default_alphabet");
     let (validity, receipts) = (fields.boolean("validity"), fields.boolean("receipts"));
     let receipt_ids = fields.one_of("receipt_ids");
-    let ca = fields.text("ca");
     let (host, port, tls) = place?;
-    if ca.is_some() && !tls {
-        fields.problem("ca", "needs TLS");
-    }
     Some(SmppSettings {
         host,
         port,
         tls,
-        ca: ca.map(Into::into),
         system_id: system_id?,
         password: password?,
         system_type: system_type.unwrap_or_default(),

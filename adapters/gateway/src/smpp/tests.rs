@@ -18,6 +18,7 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{DefaultAlphabet, Numbering, ReceiptIds, SmppGateway, SmppSettings};
 use crate::{
+    authorities::Authorities,
     fields::Secret,
     testing::{self, AMPLE, SHORT},
 };
@@ -40,7 +41,6 @@ pub(super) fn settings() -> SmppSettings {
         host: "127.0.0.1".to_owned(),
         port: 0,
         tls: false,
-        ca: None,
         system_id: "me".to_owned(),
         password: Secret::of("secret"),
         system_type: String::new(),
@@ -59,9 +59,18 @@ pub(super) fn settings() -> SmppSettings {
     }
 }
 
+/// A gateway that nobody listens to.
+fn deaf(settings: SmppSettings) -> SmppGateway {
+    SmppGateway::new(settings, Authorities::Public).unwrap()
+}
+
 /// A gateway with these settings, which listens to receipts.
 fn listening(settings: SmppSettings) -> (SmppGateway, Sink) {
-    let gateway = SmppGateway::new(settings).unwrap();
+    listening_with(settings, Authorities::Public)
+}
+
+fn listening_with(settings: SmppSettings, authorities: Authorities) -> (SmppGateway, Sink) {
+    let gateway = SmppGateway::new(settings, authorities).unwrap();
     let sink = Sink::default();
     gateway.listen("main".parse().unwrap(), Arc::new(sink.clone()));
     (gateway, sink)

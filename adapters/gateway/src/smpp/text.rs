@@ -7,7 +7,7 @@ mod tests;
 
 /// The alphabet that an SMSC takes `data_coding` 0 for (SMPP 3.4 §5.2.19, "SMSC Default Alphabet").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DefaultAlphabet {
+pub(crate) enum DefaultAlphabet {
     /// GSM 03.38, one septet in each octet.
     Gsm,
     /// ISO 8859-1. The SMSC converts it to GSM 03.38.

@@ -119,6 +119,8 @@ fn an_id_matches_in_any_case_with_and_without_zeros() {
     }
     assert_eq!(canonical("0000"), "0000");
     assert_eq!(canonical("A1-B2"), "a1-b2");
+    assert_eq!(canonical("a\u{7}b"), "ab");
+    assert_eq!(canonical(&"x".repeat(201)).len(), 200);
 }
 
 #[test]

@@ -67,7 +67,6 @@ fn each_bad_field_is_a_problem() {
 
     assert_eq!(problems("from", json!("A sender too long")).len(), 1);
     assert_eq!(problems("system_type", json!("тип")), ["system_type must be ASCII"]);
-    assert_eq!(problems("ca", json!("/ca.pem")), ["ca needs TLS"]);
     assert_eq!(problems("source_ton", json!(256)).len(), 1);
     assert_eq!(problems("url", json!("smpp://a")), ["host cannot be set together with url"]);
     let (settings, problems) = read_all(&json!({}));

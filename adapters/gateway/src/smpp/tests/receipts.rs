@@ -62,7 +62,7 @@ async fn a_receipt_that_cannot_be_stored_is_to_be_repeated() {
 #[tokio::test]
 async fn without_a_listener_a_receipt_is_to_be_repeated() {
     let smsc = Smsc::start().await;
-    let gateway = SmppGateway::new(smsc.settings()).unwrap();
+    let gateway = deaf(smsc.settings());
     gateway.send(&sms("a")).await.unwrap();
 
     let refused = smsc.deliver("id:id-0 stat:DELIVRD").await;

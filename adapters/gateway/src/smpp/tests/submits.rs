@@ -28,7 +28,7 @@ async fn an_accepted_message_has_the_reference_of_the_smsc() {
 #[tokio::test]
 async fn without_a_listener_no_receipt_is_asked_for() {
     let smsc = Smsc::start().await;
-    let gateway = SmppGateway::new(smsc.settings()).unwrap();
+    let gateway = deaf(smsc.settings());
 
     let accepted = gateway.send(&sms("a")).await.unwrap();
 
@@ -154,12 +154,12 @@ async fn a_gateway_keeps_as_many_connections_as_it_is_told() {
 async fn a_bind_that_is_refused_says_why() {
     let smsc = Smsc::start().await;
     let wrong = SmppSettings { password: Secret::of("wrong"), ..smsc.settings() };
-    let outcome = SmppGateway::new(wrong).unwrap().send(&sms("a")).await;
+    let outcome = deaf(wrong).send(&sms("a")).await;
     let text = "the bind was refused with command_status 0x0E".to_owned();
     assert_eq!(outcome, Err(SendError::Misconfigured(text)));
 
     smsc.refuse_bind(Some(SmppError::ESME_RSYSERR));
-    let outcome = SmppGateway::new(smsc.settings()).unwrap().send(&sms("a")).await;
+    let outcome = deaf(smsc.settings()).send(&sms("a")).await;
     assert_eq!(class(&outcome), OutcomeClass::Unavailable);
 }
 

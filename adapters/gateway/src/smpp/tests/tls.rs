@@ -80,8 +80,8 @@ impl Drop for Certificates {
 async fn a_message_goes_over_tls_if_the_authority_is_trusted() {
     let Some(certificates) = Certificates::make("trusted") else { return };
     let smsc = Scripted::start().await;
-    let ca = Some(certificates.path("ca.crt"));
-    let (gateway, _sink) = listening(SmppSettings { tls: true, ca, ..smsc.settings() });
+    let ca = Authorities::read(&certificates.path("ca.crt")).unwrap();
+    let (gateway, _sink) = listening_with(SmppSettings { tls: true, ..smsc.settings() }, ca);
     let message = sms("a");
 
     let (outcome, peer) = tokio::join!(gateway.send(&message), async {
@@ -99,9 +99,11 @@ async fn a_message_goes_over_tls_if_the_authority_is_trusted() {
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_misconfigured() {
     let Some(certificates) = Certificates::make("other") else { return };
-    for ca in [Some(certificates.path("other.crt")), None] {
+    let other = Authorities::read(&certificates.path("other.crt")).unwrap();
+    for authorities in [other, Authorities::Public] {
         let smsc = Scripted::start().await;
-        let (gateway, _sink) = listening(SmppSettings { tls: true, ca, ..smsc.settings() });
+        let settings = SmppSettings { tls: true, ..smsc.settings() };
+        let (gateway, _sink) = listening_with(settings, authorities);
         let message = sms("a");
 
         let (outcome, refused) = tokio::join!(gateway.send(&message), async {
@@ -115,10 +117,10 @@ async fn a_certificate_of_another_authority_is_misconfigured() {
 }
 
 #[test]
-fn authorities_that_cannot_be_read_are_a_problem() {
-    let ca = Some("/does/not/exist.pem".into());
+fn a_host_without_a_name_for_a_certificate_is_a_problem() {
+    let settings = SmppSettings { tls: true, host: "a host".to_owned(), ..settings() };
 
-    let problem = SmppGateway::new(SmppSettings { tls: true, ca, ..settings() }).err().unwrap();
+    let problem = SmppGateway::new(settings, Authorities::Public).err();
 
-    assert!(problem.to_string().starts_with("/does/not/exist.pem: "), "{problem}");
+    assert_eq!(problem.as_deref(), Some("is not a name that a certificate can have"));
 }

@@ -1,6 +1,6 @@
 use std::{str::FromStr, time::SystemTime};
 
-use domain::UnknownWord;
+use domain::{GatewayName, UnknownWord};
 
 use crate::ports::Verification;
 
@@ -12,10 +12,18 @@ pub struct History {
 }
 
 /// Something that happened to a verification.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub kind: EventKind,
     pub at: SystemTime,
+    /// The gateway that was called last, if the event follows from a call.
+    pub gateway: Option<GatewayName>,
+}
+
+impl Event {
+    pub const fn new(kind: EventKind, at: SystemTime) -> Self {
+        Self { kind, at, gateway: None }
+    }
 }
 
 /// The kind of an event. The order of the variants is the order of events at the same time.

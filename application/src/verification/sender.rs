@@ -212,10 +212,9 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
 
 /// A verification with the events that its own row tells while it is pending.
 pub(super) fn begun(verification: Verification) -> History {
-    let event = |kind, at| Event { kind, at };
-    let mut events = vec![event(EventKind::Created, verification.created_at)];
+    let mut events = vec![Event::new(EventKind::Created, verification.created_at)];
     if !verification.is_test() {
-        events.push(event(EventKind::Queued, verification.sent_at));
+        events.push(Event::new(EventKind::Queued, verification.sent_at));
     }
     History { verification, events }
 }

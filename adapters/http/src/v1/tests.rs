@@ -177,8 +177,9 @@ fn pending() -> Verification {
 }
 
 fn history(verification: Verification) -> History {
-    let created = Event { kind: EventKind::Created, at: verification.created_at };
-    let sent = Event { kind: EventKind::Sent, at: after(1) };
+    let created = Event::new(EventKind::Created, verification.created_at);
+    let gateway = Some("main".parse().unwrap());
+    let sent = Event { gateway, ..Event::new(EventKind::Sent, after(1)) };
     History { verification, events: vec![created, sent] }
 }
 

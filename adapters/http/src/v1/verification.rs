@@ -8,7 +8,7 @@ use std::{
 use application::ports::{Event, EventKind, History, Verification};
 use axum::http::StatusCode;
 use chrono::{DateTime, SecondsFormat, Utc};
-use domain::{ATTEMPTS, Pacing, Scope, VerificationStatus};
+use domain::{ATTEMPTS, GatewayName, Pacing, Scope, VerificationStatus};
 use serde::Serialize;
 use utoipa::openapi::{
     Object, ObjectBuilder, Ref, Type,
@@ -44,13 +44,15 @@ struct VerificationView<'a> {
     metadata: Option<BTreeMap<&'a str, String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     test: bool,
-    events: Vec<EventView>,
+    events: Vec<EventView<'a>>,
 }
 
 #[derive(Serialize)]
-struct EventView {
+struct EventView<'a> {
     r#type: &'static str,
     at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<&'a str>,
 }
 
 /// Shows a verification to the caller.
@@ -93,9 +95,10 @@ impl<'a> VerificationView<'a> {
     }
 }
 
-impl EventView {
-    fn of(event: &Event) -> Self {
-        Self { r#type: event.kind.as_str(), at: rfc3339(event.at) }
+impl<'a> EventView<'a> {
+    fn of(event: &'a Event) -> Self {
+        let gateway = event.gateway.as_ref().map(GatewayName::as_str);
+        Self { r#type: event.kind.as_str(), at: rfc3339(event.at), gateway }
     }
 }
 
@@ -146,6 +149,8 @@ fn verification() -> Object {
         .build()
 }
 
+const GATEWAY: &str = "The configured name of the gateway. Only on sent, delivered and failed, if a gateway was called.";
+
 fn event() -> Object {
     // A blocked send has no verification.
     let kinds = EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Blocked);
@@ -153,6 +158,7 @@ fn event() -> Object {
     ObjectBuilder::new()
         .property("type", known(&kinds))
         .property("at", time())
+        .property("gateway", said(string(), GATEWAY))
         .required("type")
         .required("at")
         .build()

@@ -306,4 +306,8 @@ async fn events_of_a_message_are_read_from_its_rows(database: Database) {
     ];
     approve(&verifications, id).await;
     assert_eq!(kinds().await, all);
+    let history = verifications.history(id).await.unwrap().unwrap();
+    let gateways = history.events.iter().map(|event| (event.kind, event.gateway.is_some()));
+    let of_calls = |kind| matches!(kind, EventKind::Failed | EventKind::Sent);
+    assert!(gateways.into_iter().all(|(kind, has_one)| has_one == of_calls(kind)));
 }

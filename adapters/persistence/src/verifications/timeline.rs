@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use application::ports::{Event, EventKind, Verification};
-use domain::VerificationStatus;
+use domain::{GatewayName, VerificationStatus};
 use sea_orm::FromQueryResult;
 
-use crate::database::{Database, DatabaseError, Sql, time};
+use crate::database::{Database, DatabaseError, Sql, parsed, time};
 
 /// What ledgers and the outbox know of one message.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ struct Story {
     failed: Option<i64>,
     delivered: Option<i64>,
     undelivered: Option<i64>,
+    /// The gateway that accepted it, or else one that was called.
+    gateway: Option<GatewayName>,
 }
 
 #[derive(FromQueryResult)]
@@ -27,6 +29,7 @@ struct MessageRow {
     ended_at: Option<i64>,
     delivered_at: Option<i64>,
     undelivered_at: Option<i64>,
+    gateway: Option<String>,
 }
 
 // A message that is in a ledger is no longer in transit. A message that expired before any group had
@@ -34,22 +37,23 @@ struct MessageRow {
 static MESSAGES: Sql = Sql::pair(
     "
 SELECT id::text AS id, 'in transit' AS state, {millis(published_at)} AS published_at,
-    NULL::bigint AS ended_at, NULL::bigint AS delivered_at, NULL::bigint AS undelivered_at
+    NULL::bigint AS ended_at, NULL::bigint AS delivered_at, NULL::bigint AS undelivered_at,
+    NULL AS gateway
 FROM in_transit
 WHERE sequence = :sequence AND id = ANY (:ids::uuid[])
 UNION ALL
 SELECT message_id::text, state, {millis(CASE WHEN group_id <> '' THEN admitted_at END)},
-    {millis(ended_at)}, {millis(delivered_at)}, {millis(undelivered_at)}
+    {millis(ended_at)}, {millis(delivered_at)}, {millis(undelivered_at)}, gateway
 FROM delivery
 WHERE message_id = ANY (:ids::uuid[])",
     "
 SELECT id, 'in transit' AS state, published_at, NULL AS ended_at, NULL AS delivered_at,
-    NULL AS undelivered_at
+    NULL AS undelivered_at, NULL AS gateway
 FROM in_transit
 WHERE sequence = :sequence AND id IN (SELECT value FROM json_each(:ids))
 UNION ALL
 SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at, delivered_at,
-    undelivered_at
+    undelivered_at, gateway
 FROM delivery
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
@@ -65,32 +69,30 @@ pub(super) async fn events(
     let rows: Vec<MessageRow> = database.rows(&MESSAGES, parameters).await?;
     let mut stories: BTreeMap<String, Story> = BTreeMap::new();
     for row in rows {
-        stories.entry(row.id.clone()).or_default().add(&row);
+        stories.entry(row.id.clone()).or_default().add(&row)?;
     }
 
-    let event = |kind, at| Event { kind, at };
-    let mut events = vec![event(EventKind::Created, verification.created_at)];
+    let mut events = vec![Event::new(EventKind::Created, verification.created_at)];
     if !verification.is_test() {
-        events.push(event(EventKind::Queued, verification.created_at));
+        events.push(Event::new(EventKind::Queued, verification.created_at));
         if verification.sends > 1 {
-            events.push(event(EventKind::Queued, verification.sent_at));
+            events.push(Event::new(EventKind::Queued, verification.sent_at));
         }
     }
-    let told = stories.values().flat_map(Story::events);
-    events.extend(told.map(|(kind, at)| event(kind, time(at))));
+    events.extend(stories.values().flat_map(Story::events));
     let end = match verification.status {
         VerificationStatus::Pending => None,
         VerificationStatus::Approved => Some(EventKind::Approved),
         VerificationStatus::Expired => Some(EventKind::Expired),
         VerificationStatus::Canceled => Some(EventKind::Canceled),
     };
-    events.extend(end.zip(verification.ended_at).map(|(kind, at)| event(kind, at)));
+    events.extend(end.zip(verification.ended_at).map(|(kind, at)| Event::new(kind, at)));
     events.sort_by_key(|event| (event.at, event.kind));
     Ok(events)
 }
 
 impl Story {
-    fn add(&mut self, row: &MessageRow) {
+    fn add(&mut self, row: &MessageRow) -> Result<(), DatabaseError> {
         let earliest = |known: Option<i64>, new: Option<i64>| known.into_iter().chain(new).min();
         self.published = earliest(self.published, row.published_at);
         self.delivered = earliest(self.delivered, row.delivered_at);
@@ -100,11 +102,17 @@ impl Story {
             "failed" | "expired" | "unknown" => self.failed = self.failed.max(row.ended_at),
             _ => self.open = true,
         }
+        if let Some(gateway) = &row.gateway
+            && (row.state == "sent" || self.gateway.is_none())
+        {
+            self.gateway = Some(parsed(gateway, "a gateway")?);
+        }
+        Ok(())
     }
 
     /// If several groups have a message, one that sent it is enough. The message has failed if no
     /// group can send it any more, or the gateway says so; a delivered message has not failed.
-    fn events(&self) -> impl Iterator<Item = (EventKind, i64)> + use<> {
+    fn events(&self) -> impl Iterator<Item = Event> {
         let failed = match self {
             Self { delivered: Some(_), .. } => None,
             Self { sent: None, open: false, failed: Some(at), .. } => Some(*at),
@@ -116,6 +124,10 @@ impl Story {
             (EventKind::Delivered, self.delivered),
             (EventKind::Failed, failed),
         ];
-        events.into_iter().filter_map(|(kind, at)| Some((kind, at?)))
+        let event = |(kind, at): (EventKind, Option<i64>)| {
+            let gateway = self.gateway.clone().filter(|_| kind != EventKind::Published);
+            Some(Event { kind, at: time(at?), gateway })
+        };
+        events.into_iter().filter_map(event)
     }
 }

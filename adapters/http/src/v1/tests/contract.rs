@@ -38,7 +38,7 @@ async fn answers_match_the_contract_to_the_byte() {
         "attempts_left": 5, "sends_left": 3,
         "events": [
             {"type": "created", "at": "2026-11-23T10:00:00.123Z"},
-            {"type": "sent", "at": "2026-11-23T10:00:01.123Z"},
+            {"type": "sent", "at": "2026-11-23T10:00:01.123Z", "gateway": "main"},
         ],
     });
     ask(&router, get(&at(""))).await.expect(200, &seen);

@@ -35,8 +35,8 @@ pub use self::{
     gateway::{Accepted, GatewayReceipt, Reported, SendError, Sms, SmsGateway},
     leases::{Lease, PartitionLeases, Renewed},
     ledger::{
-        Admitted, Batch, Call, CallOutcome, DeliveryLedger, DeliveryState, Due, LedgerError, Next,
-        OutcomeClass, Past, Recorded, Start, Started, Verdict,
+        Admitted, Batch, Call, CallOutcome, Cost, DailyLimit, DeliveryLedger, DeliveryState, Due,
+        LedgerError, Next, OutcomeClass, Past, Recorded, Start, Started, Verdict,
     },
     outbox::{Enqueued, NewSend, Outbox, Storing, Violation},
     stream::{Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable},

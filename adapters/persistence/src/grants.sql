@@ -22,6 +22,7 @@ GRANT SELECT, UPDATE ON api_key TO messager_api;
 GRANT SELECT, INSERT ON secret TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_receipt TO messager_api;
+GRANT SELECT, DELETE ON gateway_spending TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_api;
 GRANT SELECT, DELETE ON consumer_member TO messager_api;
@@ -43,6 +44,7 @@ GRANT SELECT, DELETE ON queue_record TO messager_processor;
 GRANT SELECT ON verification TO messager_processor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_processor;
 GRANT SELECT, UPDATE, DELETE ON gateway_receipt TO messager_processor;
+GRANT SELECT, DELETE ON gateway_spending TO messager_processor;
 
 -- consumer
 GRANT SELECT ON seaql_migrations TO messager_consumer;
@@ -58,6 +60,7 @@ GRANT SELECT ON verification TO messager_consumer;
 GRANT SELECT, INSERT ON secret TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_receipt TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_spending TO messager_consumer;
 GRANT SELECT ON queue_partition TO messager_consumer;
 GRANT SELECT, DELETE ON queue_record TO messager_consumer;
 

@@ -1,16 +1,19 @@
+mod buy;
 mod entry;
 mod gateways;
 mod open;
 mod outcomes;
 mod part;
 mod postgres;
+mod spending;
 mod sqlite;
 mod starts;
 
 use std::{
+    collections::HashSet,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -44,6 +47,8 @@ pub struct SqlDeliveryLedger {
     member: String,
     /// Numbers the statements that begin calls.
     turns: Arc<AtomicI64>,
+    /// Messages whose call in progress has reserved its cost.
+    reserved: Arc<Mutex<HashSet<MessageId>>>,
 }
 
 /// The entries that a fenced statement returns; none if the lease belongs to another consumer.
@@ -52,7 +57,7 @@ type Fenced = Option<Vec<EntryRow>>;
 impl SqlDeliveryLedger {
     /// `member` is the name under which the partition leases are held.
     pub fn new(database: Database, group: String, topic: String, member: String) -> Self {
-        Self { database, group, topic, member, turns: Arc::default() }
+        Self { database, group, topic, member, turns: Arc::default(), reserved: Arc::default() }
     }
 
     #[cfg(test)]
@@ -143,7 +148,7 @@ impl SqlDeliveryLedger {
     ) -> Result<Fenced, DatabaseError> {
         let events = self.database.events();
         let parameters = match step {
-            Step::Call => self.call(lease, call_limit),
+            Step::Buy | Step::Call => self.call(lease, call_limit),
             Step::Wait | Step::Fail | Step::Unknown => self.turn(lease),
         };
         let parameters = starts.with(step, parameters);
@@ -253,6 +258,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
         let mut parts = Vec::new();
+        let unaffordable = &Mutex::new(Vec::new());
         for step in Step::ALL {
             let ours: Vec<&Start> = starts.iter().filter(|it| Step::of(it) == step).collect();
             // Without any entry, one statement says whether the lease is held.
@@ -266,10 +272,19 @@ impl DeliveryLedger for SqlDeliveryLedger {
             let give_up = |place: usize, error| async move {
                 self.start_refused(lease, ours[place].id, &error).await
             };
-            parts.extend(in_parts(ours.len(), start, give_up).await?);
+            let begun = if step == Step::Buy {
+                let buy = |places: Range<usize>| {
+                    self.buy_part(lease, Starts(&ours[places]), call_limit, unaffordable)
+                };
+                in_parts(ours.len(), buy, give_up).await?
+            } else {
+                in_parts(ours.len(), start, give_up).await?
+            };
+            parts.extend(begun);
         }
 
-        let mut started = Started::default();
+        let unaffordable = std::mem::take(&mut *lock(unaffordable));
+        let mut started = Started { unaffordable, ..Started::default() };
         for entry in fenced(lease, parts)? {
             let recorded = entry.recorded.recorded()?;
             match recorded.state {
@@ -289,6 +304,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             self.finish_refused(&outcomes[place], &error).await
         };
         let parts = in_parts(outcomes.len(), finish, without_texts).await?;
+        self.give_back(outcomes).await;
         Ok(parts.iter().flatten().map(RecordedRow::recorded).collect::<Result<_, _>>()?)
     }
 
@@ -303,6 +319,10 @@ impl DeliveryLedger for SqlDeliveryLedger {
         let due = open::due(&self.database, self.fence(lease).with("limit", limit)).await?;
         due.ok_or(LedgerError::Fenced { partition: lease.partition })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns the entries of all parts, or an error if a part found that the lease is lost.

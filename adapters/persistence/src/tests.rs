@@ -22,6 +22,7 @@ mod refusals;
 mod resends;
 mod schemas;
 mod silence;
+mod spending;
 mod starts;
 mod support;
 mod tls;

@@ -127,6 +127,13 @@ pub struct Start {
 pub enum Next {
     /// Call this gateway.
     Call(GatewayName),
+    /// Call this gateway, if each of its daily limits has room for the cost, which is reserved in the same
+    /// commit.
+    ///
+    /// A gateway that may have the message is not paid again for a repeat. If the outcome says that the
+    /// gateway does not have the message, `finish` gives the cost back. After a crash in between, the next
+    /// call does.
+    Buy(GatewayName, Cost),
     /// Be due again after this time, or when the message expires. The message is then pending.
     Wait(Duration),
     /// End without a call, because no gateway takes the message: as failed, or as unknown if a gateway may
@@ -135,6 +142,23 @@ pub enum Next {
     /// End as unknown, because a gateway may have the message and no call is safe. If none may have it any
     /// more, because a late outcome said so, nothing changes.
     Unknown(&'static str),
+}
+
+/// The cost of a call, and the limits that must have room for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// In millionths of the currency.
+    pub amount: u64,
+    pub limits: Vec<DailyLimit>,
+}
+
+/// A limit on what the calls of a gateway cost on a day in UTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DailyLimit {
+    /// The region or the group of regions that the limit is for. Empty: all of them.
+    pub scope: String,
+    /// In millionths of the currency.
+    pub limit: u64,
 }
 
 /// A message in the ledger, still to be sent.
@@ -183,6 +207,8 @@ pub struct Started {
     pub calls: Vec<Call>,
     /// Entries that ended: those that were to end, and those that have expired.
     pub ended: Vec<Recorded>,
+    /// Entries whose cost a daily limit has no room for. They wait as before.
+    pub unaffordable: Vec<MessageId>,
 }
 
 /// The right to call the named gateway once. `attempt` is the fencing token of its outcome.
@@ -235,6 +261,11 @@ impl OutcomeClass {
         Self::Unavailable,
         Self::Ambiguous,
     ];
+
+    /// Whether the gateway surely does not have the message.
+    pub const fn is_refusal(self) -> bool {
+        !matches!(self, Self::Accepted | Self::Ambiguous)
+    }
 
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -724,7 +724,8 @@ impl DeliveryLedger for Member {
                     continue;
                 }
                 match next {
-                    Next::Call(gateway) => {
+                    // No limit is modelled.
+                    Next::Call(gateway) | Next::Buy(gateway, _) => {
                         let call = entry.start(gateway, lease.epoch, now, call_limit);
                         started.calls.push(call);
                     }

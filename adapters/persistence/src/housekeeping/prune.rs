@@ -22,6 +22,7 @@ pub(super) async fn prune(database: &Database, retention: Duration) -> Result<u6
         (&MEMBERS, plain()),
         (&EVENTS, plain()),
         (&REFERENCES, plain()),
+        (&SPENDING, plain()),
     ] {
         loop {
             let deleted = database.execute(sql, parameters.clone()).await?;
@@ -195,4 +196,10 @@ DELETE FROM gateway_receipt
 WHERE (gateway, reference) IN (
     SELECT gateway, reference FROM gateway_receipt WHERE expires_at <= {now} LIMIT 10000
 )",
+);
+
+// Five weeks, for those who look back at a month.
+static SPENDING: Sql = Sql::pair(
+    "DELETE FROM gateway_spending WHERE day < floor(extract(epoch FROM now()) / 86400) - 35",
+    "DELETE FROM gateway_spending WHERE day < {now} / 86400000 - 35",
 );

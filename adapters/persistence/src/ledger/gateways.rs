@@ -36,3 +36,20 @@ pub(super) const IN_DOUBT: Fragment = Fragment::pair(
     "(maybe_taken IS NOT NULL OR (state = 'calling' AND epoch <> :epoch)
         OR EXISTS (SELECT 1 FROM json_each(attempts) WHERE value ->> 'outcome' = 'ambiguous'))",
 );
+
+/// Whether an entry is one of `:ids` and may be called for under the lease: it is pending, its call was
+/// interrupted, or its grant was not heard.
+pub(super) const NAMED: Fragment = Fragment::pair(
+    "named",
+    "group_id = :group AND message_id = ANY (:ids::uuid[])
+      -- A statement that we gave up may be done late, after later ones. It does nothing then.
+      AND (epoch IS DISTINCT FROM :epoch OR turn < :turn)
+      AND (state || '' = 'pending'
+          -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
+          OR (state || '' = 'calling' AND (due_at <= now() OR epoch = :epoch)))",
+    "group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
+  -- A statement that we gave up may be done late, after later ones. It does nothing then.
+  AND (epoch IS NOT :epoch OR turn < :turn)
+  -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
+  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))",
+);

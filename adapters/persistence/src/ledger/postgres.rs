@@ -12,7 +12,11 @@ mod start;
 
 use sea_orm::FromQueryResult;
 
-pub(super) use self::{admit::admit, finish::finish, start::start};
+pub(super) use self::{
+    admit::admit,
+    finish::finish,
+    start::{start, start_within},
+};
 use super::{
     entry::EntryRow,
     gateways::{CALLED, WITH_CALLED},

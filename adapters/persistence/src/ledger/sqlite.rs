@@ -8,7 +8,7 @@ use sea_orm::DatabaseConnection;
 
 use super::{
     entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
-    gateways::{CALLED, IN_DOUBT, INTERRUPTED, WITH_CALLED},
+    gateways::{CALLED, IN_DOUBT, INTERRUPTED, NAMED, WITH_CALLED},
     outcomes::{Finished, Manner, Said},
     part::Part,
     starts::Step,
@@ -62,9 +62,18 @@ impl Ledger<'_> {
         let sql = match step {
             Step::Fail | Step::Unknown => &END,
             Step::Wait => &WAIT,
-            Step::Call => &START,
+            Step::Buy | Step::Call => &START,
         };
         self.change(connection, sql, parameters).await
+    }
+
+    /// Begins calls, within a transaction.
+    pub(super) async fn start_within(
+        self,
+        transaction: &Transaction,
+        parameters: Parameters,
+    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+        self.change_within(transaction, &START, parameters).await
     }
 
     /// Ends an entry that cannot go on.
@@ -83,12 +92,22 @@ impl Ledger<'_> {
         parameters: Parameters,
     ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
         let transaction = begin(connection).await?;
+        let rows = self.change_within(&transaction, sql, parameters).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    }
+
+    async fn change_within(
+        self,
+        transaction: &Transaction,
+        sql: &Sql,
+        parameters: Parameters,
+    ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
         if !transaction.finds(&HELD, self.fence.clone()).await? {
             return Ok(None);
         }
         let rows: Vec<EntryRow> = transaction.rows(sql, parameters).await?;
-        self.record(&transaction, &rows).await?;
-        transaction.commit().await?;
+        self.record(transaction, &rows).await?;
         Ok(Some(rows))
     }
 
@@ -261,15 +280,6 @@ const NOTE_INTERRUPTED: Fragment = Fragment::new(
         WHEN state = 'pending' OR epoch IS :epoch THEN maybe_taken
         ELSE {with_called}
     END",
-);
-
-const NAMED: Fragment = Fragment::new(
-    "named",
-    "group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
-  -- A statement that we gave up may be done late, after later ones. It does nothing then.
-  AND (epoch IS NOT :epoch OR turn < :turn)
-  -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
-  AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))",
 );
 
 const BEGIN: &[Fragment] =

@@ -15,6 +15,8 @@ pub(super) enum Step {
     /// Ends only entries that a gateway may have.
     Unknown,
     Wait,
+    /// Calls that daily limits must have room for.
+    Buy,
     Call,
 }
 
@@ -25,7 +27,8 @@ pub(super) struct Starts<'a>(pub(super) &'a [&'a Start]);
 impl Step {
     /// In the order in which they are done. Calls come last, because a grant that is not answered costs
     /// an attempt.
-    pub(super) const ALL: [Self; 4] = [Self::Fail, Self::Unknown, Self::Wait, Self::Call];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Fail, Self::Unknown, Self::Wait, Self::Buy, Self::Call];
 
     pub(super) fn of(start: &Start) -> Self {
         match start.next {
@@ -33,6 +36,7 @@ impl Step {
             Next::Unknown(_) => Self::Unknown,
             Next::Wait(_) => Self::Wait,
             Next::Call(_) => Self::Call,
+            Next::Buy(..) => Self::Buy,
         }
     }
 }
@@ -40,9 +44,9 @@ impl Step {
 impl Starts<'_> {
     /// Adds what the statement of a step needs to know of the entries.
     pub(super) fn with(self, step: Step, parameters: Parameters) -> Parameters {
-        let parameters = parameters.list("ids", self.0.iter().map(|start| start.id.as_uuid()));
+        let parameters = self.with_ids(parameters);
         match step {
-            Step::Call => self.with_gateways(parameters),
+            Step::Buy | Step::Call => self.with_gateways(parameters),
             // At most a day, which no entry outlives.
             Step::Wait => parameters.with(
                 "waits",
@@ -55,6 +59,10 @@ impl Starts<'_> {
                 .with("details", self.by_id(|next| reason(next).map(Value::from)))
                 .with("only_in_doubt", step == Step::Unknown),
         }
+    }
+
+    pub(super) fn with_ids(self, parameters: Parameters) -> Parameters {
+        parameters.list("ids", self.0.iter().map(|start| start.id.as_uuid()))
     }
 
     /// Adds the gateway of the first call as `gateway`, and those of calls of another gateway as
@@ -76,7 +84,7 @@ impl Starts<'_> {
 
 fn gateway(next: &Next) -> Option<&str> {
     match next {
-        Next::Call(gateway) => Some(gateway.as_str()),
+        Next::Call(gateway) | Next::Buy(gateway, _) => Some(gateway.as_str()),
         _ => None,
     }
 }

@@ -76,7 +76,7 @@ fn started(ids: &[MessageId]) -> Started {
         expires_at: SystemTime::UNIX_EPOCH + TTL,
         good_for: TTL,
     };
-    Started { calls: ids.iter().map(call).collect(), ended: Vec::new() }
+    Started { calls: ids.iter().map(call).collect(), ..Started::default() }
 }
 
 fn recorded(outcome: &CallOutcome) -> Recorded {
@@ -206,7 +206,7 @@ async fn a_message_behind_an_expired_one_is_sent_at_once() {
         if start.id == message(1).id {
             let state = DeliveryState::Expired;
             let expired = vec![Recorded { id: start.id, state, age: Duration::ZERO }];
-            return Ok(Started { calls: Vec::new(), ended: expired });
+            return Ok(Started { ended: expired, ..Started::default() });
         }
         Ok(started_of(starts))
     });
@@ -340,7 +340,7 @@ async fn a_message_that_was_not_started_is_not_called_for() {
     let mut ledger = ledger();
     ledger.expect_start().once().returning(|_, starts, _| {
         let expired = Recorded { id: starts[0].id, state: DeliveryState::Expired, age: TTL };
-        Ok(Started { calls: Vec::new(), ended: vec![expired] })
+        Ok(Started { ended: vec![expired], ..Started::default() })
     });
     let mut gateway = MockSmsGateway::new();
     gateway.expect_send().never();

@@ -2,11 +2,11 @@
 
 use super::fenced;
 use crate::{
-    database::{Database, DatabaseError, EventSql, Events, Fragment, Parameters},
+    database::{Database, DatabaseError, EventSql, Events, Fragment, Parameters, Transaction},
     events::RECORD_ENDED,
     ledger::{
         entry::EntryRow,
-        gateways::{CALLED, IN_DOUBT, INTERRUPTED, WITH_CALLED},
+        gateways::{CALLED, IN_DOUBT, INTERRUPTED, NAMED, WITH_CALLED},
         starts::Step,
     },
 };
@@ -21,9 +21,18 @@ pub(in crate::ledger) async fn start(
     let sql = match step {
         Step::Fail | Step::Unknown => &END,
         Step::Wait => &WAIT,
-        Step::Call => &START,
+        Step::Buy | Step::Call => &START,
     };
     Ok(fenced(database.rows(sql.of(events), parameters).await?))
+}
+
+/// Begins calls, within a transaction.
+pub(in crate::ledger) async fn start_within(
+    transaction: &Transaction,
+    parameters: Parameters,
+    events: Events,
+) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
+    Ok(fenced(transaction.rows(START.of(events), parameters).await?))
 }
 
 const LEASE: Fragment = Fragment::new(
@@ -48,16 +57,6 @@ const NOTE_INTERRUPTED: Fragment = Fragment::new(
             WHEN state = 'pending' OR epoch = :epoch THEN maybe_taken
             ELSE {with_called}
         END",
-);
-
-const NAMED: Fragment = Fragment::new(
-    "named",
-    "group_id = :group AND message_id = ANY (:ids::uuid[])
-      -- A statement that we gave up may be done late, after later ones. It does nothing then.
-      AND (epoch IS DISTINCT FROM :epoch OR turn < :turn)
-      AND (state || '' = 'pending'
-          -- a call that was begun under this lease was not made: see `DeliveryLedger::start`
-          OR (state || '' = 'calling' AND (due_at <= now() OR epoch = :epoch)))",
 );
 
 const BEGUN: Fragment = Fragment::new(

@@ -80,7 +80,9 @@ impl DeliveryLedger for Book {
             let entry = book.of(*id);
             assert_eq!(entry.state, DeliveryState::Pending);
             match next {
-                Next::Call(gateway) => started.calls.push(entry.call(gateway)),
+                Next::Call(gateway) | Next::Buy(gateway, _) => {
+                    started.calls.push(entry.call(gateway));
+                }
                 Next::Wait(wait) => entry.due_at = Instant::now() + *wait,
                 Next::Fail(_) | Next::Unknown(_) => {
                     let may_have_it = !entry.past.ambiguous.is_empty();

@@ -182,7 +182,7 @@ fn create_roles(password: &str) -> String {
         write!(
             sql,
             "DO $$ BEGIN CREATE ROLE {role} LOGIN PASSWORD '{password}';
-             EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;"
         )
         .unwrap();
     }

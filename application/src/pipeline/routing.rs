@@ -62,8 +62,9 @@ pub struct PartitionLoad {
 #[derive(Debug)]
 pub enum Choice<G> {
     Call(Permit<G>),
-    /// A gateway works and has no room now. It may have room soon.
-    Busy,
+    /// A gateway works and has no room now. Ask again after this time, or when a call of the partition
+    /// has ended.
+    Busy(Duration),
     /// No gateway can be used now. Ask again after this time.
     Wait(Duration),
     /// A gateway may have the message, and no call is safe.
@@ -208,13 +209,13 @@ impl<G: SmsGateway> Router<G> {
         for name in allowed {
             match state.offer(name, ask.load, now) {
                 Offer::Free { is_silent } => free.push((is_silent, ask.past.tries(name), name)),
-                Offer::Busy => is_busy = true,
+                Offer::Busy(wait) => (is_busy, soonest) = (true, soonest.min(wait)),
                 Offer::Closed(wait) => soonest = soonest.min(wait),
             }
         }
         let first = free.into_iter().min_by_key(|(is_silent, tries, _)| (*is_silent, *tries));
         let Some((_, _, name)) = first else {
-            return if is_busy { Choice::Busy } else { Choice::Wait(soonest) };
+            return if is_busy { Choice::Busy(soonest) } else { Choice::Wait(soonest) };
         };
         let name = name.clone();
         let sender = route.and_then(|route| route.sender.clone());
@@ -298,7 +299,8 @@ impl<G: SmsGateway> State<G> {
     fn offer(&self, name: &GatewayName, load: &PartitionLoad, now: Instant) -> Offer {
         let desk = self.desks.get(name).expect("only known gateways are allowed");
         match desk.offer(now) {
-            Offer::Free { .. } if load.is_full(name) => Offer::Busy,
+            // The end of a call of the partition makes room.
+            Offer::Free { .. } if load.is_full(name) => Offer::Busy(Duration::MAX),
             offer => offer,
         }
     }

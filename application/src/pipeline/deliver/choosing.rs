@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
     routes: BTreeSet<RoutePlace>,
-    /// When to look for room again. Other partitions of the process may give some back.
+    /// When to look for room again. Otherwise the end of a call makes some.
     until: Option<Instant>,
 }
 
@@ -43,9 +43,10 @@ impl Blocked {
         *self = Self::default();
     }
 
-    fn insert(&mut self, route: RoutePlace) {
+    fn insert(&mut self, route: RoutePlace, wait: Duration) {
         self.routes.insert(route);
-        self.until = Some(Instant::now() + ROOM);
+        let until = Instant::now().checked_add(wait);
+        self.until = self.until.into_iter().chain(until).min();
     }
 }
 
@@ -53,8 +54,8 @@ impl Blocked {
 #[derive(Debug)]
 enum Step<G> {
     Call(Permit<G>),
-    /// A gateway works and has no room.
-    Stay,
+    /// A gateway works and has no room. Look again after this time, or when a call has ended.
+    Stay(Duration),
     /// Park the message for this time.
     Wait(Duration),
     /// End the message without a call, because no gateway takes it.
@@ -68,8 +69,6 @@ enum Step<G> {
 /// A message and its step.
 type Stepping<G> = (QueuedMessage, Step<G>);
 
-/// How soon to look for room again.
-const ROOM: Duration = Duration::from_millis(20);
 /// How long a message is parked that must leave memory, or for which the retry budget has no room.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The number of messages of one route that are parked in one round. It bounds the time that calls of the
@@ -172,7 +171,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 self.lanes.park(&message.message.phone);
             }
             // Another consumer is calling, or the entry has ended. The ledger shows which.
-            (Step::Call(_) | Step::Fail(_) | Step::Unknown(_) | Step::Stay, _) => {
+            (Step::Call(_) | Step::Fail(_) | Step::Unknown(_) | Step::Stay(_), _) => {
                 self.lanes.park(&message.message.phone);
             }
         }
@@ -199,15 +198,20 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     fn steps_of(&mut self, route: RoutePlace, steps: &mut Vec<Stepping<G>>) {
         let mut passed_over = 0;
         let mut parked = 0;
+        let mut soonest = Duration::MAX;
         while let Some(first) = self.lanes.first(route, passed_over).cloned() {
             let step = match self.decide(&first) {
                 // The same gateways may be called for the next message, so it would stay too.
-                Step::Stay if first.past.tried.is_empty() => break,
-                Step::Stay if passed_over < PASSED_OVER => {
+                Step::Stay(wait) if first.past.tried.is_empty() => {
+                    soonest = soonest.min(wait);
+                    break;
+                }
+                Step::Stay(wait) if passed_over < PASSED_OVER => {
+                    soonest = soonest.min(wait);
                     passed_over += 1;
                     continue;
                 }
-                Step::Stay => self.park_for(AGAIN),
+                Step::Stay(_) => self.park_for(AGAIN),
                 step => step,
             };
             match &step {
@@ -222,7 +226,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             }
         }
         if self.lanes.first(route, 0).is_some() {
-            self.blocked.insert(route);
+            self.blocked.insert(route, soonest);
         }
     }
 
@@ -241,7 +245,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 }
                 Step::Call(permit)
             }
-            Choice::Busy => Step::Stay,
+            Choice::Busy(wait) => Step::Stay(wait),
             Choice::Wait(wait) => self.park_for(wait),
             Choice::Unknown => Step::Unknown("not called: a gateway may have the message"),
             Choice::Refuse(reason) => Step::Fail(reason),
@@ -280,7 +284,7 @@ fn start_of<G>((message, step): &Stepping<G>) -> Option<Start> {
         Step::Fail(reason) => Next::Fail(reason),
         Step::Unknown(reason) => Next::Unknown(reason),
         Step::Wait(wait) => Next::Wait(*wait),
-        Step::Stay | Step::Interrupted => return None,
+        Step::Stay(_) | Step::Interrupted => return None,
     };
     Some(Start { id: message.message.id, next })
 }

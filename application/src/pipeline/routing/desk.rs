@@ -32,12 +32,15 @@ pub(super) struct Desk<G> {
 pub(super) enum Offer {
     /// A silent gateway is given messages only if no other gateway can take them.
     Free { is_silent: bool },
-    /// The gateway works, and a call may begin soon.
-    Busy,
+    /// The gateway works and has no room. Look again after this time, or when a call of the partition
+    /// has ended.
+    Busy(Duration),
     /// The gateway does not work, or must not be used. Look again after this time.
     Closed(Duration),
 }
 
+/// When to look for a slot again. Other partitions of the process may have given one back.
+const SLOT: Duration = Duration::from_millis(20);
 /// When to look again at a gateway that an operator has taken out.
 const DRAINED: Duration = Duration::from_secs(5);
 
@@ -93,9 +96,12 @@ impl<G> Desk<G> {
             return Offer::Closed(wait);
         }
         let is_full = self.in_flight_limit().is_some_and(|limit| self.calls.len() >= limit);
-        let must_wait = self.rate.as_ref().is_some_and(|rate| !rate.wait(now).is_zero());
-        if is_full || must_wait {
-            return Offer::Busy;
+        if is_full {
+            return Offer::Busy(SLOT);
+        }
+        let wait = self.rate.as_ref().map(|rate| rate.wait(now)).unwrap_or_default();
+        if !wait.is_zero() {
+            return Offer::Busy(wait);
         }
         Offer::Free { is_silent: self.calls.is_silent(now) }
     }

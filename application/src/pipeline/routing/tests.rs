@@ -83,7 +83,7 @@ fn permit(choice: Choice<MockSmsGateway>) -> Permit<MockSmsGateway> {
 fn said(choice: &Choice<MockSmsGateway>) -> String {
     match choice {
         Choice::Call(permit) => permit.name().to_string(),
-        Choice::Busy => "busy".to_owned(),
+        Choice::Busy(_) => "busy".to_owned(),
         Choice::Wait(wait) => format!("wait {}", wait.as_millis()),
         Choice::Unknown => "unknown".to_owned(),
         Choice::Refuse(_) => "refuse".to_owned(),
@@ -199,6 +199,41 @@ async fn a_message_goes_on_if_the_rate_of_the_first_gateway_is_used_up() {
     // A call that is not made uses up nothing.
     assert_eq!(said(&choose(&router)), "a");
     assert_eq!(said(&choose(&router)), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_without_room_asks_again_when_there_may_be_some() {
+    let mut table = table();
+    table.gateways[0] = gateway("a", true, limited(1, 0));
+    table.gateways[1] = gateway("b", true, limited(2, 2));
+    let router = router(table);
+    let busy = |limit| {
+        let (phone, none) = ("79991234567".parse().unwrap(), Past::default());
+        let mut load = PartitionLoad::new(limit);
+        load.begin(&name("a"));
+        load.begin(&name("b"));
+        let id = MessageId::of_record("t", 0, 1, 0);
+        match router.choose(&Ask { id, phone: &phone, past: &none, load: &load }) {
+            Choice::Busy(wait) => wait,
+            choice => panic!("{choice:?}"),
+        }
+    };
+
+    // Its own calls end, and it hears of that.
+    assert_eq!(busy(1), Duration::MAX);
+    let held = permit(choose(&router));
+    // Other partitions may have the slot of the first.
+    assert_eq!(busy(1), Duration::from_millis(20));
+    permit(choose(&router)).record(&misconfigured());
+    advance(Duration::from_millis(990)).await;
+    // The second is probed soon.
+    assert_eq!(busy(2), Duration::from_millis(10));
+    drop(held);
+    advance(Duration::from_millis(20)).await;
+    permit(choose(&router)).record(&misconfigured());
+    permit(choose(&router)).record(&Ok(Accepted::default()));
+    // The rate of the second is used up.
+    assert_eq!(busy(1), Duration::from_millis(500));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! The ports in memory. They follow the contracts in the doc comments, on the clock of a paused runtime.
 //!
-//! [`Memory`] is the database, the topic and the gateway, which survive a crash. [`Member`] is a
-//! consumer's view of it. A consumer can be paused: its requests to the database are then carried out
+//! [`Memory`] is the database, the topic and the gateways, which survive a crash. [`Provider`] is one of
+//! the gateways. [`Member`] is a consumer's view of it. A consumer can be paused: its requests to the database are then carried out
 //! late, or carried out in time and answered late. Any answer of the database can be lost.
 //!
 //! This is one file, because all ports share one state.
@@ -41,7 +41,6 @@ const MARGIN: Duration = Duration::from_secs(2);
 pub(crate) struct Memory {
     state: Arc<Mutex<State>>,
     begun: Instant,
-    deduplicates: bool,
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +53,9 @@ pub(crate) struct State {
     topic: BTreeMap<i32, Vec<Incoming>>,
     /// How many answers of the database will be lost, and of which statement.
     pub(crate) unheard: (Statement, u32),
-    /// What the broker and the gateway do next. Empty means that they work.
+    /// What the broker and each gateway do next. Empty means that they work.
     pub(crate) publications: VecDeque<Publication>,
-    pub(crate) answers: VecDeque<Answer>,
+    pub(crate) answers: BTreeMap<GatewayName, VecDeque<Answer>>,
     /// A record of what happened.
     pub(crate) stored: Vec<(MessageId, Validity)>,
     pub(crate) expired: Vec<MessageId>,
@@ -139,6 +138,8 @@ pub(crate) enum Publication {
 pub(crate) enum Answer {
     Slow,
     Rejected,
+    Unroutable,
+    Misconfigured,
     Throttled,
     Unavailable,
     AcceptedUnheard,
@@ -147,9 +148,10 @@ pub(crate) enum Answer {
     Hangs,
 }
 
-/// A call of the gateway.
+/// A call of a gateway.
 #[derive(Debug)]
 pub(crate) struct Called {
+    pub(crate) gateway: GatewayName,
     pub(crate) id: MessageId,
     pub(crate) phone: PhoneNumber,
     pub(crate) at: SystemTime,
@@ -159,8 +161,8 @@ pub(crate) struct Called {
 }
 
 impl Memory {
-    pub(crate) fn new(deduplicates: bool) -> Self {
-        Self { state: Arc::default(), begun: Instant::now(), deduplicates }
+    pub(crate) fn new() -> Self {
+        Self { state: Arc::default(), begun: Instant::now() }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -822,33 +824,57 @@ impl DeliveryLedger for Member {
     }
 }
 
-impl SmsGateway for Memory {
-    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
-        let answer = {
-            let at = clock(self.now());
-            let mut state = self.state();
-            let has_it = state.calls.iter().any(|call| call.id == sms.message.id && call.accepted);
-            let mut answer = state.answers.pop_front();
-            if self.deduplicates && has_it && answer == Some(Answer::Rejected) {
-                // It may be busy, but it says of a message that it knows what it said before.
-                answer = None;
-            }
-            let (accepted, ambiguous) = match answer {
-                None | Some(Answer::Slow) => (true, false),
-                Some(Answer::AcceptedUnheard | Answer::Hangs) => (true, true),
-                Some(Answer::NotAcceptedUnheard) => (false, true),
-                Some(Answer::Rejected | Answer::Throttled | Answer::Unavailable) => (false, false),
-            };
-            let Message { id, phone, .. } = sms.message.clone();
-            state.calls.push(Called { id, phone, at, accepted, ambiguous });
-            answer
+/// A gateway.
+#[derive(Debug, Clone)]
+pub(crate) struct Provider {
+    pub(crate) memory: Memory,
+    pub(crate) name: GatewayName,
+    pub(crate) deduplicates: bool,
+}
+
+impl Provider {
+    /// Takes a call, and returns how it ends.
+    fn take(&self, sms: &Sms) -> Option<Answer> {
+        let at = clock(self.memory.now());
+        let mut state = self.memory.state();
+        let is_same = |call: &&Called| call.gateway == self.name && call.id == sms.message.id;
+        let has_it = state.calls.iter().filter(is_same).any(|call| call.accepted);
+        let mut answer = state.answers.entry(self.name.clone()).or_default().pop_front();
+        let refuses = matches!(answer, Some(Answer::Rejected | Answer::Unroutable));
+        if self.deduplicates && has_it && refuses {
+            // It may be busy, but it says of a message that it knows what it said before.
+            answer = None;
+        }
+        let (accepted, ambiguous) = match answer {
+            None | Some(Answer::Slow) => (true, false),
+            Some(Answer::AcceptedUnheard | Answer::Hangs) => (true, true),
+            Some(Answer::NotAcceptedUnheard) => (false, true),
+            Some(
+                Answer::Rejected
+                | Answer::Unroutable
+                | Answer::Misconfigured
+                | Answer::Throttled
+                | Answer::Unavailable,
+            ) => (false, false),
         };
+        let Message { id, phone, .. } = sms.message.clone();
+        let gateway = self.name.clone();
+        state.calls.push(Called { gateway, id, phone, at, accepted, ambiguous });
+        answer
+    }
+}
+
+impl SmsGateway for Provider {
+    async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
+        let answer = self.take(sms);
         let detail = String::new();
         let latency = if answer == Some(Answer::Slow) { 8_000 } else { 30 };
         sleep(Duration::from_millis(latency)).await;
         match answer {
             None | Some(Answer::Slow) => Ok(Accepted::default()),
             Some(Answer::Rejected) => Err(SendError::Rejected(detail)),
+            Some(Answer::Unroutable) => Err(SendError::Unroutable(detail)),
+            Some(Answer::Misconfigured) => Err(SendError::Misconfigured(detail)),
             Some(Answer::Throttled) => {
                 Err(SendError::Throttled { detail, retry_after: Some(Duration::from_secs(1)) })
             }

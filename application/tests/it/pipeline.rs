@@ -11,14 +11,15 @@ use std::{
 };
 
 use application::{
-    DeliverMessages, DeliverSettings, Guard, Keys, ReceiptUrls, RelayBatch, RelaySettings, Router,
-    SendRules, SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, Vault,
+    AfterAmbiguous, DeliverMessages, DeliverSettings, GatewayLimits, Guard, Keys, Preference,
+    ReceiptUrls, RelayBatch, RelaySettings, Route, RoutedGateway, Router, RoutingTable, SendRules,
+    SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, Vault,
     ports::{
         Backlog, DeliveryState, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
         StreamError,
     },
 };
-use domain::{MessageId, PhoneNumber, Recipient, Templates};
+use domain::{GatewayName, MessageId, PhoneNumber, Recipient, Templates};
 use proptest::{prelude::*, sample::select};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 use rand::{SeedableRng, rngs::StdRng};
@@ -29,13 +30,61 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::memory::{Answer, Member, Memory, PARTITIONS, Pace, Publication, Statement};
+use crate::memory::{
+    Answer, Called, Member, Memory, PARTITIONS, Pace, Provider, Publication, Statement,
+};
 
 const PHONES: u8 = 3;
 const RELAYS: usize = 2;
 const CONSUMERS: usize = 2;
 const TTL: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(5);
+const CALL_LIMIT: Duration = Duration::from_secs(12);
+const GATEWAYS: [&str; 2] = ["main", "local"];
+
+/// The gateways of a test: whether each recognises a repeated message, and where an ambiguous message
+/// goes.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    deduplicates: &'static [bool],
+    after_ambiguous: AfterAmbiguous,
+}
+
+const CASES: [Case; 5] = {
+    const fn case(deduplicates: &'static [bool], after_ambiguous: AfterAmbiguous) -> Case {
+        Case { deduplicates, after_ambiguous }
+    }
+    [
+        case(&[true], AfterAmbiguous::Same),
+        case(&[false], AfterAmbiguous::Same),
+        case(&[true, false], AfterAmbiguous::Same),
+        case(&[true, true], AfterAmbiguous::Next),
+        case(&[false, false], AfterAmbiguous::Next),
+    ]
+};
+
+impl Case {
+    fn gateways(self) -> impl Iterator<Item = (GatewayName, bool)> {
+        let names = GATEWAYS.map(|name| name.parse().expect("it is a name"));
+        names.into_iter().zip(self.deduplicates.iter().copied())
+    }
+
+    fn router(self, memory: &Memory) -> Router<Provider> {
+        let all: Vec<GatewayName> = self.gateways().map(|(name, _)| name).collect();
+        let gateway = |(name, deduplicates): (GatewayName, bool)| {
+            let memory = memory.clone();
+            let provider = Provider { memory, name: name.clone(), deduplicates };
+            let limits = GatewayLimits::none(CALL_LIMIT);
+            RoutedGateway { name, gateway: Arc::new(provider), limits }
+        };
+        let table = RoutingTable {
+            gateways: self.gateways().map(gateway).collect(),
+            routes: vec![Route { gateways: Preference::InOrder(all), ..Route::default() }],
+            after_ambiguous: self.after_ambiguous,
+        };
+        Router::new(table, Arc::new(|_| None))
+    }
+}
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -44,7 +93,8 @@ enum Step {
     Sweep,
     TimePasses(Duration),
     NextPublications(Vec<Publication>),
-    NextAnswers(Vec<Answer>),
+    /// What the gateway with this number does next.
+    NextAnswers(usize, Vec<Answer>),
     LoseAnswers(Statement, u32),
     EndClaims,
     EndLease(i32),
@@ -77,6 +127,8 @@ impl ReferenceStateMachine for Steps {
         let answers = select(vec![
             Answer::Slow,
             Answer::Rejected,
+            Answer::Unroutable,
+            Answer::Misconfigured,
             Answer::Throttled,
             Answer::Unavailable,
             Answer::AcceptedUnheard,
@@ -102,7 +154,8 @@ impl ReferenceStateMachine for Steps {
             6 => (0..RELAYS).prop_map(Step::Relay),
             8 => milliseconds.prop_map(|time| Step::TimePasses(Duration::from_millis(time))),
             2 => prop::collection::vec(publications, 1..3).prop_map(Step::NextPublications),
-            3 => prop::collection::vec(answers, 1..4).prop_map(Step::NextAnswers),
+            4 => (0..GATEWAYS.len(), prop::collection::vec(answers, 1..4))
+                .prop_map(|(gateway, next)| Step::NextAnswers(gateway, next)),
             3 => (statements, 1_u32..4).prop_map(|(which, times)| Step::LoseAnswers(which, times)),
             1 => Just(Step::Sweep),
             1 => Just(Step::EndClaims),
@@ -136,6 +189,7 @@ impl ReferenceStateMachine for Steps {
 
 struct Pipeline {
     runtime: Runtime,
+    case: Case,
     memory: Memory,
     submit: SubmitMessage<Memory, StdRng>,
     relays: [Option<Relaying>; RELAYS],
@@ -187,7 +241,7 @@ async fn relay(memory: Memory, mut rounds: mpsc::Receiver<()>) {
 }
 
 /// Shares partitions and runs its rounds by itself, as `bootstrap` does.
-async fn consume(member: Member, gateway: Memory) {
+async fn consume(member: Member, router: Router<Provider>) {
     let share = SharePartitions::new(member.clone(), ShareSettings { ttl: LEASE });
     let known: Vec<i32> = (0..PARTITIONS).collect();
     let mut held: HashMap<i32, (Lease, Seen, watch::Sender<bool>)> = HashMap::new();
@@ -208,8 +262,8 @@ async fn consume(member: Member, gateway: Memory) {
             for lease in shared.taken {
                 let (stop, stopped) = watch::channel(false);
                 let seen = Seen::default();
-                let (member, gateway) = (member.clone(), gateway.clone());
-                workers.spawn(work(member, gateway, lease.clone(), Arc::clone(&seen), stopped));
+                let (member, router) = (member.clone(), router.clone());
+                workers.spawn(work(member, router, lease.clone(), Arc::clone(&seen), stopped));
                 held.insert(lease.partition, (lease, seen, stop));
             }
         }
@@ -219,7 +273,7 @@ async fn consume(member: Member, gateway: Memory) {
 
 async fn work(
     member: Member,
-    gateway: Memory,
+    router: Router<Provider>,
     lease: Lease,
     seen: Seen,
     mut stopped: watch::Receiver<bool>,
@@ -238,7 +292,6 @@ async fn work(
     };
     let rng = StdRng::seed_from_u64(lease.epoch.cast_unsigned());
     let ledger = Arc::new(member.clone());
-    let router = Router::single(gateway, Duration::from_secs(12));
     let mut deliver = DeliverMessages::new(ledger, router, rng, settings, lease.clone(), inbox);
     loop {
         tokio::select! {
@@ -293,14 +346,14 @@ async fn read(
 }
 
 impl Pipeline {
-    fn new(deduplicates: bool) -> Self {
+    fn new(case: Case) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build()
             .expect("a runtime");
         let entered = runtime.enter();
-        let memory = Memory::new(deduplicates);
+        let memory = Memory::new();
         let settings = SubmitSettings {
             code_length: 6.try_into().expect("six will do"),
             code_ttl: TTL,
@@ -316,10 +369,11 @@ impl Pipeline {
             guard,
             settings,
         );
-        let consumers = [0, 1].map(|name| run(&memory, name));
+        let consumers = [0, 1].map(|name| run(&memory, case, name));
         drop(entered);
         Self {
             runtime,
+            case,
             memory,
             submit,
             relays: [None, None],
@@ -346,7 +400,10 @@ impl Pipeline {
             Step::Sweep => drop(self.runtime.block_on(self.memory.sweep())),
             Step::TimePasses(time) => self.runtime.block_on(sleep(time)),
             Step::NextPublications(next) => self.memory.state().publications.extend(next),
-            Step::NextAnswers(next) => self.memory.state().answers.extend(next),
+            Step::NextAnswers(gateway, next) => {
+                let name = GATEWAYS[gateway].parse().expect("it is a name");
+                self.memory.state().answers.entry(name).or_default().extend(next);
+            }
             Step::LoseAnswers(statement, times) => {
                 self.disturbed = true;
                 self.memory.state().unheard = (statement, times);
@@ -360,7 +417,7 @@ impl Pipeline {
             Step::CrashRelay(relay) => self.relays[relay] = None,
             Step::CrashConsumer(consumer) => {
                 self.disturbed = true;
-                self.consumers[consumer] = run(&self.memory, self.names);
+                self.consumers[consumer] = run(&self.memory, self.case, self.names);
                 self.names += 1;
             }
             Step::Pause(consumer, pace) => {
@@ -449,7 +506,7 @@ impl Pipeline {
             let calls = || state.calls.iter().filter(|call| call.id == *id);
             let paid = calls().filter(|call| call.accepted).count();
             let ambiguous = calls().any(|call| call.ambiguous);
-            assert!(paid <= 1 || self.deduplicates(), "paid for {paid} times");
+            self.check_payments(&state.calls, *id, ambiguous);
             match ends.get(id) {
                 Some(DeliveryState::Sent) => {
                     assert!(paid >= 1, "sent, but the gateway has not accepted it");
@@ -460,7 +517,12 @@ impl Pipeline {
                 }
                 Some(DeliveryState::Unknown) => {
                     assert!(ambiguous || self.disturbed, "unknown without a cause");
-                    assert!(!self.deduplicates(), "unknown, although a retry was safe");
+                    // With two gateways, the other may have refused it.
+                    assert_ne!(
+                        self.case.deduplicates,
+                        [true],
+                        "unknown, although a retry was safe"
+                    );
                 }
                 Some(end) => unreachable!("{end:?} is no end"),
                 None => assert!(state.expired.contains(id), "forgotten"),
@@ -469,30 +531,41 @@ impl Pipeline {
         assert!(self.accepted.iter().all(|id| valid.contains_key(id)));
     }
 
-    fn deduplicates(&self) -> bool {
-        application::ports::SmsGateway::deduplicates(&self.memory)
+    /// Checks how often each gateway accepted a message.
+    fn check_payments(&self, calls: &[Called], id: MessageId, ambiguous: bool) {
+        let mut accepted = 0;
+        for (name, deduplicates) in self.case.gateways() {
+            let calls = calls.iter().filter(|call| call.id == id && call.gateway == name);
+            let paid = calls.filter(|call| call.accepted).count();
+            assert!(paid <= 1 || deduplicates, "{name} was paid {paid} times");
+            accepted += usize::from(paid > 0);
+        }
+        let may_go_on = self.case.after_ambiguous == AfterAmbiguous::Next;
+        let has_cause = ambiguous || self.disturbed;
+        assert!(accepted <= 1 || may_go_on && has_cause, "taken by {accepted} gateways");
     }
 }
 
 /// The moment up to which a reader has read its partition completely.
 type Seen = Arc<Mutex<Option<Instant>>>;
 
-fn run(memory: &Memory, name: u32) -> Running {
+fn run(memory: &Memory, case: Case, name: u32) -> Running {
     let (pace, receiver) = watch::channel(Pace::Goes);
     let mut tasks = JoinSet::new();
-    tasks.spawn(consume(Member::new(memory.clone(), name, receiver), memory.clone()));
+    let router = case.router(memory);
+    tasks.spawn(consume(Member::new(memory.clone(), name, receiver), router));
     Running { _tasks: tasks, pace }
 }
 
 #[derive(Debug)]
-struct Faults<const DEDUPLICATES: bool>;
+struct Faults<const CASE: usize>;
 
-impl<const DEDUPLICATES: bool> StateMachineTest for Faults<DEDUPLICATES> {
+impl<const CASE: usize> StateMachineTest for Faults<CASE> {
     type SystemUnderTest = Pipeline;
     type Reference = Steps;
 
     fn init_test(_: &[bool; CONSUMERS]) -> Pipeline {
-        Pipeline::new(DEDUPLICATES)
+        Pipeline::new(CASES[CASE])
     }
 
     fn apply(mut pipeline: Pipeline, _: &[bool; CONSUMERS], step: Step) -> Pipeline {
@@ -509,11 +582,26 @@ impl<const DEDUPLICATES: bool> StateMachineTest for Faults<DEDUPLICATES> {
 prop_state_machine! {
     #[test]
     fn every_message_ends_as_it_should_where_the_gateway_deduplicates(
-        sequential 1..60 => Faults<true>
+        sequential 1..60 => Faults<0>
     );
 
     #[test]
     fn every_message_ends_as_it_should_where_the_gateway_does_not(
-        sequential 1..60 => Faults<false>
+        sequential 1..60 => Faults<1>
+    );
+
+    #[test]
+    fn two_gateways_never_take_one_message_if_an_ambiguous_one_must_stay(
+        sequential 1..60 => Faults<2>
+    );
+
+    #[test]
+    fn every_message_ends_as_it_should_where_an_ambiguous_one_goes_on(
+        sequential 1..60 => Faults<3>
+    );
+
+    #[test]
+    fn no_gateway_takes_a_message_twice_where_an_ambiguous_one_goes_on(
+        sequential 1..60 => Faults<4>
     );
 }

@@ -1,5 +1,6 @@
 use std::{
     collections::HashMap,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -109,6 +110,9 @@ where
                         only_renew_until = Instant::now() + consumer.settings.lease_ttl;
                     }
                     (failed, shared_before) = (false, true);
+                    if let Some(consumers) = NonZeroUsize::new(shared.consumers) {
+                        consumer.router.share(consumers);
+                    }
                     for partition in shared.dropped {
                         if let Some(reading) = reading.remove(&partition) {
                             reading.stop.cancel();

@@ -1,16 +1,18 @@
 //! The metrics of the service. Dashboards and alerts depend on their names.
 
+mod gateways;
 mod receipts;
 
 use adapters_persistence::Expired;
 use application::{
     Delivered, Flushed, Posted, Relayed,
-    ports::{BacklogSize, DeliveryState, OutcomeClass, Swept},
+    ports::{BacklogSize, DeliveryState, Swept},
 };
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+pub(crate) use self::gateways::GatewayMetrics;
 pub use self::receipts::ReceiptMetrics;
 
 /// Metrics of the relay.
@@ -119,9 +121,9 @@ pub struct DeliveryMetrics {
     deliveries: IntCounterVec,
     duration: Histogram,
     calls: IntCounter,
-    outcomes: IntCounterVec,
     retries: IntCounter,
     held_back: IntCounter,
+    deferred: IntCounter,
     lag: IntGaugeVec,
     held: IntGauge,
 }
@@ -162,20 +164,15 @@ impl DeliveryMetrics {
                 "messager_gateway_retries_total",
                 "Calls of the gateway that failed and will be retried.",
             )?,
-            outcomes: registered(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "messager_gateway_outcomes_total",
-                        "Calls of the gateway that ended, by the class of their outcome.",
-                    ),
-                    &["class"],
-                ),
-            )?,
             held_back: counter(
                 registry,
                 "messager_gateway_retries_held_back_total",
                 "Retries that were due and were postponed, because the gateway accepts too few calls.",
+            )?,
+            deferred: counter(
+                registry,
+                "messager_deferred_messages_total",
+                "Times that a message was left in the ledger because no gateway could take it.",
             )?,
             lag: registered(
                 registry,
@@ -199,9 +196,6 @@ impl DeliveryMetrics {
         for outcome in ["sent", "failed", "expired", "unknown"] {
             metrics.deliveries.with_label_values(&[outcome]);
         }
-        for class in OutcomeClass::ALL {
-            metrics.outcomes.with_label_values(&[class.as_str()]);
-        }
         Ok(metrics)
     }
 
@@ -213,9 +207,7 @@ impl DeliveryMetrics {
         self.calls.inc_by(delivered.calls as u64);
         self.retries.inc_by(delivered.retries as u64);
         self.held_back.inc_by(delivered.held_back as u64);
-        for (_, class) in &delivered.outcomes {
-            self.outcomes.with_label_values(&[class.as_str()]).inc();
-        }
+        self.deferred.inc_by(delivered.deferred as u64);
         for ended in &delivered.ended {
             self.deliveries.with_label_values(&[ended.state.as_str()]).inc();
             if ended.state == DeliveryState::Sent {

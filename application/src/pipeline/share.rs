@@ -25,6 +25,8 @@ pub struct Shared {
     pub taken: Vec<Lease>,
     /// Partitions to stop reading: another consumer owns them, or will take them.
     pub dropped: Vec<i32>,
+    /// The number of living consumers that can have a partition.
+    pub consumers: usize,
 }
 
 impl<L: PartitionLeases> SharePartitions<L> {
@@ -56,7 +58,8 @@ impl<L: PartitionLeases> SharePartitions<L> {
             .map(|lease| lease.partition)
             .partition(|partition| renewed.held.contains(partition));
         let keeping = ours.len().min(fair);
-        let mut shared = Shared { taken: Vec::new(), dropped: lost };
+        let consumers = renewed.members.min(renewed.partitions);
+        let mut shared = Shared { taken: Vec::new(), dropped: lost, consumers };
         shared.dropped.extend(&ours[keeping..]);
         if keeping < fair && !only_renew {
             shared.taken = self.leases.acquire(fair - keeping, self.settings.ttl).await?;
@@ -114,7 +117,7 @@ mod tests {
 
         let shared = share.execute(&held, &[], false).await.unwrap();
 
-        assert_eq!(shared, Shared { taken: vec![], dropped: vec![2, 3] });
+        assert_eq!(shared, Shared { taken: vec![], dropped: vec![2, 3], consumers: 3 });
     }
 
     #[tokio::test]
@@ -134,7 +137,17 @@ mod tests {
 
         let shared = share(leases).execute(&[], &[], true).await.unwrap();
 
-        assert_eq!(shared, Shared::default());
+        assert_eq!(shared, Shared { consumers: 1, ..Shared::default() });
+    }
+
+    #[tokio::test]
+    async fn consumers_that_get_no_partition_are_not_counted() {
+        let mut leases = leases(vec![], 6);
+        leases.expect_acquire().returning(|_, _| Ok(vec![]));
+
+        let shared = share(leases).execute(&[], &[], false).await.unwrap();
+
+        assert_eq!(shared.consumers, 4);
     }
 
     #[tokio::test]

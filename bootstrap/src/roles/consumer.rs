@@ -13,7 +13,7 @@ use crate::{
     broker::Stream,
     config::{Beginning, Config, GatewayConfig},
     consumer::{Consumer, ConsumerSettings},
-    metrics::DeliveryMetrics,
+    metrics::{DeliveryMetrics, GatewayMetrics},
     random::seeded,
 };
 
@@ -39,6 +39,7 @@ pub fn consumer(
     let (gateway, longest_call) = gateway(&config.gateway)?;
     // The gateway keeps its own limit; this one is for a gateway that does not.
     let router = Router::single(gateway, longest_call + Duration::from_secs(2));
+    GatewayMetrics::register(&process.registry, router.clone())?;
     let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
     let ledger =

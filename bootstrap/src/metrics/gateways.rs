@@ -1,0 +1,134 @@
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use application::{GatewayState, GatewayStatus, Router, ports::SmsGateway};
+use prometheus::{
+    IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+/// Metrics of each gateway, read from the router when they are asked for. So they always name the
+/// gateways of the present configuration, also those without a call.
+pub(crate) struct GatewayMetrics {
+    snapshot: Box<dyn Fn() -> Vec<GatewayStatus> + Send + Sync>,
+    outcomes: IntCounterVec,
+    in_flight: IntGaugeVec,
+    state: IntGaugeVec,
+    openings: IntCounterVec,
+    /// Held while the metrics are filled and read.
+    filling: Mutex<()>,
+}
+
+impl GatewayMetrics {
+    pub(crate) fn register<G: SmsGateway + Send>(
+        registry: &Registry,
+        router: Router<G>,
+    ) -> prometheus::Result<()> {
+        let counters = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
+        let gauges = |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            snapshot: Box::new(move || router.snapshot()),
+            outcomes: counters(
+                "messager_gateway_outcomes_total",
+                "Calls of a gateway that ended, by the class of their outcome.",
+                &["gateway", "class"],
+            )?,
+            in_flight: gauges(
+                "messager_gateway_calls_in_flight",
+                "Calls of a gateway that have begun and not ended.",
+                &["gateway"],
+            )?,
+            state: gauges(
+                "messager_gateway_state",
+                "1 for the state in which a gateway is: closed gets messages, open gets none.",
+                &["gateway", "state"],
+            )?,
+            openings: counters(
+                "messager_gateway_openings_total",
+                "How often a gateway was taken out because its calls failed.",
+                &["gateway"],
+            )?,
+            filling: Mutex::new(()),
+        };
+        registry.register(Box::new(metrics))
+    }
+
+    fn vectors(&self) -> [&dyn Collector; 4] {
+        [&self.outcomes, &self.in_flight, &self.state, &self.openings]
+    }
+
+    fn fill(&self) {
+        self.outcomes.reset();
+        self.in_flight.reset();
+        self.state.reset();
+        self.openings.reset();
+        for status in (self.snapshot)() {
+            let name = status.name.as_str();
+            for (class, count) in status.outcomes {
+                self.outcomes.with_label_values(&[name, class.as_str()]).inc_by(count);
+            }
+            let in_flight = i64::try_from(status.in_flight).unwrap_or(i64::MAX);
+            self.in_flight.with_label_values(&[name]).set(in_flight);
+            for state in GatewayState::ALL {
+                let is_in_it = i64::from(state == status.state);
+                self.state.with_label_values(&[name, state.as_str()]).set(is_in_it);
+            }
+            self.openings.with_label_values(&[name]).inc_by(status.openings);
+        }
+    }
+}
+
+impl Collector for GatewayMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        self.vectors().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
+        self.fill();
+        self.vectors().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+impl fmt::Debug for GatewayMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayMetrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use adapters_gateway::ConsoleGateway;
+    use prometheus::TextEncoder;
+
+    use super::*;
+
+    #[test]
+    fn a_gateway_without_a_call_has_all_its_metrics() {
+        let registry = Registry::new();
+        let router = Router::single(ConsoleGateway::stdout(), Duration::from_secs(1));
+        GatewayMetrics::register(&registry, router.clone()).unwrap();
+
+        for state in ["closed", "drained"] {
+            let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+
+            for (name, labels, value) in [
+                ("outcomes_total", r#"class="accepted",gateway="default""#, 0),
+                ("outcomes_total", r#"class="unroutable",gateway="default""#, 0),
+                ("calls_in_flight", r#"gateway="default""#, 0),
+                ("openings_total", r#"gateway="default""#, 0),
+                ("state", &format!(r#"gateway="default",state="{state}""#), 1),
+                ("state", r#"gateway="default",state="open""#, 0),
+            ] {
+                let line = format!("messager_gateway_{name}{{{labels}}} {value}\n");
+                assert!(text.contains(&line), "{line} is not in {text}");
+            }
+            router.drain(&router.snapshot().into_iter().map(|status| status.name).collect());
+        }
+    }
+}

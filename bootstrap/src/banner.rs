@@ -5,7 +5,7 @@ use std::{fmt::Write, path::absolute};
 use adapters_http::Hosts;
 use adapters_persistence::DatabaseSettings;
 
-use crate::config::{Config, GatewayConfig};
+use crate::config::{Config, GatewayConfig, GatewaysConfig};
 
 /// Returns the text. `metrics_port` is the port that is in use, and `colours` allows escape codes.
 pub(crate) fn banner(config: &Config, metrics_port: u16, colours: bool) -> String {
@@ -18,7 +18,7 @@ pub(crate) fn banner(config: &Config, metrics_port: u16, colours: bool) -> Strin
         ("API", listens(&config.api.hosts, config.api.port)),
         ("Metrics", format!("{metrics}/metrics, health on {metrics}/readyz")),
         ("Data", data(&config.database)),
-        ("SMS", sms(&config.gateway).to_owned()),
+        ("SMS", sms(&config.gateways)),
         ("Access", config.access()),
         ("Stop", "Ctrl-C".to_owned()),
     ];
@@ -60,10 +60,21 @@ fn data(database: &DatabaseSettings) -> String {
     }
 }
 
-fn sms(gateway: &GatewayConfig) -> &'static str {
-    match gateway {
-        GatewayConfig::Console => "printed here with their codes, and not sent (GATEWAY=console)",
-        GatewayConfig::Webhook { .. } => "posted to GATEWAY_URL",
+fn sms(gateways: &GatewaysConfig) -> String {
+    let is_file = !gateways.files.is_empty();
+    match gateways.gateways.as_slice() {
+        all if all.iter().all(GatewayConfig::is_console) => {
+            let by = if is_file { "GATEWAYS_FILE" } else { "GATEWAY=console" };
+            format!("printed here with their codes, and not sent ({by})")
+        }
+        [webhook] if webhook.provider == "webhook" && !is_file => {
+            "posted to GATEWAY_URL".to_owned()
+        }
+        [gateway] if !is_file => format!("sent through {}", gateway.provider),
+        all => {
+            let names: Vec<&str> = all.iter().map(|gateway| gateway.name.as_str()).collect();
+            format!("sent through {} (GATEWAYS_FILE)", names.join(", "))
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod database;
 mod effective;
 mod events;
 mod gateway;
+mod gateways;
 mod guard;
 mod kafka;
 mod limits;
@@ -36,7 +37,7 @@ pub use self::{
     consumer::{Beginning, ConsumerConfig},
     effective::{Effective, Shown},
     events::EventsConfig,
-    gateway::GatewayConfig,
+    gateways::{Ambiguous, GatewayConfig, GatewaysConfig, GatewaysFile, RouteConfig},
     guard::{GuardConfig, guard_rules},
     numbers::NumberConfig,
     process::{LogFormat, Mode, ProcessConfig},
@@ -56,7 +57,7 @@ pub struct Config {
     /// `None`: no events are recorded or posted.
     pub events: Option<EventsConfig>,
     pub texts: Arc<Templates>,
-    pub gateway: GatewayConfig,
+    pub gateways: GatewaysConfig,
     pub database: DatabaseSettings,
     pub relay: RelayConfig,
     pub consumer: ConsumerConfig,
@@ -115,7 +116,7 @@ impl Config {
         let api = api::read(env, is_sqlite, numbers.as_ref(), limits.legacy);
         let guard = guard::read(env);
         let events = events::read(env);
-        let gateway = gateway::read(env);
+        let gateways = gateway::read(env);
 
         Some(Self {
             api: api?,
@@ -125,7 +126,7 @@ impl Config {
             guard: guard?,
             events,
             texts: texts?,
-            gateway: gateway?,
+            gateways: gateways?,
             database: database?,
             relay: relay?,
             consumer: consumer?,

@@ -5,10 +5,7 @@ use adapters_persistence::DatabaseSettings;
 use application::EventSettings;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::{
-    Pool,
-    config::{Config, GatewayConfig},
-};
+use crate::{Pool, config::Config};
 
 /// Raises the limit of open descriptors as far as allowed. The usual limit is low for programs that
 /// use `select`, which this process does not.
@@ -48,12 +45,11 @@ pub fn outgoing(name: &str, config: &Config) -> u64 {
     // The same number may be idle and not closed yet.
     let posts = 2 * EventSettings::default().concurrency as u64;
     let events = has(is("processor") && config.events.is_some(), posts);
-    let calls_gateway = match config.gateway {
-        GatewayConfig::Console => false,
-        GatewayConfig::Webhook { .. } => true,
-    };
-    let calls =
-        has(is("consumer") && calls_gateway, config.consumer.concurrency as u64 * partitions);
+    // A partition has its own limit for each gateway.
+    let calls_at_once = config.consumer.concurrency as u64 * partitions;
+    let gateways = config.gateways.gateways.iter();
+    let calls = gateways.map(|gateway| gateway.connections().min(calls_at_once)).sum();
+    let calls = has(is("consumer"), calls);
     ALWAYS + database + read + written + events + calls
 }
 

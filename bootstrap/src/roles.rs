@@ -2,6 +2,7 @@
 
 mod api;
 mod consumer;
+mod gateways;
 mod housekeeping;
 mod keys;
 mod processor;

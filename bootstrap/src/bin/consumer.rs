@@ -24,6 +24,7 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
+    config.gateways.check_secrets()?;
     let mut process =
         Process::start("consumer", config, METRICS_PORT, &["database", "broker", "keys"])?;
     let vault = Vault::default();

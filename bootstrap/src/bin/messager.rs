@@ -11,8 +11,8 @@ use application::Vault;
 use bootstrap::{
     Audience, Pool, Process,
     cli::{
-        SETTINGS, dead_letters, guard, healthcheck, keys, limits, migrate, run, secrets, settings,
-        with_database,
+        SETTINGS, dead_letters, gateways, guard, healthcheck, keys, limits, migrate, run, secrets,
+        settings, with_database,
     },
     config::Config,
     roles::{self, StoredSecrets},
@@ -43,6 +43,9 @@ enum Command {
     /// Show, retry or delete records that the consumer could not read.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Check and test SMS gateways.
+    #[command(subcommand)]
+    Gateways(gateways::Command),
     /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -63,9 +66,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let audience = match args.command {
-        // It also works with bad settings.
-        Some(Command::Settings(args)) => return settings::execute(args),
+    let audience = match &args.command {
+        // Both also work with bad settings.
+        Some(Command::Settings(args)) => return settings::execute(*args),
+        Some(Command::Gateways(args)) if let Some(file) = args.to_check() => {
+            return gateways::check(file);
+        }
         None | Some(Command::Run) => Audience::Log,
         Some(_) => Audience::Person,
     };
@@ -73,6 +79,7 @@ fn main() -> ExitCode {
         None | Some(Command::Run | Command::Settings(_)) => serve(config).await,
         Some(Command::Migrate(command)) => migrate::execute(&config, command).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
+        Some(Command::Gateways(command)) => gateways::execute(&config, command).await,
         Some(Command::Keys(command)) => {
             with_database(&config, "messager keys", async |database| {
                 keys::execute(&SqlApiKeys::new(database.clone()), command).await
@@ -106,6 +113,7 @@ fn main() -> ExitCode {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     config.check_all_in_one()?;
+    config.gateways.check_secrets()?;
     let mut process =
         Process::start("messager", config, METRICS_PORT, &["database", "broker", "keys"])?;
     if process.is_embedded() {

@@ -57,7 +57,7 @@ pub fn execute(args: Args) -> ExitCode {
 fn rows(settings: &[Shown]) -> impl Iterator<Item = [String; 3]> {
     let head = ["name", "value", "source"].map(str::to_owned);
     let row = |setting: &Shown| {
-        [setting.name.to_owned(), on_one_line(&setting.value), setting.source.to_string()]
+        [setting.name.clone(), on_one_line(&setting.value), setting.source.to_string()]
     };
     [head].into_iter().chain(settings.iter().map(row))
 }
@@ -103,7 +103,11 @@ mod tests {
     use crate::environment::Source;
 
     fn settings() -> Vec<Shown> {
-        let setting = |name, value: &str, source| Shown { name, value: value.to_owned(), source };
+        let setting = |name: &str, value: &str, source| Shown {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            source,
+        };
         vec![
             setting("APP_PORT", "8080", Source::Default),
             setting("SMS_TEMPLATE", "Shop\nCode:\t{code}", Source::Line(3)),

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use adapters_gateway::{FieldKind, Listed};
+
 use super::{
-    Config, InvalidConfig, LogFormat,
+    Config, InvalidConfig, LogFormat, gateways,
     mask::{MASK, host_of, without_password},
     reader::Reader,
     setting::{Setting, Values},
@@ -23,7 +25,7 @@ pub struct Effective {
 /// A setting and the source of its value. Secrets are masked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
-    pub name: &'static str,
+    pub name: String,
     /// Empty: the setting is not set, and has no default.
     pub value: String,
     pub source: Source,
@@ -50,8 +52,13 @@ impl Effective {
         let mut env = Reader::new(&lookup);
         let mut config = Config::from_reader(&mut env);
         let names = names();
-        let problems = environment.problems(&names);
-        let remarks = environment.warnings(&names);
+        let mut known = names.clone();
+        let variables = std::mem::take(&mut env.variables);
+        known.extend(variables.iter().cloned());
+        let problems = environment.problems(&known);
+        let mut remarks = environment.warnings(&known);
+        remarks.append(&mut env.remarks);
+        remarks.extend(unused(environment, &variables));
         match &mut config {
             Ok(config) if problems.is_empty() => config.remarks.clone_from(&remarks),
             Ok(_) => config = Err(InvalidConfig(problems)),
@@ -66,17 +73,72 @@ impl Effective {
                 Some((value, source)) => (shown(setting.values, value), source),
                 None => (default.to_owned(), Source::Default),
             };
-            Shown { name: setting.name, value, source }
+            Shown { name: setting.name.to_owned(), value, source }
         };
         let mut settings: Vec<Shown> = Setting::all().map(show).collect();
-        settings.sort_unstable_by_key(|it| it.name);
+        settings.extend(shown_of_providers(environment));
+        settings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         Self { settings, config, remarks }
     }
 }
 
-/// Returns the names of all settings.
+/// Returns a remark for each provider that has settings in `.env` and is not used. `variables` are
+/// those that the file of gateways names.
+fn unused(environment: &Environment, variables: &BTreeSet<String>) -> Vec<String> {
+    let is_chosen = |provider: &str| {
+        environment.get("GATEWAY").is_some_and(|(word, _)| word.trim() == provider)
+    };
+    let others = gateways::variables().into_iter().filter(|(it, _)| !is_chosen(it.name));
+    let remark = |(provider, fields): (Listed, Vec<gateways::Named>)| {
+        let names = fields.into_iter().map(|(_, name)| name);
+        let (name, line) = names.filter(|name| !variables.contains(name)).find_map(|name| {
+            match environment.get(&name)? {
+                (value, Source::Line(line)) if !value.trim().is_empty() => Some((name, line)),
+                _ => None,
+            }
+        })?;
+        Some(format!(
+            ".env, line {line}: {name} is not used: it is a setting of GATEWAY={}",
+            provider.name
+        ))
+    };
+    others.filter_map(remark).collect()
+}
+
+/// Returns the settings of providers that are set, and the others of the provider that is chosen.
+fn shown_of_providers(environment: &Environment) -> Vec<Shown> {
+    let chosen = environment.get("GATEWAY").map(|(word, _)| word.trim());
+    let mut settings = Vec::new();
+    for (provider, fields) in gateways::variables() {
+        for (field, name) in fields {
+            let set = environment.get(&name).filter(|(value, _)| !value.trim().is_empty());
+            let (value, source) = match set {
+                Some((value, source)) => (shown_of_field(field.kind, value), source),
+                None if chosen == Some(provider.name) => {
+                    (field.default.to_owned(), Source::Default)
+                }
+                None => continue,
+            };
+            settings.push(Shown { name, value, source });
+        }
+    }
+    settings
+}
+
+fn shown_of_field(kind: FieldKind, value: &str) -> String {
+    match kind {
+        // A table may have secrets in it.
+        FieldKind::Secret | FieldKind::Table | FieldKind::Any => MASK.to_owned(),
+        FieldKind::Url | FieldKind::Address => host_of(value),
+        _ => without_password(value),
+    }
+}
+
+/// Returns the names of all settings, also of those that only some providers have.
 pub(super) fn names() -> BTreeSet<String> {
-    Setting::all().map(|setting| setting.name.to_owned()).collect()
+    let of_providers = gateways::variables().into_iter().flat_map(|(_, fields)| fields);
+    let declared = Setting::all().map(|setting| setting.name.to_owned());
+    declared.chain(of_providers.map(|(_, name)| name)).collect()
 }
 
 fn shown(values: Values, value: &str) -> String {
@@ -111,9 +173,9 @@ mod tests {
         assert_eq!(shown("CODE_LENGTH"), ("6".to_owned(), Source::Default));
         assert_eq!(shown("LIMIT_REGION"), ("off".to_owned(), Source::Default));
         assert_eq!(shown("LOG"), (String::new(), Source::Default));
-        let names: BTreeSet<String> =
-            effective.settings.iter().map(|it| it.name.to_owned()).collect();
-        assert_eq!((&names, names.len()), (&super::names(), effective.settings.len()));
+        let names: BTreeSet<String> = effective.settings.iter().map(|it| it.name.clone()).collect();
+        let declared = Setting::all().map(|setting| setting.name.to_owned()).collect();
+        assert_eq!((&names, names.len()), (&declared, effective.settings.len()));
     }
 
     #[test]

@@ -1,20 +1,20 @@
-//! The SMS gateway.
+//! The SMS gateway that `GATEWAY` names, or the file that names several.
 
-use std::{fmt, time::Duration};
+use std::path::Path;
+
+use domain::GatewayName;
+use serde_json::{Map, Value as Json};
 
 use super::{
+    gateways::{
+        GatewayConfig, GatewaysConfig, GatewaysFile, PLAIN, own_fields_of, variable, words,
+    },
     reader::Reader,
     setting::{
         Section, Setting,
-        Values::{OneOf, Seconds, Url},
+        Values::{Number, OneOf, Provider, Seconds, Text, Url},
     },
 };
-
-#[derive(Clone, PartialEq, Eq)]
-pub enum GatewayConfig {
-    Console,
-    Webhook { url: http::Uri, timeout: Duration, deduplicates: bool, keep_alive: Duration },
-}
 
 pub(super) const SECTION: Section = Section {
     title: "Gateway",
@@ -22,10 +22,27 @@ pub(super) const SECTION: Section = Section {
         Setting {
             name: "GATEWAY",
             default: "console",
-            example: None,
-            values: OneOf(&["console", "webhook"]),
+            example: Some("console"),
+            values: Provider,
             meaning: "Where SMS go: `console` prints each SMS with its code to standard output, \
-                      `webhook` posts it to `GATEWAY_URL`.",
+                      `webhook` posts it to `GATEWAY_URL`, and every other word is a \
+                      [provider](gateways.md), whose own settings are named `<PROVIDER>_<FIELD>`.",
+        },
+        Setting {
+            name: "GATEWAYS_FILE",
+            default: "",
+            example: Some("gateways.toml"),
+            values: Text("path of a TOML file"),
+            meaning: "[Several gateways](gateways.md#several-gateways) and the routes to them. It \
+                      replaces `GATEWAY`.",
+        },
+        Setting {
+            name: "PUBLIC_URL",
+            default: "",
+            example: Some("https://codes.example.com"),
+            values: Url,
+            meaning: "Where providers reach this service, to report the delivery of SMS. Unset, no \
+                      provider is asked for reports.",
         },
         Setting {
             name: "GATEWAY_URL",
@@ -58,36 +75,114 @@ pub(super) const SECTION: Section = Section {
             meaning: "Seconds for which an idle connection to the gateway may be used again. 0 \
                       opens a connection for each call. If the gateway closes an idle connection \
                       just as a call arrives, that call has no outcome, so keep this below the \
-                      gateway's own time-out. `GATEWAY_DEDUPLICATES=false` allows only 0, which is \
-                      then the default.",
+                      gateway's own time-out. A gateway that does not deduplicate allows only 0, \
+                      which is then the default.",
+        },
+        Setting {
+            name: "GATEWAY_IN_FLIGHT",
+            default: "50, webhook 10000",
+            example: Some("50"),
+            values: Number(1, 10_000),
+            meaning: "Calls at a time, of all consumers together.",
+        },
+        Setting {
+            name: "GATEWAY_MAX_PER_SECOND",
+            default: "",
+            example: Some("30"),
+            values: Number(1, 100_000),
+            meaning: "Calls per second, of all consumers together. Unset, there is no limit.",
         },
     ],
 };
 
-pub(super) fn read(env: &mut Reader<'_>) -> Option<GatewayConfig> {
-    let timeout = env.seconds("GATEWAY_TIMEOUT");
-    let deduplicates = env.boolean("GATEWAY_DEDUPLICATES");
-    let keep_alive = keep_alive(env, deduplicates);
-    let url = env.url("GATEWAY_URL");
-    let is_webhook = env.choice("GATEWAY", &[("console", false), ("webhook", true)])?;
-    if !is_webhook {
-        return Some(GatewayConfig::Console);
+/// The settings of every gateway, and the names of their fields.
+const COMMON: [(&str, &str); 2] =
+    [("GATEWAY_IN_FLIGHT", "in_flight"), ("GATEWAY_MAX_PER_SECOND", "max_per_second")];
+
+pub(super) fn read(env: &mut Reader<'_>) -> Option<GatewaysConfig> {
+    let public_url = public_url(env);
+    let alone = alone(env);
+    let gateways = match env.text("GATEWAYS_FILE") {
+        Some(path) => several(env, path.trim()),
+        None => alone,
+    };
+    Some(GatewaysConfig { public_url, ..gateways? })
+}
+
+/// Reads `PUBLIC_URL`, without the slash at its end.
+fn public_url(env: &mut Reader<'_>) -> Option<String> {
+    let url = env.url("PUBLIC_URL")?;
+    let has_user = url.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    if has_user || url.query().is_some() {
+        env.problem("PUBLIC_URL", "must have no user, no password and no query");
     }
-    if !env.is_set("GATEWAY_URL") {
+    Some(url.to_string().trim_end_matches('/').to_owned())
+}
+
+/// Reads the file of gateways.
+fn several(env: &mut Reader<'_>, path: &str) -> Option<GatewaysConfig> {
+    if env.is_set("GATEWAY") {
+        env.problem(
+            "GATEWAY",
+            "and GATEWAYS_FILE are both set: the file replaces GATEWAY, so remove one of them",
+        );
+    }
+    for setting in SECTION.settings {
+        let is_ours = setting.name.starts_with("GATEWAY_");
+        if is_ours && env.text(setting.name).is_some_and(|value| value.trim() != setting.default) {
+            env.remarks.push(format!("{} is not used, because GATEWAYS_FILE is set", setting.name));
+        }
+    }
+    let file = GatewaysFile::read(Path::new(path), env.lookup);
+    env.problems.extend(file.problems);
+    env.remarks.extend(file.remarks);
+    env.variables.extend(file.variables);
+    file.gateways
+}
+
+/// Reads the gateway that `GATEWAY` names.
+fn alone(env: &mut Reader<'_>) -> Option<GatewaysConfig> {
+    let timeout = env.seconds("GATEWAY_TIMEOUT");
+    let url = env.url("GATEWAY_URL");
+    let deduplicates = env.boolean("GATEWAY_DEDUPLICATES");
+    let mut table = Map::new();
+    for (name, field) in COMMON {
+        if env.is_set(name) {
+            table.insert(field.to_owned(), env.number::<u32>(name)?.into());
+        }
+    }
+    let is_provider = |word: &str| words().into_iter().find(|known| *known == word);
+    let provider = env.parsed("GATEWAY", is_provider);
+    let is_webhook = provider == Some("webhook");
+    env.defaults_to("GATEWAY_IN_FLIGHT", if is_webhook { "10000" } else { "50" });
+    if is_webhook && !env.is_set("GATEWAY_URL") {
         env.problem("GATEWAY_URL", "is missing: GATEWAY=webhook posts there");
     }
-    Some(GatewayConfig::Webhook {
-        url: url?,
-        timeout: timeout?,
-        deduplicates: deduplicates?,
-        keep_alive: keep_alive?,
-    })
+    let keep_alive = match provider {
+        Some(word) if !PLAIN.contains(&word) => Some(None),
+        _ => keep_alive(env, deduplicates?).map(Some),
+    };
+    let provider = provider?;
+    if provider != "console" {
+        table.insert("timeout".to_owned(), timeout?.as_secs().into());
+    }
+    if is_webhook {
+        table.entry("in_flight").or_insert(10_000.into());
+        table.insert("url".to_owned(), url?.to_string().into());
+        table.insert("deduplicates".to_owned(), deduplicates?.into());
+        table.insert("keep_alive".to_owned(), keep_alive??.into());
+    }
+    let name = GatewayName::default();
+    let mut gateway = GatewayConfig { name, provider, table, misses_secrets: false };
+    if !PLAIN.contains(&provider) {
+        own_settings(env, &mut gateway)?;
+    }
+    Some(GatewaysConfig::alone(gateway))
 }
 
 /// A gateway that does not deduplicate gets a connection for each call: if it closes an idle one
 /// just as a call is written to it, the message ends `unknown`.
-fn keep_alive(env: &mut Reader<'_>, deduplicates: Option<bool>) -> Option<Duration> {
-    let deduplicates = deduplicates?;
+fn keep_alive(env: &mut Reader<'_>, deduplicates: bool) -> Option<u64> {
     if !deduplicates {
         env.defaults_to("GATEWAY_KEEP_ALIVE", "0");
     }
@@ -96,15 +191,31 @@ fn keep_alive(env: &mut Reader<'_>, deduplicates: Option<bool>) -> Option<Durati
         env.problem("GATEWAY_KEEP_ALIVE", "must be 0 with GATEWAY_DEDUPLICATES=false");
         return None;
     }
-    Some(keep_alive)
+    Some(keep_alive.as_secs())
 }
 
-/// Leaves the URL out: a password may stand in it.
-impl fmt::Debug for GatewayConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Console => "Console",
-            Self::Webhook { .. } => "Webhook(…)",
-        })
+/// Reads the settings of a provider: `<PROVIDER>_<FIELD>`.
+fn own_settings(env: &mut Reader<'_>, gateway: &mut GatewayConfig) -> Option<()> {
+    let provider = gateway.provider;
+    if env.is_set("GATEWAY_KEEP_ALIVE") {
+        let seconds = env.seconds("GATEWAY_KEEP_ALIVE")?.as_secs();
+        gateway.table.insert("keep_alive".to_owned(), seconds.into());
     }
+    for field in own_fields_of(provider) {
+        if let Some(value) = env.undeclared(&variable(provider, field.name)) {
+            gateway.table.insert(field.name.to_owned(), Json::from(value));
+        }
+    }
+    let problems = gateway.problems();
+    for (field, problem) in &problems {
+        let is_own = own_fields_of(provider).iter().any(|own| own.name == field);
+        let name = variable(if is_own { provider } else { "gateway" }, field);
+        let hint = if problem == "is missing" {
+            format!(": GATEWAY={provider} needs it")
+        } else {
+            String::new()
+        };
+        env.problem(&name, &format!("{problem}{hint}"));
+    }
+    problems.is_empty().then_some(())
 }

@@ -21,22 +21,38 @@ const DAY: Duration = Duration::from_secs(86_400);
 ///
 /// A method that returns `None` for a value that is set has noted a problem.
 pub(super) struct Reader<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) lookup: &'a dyn Fn(&str) -> Option<String>,
     pub(super) problems: Vec<String>,
+    /// What is allowed and probably not meant.
+    pub(super) remarks: Vec<String>,
     /// The defaults that depend on other settings, by name.
     pub(super) defaults: BTreeMap<&'static str, String>,
     /// The names that were asked for.
     pub(super) read: BTreeSet<&'static str>,
+    /// The variables that a file names, which are no settings.
+    pub(super) variables: BTreeSet<String>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { lookup, problems: Vec::new(), defaults: BTreeMap::new(), read: BTreeSet::new() }
+        Self {
+            lookup,
+            problems: Vec::new(),
+            remarks: Vec::new(),
+            defaults: BTreeMap::new(),
+            read: BTreeSet::new(),
+            variables: BTreeSet::new(),
+        }
     }
 
     /// Returns a value as it is. An empty one counts as not set.
     pub(super) fn text(&mut self, name: &str) -> Option<String> {
         self.read.insert(Setting::of(name).name);
+        (self.lookup)(name).filter(|value| !value.trim().is_empty())
+    }
+
+    /// The same for a name that is not declared as a setting.
+    pub(super) fn undeclared(&self, name: &str) -> Option<String> {
         (self.lookup)(name).filter(|value| !value.trim().is_empty())
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::gateways;
+
 /// Settings that belong together, in the order of the documents.
 #[derive(Debug)]
 pub struct Section {
@@ -38,6 +40,8 @@ pub enum Values {
     Days(u32, u32),
     OneOf(&'static [&'static str]),
     Port,
+    /// A provider of SMS.
+    Provider,
     /// `http://` or `https://`. Only its host is shown: passwords and tokens stand before and
     /// behind it.
     Url,
@@ -90,6 +94,7 @@ impl Values {
             Self::Seconds(min, max) => format!("seconds, a whole number from {min} to {max}"),
             Self::OneOf(words) => format!("one of {}", words.join(", ")),
             Self::Port => "a port, a whole number from 1 to 65535".to_owned(),
+            Self::Provider => format!("one of {}", gateways::words().join(", ")),
             Self::Url => "an http:// or https:// URL".to_owned(),
             Self::Secret(words) | Self::Text(words) => words.to_owned(),
         }
@@ -102,6 +107,7 @@ impl Values {
             Self::Days(min, max) => format!("{min}–{max} days"),
             Self::OneOf(words) => format!("`{}`", words.join("`, `")),
             Self::Port => "1–65535".to_owned(),
+            Self::Provider => format!("`{}`", gateways::words().join("`, `")),
             Self::Url => "`http://` or `https://` URL".to_owned(),
             Self::Secret(words) | Self::Text(words) => words.replace('*', "`*`"),
         }
@@ -123,8 +129,27 @@ pub fn markdown() -> String {
             };
             let _ = writeln!(text, "| `{name}` | {default} | {} | {meaning} |", values.markdown());
         }
+        if section.title == super::gateway::SECTION.title {
+            providers_markdown(&mut text);
+        }
     }
     text
+}
+
+/// Adds the settings of the providers. `docs/gateways.md` says what they mean.
+fn providers_markdown(text: &mut String) {
+    text.push_str(
+        "\nEach provider has its own settings, which [Gateways](gateways.md) explains. **Bold** ones \
+         are required. In a file of gateways they are named without the prefix, in small letters.\n\n\
+         | `GATEWAY` | settings |\n|---|---|\n",
+    );
+    for (provider, fields) in gateways::variables() {
+        let names = fields.iter().map(|(field, name)| {
+            if field.required { format!("**`{name}`**") } else { format!("`{name}`") }
+        });
+        let names = names.collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "| `{}` ({}) | {names} |", provider.name, provider.title);
+    }
 }
 
 /// The file `.env.example`.
@@ -148,8 +173,20 @@ pub fn example() -> String {
             let quote = if value.contains(' ') { "\"" } else { "" };
             let _ = writeln!(text, "{mark}{}={quote}{value}{quote}", setting.name);
         }
+        if section.title == super::gateway::SECTION.title {
+            providers_example(&mut text);
+        }
     }
     text
+}
+
+/// Adds the settings of the providers, all of them commented out.
+fn providers_example(text: &mut String) {
+    text.push_str("\n# The settings of the providers; docs/gateways.md says what they mean.\n#\n");
+    for (provider, fields) in gateways::variables() {
+        let names: Vec<String> = fields.into_iter().map(|(_, name)| name).collect();
+        comment(text, &format!("{}: {}", provider.name, names.join(", ")));
+    }
 }
 
 /// Leaves only the text of Markdown links.

@@ -42,7 +42,7 @@ fn no_settings_mean_the_embedded_default() {
 
     assert!(matches!(config.database, DatabaseSettings::Sqlite(_)));
     assert!(!config.relay.broker.is_kafka() && !config.consumer.broker.is_kafka());
-    assert_eq!(config.gateway, GatewayConfig::Console);
+    assert!(config.gateways.gateways.iter().all(GatewayConfig::is_console));
     assert_eq!((config.api.port, config.process.metrics_port), (8080, None));
     assert_eq!(config.codes.ttl, Duration::from_secs(600));
 }
@@ -155,10 +155,8 @@ fn gateway_url_is_checked_even_if_the_gateway_is_console() {
 fn only_a_deduplicating_gateway_keeps_connections() {
     let keep_alive = |more: &[(&str, &str)]| -> Result<u64, InvalidConfig> {
         let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://gateway/send")];
-        match read(&[&webhook, more].concat())?.gateway {
-            GatewayConfig::Webhook { keep_alive, .. } => Ok(keep_alive.as_secs()),
-            GatewayConfig::Console => unreachable!(),
-        }
+        let gateways = read(&[&webhook, more].concat())?.gateways;
+        Ok(gateways.gateways[0].table["keep_alive"].as_u64().unwrap())
     };
 
     assert_eq!(keep_alive(&[]).unwrap(), 1);
@@ -275,5 +273,7 @@ fn every_declared_setting_is_read_and_declared_once() {
     Config::from_reader(&mut env).unwrap();
 
     let declared: Vec<&str> = Setting::all().map(|setting| setting.name).collect();
-    assert_eq!((effective::names().len(), env.read.len()), (declared.len(), declared.len()));
+    let of_providers = gateways::variables().into_iter().flat_map(|(_, fields)| fields).count();
+    assert_eq!(env.read.len(), declared.len());
+    assert_eq!(effective::names().len(), declared.len() + of_providers);
 }

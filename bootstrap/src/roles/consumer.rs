@@ -1,17 +1,18 @@
 use std::{sync::Arc, time::Duration};
 
-use adapters_gateway::Gateway;
 use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases};
-use anyhow::{Context, anyhow};
 use application::{DeliverSettings, ReceiptUrls, Router, Vault};
 use rand_core::Rng;
-use serde_json::json;
 
-use super::{housekeeping::clean_up_orphans, parts, stream};
+use super::{
+    gateways::{region_of, table},
+    housekeeping::clean_up_orphans,
+    parts, stream,
+};
 use crate::{
     Pool, Process,
     broker::Stream,
-    config::{Beginning, Config, GatewayConfig},
+    config::{Beginning, Config},
     consumer::{Consumer, ConsumerSettings},
     metrics::{DeliveryMetrics, GatewayMetrics},
     random::seeded,
@@ -36,9 +37,7 @@ pub fn consumer(
         Some(queue) => Stream::Embedded(queue),
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
-    let (gateway, longest_call) = gateway(&config.gateway)?;
-    // The gateway keeps its own limit; this one is for a gateway that does not.
-    let router = Router::single(gateway, longest_call + Duration::from_secs(2));
+    let router = Router::new(table(&config.gateways)?, Arc::new(region_of));
     GatewayMetrics::register(&process.registry, router.clone())?;
     let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
@@ -66,28 +65,6 @@ pub fn consumer(
         }
     });
     Ok(())
-}
-
-/// Returns the gateway, and how long a call of it may take.
-fn gateway(config: &GatewayConfig) -> anyhow::Result<(Gateway, Duration)> {
-    let (provider, table) = match config {
-        GatewayConfig::Console => ("console", json!({})),
-        GatewayConfig::Webhook { url, timeout, deduplicates, keep_alive } => {
-            let (timeout, keep_alive) = (timeout.as_secs(), keep_alive.as_secs());
-            let table = json!({
-                "url": url.to_string(), "timeout": timeout, "deduplicates": deduplicates,
-                "keep_alive": keep_alive,
-            });
-            ("webhook", table)
-        }
-    };
-    let fields = table.as_object().context("the settings of a gateway are a table")?;
-    let built = adapters_gateway::build(provider, fields);
-    let (gateway, common) = built.map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        anyhow!("the gateway cannot be used: {}", problems.join("; "))
-    })?;
-    Ok((gateway, common.timeout))
 }
 
 fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -> ConsumerSettings {

@@ -1,0 +1,171 @@
+//! The gateways, and the routes to them.
+
+mod document;
+mod file;
+mod providers;
+mod report;
+mod routes;
+
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, sync::Arc};
+
+use adapters_gateway::{Common, Gateway};
+use anyhow::Context;
+use domain::{GatewayName, PhoneNumber, Region};
+use serde_json::{Map, Value as Json};
+
+pub use self::file::GatewaysFile;
+pub(super) use self::providers::{Named, PLAIN, own_fields_of, variable, variables, words};
+use super::InvalidConfig;
+
+/// Returns the value of a variable, or of a line of `.env`.
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The gateways that SMS go through.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GatewaysConfig {
+    /// In the order of the file. There is at least one.
+    pub gateways: Vec<GatewayConfig>,
+    /// The first route that matches a number decides. There is at least one.
+    pub routes: Vec<RouteConfig>,
+    pub ambiguous: Ambiguous,
+    /// The URL at which providers reach this service, without a slash at its end.
+    pub public_url: Option<String>,
+    /// The file of gateways, and then the files with secrets that it names. Empty without
+    /// `GATEWAYS_FILE`.
+    pub files: Vec<PathBuf>,
+    /// Secrets that the file names and that are not here: see [`Self::check_secrets`].
+    pub missing: Vec<String>,
+}
+
+/// A gateway and its settings.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GatewayConfig {
+    pub name: GatewayName,
+    /// One of the words of `provider`.
+    pub provider: &'static str,
+    /// The settings by the names of their fields, with their secrets.
+    pub(super) table: Map<String, Json>,
+    /// Whether the file names a secret that is not here. The gateway then cannot be built.
+    pub misses_secrets: bool,
+}
+
+/// The gateways of some numbers.
+///
+/// A number matches if it is in one of the regions or begins with one of the prefixes. If there are
+/// neither, every number matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteConfig {
+    pub regions: Vec<Region>,
+    /// Digits of international numbers.
+    pub prefixes: Vec<String>,
+    /// Without weights they are asked in this order. Either all have a weight or none has one.
+    pub gateways: Vec<(GatewayName, Option<NonZeroU32>)>,
+    /// `None`: each gateway has its own sender.
+    pub sender: Option<Arc<str>>,
+    /// What a provider wants to know of each SMS of this route.
+    pub params: Arc<BTreeMap<String, String>>,
+}
+
+/// Who is asked after a call without a clear outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// The same gateway again, if it recognises the message.
+    #[default]
+    Same,
+    /// The next gateway. The user may get two SMS with the same code.
+    Next,
+}
+
+impl GatewaysConfig {
+    /// One gateway for all numbers.
+    pub(super) fn alone(gateway: GatewayConfig) -> Self {
+        let route = RouteConfig::to_all(&[(gateway.name.clone(), 0)]);
+        Self { gateways: vec![gateway], routes: vec![route], ..Self::default() }
+    }
+
+    /// Fails if the file names secrets that are not here. Only a process that sends needs them.
+    pub fn check_secrets(&self) -> Result<(), InvalidConfig> {
+        if self.missing.is_empty() { Ok(()) } else { Err(InvalidConfig(self.missing.clone())) }
+    }
+
+    pub fn find(&self, name: &GatewayName) -> Option<&GatewayConfig> {
+        self.gateways.iter().find(|gateway| gateway.name == *name)
+    }
+}
+
+impl GatewayConfig {
+    /// Makes the gateway. Fails if a secret is missing or TLS cannot be set up.
+    pub fn build(&self) -> anyhow::Result<(Gateway, Common)> {
+        adapters_gateway::build(self.provider, &self.table)
+            .map_err(|problems| {
+                let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                anyhow::anyhow!(problems.join("; "))
+            })
+            .with_context(|| format!("gateway {}", self.name))
+    }
+
+    /// Returns what is wrong with the settings: the name of a field, and words that continue it.
+    pub(super) fn problems(&self) -> Vec<(String, String)> {
+        let problems = adapters_gateway::build(self.provider, &self.table).err();
+        problems.into_iter().flatten().map(|it| (it.field, it.problem)).collect()
+    }
+
+    /// Returns how many connections it may have open.
+    pub fn connections(&self) -> u64 {
+        /// The default of `in_flight`.
+        const IN_FLIGHT: u64 = 50;
+        if self.is_console() {
+            return 0;
+        }
+        self.table.get("in_flight").and_then(Json::as_u64).unwrap_or(IN_FLIGHT)
+    }
+
+    /// Whether it prints SMS and calls nothing.
+    pub fn is_console(&self) -> bool {
+        self.provider == "console"
+    }
+}
+
+impl RouteConfig {
+    /// Whether a number of this region takes the route.
+    pub fn matches(&self, phone: &PhoneNumber, region: Option<Region>) -> bool {
+        let has_prefix = |prefix: &String| phone.as_str().starts_with(prefix.as_str());
+        self.regions.is_empty() && self.prefixes.is_empty()
+            || region.is_some_and(|region| self.regions.contains(&region))
+            || self.prefixes.iter().any(has_prefix)
+    }
+
+    /// Returns the first gateway, or the one with the greatest weight.
+    pub fn first(&self) -> Option<&GatewayName> {
+        let weight = |place: usize| self.gateways[place].1.map_or(0, NonZeroU32::get);
+        // The first of those with the same weight.
+        let place = (0..self.gateways.len()).rev().max_by_key(|place| weight(*place))?;
+        Some(&self.gateways[place].0)
+    }
+
+    /// All numbers go to the first gateway, and to the others in their order if it fails.
+    fn to_all(gateways: &[(GatewayName, usize)]) -> Self {
+        Self {
+            regions: Vec::new(),
+            prefixes: Vec::new(),
+            gateways: gateways.iter().map(|(name, _)| (name.clone(), None)).collect(),
+            sender: None,
+            params: Arc::default(),
+        }
+    }
+}
+
+/// Leaves the values out: they may be secrets.
+impl fmt::Debug for GatewayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fields: Vec<&String> = self.table.keys().collect();
+        f.debug_struct("GatewayConfig")
+            .field("name", &self.name)
+            .field("provider", &self.provider)
+            .field("fields", &fields)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+use std::path::Path;
+
+use domain::Region;
+
+use super::*;
+
+/// Reads a file in which the environment has `SECRET` and an empty `EMPTY`.
+fn read(text: &str) -> GatewaysFile {
+    let lookup = |name: &str| match name {
+        "SECRET" => Some("sesame".to_owned()),
+        "URL" => Some("http://user:sesame@hook.example/".to_owned()),
+        "EMPTY" => Some(" ".to_owned()),
+        _ => None,
+    };
+    GatewaysFile::of(Path::new("/etc/messager/g.toml"), text, &lookup)
+}
+
+/// Reads a file that can be used.
+#[track_caller]
+fn good(text: &str) -> GatewaysConfig {
+    let file = read(text);
+    assert_eq!((&file.problems, &file.missing), (&Vec::new(), &Vec::new()));
+    file.gateways.unwrap()
+}
+
+/// Reads a file with these lines after a gateway `main` and a gateway `local`, which take 5 lines, and
+/// returns what is wrong with it, without the name of the file.
+fn problems(text: &str) -> Vec<String> {
+    let file = read(&format!("{TWO}{text}"));
+    assert_eq!(file.gateways.is_none(), !file.problems.is_empty());
+    shown(&file.problems)
+}
+
+fn shown(lines: &[String]) -> Vec<String> {
+    let shown = |line: &String| line.strip_prefix("/etc/messager/g.toml:").unwrap().to_owned();
+    lines.iter().map(shown).collect()
+}
+
+const TWO: &str = "[gateway.main]\nprovider = \"webhook\"\nurl = \"http://a.example/\"\n\
+                   [gateway.local]\nprovider = \"console\"\n";
+
+fn names(route: &RouteConfig) -> Vec<&str> {
+    route.gateways.iter().map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn without_a_route_all_numbers_go_to_all_gateways_in_the_order_of_the_file() {
+    let gateways = good(TWO);
+
+    let found: Vec<_> =
+        gateways.gateways.iter().map(|it| (it.name.as_str(), it.provider)).collect();
+    assert_eq!(found, [("main", "webhook"), ("local", "console")]);
+    assert_eq!(gateways.routes.len(), 1);
+    assert_eq!(names(&gateways.routes[0]), ["main", "local"]);
+    assert!(gateways.routes[0].matches(&"79991234567".parse().unwrap(), None));
+    assert_eq!(gateways.ambiguous, Ambiguous::Same);
+    assert_eq!(gateways.files, [Path::new("/etc/messager/g.toml")]);
+}
+
+#[test]
+fn everything_that_a_file_may_say_is_read() {
+    let gateways = good(
+        &format!(
+            "{TWO}timeout = 3\n\n[[route]]\nregions = [\"RU\", \"KZ\", \"001\"]\n\
+         prefixes = [\"+4477\", \"1\"]\ngateways = [\"local\", \"main\"]\nsender = \"SHOP\"\n\
+         params = {{ dlt_entity_id = \"17\" }}\n[[route]]\n\
+         gateways = {{ main = 70, local = 30 }}\n\n[failover]\nambiguous = \"next\"\n\
+         "
+        )
+        .replace("timeout = 3\n", ""),
+    );
+
+    let [first, second] = gateways.routes.as_slice() else { panic!("two routes") };
+    let regions: Vec<&str> = first.regions.iter().map(Region::as_str).collect();
+    assert_eq!(regions, ["RU", "KZ", "001"]);
+    assert_eq!(first.prefixes, ["4477", "1"]);
+    assert_eq!((names(first), first.sender.as_deref()), (vec!["local", "main"], Some("SHOP")));
+    assert_eq!(first.params["dlt_entity_id"], "17");
+    assert!(first.gateways.iter().all(|(_, weight)| weight.is_none()));
+    let weights: Vec<u32> = second.gateways.iter().map(|it| it.1.unwrap().get()).collect();
+    assert_eq!((names(second), weights), (vec!["main", "local"], vec![70, 30]));
+    assert_eq!(second.first().unwrap().as_str(), "main");
+    assert_eq!(gateways.ambiguous, Ambiguous::Next);
+}
+
+#[test]
+fn number_takes_a_route_by_its_region_or_by_its_prefix() {
+    let gateways = good(&format!(
+        "{TWO}[[route]]\nregions = [\"RU\"]\nprefixes = [\"4477\"]\ngateways = [\"local\"]\n\
+         [[route]]\ngateways = [\"main\"]\n"
+    ));
+    let matches = |phone: &str, region: Option<&str>| {
+        let region = region.map(|region| region.parse().unwrap());
+        gateways.routes[0].matches(&phone.parse().unwrap(), region)
+    };
+
+    assert!(matches("79991234567", Some("RU")));
+    assert!(matches("447712345678", Some("GB")));
+    assert!(matches("447712345678", None));
+    assert!(!matches("447012345678", Some("GB")));
+    assert!(!matches("77011234567", Some("KZ")));
+}
+
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    let found = problems(text);
+    assert_eq!(found.len(), expected.len(), "{text}\n{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{text}\n{found}\nis not\n{expected}");
+    }
+}
+
+#[test]
+fn every_bad_line_of_a_route_is_reported_with_its_place() {
+    let route = "[[route]]\ngateways = [\"main\", \"local\"]\n";
+    for (lines, expected) in [
+        ("[[route]]\n", "6: [[route]] 1 gateways is missing"),
+        ("[[route]]\ngateways = []\n", "7: [[route]] 1 gateways must be a list of names"),
+        ("[[route]]\ngateways = {}\n", "7: [[route]] 1 gateways must be a list of names"),
+        ("[[route]]\ngateways = \"main\"\n", "7: [[route]] 1 gateways must be a list of names"),
+        ("[[route]]\ngateways = [1]\n", "7: [[route]] 1 gateways must be a list of names"),
+        (
+            "[[route]]\ngateways = [\n\"local\",\n\"mian\"]\n",
+            "9: [[route]] 1 gateways has no gateway \"mian\": did you mean main?",
+        ),
+        (
+            "[[route]]\ngateways = [\"elsewhere\"]\n",
+            "7: [[route]] 1 gateways has no gateway \"elsewhere\"; allowed are main, local",
+        ),
+        (
+            "[[route]]\ngateways = [\"main\", \"main\"]\n",
+            "7: [[route]] 1 gateways has \"main\" twice",
+        ),
+        (
+            "[[route]]\ngateways = { main = 0 }\n",
+            "7: [[route]] 1 gateways: the weight of main must be a whole number from 1",
+        ),
+        (
+            "[[route]]\ngateways = { main = -1 }\n",
+            "7: [[route]] 1 gateways: the weight of main must be a whole number from 1",
+        ),
+        (
+            "[[route]]\ngateways = { main = 0.5 }\n",
+            "7: [[route]] 1 gateways: the weight of main must be a whole number from 1",
+        ),
+        (
+            "[[route]]\ngateways = { main = 1000001 }\n",
+            "7: [[route]] 1 gateways: the weight of main must be a whole number from 1",
+        ),
+        (&format!("{route}regions = []\n"), "8: [[route]] 1 regions is empty"),
+        (&format!("{route}regions = \"RU\"\n"), "8: [[route]] 1 regions must be a list"),
+        (&format!("{route}regions = [7]\n"), "8: [[route]] 1 regions must be a list"),
+        (&format!("{route}regions = [\"ru\"]\n"), "8: [[route]] 1 regions has \"ru\": a region is"),
+        (
+            &format!("{route}regions = [\"ZZ\"]\n"),
+            "8: [[route]] 1 regions has \"ZZ\": no country with phone numbers has this code",
+        ),
+        (&format!("{route}prefixes = [\"+7 9\"]\n"), "8: [[route]] 1 prefixes has \"+7 9\""),
+        (&format!("{route}prefixes = [\"\"]\n"), "8: [[route]] 1 prefixes has \"\""),
+        (&format!("{route}sender = \"\"\n"), "8: [[route]] 1 sender must be a text"),
+        (&format!("{route}sender = 7\n"), "8: [[route]] 1 sender must be a text"),
+        (&format!("{route}params = \"x\"\n"), "8: [[route]] 1 params must be a table"),
+        (&format!("{route}params = {{ a = 1 }}\n"), "8: [[route]] 1 params: a must be a text"),
+        (
+            &format!("{route}region = [\"RU\"]\n"),
+            "8: [[route]] 1 has no key \"region\": did you mean regions?",
+        ),
+        ("[route]\ngateways = [\"main\"]\n", "6: [[route]] must be a list of tables"),
+        ("[failover]\nambiguous = \"other\"\n", "7: [failover] ambiguous must be \"same\" or"),
+        (
+            "[failover]\nambigous = \"same\"\n",
+            "7: [failover] has no key \"ambigous\": did you mean",
+        ),
+        ("[[failover]]\nambiguous = \"same\"\n", "6: [failover] must be a table"),
+        ("[routes]\nx = 1\n", "6: has no key \"routes\": did you mean route?"),
+    ] {
+        check(lines, &[expected]);
+    }
+}
+
+#[test]
+fn route_that_never_matches_is_reported() {
+    let catch_all = "[[route]]\ngateways = [\"main\", \"local\"]\n";
+    let of = |what: &str| format!("[[route]]\n{what}\ngateways = [\"main\", \"local\"]\n");
+
+    check(
+        &format!("{catch_all}{}{catch_all}", of("regions = [\"RU\"]")),
+        &[
+            "8: [[route]] 2 never matches, because [[route]] 1 above it matches every number",
+            "11: [[route]] 3 never matches, because [[route]] 1",
+        ],
+    );
+    check(
+        &[of("regions = [\"RU\", \"KZ\"]"), of("prefixes = [\"44\"]"), of("regions = [\"KZ\"]")]
+            .concat(),
+        &["12: [[route]] 3 never matches, because the routes above it match all its numbers"],
+    );
+    check(
+        &[of("prefixes = [\"44\"]"), of("prefixes = [\"+447\"]")].concat(),
+        &["9: [[route]] 2 never matches"],
+    );
+    for good in [
+        [of("prefixes = [\"447\"]"), of("prefixes = [\"44\"]")].concat(),
+        [of("regions = [\"RU\"]"), of("regions = [\"RU\", \"KZ\"]"), catch_all.to_owned()].concat(),
+        [of("regions = [\"RU\"]"), of("regions = [\"RU\"]\nprefixes = [\"1\"]")].concat(),
+    ] {
+        check(&good, &[]);
+    }
+}
+
+#[test]
+fn every_bad_line_of_a_gateway_is_reported_with_its_place() {
+    let webhook = "[gateway.b]\nprovider = \"webhook\"\nurl = \"http://b.example/\"\n";
+    for (lines, expected) in [
+        ("[gateway.b]\n", "6: [gateway.b] provider is missing: one of console"),
+        ("[gateway.b]\nprovider = 1\n", "7: [gateway.b] provider must be one of console"),
+        (
+            "[gateway.b]\nprovider = \"webhok\"\n",
+            "7: [gateway.b] there is no provider \"webhok\": did you mean webhook?",
+        ),
+        ("[gateway.Big]\nprovider = \"console\"\n", "6: [gateway.Big] has a bad name: the name"),
+        ("[gateway.b]\nprovider = \"webhook\"\n", "6: [gateway.b] url is missing"),
+        ("[gateway.b]\nprovider = \"webhook\"\nurl = \"x\"\n", "8: [gateway.b] url must"),
+        (&format!("{webhook}timeout = 0\n"), "9: [gateway.b] timeout must be"),
+        (&format!("{webhook}timeout = 2026-11-30\n"), "9: [gateway.b] timeout is a date"),
+        (
+            &format!("{webhook}timout = 3\n"),
+            "9: [gateway.b] has no key \"timout\": did you mean timeout?",
+        ),
+        ("[gateway]\nb = 1\n", "7: [gateway.b] must be a table"),
+    ] {
+        check(lines, &[expected]);
+    }
+    let file = read("");
+    assert_eq!(
+        shown(&file.problems),
+        ["1: the file needs a table [gateway.NAME] for each gateway"]
+    );
+}
+
+#[test]
+fn all_problems_are_reported_at_once_in_the_order_of_the_lines() {
+    check(
+        "[failover]\nambiguous = 1\n[[route]]\nregions = [\"ZZ\"]\ngateways = [\"no\"]\n\
+         [gateway.c]\nprovider = \"fax\"\n",
+        &[
+            "7: [failover] ambiguous",
+            "9: [[route]] 1 regions",
+            "10: [[route]] 1 gateways",
+            "12: [gateway.c] there is no provider",
+        ],
+    );
+    let file =
+        read("[gateway.a]\nprovider = \"webhook\"\nurl = \"http://a\n[[route]]\nregion = 1\n");
+    let problems = shown(&file.problems);
+    assert!(problems[0].starts_with("3: this is no TOML: "), "{problems:#?}");
+    assert!(problems.iter().any(|it| it.contains("has no key \"region\"")), "{problems:#?}");
+}
+
+#[test]
+fn gateway_that_no_route_uses_is_a_remark() {
+    let file = read(&format!("{TWO}[[route]]\ngateways = [\"main\"]\n"));
+
+    assert!(file.gateways.is_some());
+    assert_eq!(shown(&file.remarks), ["4: [gateway.local] is in no route, so nothing uses it"]);
+}
+
+#[test]
+fn values_come_from_the_environment_and_from_files_beside_the_file() {
+    let folder = std::env::temp_dir().join(format!("gateways-secrets-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("url"), "http://b.example/sesame\r\n").unwrap();
+    let text = "[gateway.a]\nprovider = \"webhook\"\nurl = { env = \"URL\" }\n\
+                [gateway.b]\nprovider = \"webhook\"\nurl = { file = \"url\" }\n";
+    let lookup = |name: &str| (name == "URL").then(|| "http://a.example/sesame".to_owned());
+
+    let file = GatewaysFile::of(&folder.join("g.toml"), text, &lookup);
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    assert_eq!((&file.problems, &file.missing), (&Vec::new(), &Vec::new()));
+    assert_eq!(file.variables, ["URL".to_owned()].into());
+    assert_eq!(file.files, [folder.join("g.toml"), folder.join("url")]);
+    let gateways = file.gateways.unwrap();
+    assert_eq!(gateways.gateways[0].table["url"], "http://a.example/sesame");
+    assert_eq!(gateways.gateways[1].table["url"], "http://b.example/sesame");
+    assert!(gateways.gateways.iter().all(|gateway| gateway.build().is_ok()));
+    assert!(!format!("{gateways:?}").contains("sesame"));
+}
+
+#[test]
+fn missing_secret_stops_only_processes_that_send() {
+    for (value, expected) in [
+        ("{ env = \"NOWHERE\" }", "url is { env = \"NOWHERE\" }, which is set neither"),
+        ("{ env = \"EMPTY\" }", "url is { env = \"EMPTY\" }, which is set neither"),
+        ("{ file = \"/nowhere/x\" }", "url is { file = \"/nowhere/x\" }, which cannot be read"),
+        ("{ file = \"/dev/null\" }", "url is { file = \"/dev/null\" }, which is empty"),
+    ] {
+        let text = format!("[gateway.a]\nprovider = \"webhook\"\nurl = {value}\n");
+        let file = read(&text);
+        assert_eq!(file.problems, [""; 0]);
+        let gateways = file.gateways.unwrap();
+        assert!(gateways.gateways[0].misses_secrets && gateways.gateways[0].build().is_err());
+        let error = gateways.check_secrets().unwrap_err().to_string();
+        assert!(error.contains(&format!("g.toml:3: [gateway.a] {expected}")), "{error}");
+    }
+    for bad in ["{ env = 1 }", "{ env = \"A\", file = \"b\" }", "{ env = \"A\", default = \"b\" }"]
+    {
+        check(
+            &format!("[gateway.a]\nprovider = \"webhook\"\nurl = {bad}\n"),
+            &["8: [gateway.a] url must be a text, { env = \"NAME\" } or { file = \"PATH\" }"],
+        );
+    }
+    // Someone wrote the secret itself there.
+    let file = read("[gateway.a]\nprovider = \"webhook\"\nurl = { env = \"http://x/sesame\" }\n");
+    assert!(
+        !file.problems[0].contains("sesame") && file.problems[0].contains("no name of a variable")
+    );
+}
+
+#[test]
+fn no_report_repeats_a_secret() {
+    for url in ["\"sesame\"", "[\"sesame\"]", "{ sesame = 1 }", "\"http://sesame:/\"", "\"sesame"] {
+        let file = read(&format!("[gateway.a]\nprovider = \"webhook\"\nurl = {url}\n"));
+        assert!(!file.problems.is_empty(), "{url}");
+        assert!(!format!("{file:?}").contains("sesame"), "{file:?}");
+    }
+}

@@ -1,0 +1,112 @@
+//! The gateways of a process: how the settings become a router.
+
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+
+use adapters_gateway::Gateway;
+use adapters_http::recipient;
+use application::{AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, RoutingTable};
+use domain::{PhoneNumber, Region};
+
+use crate::config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig};
+
+/// The time after which a call counts as without an outcome, beyond the limit that the gateway keeps
+/// itself.
+const SPARE: Duration = Duration::from_secs(2);
+
+/// Makes the gateways, and the routes to them.
+pub(super) fn table(config: &GatewaysConfig) -> anyhow::Result<RoutingTable<Gateway>> {
+    Ok(RoutingTable {
+        gateways: config.gateways.iter().map(gateway).collect::<Result<_, _>>()?,
+        routes: config.routes.iter().map(route).collect(),
+        after_ambiguous: match config.ambiguous {
+            Ambiguous::Same => AfterAmbiguous::Same,
+            Ambiguous::Next => AfterAmbiguous::Next,
+        },
+    })
+}
+
+fn gateway(config: &GatewayConfig) -> anyhow::Result<RoutedGateway<Gateway>> {
+    let (gateway, common) = config.build()?;
+    // The console answers at once.
+    let in_flight = (!config.is_console()).then_some(common.in_flight);
+    let limits = GatewayLimits {
+        call_limit: common.timeout + SPARE,
+        in_flight: in_flight.and_then(|limit| NonZeroUsize::try_from(limit).ok()),
+        per_second: common.max_per_second,
+    };
+    Ok(RoutedGateway { name: config.name.clone(), gateway: Arc::new(gateway), limits })
+}
+
+fn route(config: &RouteConfig) -> Route {
+    let RouteConfig { regions, prefixes, gateways, sender, params } = config;
+    let weighted = gateways.iter().map(|(name, weight)| Some((name.clone(), (*weight)?.get())));
+    let gateways = match weighted.collect::<Option<Vec<_>>>() {
+        Some(weights) => Preference::ByWeight(weights),
+        None => Preference::InOrder(gateways.iter().map(|(name, _)| name.clone()).collect()),
+    };
+    Route {
+        regions: regions.iter().copied().collect(),
+        prefixes: prefixes.iter().cloned().collect(),
+        gateways,
+        sender: sender.clone(),
+        params: Arc::clone(params),
+    }
+}
+
+/// Returns the region of a number, which decides its route.
+pub(super) fn region_of(phone: &PhoneNumber) -> Option<Region> {
+    recipient(phone, None).region()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::GatewaysFile;
+
+    #[test]
+    fn file_becomes_the_table_of_a_router() {
+        let folder = std::env::temp_dir().join(format!("gateways-table-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("gateways.toml");
+        let text = "[gateway.hook]\nprovider = \"webhook\"\nurl = \"http://a.example/\"\n\
+                    timeout = 3\nin_flight = 7\nmax_per_second = 9\n\
+                    [gateway.screen]\nprovider = \"console\"\n\
+                    [[route]]\nregions = [\"RU\"]\nprefixes = [\"44\"]\nsender = \"SHOP\"\n\
+                    params = { a = \"b\" }\ngateways = [\"screen\", \"hook\"]\n\
+                    [[route]]\ngateways = { hook = 3, screen = 1 }\n\
+                    [failover]\nambiguous = \"next\"\n";
+        std::fs::write(&path, text).unwrap();
+        let file = GatewaysFile::read(Path::new(&path), &|_| None);
+        std::fs::remove_dir_all(&folder).unwrap();
+
+        let table = table(&file.gateways.unwrap()).unwrap();
+
+        let [hook, screen] = table.gateways.as_slice() else { panic!("two gateways") };
+        let expected = GatewayLimits {
+            call_limit: Duration::from_secs(5),
+            in_flight: NonZeroUsize::new(7),
+            per_second: std::num::NonZeroU32::new(9),
+        };
+        assert_eq!((hook.name.as_str(), hook.limits), ("hook", expected));
+        assert_eq!((screen.name.as_str(), screen.limits.in_flight), ("screen", None));
+        let [first, second] = table.routes.as_slice() else { panic!("two routes") };
+        let names = [&screen.name, &hook.name].map(Clone::clone);
+        assert_eq!(first.gateways, Preference::InOrder(names.into()));
+        assert!(first.regions.contains(&"RU".parse().unwrap()) && first.prefixes.contains("44"));
+        assert_eq!((first.sender.as_deref(), &*first.params["a"]), (Some("SHOP"), "b"));
+        let weights = vec![(hook.name.clone(), 3), (screen.name.clone(), 1)];
+        assert_eq!(second.gateways, Preference::ByWeight(weights));
+        assert_eq!(table.after_ambiguous, AfterAmbiguous::Next);
+    }
+
+    #[test]
+    fn region_of_a_number_is_that_of_its_numbering_plan() {
+        let region = |phone: &str| region_of(&phone.parse().unwrap());
+
+        assert_eq!(region("79991234567"), "RU".parse().ok());
+        assert_eq!(region("77011234567"), "KZ".parse().ok());
+        assert_eq!(region("0000000"), None);
+    }
+}

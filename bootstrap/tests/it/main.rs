@@ -6,6 +6,7 @@ mod database;
 mod dead_letters;
 mod embedded;
 mod events;
+mod failover;
 mod gateways;
 mod keys;
 mod limits;

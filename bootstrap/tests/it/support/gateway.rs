@@ -1,9 +1,15 @@
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU16, AtomicU64, Ordering},
 };
 
-use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// An SMS as the gateway received it.
@@ -28,6 +34,8 @@ struct Book {
     received: Mutex<Vec<Sms>>,
     /// Milliseconds before an answer.
     delay: AtomicU64,
+    /// The status with which SMS are refused. 0 accepts them.
+    refusal: AtomicU16,
 }
 
 impl Gateway {
@@ -53,6 +61,11 @@ impl Gateway {
         self.book.received.lock().unwrap().len()
     }
 
+    /// Refuses SMS with this status, and records none of them. 0 accepts them again.
+    pub(crate) fn refuse_with(&self, status: u16) {
+        self.book.refusal.store(status, Ordering::Relaxed);
+    }
+
     pub(crate) fn answer_after(&self, milliseconds: u64) {
         self.book.delay.store(milliseconds, Ordering::Relaxed);
     }
@@ -64,7 +77,11 @@ impl Drop for Gateway {
     }
 }
 
-async fn take(State(book): State<Arc<Book>>, headers: HeaderMap, body: Bytes) -> &'static str {
+async fn take(
+    State(book): State<Arc<Book>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<&'static str, StatusCode> {
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
     let mut keys: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -72,10 +89,13 @@ async fn take(State(book): State<Arc<Book>>, headers: HeaderMap, body: Bytes) ->
     let text = |key: &str| body[key].as_str().unwrap().to_owned();
     assert_eq!(headers["idempotency-key"], text("id"));
     let sms = Sms { id: text("id"), phone: text("phone"), code: text("code"), text: text("text") };
+    if let Ok(refusal) = StatusCode::from_u16(book.refusal.load(Ordering::Relaxed)) {
+        return Err(refusal);
+    }
     book.received.lock().unwrap().push(sms);
     let delay = book.delay.load(Ordering::Relaxed);
     if delay > 0 {
         tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
     }
-    "{\"message_id\":\"gw\"}"
+    Ok("{\"message_id\":\"gw\"}")
 }

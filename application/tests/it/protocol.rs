@@ -1,8 +1,8 @@
 //! Models of the protocol, small enough to check every state.
 //!
-//! There are two models, which meet at the topic. [`publishing`] has accept, relays, sweep and a
-//! consumer that takes messages over. [`delivering`] has lease, epoch, ledger and gateway. Everything
-//! that can happen next is an action. A slow, paused or crashed process is one whose actions do not
+//! There are three models. [`publishing`] has accept, relays, sweep and a consumer that takes messages
+//! over. It meets at the topic with [`delivering`], which has lease, epoch, ledger and gateway.
+//! [`failover`] has two gateways in place of topic and offset. Everything that can happen next is an action. A slow, paused or crashed process is one whose actions do not
 //! happen. Faults have a budget, so every run ends, and time passes when no other action is left.
 //!
 //! Each model takes a flaw, which removes one safeguard. A test for each flaw names the property that
@@ -13,6 +13,7 @@
 //! machine in `pipeline.rs` covers these with the code itself.
 
 mod delivering;
+mod failover;
 mod publishing;
 
 use std::{fmt::Debug, hash::Hash};

@@ -24,7 +24,7 @@ pub use self::{
         GatewayStatus, Preference, RegionOf, RelayBatch, RelayError, RelaySettings, Relayed,
         Retried, RetryDeadLetter, RetryError, Route, RoutedGateway, Router, RoutingTable,
         SharePartitions, ShareSettings, Shared, Submission, SubmitError, SubmitMessage,
-        SubmitSettings,
+        SubmitSettings, Tariff,
     },
     trace::{InvalidTraceParent, TraceParent},
     vault::{

@@ -13,7 +13,7 @@ pub use self::{
     relay::{RelayBatch, RelayError, RelaySettings, Relayed},
     routing::{
         AfterAmbiguous, GatewayLimits, GatewayState, GatewayStatus, Preference, RegionOf, Route,
-        RoutedGateway, Router, RoutingTable,
+        RoutedGateway, Router, RoutingTable, Tariff,
     },
     share::{SharePartitions, ShareSettings, Shared},
     submit::{Submission, SubmitError, SubmitMessage, SubmitSettings},

@@ -8,8 +8,10 @@ mod desk;
 mod in_flight;
 mod permit;
 mod rate;
+mod spending;
 mod status;
 mod table;
+mod tariff;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -22,11 +24,15 @@ use std::{
 use domain::{GatewayName, MessageId, PhoneNumber, Region};
 use tokio::time::Instant;
 
-use self::desk::{Desk, Offer};
 pub(super) use self::permit::Permit;
+use self::{
+    desk::{Desk, Offer},
+    spending::Spending,
+};
 pub use self::{
     status::{GatewayState, GatewayStatus},
     table::{AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, RoutingTable},
+    tariff::Tariff,
 };
 use crate::ports::{Accepted, Past, SendError, SmsGateway};
 
@@ -86,6 +92,7 @@ pub enum FollowUp {
 
 struct Shared<G> {
     region: RegionOf,
+    spending: Spending,
     state: Mutex<State<G>>,
 }
 
@@ -113,7 +120,13 @@ impl<G: SmsGateway> Router<G> {
             consumers: NonZeroUsize::MIN,
             calls: 0,
         };
-        let router = Self { shared: Arc::new(Shared { region, state: Mutex::new(state) }) };
+        let router = Self {
+            shared: Arc::new(Shared {
+                region,
+                spending: Spending::default(),
+                state: Mutex::new(state),
+            }),
+        };
         router.replace(table);
         router
     }
@@ -206,12 +219,20 @@ impl<G: SmsGateway> Router<G> {
         let mut free = Vec::new();
         let mut is_busy = false;
         let mut soonest = Duration::MAX;
+        let mut all_used_up = true;
         for name in allowed {
+            if self.has_used_up(name, ask) {
+                continue;
+            }
+            all_used_up = false;
             match state.offer(name, ask.load, now) {
                 Offer::Free { is_silent } => free.push((is_silent, ask.past.tries(name), name)),
                 Offer::Busy(wait) => (is_busy, soonest) = (true, soonest.min(wait)),
                 Offer::Closed(wait) => soonest = soonest.min(wait),
             }
+        }
+        if all_used_up {
+            return Choice::Refuse("not called: the daily budget is used up");
         }
         let first = free.into_iter().min_by_key(|(is_silent, tries, _)| (*is_silent, *tries));
         let Some((_, _, name)) = first else {
@@ -234,6 +255,15 @@ impl<G: SmsGateway> Router<G> {
             is_open: true,
             name,
         })
+    }
+
+    /// Whether a gateway may cost no more for messages like this one. A gateway that may have the message
+    /// is not paid again.
+    fn has_used_up(&self, gateway: &GatewayName, ask: &Ask<'_>) -> bool {
+        let spending = &self.shared.spending;
+        spending.is_limited()
+            && !ask.past.ambiguous.contains(gateway)
+            && spending.is_used_up(gateway, (self.shared.region)(ask.phone))
     }
 
     /// Decides what follows from a call of `called` that was not accepted, or may not have been. The

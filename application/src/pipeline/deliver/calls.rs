@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{CannotOpen, CarriedCode, Message, Opened, PhoneNumber};
+use domain::{CannotOpen, CarriedCode, Measure, Message, Opened, PhoneNumber};
 use rand_core::Rng;
 use tokio::{
     task,
@@ -103,6 +103,13 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             sender: permit.sender().cloned(),
             params: Arc::clone(permit.params()),
             callback,
+        })
+    }
+
+    /// Returns the number of SMS that the text takes. A message that cannot be opened is not sent.
+    pub(super) fn segments(&self, message: &Message) -> usize {
+        self.open(message).map_or(1, |Opened { code, template, .. }| {
+            Measure::of(&self.settings.templates.render(template.as_ref(), &code)).segments
         })
     }
 

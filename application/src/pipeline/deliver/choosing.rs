@@ -100,7 +100,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             let past = Past::default();
             let ask = Ask { id: message.id, phone: &message.phone, past: &past, load: &self.load };
             match self.router.choose(&ask) {
-                Choice::Call(permit) => {
+                // The cost of a call is reserved by `start` only.
+                Choice::Call(permit) if !self.router.is_limited(permit.name()) => {
                     self.load.begin(permit.name());
                     permits.insert(message.id, permit);
                 }
@@ -121,7 +122,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             return Ok(());
         }
         let begun = Instant::now();
-        let starts: Vec<Start> = steps.iter().filter_map(start_of).collect();
+        let starts: Vec<Start> = steps.iter().filter_map(|step| self.start_of(step)).collect();
         let limit = call_limit(steps.iter().filter_map(|(_, step)| match step {
             Step::Call(permit) => Some(permit),
             _ => None,
@@ -141,14 +142,23 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.delivered.ended.extend(started.ended);
         let calls: HashMap<MessageId, Call> =
             started.calls.into_iter().map(|call| (call.id, call)).collect();
+        let unaffordable: HashSet<MessageId> = started.unaffordable.into_iter().collect();
+        let mut again = Vec::new();
         for (message, step) in steps {
             let call = calls.get(&message.message.id).copied();
             if ended.contains(&message.message.id) {
                 self.lanes.done(&message.message.phone);
+            } else if let Step::Call(permit) = &step
+                && unaffordable.contains(&message.message.id)
+            {
+                self.router.note_used_up(permit.name(), &message.message.phone);
+                again.push(message);
             } else {
                 self.step(message, step, call, begun);
             }
         }
+        // They choose again in the next round.
+        again.into_iter().rev().for_each(|message| self.lanes.put_back(message));
         Ok(())
     }
 
@@ -259,6 +269,25 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         Step::Wait(wait + SPREAD.saturating_mul(others).mul_f64(fraction))
     }
 
+    /// Returns what the ledger records of a step before it is carried out.
+    fn start_of(&self, (message, step): &Stepping<G>) -> Option<Start> {
+        let QueuedMessage { message, .. } = message;
+        let next = match step {
+            Step::Call(permit) => {
+                let name = permit.name().clone();
+                match self.router.cost(&name, &message.phone, || self.segments(message)) {
+                    Some(cost) => Next::Buy(name, cost),
+                    None => Next::Call(name),
+                }
+            }
+            Step::Fail(reason) => Next::Fail(reason),
+            Step::Unknown(reason) => Next::Unknown(reason),
+            Step::Wait(wait) => Next::Wait(*wait),
+            Step::Stay(_) | Step::Interrupted => return None,
+        };
+        Some(Start { id: message.id, next })
+    }
+
     /// Parks messages that wait for room if they would soon stop the reading of other routes.
     fn make_room(&mut self, steps: &mut Vec<Stepping<G>>) {
         if self.router.routes() < 2 {
@@ -275,18 +304,6 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             steps.push((last, step));
         }
     }
-}
-
-/// Returns what the ledger records of a step before it is carried out.
-fn start_of<G>((message, step): &Stepping<G>) -> Option<Start> {
-    let next = match step {
-        Step::Call(permit) => Next::Call(permit.name().clone()),
-        Step::Fail(reason) => Next::Fail(reason),
-        Step::Unknown(reason) => Next::Unknown(reason),
-        Step::Wait(wait) => Next::Wait(*wait),
-        Step::Stay(_) | Step::Interrupted => return None,
-    };
-    Some(Start { id: message.message.id, next })
 }
 
 /// Returns how long the longest of these calls may last.

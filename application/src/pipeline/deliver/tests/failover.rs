@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
+use domain::{Budget, Prices};
+
 use super::{super::super::routing::*, *};
+use crate::ports::{Cost, DailyLimit};
 
 /// A ledger that remembers its entries, for one owner of one partition.
 #[derive(Debug, Clone, Default)]
@@ -12,11 +15,26 @@ struct Book(Arc<Mutex<Entries>>);
 struct Entries {
     all: Vec<Entry>,
     places: HashMap<MessageId, usize>,
+    /// What was spent for each gateway and scope.
+    spent: HashMap<(GatewayName, String), u64>,
 }
 
 impl Entries {
     fn of(&mut self, id: MessageId) -> &mut Entry {
         &mut self.all[self.places[&id]]
+    }
+
+    /// Reserves the cost of a call, if its limits have room.
+    fn pays(&mut self, gateway: &GatewayName, cost: &Cost) -> bool {
+        let key = |limit: &DailyLimit| (gateway.clone(), limit.scope.clone());
+        let spent = |limit: &DailyLimit| self.spent.get(&key(limit)).copied().unwrap_or(0);
+        if cost.limits.iter().any(|limit| spent(limit) + cost.amount > limit.limit) {
+            return false;
+        }
+        for limit in &cost.limits {
+            *self.spent.entry(key(limit)).or_default() += cost.amount;
+        }
+        true
     }
 
     fn open(&self) -> impl Iterator<Item = &Entry> {
@@ -77,6 +95,12 @@ impl DeliveryLedger for Book {
         let mut book = self.0.lock().unwrap();
         let mut started = Started::default();
         for Start { id, next } in starts {
+            if let Next::Buy(gateway, cost) = next
+                && !book.pays(gateway, cost)
+            {
+                started.unaffordable.push(*id);
+                continue;
+            }
             let entry = book.of(*id);
             assert_eq!(entry.state, DeliveryState::Pending);
             match next {
@@ -381,6 +405,31 @@ async fn a_refused_message_goes_to_the_next_gateway_within_milliseconds() {
         assert!(used_again <= seconds(31), "{used_again:?}");
         assert!(first.accepted().len() > 500);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_go_to_the_next_gateway_when_a_budget_is_used_up_and_then_fail() {
+    let first = Fake::new(Behaviour::Accepts, true);
+    let second = Fake::new(Behaviour::Accepts, true);
+    let table = table(&[("a", &first), ("b", &second)], vec![route("7", &["a", "b"])]);
+    let mut service = Service::new(table);
+    let amount = |text: &str| text.parse().ok();
+    let tariff = |total| Tariff {
+        prices: Prices { default: amount("0.05"), ..Prices::default() },
+        budget: Budget { total: amount(total), ..Budget::default() },
+        home: None,
+    };
+    let tariffs = [(name("a"), tariff("2")), (name("b"), tariff("1"))];
+    service.deliver.router.set_tariffs(tariffs);
+
+    service.run(seconds(5), OFTEN, &["7999"]).await;
+    service.run(seconds(1), OFTEN, &[]).await;
+
+    assert_eq!((first.calls(), second.calls()), (40, 20));
+    assert_eq!(service.book.count(DeliveryState::Sent), 60);
+    assert_eq!(service.book.count(DeliveryState::Failed), 40);
+    let call_now = service.book.0.lock().unwrap().spent[&(name("a"), String::new())];
+    assert_eq!(call_now, 2_000_000, "no call was granted without its cost");
 }
 
 #[tokio::test(start_paused = true)]

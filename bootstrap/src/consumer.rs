@@ -7,10 +7,10 @@ use std::{
 
 use adapters_http::Readiness;
 use application::{
-    Chain, DeliverMessages, DeliverSettings, Router, SharePartitions, ShareSettings,
+    Chain, DeliverMessages, DeliverSettings, Delivered, Router, SharePartitions, ShareSettings,
     ports::{
-        Batch, DeliveryLedger, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
-        SmsGateway, StartFrom, StreamError,
+        Batch, DeliveryLedger, DeliveryState, Fetched, Lease, LedgerError, MessageStream,
+        PartitionLeases, SmsGateway, StartFrom, StreamError,
     },
 };
 use rand::{SeedableRng, rngs::StdRng};
@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{config::Beginning, metrics::DeliveryMetrics};
+use crate::{config::Beginning, metrics::DeliveryMetrics, status::UnknownMessages};
 
 /// A consumer of a group: it takes its share of the partitions and delivers their messages.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub(crate) struct Consumer<S, T, L, G> {
     pub(crate) router: Router<G>,
     pub(crate) settings: ConsumerSettings,
     pub(crate) metrics: DeliveryMetrics,
+    pub(crate) unknown: UnknownMessages,
     pub(crate) readiness: Readiness,
     pub(crate) stop: CancellationToken,
 }
@@ -233,7 +234,7 @@ where
         self.release(lease).await;
         loop {
             match deliver.drain().await {
-                Ok(delivered) => self.metrics.delivered(lease.partition, &delivered),
+                Ok(delivered) => self.report(lease.partition, &delivered),
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "outcomes of calls were not recorded, because the database did not answer; trying again");
                     sleep(PAUSE).await;
@@ -241,6 +242,16 @@ where
             }
             if deliver.in_flight() == 0 {
                 return;
+            }
+        }
+    }
+
+    /// Counts what was done, and has gateways asked for messages that ended unknown.
+    fn report(&self, partition: i32, delivered: &Delivered) {
+        self.metrics.delivered(partition, delivered);
+        for ended in &delivered.ended {
+            if ended.state == DeliveryState::Unknown {
+                self.unknown.add(ended.id);
             }
         }
     }
@@ -256,7 +267,7 @@ where
             // A stop does not interrupt a round.
             match deliver.act().await {
                 Ok(delivered) => {
-                    self.metrics.delivered(lease.partition, &delivered);
+                    self.report(lease.partition, &delivered);
                     return true;
                 }
                 Err(error @ LedgerError::Fenced { .. }) => {

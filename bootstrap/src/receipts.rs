@@ -1,21 +1,43 @@
 //! Delivery receipts of gateways: over HTTP, and over a gateway's own connection.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    pin::Pin,
+    sync::{Arc, PoisonError, RwLock},
+};
 
+use adapters_gateway::{Gateway, ReceiptCall, ReceiptRefused};
+use adapters_http::{ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest};
 use adapters_persistence::{Database, SqlReceipts};
 use application::{
-    NoteGatewayReceipt,
-    ports::{Noted, Receipt, ReceiptSink, StoreError},
+    NoteGatewayReceipt, ReceiptUrls, VaultClosed,
+    ports::{GatewayReceipt, Noted, Receipt, ReceiptSink, StoreError},
 };
 use domain::GatewayName;
 
-use crate::metrics::ReceiptMetrics;
+use crate::{config::GatewaysConfig, metrics::ReceiptMetrics, roles::clock};
 
 /// Stores receipts and counts them.
 #[derive(Debug, Clone)]
 pub struct StoredReceipts {
     note: Arc<NoteGatewayReceipt<SqlReceipts>>,
     metrics: ReceiptMetrics,
+}
+
+/// The gateways whose providers report over HTTP.
+pub struct HttpReceipts {
+    gateways: RwLock<HashMap<GatewayName, Arc<Gateway>>>,
+    stored: StoredReceipts,
+    urls: ReceiptUrls,
+}
+
+/// One of them.
+struct HttpReceiptGateway {
+    name: GatewayName,
+    gateway: Arc<Gateway>,
+    stored: StoredReceipts,
+    urls: ReceiptUrls,
 }
 
 impl StoredReceipts {
@@ -44,5 +66,105 @@ impl ReceiptSink for StoredReceipts {
             self.count(gateway, receipt, noted);
             Ok(())
         })
+    }
+}
+
+impl HttpReceipts {
+    pub fn new(stored: StoredReceipts, urls: ReceiptUrls) -> Self {
+        Self { gateways: RwLock::default(), stored, urls }
+    }
+
+    /// Replaces the gateways by those of the settings.
+    pub fn take_over(&self, config: &GatewaysConfig) {
+        let gateways = over_http(config);
+        for name in gateways.keys() {
+            self.stored.metrics.expect(name);
+        }
+        *self.gateways.write().unwrap_or_else(PoisonError::into_inner) = gateways;
+    }
+}
+
+/// Builds the gateways whose providers are reached over HTTP. A gateway that cannot be built here,
+/// because a secret is missing, is left out.
+fn over_http(config: &GatewaysConfig) -> HashMap<GatewayName, Arc<Gateway>> {
+    let mut gateways = HashMap::new();
+    for gateway in config.gateways.iter().filter(|it| it.is_over_http()) {
+        match gateway.build() {
+            Ok((built, _)) => {
+                gateways.insert(gateway.name.clone(), Arc::new(built));
+            }
+            Err(error) => tracing::warn!(
+                gateway = %gateway.name,
+                error = format!("{error:#}"),
+                "the gateway takes no receipts: its settings cannot be used here"
+            ),
+        }
+    }
+    gateways
+}
+
+impl ReceiptGateways for HttpReceipts {
+    fn find(&self, name: &GatewayName) -> Option<Arc<dyn ReceiptGateway>> {
+        let gateways = self.gateways.read().unwrap_or_else(PoisonError::into_inner);
+        let gateway = gateways.get(name)?;
+        Some(Arc::new(HttpReceiptGateway {
+            name: name.clone(),
+            gateway: Arc::clone(gateway),
+            stored: self.stored.clone(),
+            urls: self.urls.clone(),
+        }))
+    }
+}
+
+impl ReceiptGateway for HttpReceiptGateway {
+    fn is_signed(&self) -> bool {
+        self.gateway.verifies_receipts()
+    }
+
+    fn accept(&self, token: &str) -> Result<bool, VaultClosed> {
+        self.urls.accept(&self.name, token)
+    }
+
+    fn read(&self, request: &ReceiptRequest<'_>) -> Result<Vec<GatewayReceipt>, ReceiptError> {
+        let ReceiptRequest { method, query, headers, body } = *request;
+        let url = self.urls.called(&self.name, query);
+        let call = ReceiptCall { method, url: &url, query, headers, body, now: clock() };
+        self.gateway.receipts(&call).map_err(|error| {
+            tracing::debug!(gateway = %self.name, %error, "a receipt was refused");
+            match error {
+                ReceiptRefused::Unsigned | ReceiptRefused::BadSignature => ReceiptError::Unverified,
+                ReceiptRefused::Unreadable => ReceiptError::Unreadable,
+            }
+        })
+    }
+
+    fn note(
+        &self,
+        receipt: GatewayReceipt,
+    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
+        Box::pin(async move {
+            let kind = receipt.receipt;
+            let noted = self.stored.note.execute(&self.name, receipt).await?;
+            self.stored.count(&self.name, kind, noted);
+            Ok(())
+        })
+    }
+
+    fn refused(&self, error: ReceiptError) {
+        match error {
+            ReceiptError::Unverified => self.stored.metrics.unverified(&self.name),
+            ReceiptError::Unreadable => self.stored.metrics.unreadable(&self.name),
+        }
+    }
+
+    fn answer(&self) -> ReceiptAnswer {
+        let reply = self.gateway.receipt_reply();
+        ReceiptAnswer { content_type: reply.content_type, body: reply.body }
+    }
+}
+
+impl fmt::Debug for HttpReceipts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpReceipts").finish_non_exhaustive()
     }
 }

@@ -16,7 +16,7 @@ use application::Vault;
 pub use self::{
     api::api,
     consumer::consumer,
-    keys::{StoredSecrets, open_vault, unlock},
+    keys::{StoredSecrets, open_vault, receipt_urls, unlock},
     processor::processor,
 };
 use crate::{
@@ -83,8 +83,11 @@ fn parts(own: Part, broker: &BrokerConfig) -> Vec<Part> {
     [own].into_iter().chain(queue).collect()
 }
 
-/// Returns the time that ids begin with.
-#[expect(clippy::disallowed_methods, reason = "ids of one time stand together in an index")]
-fn clock() -> SystemTime {
+/// Returns the time that ids begin with, and that signatures of receipts are compared with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "ids of one time stand together in an index, and providers sign their own time"
+)]
+pub(crate) fn clock() -> SystemTime {
     SystemTime::now()
 }

@@ -1,12 +1,17 @@
 //! Questions to providers about messages that ended unknown.
 
-use std::{collections::BTreeMap, time::Duration};
-
-use application::{
-    AskStatus, Asked, Chain,
-    ports::{Receipts, StatusSource},
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
 };
-use domain::MessageId;
+
+use adapters_gateway::Gateway;
+use application::{
+    AskStatus, Asked, Chain, RoutedGateway,
+    ports::{Receipt, Receipts, StatusSource},
+};
+use domain::{GatewayName, MessageId};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -30,6 +35,10 @@ const MOST: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct UnknownMessages(mpsc::Sender<MessageId>);
 
+/// The gateways by their names.
+#[derive(Debug)]
+pub struct AskedGateways(HashMap<GatewayName, Arc<Gateway>>);
+
 /// The messages that wait for their question.
 #[derive(Debug)]
 pub struct Questions<R, S> {
@@ -39,6 +48,19 @@ pub struct Questions<R, S> {
     /// By their time and the order of arrival. The number counts the questions that were asked.
     due: BTreeMap<(Instant, u64), (MessageId, usize)>,
     arrived: u64,
+}
+
+impl AskedGateways {
+    pub fn new(gateways: &[RoutedGateway<Gateway>]) -> Self {
+        let named = |it: &RoutedGateway<Gateway>| (it.name.clone(), Arc::clone(&it.gateway));
+        Self(gateways.iter().map(named).collect())
+    }
+}
+
+impl StatusSource for AskedGateways {
+    async fn status(&self, gateway: &GatewayName, reference: &str) -> Option<Receipt> {
+        self.0.get(gateway)?.status(reference).await
+    }
 }
 
 impl UnknownMessages {
@@ -105,10 +127,9 @@ impl<R: Receipts, S: StatusSource> Questions<R, S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
-    use application::ports::{Noted, Receipt, StoreError, Unsettled};
-    use domain::GatewayName;
+    use application::ports::{Noted, StoreError, Unsettled};
     use prometheus::Registry;
     use tokio::time::sleep;
 

@@ -28,9 +28,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut process =
         Process::start("consumer", config, METRICS_PORT, &["database", "broker", "keys"])?;
     let vault = Vault::default();
-    // It opens sealed codes, and makes and checks none.
-    let payload = process.config.codes.vault.payload.clone();
-    let settings = VaultSettings { peppers: KeySource::Absent, payload };
+    // It opens sealed codes, and makes and checks none. But the URLs that it gives to providers have
+    // tokens of the pepper.
+    let VaultSettings { peppers, payload } = process.config.codes.vault.clone();
+    let has_urls = process.config.gateways.public_url.is_some();
+    let peppers = if has_urls { peppers } else { KeySource::Absent };
+    let settings = VaultSettings { peppers, payload };
     roles::open_vault(&mut process, vault.clone(), settings)?;
     roles::consumer(&mut process, None, vault)?;
     process.run().await

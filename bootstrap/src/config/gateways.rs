@@ -120,6 +120,11 @@ impl GatewayConfig {
         self.table.get("in_flight").and_then(Json::as_u64).unwrap_or(IN_FLIGHT)
     }
 
+    /// Whether its provider is called over HTTP, and reports deliveries over HTTP if it reports any.
+    pub fn is_over_http(&self) -> bool {
+        !self.is_console() && self.provider != "smpp"
+    }
+
     /// Whether it prints SMS and calls nothing.
     pub fn is_console(&self) -> bool {
         self.provider == "console"

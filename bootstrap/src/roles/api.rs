@@ -4,16 +4,17 @@ use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use adapters_http::{
     ApiAuth, ApiMetrics, ApiSettings, Listeners, ServerLimits, V1, V1Settings, docs_router,
-    page_router, router, serve, v1_router,
+    page_router, receipts_router, router, serve, v1_router,
 };
 use adapters_persistence::{
-    CoalescingOutbox, OutboxSettings, Part, SqlAnswers, SqlApiKeys, SqlGuard, SqlVerifications,
+    CoalescingOutbox, Database, OutboxSettings, Part, SqlAnswers, SqlApiKeys, SqlGuard,
+    SqlVerifications,
 };
 use anyhow::{Context, bail};
 use application::{
     AnswerOnce, Authorize, CancelVerification, CheckCode, CodeSender, FindVerification, FlushGuard,
-    Guard, NoteReceipt, ResendVerification, StartVerification, SubmitMessage, SubmitSettings,
-    Vault,
+    Guard, NoteReceipt, ReceiptUrls, ResendVerification, StartVerification, SubmitMessage,
+    SubmitSettings, Vault,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,12 @@ use tokio_util::sync::CancellationToken;
 use self::tasks::{refresh_api_keys, run_housekeeping, share_guard_counts};
 use super::{clock, housekeeping::clean_up_orphans};
 use crate::{
-    Pool, Process, config::Config, descriptors::Shares, metrics::GuardMetrics, random::seeded,
+    Pool, Process,
+    config::Config,
+    descriptors::Shares,
+    metrics::GuardMetrics,
+    random::seeded,
+    receipts::{HttpReceipts, StoredReceipts},
 };
 
 /// Accepts messages, starts verifications and checks codes on the API port. Returns what is
@@ -75,15 +81,19 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
         find: FindVerification::new(Arc::clone(&verifications)),
         cancel: CancelVerification::new(Arc::clone(&verifications)),
         receipts: NoteReceipt::new(Arc::clone(&verifications)),
-        answers: AnswerOnce::new(SqlAnswers::new(database.clone()), vault),
+        answers: AnswerOnce::new(SqlAnswers::new(database.clone()), vault.clone()),
         auth: Arc::clone(&keys),
     };
 
+    let receipts = receipts(process, database.clone(), vault);
+
     // The surfaces.
     let metrics = ApiMetrics::register(&process.registry)?;
+    let settings = Arc::new(v1_settings(&config));
     let mut router =
         router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), legacy_settings(&config))
-            .merge(v1_router(Arc::new(v1), metrics, Arc::new(v1_settings(&config))))
+            .merge(receipts_router(receipts, metrics.clone(), &settings))
+            .merge(v1_router(Arc::new(v1), metrics, settings))
             .merge(docs_router());
     if process.is_embedded() {
         router = router.merge(page_router());
@@ -115,6 +125,15 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
         Ok(())
     });
     Ok(stored)
+}
+
+/// Returns what takes the receipts of providers.
+fn receipts(process: &Process, database: Database, vault: Vault) -> Arc<HttpReceipts> {
+    let stored = StoredReceipts::new(database, process.receipts.clone());
+    let urls = ReceiptUrls::new(process.config.gateways.public_url.as_deref(), vault);
+    let receipts = Arc::new(HttpReceipts::new(stored, urls));
+    receipts.take_over(&process.config.gateways);
+    receipts
 }
 
 /// Opens the API port, and warns of paths that need no API key.

@@ -1,8 +1,12 @@
 use std::{sync::Arc, time::Duration};
 
-use adapters_persistence::{EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases};
-use application::{DeliverSettings, ReceiptUrls, Router, Vault};
+use adapters_gateway::Gateway;
+use adapters_persistence::{
+    Database, EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases, SqlReceipts,
+};
+use application::{AskStatus, DeliverSettings, ReceiptUrls, RoutedGateway, Router, Vault};
 use rand_core::Rng;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     gateways::{region_of, table},
@@ -16,6 +20,8 @@ use crate::{
     consumer::{Consumer, ConsumerSettings},
     metrics::{DeliveryMetrics, GatewayMetrics},
     random::seeded,
+    receipts::StoredReceipts,
+    status::{AskedGateways, UnknownMessages},
 };
 
 /// The longest `ttl` that `/v1` accepts.
@@ -37,7 +43,10 @@ pub fn consumer(
         Some(queue) => Stream::Embedded(queue),
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
-    let router = Router::new(table(&config.gateways)?, Arc::new(region_of));
+    let table = table(&config.gateways)?;
+    hear_receipts(process, &database, &table.gateways);
+    let unknown = ask_for_unknown(process, &database, &usable, &table.gateways);
+    let router = Router::new(table, Arc::new(region_of));
     GatewayMetrics::register(&process.registry, router.clone())?;
     let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
@@ -50,6 +59,7 @@ pub fn consumer(
         router,
         settings,
         metrics: DeliveryMetrics::register(&process.registry)?,
+        unknown,
         readiness: process.readiness.clone(),
         stop: process.stop.clone(),
     };
@@ -67,6 +77,30 @@ pub fn consumer(
     Ok(())
 }
 
+/// Stores the receipts that gateways report over their own connections.
+fn hear_receipts(process: &Process, database: &Database, gateways: &[RoutedGateway<Gateway>]) {
+    let receipts = Arc::new(StoredReceipts::new(database.clone(), process.receipts.clone()));
+    for RoutedGateway { name, gateway, .. } in gateways {
+        process.receipts.expect(name);
+        gateway.listen(name, Arc::<StoredReceipts>::clone(&receipts));
+    }
+}
+
+/// Has gateways asked for messages that ended unknown.
+fn ask_for_unknown(
+    process: &mut Process,
+    database: &Database,
+    usable: &CancellationToken,
+    gateways: &[RoutedGateway<Gateway>],
+) -> UnknownMessages {
+    let source = Arc::new(AskedGateways::new(gateways));
+    let ask = AskStatus::new(SqlReceipts::new(database.clone()), source);
+    let (unknown, questions) = UnknownMessages::new(ask, process.receipts.clone());
+    let stop = process.stop.clone();
+    process.spawn_when(usable, &stop.clone(), questions.run(stop));
+    unknown
+}
+
 fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -> ConsumerSettings {
     let first = match stream {
         Stream::Kafka(_) => Beginning::Latest,
@@ -80,8 +114,8 @@ fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -
         longest_ttl: config.codes.ttl.max(LONGEST_TTL),
         deliver: DeliverSettings {
             templates: Arc::clone(&config.texts),
+            receipt_urls: ReceiptUrls::new(config.gateways.public_url.as_deref(), vault.clone()),
             vault,
-            receipt_urls: ReceiptUrls::default(),
             default_ttl: config.codes.ttl,
             concurrency,
             in_hand: 1_000.max(2 * concurrency),

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
 use adapters_persistence::{Database, DatabaseSettings, FileSecrets, SqlSecrets};
+use anyhow::Context;
 use application::{
-    Chain, KeySource, OpenError, OpenVault, Vault, VaultSettings,
+    CODE_PEPPER, Chain, KeySource, Keys, OpenError, OpenVault, ReceiptUrls, Vault, VaultSettings,
     ports::{Secrets, StoreError},
 };
 use tokio::time::sleep;
@@ -91,6 +92,28 @@ pub fn open_vault(
         Ok(())
     });
     Ok(())
+}
+
+/// Returns the URLs at which providers report deliveries, for a command that shows them. Draws no key.
+///
+/// `None` without `PUBLIC_URL`, or if there is no pepper yet.
+pub async fn receipt_urls(
+    config: &Config,
+    database: &Database,
+) -> anyhow::Result<Option<ReceiptUrls>> {
+    let Some(public_url) = &config.gateways.public_url else { return Ok(None) };
+    let peppers = match &config.codes.vault.peppers {
+        KeySource::Set(peppers) => Some(peppers.clone()),
+        KeySource::Drawn => {
+            let drawn = StoredSecrets::new(config, database).find(CODE_PEPPER).await?;
+            drawn.map(|drawn| drawn.parse()).transpose().context("the stored pepper is damaged")?
+        }
+        KeySource::Absent => None,
+    };
+    Ok(peppers.map(|peppers| {
+        let vault = Vault::of(Keys { peppers: Some(peppers), payload: None });
+        ReceiptUrls::new(Some(public_url), vault)
+    }))
 }
 
 /// Opens a vault for one command that reads sealed codes.

@@ -3,7 +3,7 @@
 //! It is no [`Endpoint`](super::endpoint::Endpoint): a provider has no API key, chooses the method and
 //! the body, and expects its own answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use application::{
     VaultClosed,
@@ -87,10 +87,10 @@ pub enum ReceiptError {
 }
 
 /// The answer to a provider. An empty one is a 204, and any other a 200.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiptAnswer {
     pub content_type: &'static str,
-    pub body: &'static str,
+    pub body: Cow<'static, str>,
 }
 
 struct Desk {
@@ -234,7 +234,7 @@ impl From<ReceiptAnswer> for Reply {
         Self {
             status: StatusCode::OK,
             headers: HeaderMap::from_iter([(CONTENT_TYPE, content_type)]),
-            body: answer.body.to_owned(),
+            body: answer.body.into_owned(),
         }
     }
 }

@@ -64,7 +64,7 @@ impl ReceiptGateway for Main {
     }
 
     fn answer(&self) -> ReceiptAnswer {
-        ReceiptAnswer { content_type: "text/plain", body: self.0.body }
+        ReceiptAnswer { content_type: "text/plain", body: self.0.body.into() }
     }
 }
 

@@ -1,7 +1,8 @@
-//! `messager gateways`: checks and tests gateways.
+//! `messager gateways`: checks and tests gateways, and shows where their providers report.
 
 mod check;
 mod trial;
+mod urls;
 
 use std::path::PathBuf;
 
@@ -22,6 +23,9 @@ pub enum Command {
     /// Send one SMS through a gateway, and tell what came of it. It needs no database. The SMS is
     /// real, and may cost money.
     Test(trial::Args),
+    /// Print the URL at which the provider of each gateway reports deliveries, to paste into its
+    /// settings. Whoever has it can report deliveries of that gateway.
+    Urls,
 }
 
 impl Command {
@@ -29,7 +33,7 @@ impl Command {
     pub fn to_check(&self) -> Option<Option<PathBuf>> {
         match self {
             Self::Check { file } => Some(file.clone()),
-            Self::Test(_) => None,
+            Self::Test(_) | Self::Urls => None,
         }
     }
 }
@@ -39,6 +43,7 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
     match command {
         Command::Check { .. } => bail!("`check` is carried out before the settings are read"),
         Command::Test(args) => trial::execute(config, args).await,
+        Command::Urls => urls::execute(config).await,
     }
 }
 

@@ -90,7 +90,7 @@ async fn receipt_of_the_provider_shows_in_the_timeline_the_events_and_the_metric
     let client = Client::new(binary.port);
     let (provider, url, server) = start(client.clone()).await;
     let events = format!("{url}/events");
-    let messager = [
+    let settings = [
         ("GATEWAY", "exolve"),
         ("EXOLVE_URL", &url),
         ("EXOLVE_API_KEY", "key"),
@@ -100,17 +100,22 @@ async fn receipt_of_the_provider_shows_in_the_timeline_the_events_and_the_metric
         ("EVENTS_URL", &events),
         ("EVENTS_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
         ("EVENTS_ALLOW_PRIVATE", "true"),
-    ]
-    .into_iter()
-    .fold(binary, |binary, (name, value)| binary.env(name, value))
-    .ready()
-    .await;
+    ];
+    let with_settings = |binary: Binary| {
+        settings.iter().fold(binary, |binary, (name, value)| binary.env(name, value))
+    };
+    let messager = with_settings(binary).ready().await;
     let shows = async |id: &str, kind: &str| {
         eventually(kind, PATIENCE, async || {
             client.find(id).await.events().contains(&kind).then_some(())
         })
         .await;
     };
+
+    let printing = with_settings(Binary::new("messager", folder.path()));
+    let printed = printing.args(&["gateways", "urls"]).output().await;
+    let expected = format!("default\thttps://sms.example{}\n", receipts_url());
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), expected, "{:?}", printed.stderr);
 
     // The first receipt comes before the answer to the call.
     let early = client.start("+79991234567").await.id();

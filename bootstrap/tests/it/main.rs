@@ -18,6 +18,7 @@ mod repeats;
 mod requests;
 mod settings;
 mod shutdown;
+mod smpp;
 mod storage;
 mod support;
 mod terminal;

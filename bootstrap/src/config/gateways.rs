@@ -1,6 +1,8 @@
 //! The gateways, and the routes to them.
 
 mod document;
+#[cfg(test)]
+mod examples;
 mod file;
 mod providers;
 mod report;

@@ -9,6 +9,7 @@ mod events;
 mod failover;
 mod gateway_receipts;
 mod gateways;
+mod kannel;
 mod keys;
 mod limits;
 mod outages;

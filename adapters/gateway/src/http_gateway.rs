@@ -83,7 +83,7 @@ impl SmsGateway for HttpGateway {
     #[autometrics(struct_name = "HttpGateway")]
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
         let id = sms.message.id.to_string();
-        let request = self.provider.request(&Outgoing::new(sms, &id));
+        let request = self.provider.prepare(&Outgoing::new(sms, &id))?;
         let (head, body) = self.call(request).await.map_err(|none| unanswered(&none))?;
         let answer = Answer { status: head.status, headers: &head.headers, body: body.as_deref() };
         let accepted = self.provider.judge(&answer)?;

@@ -18,7 +18,17 @@ use crate::answer::Answer;
 /// A provider of SMS with an HTTP interface.
 pub(crate) trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Makes the request that sends one SMS to one recipient.
-    fn request(&self, sms: &Outgoing<'_>) -> Request<Bytes>;
+    ///
+    /// A provider has this, or [`prepare`](Self::prepare) if making a request can fail.
+    fn request(&self, sms: &Outgoing<'_>) -> Request<Bytes> {
+        let _ = sms;
+        Request::default()
+    }
+
+    /// Makes the request, or returns the reason why this SMS cannot be sent.
+    fn prepare(&self, sms: &Outgoing<'_>) -> Result<Request<Bytes>, SendError> {
+        Ok(self.request(sms))
+    }
 
     /// Returns the outcome that the answer to [`request`](Self::request) stands for.
     fn judge(&self, answer: &Answer<'_>) -> Result<Accepted, SendError>;

@@ -4,6 +4,7 @@ mod aws;
 mod devino;
 mod digest;
 mod exolve;
+mod http;
 mod infobip;
 mod kannel;
 mod messagebird;
@@ -27,6 +28,7 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &aws::SPEC,
     &devino::SPEC,
     &exolve::SPEC,
+    &http::SPEC,
     &infobip::SPEC,
     &kannel::SPEC,
     &messagebird::SPEC,

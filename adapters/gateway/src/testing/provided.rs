@@ -46,7 +46,7 @@ pub(crate) fn http_gateway(provider: Box<dyn Provider>, timeout: Duration) -> Ht
 }
 
 pub(crate) fn request_of(provider: &dyn Provider, sms: &Sms) -> Request<Bytes> {
-    provider.request(&Outgoing::new(sms, &sms.message.id.to_string()))
+    provider.prepare(&Outgoing::new(sms, &sms.message.id.to_string())).unwrap()
 }
 
 /// Makes an answer without headers, for `judge_status` and helpers.

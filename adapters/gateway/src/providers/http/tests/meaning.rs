@@ -1,0 +1,161 @@
+//! What answers mean.
+
+use super::*;
+
+#[track_caller]
+fn outcome(settings: &Json, status: u16, body: &str) -> String {
+    match judge(&*made(&SPEC, settings), status, body) {
+        Ok(accepted) => format!("accepted {:?}", accepted.reference.unwrap_or_default()),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn error_inside_a_200_has_the_outcome_of_its_rule() {
+    let settings = form_settings("https://a.example");
+    for (body, expected) in [
+        ("result=ok&msgid=a-1", "accepted \"a-1\""),
+        ("result=error&err=11", "rejected: status 200, code 11"),
+        ("result=error&err=20", "throttled: status 200, code 20"),
+        ("result=error&err=31", "misconfigured: status 200, code 31"),
+        ("result=error&err=40", "unroutable: status 200, code 40"),
+        ("result=error&err=99", "ambiguous: status 200, code 99"),
+        ("result=ok&msgid=", "ambiguous: status 200"),
+        ("", "ambiguous: status 200"),
+        ("<html>79991234567 482915</html>", "ambiguous: status 200"),
+    ] {
+        assert_eq!(outcome(&settings, 200, body), expected, "{body}");
+    }
+}
+
+#[test]
+fn answers_in_json_are_judged_by_rules_and_then_by_status() {
+    let settings = json_settings("https://a.example");
+    for (status, body, expected) in [
+        (200, r#"{"data":[{"id":17}]}"#, "accepted \"17\""),
+        (202, r#"{"data":[{"id":"x"}]}"#, "accepted \"x\""),
+        (200, r#"{"data":[{"id":17}],"error":null}"#, "accepted \"17\""),
+        (200, r#"{"error":{"code":"bad_number"}}"#, "rejected: status 200, code bad_number"),
+        (200, r#"{"data":[]}"#, "ambiguous: status 200"),
+        (200, "", "ambiguous: status 200"),
+        (200, "<html>", "ambiguous: status 200"),
+        (204, "", "ambiguous: status 204"),
+        (302, "", "misconfigured: status 302"),
+        (400, r#"{"error":{"code":"low_balance"}}"#, "misconfigured: status 400, code low_balance"),
+        (400, r#"{"error":{"code":"bad"}}"#, "rejected: status 400, code bad"),
+        (400, "<html>", "rejected: status 400"),
+        (401, "", "misconfigured: status 401"),
+        (404, "", "misconfigured: status 404"),
+        (408, "", "ambiguous: status 408"),
+        (
+            422,
+            r#"{"error":{"code":"region_blocked"}}"#,
+            "unroutable: status 422, code region_blocked",
+        ),
+        (422, r#"{"error":{"code":"79991234567"}}"#, "rejected: status 422"),
+        (429, "", "throttled: status 429"),
+        (500, r#"{"data":[{"id":17}]}"#, "ambiguous: status 500"),
+        (503, "", "unavailable: status 503"),
+    ] {
+        assert_eq!(outcome(&settings, status, body), expected, "{status} {body}");
+    }
+}
+
+#[test]
+fn answer_whose_body_was_not_read_is_ambiguous_if_a_rule_or_the_id_needs_it() {
+    let unread = |settings: &Json, status| judge_with(&*made(&SPEC, settings), status, &[], None);
+    let by_rule = json!({
+        "url": "https://a.example/x",
+        "rules": [
+            {"status": "2xx", "path": "error", "exists": true, "outcome": "rejected"},
+            {"status": "2xx", "outcome": "accepted"},
+        ],
+    });
+    let by_status = json!({"url": "https://a.example/x"});
+    let by_body = json!({
+        "url": "https://a.example/x", "answer": "text",
+        "rules": [{"body_contains": "ERR", "outcome": "rejected"}],
+    });
+
+    let ambiguous = Err(SendError::Ambiguous("status 200".to_owned()));
+    assert_eq!(unread(&json_settings("https://a.example"), 200), ambiguous);
+    assert_eq!(unread(&by_rule, 200), ambiguous);
+    assert_eq!(unread(&by_body, 200), ambiguous);
+    assert_eq!(unread(&by_status, 200), Ok(Accepted::default()));
+    assert_eq!(unread(&by_rule, 400), Err(SendError::Rejected("status 400".to_owned())));
+    assert_eq!(judge(&*made(&SPEC, &by_rule), 200, "{}"), Ok(Accepted::default()));
+}
+
+#[test]
+fn first_rule_that_fits_counts_and_has_the_retry_time() {
+    let settings = json!({
+        "url": "https://a.example/x",
+        "rules": [
+            {"status": [500, "502-504"], "path": "busy", "equals": true, "outcome": "throttled"},
+            {"status": 500, "outcome": "unavailable"},
+            {"path": "done", "equals": [1, "yes"], "outcome": "accepted"},
+            {"status": "2xx", "path": "text", "contains": "queue", "outcome": "ambiguous"},
+            {"status": 200, "path": "text", "exists": false, "outcome": "misconfigured"},
+        ],
+    });
+    for (status, body, expected) in [
+        (500, r#"{"busy":true}"#, "throttled: status 500"),
+        (503, r#"{"busy":"true"}"#, "throttled: status 503"),
+        (501, r#"{"busy":true}"#, "ambiguous: status 501"),
+        (500, r#"{"busy":false}"#, "unavailable: status 500"),
+        (500, "", "unavailable: status 500"),
+        (400, r#"{"done":1}"#, "accepted \"\""),
+        (200, r#"{"done":"yes"}"#, "accepted \"\""),
+        (200, r#"{"text":"in the queue"}"#, "ambiguous: status 200"),
+        (200, r#"{"text":"sent"}"#, "accepted \"\""),
+        (200, "{}", "misconfigured: status 200"),
+    ] {
+        assert_eq!(outcome(&settings, status, body), expected, "{status} {body}");
+    }
+    let later = judge_with(
+        &*made(&SPEC, &settings),
+        500,
+        &[("retry-after", "7")],
+        Some(r#"{"busy":true}"#),
+    );
+    let retry_after = Some(Duration::from_secs(7));
+    assert_eq!(later, Err(SendError::Throttled { detail: "status 500".to_owned(), retry_after }));
+}
+
+#[test]
+fn id_follows_its_mark_in_a_text() {
+    let settings = json!({
+        "url": "https://a.example/x", "answer": "text", "message_id_after": "OK - ",
+    });
+    for (body, expected) in [
+        ("OK - 17", "accepted \"17\""),
+        ("+OK - a-1, 2 SMS\r\n", "accepted \"a-1\""),
+        ("OK -  x;y", "accepted \"x\""),
+        ("OK - ", "ambiguous: status 200"),
+        ("OK 17", "ambiguous: status 200"),
+    ] {
+        assert_eq!(outcome(&settings, 200, body), expected, "{body}");
+    }
+    let unsent = json!({"url": "https://a.example/x"});
+    assert_eq!(outcome(&unsent, 200, "whatever"), "accepted \"\"");
+}
+
+#[tokio::test]
+async fn long_answer_and_lost_connection_are_ambiguous() {
+    let huge = format!("{{\"data\":[{{\"id\":17}}],\"x\":\"{}\"}}", "x".repeat(100_000));
+    for (reply, expected) in [
+        (Reply::text(200, &huge), "ambiguous: status 200"),
+        (Reply::Close, "ambiguous: no answer came back"),
+        (Reply::text(200, r#"{"data":[{"id":17}]}"#), "17"),
+    ] {
+        let fake = Fake::scripted([reply]).await;
+        let gateway = http_gateway(made(&SPEC, &json_settings(fake.url())), AMPLE);
+
+        let outcome = match gateway.send(&sms()).await {
+            Ok(accepted) => accepted.reference.unwrap(),
+            Err(error) => error.to_string(),
+        };
+
+        assert!(outcome.starts_with(expected), "{outcome}");
+    }
+}

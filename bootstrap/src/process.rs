@@ -17,6 +17,7 @@ use anyhow::{Context, bail};
 use prometheus::{IntCounter, Registry};
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     banner::banner,
-    config::{Config, LogFormat},
+    config::{Config, GatewaysConfig, LogFormat},
     descriptors::{self, Shares},
     environment::Environment,
     metrics::{ReceiptMetrics, expired_messages},
@@ -48,6 +49,8 @@ pub struct Process {
     /// Metrics of the receipts that come over HTTP, and over connections of gateways.
     pub receipts: ReceiptMetrics,
     pub stop: CancellationToken,
+    /// The gateways in force. `None` until a part asks.
+    pub(crate) gateways: Option<watch::Receiver<Arc<GatewaysConfig>>>,
     name: &'static str,
     terminal: Terminal,
     /// Whether the start is shown on a terminal, so that the log need not have it.
@@ -110,6 +113,7 @@ impl Process {
             receipts: ReceiptMetrics::register(&registry)?,
             keeps_house: false,
             stop: CancellationToken::new(),
+            gateways: None,
             sqlite: match &config.database {
                 settings @ DatabaseSettings::Sqlite(_) => {
                     let database = Database::connect_lazily(settings, name, 1);
@@ -172,6 +176,11 @@ impl Process {
     /// it.
     pub(crate) fn needs_housekeeping(&mut self) -> bool {
         !std::mem::replace(&mut self.keeps_house, true)
+    }
+
+    /// Returns whether the process calls gateways.
+    pub(crate) fn sends(&self) -> bool {
+        ["consumer", "messager"].contains(&self.name)
     }
 
     pub(crate) fn has_banner(&self) -> bool {

@@ -26,6 +26,7 @@ mod m20261130_000005_api_newest;
 mod m20261130_000006_guard_days;
 mod m20261130_000007_gateways;
 mod m20261130_000010_gateway_receipt;
+mod m20261130_000012_gateway_state;
 mod m20261130_000020_gateway_spending;
 mod m20261130_000021_reserved;
 
@@ -51,6 +52,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000006_guard_days::Migration),
             Box::new(m20261130_000007_gateways::Migration),
             Box::new(m20261130_000010_gateway_receipt::Migration),
+            Box::new(m20261130_000012_gateway_state::Migration),
             Box::new(m20261130_000020_gateway_spending::Migration),
             Box::new(m20261130_000021_reserved::Migration),
         ]

@@ -26,6 +26,7 @@ GRANT SELECT, DELETE ON gateway_spending TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_api;
 GRANT SELECT, DELETE ON consumer_member TO messager_api;
+GRANT SELECT, DELETE ON gateway_state TO messager_api;
 GRANT SELECT ON queue_partition TO messager_api;
 GRANT SELECT, DELETE ON queue_record TO messager_api;
 
@@ -39,6 +40,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON delivery TO messager_processor;
 GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_processor;
 GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_processor;
 GRANT SELECT, DELETE ON consumer_member TO messager_processor;
+GRANT SELECT, DELETE ON gateway_state TO messager_processor;
 GRANT SELECT ON queue_partition TO messager_processor;
 GRANT SELECT, DELETE ON queue_record TO messager_processor;
 GRANT SELECT ON verification TO messager_processor;
@@ -56,6 +58,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON delivery TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON dead_letter TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON partition_lease TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON consumer_member TO messager_consumer;
+GRANT SELECT ON gateway_control TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_state TO messager_consumer;
 GRANT SELECT ON verification TO messager_consumer;
 GRANT SELECT, INSERT ON secret TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_consumer;
@@ -69,11 +73,13 @@ GRANT SELECT ON partition_lease TO messager_queue;
 GRANT SELECT, INSERT, UPDATE ON queue_partition TO messager_queue;
 GRANT SELECT, INSERT, DELETE ON queue_record TO messager_queue;
 
--- The commands of `messager`: keys, limits, dead-letters, guard, secrets
+-- The commands of `messager`: keys, limits, dead-letters, gateways, guard, secrets
 GRANT SELECT ON seaql_migrations TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON api_key TO messager_operator;
 GRANT SELECT, DELETE ON dead_letter TO messager_operator;
 GRANT SELECT, INSERT ON delivery TO messager_operator;
+GRANT SELECT, INSERT, DELETE ON gateway_control TO messager_operator;
+GRANT SELECT ON gateway_state TO messager_operator;
 GRANT SELECT ON guard_decision TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON guard_count TO messager_operator;
 GRANT SELECT, UPDATE, DELETE ON limit_counter TO messager_operator;

@@ -61,8 +61,8 @@ impl SqlHousekeeping {
     /// and the leases of groups without a consumer. Returns how many rows.
     ///
     /// Also ends entries that have been expired for an hour under a living consumer, and deletes
-    /// members that died a day ago, events that were not posted for a week, and references of gateways
-    /// that no receipt will name any more.
+    /// members that died a day ago, the states of gateways of processes that died an hour ago, events
+    /// that were not posted for a week, and references of gateways that no receipt will name any more.
     #[autometrics(struct_name = "SqlHousekeeping")]
     pub async fn prune(&self, retention: Duration) -> Result<u64, StoreError> {
         let overdue = self.database.parameters().with("overdue", millis(OVERDUE));

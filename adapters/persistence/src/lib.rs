@@ -10,6 +10,7 @@ mod coalesce;
 mod database;
 mod dead_letters;
 mod events;
+mod gateways;
 mod guard;
 mod housekeeping;
 mod idempotency;
@@ -36,6 +37,7 @@ pub use database::{
 };
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;
+pub use gateways::{GatewayReport, ReportedGateway, SqlGateways};
 pub use guard::SqlGuard;
 pub use housekeeping::{Expired, SqlHousekeeping};
 pub use idempotency::SqlAnswers;

@@ -5,6 +5,7 @@ mod checks;
 mod deliveries;
 mod events;
 mod gateway_receipts;
+mod gateway_states;
 mod gateways;
 mod guards;
 mod housekeeping;

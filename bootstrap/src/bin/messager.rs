@@ -43,9 +43,8 @@ enum Command {
     /// Show, retry or delete records that the consumer could not read.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// Check and test SMS gateways.
-    #[command(subcommand)]
-    Gateways(gateways::Command),
+    /// List, check, test and drain SMS gateways.
+    Gateways(gateways::Args),
     /// Create, list and revoke API keys.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -79,7 +78,7 @@ fn main() -> ExitCode {
         None | Some(Command::Run | Command::Settings(_)) => serve(config).await,
         Some(Command::Migrate(command)) => migrate::execute(&config, command).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
-        Some(Command::Gateways(command)) => gateways::execute(&config, command).await,
+        Some(Command::Gateways(args)) => gateways::execute(&config, args).await,
         Some(Command::Keys(command)) => {
             with_database(&config, "messager keys", async |database| {
                 keys::execute(&SqlApiKeys::new(database.clone()), command).await

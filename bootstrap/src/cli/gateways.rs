@@ -1,19 +1,39 @@
-//! `messager gateways`: checks and tests gateways, and shows where their providers report.
+//! `messager gateways`: lists, checks, tests and drains gateways, and shows where their providers
+//! report.
 
 mod check;
+mod list;
 mod trial;
 mod urls;
 
-use std::path::PathBuf;
+use std::{io::Write, path::PathBuf};
 
+use adapters_persistence::SqlGateways;
 use anyhow::bail;
 use domain::GatewayName;
 
 pub use self::check::check;
+use super::{Output, with_database};
 use crate::config::{Config, GatewaysConfig};
+
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Print the list as JSON.
+    #[arg(long)]
+    json: bool,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
+    /// List the gateways, their state in each process, and the calls of the last five minutes (the
+    /// default).
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Check a file of gateways. Exits with 2 and lists every problem if a process would not start
     /// with it.
     Check {
@@ -26,25 +46,63 @@ pub enum Command {
     /// Print the URL at which the provider of each gateway reports deliveries, to paste into its
     /// settings. Whoever has it can report deliveries of that gateway.
     Urls,
+    /// Take a gateway out of service in all processes: they call it no more from a second or two
+    /// later on.
+    Drain { name: GatewayName },
+    /// Put a drained gateway back into service.
+    Undrain { name: GatewayName },
 }
 
-impl Command {
+impl Args {
     /// Returns the file to check if that is the command. It also works with bad settings.
     pub fn to_check(&self) -> Option<Option<PathBuf>> {
-        match self {
-            Self::Check { file } => Some(file.clone()),
-            Self::Test(_) | Self::Urls => None,
+        match &self.command {
+            Some(Command::Check { file }) => Some(file.clone()),
+            _ => None,
         }
     }
 }
 
 /// Carries out `messager gateways …`.
-pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
-    match command {
+pub async fn execute(config: &Config, args: Args) -> anyhow::Result<()> {
+    let json = args.json;
+    match args.command.unwrap_or(Command::List { json }) {
+        Command::List { json: own } => list::execute(config, json || own).await,
         Command::Check { .. } => bail!("`check` is carried out before the settings are read"),
         Command::Test(args) => trial::execute(config, args).await,
         Command::Urls => urls::execute(config).await,
+        Command::Drain { name } => {
+            ensure_is_configured(&config.gateways, &name)?;
+            with_database(config, "messager gateways", async |database| {
+                let is_new = SqlGateways::new(database.clone()).drain(&name).await?;
+                Ok(writeln!(Output, "{}", drained(&name, is_new))?)
+            })
+            .await
+        }
+        Command::Undrain { name } => {
+            with_database(config, "messager gateways", async |database| {
+                let was = SqlGateways::new(database.clone()).undrain(&name).await?;
+                if !was {
+                    // The name of a gateway that was removed may still be drained.
+                    ensure_is_configured(&config.gateways, &name)?;
+                }
+                Ok(writeln!(Output, "{}", undrained(&name, was))?)
+            })
+            .await
+        }
     }
+}
+
+fn drained(name: &GatewayName, is_new: bool) -> String {
+    if is_new {
+        format!("{name} is drained: no process calls it from a second or two later on")
+    } else {
+        format!("{name} was drained before")
+    }
+}
+
+fn undrained(name: &GatewayName, was: bool) -> String {
+    if was { format!("{name} is in service again") } else { format!("{name} was not drained") }
 }
 
 fn ensure_is_configured(gateways: &GatewaysConfig, name: &GatewayName) -> anyhow::Result<()> {

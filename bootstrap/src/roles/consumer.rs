@@ -9,7 +9,7 @@ use rand_core::Rng;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    gateways::{region_of, table},
+    gateways::{follow, region_of, share, table},
     housekeeping::clean_up_orphans,
     parts, stream,
 };
@@ -44,12 +44,15 @@ pub fn consumer(
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
     let table = table(&config.gateways)?;
-    hear_receipts(process, &database, &table.gateways);
+    let hear = hear_receipts(process, &database);
+    hear(&table.gateways);
     let unknown = ask_for_unknown(process, &database, &usable, &table.gateways);
     let router = Router::new(table, Arc::new(region_of));
     GatewayMetrics::register(&process.registry, router.clone())?;
     let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
+    follow(process, router.clone(), hear);
+    share(process, &usable, database.clone(), member.clone(), router.clone());
     let ledger =
         SqlDeliveryLedger::new(database.clone(), group.clone(), topic.clone(), member.clone());
     let consumer = Consumer {
@@ -77,12 +80,18 @@ pub fn consumer(
     Ok(())
 }
 
-/// Stores the receipts that gateways report over their own connections.
-fn hear_receipts(process: &Process, database: &Database, gateways: &[RoutedGateway<Gateway>]) {
-    let receipts = Arc::new(StoredReceipts::new(database.clone(), process.receipts.clone()));
-    for RoutedGateway { name, gateway, .. } in gateways {
-        process.receipts.expect(name);
-        gateway.listen(name, Arc::<StoredReceipts>::clone(&receipts));
+/// Returns what stores the receipts that gateways report over their own connections.
+fn hear_receipts(
+    process: &Process,
+    database: &Database,
+) -> impl Fn(&[RoutedGateway<Gateway>]) + Send + use<> {
+    let counted = process.receipts.clone();
+    let receipts = Arc::new(StoredReceipts::new(database.clone(), counted.clone()));
+    move |gateways| {
+        for RoutedGateway { name, gateway, .. } in gateways {
+            counted.expect(name);
+            gateway.listen(name, Arc::<StoredReceipts>::clone(&receipts));
+        }
     }
 }
 

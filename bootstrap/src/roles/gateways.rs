@@ -1,13 +1,23 @@
-//! The gateways of a process: how the settings become a router.
+//! The gateways of a process: how the settings become a router, and how that follows the settings and
+//! the operator.
+
+mod changes;
+mod shared;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use adapters_gateway::Gateway;
 use adapters_http::recipient;
-use application::{AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, RoutingTable};
+use application::{
+    AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, Router, RoutingTable,
+};
 use domain::{PhoneNumber, Region};
 
-use crate::config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig};
+pub(super) use self::{changes::gateways, shared::share};
+use crate::{
+    Process,
+    config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig},
+};
 
 /// The time after which a call counts as without an outcome, beyond the limit that the gateway keeps
 /// itself.
@@ -23,6 +33,33 @@ pub(super) fn table(config: &GatewaysConfig) -> anyhow::Result<RoutingTable<Gate
             Ambiguous::Next => AfterAmbiguous::Next,
         },
     })
+}
+
+/// Puts changed gateways into `router`, each time after `prepare` has seen them.
+pub(super) fn follow(
+    process: &mut Process,
+    router: Router<Gateway>,
+    prepare: impl Fn(&[RoutedGateway<Gateway>]) + Send + 'static,
+) {
+    let mut gateways = gateways(process);
+    let stop = process.stop.clone();
+    process.spawn(async move {
+        while let Some(Ok(())) = stop.run_until_cancelled(gateways.changed()).await {
+            let changed = Arc::clone(&gateways.borrow_and_update());
+            match table(&changed) {
+                Ok(table) => {
+                    prepare(&table.gateways);
+                    router.replace(table);
+                }
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "the changed gateways cannot be made, and those from before stay in force"
+                ),
+            }
+        }
+        stop.cancelled().await;
+        Ok(())
+    });
 }
 
 fn gateway(config: &GatewayConfig) -> anyhow::Result<RoutedGateway<Gateway>> {

@@ -1,6 +1,12 @@
 //! Files of gateways, and `messager gateways`.
 
-use super::support::{Binary, Folder, Gateway};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::support::{Binary, Folder, Gateway, Running, eventually, phone, post};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a command printed, and its exit code.
 struct Said {
@@ -155,4 +161,89 @@ async fn test_says_what_to_do_if_the_gateway_does_not_accept() {
     assert!(said.stderr.contains("unavailable: could not connect"), "{}", said.stderr);
     assert!(said.stderr.contains("nothing was sent. Check the URL"), "{}", said.stderr);
     assert!(!said.stderr.contains("79991234567"), "{}", said.stderr);
+}
+
+/// Posts numbers of Russia until the gateway has received one.
+async fn goes_to(messager: &Running, gateway: &Gateway, from: usize) {
+    let mut number = 9_990_000_000 + from;
+    eventually("an SMS at the gateway", PATIENCE, async || {
+        number += 1;
+        assert_eq!(post(messager.port, &phone(number)).await.0, 200);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        gateway.received().iter().any(|sms| sms.phone == phone(number)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn changed_file_is_in_force_without_a_restart() {
+    let (first, second) = (Gateway::start().await, Gateway::start().await);
+    let folder = Folder::new();
+    write(&folder, &two(&first.url()));
+    let env = [("GUARD", "off"), ("LIMIT_PREFIX", "off")];
+    let messager = env
+        .iter()
+        .fold(Binary::new("messager", folder.path()), |it, (name, value)| it.env(name, value))
+        .ready()
+        .await;
+    goes_to(&messager, &first, 0).await;
+
+    write(&folder, "[gateway.hook]\nprovider = \"webhok\"\n");
+    eventually("refused", PATIENCE, async || {
+        messager.stderr().contains("the changed gateways cannot be used").then_some(())
+    })
+    .await;
+    assert!(messager.stderr().contains("there is no provider"), "{}", messager.stderr());
+    goes_to(&messager, &first, 1_000).await;
+
+    write(&folder, &two(&second.url()));
+    eventually("taken over", PATIENCE, async || {
+        messager.stderr().contains("the changed gateways are in force").then_some(())
+    })
+    .await;
+    goes_to(&messager, &second, 2_000).await;
+}
+
+/// Returns the rows of `messager gateways --json`.
+async fn listed(folder: &Folder) -> Vec<Value> {
+    let said = said(messager(folder, &["gateways", "--json"])).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    serde_json::from_str(&said.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn drained_gateway_is_called_no_more_until_it_is_undrained() {
+    let gateway = Gateway::start().await;
+    let folder = Folder::new();
+    write(&folder, &two(&gateway.url()));
+    let running = Binary::new("messager", folder.path()).ready().await;
+    goes_to(&running, &gateway, 0).await;
+    let hook = eventually("reported", PATIENCE, async || {
+        let rows = listed(&folder).await;
+        let accepted = rows[0]["accepted"].as_u64()?;
+        (accepted > 0).then(|| rows[0].clone())
+    })
+    .await;
+    assert_eq!((&hook["gateway"], &hook["state"]), (&json!("hook"), &json!("closed")));
+
+    let unknown = said(messager(&folder, &["gateways", "drain", "hok"])).await;
+    assert_eq!(unknown.code, Some(1));
+    let drained = said(messager(&folder, &["gateways", "drain", "hook"])).await;
+    assert!(drained.stdout.starts_with("hook is drained"), "{}", drained.stdout);
+    eventually("drained", PATIENCE, async || {
+        running.stderr().contains("an operator drained a gateway").then_some(())
+    })
+    .await;
+    assert_eq!(listed(&folder).await[0]["state"], "drained");
+    let before = gateway.count();
+    assert_eq!(post(running.port, &phone(9_991_000_000)).await.0, 200);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(gateway.count(), before);
+
+    let undrained = said(messager(&folder, &["gateways", "undrain", "hook"])).await;
+    assert_eq!(undrained.stdout, "hook is in service again\n");
+    eventually("the message that waited", PATIENCE, async || {
+        gateway.received().iter().any(|sms| sms.phone == phone(9_991_000_000)).then_some(())
+    })
+    .await;
 }

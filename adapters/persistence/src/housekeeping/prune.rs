@@ -20,6 +20,7 @@ pub(super) async fn prune(database: &Database, retention: Duration) -> Result<u6
         (&DEAD_LETTERS, old()),
         (&LEASES, old()),
         (&MEMBERS, plain()),
+        (&GATEWAY_STATES, plain()),
         (&EVENTS, plain()),
         (&REFERENCES, plain()),
         (&SPENDING, plain()),
@@ -163,6 +164,12 @@ WHERE expires_at < {now} - :retention
 static MEMBERS: Sql = Sql::pair(
     "DELETE FROM consumer_member WHERE expires_at < now() - interval '1 day'",
     "DELETE FROM consumer_member WHERE expires_at < {now} - 86400000",
+);
+
+// A living process reports every few seconds. A later row of a suspended process is a new one.
+static GATEWAY_STATES: Sql = Sql::pair(
+    "DELETE FROM gateway_state WHERE reported_at < now() - interval '1 hour'",
+    "DELETE FROM gateway_state WHERE reported_at < {now} - 3600000",
 );
 
 // An event that is retried is due within hours: these are not posted any more.

@@ -1,0 +1,208 @@
+//! `messager gateways list`.
+
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal, Write, stdout},
+    time::Duration,
+};
+
+use adapters_persistence::{ReportedGateway, SqlGateways};
+use domain::GatewayName;
+use serde_json::{Value, json};
+
+use super::super::{Output, with_database};
+use crate::config::{Config, GatewaysConfig};
+
+/// A process that said nothing for this long has ended, or cannot reach the database.
+const SILENT: Duration = Duration::from_secs(60);
+
+/// What is known of one gateway in one process.
+struct Row<'a> {
+    gateway: &'a GatewayName,
+    provider: &'a str,
+    /// `None`: no process has the gateway.
+    reported: Option<&'a ReportedGateway>,
+    is_drained: bool,
+}
+
+/// Prints a row for each gateway and process.
+pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
+    with_database(config, "messager gateways", async |database| {
+        let gateways = SqlGateways::new(database.clone());
+        let drained = gateways.drained().await?;
+        let reported = gateways.reported(SILENT).await?;
+        let rows = rows(&config.gateways, &reported, &drained);
+        let text = if json {
+            json_of(&rows)
+        } else if stdout().is_terminal() {
+            table(&rows)
+        } else {
+            lines(&rows)
+        };
+        Ok(write!(Output, "{text}")?)
+    })
+    .await
+}
+
+/// Returns the rows of the configured gateways in their order, and then of those that only running
+/// processes have.
+fn rows<'a>(
+    config: &'a GatewaysConfig,
+    reported: &'a [ReportedGateway],
+    drained: &BTreeSet<GatewayName>,
+) -> Vec<Row<'a>> {
+    let configured = config.gateways.iter().map(|it| (&it.name, it.provider));
+    let is_configured = |name: &GatewayName| config.find(name).is_some();
+    let mut others: Vec<_> = reported
+        .iter()
+        .filter(|it| !is_configured(&it.report.gateway))
+        .map(|it| (&it.report.gateway, it.report.provider.as_str()))
+        .collect();
+    others.dedup();
+    let mut rows = Vec::new();
+    for (gateway, provider) in configured.chain(others) {
+        let row =
+            |reported| Row { gateway, provider, reported, is_drained: drained.contains(gateway) };
+        let before = rows.len();
+        rows.extend(reported.iter().filter(|it| it.report.gateway == *gateway).map(Some).map(row));
+        if rows.len() == before {
+            rows.push(row(None));
+        }
+    }
+    rows
+}
+
+const HEAD: [&str; 8] =
+    ["gateway", "provider", "process", "state", "in flight", "accepted", "refused", "unclear"];
+
+impl Row<'_> {
+    fn state(&self) -> String {
+        let state = self.reported.map_or("unused", |it| it.report.state.as_str());
+        let reason = self.reported.map_or("", |it| it.report.reason.as_str());
+        let state = if self.is_drained { "drained" } else { state };
+        if reason.is_empty() || self.is_drained {
+            state.to_owned()
+        } else {
+            format!("{state}: {reason}")
+        }
+    }
+
+    fn cells(&self) -> [String; 8] {
+        let count = |of: fn(&ReportedGateway) -> u64| {
+            self.reported.map_or("-".to_owned(), |it| of(it).to_string())
+        };
+        [
+            self.gateway.to_string(),
+            self.provider.to_owned(),
+            self.reported.map_or("-", |it| it.process.as_str()).to_owned(),
+            self.state(),
+            count(|it| it.report.in_flight),
+            count(|it| it.report.accepted),
+            count(|it| it.report.refused),
+            count(|it| it.report.unclear),
+        ]
+    }
+}
+
+fn all_cells(rows: &[Row<'_>]) -> Vec<[String; 8]> {
+    [HEAD.map(str::to_owned)].into_iter().chain(rows.iter().map(Row::cells)).collect()
+}
+
+fn lines(rows: &[Row<'_>]) -> String {
+    all_cells(rows).into_iter().map(|row| row.join("\t") + "\n").collect()
+}
+
+/// Formats the rows in columns, for a terminal.
+fn table(rows: &[Row<'_>]) -> String {
+    let all = all_cells(rows);
+    let width =
+        |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    all.iter().map(line).collect()
+}
+
+fn json_of(rows: &[Row<'_>]) -> String {
+    let object = |row: &Row<'_>| {
+        let report = row.reported.map(|it| &it.report);
+        json!({
+            "gateway": row.gateway.as_str(),
+            "provider": row.provider,
+            "process": row.reported.map(|it| &it.process),
+            "state": if row.is_drained { "drained" } else { report.map_or("unused", |it| &it.state) },
+            "reason": report.map(|it| &it.reason).filter(|it| !it.is_empty()),
+            "in_flight": report.map(|it| it.in_flight),
+            "accepted": report.map(|it| it.accepted),
+            "refused": report.map(|it| it.refused),
+            "unclear": report.map(|it| it.unclear),
+            "reported_seconds_ago": row.reported.map(|it| it.age.as_secs()),
+        })
+    };
+    let all: Vec<Value> = rows.iter().map(object).collect();
+    format!("{:#}\n", Value::from(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use adapters_persistence::GatewayReport;
+
+    use super::*;
+
+    fn config() -> GatewaysConfig {
+        crate::config::Config::from_lookup(&|_| None).unwrap().gateways
+    }
+
+    fn reported(gateway: &str, process: &str, state: &str, reason: &str) -> ReportedGateway {
+        ReportedGateway {
+            process: process.to_owned(),
+            report: GatewayReport {
+                gateway: gateway.parse().unwrap(),
+                provider: "twilio".to_owned(),
+                state: state.to_owned(),
+                reason: reason.to_owned(),
+                in_flight: 3,
+                accepted: 20,
+                refused: 1,
+                unclear: 0,
+            },
+            age: Duration::from_secs(2),
+        }
+    }
+
+    #[test]
+    fn each_process_is_a_row_and_gateways_without_a_process_too() {
+        let config = config();
+        let reported = [
+            reported("gone", "12-a", "closed", ""),
+            reported("gone", "13-b", "open", "misconfigured: HTTP 401"),
+        ];
+        let rows = rows(&config, &reported, &BTreeSet::new());
+
+        assert_eq!(
+            lines(&rows),
+            "gateway\tprovider\tprocess\tstate\tin flight\taccepted\trefused\tunclear\n\
+             default\tconsole\t-\tunused\t-\t-\t-\t-\n\
+             gone\ttwilio\t12-a\tclosed\t3\t20\t1\t0\n\
+             gone\ttwilio\t13-b\topen: misconfigured: HTTP 401\t3\t20\t1\t0\n"
+        );
+        let columns = table(&rows);
+        assert!(columns.contains("gone     twilio    12-a     closed "), "{columns}");
+        let json: Vec<Value> = serde_json::from_str(&json_of(&rows)).unwrap();
+        assert_eq!((json.len(), &json[2]["reason"]), (3, &json!("misconfigured: HTTP 401")));
+        assert_eq!((&json[0]["process"], &json[1]["accepted"]), (&Value::Null, &json!(20)));
+    }
+
+    #[test]
+    fn drained_gateway_is_shown_as_drained_even_if_no_process_has_noticed() {
+        let config = config();
+        let reported = [reported("default", "12-a", "open", "unavailable")];
+        let drained = BTreeSet::from([GatewayName::default()]);
+
+        let shown = lines(&rows(&config, &reported, &drained));
+
+        assert!(shown.contains("\tdrained\t3\t"), "{shown}");
+    }
+}

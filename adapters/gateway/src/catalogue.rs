@@ -79,13 +79,13 @@ pub static COMMON: &[Field] = &[
         "price",
         FieldKind::Any,
         "What a segment costs, in your currency: an amount, or a table of amounts with `default` and \
-         regions. It is checked, and not used yet.",
+         regions.",
     ),
     Field::optional(
         "daily_budget",
         FieldKind::Any,
         "What the gateway may cost in a day: an amount, or a table of amounts with `total`, \
-         `international` and regions. It is checked, and not enforced yet.",
+         `international` and regions. It needs `price`.",
     ),
     Field::optional(
         "ca",

@@ -258,7 +258,8 @@ impl DeliveryLedger for SqlDeliveryLedger {
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
         let mut parts = Vec::new();
-        let unaffordable = &Mutex::new(Vec::new());
+        // Messages whose calls have reserved their cost, and those that cannot be afforded.
+        let bought = &Mutex::new((Vec::new(), Vec::new()));
         for step in Step::ALL {
             let ours: Vec<&Start> = starts.iter().filter(|it| Step::of(it) == step).collect();
             // Without any entry, one statement says whether the lease is held.
@@ -274,7 +275,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             };
             let begun = if step == Step::Buy {
                 let buy = |places: Range<usize>| {
-                    self.buy_part(lease, Starts(&ours[places]), call_limit, unaffordable)
+                    self.buy_part(lease, Starts(&ours[places]), call_limit, bought)
                 };
                 in_parts(ours.len(), buy, give_up).await?
             } else {
@@ -283,7 +284,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             parts.extend(begun);
         }
 
-        let unaffordable = std::mem::take(&mut *lock(unaffordable));
+        let (reserved, unaffordable) = std::mem::take(&mut *lock(bought));
         let mut started = Started { unaffordable, ..Started::default() };
         for entry in fenced(lease, parts)? {
             let recorded = entry.recorded.recorded()?;
@@ -293,6 +294,8 @@ impl DeliveryLedger for SqlDeliveryLedger {
                 _ => started.ended.push(recorded),
             }
         }
+        // The outcomes of these calls come to `finish`.
+        lock(&self.reserved).extend(reserved);
         Ok(started)
     }
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 pub(super) use self::permit::Permit;
 use self::{
     desk::{Desk, Offer},
-    spending::Spending,
+    spending::{Room, Spending},
 };
 pub use self::{
     status::{GatewayState, GatewayStatus},
@@ -205,6 +205,7 @@ impl<G: SmsGateway> Router<G> {
     /// were tried more often; then the order of the route decides.
     pub fn choose(&self, ask: &Ask<'_>) -> Choice<G> {
         let now = Instant::now();
+        let room = self.rooms(ask);
         let mut state = self.shared.state();
         let state = &mut *state;
         let place = state.place_of(ask.phone, &self.shared.region);
@@ -219,19 +220,25 @@ impl<G: SmsGateway> Router<G> {
         let mut free = Vec::new();
         let mut is_busy = false;
         let mut soonest = Duration::MAX;
-        let mut all_used_up = true;
+        let mut is_over = true;
         for name in allowed {
-            if self.has_used_up(name, ask) {
-                continue;
+            let room = room(name);
+            is_over &= room == Room::Over;
+            match room {
+                Room::Some => {}
+                Room::None(wait) => {
+                    soonest = soonest.min(wait);
+                    continue;
+                }
+                Room::Over => continue,
             }
-            all_used_up = false;
             match state.offer(name, ask.load, now) {
                 Offer::Free { is_silent } => free.push((is_silent, ask.past.tries(name), name)),
                 Offer::Busy(wait) => (is_busy, soonest) = (true, soonest.min(wait)),
                 Offer::Closed(wait) => soonest = soonest.min(wait),
             }
         }
-        if all_used_up {
+        if is_over {
             return Choice::Refuse("not called: the daily budget is used up");
         }
         let first = free.into_iter().min_by_key(|(is_silent, tries, _)| (*is_silent, *tries));
@@ -257,19 +264,24 @@ impl<G: SmsGateway> Router<G> {
         })
     }
 
-    /// Whether a gateway may cost no more for messages like this one. A gateway that may have the message
-    /// is not paid again.
-    fn has_used_up(&self, gateway: &GatewayName, ask: &Ask<'_>) -> bool {
+    /// Returns what the budget of each gateway has for a message. A gateway that may have the message is
+    /// not paid again.
+    fn rooms<'a>(&'a self, ask: &Ask<'a>) -> impl Fn(&GatewayName) -> Room + use<'a, G> {
         let spending = &self.shared.spending;
-        spending.is_limited()
-            && !ask.past.ambiguous.contains(gateway)
-            && spending.is_used_up(gateway, (self.shared.region)(ask.phone))
+        let ambiguous = &ask.past.ambiguous;
+        // The lookup is slow.
+        let region = spending.is_limited().then(|| (self.shared.region)(ask.phone));
+        move |gateway| match region {
+            Some(region) if !ambiguous.contains(gateway) => spending.room(gateway, region),
+            _ => Room::Some,
+        }
     }
 
     /// Decides what follows from a call of `called` that was not accepted, or may not have been. The
     /// past of `ask` includes the call.
     pub fn follow_up(&self, ask: &Ask<'_>, called: &GatewayName) -> FollowUp {
         let now = Instant::now();
+        let room = self.rooms(ask);
         let state = self.shared.state();
         let place = state.place_of(ask.phone, &self.shared.region);
         let allowed = match state.allowed(place.map(|place| &state.routes[place]), ask) {
@@ -279,9 +291,10 @@ impl<G: SmsGateway> Router<G> {
             Err(Nowhere::NoRoute) => return FollowUp::Later { alone: true },
         };
         let tries = ask.past.tries(called);
-        let mut others = allowed.iter().filter(|name| **name != called);
+        let mut others = allowed.iter().filter(|name| **name != called && room(name) != Room::Over);
         let is_free = |name: &&&GatewayName| {
             ask.past.tries(name) < tries
+                && room(name) == Room::Some
                 && matches!(state.offer(name, ask.load, now), Offer::Free { is_silent: false })
         };
         if others.clone().any(|name| is_free(&name)) {

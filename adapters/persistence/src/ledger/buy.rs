@@ -33,15 +33,16 @@ impl SqlDeliveryLedger {
         lease: &Lease,
         starts: Starts<'_>,
         call_limit: Duration,
-        unaffordable: &Mutex<Vec<MessageId>>,
+        bought: &Mutex<(Vec<MessageId>, Vec<MessageId>)>,
     ) -> Result<Fenced, DatabaseError> {
         let call = self.call(lease, call_limit);
         let step = async |it| self.buy(&it, lease, call, starts).await;
         let Some(Bought { entries, reserved, refused }) = self.database.step(step).await? else {
             return Ok(None);
         };
-        lock(&self.reserved).extend(reserved);
-        lock(unaffordable).extend(refused);
+        let mut bought = lock(bought);
+        bought.0.extend(reserved);
+        bought.1.extend(refused);
         Ok(Some(entries))
     }
 

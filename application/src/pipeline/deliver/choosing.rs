@@ -146,6 +146,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let mut again = Vec::new();
         for (message, step) in steps {
             let call = calls.get(&message.message.id).copied();
+            if let (Step::Call(permit), Some(_)) = (&step, call) {
+                self.router.note_paid(permit.name(), &message.message.phone);
+            }
             if ended.contains(&message.message.id) {
                 self.lanes.done(&message.message.phone);
             } else if let Step::Call(permit) = &step

@@ -18,13 +18,34 @@ pub(super) struct Spending(Mutex<Inner>);
 struct Inner {
     /// Gateways with a budget.
     tariffs: BTreeMap<GatewayName, Tariff>,
-    /// Until when messages to a region pass a gateway over.
-    used_up: HashMap<(GatewayName, Option<Region>), Instant>,
+    /// Gateways whose budget had no room for a message to this region.
+    used_up: HashMap<(GatewayName, Option<Region>), UsedUp>,
 }
 
-/// How long messages pass a gateway over that has used up its budget. Then one of them asks the ledger
-/// again: the day may have ended, or a refused call may have given something back.
-const USED_UP: Duration = Duration::from_secs(30);
+#[derive(Debug, Clone, Copy)]
+struct UsedUp {
+    since: Instant,
+    /// Until when messages pass the gateway over. Then the ledger is asked again.
+    until: Instant,
+}
+
+/// What a budget has for a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Perhaps enough. The ledger decides.
+    Some,
+    /// Not enough now. Calls in progress may give something back, or a shorter text may fit: look again
+    /// after this time.
+    None(Duration),
+    /// Not enough for longer than any call lasts.
+    Over,
+}
+
+/// Longer than a call lasts, so that all that was reserved before is spent or given back.
+const SETTLED: Duration = Duration::from_secs(20);
+/// How long messages pass over a gateway whose budget had no room, before and after that is settled.
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(30);
 
 impl Spending {
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -36,9 +57,14 @@ impl Spending {
         !self.inner().tariffs.is_empty()
     }
 
-    pub(super) fn is_used_up(&self, gateway: &GatewayName, region: Option<Region>) -> bool {
-        let used_up = &self.inner().used_up;
-        used_up.get(&(gateway.clone(), region)).is_some_and(|until| Instant::now() < *until)
+    pub(super) fn room(&self, gateway: &GatewayName, region: Option<Region>) -> Room {
+        let now = Instant::now();
+        match self.inner().used_up.get(&(gateway.clone(), region)) {
+            Some(used_up) if now >= used_up.until => Room::Some,
+            Some(used_up) if now - used_up.since >= SETTLED => Room::Over,
+            Some(used_up) => Room::None(used_up.until - now),
+            None => Room::Some,
+        }
     }
 }
 
@@ -67,15 +93,27 @@ impl<G: SmsGateway> Router<G> {
         tariff.cost((self.shared.region)(phone), segments())
     }
 
-    /// Notes that a gateway has used up what it may cost for messages like one to this number.
+    /// Notes that the budget of a gateway had no room for a message to this number.
     pub fn note_used_up(&self, gateway: &GatewayName, phone: &PhoneNumber) {
         let region = (self.shared.region)(phone);
         let now = Instant::now();
+        let mut inner = self.shared.spending.inner();
         let key = (gateway.clone(), region);
-        let before = self.shared.spending.inner().used_up.insert(key, now + USED_UP);
-        if before.is_none() {
+        let since = inner.used_up.get(&key).map(|before| before.since);
+        let is_settled = since.is_some_and(|since| now - since >= SETTLED);
+        let until = now + if is_settled { LATER } else { SOON };
+        inner.used_up.insert(key, UsedUp { since: since.unwrap_or(now), until });
+        if since.is_none() {
             let region = region.as_ref().map(Region::as_str);
-            tracing::warn!(%gateway, region, "the gateway has used up its daily budget; messages take another gateway or fail");
+            tracing::warn!(%gateway, region, "the daily budget of the gateway has no room for a message; messages take another gateway, or wait and then fail");
+        }
+    }
+
+    /// Notes that the budget of a gateway had room for a message to this number.
+    pub fn note_paid(&self, gateway: &GatewayName, phone: &PhoneNumber) {
+        if !self.shared.spending.inner().used_up.is_empty() {
+            let region = (self.shared.region)(phone);
+            self.shared.spending.inner().used_up.remove(&(gateway.clone(), region));
         }
     }
 }

@@ -423,13 +423,34 @@ async fn messages_go_to_the_next_gateway_when_a_budget_is_used_up_and_then_fail(
     service.deliver.router.set_tariffs(tariffs);
 
     service.run(seconds(5), OFTEN, &["7999"]).await;
-    service.run(seconds(1), OFTEN, &[]).await;
+    assert_eq!(service.book.count(DeliveryState::Failed), 0, "a call may give something back");
+    service.run(seconds(40), OFTEN, &[]).await;
 
     assert_eq!((first.calls(), second.calls()), (40, 20));
     assert_eq!(service.book.count(DeliveryState::Sent), 60);
     assert_eq!(service.book.count(DeliveryState::Failed), 40);
     let call_now = service.book.0.lock().unwrap().spent[&(name("a"), String::new())];
     assert_eq!(call_now, 2_000_000, "no call was granted without its cost");
+}
+
+/// It does not ask the other one again and again either.
+#[tokio::test(start_paused = true)]
+async fn a_number_that_one_gateway_refuses_and_the_other_may_not_pay_for_fails() {
+    let first = Fake::new(Behaviour::Answers(SendError::Unroutable("21408".into())), true);
+    let second = Fake::new(Behaviour::Accepts, true);
+    let table = table(&[("a", &first), ("b", &second)], vec![route("7", &["a", "b"])]);
+    let mut service = Service::new(table);
+    let nothing = Budget { total: "0".parse().ok(), ..Budget::default() };
+    let prices = Prices { default: "0.05".parse().ok(), ..Prices::default() };
+    let tariff = Tariff { prices, budget: nothing, home: None };
+    service.deliver.router.set_tariffs([(name("b"), tariff)]);
+
+    service.run(seconds(1), seconds(1), &["7999"]).await;
+    service.run(seconds(60), OFTEN, &[]).await;
+
+    assert_eq!(service.book.count(DeliveryState::Failed), 1);
+    assert!(first.calls() <= 3, "{} calls", first.calls());
+    assert_eq!(second.calls(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use super::{assert_holds, assert_refuted};
 
 const CONSUMERS: usize = 2;
 const GATEWAYS: usize = 2;
-/// Four faults give 90 to 250 thousand states.
+/// Four faults give up to 70 thousand states.
 const FAULTS: u8 = 4;
 
 /// A fact about each gateway.

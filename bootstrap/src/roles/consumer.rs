@@ -43,11 +43,12 @@ pub fn consumer(
         Some(queue) => Stream::Embedded(queue),
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
-    let table = table(&config.gateways)?;
+    let (table, tariffs) = table(&config.gateways, config.numbers.default_region)?;
     let hear = hear_receipts(process, &database);
     hear(&table.gateways);
     let unknown = ask_for_unknown(process, &database, &usable, &table.gateways);
     let router = Router::new(table, Arc::new(region_of));
+    router.set_tariffs(tariffs);
     GatewayMetrics::register(&process.registry, router.clone())?;
     let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);

@@ -9,9 +9,9 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use adapters_gateway::Gateway;
 use adapters_http::recipient;
 use application::{
-    AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, Router, RoutingTable,
+    AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, Router, RoutingTable, Tariff,
 };
-use domain::{PhoneNumber, Region};
+use domain::{GatewayName, PhoneNumber, Region};
 
 pub(super) use self::{changes::gateways, shared::share};
 use crate::{
@@ -23,16 +23,24 @@ use crate::{
 /// itself.
 const SPARE: Duration = Duration::from_secs(2);
 
-/// Makes the gateways, and the routes to them.
-pub(super) fn table(config: &GatewaysConfig) -> anyhow::Result<RoutingTable<Gateway>> {
-    Ok(RoutingTable {
-        gateways: config.gateways.iter().map(gateway).collect::<Result<_, _>>()?,
-        routes: config.routes.iter().map(route).collect(),
-        after_ambiguous: match config.ambiguous {
-            Ambiguous::Same => AfterAmbiguous::Same,
-            Ambiguous::Next => AfterAmbiguous::Next,
-        },
-    })
+/// What the calls of each gateway cost.
+pub(super) type Tariffs = Vec<(GatewayName, Tariff)>;
+
+/// Makes the gateways, and the routes to them. Messages to other regions than `home` are international.
+pub(super) fn table(
+    config: &GatewaysConfig,
+    home: Option<Region>,
+) -> anyhow::Result<(RoutingTable<Gateway>, Tariffs)> {
+    let gateways = config.gateways.iter().map(|it| gateway(it, home));
+    let (gateways, tariffs): (Vec<_>, Vec<_>) =
+        gateways.collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
+    let tariffs = config.gateways.iter().map(|it| it.name.clone()).zip(tariffs).collect();
+    let after_ambiguous = match config.ambiguous {
+        Ambiguous::Same => AfterAmbiguous::Same,
+        Ambiguous::Next => AfterAmbiguous::Next,
+    };
+    let routes = config.routes.iter().map(route).collect();
+    Ok((RoutingTable { gateways, routes, after_ambiguous }, tariffs))
 }
 
 /// Puts changed gateways into `router`, each time after `prepare` has seen them.
@@ -41,14 +49,16 @@ pub(super) fn follow(
     router: Router<Gateway>,
     prepare: impl Fn(&[RoutedGateway<Gateway>]) + Send + 'static,
 ) {
+    let home = process.config.numbers.default_region;
     let mut gateways = gateways(process);
     let stop = process.stop.clone();
     process.spawn(async move {
         while let Some(Ok(())) = stop.run_until_cancelled(gateways.changed()).await {
             let changed = Arc::clone(&gateways.borrow_and_update());
-            match table(&changed) {
-                Ok(table) => {
+            match table(&changed, home) {
+                Ok((table, tariffs)) => {
                     prepare(&table.gateways);
+                    router.set_tariffs(tariffs);
                     router.replace(table);
                 }
                 Err(error) => tracing::error!(
@@ -62,7 +72,10 @@ pub(super) fn follow(
     });
 }
 
-fn gateway(config: &GatewayConfig) -> anyhow::Result<RoutedGateway<Gateway>> {
+fn gateway(
+    config: &GatewayConfig,
+    home: Option<Region>,
+) -> anyhow::Result<(RoutedGateway<Gateway>, Tariff)> {
     let (gateway, common) = config.build()?;
     // The console answers at once.
     let in_flight = (!config.is_console()).then_some(common.in_flight);
@@ -71,7 +84,9 @@ fn gateway(config: &GatewayConfig) -> anyhow::Result<RoutedGateway<Gateway>> {
         in_flight: in_flight.and_then(|limit| NonZeroUsize::try_from(limit).ok()),
         per_second: common.max_per_second,
     };
-    Ok(RoutedGateway { name: config.name.clone(), gateway: Arc::new(gateway), limits })
+    let tariff = Tariff { prices: common.price, budget: common.daily_budget, home };
+    let gateway = Arc::new(gateway);
+    Ok((RoutedGateway { name: config.name.clone(), gateway, limits }, tariff))
 }
 
 fn route(config: &RouteConfig) -> Route {
@@ -109,6 +124,7 @@ mod tests {
         let path = folder.join("gateways.toml");
         let text = "[gateway.hook]\nprovider = \"webhook\"\nurl = \"http://a.example/\"\n\
                     timeout = 3\nin_flight = 7\nmax_per_second = 9\n\
+                    price = { default = 0.05, RU = 0.03 }\ndaily_budget = 100.0\n\
                     [gateway.screen]\nprovider = \"console\"\n\
                     [[route]]\nregions = [\"RU\"]\nprefixes = [\"44\"]\nsender = \"SHOP\"\n\
                     params = { a = \"b\" }\ngateways = [\"screen\", \"hook\"]\n\
@@ -118,7 +134,8 @@ mod tests {
         let file = GatewaysFile::read(Path::new(&path), &|_| None);
         std::fs::remove_dir_all(&folder).unwrap();
 
-        let table = table(&file.gateways.unwrap()).unwrap();
+        let home = "RU".parse().ok();
+        let (table, tariffs) = table(&file.gateways.unwrap(), home).unwrap();
 
         let [hook, screen] = table.gateways.as_slice() else { panic!("two gateways") };
         let expected = GatewayLimits {
@@ -128,6 +145,11 @@ mod tests {
         };
         assert_eq!((hook.name.as_str(), hook.limits), ("hook", expected));
         assert_eq!((screen.name.as_str(), screen.limits.in_flight), ("screen", None));
+        let tariff = &tariffs[0].1;
+        assert_eq!(tariffs[0].0, hook.name);
+        assert_eq!(tariff.prices.of(home).map(|it| it.to_string()).as_deref(), Some("0.03"));
+        assert_eq!(tariff.budget.total.map(|it| it.to_string()).as_deref(), Some("100"));
+        assert_eq!((tariff.home, &tariffs[1].1.budget), (home, &domain::Budget::default()));
         let [first, second] = table.routes.as_slice() else { panic!("two routes") };
         let names = [&screen.name, &hook.name].map(Clone::clone);
         assert_eq!(first.gateways, Preference::InOrder(names.into()));

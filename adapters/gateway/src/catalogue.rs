@@ -62,12 +62,12 @@ pub static COMMON: &[Field] = &[
         "in_flight",
         FieldKind::Number(1, 10_000),
         "50",
-        "Calls at a time, in each process.",
+        "Calls at a time, of all consumers together.",
     ),
     Field::optional(
         "max_per_second",
         FieldKind::Number(1, 100_000),
-        "Calls per second, in each process. Without it there is no limit.",
+        "Calls per second, of all consumers together. Without it there is no limit.",
     ),
     Field::optional(
         "max_segments",

@@ -82,6 +82,12 @@ fn desk(provider: Provider) -> (Arc<Provider>, Router, Registry) {
     (provider, router, registry)
 }
 
+/// The router of `/v1`, with a gateway `main`.
+pub(super) fn router_with_main() -> Router {
+    let (_, router, _) = desk(Provider::default());
+    router
+}
+
 fn send(uri: &str, body: impl Into<Body>) -> Request {
     Request::post(uri).body(body.into()).unwrap()
 }

@@ -84,13 +84,8 @@ pub enum Choice<G> {
 pub enum FollowUp {
     /// Another gateway that was tried less can take the message now.
     AtOnce,
-    /// A pause, and then another call.
-    Later {
-        /// Only the same gateway may be called.
-        alone: bool,
-        /// Another gateway that was never tried may be called once it works again.
-        untried: bool,
-    },
+    /// A pause, and then another call. `alone`: only the same gateway may be called.
+    Later { alone: bool },
     /// No call is safe.
     Unknown,
 }
@@ -293,10 +288,10 @@ impl<G: SmsGateway> Router<G> {
             Ok(allowed) => allowed,
             Err(Nowhere::Unknown) => return FollowUp::Unknown,
             // The next `choose` refuses the message.
-            Err(Nowhere::NoRoute) => return FollowUp::Later { alone: true, untried: false },
+            Err(Nowhere::NoRoute) => return FollowUp::Later { alone: true },
         };
         let tries = ask.past.tries(called);
-        let others = allowed.iter().filter(|name| **name != called && room(name) != Room::Over);
+        let mut others = allowed.iter().filter(|name| **name != called && room(name) != Room::Over);
         let is_free = |name: &&&GatewayName| {
             ask.past.tries(name) < tries
                 && room(name) == Room::Some
@@ -305,13 +300,7 @@ impl<G: SmsGateway> Router<G> {
         if others.clone().any(|name| is_free(&name)) {
             return FollowUp::AtOnce;
         }
-        let is_untried = |name: &&GatewayName| {
-            ask.past.tries(name) == 0 && state.desks.get(*name).is_some_and(|it| !it.is_drained)
-        };
-        FollowUp::Later {
-            alone: others.clone().next().is_none(),
-            untried: others.clone().any(is_untried),
-        }
+        FollowUp::Later { alone: others.next().is_none() }
     }
 }
 

@@ -202,16 +202,16 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             (SendError::Rejected(_), _) => refused,
             (_, FollowUp::Unknown) => Verdict::Unknown,
             (_, FollowUp::AtOnce) => Verdict::Retry { after: Duration::ZERO },
-            // The gateway said twice that it does not deliver to the number, and all others were tried.
-            (SendError::Unroutable(_), FollowUp::Later { alone, untried })
-                if alone || (!untried && past.tries(&gateway) > 1) =>
+            // The gateway said twice that it does not deliver to the number, and no other takes it now.
+            (SendError::Unroutable(_), FollowUp::Later { alone })
+                if alone || past.tries(&gateway) > 1 =>
             {
                 refused
             }
             (
                 SendError::Throttled { retry_after, .. }
                 | SendError::Unavailable { retry_after, .. },
-                FollowUp::Later { alone: true, .. },
+                FollowUp::Later { alone: true },
             ) => self.later(retry_after, attempt),
             (_, FollowUp::Later { .. }) => self.later(None, attempt),
         }

@@ -390,7 +390,7 @@ async fn with_next_it_goes_on_and_never_back_to_one_that_does_not_recognise_it()
 #[tokio::test(start_paused = true)]
 async fn what_follows_a_refusal_depends_on_the_other_gateways() {
     let router = router(table());
-    let later = |alone| FollowUp::Later { alone, untried: false };
+    let later = |alone| FollowUp::Later { alone };
 
     assert_eq!(follow_up(&router, &past(&["a"], &[])), FollowUp::AtOnce);
     assert_eq!(follow_up(&router, &past(&["a", "b"], &[])), later(false));
@@ -403,17 +403,6 @@ async fn what_follows_a_refusal_depends_on_the_other_gateways() {
     assert_eq!(follow_up(&router, &past(&["a"], &[])), later(false));
     router.replace(RoutingTable { routes: vec![route(&["a"])], ..table() });
     assert_eq!(follow_up(&router, &past(&["a"], &[])), later(true));
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_open_gateway_that_was_never_tried_may_still_take_the_message() {
-    let router = router(table());
-    permit(choose_for(&router, "79991234567", &past(&["a"], &[]))).record(&misconfigured());
-
-    let untried = FollowUp::Later { alone: false, untried: true };
-    assert_eq!(follow_up(&router, &past(&["a"], &[])), untried);
-    let tried = FollowUp::Later { alone: false, untried: false };
-    assert_eq!(follow_up(&router, &past(&["b", "a"], &[])), tried);
 }
 
 #[tokio::test(start_paused = true)]

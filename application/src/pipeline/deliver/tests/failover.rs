@@ -601,25 +601,6 @@ async fn a_number_that_no_gateway_delivers_to_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_number_that_one_gateway_refuses_waits_for_the_other_to_recover() {
-    let unroutable = Behaviour::Answers(SendError::Unroutable("21408".into()));
-    let first = Fake::new(unroutable, true);
-    let down = SendError::Unavailable { detail: "503".into(), retry_after: None };
-    let second = Fake::new(Behaviour::Answers(down), true);
-    let routes = vec![route("7", &["a", "b"]), route("4", &["b"])];
-    let mut service = Service::new(table(&[("a", &first), ("b", &second)], routes));
-    service.run(seconds(3), OFTEN, &["4999"]).await;
-
-    let number = service.next;
-    service.run(OFTEN, seconds(1), &["7999"]).await;
-    service.run(seconds(3), OFTEN, &[]).await;
-    second.set(Behaviour::Accepts);
-    service.run(seconds(60), OFTEN, &[]).await;
-
-    assert_eq!(service.book.state(number), DeliveryState::Sent);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_message_that_may_have_been_taken_elsewhere_does_not_fail() {
     let first = Fake::new(Behaviour::Answers(SendError::Ambiguous("500".into())), false);
     let second = Fake::new(Behaviour::Answers(SendError::Rejected("21211".into())), false);

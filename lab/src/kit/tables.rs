@@ -106,7 +106,9 @@ END $$;
 
 CREATE TRIGGER lab_delivery AFTER UPDATE ON delivery FOR EACH ROW WHEN (
     OLD.state NOT IN ('pending', 'calling')
-    OR (OLD.state = 'pending' AND NEW.state NOT IN ('calling', 'expired'))
+    -- a message for which no gateway can be used stays pending, and only its next call moves
+    OR (OLD.state = 'pending' AND NEW.state NOT IN ('calling', 'expired', 'pending'))
+    OR (OLD.state = 'pending' AND NEW.state = 'pending' AND NEW.attempt <> OLD.attempt)
     -- a call begun while another may still last. Under the same lease the other was never made.
     -- Read as JSON, because the schema of 0.1.0 has no such column.
     OR (OLD.state = 'calling' AND NEW.state = 'calling' AND OLD.due_at > now()

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Request;
 use serde_json::{Map, Value, json};
 
-use super::reports::Reports;
+use super::reports::{self, Reports};
 use crate::{
     answer::{Answer, accepted_by_reference, scalar},
     fields::{Fields, Secret},
@@ -43,30 +43,10 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
             "callback_url",
             "The field of a message with the URL for its receipts",
         ),
-        Field::with_default(
-            "receipt_id",
-            FieldKind::Text,
-            "messageId",
-            "The field of receipts with the id; a dot for each level",
-        ),
-        Field::with_default(
-            "receipt_status",
-            FieldKind::Text,
-            "status",
-            "The field of receipts with the state",
-        ),
-        Field::with_default(
-            "delivered",
-            FieldKind::Text,
-            "delivered",
-            "The states that mean delivered",
-        ),
-        Field::with_default(
-            "undelivered",
-            FieldKind::Text,
-            "undelivered, failed, expired, rejected, deleted",
-            "The states that mean undelivered. Other states are not final",
-        ),
+        reports::id_field("messageId"),
+        reports::status_field("status"),
+        reports::delivered_field("delivered"),
+        reports::undelivered_field("undelivered, failed, expired, rejected, deleted"),
         Field::with_default("url", FieldKind::Url, "https://api.devino.online", "The base URL"),
     ],
     make,

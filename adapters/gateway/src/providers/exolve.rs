@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::Request;
 use serde::Serialize;
 
-use super::reports::Reports;
+use super::reports::{self, Reports};
 use crate::{
     answer::{Answer, accepted_by_reference, scalar},
     fields::{Fields, Secret},
@@ -37,30 +37,10 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
             FieldKind::Text,
             "`template_resource_id` of the registered text",
         ),
-        Field::with_default(
-            "receipt_id",
-            FieldKind::Text,
-            "message_id",
-            "The field of receipts with the id; a dot for each level",
-        ),
-        Field::with_default(
-            "receipt_status",
-            FieldKind::Text,
-            "status",
-            "The field of receipts with the state",
-        ),
-        Field::with_default(
-            "delivered",
-            FieldKind::Text,
-            "delivered",
-            "The states that mean delivered",
-        ),
-        Field::with_default(
-            "undelivered",
-            FieldKind::Text,
-            "undelivered, failed, expired, rejected",
-            "The states that mean undelivered. Other states are not final",
-        ),
+        reports::id_field("message_id"),
+        reports::status_field("status"),
+        reports::delivered_field("delivered"),
+        reports::undelivered_field("undelivered, failed, expired, rejected"),
         Field::with_default("url", FieldKind::Url, "https://api.exolve.ru", "The base URL"),
     ],
     make,

@@ -9,6 +9,7 @@ use crate::{
     answer::scalar,
     fields::Fields,
     provider::{ReceiptCall, ReceiptRefused},
+    spec::{Field, FieldKind},
 };
 
 #[cfg(test)]
@@ -31,6 +32,41 @@ pub(crate) struct Reports {
 pub(crate) struct States {
     delivered: BTreeSet<String>,
     undelivered: BTreeSet<String>,
+}
+
+/// The setting `receipt_id`, with this default.
+pub(crate) const fn id_field(default: &'static str) -> Field {
+    Field::with_default(
+        "receipt_id",
+        FieldKind::Text,
+        default,
+        "The field of receipts with the id; a dot for each level",
+    )
+}
+
+/// The setting `receipt_status`, with this default.
+pub(crate) const fn status_field(default: &'static str) -> Field {
+    Field::with_default(
+        "receipt_status",
+        FieldKind::Text,
+        default,
+        "The field of receipts with the state",
+    )
+}
+
+/// The setting `delivered`, with this default.
+pub(crate) const fn delivered_field(default: &'static str) -> Field {
+    Field::with_default("delivered", FieldKind::Text, default, "The states that mean delivered")
+}
+
+/// The setting `undelivered`, with this default.
+pub(crate) const fn undelivered_field(default: &'static str) -> Field {
+    Field::with_default(
+        "undelivered",
+        FieldKind::Text,
+        default,
+        "The states that mean undelivered. Other states are not final",
+    )
 }
 
 impl Reports {

@@ -10,7 +10,7 @@ use http::Request;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::reports::Reports;
+use super::reports::{self, Reports};
 use crate::{
     answer::{Answer, accepted_by_reference, scalar},
     fields::{Fields, Secret},
@@ -40,25 +40,10 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
             "JSON",
             "`callbackFormat`, the form of receipts: they are read as JSON, a form or a query",
         ),
-        Field::with_default(
-            "receipt_id",
-            FieldKind::Text,
-            "id",
-            "The field of receipts with the id; a dot for each level",
-        ),
-        Field::with_default(
-            "receipt_status",
-            FieldKind::Text,
-            "status",
-            "The field of receipts with the state",
-        ),
+        reports::id_field("id"),
+        reports::status_field("status"),
         Field::with_default("delivered", FieldKind::Text, "1", "The states that mean delivered"),
-        Field::with_default(
-            "undelivered",
-            FieldKind::Text,
-            "2, 6",
-            "The states that mean undelivered. Other states are not final",
-        ),
+        reports::undelivered_field("2, 6"),
         Field::with_default(
             "url",
             FieldKind::Url,

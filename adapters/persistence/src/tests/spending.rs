@@ -12,7 +12,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     on_both_databases,
-    support::{LONG, batch, calls_of, count, in_time, incoming, phone, statement},
+    support::{LONG, batch, calls_of, count, in_time, incoming, number, phone},
 };
 use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases};
 
@@ -88,17 +88,10 @@ impl Consumer {
 
     async fn spent(&self, gateway: &str, scope: &str) -> i64 {
         let sql = format!(
-            "SELECT coalesce(sum(spent), 0) AS spent FROM gateway_spending
+            "SELECT CAST(coalesce(sum(spent), 0) AS bigint) AS n FROM gateway_spending
              WHERE gateway = '{gateway}' AND scope = '{scope}'"
         );
-        let sql = if self.database.is_postgres() {
-            sql.replace("coalesce(sum(spent), 0)", "coalesce(sum(spent), 0)::bigint")
-        } else {
-            sql
-        };
-        let statement = statement(&self.database, sql, vec![]);
-        let row = self.database.connection().query_one_raw(statement).await.unwrap().unwrap();
-        row.try_get("", "spent").unwrap()
+        number(&self.database, sql).await
     }
 
     async fn run(&self, sql: &str) {

@@ -335,7 +335,12 @@ pub(super) fn statement(
 }
 
 pub(super) async fn count(database: &Database, from: &str) -> i64 {
-    let statement = statement(database, format!("SELECT count(*) AS n FROM {from}"), vec![]);
+    number(database, format!("SELECT count(*) AS n FROM {from}")).await
+}
+
+/// Returns the number `n` of the only row.
+pub(super) async fn number(database: &Database, sql: String) -> i64 {
+    let statement = statement(database, sql, vec![]);
     let row = database.connection().query_one_raw(statement).await.unwrap().unwrap();
     row.try_get("", "n").unwrap()
 }

@@ -11,10 +11,10 @@ use rustls::{
 /// The authorities that sign the certificates of servers.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Authorities {
-    /// Those that browsers trust.
+    /// The authorities that browsers trust.
     #[default]
     Public,
-    /// These only.
+    /// Only these authorities.
     Private(RootCertStore),
 }
 

@@ -39,7 +39,7 @@ pub struct Common {
     pub in_flight: NonZeroU32,
     /// The limit of calls per second. `None`: there is none.
     pub max_per_second: Option<NonZeroU32>,
-    /// What a segment costs.
+    /// The price of one segment.
     pub price: Prices,
     pub daily_budget: Budget,
 }
@@ -62,29 +62,30 @@ pub static COMMON: &[Field] = &[
         "in_flight",
         FieldKind::Number(1, 10_000),
         "50",
-        "Calls at a time, of all consumers together.",
+        "The number of concurrent calls, for all consumers together.",
     ),
     Field::optional(
         "max_per_second",
         FieldKind::Number(1, 100_000),
-        "Calls per second, of all consumers together. Without it there is no limit.",
+        "The number of calls that may begin in a second, for all consumers together. The default is \
+         unlimited.",
     ),
     Field::optional(
         "max_segments",
         FieldKind::Number(1, 255),
         "The longest text in segments. A longer one is refused before the call, and its message \
-         fails. Without it there is no limit.",
+         fails. The default is unlimited.",
     ),
     Field::optional(
         "price",
         FieldKind::Any,
-        "What a segment costs, in your currency: an amount, or a table of amounts with `default` and \
+        "The price of one segment in your currency: an amount, or a table of amounts with `default` and \
          regions.",
     ),
     Field::optional(
         "daily_budget",
         FieldKind::Any,
-        "What the gateway may cost in a day: an amount, or a table of amounts with `total`, \
+        "The limit on the cost of a day (UTC): an amount, or a table of amounts with `total`, \
          `international` and regions. It needs `price`.",
     ),
     Field::optional(
@@ -177,13 +178,17 @@ fn over_smpp(
 
 /// Reads what every gateway has. A bad value is noted, and the value that stands for it is not used.
 fn common(fields: &mut Fields<'_>, default_timeout: Duration) -> Common {
-    Common {
+    let common = Common {
         timeout: fields.seconds("timeout").unwrap_or(default_timeout),
         in_flight: limit(fields, "in_flight").unwrap_or(NonZeroU32::MIN),
         max_per_second: limit(fields, "max_per_second"),
         price: money::prices(fields),
         daily_budget: money::budget(fields),
+    };
+    if fields.is_set("daily_budget") && !fields.is_set("price") {
+        fields.problem("daily_budget", "needs price: without it, every call costs nothing");
     }
+    common
 }
 
 /// Returns how long a connection may be idle.

@@ -72,6 +72,8 @@ fn all_problems_are_reported_at_once_and_without_values() {
     assert_eq!(fields, expected, "{problems:?}");
     assert!(problems.iter().all(|it| !it.contains("sesame")), "{problems:?}");
     assert_eq!(built("webhook", &json!({})).unwrap_err(), ["url is missing"]);
+    let without_price = built("console", &json!({"daily_budget": 5})).unwrap_err();
+    assert_eq!(without_price, ["daily_budget needs price: without it, every call costs nothing"]);
     let unknown = &built("fax", &json!({})).unwrap_err()[0];
     assert!(unknown.starts_with("provider must be one of: console, "), "{unknown}");
 }

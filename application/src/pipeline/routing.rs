@@ -330,7 +330,9 @@ impl<G: SmsGateway> State<G> {
         }
         let mut order = route.map(|route| route.gateways.order(ask.id)).unwrap_or_default();
         order.retain(|name| {
-            self.desks.contains_key(*name) && (!ambiguous.contains(name) || recognises(name))
+            self.desks.contains_key(*name)
+                && !ask.past.unroutable.contains(name)
+                && (!ambiguous.contains(name) || recognises(name))
         });
         match order.is_empty() {
             false => Ok(order),

@@ -184,6 +184,9 @@ pub struct Past {
     /// The gateways that may have the message: a call was interrupted, or its outcome was ambiguous.
     /// Each is named once, and none is forgotten.
     pub ambiguous: Vec<GatewayName>,
+    /// The gateways that do not deliver to the number: a call was unroutable. Of more than 100 calls,
+    /// the first and the latest are known.
+    pub unroutable: Vec<GatewayName>,
 }
 
 impl Past {

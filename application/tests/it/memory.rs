@@ -294,11 +294,13 @@ impl Entry {
     }
 
     /// Ends the call in progress, which may have been made.
-    fn end_call(&mut self, is_ambiguous: bool) {
+    fn end_call(&mut self, class: OutcomeClass) {
         let Some(gateway) = self.gateway.take() else { return };
         self.past.tried.push(gateway.clone());
-        if is_ambiguous {
-            self.past.may_have(gateway);
+        match class {
+            OutcomeClass::Ambiguous => self.past.may_have(gateway),
+            OutcomeClass::Unroutable => self.past.unroutable.push(gateway),
+            _ => {}
         }
     }
 
@@ -717,7 +719,7 @@ impl DeliveryLedger for Member {
                 let entry = state.entry(*id).filter(|entry| entry.may_start(lease.epoch, now));
                 let Some(entry) = entry else { continue };
                 if entry.is_interrupted(lease.epoch) {
-                    entry.end_call(true);
+                    entry.end_call(OutcomeClass::Ambiguous);
                 }
                 if entry.expires_by(now) {
                     entry.state = DeliveryState::Expired;
@@ -763,7 +765,7 @@ impl DeliveryLedger for Member {
                     entry.state == DeliveryState::Calling && entry.past.attempts == *attempt
                 };
                 let Some(entry) = entry.filter(is_current) else { continue };
-                entry.end_call(*class == OutcomeClass::Ambiguous);
+                entry.end_call(*class);
                 entry.state = match verdict {
                     Verdict::Sent { .. } => DeliveryState::Sent,
                     Verdict::Failed => DeliveryState::Failed,

@@ -53,6 +53,8 @@ struct DueRow {
     maybe_taken: Option<String>,
     /// The gateways of recorded calls, separated by spaces.
     tried: Option<String>,
+    /// Those of them that do not deliver to the number.
+    unroutable: Option<String>,
     /// Whether an ambiguous call of an earlier version, which recorded no gateway, is among them.
     has_unnamed: Option<bool>,
 }
@@ -88,7 +90,12 @@ impl DueRow {
 
     fn past(&self) -> Result<Past, DatabaseError> {
         let attempts = self.attempt.cast_unsigned();
-        let mut past = Past { attempts, tried: names(self.tried.as_deref())?, ..Past::default() };
+        let mut past = Past {
+            attempts,
+            tried: names(self.tried.as_deref())?,
+            unroutable: names(self.unroutable.as_deref())?,
+            ..Past::default()
+        };
         for gateway in names(self.maybe_taken.as_deref())? {
             past.may_have(gateway);
         }
@@ -140,9 +147,11 @@ SELECT due.message_id::text AS id, phone, code, trace, attempt, interrupted, exp
 FROM lease
     LEFT JOIN due ON true
     LEFT JOIN LATERAL (
-        SELECT gateway, maybe_taken, tried, has_unnamed
+        SELECT gateway, maybe_taken, tried, unroutable, has_unnamed
         FROM delivery CROSS JOIN LATERAL (
             SELECT string_agg(coalesce(made ->> 'gateway', 'default'), ' ' ORDER BY number) AS tried,
+                string_agg(coalesce(made ->> 'gateway', 'default'), ' ')
+                    FILTER (WHERE made ->> 'outcome' = 'unroutable') AS unroutable,
                 bool_or(made ->> 'outcome' = 'ambiguous' AND NOT made ? 'gateway') AS has_unnamed
             FROM jsonb_array_elements(attempts) WITH ORDINALITY AS calls (made, number)
         ) AS calls
@@ -175,6 +184,11 @@ WITH lease AS (
 SELECT id, phone, code, trace, attempt, interrupted, expired, gateway, maybe_taken,
     (SELECT group_concat(coalesce(value ->> 'gateway', 'default'), ' ') FROM json_each(attempts))
         AS tried,
+    (
+        SELECT group_concat(coalesce(value ->> 'gateway', 'default'), ' ')
+        FROM json_each(attempts)
+        WHERE value ->> 'outcome' = 'unroutable'
+    ) AS unroutable,
     (
         SELECT max(value ->> 'outcome' = 'ambiguous' AND value ->> 'gateway' IS NULL)
         FROM json_each(attempts)

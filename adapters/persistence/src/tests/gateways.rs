@@ -22,6 +22,7 @@ on_both_databases!(
     attempts_name_their_gateways,
     gateway_with_an_ambiguous_outcome_may_have_the_message,
     gateway_of_an_interrupted_call_may_have_the_message,
+    gateways_that_do_not_deliver_to_the_number_are_remembered,
     call_that_was_granted_again_was_not_made,
     gateway_that_may_have_the_message_is_not_forgotten,
     entry_that_ends_without_a_consumer_keeps_its_gateway,
@@ -244,11 +245,22 @@ async fn gateway_of_an_interrupted_call_may_have_the_message(database: Database)
 
     assert!(due.interrupted);
     let main = || names(["main"]);
-    assert_eq!(due.past, Past { attempts: 1, tried: main(), ambiguous: main() });
+    assert_eq!(due.past, Past { attempts: 1, tried: main(), ambiguous: main(), ..Past::default() });
     new.try_at("local", id, OutcomeClass::Throttled).await;
     let past = new.past().await;
     assert_eq!((past.tried, past.ambiguous), (names(["main", "local"]), main()));
     assert_eq!(new.row(id).await.attempts()[0]["gateway"], "main");
+}
+
+async fn gateways_that_do_not_deliver_to_the_number_are_remembered(database: Database) {
+    let consumer = consumer(&database, "a", LONG).await;
+    let id = consumer.admit(1).await;
+    consumer.try_at("main", id, OutcomeClass::Unroutable).await;
+    consumer.try_at("local", id, OutcomeClass::Throttled).await;
+
+    let past = consumer.past().await;
+
+    assert_eq!((past.unroutable, past.tried), (names(["main"]), names(["main", "local"])));
 }
 
 async fn call_that_was_granted_again_was_not_made(database: Database) {
@@ -259,7 +271,7 @@ async fn call_that_was_granted_again_was_not_made(database: Database) {
     consumer.try_at("local", id, OutcomeClass::Throttled).await;
 
     let past = consumer.past().await;
-    assert_eq!(past, Past { attempts: 2, tried: names(["local"]), ambiguous: Vec::new() });
+    assert_eq!(past, Past { attempts: 2, tried: names(["local"]), ..Past::default() });
 }
 
 async fn gateway_that_may_have_the_message_is_not_forgotten(database: Database) {
@@ -313,7 +325,7 @@ async fn calls_of_an_earlier_version_count_for_the_default_gateway(database: Dat
     let past: Vec<_> = new.due().await.into_iter().map(|due| due.past).collect();
 
     let default = || names(["default"]);
-    let maybe = Past { attempts: 1, tried: default(), ambiguous: default() };
+    let maybe = Past { attempts: 1, tried: default(), ambiguous: default(), ..Past::default() };
     assert_eq!(past, [maybe.clone(), maybe, Past { ambiguous: Vec::new(), ..past[0].clone() }]);
     new.try_at("main", interrupted, OutcomeClass::Throttled).await;
     let row = new.row(interrupted).await;
@@ -374,7 +386,7 @@ async fn waiting_notes_an_interrupted_call(database: Database) {
     let due = new.due().await.remove(0);
     assert!(!due.interrupted);
     let main = || names(["main"]);
-    assert_eq!(due.past, Past { attempts: 1, tried: main(), ambiguous: main() });
+    assert_eq!(due.past, Past { attempts: 1, tried: main(), ambiguous: main(), ..Past::default() });
     let late = old.finish(id, attempt, OutcomeClass::Rejected, Verdict::Failed).await;
     assert_eq!(late, None, "the call is over");
 }

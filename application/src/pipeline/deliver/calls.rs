@@ -165,8 +165,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         // As the ledger will have it.
         (message.interrupted, message.past.attempts) = (false, attempt);
         message.past.tried.push(gateway.clone());
-        if class == OutcomeClass::Ambiguous {
-            message.past.may_have(gateway);
+        match class {
+            OutcomeClass::Ambiguous => message.past.may_have(gateway),
+            OutcomeClass::Unroutable => message.past.unroutable.push(gateway),
+            _ => {}
         }
         let verdict = self.judge(made, permit, &message);
         let goes_on = verdict == Verdict::Retry { after: Duration::ZERO };
@@ -199,15 +201,11 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let (id, phone) = (message.message.id, &message.message.phone);
         let ask = Ask { id, phone, past, load: &self.load };
         match (error, self.router.follow_up(&ask, &gateway)) {
-            (SendError::Rejected(_), _) => refused,
+            // Of an unroutable message: no other gateway is left that may deliver to the number.
+            (SendError::Rejected(_), _)
+            | (SendError::Unroutable(_), FollowUp::Later { alone: true }) => refused,
             (_, FollowUp::Unknown) => Verdict::Unknown,
             (_, FollowUp::AtOnce) => Verdict::Retry { after: Duration::ZERO },
-            // The gateway said twice that it does not deliver to the number, and no other takes it now.
-            (SendError::Unroutable(_), FollowUp::Later { alone })
-                if alone || past.tries(&gateway) > 1 =>
-            {
-                refused
-            }
             (
                 SendError::Throttled { retry_after, .. }
                 | SendError::Unavailable { retry_after, .. },

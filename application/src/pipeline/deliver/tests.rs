@@ -92,7 +92,7 @@ fn recorded(outcome: &CallOutcome) -> Recorded {
 /// The past of a message with one call, which may have reached the gateway.
 fn called_once() -> Past {
     let tried = vec![GatewayName::default()];
-    Past { attempts: 1, ambiguous: tried.clone(), tried }
+    Past { attempts: 1, ambiguous: tried.clone(), tried, ..Past::default() }
 }
 
 /// Records the outcomes that are finished.

@@ -58,7 +58,7 @@ fn router(table: RoutingTable<MockSmsGateway>) -> Router<MockSmsGateway> {
 fn past(tried: &[&str], ambiguous: &[&str]) -> Past {
     let names = |all: &[&str]| all.iter().map(|it| name(it)).collect();
     let attempts = u32::try_from(tried.len()).unwrap();
-    Past { attempts, tried: names(tried), ambiguous: names(ambiguous) }
+    Past { attempts, tried: names(tried), ambiguous: names(ambiguous), ..Past::default() }
 }
 
 fn choose_for(router: &Router<MockSmsGateway>, phone: &str, past: &Past) -> Choice<MockSmsGateway> {
@@ -403,6 +403,22 @@ async fn what_follows_a_refusal_depends_on_the_other_gateways() {
     assert_eq!(follow_up(&router, &past(&["a"], &[])), later(false));
     router.replace(RoutingTable { routes: vec![route(&["a"])], ..table() });
     assert_eq!(follow_up(&router, &past(&["a"], &[])), later(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_does_not_deliver_to_the_number_is_not_called_for_it_again() {
+    let router = router(table());
+    let refused = Past { unroutable: vec![name("a")], ..past(&["a"], &[]) };
+    assert_eq!(said(&choose_for(&router, "79991234567", &refused)), "b");
+    assert_eq!(follow_up(&router, &refused), FollowUp::AtOnce);
+
+    permit(choose_for(&router, "79991234567", &refused)).record(&misconfigured());
+
+    assert_eq!(said(&choose_for(&router, "79991234567", &refused)), "wait 1000");
+    assert_eq!(follow_up(&router, &refused), FollowUp::Later { alone: false });
+    let by_both = Past { unroutable: vec![name("a"), name("b")], ..past(&["a", "b"], &[]) };
+    assert_eq!(follow_up(&router, &by_both), FollowUp::Later { alone: true });
+    assert_eq!(said(&choose_for(&router, "79991234567", &by_both)), "refuse");
 }
 
 #[tokio::test(start_paused = true)]

@@ -130,9 +130,11 @@ impl DeliveryLedger for Book {
             if let Verdict::Retry { after } = outcome.verdict {
                 entry.due_at = Instant::now() + after;
             }
-            if outcome.class == OutcomeClass::Ambiguous {
-                let gateway = entry.past.tried.last().unwrap().clone();
-                entry.past.may_have(gateway);
+            let gateway = entry.past.tried.last().unwrap().clone();
+            match outcome.class {
+                OutcomeClass::Ambiguous => entry.past.may_have(gateway),
+                OutcomeClass::Unroutable => entry.past.unroutable.push(gateway),
+                _ => {}
             }
             all.push(recorded(outcome));
         }
@@ -598,6 +600,26 @@ async fn a_number_that_no_gateway_delivers_to_fails() {
         assert_eq!(service.book.state(number), DeliveryState::Failed, "{number}");
     }
     assert!(first.calls() + second.calls() <= 5, "{first:?} {second:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_that_one_gateway_refuses_waits_for_the_other_to_recover() {
+    let unroutable = Behaviour::Answers(SendError::Unroutable("21408".into()));
+    let first = Fake::new(unroutable, true);
+    let down = SendError::Unavailable { detail: "503".into(), retry_after: None };
+    let second = Fake::new(Behaviour::Answers(down), true);
+    let routes = vec![route("7", &["a", "b"]), route("4", &["b"])];
+    let mut service = Service::new(table(&[("a", &first), ("b", &second)], routes));
+    service.run(seconds(3), OFTEN, &["4999"]).await;
+
+    let number = service.next;
+    service.run(OFTEN, seconds(1), &["7999"]).await;
+    service.run(seconds(3), OFTEN, &[]).await;
+    second.set(Behaviour::Accepts);
+    service.run(seconds(60), OFTEN, &[]).await;
+
+    assert_eq!(service.book.state(number), DeliveryState::Sent);
+    assert_eq!(first.calls(), 1);
 }
 
 #[tokio::test(start_paused = true)]

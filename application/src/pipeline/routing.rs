@@ -356,16 +356,10 @@ impl<G> Shared<G> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(
-        &self,
-        name: &GatewayName,
-        call: u64,
-        generation: u64,
-        result: &Result<Accepted, SendError>,
-    ) {
+    fn end(&self, permit: &Permit<G>, result: &Result<Accepted, SendError>) {
         let now = Instant::now();
-        if let Some(desk) = self.state().desks.get_mut(name) {
-            desk.end(name, call, generation, result, now);
+        if let Some(desk) = self.state().desks.get_mut(&permit.name) {
+            desk.end(permit, result, now);
         }
     }
 

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use super::{
     breaker::{Breaker, Change, Entry, Health, State},
     in_flight::InFlight,
+    permit::Permit,
     rate::RateLimit,
     status::{GatewayState, GatewayStatus},
     table::{GatewayLimits, RoutedGateway},
@@ -129,22 +130,27 @@ impl<G> Desk<G> {
 
     pub(super) fn end(
         &mut self,
-        name: &GatewayName,
-        call: u64,
-        generation: u64,
+        permit: &Permit<G>,
         result: &Result<Accepted, SendError>,
         now: Instant,
     ) {
         let class = result.as_ref().err().map_or(OutcomeClass::Accepted, SendError::class);
-        if !self.calls.end(call, class != OutcomeClass::Ambiguous, now) {
+        if !self.calls.end(permit.call, class != OutcomeClass::Ambiguous, now) {
             return;
         }
         self.pace.count(now);
         if let Some(place) = OutcomeClass::ALL.iter().position(|it| *it == class) {
             self.outcomes[place] += 1;
         }
-        if let Some(change) = self.breaker.record(generation, health(result), now) {
-            report(name, class, change, now);
+        let health = match health(result) {
+            // The route may be the fault, so a failure of this call is all that it says.
+            Health::Misconfigured if permit.has_settings_of_its_route() => {
+                Health::Fails { pause: None }
+            }
+            health => health,
+        };
+        if let Some(change) = self.breaker.record(permit.generation, health, now) {
+            report(&permit.name, class, change, now);
         }
     }
 

@@ -48,7 +48,13 @@ impl<G> Permit<G> {
     /// Ends the call with its outcome, which counts for the gateway's breaker.
     pub fn record(mut self, result: &Result<Accepted, SendError>) {
         self.is_open = false;
-        self.shared.end(&self.name, self.call, self.generation, result);
+        self.shared.end(&self, result);
+    }
+
+    /// Whether the route gave the call settings of its own. If the gateway refuses them, other routes may
+    /// still use it.
+    pub(super) fn has_settings_of_its_route(&self) -> bool {
+        self.sender.is_some() || !self.params.is_empty()
     }
 }
 

@@ -294,6 +294,22 @@ async fn a_gateway_that_refuses_numbers_works() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn settings_of_one_route_do_not_open_a_gateway_for_the_others() {
+    let of_germany = Route {
+        regions: ["DE".parse().unwrap()].into(),
+        sender: Some("SHOP".into()),
+        ..route(&["a"])
+    };
+    let router = router(RoutingTable { routes: vec![of_germany, route(&["a"])], ..table() });
+
+    permit(choose_for(&router, "491701234567", &Past::default())).record(&misconfigured());
+
+    assert_eq!(said(&choose(&router)), "a");
+    permit(choose(&router)).record(&misconfigured());
+    assert_eq!(said(&choose(&router)), "wait 1000");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_opening_lasts_as_long_as_a_throttled_gateway_asks_for() {
     let router = router(table());
     for _ in 0..4 {

@@ -101,6 +101,14 @@ impl Gateway {
         }
     }
 
+    /// The number of concurrent calls that this process can make, if the gateway has a limit of its own.
+    pub fn window(&self) -> Option<NonZeroUsize> {
+        match &self.transport {
+            Transport::Console(_) | Transport::Http(_) => None,
+            Transport::Smpp(gateway) => gateway.window(),
+        }
+    }
+
     fn refuse_long(&self, text: &str) -> Result<(), SendError> {
         let Some(max) = self.max_segments else { return Ok(()) };
         match Measure::of(text).segments {

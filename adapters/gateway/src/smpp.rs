@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    num::NonZeroUsize,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -111,6 +112,11 @@ impl SmppGateway {
         let ids = self.settings.receipt_ids;
         self.listener.get_or_init(|| Listener { gateway, sink, ids });
         self.links();
+    }
+
+    /// The number of messages that may be unanswered on all connections.
+    pub(crate) fn window(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(self.settings.window.saturating_mul(self.settings.connections))
     }
 
     fn links(&self) -> &Links {

@@ -82,6 +82,7 @@ fn gateway(
     let limits = GatewayLimits {
         call_limit: common.timeout + SPARE,
         in_flight: in_flight.and_then(|limit| NonZeroUsize::try_from(limit).ok()),
+        in_process: gateway.window(),
         per_second: common.max_per_second,
     };
     let tariff = Tariff { prices: common.price, budget: common.daily_budget, home };
@@ -141,6 +142,7 @@ mod tests {
         let expected = GatewayLimits {
             call_limit: Duration::from_secs(5),
             in_flight: NonZeroUsize::new(7),
+            in_process: None,
             per_second: std::num::NonZeroU32::new(9),
         };
         assert_eq!((hook.name.as_str(), hook.limits), ("hook", expected));

@@ -86,7 +86,8 @@ impl<G> Desk<G> {
 
     /// Returns this process's share of the concurrent calls, which is at least one.
     fn in_flight_limit(&self) -> Option<usize> {
-        self.limits.in_flight.map(|all| all.get().div_ceil(self.consumers.get()))
+        let share = self.limits.in_flight.map(|all| all.get().div_ceil(self.consumers.get()));
+        share.into_iter().chain(self.limits.in_process.map(NonZeroUsize::get)).min()
     }
 
     pub(super) fn offer(&self, now: Instant) -> Offer {

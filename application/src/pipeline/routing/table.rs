@@ -33,6 +33,8 @@ pub struct GatewayLimits {
     pub call_limit: Duration,
     /// The maximum number of concurrent calls.
     pub in_flight: Option<NonZeroUsize>,
+    /// The number of concurrent calls that one process can make. A further call would wait in the gateway.
+    pub in_process: Option<NonZeroUsize>,
     /// The maximum number of calls that begin in a second.
     pub per_second: Option<NonZeroU32>,
 }
@@ -86,7 +88,7 @@ impl<G> RoutingTable<G> {
 impl GatewayLimits {
     /// No limits but that on the time of a call.
     pub const fn none(call_limit: Duration) -> Self {
-        Self { call_limit, in_flight: None, per_second: None }
+        Self { call_limit, in_flight: None, in_process: None, per_second: None }
     }
 }
 

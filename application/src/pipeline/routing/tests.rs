@@ -41,6 +41,7 @@ fn limited(in_flight: usize, per_second: u32) -> GatewayLimits {
     GatewayLimits {
         call_limit: CALL_LIMIT,
         in_flight: NonZeroUsize::new(in_flight),
+        in_process: None,
         per_second: NonZeroU32::new(per_second),
     }
 }
@@ -168,6 +169,18 @@ async fn a_message_goes_on_if_the_first_gateway_has_no_room() {
 
     drop(taken);
     assert_eq!(said(&choose(&router)), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_goes_on_if_the_process_can_make_no_more_calls_of_the_first_gateway() {
+    let limits = GatewayLimits { in_process: NonZeroUsize::new(1), ..limited(50, 1_000) };
+    let gateways =
+        vec![gateway("a", true, limits), gateway("b", false, GatewayLimits::none(CALL_LIMIT))];
+    let router = router(RoutingTable { gateways, ..table() });
+
+    let first = permit(choose(&router));
+
+    assert_eq!((first.name().as_str(), &*said(&choose(&router))), ("a", "b"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -262,6 +262,7 @@ fn table(gateways: &[(&str, &Fake)], routes: Vec<Route>) -> RoutingTable<Fake> {
     let limits = GatewayLimits {
         call_limit: CALL_LIMIT,
         in_flight: std::num::NonZeroUsize::new(50),
+        in_process: None,
         per_second: None,
     };
     let gateways = gateways.iter().map(|(it, fake)| RoutedGateway {

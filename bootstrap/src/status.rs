@@ -1,14 +1,10 @@
 //! Questions to providers about messages that ended unknown.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use adapters_gateway::Gateway;
 use application::{
-    AskStatus, Asked, Chain, RoutedGateway,
+    AskStatus, Asked, Chain, Router,
     ports::{Receipt, Receipts, StatusSource},
 };
 use domain::{GatewayName, MessageId};
@@ -35,9 +31,9 @@ const MOST: usize = 10_000;
 #[derive(Debug, Clone)]
 pub struct UnknownMessages(mpsc::Sender<MessageId>);
 
-/// The gateways by their names.
+/// The gateways that are in force.
 #[derive(Debug)]
-pub struct AskedGateways(HashMap<GatewayName, Arc<Gateway>>);
+pub struct AskedGateways(pub Router<Gateway>);
 
 /// The messages that wait for their question.
 #[derive(Debug)]
@@ -50,16 +46,9 @@ pub struct Questions<R, S> {
     arrived: u64,
 }
 
-impl AskedGateways {
-    pub fn new(gateways: &[RoutedGateway<Gateway>]) -> Self {
-        let named = |it: &RoutedGateway<Gateway>| (it.name.clone(), Arc::clone(&it.gateway));
-        Self(gateways.iter().map(named).collect())
-    }
-}
-
 impl StatusSource for AskedGateways {
     async fn status(&self, gateway: &GatewayName, reference: &str) -> Option<Receipt> {
-        self.0.get(gateway)?.status(reference).await
+        self.0.gateway(gateway)?.status(reference).await
     }
 }
 
@@ -127,7 +116,7 @@ impl<R: Receipts, S: StatusSource> Questions<R, S> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use application::ports::{Noted, StoreError, Unsettled};
     use prometheus::Registry;

@@ -187,6 +187,11 @@ impl<G: SmsGateway> Router<G> {
         all
     }
 
+    /// Returns the gateway of this name, if there is one.
+    pub fn gateway(&self, name: &GatewayName) -> Option<Arc<G>> {
+        self.shared.state().desks.get(name).map(|desk| Arc::clone(&desk.gateway))
+    }
+
     /// Returns the number of routes.
     pub fn routes(&self) -> usize {
         self.shared.state().routes.len()

@@ -46,9 +46,9 @@ pub fn consumer(
     let (table, tariffs) = table(&config.gateways, config.numbers.default_region)?;
     let hear = hear_receipts(process, &database);
     hear(&table.gateways);
-    let unknown = ask_for_unknown(process, &database, &usable, &table.gateways);
     let router = Router::new(table, Arc::new(region_of));
     router.set_tariffs(tariffs);
+    let unknown = ask_for_unknown(process, &database, &usable, router.clone());
     GatewayMetrics::register(&process.registry, router.clone())?;
     let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
@@ -101,9 +101,9 @@ fn ask_for_unknown(
     process: &mut Process,
     database: &Database,
     usable: &CancellationToken,
-    gateways: &[RoutedGateway<Gateway>],
+    router: Router<Gateway>,
 ) -> UnknownMessages {
-    let source = Arc::new(AskedGateways::new(gateways));
+    let source = Arc::new(AskedGateways(router));
     let ask = AskStatus::new(SqlReceipts::new(database.clone()), source);
     let (unknown, questions) = UnknownMessages::new(ask, process.receipts.clone());
     let stop = process.stop.clone();

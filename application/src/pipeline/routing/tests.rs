@@ -486,6 +486,18 @@ async fn a_new_table_keeps_what_is_known_of_gateways_whose_name_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_new_table_names_its_own_gateways() {
+    let router = router(table());
+    let before = router.gateway(&name("a")).unwrap();
+
+    let gateways = vec![gateway("a", true, GatewayLimits::none(CALL_LIMIT))];
+    router.replace(RoutingTable { gateways, routes: vec![route(&["a"])], ..table() });
+
+    assert!(!Arc::ptr_eq(&before, &router.gateway(&name("a")).unwrap()));
+    assert!(router.gateway(&name("b")).is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_of_a_gateway_that_was_removed_and_came_back_changes_nothing() {
     let router = router(table());
     let earlier = permit(choose(&router));

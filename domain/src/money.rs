@@ -10,7 +10,7 @@ pub struct Amount(u64);
 #[error("an amount is a decimal number from 0 to 1000000000 with at most six decimals")]
 pub struct InvalidAmount;
 
-/// What an SMS costs, for each segment.
+/// The prices of a segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prices {
     /// The price in regions without a price of their own.
@@ -18,7 +18,7 @@ pub struct Prices {
     pub by_region: BTreeMap<Region, Amount>,
 }
 
-/// What a gateway may cost in a day. A limit that is `None` does not exist.
+/// The limits on the daily cost of a gateway. A limit that is `None` does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Budget {
     pub total: Option<Amount>,

@@ -23,7 +23,7 @@ pub struct Fields<'a> {
     problems: Vec<FieldProblem>,
 }
 
-/// What is wrong with one field. It does not repeat the value, which may be a secret.
+/// A problem with one field. It does not repeat the value, which may be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field} {problem}")]
 pub struct FieldProblem {

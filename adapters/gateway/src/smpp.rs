@@ -49,8 +49,8 @@ pub(crate) use self::settings::{FIELDS, read};
 
 /// A gateway that submits SMS to an SMSC over connections that it keeps.
 ///
-/// The connections are made at the first call, or when someone listens to receipts. They unbind when
-/// the gateway is dropped.
+/// The connections are made at the first call, or when a listener for receipts is set. They unbind
+/// when the gateway is dropped.
 pub(crate) struct SmppGateway {
     settings: Arc<SmppSettings>,
     tls: Option<Arc<Tls>>,
@@ -58,7 +58,7 @@ pub(crate) struct SmppGateway {
     links: OnceLock<Links>,
 }
 
-/// Where the SMSC is, who we are, and how it wants its messages.
+/// The address of the SMSC, our account, and the form of messages.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct SmppSettings {
     pub(crate) host: String,

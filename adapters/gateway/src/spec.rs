@@ -25,7 +25,7 @@ pub struct Field {
     pub meaning: &'static str,
 }
 
-/// What a setting may be.
+/// The kind of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldKind {
     Text,

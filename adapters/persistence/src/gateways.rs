@@ -13,14 +13,14 @@ pub struct SqlGateways {
     database: Database,
 }
 
-/// What a process says of one of its gateways.
+/// The report of a process on one of its gateways.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayReport {
     pub gateway: GatewayName,
     pub provider: String,
     /// One word, such as `open`.
     pub state: String,
-    /// Why the process does not call the gateway, without any text of the gateway; or empty.
+    /// The reason why the process does not call the gateway, or empty. It contains no text of the gateway.
     pub reason: String,
     /// Calls that have not ended.
     pub in_flight: u64,

@@ -118,7 +118,7 @@ impl UnsettledRow {
     }
 }
 
-/// What the ledgers know of a message after its receipt was stored.
+/// A message in the ledgers after its receipt was stored.
 #[derive(Debug, FromQueryResult)]
 struct NotedRow {
     known: bool,

@@ -97,7 +97,7 @@ pub struct DeliverSettings {
     pub templates: Arc<Templates>,
     /// The keys that open sealed codes. The vault must be open before a message is delivered.
     pub vault: Vault,
-    /// Where gateways report what became of their messages.
+    /// The URLs at which gateways report deliveries.
     pub receipt_urls: ReceiptUrls,
     /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,

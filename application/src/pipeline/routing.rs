@@ -79,7 +79,7 @@ pub enum Choice<G> {
     Refuse(&'static str),
 }
 
-/// What follows from a call that the gateway did not accept, or may not have accepted.
+/// The step after a call that the gateway did not accept, or may not have accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FollowUp {
     /// Another gateway that was tried less can take the message now.

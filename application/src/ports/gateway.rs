@@ -39,7 +39,7 @@ pub struct Sms {
     pub trace: Option<TraceParent>,
     /// The sender that the route asks for. `None` stands for the gateway's own.
     pub sender: Option<Arc<str>>,
-    /// What the provider wants for this route, such as `dlt_entity_id`.
+    /// The parameters of the provider for this route, such as `dlt_entity_id`.
     pub params: Arc<BTreeMap<String, String>>,
     /// The URL to which the provider reports the delivery of this message. It names the message and
     /// contains a token.

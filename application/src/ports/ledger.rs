@@ -46,7 +46,7 @@ pub trait DeliveryLedger: Sync + 'static {
     /// An entry whose intent cannot be stored ends as failed, or as unknown if a call for it was in
     /// progress.
     ///
-    /// What ends, what waits and what is called may be recorded in separate commits.
+    /// Ends, waits and calls may be recorded in separate commits.
     async fn start(
         &self,
         lease: &Lease,
@@ -173,7 +173,7 @@ pub struct Due {
     pub past: Past,
 }
 
-/// What came of the earlier calls of a message.
+/// The earlier calls of a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Past {
     /// The number of calls that have begun. It is the fencing token of the latest call.

@@ -64,7 +64,7 @@ pub trait StatusSource: Sync + 'static {
     async fn status(&self, gateway: &GatewayName, reference: &str) -> Option<Receipt>;
 }
 
-/// What became of a receipt.
+/// The result of noting a receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noted {
     /// It is stored, and it told something new.

@@ -44,7 +44,7 @@ pub enum Command {
     /// real, and may cost money.
     Test(trial::Args),
     /// Print the URL at which the provider of each gateway reports deliveries, to paste into its
-    /// settings. Whoever has it can report deliveries of that gateway.
+    /// settings. A caller that has it can report deliveries of that gateway.
     Urls,
     /// Take a gateway out of service in all processes: they call it no more from a second or two
     /// later on.

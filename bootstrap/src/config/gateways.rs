@@ -64,7 +64,7 @@ pub struct RouteConfig {
     pub gateways: Vec<(GatewayName, Option<NonZeroU32>)>,
     /// `None`: each gateway has its own sender.
     pub sender: Option<Arc<str>>,
-    /// What a provider wants to know of each SMS of this route.
+    /// The parameters of the provider for this route.
     pub params: Arc<BTreeMap<String, String>>,
 }
 

@@ -23,7 +23,7 @@ use crate::{
 /// itself.
 const SPARE: Duration = Duration::from_secs(2);
 
-/// What the calls of each gateway cost.
+/// The tariff of each gateway.
 pub(super) type Tariffs = Vec<(GatewayName, Tariff)>;
 
 /// Makes the gateways, and the routes to them. Messages to other regions than `home` are international.

@@ -22,9 +22,9 @@ const PEPPER: &str = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 struct Provider {
     service: Client,
     taken: AtomicUsize,
-    /// Where Telnyx reports each SMS.
+    /// The URL at which Telnyx reports each SMS.
     callbacks: Mutex<Vec<String>>,
-    /// What the receiver of events got.
+    /// The events that were received.
     told: Mutex<Vec<Value>>,
 }
 

@@ -8,7 +8,7 @@ use super::support::{Binary, Folder, Gateway, Running, eventually, phone, post};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a command printed, and its exit code.
+/// The output of a command, and its exit code.
 struct Said {
     code: Option<i32>,
     stdout: String,

@@ -65,7 +65,7 @@ enum Body {
     Form(Vec<(String, Tree)>),
 }
 
-/// What answers mean.
+/// The meaning of answers.
 #[derive(Debug)]
 struct Meaning {
     format: Format,

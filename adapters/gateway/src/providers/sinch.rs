@@ -165,7 +165,7 @@ fn of_batch(report: &Value) -> Option<Receipt> {
 }
 
 /// Returns the final state, which the documents and the SDK write in different case. After
-/// `Unknown` nobody knows.
+/// `Unknown` is not final.
 fn receipt(status: &Value) -> Option<Receipt> {
     match status.as_str()?.to_ascii_lowercase().as_str() {
         "delivered" => Some(Receipt::Delivered),

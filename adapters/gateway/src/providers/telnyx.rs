@@ -224,7 +224,7 @@ fn by_code(answer: &Answer<'_>, code: &str) -> Option<SendError> {
     })
 }
 
-/// Returns the final state. After `delivery_unconfirmed` nobody knows.
+/// Returns the final state. `delivery_unconfirmed` is none: the carrier does not report.
 fn receipt(state: &str) -> Option<Receipt> {
     match state {
         "delivered" => Some(Receipt::Delivered),

@@ -20,7 +20,7 @@ use super::{
     tls::{Stream, Tls},
 };
 
-/// What a link can do now.
+/// The state of a link.
 #[derive(Clone)]
 pub(super) enum State {
     /// The first connection is being made.
@@ -111,7 +111,7 @@ impl Link {
         };
         let session = Session::new(pace, self.listener.clone(), input);
         let ended = session.run(stream, &mut taken, stop).await;
-        // Whoever waits for a place learns at once that there is none.
+        // A call that waits for a place learns at once that there is none.
         window.close();
         state.send_replace(State::Down(unavailable(ended.to_string())));
         match ended {
@@ -199,7 +199,7 @@ async fn write(stream: &mut Box<dyn Stream>, octets: &[u8]) -> Result<(), SendEr
     stream.flush().await.map_err(failed)
 }
 
-/// A certificate that is not trusted stays so until someone acts.
+/// An untrusted certificate needs an operator, so it counts as misconfigured.
 fn no_tls(error: &io::Error) -> SendError {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {

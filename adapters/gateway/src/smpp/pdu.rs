@@ -39,7 +39,7 @@ pub(super) struct Pdu {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// What a bind as a transceiver says about us.
+/// The fields of a bind as a transceiver.
 pub(super) struct Bind<'a> {
     pub(super) system_id: &'a str,
     pub(super) password: &'a str,

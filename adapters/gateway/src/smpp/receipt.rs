@@ -17,7 +17,7 @@ pub(super) struct Delivery<'a> {
     pub(super) parameters: Vec<Tlv>,
 }
 
-/// What a delivery reports.
+/// The content of a delivery.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Report {
     /// The message with this id, in the SMSC's spelling, came to its end.
@@ -26,7 +26,7 @@ pub(super) enum Report {
     Intermediate,
     /// An SMS of a subscriber, or an acknowledgement of one.
     NoReceipt,
-    /// A receipt without an id, or with a state that nobody knows.
+    /// A receipt without an id, or with an unknown state.
     Unreadable,
 }
 

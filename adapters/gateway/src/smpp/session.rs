@@ -32,7 +32,7 @@ pub(super) struct Submit {
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// What became of a short message.
+/// The result of submitting a short message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// The SMSC answered. The id is empty if it gave none.

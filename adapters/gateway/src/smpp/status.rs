@@ -1,4 +1,4 @@
-//! What a `command_status` means for the message and for the gateway.
+//! The outcome that a `command_status` stands for.
 //!
 //! The names and the meanings are those of SMPP 3.4 §5.1.3. A response with an error carries no
 //! message id, so the SMSC did not accept the message: no status is ambiguous.

@@ -59,7 +59,7 @@ pub(super) fn settings() -> SmppSettings {
     }
 }
 
-/// A gateway that nobody listens to.
+/// A gateway without a listener.
 fn deaf(settings: SmppSettings) -> SmppGateway {
     SmppGateway::new(settings, Authorities::Public).unwrap()
 }

@@ -36,7 +36,7 @@ struct Place {
 struct Coding {
     /// `data_coding`.
     number: u8,
-    /// What a message alone holds, and what a part of several holds, in septets or UTF-16 units.
+    /// The room of a single message and of one part of several, in septets or UTF-16 units.
     room: (usize, usize),
     encode: fn(char) -> Option<Place>,
 }

@@ -13,7 +13,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// What a TLS connection needs.
+/// The settings of TLS connections.
 pub(super) struct Tls {
     pub(super) connector: TlsConnector,
     /// The name that the certificate must have.

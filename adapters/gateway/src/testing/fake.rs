@@ -22,7 +22,7 @@ pub(crate) struct Received {
     pub(crate) body: String,
 }
 
-/// What the fake provider does after a request.
+/// The reaction of the fake provider to a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     Answer {

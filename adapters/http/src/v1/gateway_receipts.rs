@@ -67,7 +67,7 @@ pub trait ReceiptGateway: Send + Sync + 'static {
     fn answer(&self) -> ReceiptAnswer;
 }
 
-/// What a provider sent.
+/// The request of a provider.
 #[derive(Debug, Clone, Copy)]
 pub struct ReceiptRequest<'a> {
     pub method: &'a Method,

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::database::{DatabaseError, Parameters, begin};
 
-/// What came of calls that daily limits had to have room for.
+/// The result for calls that daily limits had to have room for.
 struct Bought {
     entries: Vec<EntryRow>,
     /// Messages whose calls have reserved their cost.

@@ -53,7 +53,7 @@ struct DueRow {
     maybe_taken: Option<String>,
     /// The gateways of recorded calls, separated by spaces.
     tried: Option<String>,
-    /// Those of them that do not deliver to the number.
+    /// The gateways that do not deliver to the number, separated by spaces.
     unroutable: Option<String>,
     /// Whether an ambiguous call of an earlier version, which recorded no gateway, is among them.
     has_unnamed: Option<bool>,
@@ -117,8 +117,7 @@ fn names(text: Option<&str>) -> Result<Vec<GatewayName>, DatabaseError> {
     names.map(|name| parsed(name, "a gateway")).collect()
 }
 
-// What came of earlier calls is read only for the entries that are returned, and only if there were
-// calls.
+// The earlier calls are read only for the entries that are returned, and only if there were calls.
 static DUE: Sql = Sql::pair(
     "
 WITH lease AS (

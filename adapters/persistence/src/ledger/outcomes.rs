@@ -32,7 +32,7 @@ pub(super) struct Said<'a> {
     pub(super) detail: &'a str,
 }
 
-/// What one commit recorded.
+/// The changes that one commit recorded.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) recorded: Vec<RecordedRow>,

@@ -23,15 +23,15 @@ use super::{
 };
 use crate::database::{Database, DatabaseError, Parameters, Sql, Transaction, parsed};
 
-/// What the limits say to the calls of one statement.
+/// The decision of the limits on the calls of one statement.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// The calls that may begin, and those that have expired.
     pub(super) granted: HashSet<MessageId>,
     pub(super) unaffordable: Vec<MessageId>,
-    /// What the calls reserve. `None`: what was reserved before is given back.
+    /// The amounts that the calls reserve. `None`: an earlier reservation is given back.
     reservations: BTreeMap<MessageId, Option<Reservation>>,
-    /// What is given back in any case.
+    /// The reservations that are given back in any case.
     back: Vec<Reservation>,
 }
 

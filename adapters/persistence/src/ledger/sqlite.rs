@@ -269,7 +269,7 @@ ON CONFLICT DO NOTHING
 RETURNING {entry_columns}",
 );
 
-/// What a call that was interrupted by the end of its consumer leaves behind: it may have been made.
+/// Records a call that was interrupted by the end of its consumer: it may have been made.
 const NOTE_INTERRUPTED: Fragment = Fragment::new(
     "note_interrupted",
     "attempts = CASE

@@ -8,7 +8,7 @@ use crate::database::{Parameters, millis};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What a statement does with all entries that it names.
+/// The step of a statement. All entries that it names take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Fail,

@@ -282,7 +282,7 @@ async fn budget_is_exact_under_concurrency_and_crashes(database: Database) {
     let before = granted().await;
     assert!((1..=100).contains(&before), "{before}");
 
-    // What was dropped is started again.
+    // The dropped starts are repeated.
     for part in ids.chunks(7) {
         consumer.start(&buys("main", part, [("", LIMIT), ("RU", LIMIT)])).await;
     }

@@ -36,7 +36,7 @@ pub(super) enum State {
     },
 }
 
-/// What an outcome says about the gateway.
+/// The health of the gateway as an outcome shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Health {
     Works,
@@ -44,7 +44,7 @@ pub(super) enum Health {
     Fails {
         pause: Option<Duration>,
     },
-    /// It takes nothing until somebody changes a setting.
+    /// It takes nothing until an operator changes a setting.
     Misconfigured,
 }
 

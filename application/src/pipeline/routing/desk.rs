@@ -13,7 +13,7 @@ use super::{
 };
 use crate::ports::{Accepted, OutcomeClass, SendError};
 
-/// Where messages queue for one gateway: its breaker, its limits and its counts.
+/// The state of one gateway: its breaker, its limits and its counts.
 #[derive(Debug)]
 pub(super) struct Desk<G> {
     pub(super) gateway: Arc<G>,

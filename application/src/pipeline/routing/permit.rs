@@ -40,7 +40,7 @@ impl<G> Permit<G> {
         self.sender.as_ref()
     }
 
-    /// What the provider wants to know on this route.
+    /// The parameters of the route for the provider.
     pub fn params(&self) -> &Arc<BTreeMap<String, String>> {
         &self.params
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Router, tariff::Tariff};
 use crate::ports::{Cost, SmsGateway};
 
-/// What calls cost, and which gateways have used up what they may cost.
+/// The tariffs of gateways, and the budgets that are used up.
 #[derive(Debug, Default)]
 pub(super) struct Spending(Mutex<Inner>);
 
@@ -29,7 +29,7 @@ struct UsedUp {
     until: Instant,
 }
 
-/// What a budget has for a message.
+/// The room of a budget for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Room {
     /// Perhaps enough. The ledger decides.

@@ -2,7 +2,7 @@ use domain::GatewayName;
 
 use crate::ports::OutcomeClass;
 
-/// What this process knows of a gateway.
+/// The state of a gateway as this process sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatewayStatus {
     pub name: GatewayName,

@@ -39,7 +39,7 @@ pub struct GatewayLimits {
     pub per_second: Option<NonZeroU32>,
 }
 
-/// Where a message goes after an outcome that does not say whether the gateway accepted it.
+/// The next gateway of a message after an ambiguous outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AfterAmbiguous {
     /// To the same gateway, if that recognises a repeated message. Otherwise it ends as unknown.
@@ -59,7 +59,7 @@ pub struct Route {
     pub gateways: Preference,
     /// The sender, if it is not the gateway's own.
     pub sender: Option<Arc<str>>,
-    /// What the provider wants to know for these numbers.
+    /// The parameters of the provider for these numbers.
     pub params: Arc<BTreeMap<String, String>>,
 }
 

@@ -2,7 +2,7 @@ use domain::{Amount, Budget, Prices, Region};
 
 use crate::ports::{Cost, DailyLimit};
 
-/// What the calls of a gateway cost, and what they may cost on a day.
+/// The prices and the daily budget of a gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tariff {
     pub prices: Prices,

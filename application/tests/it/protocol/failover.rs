@@ -215,7 +215,7 @@ impl Failover {
         }
     }
 
-    /// What a consumer without a call may do.
+    /// Adds the actions of a consumer without a call.
     fn next(self, state: &State, consumer: usize, actions: &mut Vec<Action>) {
         let it = state.consumers[consumer];
         let Some(epoch) = it.epoch else { return };
@@ -555,7 +555,7 @@ impl Model for Failover {
             Property::always(EXCUSED, |_, state: &State| {
                 state.entry.stage != Stage::Unknown || state.excused
             }),
-            // What the consumer read may be out of date: another gateway may be free of doubt since.
+            // The state that the consumer read may be out of date: another gateway may be free of doubt since.
             Property::always(LAST_RESORT, |_, state: &State| match state.entry.stage {
                 Stage::Failed => state.rejected,
                 Stage::Unknown => state.rejected || state.entry.maybe.contains(&true),

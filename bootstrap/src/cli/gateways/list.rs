@@ -16,7 +16,7 @@ use crate::config::{Config, GatewaysConfig};
 /// A process that said nothing for this long has ended, or cannot reach the database.
 const SILENT: Duration = Duration::from_secs(60);
 
-/// What is known of one gateway in one process.
+/// The state of one gateway in one process.
 struct Row<'a> {
     gateway: &'a GatewayName,
     provider: &'a str,

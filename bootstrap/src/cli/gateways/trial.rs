@@ -133,7 +133,7 @@ fn advice(error: &SendError) -> &'static str {
              and the firewall of this machine."
         }
         SendError::Ambiguous(_) => {
-            "Nobody knows whether the SMS was sent. See whether it arrives before you try again. If \
+            "The outcome is not known. See whether it arrives before you try again. If \
              this happens often, a longer timeout may help."
         }
     }

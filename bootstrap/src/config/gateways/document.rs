@@ -58,7 +58,7 @@ impl Value {
     }
 }
 
-/// Where each line begins.
+/// The offset at which each line begins.
 struct Lines(Vec<usize>);
 
 impl Lines {

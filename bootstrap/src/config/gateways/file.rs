@@ -18,16 +18,16 @@ use super::{
     routes,
 };
 
-/// What a file says.
+/// The content of a file of gateways.
 #[derive(Debug)]
 pub struct GatewaysFile {
     /// `None`: a process would not start with the file.
     pub gateways: Option<GatewaysConfig>,
-    /// What is wrong with the file, in the order of its lines.
+    /// The problems of the file, in the order of its lines.
     pub problems: Vec<String>,
     /// Secrets that the file names and that are not here. A process that sends needs them.
     pub missing: Vec<String>,
-    /// What is allowed and probably not meant.
+    /// Values that are allowed and probably not intended.
     pub remarks: Vec<String>,
     /// The variables that the file names.
     pub variables: BTreeSet<String>,

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::document::Table;
 
-/// What was found in a file, each with its line.
+/// The findings in a file, each with its line.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     file: String,

@@ -225,7 +225,7 @@ fn is_plain(text: &str) -> bool {
     !text.trim().is_empty() && !text.chars().any(char::is_control)
 }
 
-/// What the routes above a route match.
+/// The numbers that the routes above a route match.
 #[derive(Default)]
 struct Above {
     /// The number of the first route that matches all.

@@ -310,7 +310,7 @@ fn missing_secret_stops_only_processes_that_send() {
             &["8: [gateway.a] url must be a text, { env = \"NAME\" } or { file = \"PATH\" }"],
         );
     }
-    // Someone wrote the secret itself there.
+    // An operator wrote the secret itself there.
     let file = read("[gateway.a]\nprovider = \"webhook\"\nurl = { env = \"http://x/sesame\" }\n");
     assert!(
         !file.problems[0].contains("sesame") && file.problems[0].contains("no name of a variable")

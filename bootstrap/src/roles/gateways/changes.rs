@@ -68,7 +68,7 @@ struct Watcher {
     judged: Option<u64>,
 }
 
-/// What came of a changed file.
+/// The result of reading a changed file.
 #[derive(Debug, PartialEq, Eq)]
 enum Taken {
     /// It says what is in force.

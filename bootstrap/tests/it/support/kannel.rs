@@ -13,7 +13,7 @@ const PASSWORD: &str = "operator";
 /// The fake SMSC prints each message that it gets, and reports each as delivered.
 #[derive(Debug)]
 pub(crate) struct Kannel {
-    /// Where smsbox takes messages.
+    /// The port at which smsbox takes messages.
     port: u16,
     admin_port: u16,
     _bearerbox: Child,

@@ -48,7 +48,7 @@ pub(super) fn notified(
     }
 }
 
-/// Whether a text can be pasted into a command: the log must not carry one of somebody else.
+/// Whether a text is safe to paste into a command. A caller chooses it, and it goes into the log.
 fn is_token(text: &str) -> bool {
     (1..=1024).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }

@@ -53,7 +53,7 @@ const KEYS: &[&str] = &[
     "reply",
 ];
 
-/// What the signature of a receipt may use.
+/// The variables of the template for the signature of a receipt.
 const NAMES: &[&str] = &["body", "query", "url", "method", "headers"];
 
 impl Receipts {

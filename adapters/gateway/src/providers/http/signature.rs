@@ -22,7 +22,7 @@ pub(super) struct Signature {
     prefix: String,
     algorithm: hmac::Algorithm,
     encoding: Encoding,
-    /// What is signed.
+    /// The template of the text that is signed.
     pub(super) sign: Template,
     key: Vec<u8>,
 }

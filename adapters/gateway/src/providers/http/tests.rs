@@ -1,4 +1,4 @@
-//! Two providers that nobody has: each has a strict fake, and is described by settings alone.
+//! Two invented providers: each has a strict fake, and is described by settings alone.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -281,7 +281,7 @@ async fn garbage_instead_of_a_bind_response_is_no_bind() {
 }
 
 #[tokio::test]
-async fn a_request_that_nobody_knows_is_refused_and_the_session_goes_on() {
+async fn an_unknown_request_is_refused_and_the_session_goes_on() {
     let smsc = Scripted::start().await;
     let (gateway, _sink) = listening(smsc.settings());
     let mut peer = smsc.bound().await;

@@ -23,7 +23,7 @@ pub(super) struct Smsc {
     _server: SmppServer,
 }
 
-/// What the SMSC knows and does.
+/// The state and the behaviour of the SMSC.
 struct Desk {
     plan: Mutex<Plan>,
     received: Mutex<Vec<submit_sm>>,

@@ -1,4 +1,4 @@
-//! What the SMSC gets, and what its answers come to.
+//! The messages that the SMSC receives, and the outcomes of its answers.
 
 use futures_util::future::join_all;
 use smpp34::SmppError;

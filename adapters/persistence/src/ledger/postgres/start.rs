@@ -46,7 +46,7 @@ const LEASE: Fragment = Fragment::new(
 )",
 );
 
-/// What a call that was interrupted by the end of its consumer leaves behind: it may have been made.
+/// Records a call that was interrupted by the end of its consumer: it may have been made.
 const NOTE_INTERRUPTED: Fragment = Fragment::new(
     "note_interrupted",
     "attempts = CASE

@@ -17,10 +17,10 @@ pub(in crate::ledger) struct Reservation {
     amount: i64,
 }
 
-/// What a daily limit is for: gateway, scope, day.
+/// The key of a daily limit: gateway, scope, day.
 type Key = (String, String, i32);
 
-/// What was spent under daily limits.
+/// The amounts that were spent under daily limits.
 #[derive(Debug, Default)]
 pub(super) struct Book(BTreeMap<Key, i64>);
 

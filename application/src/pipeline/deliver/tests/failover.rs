@@ -15,7 +15,7 @@ struct Book(Arc<Mutex<Entries>>);
 struct Entries {
     all: Vec<Entry>,
     places: HashMap<MessageId, usize>,
-    /// What was spent for each gateway and scope.
+    /// The amount spent for each gateway and scope.
     spent: HashMap<(GatewayName, String), u64>,
 }
 
@@ -278,7 +278,7 @@ struct Service {
     inbox: mpsc::Sender<Fetched>,
     book: Book,
     next: i64,
-    /// What has arrived and does not fit into the inbox yet.
+    /// Records that have arrived and do not fit into the inbox yet.
     waiting: Vec<Record>,
 }
 

@@ -1,4 +1,4 @@
-//! What answers mean.
+//! The outcomes of answers.
 
 use super::*;
 

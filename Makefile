@@ -89,7 +89,7 @@ instructions-accept: ## count the instructions again, and write the file
 	cargo build --quiet --release --package hot
 	$(TARGET)/release/hot accept $(INSTRUCTIONS)
 
-deploy-check: ## compose file, image, alerts and dashboards, as far as this machine can
+deploy-check: ## compose file, image, Helm chart, alerts and dashboards, as far as this machine can
 	deploy/check
 
 settings: ## .env.example and the tables of docs/settings.md, written from the declarations in the code

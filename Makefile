@@ -19,8 +19,8 @@ build: ## release binaries in target/release
 deb: build ## a Debian package of the release binaries, with systemd units, in target/debian
 	scripts/deb
 
-test: ## all tests on a real PostgreSQL and a real Kafka; then two minutes of faults, beside the API's description
-	scripts/services run sh -c 'cargo test --workspace && scripts/side-by-side "$$@"' - \
+test: ## all tests on a real PostgreSQL and a real Kafka, and of the backups; then two minutes of faults, beside the API's description
+	scripts/services run sh -c 'cargo test --workspace && deploy/try-backup $(TARGET)/debug/messager && scripts/side-by-side "$$@"' - \
 		'$(TARGET)/debug/chaos run --minutes 2 --seed 1' \
 		'$(TARGET)/debug/chaos embedded --minutes 2 --seed 1' \
 		'scripts/schemathesis $(TARGET)/debug/messager'

@@ -19,8 +19,9 @@ build: ## release binaries in target/release
 deb: build ## a Debian package of the release binaries, with systemd units, in target/debian
 	scripts/deb
 
-test: ## all tests on a real PostgreSQL and a real Kafka, and of the backups; then two minutes of faults, beside the API's description
-	scripts/services run sh -c 'cargo test --workspace && deploy/try-backup $(TARGET)/debug/messager && scripts/side-by-side "$$@"' - \
+test: ## all tests on a real PostgreSQL and a real Kafka, and of the backups; then three minutes of faults, beside the API's description
+	scripts/services run sh -c 'cargo test --workspace && deploy/try-backup $(TARGET)/debug/messager && \
+		scripts/side-by-side "$$@" && $(TARGET)/debug/chaos gateways --minutes 1 --seed 1' - \
 		'$(TARGET)/debug/chaos run --minutes 2 --seed 1' \
 		'$(TARGET)/debug/chaos embedded --minutes 2 --seed 1' \
 		'scripts/schemathesis $(TARGET)/debug/messager'
@@ -29,9 +30,10 @@ clients: ## clients made of /openapi.json by seven generators; each starts and c
 	cargo build --bin messager
 	scripts/clients/run $(TARGET)/debug/messager
 
-chaos: ## faults under load for CHAOS_MINUTES (30), drawn from CHAOS_SEED
+chaos: ## faults under load for CHAOS_MINUTES (30), drawn from CHAOS_SEED; then two gateways, of which one fails
 	cargo build --release --bins
-	scripts/services run $(TARGET)/release/chaos run --minutes $(CHAOS_MINUTES) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+	scripts/services run sh -c '"$$0" run "$$@" --minutes $(CHAOS_MINUTES) && "$$0" gateways "$$@"' \
+		$(TARGET)/release/chaos $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 BENCH := bench/results/$(shell date +%Y-%m-%d).json
 

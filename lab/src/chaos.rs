@@ -4,6 +4,7 @@ pub mod checker;
 pub mod embedded;
 pub mod faults;
 pub mod findings;
+pub mod gateways;
 pub mod history;
 pub mod invariants;
 pub mod logs;

@@ -4,6 +4,7 @@ pub mod clients;
 pub mod clock;
 pub mod environment;
 pub mod gateway;
+pub mod gateways_file;
 pub mod http;
 pub mod kafka;
 pub mod load;

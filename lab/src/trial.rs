@@ -1,6 +1,8 @@
 //! Trials: each tests one promise of the service, and shows with figures whether it held.
 
+pub mod burst;
 pub mod disconnect;
+pub mod failover;
 pub mod isolation;
 pub mod overload;
 pub mod poison;
@@ -16,10 +18,10 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use self::verdict::Verdict;
-use crate::kit::{environment::binaries, testbed::Plan};
+use crate::kit::{environment::binaries, recorder::AfterAmbiguous, testbed::Plan};
 
 /// Trials of single promises. Each exits with 1 if its promise was broken. Run them inside
 /// `scripts/services run`.
@@ -29,6 +31,26 @@ pub enum Trial {
     Isolation {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// The first of two gateways fails in one way after the other: messages take the second, and
+    /// other routes are as fast as before.
+    Failover {
+        /// How long each fault lasts.
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// The faults, as prefixes of their names, separated by commas [default: all].
+        #[arg(long, value_delimiter = ',')]
+        faults: Vec<String>,
+        /// What follows an ambiguous call.
+        #[arg(long, value_enum, default_value_t = AmbiguousArg::Same)]
+        ambiguous: AmbiguousArg,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A thousand messages at once leave in under four seconds if the gateway takes 100 ms for each.
+    Burst {
         #[command(flatten)]
         common: Common,
     },
@@ -81,6 +103,22 @@ pub enum Trial {
     },
 }
 
+/// What follows an ambiguous call.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum AmbiguousArg {
+    Same,
+    Next,
+}
+
+impl From<AmbiguousArg> for AfterAmbiguous {
+    fn from(argument: AmbiguousArg) -> Self {
+        match argument {
+            AmbiguousArg::Same => Self::Same,
+            AmbiguousArg::Next => Self::Next,
+        }
+    }
+}
+
 /// Arguments of every trial.
 #[derive(Debug, Args)]
 pub struct Common {
@@ -116,6 +154,13 @@ impl Trial {
             Self::Isolation { seconds, .. } => {
                 isolation::isolation(plan, Duration::from_secs(seconds)).await
             }
+            Self::Failover { seconds, faults, ambiguous, .. } => {
+                let length = Duration::from_secs(seconds);
+                let ambiguous = ambiguous.into();
+                let faults = failover::Faults { length, words: faults, ambiguous };
+                failover::failover(plan, faults).await
+            }
+            Self::Burst { .. } => burst::burst(plan).await,
             Self::Recovery { pause_seconds, .. } => {
                 recovery::recovery(plan, Duration::from_secs(pause_seconds)).await
             }
@@ -137,6 +182,8 @@ impl Trial {
     fn common(&self) -> &Common {
         match self {
             Self::Isolation { common, .. }
+            | Self::Failover { common, .. }
+            | Self::Burst { common }
             | Self::Recovery { common, .. }
             | Self::Overload { common, .. }
             | Self::Rollover { common, .. }

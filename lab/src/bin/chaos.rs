@@ -10,16 +10,16 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use lab::{
     chaos::{
-        embedded,
+        embedded, gateways,
         mutants::{Mutant, Workshop},
         report::Report,
         run::{Scenario, run},
     },
     kit::{
         environment::{are_services_required, binaries},
-        recorder::GatewayKind,
+        recorder::{AfterAmbiguous, GatewayKind},
     },
-    trial::Trial,
+    trial::{AmbiguousArg, Trial},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +39,10 @@ enum Command {
     Run(RunArgs),
     /// The same with the embedded default: `messager` on an SQLite file. It needs no servers.
     Embedded(EmbeddedArgs),
+    /// Two gateways, of which the first fails in one way after the other, while processes are killed.
+    ///
+    /// Exits with 1 if a promise was broken. Run it inside `scripts/services run`.
+    Gateways(GatewaysArgs),
     /// Build broken variants of the service, and check that each is caught.
     ///
     /// Exits with 1 if one is not. Run it in the root of the source tree, inside `scripts/services
@@ -108,6 +112,35 @@ struct EmbeddedArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct GatewaysArgs {
+    /// How long to run, in rounds of one minute, but at least two rounds.
+    #[arg(long, default_value_t = 8.0)]
+    minutes: f64,
+    /// The seed from which faults and phones are drawn [default: random].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Requests a second.
+    #[arg(long, default_value_t = 50)]
+    rate: u32,
+    /// The faults of the first gateway, as prefixes of their names, separated by commas
+    /// [default: all].
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<String>,
+    /// What follows an ambiguous call [default: both in turn].
+    #[arg(long, value_enum)]
+    ambiguous: Option<AmbiguousArg>,
+    /// Gateways that recognise a repeated message, that do not, or both in turn.
+    #[arg(long, value_enum, default_value_t = GatewayArg::Alternate)]
+    gateway: GatewayArg,
+    /// The file for the report as JSON.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// The folder of the service's binaries [default: the folder of this program].
+    #[arg(long)]
+    bins: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
 struct MutantsArgs {
     /// Only these mutants, separated by commas.
     #[arg(long, value_delimiter = ',')]
@@ -124,6 +157,16 @@ enum GatewayArg {
     Plain,
 }
 
+impl GatewayArg {
+    fn kind(self) -> Option<GatewayKind> {
+        match self {
+            Self::Alternate => None,
+            Self::Idempotent => Some(GatewayKind::Idempotent),
+            Self::Plain => Some(GatewayKind::Plain),
+        }
+    }
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -133,6 +176,7 @@ fn main() -> anyhow::Result<ExitCode> {
             match args.command {
                 Command::Run(args) => chaos(args).await,
                 Command::Embedded(args) => embedded(args).await,
+                Command::Gateways(args) => gateways(args).await,
                 Command::Mutants(args) => mutants(args).await,
                 Command::Trial(trial) => trial.run().await,
             }
@@ -154,11 +198,7 @@ async fn chaos(args: RunArgs) -> anyhow::Result<ExitCode> {
         rate: args.rate,
         sequences: args.sequences.clamp(0.0, 1.0),
         faults: args.faults,
-        gateway: match args.gateway {
-            GatewayArg::Alternate => None,
-            GatewayArg::Idempotent => Some(GatewayKind::Idempotent),
-            GatewayArg::Plain => Some(GatewayKind::Plain),
-        },
+        gateway: args.gateway.kind(),
         fail_fast: args.fail_fast,
         bins,
         folder: folder.clone(),
@@ -179,6 +219,23 @@ async fn embedded(args: EmbeddedArgs) -> anyhow::Result<ExitCode> {
         folder: folder.clone(),
     };
     let report = embedded::run(&scenario).await;
+    let report = report.with_context(|| format!("logs: {}", folder.display()))?;
+    finish(&report, args.report, &folder)
+}
+
+async fn gateways(args: GatewaysArgs) -> anyhow::Result<ExitCode> {
+    let Place { seed, bins, folder } = Place::of(args.seed, args.bins)?;
+    let scenario = gateways::Scenario {
+        duration: Duration::try_from_secs_f64(args.minutes * 60.0).context("--minutes")?,
+        seed,
+        rate: args.rate,
+        faults: args.faults,
+        ambiguous: args.ambiguous.map(AfterAmbiguous::from),
+        kind: args.gateway.kind(),
+        bins,
+        folder: folder.clone(),
+    };
+    let report = gateways::run(&scenario).await;
     let report = report.with_context(|| format!("logs: {}", folder.display()))?;
     finish(&report, args.report, &folder)
 }

@@ -4,10 +4,15 @@
 //! gateway may have carried it out or not.
 
 mod evidence;
+mod failover;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use self::evidence::Evidence;
+pub use self::failover::Failover;
+use self::{
+    evidence::Evidence,
+    failover::{TO_FIRST, TO_SECOND},
+};
 use super::{
     history::{Call, History, Incident, SLOW},
     invariants::{Invariant, Judgement, UnknownOutcome, Violation},
@@ -15,7 +20,7 @@ use super::{
 use crate::kit::{
     clock::Moment,
     phones::{is_refused, masked},
-    recorder::{Answer, GatewayKind, Reply},
+    recorder::{AfterAmbiguous, Answer, GatewayKind, Reply},
     tables::{Entry, Ledger},
 };
 
@@ -27,6 +32,7 @@ pub fn check(history: &History, ledger: &Ledger, call_limit: Moment) -> Judgemen
     checker.ends();
     checker.states();
     checker.payments();
+    checker.failovers();
     checker.phantoms();
     checker.illegal_writes();
     checker.order();
@@ -183,9 +189,8 @@ impl<'a> Checker<'a> {
     fn payments(&mut self) {
         let mut found = Vec::new();
         for (id, calls) in &self.calls {
-            let paid = calls.iter().filter(|call| call.paid).count();
-            if paid > 1 {
-                found.push((*id, format!("the gateway took it {paid} times")));
+            if let Some(complaint) = self.payment(calls) {
+                found.push((*id, complaint));
                 continue;
             }
             for pair in calls.windows(2) {
@@ -204,6 +209,47 @@ impl<'a> Checker<'a> {
         for (id, complaint) in found {
             let detail = self.evidence(&complaint).calls(id).text();
             self.report(Invariant::Doubled, id.to_owned(), detail);
+        }
+    }
+
+    /// Says what is wrong if a gateway took a message twice, or a second gateway took it without an
+    /// ambiguous outcome of the first.
+    fn payment(&self, calls: &[&Call]) -> Option<String> {
+        let mut first: Option<&Call> = None;
+        let mut gateways = HashSet::new();
+        for call in calls.iter().filter(|call| call.paid) {
+            if !gateways.insert(call.gateway) {
+                return Some(format!("gateway {} took it again", call.gateway));
+            }
+            let Some(first) = first.replace(call) else { continue };
+            let round = self.history.round_at(first.began_at);
+            if round.is_none_or(|round| round.ambiguous == AfterAmbiguous::Same) {
+                return Some("two gateways took it, with ambiguous = \"same\"".to_owned());
+            }
+            let end = first.ended_at.unwrap_or(call.began_at);
+            let disturbed = self.incidents(first.began_at, end, Incident::hits_consumers).next();
+            if !self.is_ambiguous(first) && disturbed.is_none() {
+                return Some("two gateways took it, though the first call was clear".to_owned());
+            }
+        }
+        None
+    }
+
+    /// During each fault of the first gateway, messages took the second one. After it, the first one
+    /// was used again.
+    fn failovers(&mut self) {
+        let history = self.history;
+        for outage in history.outages() {
+            let Some(end) = outage.to else { continue };
+            let found = Failover::of(history, self.ledger, outage);
+            let second = found.to_second.is_some_and(|took| took <= TO_SECOND);
+            let first = found.to_first.is_some_and(|took| took <= TO_FIRST);
+            if second && first {
+                continue;
+            }
+            let complaint = found.to_string();
+            let detail = self.evidence(&complaint).incidents(outage.from, end).text();
+            self.report(Invariant::Failover, outage.kind.clone(), detail);
         }
     }
 
@@ -305,12 +351,13 @@ impl<'a> Checker<'a> {
                     .next()
                     .map(|incident| format!("{} of {}", incident.kind, incident.target))
             };
-            let plain = self.history.gateway_at(from) == Some(GatewayKind::Plain);
-            if let Some(cause) = ambiguous.or_else(disturbed).filter(|_| plain) {
+            let plain = self.history.round_at(from).is_some_and(|it| it.kind == GatewayKind::Plain);
+            let possible = plain || self.may_be_unknown(&entry.id, from);
+            if let Some(cause) = ambiguous.or_else(disturbed).filter(|_| possible) {
                 self.judgement.unknowns.push(UnknownOutcome { id: entry.id.clone(), cause });
                 continue;
             }
-            let complaint = if plain {
+            let complaint = if possible {
                 "unknown, though every call of it was clear"
             } else {
                 "unknown, though the gateway would have recognised it"
@@ -318,6 +365,12 @@ impl<'a> Checker<'a> {
             let detail = self.evidence(complaint).entry(entry).text();
             self.report(Invariant::Unknown, entry.id.clone(), detail);
         }
+    }
+
+    /// Whether one gateway refused the message while another may have it.
+    fn may_be_unknown(&self, id: &str, at: Moment) -> bool {
+        let next = self.history.round_at(at).is_some_and(|it| it.ambiguous == AfterAmbiguous::Next);
+        next && self.calls_of(id).iter().any(|call| call.answer == Answer::Refuse)
     }
 
     fn crashes(&mut self) {

@@ -130,7 +130,7 @@ impl Run {
     ) -> anyhow::Result<bool> {
         let before = self.findings.report.accepted;
         self.testbed.use_gateway(gateway).await?;
-        self.history.lock().rounds.push(Round { from: now(), kind: gateway });
+        self.history.lock().rounds.push(Round::new(gateway));
 
         let under_faults = length.saturating_sub(CALM).max(length / 2);
         let faults = async |stop: &CancellationToken| nemesis.run(stop).await;

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::kit::{
     clock::{Moment, now},
-    recorder::{self, Answer, GatewayKind, Recorder, Reply},
+    recorder::{self, AfterAmbiguous, Answer, GatewayKind, Recorder, Reply},
 };
 
 /// A request to the API that has ended.
@@ -30,6 +30,8 @@ pub struct Call {
     pub id: String,
     pub phone: String,
     pub code: String,
+    /// The place of the gateway among those of the testbed.
+    pub gateway: usize,
     pub kind: GatewayKind,
     pub answer: Answer,
     /// Whether the gateway took the SMS, and would be paid for it.
@@ -56,11 +58,17 @@ pub struct Incident {
 /// The kind of an incident that was not injected: the machine was too busy.
 pub const SLOW: &str = "slow";
 
+/// The target of the faults of the first of several gateways.
+pub const FIRST_GATEWAY: &str = "first gateway";
+
 /// A part of the run with one kind of gateway.
 #[derive(Debug, Clone, Copy)]
 pub struct Round {
     pub from: Moment,
     pub kind: GatewayKind,
+    /// What follows an ambiguous call. Without a second gateway, only [`AfterAmbiguous::Same`] is
+    /// possible.
+    pub ambiguous: AfterAmbiguous,
 }
 
 /// All that was seen.
@@ -135,13 +143,14 @@ impl Recorder for SharedHistory {
     }
 
     fn called(&self, call: &recorder::Call<'_>) -> usize {
-        let &recorder::Call { key, id, phone, code, kind, answer, paid } = call;
+        let &recorder::Call { key, id, phone, code, gateway, kind, answer, paid } = call;
         let mut history = self.lock();
         history.calls.push(Call {
             // A key that is not the message's id is not a key of that message.
             id: if key == id { id.to_owned() } else { format!("{key}/{id}") },
             phone: phone.to_owned(),
             code: code.to_owned(),
+            gateway,
             kind,
             answer,
             paid,
@@ -160,6 +169,13 @@ impl Recorder for SharedHistory {
     }
 }
 
+impl Round {
+    /// Begins a round with one gateway.
+    pub fn new(kind: GatewayKind) -> Self {
+        Self { from: now(), kind, ambiguous: AfterAmbiguous::Same }
+    }
+}
+
 impl Incident {
     /// Whether it lasted at some time between the two.
     pub fn overlaps(&self, from: Moment, to: Moment) -> bool {
@@ -168,9 +184,22 @@ impl Incident {
 }
 
 impl History {
-    /// Returns the kind of the gateway at that time.
-    pub fn gateway_at(&self, at: Moment) -> Option<GatewayKind> {
-        self.rounds.iter().rev().find(|round| round.from <= at).map(|round| round.kind)
+    /// Returns the round of that time.
+    pub fn round_at(&self, at: Moment) -> Option<&Round> {
+        self.rounds.iter().rev().find(|round| round.from <= at)
+    }
+
+    /// Returns the faults of the first of several gateways.
+    pub fn outages(&self) -> impl Iterator<Item = &Incident> {
+        self.incidents.iter().filter(|incident| incident.target == FIRST_GATEWAY)
+    }
+
+    /// Returns the calls of a gateway that it took and answered well, from a time on.
+    pub fn taken_by(&self, gateway: usize, from: Moment) -> impl Iterator<Item = &Call> {
+        self.calls.iter().filter(move |call| {
+            let is_good = call.paid && call.whole && call.answer == Answer::Accept;
+            call.gateway == gateway && call.began_at >= from && is_good
+        })
     }
 
     /// Returns the incidents between the two times, and up to a second before and after: an

@@ -10,8 +10,12 @@ use serde::Serialize;
 pub enum Invariant {
     /// Every accepted message ends in one state, and the state is true.
     Lost,
-    /// The gateway takes no message twice, and is not called again without a cause.
+    /// No gateway takes a message twice or is called again without a cause, and a second gateway
+    /// takes it only if `ambiguous = "next"` allows it.
     Doubled,
+    /// Messages take the second gateway soon after the first fails, and the first soon after it
+    /// works again.
+    Failover,
     /// Every message that is sent was asked for.
     Phantom,
     /// No stored offset goes back.
@@ -61,9 +65,10 @@ pub struct Judgement {
 }
 
 impl Invariant {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Lost,
         Self::Doubled,
+        Self::Failover,
         Self::Phantom,
         Self::Offset,
         Self::Epoch,
@@ -87,6 +92,7 @@ impl fmt::Display for Invariant {
         f.write_str(match self {
             Self::Lost => "lost",
             Self::Doubled => "doubled",
+            Self::Failover => "failover",
             Self::Phantom => "phantom",
             Self::Offset => "offset",
             Self::Epoch => "epoch",

@@ -76,9 +76,10 @@ impl Mutant {
             bail!("{unknown:?} is no invariant");
         }
         let args: Vec<String> = words(field("Run:")?);
-        let is_known =
-            args.first().is_some_and(|command| ["run", "embedded"].contains(&&**command));
-        ensure!(is_known, "Run: does not begin with `run` or `embedded`");
+        let is_known = args
+            .first()
+            .is_some_and(|command| ["run", "embedded", "gateways"].contains(&&**command));
+        ensure!(is_known, "Run: does not begin with `run`, `embedded` or `gateways`");
         Ok(Self {
             name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
             about: field("About:")?.to_owned(),

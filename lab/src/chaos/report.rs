@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::Serialize;
 
 use super::{
+    checker::Failover,
     history::History,
     invariants::{UnknownOutcome, Violation},
 };
@@ -29,6 +30,8 @@ pub struct Report {
     /// Copies in the topic beyond one of each message.
     pub repeats: u64,
     pub rounds: Vec<RoundReport>,
+    /// One for each fault of the first of several gateways.
+    pub failovers: Vec<Failover>,
     /// The most resident memory of a process, in MiB, by its role.
     pub memory: BTreeMap<String, u64>,
     /// The most sessions with the database at a time.
@@ -70,6 +73,8 @@ impl Report {
         }
         self.calls = history.calls.len();
         self.paid = history.calls.iter().filter(|call| call.paid).count();
+        let outages = history.outages();
+        self.failovers = outages.map(|outage| Failover::of(history, ledger, outage)).collect();
         self.ended.clear();
         for entry in &ledger.entries {
             *self.ended.entry(entry.state.clone()).or_default() += 1;
@@ -107,6 +112,9 @@ impl fmt::Display for Report {
                 round.gateway, round.accepted
             );
             row(&format!("round {}", number + 1), &text)?;
+        }
+        for failover in &self.failovers {
+            row(&format!("  {}", failover.fault), failover)?;
         }
         for (role, memory) in &self.memory {
             row(&format!("memory of {role}"), &format!("{memory} MiB at most"))?;

@@ -54,12 +54,12 @@ pub struct Scenario {
 
 /// How long the service waits for the gateway, and the messages in a batch: small, so that a short
 /// run sees what follows them.
-const GATEWAY_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const GATEWAY_TIMEOUT: Duration = Duration::from_secs(3);
 const BATCH: u64 = 200;
 
 const ROUND: Duration = Duration::from_secs(120);
 /// The part of a round that is left for the recovery.
-const CALM: Duration = Duration::from_secs(15);
+pub(super) const CALM: Duration = Duration::from_secs(15);
 /// How much longer the run watches a backlog that does not empty in time.
 const EXTRA_WAIT: Duration = Duration::from_secs(120);
 
@@ -74,21 +74,23 @@ struct Usage {
     sessions: i64,
 }
 
-struct Run {
+/// A run that goes on, and what it found so far.
+pub(super) struct Run {
+    begun: Instant,
     testbed: Arc<Testbed<SharedHistory>>,
     history: SharedHistory,
     usage: Arc<Mutex<Usage>>,
     records: Records,
     /// How often the topic was wiped.
     wipes: usize,
-    findings: Findings,
+    pub(super) findings: Findings,
     /// How much longer to watch a round that does not recover.
     extra_wait: Duration,
+    _watch: AbortOnDropHandle<()>,
 }
 
 /// Runs a scenario. An error is the lab's failure, not the service's.
 pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
-    let begun = Instant::now();
     let mut rng = StdRng::seed_from_u64(scenario.seed);
     let history = SharedHistory::default();
     let plan = Plan {
@@ -103,33 +105,20 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let ports = testbed.api_ports.clone();
     let mut traffic = Traffic::new(ports, pace, history.clone(), draw(&mut rng));
 
-    let mut run = Run {
-        testbed: Arc::clone(&testbed),
-        history: history.clone(),
-        usage: Arc::default(),
-        records: Records::default(),
-        wipes: 0,
-        findings: Findings::new(scenario.seed),
-        extra_wait: if scenario.fail_fast { Duration::ZERO } else { EXTRA_WAIT },
-    };
-    let watch = watch(Arc::clone(&testbed), Arc::clone(&run.usage));
-    let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
-
+    let mut run = Run::begin(testbed, history, scenario.seed);
+    if scenario.fail_fast {
+        run.extra_wait = Duration::ZERO;
+    }
     run.rounds(scenario, &nemesis, &mut traffic, &mut rng).await?;
-    testbed.stop().await;
-    let logs = testbed.processes.iter().map(|process| (&*process.name, process.log()));
-    run.findings.search_logs(&history, logs)?;
-    run.judge_usage();
-    let mut report = run.findings.report;
-    report.seconds = begun.elapsed().as_secs();
-    Ok(report)
+    run.end().await
 }
 
 fn draw(rng: &mut StdRng) -> StdRng {
     StdRng::seed_from_u64(rng.random())
 }
 
-fn settings() -> Vec<(&'static str, String)> {
+/// Returns the settings of all processes.
+pub(super) fn settings() -> Vec<(&'static str, String)> {
     vec![
         ("CODE_TTL", "600".to_owned()),
         ("GATEWAY_TIMEOUT", GATEWAY_TIMEOUT.as_secs().to_string()),
@@ -148,6 +137,39 @@ fn rounds(scenario: &Scenario) -> (u32, Duration) {
 }
 
 impl Run {
+    /// Begins to watch the processes.
+    pub(super) fn begin(
+        testbed: Arc<Testbed<SharedHistory>>,
+        history: SharedHistory,
+        seed: u64,
+    ) -> Self {
+        let usage = Arc::default();
+        let watch = watch(Arc::clone(&testbed), Arc::clone(&usage));
+        Self {
+            begun: Instant::now(),
+            testbed,
+            history,
+            usage,
+            records: Records::default(),
+            wipes: 0,
+            findings: Findings::new(seed),
+            extra_wait: EXTRA_WAIT,
+            _watch: AbortOnDropHandle::new(tokio::spawn(watch)),
+        }
+    }
+
+    /// Ends all processes, and returns what was found.
+    pub(super) async fn end(mut self) -> anyhow::Result<Report> {
+        self.testbed.stop().await;
+        let processes = self.testbed.processes.iter();
+        let logs = processes.map(|process| (&*process.name, process.log()));
+        self.findings.search_logs(&self.history, logs)?;
+        self.judge_usage();
+        let mut report = self.findings.report;
+        report.seconds = self.begun.elapsed().as_secs();
+        Ok(report)
+    }
+
     /// Runs one round after the other, and judges each at its end.
     async fn rounds(
         &mut self,
@@ -183,7 +205,7 @@ impl Run {
         Ok(())
     }
 
-    /// Injects faults under load, then waits. Returns how long it took until no message waited.
+    /// Runs a round. Returns how long it took until no message waited.
     async fn round(
         &mut self,
         gateway: GatewayKind,
@@ -194,11 +216,22 @@ impl Run {
     ) -> anyhow::Result<Option<Duration>> {
         let begun = Instant::now();
         self.testbed.use_gateway(gateway).await?;
-        self.history.lock().rounds.push(Round { from: now(), kind: gateway });
+        self.history.lock().rounds.push(Round::new(gateway));
 
         let under_faults = length.saturating_sub(CALM + begun.elapsed()).max(length / 2);
         let faults = async |stop: &CancellationToken| nemesis.run(stop, seed).await;
-        inject(under_faults, faults, async || self.testbed.heal().await, traffic).await?;
+        self.endure(under_faults, faults, traffic).await
+    }
+
+    /// Injects faults under load for `length`, then waits. Returns how long it took until no message
+    /// waited.
+    pub(super) async fn endure(
+        &mut self,
+        length: Duration,
+        faults: impl AsyncFnOnce(&CancellationToken) -> anyhow::Result<()>,
+        traffic: &mut Traffic,
+    ) -> anyhow::Result<Option<Duration>> {
+        inject(length, faults, async || self.testbed.heal().await, traffic).await?;
 
         let healed = Instant::now();
         let recovered = self.wait_until_done(RECOVERY).await;
@@ -236,7 +269,7 @@ impl Run {
     }
 
     /// Judges the run so far. `done` tells whether no message waits.
-    async fn judge(&mut self, done: bool) -> anyhow::Result<()> {
+    pub(super) async fn judge(&mut self, done: bool) -> anyhow::Result<()> {
         let database = &self.testbed.database;
         let ledger = tables::read(database).await.context("read the ledger")?;
         let history = self.history.lock().clone();

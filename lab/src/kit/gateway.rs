@@ -14,9 +14,10 @@ use serde::Deserialize;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
+    sync::watch,
     time::sleep,
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     http::{header, read_request},
@@ -32,7 +33,9 @@ pub struct Character {
     pub refuses_numbers: bool,
     /// Whether it gives each message a name of its own in the answer.
     pub names_messages: bool,
-    /// How long it takes for a slow number.
+    /// How long it takes for each message.
+    pub latency: Duration,
+    /// How much longer it takes for a slow number.
     pub slowness: Duration,
 }
 
@@ -41,19 +44,26 @@ pub struct Character {
 pub struct Gateway {
     port: u16,
     behaviour: Arc<Mutex<Behaviour>>,
+    /// Whether it listens.
+    is_up: watch::Sender<bool>,
     _task: AbortOnDropHandle<()>,
 }
 
 #[derive(Debug)]
 struct Behaviour {
+    /// Its place among the gateways of the testbed.
+    place: usize,
     character: Character,
     answer: Answer,
     calls: usize,
+    in_flight: usize,
+    most_in_flight: usize,
     /// The gateway's own names for the messages that it has, by idempotency key.
     known: HashMap<String, usize>,
 }
 
 /// One end of a connection.
+#[derive(Clone)]
 struct Server<R> {
     behaviour: Arc<Mutex<Behaviour>>,
     recorder: R,
@@ -89,6 +99,7 @@ impl Character {
         kind: GatewayKind::Plain,
         refuses_numbers: false,
         names_messages: false,
+        latency: Duration::ZERO,
         slowness: Duration::ZERO,
     };
 
@@ -97,32 +108,40 @@ impl Character {
         kind: GatewayKind::Idempotent,
         refuses_numbers: true,
         names_messages: true,
+        latency: Duration::ZERO,
         slowness: Duration::ZERO,
     };
 }
 
 impl Gateway {
-    /// Starts a gateway that answers well.
+    /// Starts a gateway that answers well, on a port that the kernel chooses.
     pub async fn start(character: Character, recorder: impl Recorder) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::start_on(0, 0, character, recorder).await
+    }
+
+    /// Starts the gateway of this place on this port. If it is to be [`Answer::Down`] for a while,
+    /// the port must be one that no other program takes meanwhile.
+    pub async fn start_on(
+        port: u16,
+        place: usize,
+        character: Character,
+        recorder: impl Recorder,
+    ) -> io::Result<Self> {
+        let listener = listen(port).await?;
         let port = listener.local_addr()?.port();
-        let behaviour =
-            Behaviour { character, answer: Answer::Accept, calls: 0, known: HashMap::new() };
-        let behaviour = Arc::new(Mutex::new(behaviour));
-        let shared = Arc::clone(&behaviour);
-        let task = tokio::spawn(async move {
-            loop {
-                if let Ok((stream, _)) = listener.accept().await {
-                    let server =
-                        Server { behaviour: Arc::clone(&shared), recorder: recorder.clone() };
-                    tokio::spawn(async move {
-                        // The caller notices a broken connection.
-                        let _ = server.serve(stream).await;
-                    });
-                }
-            }
-        });
-        Ok(Self { port, behaviour, _task: AbortOnDropHandle::new(task) })
+        let behaviour = Arc::new(Mutex::new(Behaviour {
+            place,
+            character,
+            answer: Answer::Accept,
+            calls: 0,
+            in_flight: 0,
+            most_in_flight: 0,
+            known: HashMap::new(),
+        }));
+        let is_up = watch::Sender::new(true);
+        let server = Server { behaviour: Arc::clone(&behaviour), recorder };
+        let task = tokio::spawn(run(listener, port, server, is_up.subscribe()));
+        Ok(Self { port, behaviour, is_up, _task: AbortOnDropHandle::new(task) })
     }
 
     pub fn port(&self) -> u16 {
@@ -132,6 +151,12 @@ impl Gateway {
     /// Changes how it answers from now on.
     pub fn answer(&self, answer: Answer) {
         lock(&self.behaviour).answer = answer;
+        self.is_up.send_replace(answer != Answer::Down);
+    }
+
+    /// Returns the largest number of calls that it had at a time.
+    pub fn most_in_flight(&self) -> usize {
+        lock(&self.behaviour).most_in_flight
     }
 
     /// Changes its kind, and lets it forget all messages.
@@ -139,6 +164,46 @@ impl Gateway {
         let mut behaviour = lock(&self.behaviour);
         behaviour.character.kind = kind;
         behaviour.known.clear();
+    }
+}
+
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await
+}
+
+/// Serves connections while the gateway is up. When it goes down, all connections break.
+async fn run<R: Recorder>(
+    first: TcpListener,
+    port: u16,
+    server: Server<R>,
+    mut is_up: watch::Receiver<bool>,
+) {
+    let mut listener = Some(first);
+    while is_up.wait_for(|is_up| *is_up).await.is_ok() {
+        let Some(open) = listener.take() else {
+            match listen(port).await {
+                Ok(open) => listener = Some(open),
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+            continue;
+        };
+        let down = CancellationToken::new();
+        let accept = async {
+            loop {
+                if let Ok((stream, _)) = open.accept().await {
+                    let (server, down) = (server.clone(), down.clone());
+                    tokio::spawn(async move {
+                        // The caller notices a broken connection.
+                        let _ = down.run_until_cancelled(server.serve(stream)).await;
+                    });
+                }
+            }
+        };
+        tokio::select! {
+            () = accept => {}
+            _ = is_up.wait_for(|is_up| !is_up) => {}
+        }
+        down.cancel();
     }
 }
 
@@ -155,15 +220,17 @@ impl<R: Recorder> Server<R> {
             let key = header(&buffer[head], "idempotency-key").unwrap_or_default();
             let sms: Sms<'_> = serde_json::from_slice(&buffer[body])?;
             let Decision { number, name, answer, pause } = self.take(key, &sms);
+            let in_flight = InFlight::begin(&self.behaviour);
             if !pause.is_zero() {
                 sleep(pause).await;
             }
             buffer.drain(..end);
             let answered = reply(&mut stream, answer, name).await;
-            let is_whole = answered.is_ok() && answer != Answer::Reset;
+            let is_whole = answered.is_ok() && !matches!(answer, Answer::Reset | Answer::Down);
+            drop(in_flight);
             self.recorder.call_ended(number, is_whole);
             answered?;
-            if matches!(answer, Answer::Reset | Answer::Noise) {
+            if matches!(answer, Answer::Reset | Answer::Noise | Answer::Down) {
                 return Ok(());
             }
         }
@@ -183,7 +250,12 @@ impl<R: Recorder> Server<R> {
             behaviour.answer
         };
         let takes = match answer {
-            Answer::Throttle | Answer::Unavailable | Answer::Refuse => false,
+            Answer::Throttle
+            | Answer::Unavailable
+            | Answer::Refuse
+            | Answer::Deny
+            | Answer::ErrorInside
+            | Answer::Down => false,
             Answer::Error => place.is_multiple_of(2),
             _ => true,
         };
@@ -196,12 +268,32 @@ impl<R: Recorder> Server<R> {
             behaviour.known.insert(key.to_owned(), place);
         }
         // Recorded under the lock, so that the record has the order of the decisions.
-        let call = Call { key, id, phone, code, kind: character.kind, answer, paid };
+        let (gateway, kind) = (behaviour.place, character.kind);
+        let call = Call { key, id, phone, code, gateway, kind, answer, paid };
         let number = self.recorder.called(&call);
         let name = character.names_messages.then(|| known.unwrap_or(place));
         let is_slow = !character.slowness.is_zero() && Numbered::is_slow(phone);
-        let pause = if is_slow { character.slowness } else { Duration::ZERO };
+        let more = if is_slow { character.slowness } else { Duration::ZERO };
+        let pause = character.latency + more;
         Decision { number, name, answer, pause }
+    }
+}
+
+/// A call that lasts, counted until it is dropped.
+struct InFlight<'a>(&'a Mutex<Behaviour>);
+
+impl<'a> InFlight<'a> {
+    fn begin(behaviour: &'a Mutex<Behaviour>) -> Self {
+        let mut locked = lock(behaviour);
+        locked.in_flight += 1;
+        locked.most_in_flight = locked.most_in_flight.max(locked.in_flight);
+        Self(behaviour)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        lock(self.0).in_flight -= 1;
     }
 }
 
@@ -224,11 +316,17 @@ async fn reply(stream: &mut TcpStream, answer: Answer, name: Option<usize>) -> i
             stream.write_all(answer.as_bytes()).await
         }
         Answer::Refuse => stream.write_all(refused("400 Bad Request", "").as_bytes()).await,
+        Answer::Deny => stream.write_all(refused("401 Unauthorized", "").as_bytes()).await,
+        Answer::ErrorInside => {
+            let answer = response("200 OK", "", "{\"error\":\"no credit\"}");
+            stream.write_all(answer.as_bytes()).await
+        }
         Answer::Late => {
             sleep(LATE).await;
             stream.write_all(accepted.as_bytes()).await
         }
-        Answer::Reset => stream.set_zero_linger(),
+        // A gateway that is down has gone down after the request had arrived.
+        Answer::Reset | Answer::Down => stream.set_zero_linger(),
         Answer::Drip => {
             for byte in accepted.bytes() {
                 stream.write_all(&[byte]).await?;
@@ -302,5 +400,27 @@ mod tests {
 
         assert_eq!(status, 400);
         assert!(!calls.0.lock().unwrap()[0].1);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_down_refuses_connections_until_it_is_up() {
+        let gateway = Gateway::start(Character::CHAOS, Calls::default()).await.unwrap();
+        let mut kept = Connection::open(gateway.port()).await.unwrap();
+        kept.exchange(REQUEST.as_bytes()).await.unwrap();
+
+        gateway.answer(Answer::Down);
+
+        assert!(kept.exchange(REQUEST.as_bytes()).await.is_err());
+        let refused = Connection::open(gateway.port()).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+        gateway.answer(Answer::Accept);
+        let mut again = loop {
+            match Connection::open(gateway.port()).await {
+                Ok(connection) => break connection,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        assert_eq!(again.exchange(REQUEST.as_bytes()).await.unwrap().status, 200);
     }
 }

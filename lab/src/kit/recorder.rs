@@ -67,6 +67,8 @@ pub struct Call<'a> {
     pub id: &'a str,
     pub phone: &'a str,
     pub code: &'a str,
+    /// The place of the gateway among those of the testbed.
+    pub gateway: usize,
     pub kind: GatewayKind,
     pub answer: Answer,
     /// Whether the gateway took the SMS, and would be paid for it.
@@ -81,6 +83,17 @@ pub enum GatewayKind {
     Idempotent,
     /// It takes every message that comes.
     Plain,
+}
+
+/// What `[failover] ambiguous` says: where a message goes after a call without a clear outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AfterAmbiguous {
+    /// To no other gateway.
+    #[default]
+    Same,
+    /// To the next gateway, which may take it a second time.
+    Next,
 }
 
 /// How a gateway answers.
@@ -105,6 +118,12 @@ pub enum Answer {
     BadBody,
     /// 400, as for a number that the gateway refuses.
     Refuse,
+    /// 401, as for an account that is closed.
+    Deny,
+    /// 200 with an error in the body.
+    ErrorInside,
+    /// No answer: nothing listens, so the connection is refused.
+    Down,
 }
 
 impl fmt::Display for GatewayKind {
@@ -112,6 +131,15 @@ impl fmt::Display for GatewayKind {
         f.write_str(match self {
             Self::Idempotent => "idempotent",
             Self::Plain => "plain",
+        })
+    }
+}
+
+impl fmt::Display for AfterAmbiguous {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Same => "same",
+            Self::Next => "next",
         })
     }
 }
@@ -129,6 +157,9 @@ impl fmt::Display for Answer {
             Self::Noise => "noise",
             Self::BadBody => "bad-body",
             Self::Refuse => "400",
+            Self::Deny => "401",
+            Self::ErrorInside => "200-error",
+            Self::Down => "refused",
         })
     }
 }

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     clients::{Clients, Habits},
     gateway::{Character, Gateway},
+    gateways_file::GatewaysFile,
     kafka::{Kafka, Listener, Topic},
     postgres::Postgres,
     process::{Process, Role, Signal, free_ports, run_once},
@@ -45,6 +46,9 @@ pub struct Plan {
     /// Whether a proxy is on every connection between two parts. Measurements do without.
     pub has_proxies: bool,
     pub gateway: Character,
+    /// Gateways besides the first. With any, a file names the gateways of the consumers; write it
+    /// with [`Testbed::write_gateways`] before they start.
+    pub further: Vec<Character>,
     /// A library that `env_of` preloads.
     pub library: Option<PathBuf>,
 }
@@ -79,6 +83,8 @@ pub struct Testbed<R> {
     pub kafka: Kafka,
     pub topic: Topic,
     pub gateway: Gateway,
+    /// The gateways besides the first.
+    pub further: Vec<Gateway>,
     pub recorder: R,
     pub processes: Vec<Arc<Process>>,
     pub links: Vec<Link>,
@@ -112,6 +118,7 @@ impl Plan {
             is_watched: true,
             has_proxies: false,
             gateway: Character::PLAIN,
+            further: Vec::new(),
             library: None,
         }
     }
@@ -152,6 +159,13 @@ impl<R: Recorder> Testbed<R> {
         let kafka = Kafka::from_environment()?;
         let name = format!("lab_{:016x}", rng.random::<u64>());
         let database = postgres.create_database(&name).await.context("create a database")?;
+        let mut further = Vec::new();
+        let places = 1..=plan.further.len();
+        let ports = free_ports(1 + plan.further.len(), &mut rng);
+        for (place, character) in places.zip(&plan.further) {
+            let gateway = Gateway::start_on(ports[place], place, *character, recorder.clone());
+            further.push(gateway.await?);
+        }
         let mut testbed = Self {
             database_settings: postgres.settings(&name, postgres.port),
             postgres,
@@ -159,7 +173,8 @@ impl<R: Recorder> Testbed<R> {
             topic: kafka.topic(name.clone()),
             kafka,
             name,
-            gateway: Gateway::start(plan.gateway, recorder.clone()).await?,
+            gateway: Gateway::start_on(ports[0], 0, plan.gateway, recorder.clone()).await?,
+            further,
             recorder,
             processes: Vec::new(),
             links: Vec::new(),
@@ -242,8 +257,12 @@ impl<R: Recorder> Testbed<R> {
                 set("CONSUMER_URL", self.kafka_address(LinkKind::ConsumerKafka));
                 let (kind, port) = (LinkKind::ConsumerGateway, self.gateway.port());
                 let port = self.link(plan, kind, &owner, port, rng).await?;
-                set("GATEWAY", "webhook".to_owned());
-                set("GATEWAY_URL", format!("http://127.0.0.1:{port}/send"));
+                if self.further.is_empty() {
+                    set("GATEWAY", "webhook".to_owned());
+                    set("GATEWAY_URL", format!("http://127.0.0.1:{port}/send"));
+                } else {
+                    set("GATEWAYS_FILE", self.gateways_file().display().to_string());
+                }
                 LinkKind::ConsumerPostgres
             }
         };
@@ -313,7 +332,7 @@ impl<R: Recorder> Testbed<R> {
         for link in &self.links {
             link.proxy.put(Effect::Pass);
         }
-        self.gateway.answer(Answer::Accept);
+        self.gateways().for_each(|gateway| gateway.answer(Answer::Accept));
         self.kafka.start().await?;
         for process in &self.processes {
             process.signal(Signal::CONT);
@@ -331,6 +350,40 @@ impl<R: Recorder> Testbed<R> {
         }
         self.gateway.become_kind(kind);
         self.start(&Role::ALL).await
+    }
+
+    /// Changes all gateways and what follows an ambiguous call, and restarts the consumers.
+    pub async fn use_gateways(
+        &self,
+        kind: GatewayKind,
+        setup: &GatewaysFile<'_>,
+    ) -> anyhow::Result<()> {
+        for consumer in self.of_role(Role::Consumer) {
+            consumer.terminate(END_PATIENCE).await;
+        }
+        self.gateways().for_each(|gateway| gateway.become_kind(kind));
+        self.write_gateways(kind, setup)?;
+        self.start(&Role::ALL).await
+    }
+
+    /// Writes the file that names the gateways of the consumers.
+    pub fn write_gateways(
+        &self,
+        kind: GatewayKind,
+        setup: &GatewaysFile<'_>,
+    ) -> anyhow::Result<()> {
+        let ports = self.gateways().map(Gateway::port);
+        let text = setup.text(kind, ports);
+        std::fs::write(self.gateways_file(), text).context("write the file of gateways")
+    }
+
+    fn gateways_file(&self) -> PathBuf {
+        self.folder.join("gateways.toml")
+    }
+
+    /// Returns the first gateway and the further ones.
+    pub fn gateways(&self) -> impl Iterator<Item = &Gateway> {
+        std::iter::once(&self.gateway).chain(&self.further)
     }
 
     /// Returns clients of all APIs. One request in `fresh_every` uses a new connection.

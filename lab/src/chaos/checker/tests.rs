@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    chaos::history::{Request, Round},
+    chaos::history::{FIRST_GATEWAY, Request, Round},
     kit::tables::IllegalWrite,
 };
 
@@ -15,12 +15,16 @@ fn good() -> (History, Ledger) {
         requests: vec![request(Reply::Accepted, 1_000)],
         calls: vec![call(Answer::Accept, 2_000)],
         rounds: vec![
-            Round { from: 0, kind: GatewayKind::Plain },
-            Round { from: 100_000, kind: GatewayKind::Idempotent },
+            round(0, GatewayKind::Plain, AfterAmbiguous::Same),
+            round(100_000, GatewayKind::Idempotent, AfterAmbiguous::Same),
         ],
         ..History::default()
     };
     (history, Ledger { entries: vec![entry("sent", 1_000)], illegal_writes: Vec::new() })
+}
+
+fn round(from: Moment, kind: GatewayKind, ambiguous: AfterAmbiguous) -> Round {
+    Round { from, kind, ambiguous }
 }
 
 fn request(reply: Reply, at: Moment) -> Request {
@@ -32,6 +36,7 @@ fn call(answer: Answer, at: Moment) -> Call {
         id: ID.to_owned(),
         phone: PHONE.to_owned(),
         code: "123456".to_owned(),
+        gateway: 0,
         kind: GatewayKind::Plain,
         answer,
         paid: answer != Answer::Throttle,
@@ -170,6 +175,77 @@ fn a_call_after_an_accepted_one_needs_a_cause_even_if_the_gateway_recognised_it(
     }
 }
 
+/// A good call of the second gateway.
+fn second_call(at: Moment) -> Call {
+    Call { gateway: 1, ..call(Answer::Accept, at) }
+}
+
+#[test]
+fn two_gateways_may_take_a_message_only_with_next_and_after_an_ambiguous_call() {
+    let taken_twice = |first: Answer, ambiguous: AfterAmbiguous| {
+        move |history: &mut History, _: &mut Ledger| {
+            history.rounds = vec![round(0, GatewayKind::Idempotent, ambiguous)];
+            history.calls = vec![call(first, 2_000), second_call(2_500)];
+        }
+    };
+    for answer in [Answer::Error, Answer::Reset] {
+        check_spoilt(taken_twice(answer, AfterAmbiguous::Next), &[]);
+        check_spoilt(taken_twice(answer, AfterAmbiguous::Same), &[Invariant::Doubled]);
+    }
+    check_spoilt(taken_twice(Answer::Accept, AfterAmbiguous::Next), &[Invariant::Doubled]);
+    check_spoilt(
+        |history, ledger| {
+            taken_twice(Answer::Accept, AfterAmbiguous::Next)(history, ledger);
+            history.incidents.push(incident("kill-consumer", 2_000, 2_001));
+        },
+        &[],
+    );
+    check_spoilt(
+        |history, ledger| {
+            taken_twice(Answer::Error, AfterAmbiguous::Next)(history, ledger);
+            history.calls.push(call(Answer::Error, 3_000));
+        },
+        &[Invariant::Doubled],
+    );
+}
+
+#[test]
+fn messages_must_take_the_second_gateway_soon_and_the_first_again_later() {
+    let outage = |history: &mut History, second: Moment, first: Moment| {
+        let target = FIRST_GATEWAY.to_owned();
+        history.incidents.push(Incident { target, ..incident("gateway-503", 500, 9_000) });
+        history.calls[0] = second_call(second);
+        let again = Call { id: "m2".to_owned(), ..call(Answer::Accept, first) };
+        history.calls.push(again);
+    };
+    let with_a_second_message = |history: &mut History, ledger: &mut Ledger| {
+        history.requests.push(request(Reply::Accepted, 1_500));
+        ledger.entries.push(Entry { id: "m2".to_owned(), ..entry("sent", 1_500) });
+    };
+    for (second, first, expected) in [
+        (5_500, 69_000, &[][..]),
+        (5_501, 69_000, &[Invariant::Failover]),
+        (5_500, 69_001, &[Invariant::Failover]),
+    ] {
+        check_spoilt(
+            |history, ledger| {
+                with_a_second_message(history, ledger);
+                outage(history, second, first);
+            },
+            expected,
+        );
+    }
+    // A message from before the fault shows nothing.
+    check_spoilt(
+        |history, ledger| {
+            with_a_second_message(history, ledger);
+            outage(history, 2_000, 69_000);
+            ledger.entries[0].accepted_at = 400;
+        },
+        &[Invariant::Failover],
+    );
+}
+
 #[test]
 fn a_message_without_a_request_or_an_intent_is_a_phantom() {
     // The ledger and the gateway have another phone than the request.
@@ -281,6 +357,28 @@ fn no_outcome_is_unknown_with_an_idempotent_gateway() {
         },
         &[Invariant::Unknown],
     );
+}
+
+#[test]
+fn a_message_that_one_gateway_refuses_and_another_may_have_is_unknown() {
+    const REFUSED: &str = "79991234513";
+    let refused = |ambiguous: AfterAmbiguous| {
+        move |history: &mut History, ledger: &mut Ledger| {
+            history.rounds = vec![round(0, GatewayKind::Idempotent, ambiguous)];
+            history.calls = vec![
+                Call { paid: false, ..call(Answer::Refuse, 2_000) },
+                Call { paid: false, gateway: 1, ..call(Answer::Refuse, 2_500) },
+            ];
+            history.incidents.push(incident("kill-consumer", 2_000, 2_001));
+            ledger.entries[0].state = "unknown".to_owned();
+            for phone in [&mut history.requests[0].phone, &mut ledger.entries[0].phone] {
+                REFUSED.clone_into(phone);
+            }
+            history.calls.iter_mut().for_each(|call| REFUSED.clone_into(&mut call.phone));
+        }
+    };
+    check_spoilt(refused(AfterAmbiguous::Next), &[]);
+    check_spoilt(refused(AfterAmbiguous::Same), &[Invariant::Unknown]);
 }
 
 #[test]

@@ -21,10 +21,10 @@ pub use self::{
     error::{BoxError, Chain},
     pipeline::{
         AfterAmbiguous, DeliverMessages, DeliverSettings, Delivered, GatewayLimits, GatewayState,
-        GatewayStatus, Preference, RegionOf, RelayBatch, RelayError, RelaySettings, Relayed,
-        Retried, RetryDeadLetter, RetryError, Route, RoutedGateway, Router, RoutingTable,
-        SharePartitions, ShareSettings, Shared, Submission, SubmitError, SubmitMessage,
-        SubmitSettings, Tariff,
+        GatewayStatus, JudgeGateways, Judged, Preference, RegionOf, RelayBatch, RelayError,
+        RelaySettings, Relayed, Retried, RetryDeadLetter, RetryError, Route, RoutedGateway, Router,
+        RoutingTable, SharePartitions, ShareSettings, Shared, Submission, SubmitError,
+        SubmitMessage, SubmitSettings, Tariff,
     },
     trace::{InvalidTraceParent, TraceParent},
     vault::{

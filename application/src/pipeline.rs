@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod deliver;
+mod health;
 mod relay;
 mod routing;
 mod share;
@@ -10,6 +11,7 @@ mod submit;
 pub use self::{
     dead_letters::{Retried, RetryDeadLetter, RetryError},
     deliver::{DeliverMessages, DeliverSettings, Delivered},
+    health::{JudgeGateways, Judged},
     relay::{RelayBatch, RelayError, RelaySettings, Relayed},
     routing::{
         AfterAmbiguous, GatewayLimits, GatewayState, GatewayStatus, Preference, RegionOf, Route,

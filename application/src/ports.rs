@@ -11,6 +11,7 @@ mod dead_letters;
 mod events;
 mod gateway;
 mod guard;
+mod health;
 mod history;
 mod housekeeping;
 mod idempotency;
@@ -33,6 +34,7 @@ pub use self::{
     broker::{BrokerError, MessageBroker},
     dead_letters::{DeadLetter, DeadLetters, Revived},
     gateway::{Accepted, GatewayReceipt, Reported, SendError, Sms, SmsGateway},
+    health::{FactorChange, GatewayHealth, Measured, Minute, SampledMessage, StoredFactor},
     leases::{Lease, PartitionLeases, Renewed},
     ledger::{
         Admitted, Batch, Call, CallOutcome, Cost, DailyLimit, DeliveryLedger, DeliveryState, Due,
@@ -73,6 +75,7 @@ pub use self::{
     events::{MockEventOutbox, MockEventSink},
     gateway::MockSmsGateway,
     guard::{MockGuardCounts, MockGuardRecords},
+    health::MockGatewayHealth,
     idempotency::MockAnswers,
     keys::MockApiKeys,
     leases::MockPartitionLeases,

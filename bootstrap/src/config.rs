@@ -37,7 +37,7 @@ pub use self::{
     consumer::{Beginning, ConsumerConfig},
     effective::{Effective, Shown},
     events::EventsConfig,
-    gateways::{Ambiguous, GatewayConfig, GatewaysConfig, GatewaysFile, RouteConfig},
+    gateways::{Ambiguous, GatewayConfig, GatewaysConfig, GatewaysFile, RouteConfig, Weights},
     guard::{GuardConfig, guard_rules},
     numbers::NumberConfig,
     process::{LogFormat, Mode, ProcessConfig},

@@ -1,6 +1,7 @@
 //! The metrics of the service. Dashboards and alerts depend on their names.
 
 mod gateways;
+mod health;
 mod receipts;
 
 use adapters_persistence::Expired;
@@ -12,8 +13,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-pub(crate) use self::gateways::GatewayMetrics;
 pub use self::receipts::ReceiptMetrics;
+pub(crate) use self::{gateways::GatewayMetrics, health::HealthMetrics};
 
 /// Metrics of the relay.
 #[derive(Debug, Clone)]

@@ -9,6 +9,7 @@ mod code;
 mod gateway;
 mod gsm7;
 mod guard;
+mod health;
 mod key;
 mod limits;
 mod message;
@@ -29,6 +30,7 @@ pub use guard::{
     Activity, GuardCount, GuardMode, GuardRule, GuardScope, GuardTest, InvalidGuardRule, Levels,
     Rolling, World,
 };
+pub use health::{Comparison, FACTOR_PAUSE, Factor, HealthCounts, Lack, RegionalGateway};
 pub use key::{ApiKeyHash, ApiKeyId, ApiKeyText, InvalidApiKey, Scope, Scopes};
 pub use limits::{
     Counter, CustomLimit, InvalidCustomLimit, InvalidWindows, Policy, PolicyName, SendLimits,

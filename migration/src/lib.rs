@@ -29,6 +29,7 @@ mod m20261130_000010_gateway_receipt;
 mod m20261130_000012_gateway_state;
 mod m20261130_000020_gateway_spending;
 mod m20261130_000021_reserved;
+mod m20261130_000070_gateway_health;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000012_gateway_state::Migration),
             Box::new(m20261130_000020_gateway_spending::Migration),
             Box::new(m20261130_000021_reserved::Migration),
+            Box::new(m20261130_000070_gateway_health::Migration),
         ]
     }
 }

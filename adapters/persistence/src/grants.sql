@@ -23,6 +23,8 @@ GRANT SELECT, INSERT ON secret TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_api;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_receipt TO messager_api;
 GRANT SELECT, DELETE ON gateway_spending TO messager_api;
+GRANT SELECT, DELETE ON gateway_sample TO messager_api;
+GRANT SELECT, DELETE ON gateway_factor TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_api;
 GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_api;
 GRANT SELECT, DELETE ON consumer_member TO messager_api;
@@ -47,6 +49,8 @@ GRANT SELECT ON verification TO messager_processor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_processor;
 GRANT SELECT, UPDATE, DELETE ON gateway_receipt TO messager_processor;
 GRANT SELECT, DELETE ON gateway_spending TO messager_processor;
+GRANT SELECT, DELETE ON gateway_sample TO messager_processor;
+GRANT SELECT, DELETE ON gateway_factor TO messager_processor;
 
 -- consumer
 GRANT SELECT ON seaql_migrations TO messager_consumer;
@@ -65,6 +69,8 @@ GRANT SELECT, INSERT ON secret TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON event TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_receipt TO messager_consumer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_spending TO messager_consumer;
+GRANT SELECT, INSERT, DELETE ON gateway_sample TO messager_consumer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_factor TO messager_consumer;
 GRANT SELECT ON queue_partition TO messager_consumer;
 GRANT SELECT, DELETE ON queue_record TO messager_consumer;
 
@@ -80,6 +86,8 @@ GRANT SELECT, DELETE ON dead_letter TO messager_operator;
 GRANT SELECT, INSERT ON delivery TO messager_operator;
 GRANT SELECT, INSERT, DELETE ON gateway_control TO messager_operator;
 GRANT SELECT ON gateway_state TO messager_operator;
+GRANT SELECT ON gateway_sample TO messager_operator;
+GRANT SELECT ON gateway_factor TO messager_operator;
 GRANT SELECT ON guard_decision TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON guard_count TO messager_operator;
 GRANT SELECT, UPDATE, DELETE ON limit_counter TO messager_operator;

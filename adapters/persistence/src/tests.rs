@@ -8,6 +8,7 @@ mod gateway_receipts;
 mod gateway_states;
 mod gateways;
 mod guards;
+mod health;
 mod housekeeping;
 mod idempotency;
 mod keys;

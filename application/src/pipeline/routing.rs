@@ -5,6 +5,7 @@
 
 mod breaker;
 mod desk;
+mod factors;
 mod in_flight;
 mod permit;
 mod rate;
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 pub(super) use self::permit::Permit;
 use self::{
     desk::{Desk, Offer},
+    factors::Factors,
     spending::{Room, Spending},
 };
 pub use self::{
@@ -100,6 +102,7 @@ struct State<G> {
     desks: HashMap<GatewayName, Desk<G>>,
     routes: Vec<Route>,
     after_ambiguous: AfterAmbiguous,
+    factors: Factors,
     consumers: NonZeroUsize,
     /// The number of permits so far.
     calls: u64,
@@ -117,6 +120,7 @@ impl<G: SmsGateway> Router<G> {
             desks: HashMap::new(),
             routes: Vec::new(),
             after_ambiguous: AfterAmbiguous::default(),
+            factors: Factors::default(),
             consumers: NonZeroUsize::MIN,
             calls: 0,
         };
@@ -192,6 +196,11 @@ impl<G: SmsGateway> Router<G> {
         self.shared.state().desks.get(name).map(|desk| Arc::clone(&desk.gateway))
     }
 
+    /// Returns the names of the gateways, in no order.
+    pub fn names(&self) -> Vec<GatewayName> {
+        self.shared.state().desks.keys().cloned().collect()
+    }
+
     /// Returns the number of routes.
     pub fn routes(&self) -> usize {
         self.shared.state().routes.len()
@@ -207,7 +216,7 @@ impl<G: SmsGateway> Router<G> {
     ///
     /// The gateways of the route are those that may be called, that are not drained, whose breaker is
     /// closed or needs a probe, and that have room. Of them, those that hang come last, then those that
-    /// were tried more often; then the order of the route decides.
+    /// were tried more often; then the order of the route decides, from which factors take a part.
     pub fn choose(&self, ask: &Ask<'_>) -> Choice<G> {
         let now = Instant::now();
         let room = self.rooms(ask);
@@ -215,13 +224,17 @@ impl<G: SmsGateway> Router<G> {
         let state = &mut *state;
         let place = state.place_of(ask.phone, &self.shared.region);
         let route = place.map(|place| &state.routes[place]);
-        let allowed = match state.allowed(route, ask) {
+        let mut allowed = match state.allowed(route, ask) {
             Ok(allowed) => allowed,
             Err(Nowhere::Unknown) => return Choice::Unknown,
             Err(Nowhere::NoRoute) => {
                 return Choice::Refuse("not called: no route has a gateway for this number");
             }
         };
+        // The lookup is slow.
+        if !state.factors.is_empty() {
+            state.factors.apply(&mut allowed, ask.id, (self.shared.region)(ask.phone));
+        }
         let mut free = Vec::new();
         let mut is_busy = false;
         let mut soonest = Duration::MAX;

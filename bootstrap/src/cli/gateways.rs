@@ -2,6 +2,7 @@
 //! report.
 
 mod check;
+mod health;
 mod list;
 mod trial;
 mod urls;
@@ -27,8 +28,8 @@ pub struct Args {
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
-    /// List the gateways, their state in each process, and the calls of the last five minutes (the
-    /// default).
+    /// List the gateways, their state in each process, the calls of the last five minutes, and what
+    /// became of the messages of the last half hour (the default).
     List {
         /// Print JSON.
         #[arg(long)]

@@ -30,6 +30,7 @@ pub struct GatewaysConfig {
     /// The first route that matches a number decides. There is at least one.
     pub routes: Vec<RouteConfig>,
     pub ambiguous: Ambiguous,
+    pub weights: Weights,
     /// The URL at which providers reach this service, without a slash at its end.
     pub public_url: Option<String>,
     /// The file of gateways, and then the files with secrets that it names. Empty without
@@ -76,6 +77,15 @@ pub enum Ambiguous {
     Same,
     /// The next gateway. The user may get two SMS with the same code.
     Next,
+}
+
+/// Whether a gateway that does worse than the others gets fewer messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Weights {
+    #[default]
+    Move,
+    /// Routes alone decide.
+    Fixed,
 }
 
 impl GatewaysConfig {

@@ -4,20 +4,25 @@ use std::{
 };
 
 use application::{GatewayState, GatewayStatus, Router, ports::SmsGateway};
+use domain::{Factor, Region, RegionalGateway};
 use prometheus::{
-    IntCounterVec, IntGaugeVec, Opts, Registry,
+    GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
+
+use super::{health::OTHER, receipts::NO_REGION};
 
 /// Metrics of each gateway, read from the router when they are asked for. So they always name the
 /// gateways of the present configuration, also those without a call.
 pub(crate) struct GatewayMetrics {
     snapshot: Box<dyn Fn() -> Vec<GatewayStatus> + Send + Sync>,
+    factors: Box<dyn Fn() -> Vec<(RegionalGateway, Factor)> + Send + Sync>,
     outcomes: IntCounterVec,
     in_flight: IntGaugeVec,
     state: IntGaugeVec,
     openings: IntCounterVec,
+    factor: GaugeVec,
     /// Held while the metrics are filled and read.
     filling: Mutex<()>,
 }
@@ -29,8 +34,10 @@ impl GatewayMetrics {
     ) -> prometheus::Result<()> {
         let counters = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
         let gauges = |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels);
+        let regions = router.clone();
         let metrics = Self {
             snapshot: Box::new(move || router.snapshot()),
+            factors: Box::new(move || factors(&regions)),
             outcomes: counters(
                 "messager_gateway_outcomes_total",
                 "Calls of a gateway that ended, by the class of their outcome.",
@@ -51,13 +58,20 @@ impl GatewayMetrics {
                 "How often a gateway was taken out because its calls failed.",
                 &["gateway"],
             )?,
+            factor: GaugeVec::new(
+                Opts::new(
+                    "messager_gateway_factor",
+                    "The part of its messages that a gateway gets in a region.",
+                ),
+                &["gateway", "region"],
+            )?,
             filling: Mutex::new(()),
         };
         registry.register(Box::new(metrics))
     }
 
-    fn vectors(&self) -> [&dyn Collector; 4] {
-        [&self.outcomes, &self.in_flight, &self.state, &self.openings]
+    fn vectors(&self) -> [&dyn Collector; 5] {
+        [&self.outcomes, &self.in_flight, &self.state, &self.openings, &self.factor]
     }
 
     fn fill(&self) {
@@ -65,6 +79,7 @@ impl GatewayMetrics {
         self.in_flight.reset();
         self.state.reset();
         self.openings.reset();
+        self.factor.reset();
         for status in (self.snapshot)() {
             let name = status.name.as_str();
             for (class, count) in status.outcomes {
@@ -77,8 +92,19 @@ impl GatewayMetrics {
                 self.state.with_label_values(&[name, state.as_str()]).set(is_in_it);
             }
             self.openings.with_label_values(&[name]).inc_by(status.openings);
+            self.factor.with_label_values(&[name, OTHER]).set(1.0);
+        }
+        for (RegionalGateway { gateway, region }, factor) in (self.factors)() {
+            let region = region.as_ref().map_or(NO_REGION, Region::as_str);
+            self.factor.with_label_values(&[gateway.as_str(), region]).set(factor.share());
         }
     }
+}
+
+/// Returns the factors of the regions that routes name, and then those that are not full.
+fn factors<G: SmsGateway>(router: &Router<G>) -> Vec<(RegionalGateway, Factor)> {
+    let full = router.regions().into_iter().map(|of| (of, Factor::FULL));
+    full.chain(router.factors()).collect()
 }
 
 impl Collector for GatewayMetrics {
@@ -124,11 +150,33 @@ mod tests {
                 ("openings_total", r#"gateway="default""#, 0),
                 ("state", &format!(r#"gateway="default",state="{state}""#), 1),
                 ("state", r#"gateway="default",state="open""#, 0),
+                ("factor", r#"gateway="default",region="other""#, 1),
             ] {
                 let line = format!("messager_gateway_{name}{{{labels}}} {value}\n");
                 assert!(text.contains(&line), "{line} is not in {text}");
             }
+            assert!(!text.contains("\"RU\""), "{text}");
             router.drain(&router.snapshot().into_iter().map(|status| status.name).collect());
+        }
+    }
+
+    #[test]
+    fn factor_of_a_region_is_shown_while_it_is_not_full() {
+        let registry = Registry::new();
+        let router = Router::single(ConsoleGateway::stdout(), Duration::from_secs(1));
+        GatewayMetrics::register(&registry, router.clone()).unwrap();
+        let of = |region: &str| RegionalGateway {
+            gateway: "default".parse().unwrap(),
+            region: region.parse().ok(),
+        };
+
+        router.set_factors(["RU", ""].map(|region| (of(region), Factor::LOWEST)));
+
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for (region, factor) in [("RU", "0.1"), ("unknown", "0.1"), ("other", "1")] {
+            let labels = format!(r#"gateway="default",region="{region}""#);
+            let line = format!("messager_gateway_factor{{{labels}}} {factor}\n");
+            assert!(text.contains(&line), "{line} is not in {text}");
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct ReceiptMetrics {
 const RESULTS: [&str; 5] = ["repeated", "early", "unknown", "unverified", "unreadable"];
 
 /// The region of a number that has none.
-const NO_REGION: &str = "unknown";
+pub(super) const NO_REGION: &str = "unknown";
 
 impl ReceiptMetrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {

@@ -9,7 +9,7 @@ use rand_core::Rng;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    gateways::{follow, region_of, share, table},
+    gateways::{follow, judge, region_of, share, table},
     housekeeping::clean_up_orphans,
     parts, stream,
 };
@@ -54,6 +54,7 @@ pub fn consumer(
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
     follow(process, router.clone(), hear);
     share(process, &usable, database.clone(), member.clone(), router.clone());
+    judge(process, &usable, database.clone(), router.clone())?;
     let ledger =
         SqlDeliveryLedger::new(database.clone(), group.clone(), topic.clone(), member.clone());
     let consumer = Consumer {

@@ -2,6 +2,7 @@
 //! the operator.
 
 mod changes;
+mod health;
 mod shared;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
@@ -13,7 +14,7 @@ use application::{
 };
 use domain::{GatewayName, PhoneNumber, Region};
 
-pub(super) use self::{changes::gateways, shared::share};
+pub(super) use self::{changes::gateways, health::judge, shared::share};
 use crate::{
     Process,
     config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig},

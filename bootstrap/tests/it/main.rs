@@ -7,6 +7,7 @@ mod dead_letters;
 mod embedded;
 mod events;
 mod failover;
+mod gateway_health;
 mod gateway_receipts;
 mod gateways;
 mod kannel;

@@ -24,6 +24,8 @@ pub(super) async fn prune(database: &Database, retention: Duration) -> Result<u6
         (&EVENTS, plain()),
         (&REFERENCES, plain()),
         (&SPENDING, plain()),
+        (&SAMPLES, plain()),
+        (&FACTORS, plain()),
     ] {
         loop {
             let deleted = database.execute(sql, parameters.clone()).await?;
@@ -209,4 +211,16 @@ WHERE (gateway, reference) IN (
 static SPENDING: Sql = Sql::pair(
     "DELETE FROM gateway_spending WHERE day < floor(extract(epoch FROM now()) / 86400) - 35",
     "DELETE FROM gateway_spending WHERE day < {now} / 86400000 - 35",
+);
+
+// They decide for half an hour. A day shows how a gateway came to its factor.
+static SAMPLES: Sql = Sql::pair(
+    "DELETE FROM gateway_sample WHERE minute < floor(extract(epoch FROM now()) / 60)::bigint - 1440",
+    "DELETE FROM gateway_sample WHERE minute < {now} / 60000 - 1440",
+);
+
+// A full factor is that of a gateway without a row.
+static FACTORS: Sql = Sql::pair(
+    "DELETE FROM gateway_factor WHERE percent = 100 AND changed_at < now() - interval '1 day'",
+    "DELETE FROM gateway_factor WHERE percent = 100 AND changed_at < {now} - 86400000",
 );

@@ -4,8 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    AnswerClaim, Attempt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger, Incoming, Lease,
-    NewSend, OutcomeClass, Receipt, Receipts, Resent, Target, Verdict, Verifications,
+    AnswerClaim, Attempt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger, GatewayHealth,
+    Incoming, Lease, Minute, NewSend, OutcomeClass, Receipt, Receipts, Resent, Target, Verdict,
+    Verifications,
 };
 use domain::{GatewayName, VerificationStatus};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -17,7 +18,9 @@ use super::{
         postgres, published, right, start,
     },
 };
-use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlReceipts, SqlVerifications};
+use crate::{
+    Database, SqlBacklog, SqlDeliveryLedger, SqlGatewayHealth, SqlReceipts, SqlVerifications,
+};
 
 /// More rows than the statements of a few messages should read.
 const ROWS: usize = 3_000;
@@ -105,6 +108,9 @@ impl Pipeline {
             said(messages[2].message.id, Verdict::Retry { after: Duration::ZERO }),
         ];
         assert_eq!(self.ledger.finish(&outcomes).await.unwrap().len(), 3);
+        // The ids of the tests begin with the first minute.
+        let health = SqlGatewayHealth::new(self.database.clone());
+        assert!(!health.sample(Minute(0), LONG, 100).await.unwrap().is_empty());
         let receipts = SqlReceipts::new(self.database.clone());
         for reference in [round.to_string(), format!("unknown {round}")] {
             let main = GatewayName::default();

@@ -114,6 +114,13 @@ impl Default for Preference {
 }
 
 impl Preference {
+    pub(super) fn names(&self) -> Vec<&GatewayName> {
+        match self {
+            Self::InOrder(names) => names.iter().collect(),
+            Self::ByWeight(weights) => weights.iter().map(|(name, _)| name).collect(),
+        }
+    }
+
     /// Returns the gateways in the order for one message. It is the same each time, also in other
     /// processes.
     pub(super) fn order(&self, message: MessageId) -> Vec<&GatewayName> {
@@ -135,12 +142,15 @@ impl Preference {
 /// with the weights as their rates belongs to each gateway as often as its weight says (weighted
 /// rendezvous hashing), and the order of the others stays the same if a gateway is added or removed.
 fn place(message: MessageId, name: &GatewayName, weight: u32) -> f64 {
+    -uniform((message, name)).ln() / f64::from(weight)
+}
+
+/// Draws a number between 0 and 1 that is neither. It is the same each time, also in other processes.
+pub(super) fn uniform(of: impl Hash) -> f64 {
     let mut hasher = DefaultHasher::new();
-    (message, name).hash(&mut hasher);
-    // The high 32 bits, as a number between 0 and 1 that is neither.
+    of.hash(&mut hasher);
     let high = u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX);
-    let uniform = (f64::from(high) + 0.5) / (f64::from(u32::MAX) + 1.0);
-    -uniform.ln() / f64::from(weight)
+    (f64::from(high) + 0.5) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]

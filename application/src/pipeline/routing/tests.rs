@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32};
 
+use domain::{Factor, RegionalGateway};
 use tokio::time::advance;
 
 use super::*;
@@ -534,4 +535,71 @@ async fn a_snapshot_counts_calls_by_outcome() {
     assert_eq!((status.in_flight, status.failed_of_last), (1, (2, 3)));
     assert_eq!((status.failures_in_a_row, status.openings), (2, 0));
     assert!((status.per_second - 0.1).abs() < 0.01, "{}", status.per_second);
+}
+
+/// Returns how many of a thousand messages to a phone go to gateway `a`.
+fn to_a(router: &Router<MockSmsGateway>, phone: &str) -> usize {
+    let (phone, past, load) =
+        (phone.parse().unwrap(), Past::default(), PartitionLoad::new(usize::MAX));
+    let choose = |number| {
+        let id = MessageId::of_record("t", 0, number, 0);
+        said(&router.choose(&Ask { id, phone: &phone, past: &past, load: &load }))
+    };
+    (0..1_000).filter(|number| choose(*number) == "a").count()
+}
+
+fn factor(gateway: &str, region: &str, percent: u8) -> (RegionalGateway, Factor) {
+    let of = RegionalGateway { gateway: name(gateway), region: region.parse().ok() };
+    (of, Factor::from_percent(percent).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateway_is_first_for_the_part_of_its_messages_that_its_factor_says() {
+    let router = router(table());
+    router.set_factors([factor("a", "RU", 25)]);
+    assert!((210..290).contains(&to_a(&router, "79991234567")), "a quarter");
+    assert_eq!(to_a(&router, "493012345678"), 1_000, "another region");
+    assert_eq!(to_a(&router, "12025550123"), 1_000, "no region");
+
+    router.set_factors([factor("b", "RU", 10)]);
+    assert_eq!(to_a(&router, "79991234567"), 1_000, "it is first anyway");
+
+    router.set_factors([factor("a", "RU", 100)]);
+    assert_eq!(to_a(&router, "79991234567"), 1_000);
+    assert_eq!(router.factors(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn factor_takes_messages_from_the_part_that_a_weight_gives() {
+    let mut table = table();
+    table.routes[0].gateways = Preference::ByWeight(vec![(name("a"), 80), (name("b"), 20)]);
+    let router = router(table);
+    assert!((760..840).contains(&to_a(&router, "79991234567")));
+
+    router.set_factors([factor("a", "RU", 50)]);
+
+    assert!((360..440).contains(&to_a(&router, "79991234567")), "half of four fifths");
+}
+
+#[tokio::test(start_paused = true)]
+async fn gateway_with_a_low_factor_still_takes_what_the_others_cannot() {
+    let router = router(table());
+    router.set_factors([factor("a", "RU", 10)]);
+
+    router.drain(&[name("b")].into());
+
+    assert_eq!(to_a(&router, "79991234567"), 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn regions_are_those_of_the_routes() {
+    let mut table = table();
+    let regions = ["RU", "KZ"].map(|region| region.parse().unwrap()).into();
+    table.routes.insert(0, Route { regions, ..route(&["b"]) });
+    let router = router(table);
+
+    let regions = router.regions();
+
+    let expected = [factor("b", "KZ", 100).0, factor("b", "RU", 100).0];
+    assert_eq!(regions.into_iter().collect::<Vec<_>>(), expected);
 }

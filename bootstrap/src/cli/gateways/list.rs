@@ -6,12 +6,15 @@ use std::{
     time::Duration,
 };
 
-use adapters_persistence::{ReportedGateway, SqlGateways};
+use adapters_persistence::{ReportedGateway, SqlGatewayHealth, SqlGateways};
 use domain::GatewayName;
 use serde_json::{Value, json};
 
-use super::super::{Output, with_database};
-use crate::config::{Config, GatewaysConfig};
+use super::{
+    super::{Output, with_database},
+    health::Health,
+};
+use crate::config::{Config, GatewaysConfig, Weights};
 
 /// A process that said nothing for this long has ended, or cannot reach the database.
 const SILENT: Duration = Duration::from_secs(60);
@@ -23,6 +26,7 @@ struct Row<'a> {
     /// `None`: no process has the gateway.
     reported: Option<&'a ReportedGateway>,
     is_drained: bool,
+    health: &'a Health,
 }
 
 /// Prints a row for each gateway and process.
@@ -31,7 +35,9 @@ pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
         let gateways = SqlGateways::new(database.clone());
         let drained = gateways.drained().await?;
         let reported = gateways.reported(SILENT).await?;
-        let rows = rows(&config.gateways, &reported, &drained);
+        let moves = config.gateways.weights == Weights::Move;
+        let health = Health::read(&SqlGatewayHealth::new(database.clone()), moves).await?;
+        let rows = rows(&config.gateways, &reported, &drained, &health);
         let text = if json {
             json_of(&rows)
         } else if stdout().is_terminal() {
@@ -50,6 +56,7 @@ fn rows<'a>(
     config: &'a GatewaysConfig,
     reported: &'a [ReportedGateway],
     drained: &BTreeSet<GatewayName>,
+    health: &'a Health,
 ) -> Vec<Row<'a>> {
     let configured = config.gateways.iter().map(|it| (&it.name, it.provider));
     let is_configured = |name: &GatewayName| config.find(name).is_some();
@@ -61,8 +68,8 @@ fn rows<'a>(
     others.dedup();
     let mut rows = Vec::new();
     for (gateway, provider) in configured.chain(others) {
-        let row =
-            |reported| Row { gateway, provider, reported, is_drained: drained.contains(gateway) };
+        let is_drained = drained.contains(gateway);
+        let row = |reported| Row { gateway, provider, reported, is_drained, health };
         let before = rows.len();
         rows.extend(reported.iter().filter(|it| it.report.gateway == *gateway).map(Some).map(row));
         if rows.len() == before {
@@ -72,8 +79,19 @@ fn rows<'a>(
     rows
 }
 
-const HEAD: [&str; 8] =
-    ["gateway", "provider", "process", "state", "in flight", "accepted", "refused", "unclear"];
+const HEAD: [&str; 11] = [
+    "gateway",
+    "provider",
+    "process",
+    "state",
+    "in flight",
+    "accepted",
+    "refused",
+    "unclear",
+    "in time",
+    "approved",
+    "factor",
+];
 
 impl Row<'_> {
     fn state(&self) -> String {
@@ -87,10 +105,11 @@ impl Row<'_> {
         }
     }
 
-    fn cells(&self) -> [String; 8] {
+    fn cells(&self) -> [String; HEAD.len()] {
         let count = |of: fn(&ReportedGateway) -> u64| {
             self.reported.map_or("-".to_owned(), |it| of(it).to_string())
         };
+        let [in_time, approved, factor] = self.health.cells(self.gateway);
         [
             self.gateway.to_string(),
             self.provider.to_owned(),
@@ -100,11 +119,14 @@ impl Row<'_> {
             count(|it| it.report.accepted),
             count(|it| it.report.refused),
             count(|it| it.report.unclear),
+            in_time,
+            approved,
+            factor,
         ]
     }
 }
 
-fn all_cells(rows: &[Row<'_>]) -> Vec<[String; 8]> {
+fn all_cells(rows: &[Row<'_>]) -> Vec<[String; HEAD.len()]> {
     [HEAD.map(str::to_owned)].into_iter().chain(rows.iter().map(Row::cells)).collect()
 }
 
@@ -117,8 +139,8 @@ fn table(rows: &[Row<'_>]) -> String {
     let all = all_cells(rows);
     let width =
         |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 8] = std::array::from_fn(width);
-    let line = |row: &[String; 8]| {
+    let widths: [usize; HEAD.len()] = std::array::from_fn(width);
+    let line = |row: &[String; HEAD.len()]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
@@ -138,6 +160,7 @@ fn json_of(rows: &[Row<'_>]) -> String {
             "accepted": report.map(|it| it.accepted),
             "refused": report.map(|it| it.refused),
             "unclear": report.map(|it| it.unclear),
+            "health": row.health.json(row.gateway),
             "reported_seconds_ago": row.reported.map(|it| it.age.as_secs()),
         })
     };
@@ -179,14 +202,16 @@ mod tests {
             reported("gone", "12-a", "closed", ""),
             reported("gone", "13-b", "open", "misconfigured: HTTP 401"),
         ];
-        let rows = rows(&config, &reported, &BTreeSet::new());
+        let health = Health::default();
+        let rows = rows(&config, &reported, &BTreeSet::new(), &health);
 
         assert_eq!(
             lines(&rows),
-            "gateway\tprovider\tprocess\tstate\tin flight\taccepted\trefused\tunclear\n\
-             default\tconsole\t-\tunused\t-\t-\t-\t-\n\
-             gone\ttwilio\t12-a\tclosed\t3\t20\t1\t0\n\
-             gone\ttwilio\t13-b\topen: misconfigured: HTTP 401\t3\t20\t1\t0\n"
+            "gateway\tprovider\tprocess\tstate\tin flight\taccepted\trefused\tunclear\t\
+             in time\tapproved\tfactor\n\
+             default\tconsole\t-\tunused\t-\t-\t-\t-\t-\t-\t1\n\
+             gone\ttwilio\t12-a\tclosed\t3\t20\t1\t0\t-\t-\t1\n\
+             gone\ttwilio\t13-b\topen: misconfigured: HTTP 401\t3\t20\t1\t0\t-\t-\t1\n"
         );
         let columns = table(&rows);
         assert!(columns.contains("gone     twilio    12-a     closed "), "{columns}");
@@ -201,7 +226,7 @@ mod tests {
         let reported = [reported("default", "12-a", "open", "unavailable")];
         let drained = BTreeSet::from([GatewayName::default()]);
 
-        let shown = lines(&rows(&config, &reported, &drained));
+        let shown = lines(&rows(&config, &reported, &drained, &Health::default()));
 
         assert!(shown.contains("\tdrained\t3\t"), "{shown}");
     }

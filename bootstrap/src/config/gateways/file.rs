@@ -101,7 +101,7 @@ impl Reading<'_> {
             self.report.problem(Place { line, table: "" }, error);
         }
         let top = Place { line: 1, table: "" };
-        self.report.refuse_unknown(top, &document, &["gateway", "route", "failover"]);
+        self.report.refuse_unknown(top, &document, &["gateway", "route", "failover", "health"]);
         let gateways = self.gateways(&document);
         if self.is_broken && gateways.is_empty() {
             return None;
@@ -110,6 +110,7 @@ impl Reading<'_> {
         Some(GatewaysConfig {
             routes: routes::read(&mut self.report, &document, &places),
             ambiguous: routes::ambiguous(&mut self.report, &document),
+            weights: routes::weights(&mut self.report, &document),
             gateways: gateways.into_iter().map(|(gateway, _)| gateway).collect(),
             ..GatewaysConfig::default()
         })

@@ -1,4 +1,4 @@
-//! The tables `[[route]]` and `[failover]` of a file of gateways.
+//! The tables `[[route]]`, `[failover]` and `[health]` of a file of gateways.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,13 +10,14 @@ use adapters_http::has_numbers;
 use domain::{GatewayName, Region};
 
 use super::{
-    Ambiguous, RouteConfig,
+    Ambiguous, RouteConfig, Weights,
     document::{Node, Table, Value, find},
     report::{Place, Report, hint},
 };
 
 const ROUTE: &[&str] = &["regions", "prefixes", "gateways", "sender", "params"];
 const FAILOVER: &[&str] = &["ambiguous"];
+const HEALTH: &[&str] = &["weights"];
 
 /// Reads the routes. Without any there is one to all gateways, in the order of the file.
 pub(super) fn read(
@@ -277,6 +278,26 @@ pub(super) fn ambiguous(report: &mut Report, document: &Table) -> Ambiguous {
         _ => {
             report.problem(place.at(*line), "ambiguous must be \"same\" or \"next\"");
             Ambiguous::default()
+        }
+    }
+}
+
+/// Reads `[health]`.
+pub(super) fn weights(report: &mut Report, document: &Table) -> Weights {
+    let Some(node) = find(document, "health") else { return Weights::default() };
+    let place = Place { line: node.line, table: "[health]" };
+    let Value::Table(table) = &node.value else {
+        report.problem(place, "must be a table");
+        return Weights::default();
+    };
+    report.refuse_unknown(place, table, HEALTH);
+    let Some(Node { line, value }) = find(table, "weights") else { return Weights::default() };
+    match value {
+        Value::Text(word) if word == "move" => Weights::Move,
+        Value::Text(word) if word == "fixed" => Weights::Fixed,
+        _ => {
+            report.problem(place.at(*line), "weights must be \"move\" or \"fixed\"");
+            Weights::default()
         }
     }
 }

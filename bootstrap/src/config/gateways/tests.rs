@@ -53,7 +53,7 @@ fn without_a_route_all_numbers_go_to_all_gateways_in_the_order_of_the_file() {
     assert_eq!(gateways.routes.len(), 1);
     assert_eq!(names(&gateways.routes[0]), ["main", "local"]);
     assert!(gateways.routes[0].matches(&"79991234567".parse().unwrap(), None));
-    assert_eq!(gateways.ambiguous, Ambiguous::Same);
+    assert_eq!((gateways.ambiguous, gateways.weights), (Ambiguous::Same, Weights::Move));
     assert_eq!(gateways.files, [Path::new("/etc/messager/g.toml")]);
 }
 
@@ -65,7 +65,7 @@ fn everything_that_a_file_may_say_is_read() {
          prefixes = [\"+4477\", \"1\"]\ngateways = [\"local\", \"main\"]\nsender = \"SHOP\"\n\
          params = {{ dlt_entity_id = \"17\" }}\n[[route]]\n\
          gateways = {{ main = 70, local = 30 }}\n\n[failover]\nambiguous = \"next\"\n\
-         "
+         [health]\nweights = \"fixed\"\n"
         )
         .replace("timeout = 3\n", ""),
     );
@@ -80,7 +80,7 @@ fn everything_that_a_file_may_say_is_read() {
     let weights: Vec<u32> = second.gateways.iter().map(|it| it.1.unwrap().get()).collect();
     assert_eq!((names(second), weights), (vec!["main", "local"], vec![70, 30]));
     assert_eq!(second.first().unwrap().as_str(), "main");
-    assert_eq!(gateways.ambiguous, Ambiguous::Next);
+    assert_eq!((gateways.ambiguous, gateways.weights), (Ambiguous::Next, Weights::Fixed));
 }
 
 #[test]
@@ -172,6 +172,12 @@ fn every_bad_line_of_a_route_is_reported_with_its_place() {
             "7: [failover] has no key \"ambigous\": did you mean",
         ),
         ("[[failover]]\nambiguous = \"same\"\n", "6: [failover] must be a table"),
+        ("[health]\nweights = \"on\"\n", "7: [health] weights must be \"move\" or \"fixed\""),
+        (
+            "[health]\nweight = \"move\"\n",
+            "7: [health] has no key \"weight\": did you mean weights?",
+        ),
+        ("[[health]]\nweights = \"move\"\n", "6: [health] must be a table"),
         ("[routes]\nx = 1\n", "6: has no key \"routes\": did you mean route?"),
     ] {
         check(lines, &[expected]);

@@ -1,4 +1,5 @@
-//! Tells other processes the state of the gateways here, and learns which gateways are drained.
+//! Tells other processes the state of the gateways here, and learns which gateways are drained and which
+//! factors they have.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -6,20 +7,24 @@ use std::{
 };
 
 use adapters_gateway::Gateway;
-use adapters_persistence::{Database, GatewayReport, SqlGateways};
+use adapters_persistence::{Database, GatewayReport, SqlGatewayHealth, SqlGateways};
 use application::{
     Chain, GatewayState, GatewayStatus, Router,
-    ports::{OutcomeClass, StoreError},
+    ports::{GatewayHealth, OutcomeClass, StoreError, StoredFactor},
 };
 use domain::GatewayName;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Process, config::GatewaysConfig, periodic::every};
+use crate::{
+    Process,
+    config::{GatewaysConfig, Weights},
+    periodic::every,
+};
 
 /// How often the drained gateways are read.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often a state that has changed is stored, in rounds of [`LOOK`].
+/// How often a state that has changed is stored, and factors are read, in rounds of [`LOOK`].
 const REPORT: u32 = 3;
 /// How often a state is stored that has not changed: it shows that the process lives.
 const REPEAT: Duration = Duration::from_secs(20);
@@ -39,7 +44,8 @@ pub(in crate::roles) fn share(
     let gateways = super::gateways(process);
     let stop = process.stop.clone();
     let mut reporter = Reporter {
-        store: SqlGateways::new(database),
+        store: SqlGateways::new(database.clone()),
+        health: SqlGatewayHealth::new(database),
         process: process_name,
         router,
         gateways,
@@ -54,8 +60,8 @@ pub(in crate::roles) fn share(
             if let Err(error) = reporter.lock().await.round().await {
                 tracing::warn!(
                     error = %Chain(&error),
-                    "the state of the gateways was not shared, and a drain is not noticed; trying \
-                     again"
+                    "the state of the gateways was not shared, and drains and factors are not noticed; \
+                     trying again"
                 );
             }
         })
@@ -68,6 +74,7 @@ pub(in crate::roles) fn share(
 
 struct Reporter {
     store: SqlGateways,
+    health: SqlGatewayHealth,
     process: String,
     router: Router<Gateway>,
     gateways: watch::Receiver<std::sync::Arc<GatewaysConfig>>,
@@ -85,6 +92,7 @@ impl Reporter {
         if !reports_now {
             return Ok(());
         }
+        self.follow_factors().await?;
         let now = Instant::now();
         let reports = self.reports(now);
         let is_old = self.reported_at.is_none_or(|at| now - at >= REPEAT);
@@ -100,6 +108,14 @@ impl Reporter {
         }
         self.store.report(&self.process, &reports).await?;
         (self.reported, self.reported_at) = (reports, Some(now));
+        Ok(())
+    }
+
+    async fn follow_factors(&self) -> Result<(), StoreError> {
+        let moves = self.gateways.borrow().weights == Weights::Move;
+        let stored = if moves { self.health.factors().await? } else { Vec::new() };
+        self.router
+            .set_factors(stored.into_iter().map(|StoredFactor { of, factor, .. }| (of, factor)));
         Ok(())
     }
 

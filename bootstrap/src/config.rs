@@ -29,6 +29,7 @@ use adapters_broker::KafkaSecurity;
 use adapters_persistence::DatabaseSettings;
 use domain::Templates;
 
+pub(crate) use self::effective::environment;
 use self::reader::Reader;
 pub use self::{
     api::{ApiConfig, LegacyApiConfig},
@@ -70,6 +71,13 @@ pub struct Config {
 /// Everything that is wrong with the settings.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InvalidConfig(Vec<String>);
+
+impl InvalidConfig {
+    /// The problems, each on a line of its own.
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.0
+    }
+}
 
 impl std::error::Error for InvalidConfig {}
 

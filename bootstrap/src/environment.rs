@@ -2,6 +2,7 @@
 
 mod dotenv;
 mod names;
+mod secret_files;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use self::dotenv::DotEnv;
+use self::{dotenv::DotEnv, secret_files::SecretFiles};
 
 /// The values that are set, before they are parsed.
 #[derive(Debug, Default)]
@@ -21,6 +22,7 @@ pub(crate) struct Environment {
     /// Names that are set in the process to a value that is not Unicode.
     unreadable: BTreeSet<String>,
     file: DotEnv,
+    secret_files: SecretFiles,
 }
 
 /// The source of a value.
@@ -30,6 +32,8 @@ pub enum Source {
     Environment,
     /// A line of `.env`.
     Line(usize),
+    /// The file that `<NAME>_FILE` names.
+    SecretFile,
 }
 
 impl fmt::Display for Source {
@@ -38,6 +42,7 @@ impl fmt::Display for Source {
             Self::Default => f.write_str("default"),
             Self::Environment => f.write_str("environment"),
             Self::Line(line) => write!(f, ".env line {line}"),
+            Self::SecretFile => f.write_str("secret file"),
         }
     }
 }
@@ -87,8 +92,18 @@ impl Environment {
         Self::new(process, DotEnv::parse(file.as_bytes()))
     }
 
+    /// Reads the secrets of these names that are in files.
+    pub(crate) fn with_secret_files(self, secrets: &BTreeSet<String>) -> Self {
+        let secret_files =
+            SecretFiles::read(secrets, |name| self.get(name).map(|(value, _)| value));
+        Self { secret_files, ..self }
+    }
+
     /// Returns a value and its source. The environment wins.
     pub(crate) fn get(&self, name: &str) -> Option<(&str, Source)> {
+        if let Some(value) = self.secret_files.values.get(name) {
+            return Some((value, Source::SecretFile));
+        }
         let set = self.process.get(name).filter(|_| !self.links.contains(name));
         if let Some(value) = set {
             return Some((without_quotes(value), Source::Environment));
@@ -101,6 +116,7 @@ impl Environment {
     /// the names of all settings.
     pub(crate) fn problems(&self, settings: &BTreeSet<String>) -> Vec<String> {
         let mut problems = self.file.problems.clone();
+        problems.extend(self.secret_files.problems.iter().cloned());
         let unreadable = self.unreadable.intersection(settings);
         problems.extend(unreadable.map(|name| format!("{name} is not UTF-8")));
         for entry in &self.file.entries {
@@ -126,6 +142,7 @@ impl Environment {
     /// Returns what is allowed and probably not meant.
     pub(crate) fn warnings(&self, settings: &BTreeSet<String>) -> Vec<String> {
         let mut warnings = self.file.warnings.clone();
+        warnings.extend(self.secret_files.warnings.iter().cloned());
         let nearest = |name: &str| {
             let nearest = names::nearest(name, settings);
             nearest.map_or_else(String::new, |nearest| format!("; the nearest is {nearest}"))
@@ -155,6 +172,11 @@ impl Environment {
         }
         warnings
     }
+}
+
+/// Returns the name of the setting for the file of each secret.
+pub(crate) fn path_names(secrets: &BTreeSet<String>) -> impl Iterator<Item = String> {
+    secrets.iter().map(|secret| secret_files::path_name(secret))
 }
 
 /// Removes one pair of quotes around a value, which `docker run --env-file` leaves there. Quotes that

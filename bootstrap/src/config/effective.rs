@@ -10,7 +10,7 @@ use super::{
     reader::Reader,
     setting::{Setting, Values},
 };
-use crate::environment::{Environment, Source};
+use crate::environment::{Environment, Source, path_names};
 
 /// Every setting, with the value that a process would run with.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Shown {
 impl Effective {
     /// Reads the process's environment and the file `.env` of the working directory.
     pub fn read() -> Self {
-        Self::of(&Environment::read(Path::new(".env")))
+        Self::of(&environment())
     }
 
     /// Returns the form of the log, even if settings are bad.
@@ -51,8 +51,8 @@ impl Effective {
         let lookup = |name: &str| environment.get(name).map(|(value, _)| value.to_owned());
         let mut env = Reader::new(&lookup);
         let mut config = Config::from_reader(&mut env);
-        let names = names();
-        let mut known = names.clone();
+        let mut known = names();
+        known.extend(path_names(&secrets()));
         let variables = std::mem::take(&mut env.variables);
         known.extend(variables.iter().cloned());
         let problems = environment.problems(&known);
@@ -80,6 +80,22 @@ impl Effective {
         settings.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         Self { settings, config, remarks }
     }
+}
+
+/// Returns what is set in the process's environment, in the file `.env` of the working directory, and in
+/// the files of secrets.
+pub(crate) fn environment() -> Environment {
+    Environment::read(Path::new(".env")).with_secret_files(&secrets())
+}
+
+/// Returns the names of the settings whose values may be in a file of their own: those that are secrets,
+/// and URLs, which may hold a password or a token.
+fn secrets() -> BTreeSet<String> {
+    let is_secret = |setting: &&Setting| matches!(setting.values, Values::Secret(_) | Values::Url);
+    let declared = Setting::all().filter(is_secret).map(|setting| setting.name.to_owned());
+    let of_providers = gateways::variables().into_iter().flat_map(|(_, fields)| fields);
+    let of_providers = of_providers.filter(|(field, _)| field.kind == FieldKind::Secret);
+    declared.chain(of_providers.map(|(_, name)| name)).collect()
 }
 
 /// Returns a remark for each provider that has settings in `.env` and is not used. `variables` are
@@ -222,6 +238,34 @@ mod tests {
                 assert!(!said.contains(secret), "{secret} is in {said}");
             }
         }
+    }
+
+    #[test]
+    fn every_secret_may_be_in_a_file() {
+        let file = std::env::temp_dir().join(format!("effective-{}", std::process::id()));
+        std::fs::write(&file, "a hushed text\n").unwrap();
+        let path = file.to_str().unwrap();
+        let settings = [
+            ("GATEWAY", "twilio"),
+            ("TWILIO_ACCOUNT_SID", "AC1"),
+            ("TWILIO_FROM", "Shop"),
+            ("TWILIO_AUTH_TOKEN_FILE", path),
+            ("CODE_PEPPER_FILE", path),
+            ("CODE_LENGTH_FILE", path),
+        ];
+        let of_file = Environment::of(&settings, "").with_secret_files(&secrets());
+
+        let effective = Effective::of(&of_file);
+        std::fs::remove_file(&file).unwrap();
+
+        let token = shown(&effective, "TWILIO_AUTH_TOKEN");
+        assert_eq!(token, (MASK.to_owned(), Source::SecretFile));
+        let InvalidConfig(problems) = effective.config.unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("CODE_PEPPER cannot be used"), "{problems:?}");
+        assert!(!problems[0].contains("hushed"), "{problems:?}");
+        let unknown = effective.remarks.iter().filter(|it| it.contains("unknown setting"));
+        assert_eq!(unknown.count(), 1, "{:?}", effective.remarks);
     }
 
     #[test]

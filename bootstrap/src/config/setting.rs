@@ -157,7 +157,8 @@ pub fn example() -> String {
     let mut text = "\
 # Every setting. Copy this file to .env, or set what you need in the environment, which wins.
 # A line that is commented out shows an example: that setting has no default, or one that
-# depends on something. `make settings` writes this file; docs/settings.md has the whole text.
+# depends on something. A secret NAME may be in a file instead, whose path is NAME_FILE.
+# `make settings` writes this file; docs/settings.md has the whole text.
 "
     .to_owned();
     for section in Section::ALL {

@@ -2,20 +2,17 @@
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use super::super::Output;
-use crate::{
-    config::{Effective, GatewaysConfig, GatewaysFile},
-    environment::Environment,
-};
+use crate::config::{Effective, GatewaysConfig, GatewaysFile, environment};
 
 /// Checks `file`, or the gateways of the settings. Exits with 2 if a process would not start with
 /// them.
 pub fn check(file: Option<PathBuf>) -> ExitCode {
-    let environment = Environment::read(Path::new(".env"));
+    let environment = environment();
     let lookup = |name: &str| environment.get(name).map(|(value, _)| value.to_owned());
     let path = lookup("GATEWAYS_FILE").filter(|path| !path.trim().is_empty());
     match file.or_else(|| path.map(|path| path.trim().into())) {

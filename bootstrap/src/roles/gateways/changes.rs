@@ -4,7 +4,7 @@ use std::{
     fs,
     future::ready,
     hash::{DefaultHasher, Hash, Hasher},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -14,8 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Process,
-    config::{GatewaysConfig, GatewaysFile},
-    environment::Environment,
+    config::{GatewaysConfig, GatewaysFile, environment},
     periodic::every,
 };
 
@@ -103,7 +102,7 @@ impl Watcher {
 
     fn take_over(&mut self) {
         let Some(path) = self.watched.first().cloned() else { return };
-        let environment = Environment::read(Path::new(".env"));
+        let environment = environment();
         let lookup = |name: &str| environment.get(name).map(|(value, _)| value.to_owned());
         // Read before the file is judged: if it changes in between, it is judged again.
         self.watched = GatewaysFile::read(&path, &lookup).files;

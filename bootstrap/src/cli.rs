@@ -1,6 +1,7 @@
 //! The command lines of the binaries.
 
 pub mod dead_letters;
+pub mod doctor;
 pub mod gateways;
 pub mod guard;
 mod healthcheck;

@@ -13,6 +13,7 @@ use adapters_broker::{KafkaSettings, KafkaStream, KafkaStreamSettings};
 use adapters_persistence::{Database, EmbeddedQueue, EmbeddedQueueSettings, Part};
 use application::Vault;
 
+pub(crate) use self::processor::kafka_broker;
 pub use self::{
     api::api,
     consumer::consumer,

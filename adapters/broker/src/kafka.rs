@@ -19,6 +19,7 @@ mod security;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod topic;
 mod transport;
 
 use std::{sync::Arc, time::Duration};
@@ -34,6 +35,7 @@ pub use security::{
     KafkaSasl, KafkaSecurity, KafkaTls, KafkaTlsFile, KafkaTlsFiles, SaslMechanism,
 };
 pub use stream::{KafkaStream, KafkaStreamSettings};
+pub use topic::TopicReport;
 
 /// The address of a topic, and how to connect.
 #[derive(Debug, Clone)]

@@ -8,5 +8,5 @@ mod testing;
 
 pub use kafka::{
     KafkaBroker, KafkaPublisherSettings, KafkaSasl, KafkaSecurity, KafkaSettings, KafkaStream,
-    KafkaStreamSettings, KafkaTls, KafkaTlsFile, KafkaTlsFiles, SaslMechanism,
+    KafkaStreamSettings, KafkaTls, KafkaTlsFile, KafkaTlsFiles, SaslMechanism, TopicReport,
 };

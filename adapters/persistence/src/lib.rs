@@ -10,6 +10,7 @@ mod coalesce;
 mod database;
 mod dead_letters;
 mod events;
+mod examination;
 mod gateways;
 mod guard;
 mod health;
@@ -38,6 +39,7 @@ pub use database::{
 };
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;
+pub use examination::{COUNTED, Examination, Pipeline, Server, examine};
 pub use gateways::{GatewayReport, ReportedGateway, SqlGateways};
 pub use guard::SqlGuard;
 pub use health::SqlGatewayHealth;

@@ -4,6 +4,7 @@ mod admission;
 mod checks;
 mod deliveries;
 mod events;
+mod examinations;
 mod gateway_receipts;
 mod gateway_states;
 mod gateways;

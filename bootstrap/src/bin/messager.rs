@@ -11,8 +11,8 @@ use application::Vault;
 use bootstrap::{
     Audience, Pool, Process,
     cli::{
-        SETTINGS, dead_letters, gateways, guard, healthcheck, keys, limits, migrate, run, secrets,
-        settings, with_database,
+        SETTINGS, dead_letters, doctor, gateways, guard, healthcheck, keys, limits, migrate, run,
+        secrets, settings, with_database,
     },
     config::Config,
     roles::{self, StoredSecrets},
@@ -59,6 +59,9 @@ enum Command {
     Secrets(secrets::Command),
     /// Print every setting with the source of its value. Secrets are masked.
     Settings(settings::Args),
+    /// Check the settings, the database, the broker and the gateways, and say what to do. Exits with 1
+    /// if the service cannot work.
+    Doctor(doctor::Args),
     /// Exit with 0 if the running service on this machine is ready.
     Healthcheck,
 }
@@ -66,8 +69,9 @@ enum Command {
 fn main() -> ExitCode {
     let args = Args::parse();
     let audience = match &args.command {
-        // Both also work with bad settings.
+        // These also work with bad settings.
         Some(Command::Settings(args)) => return settings::execute(*args),
+        Some(Command::Doctor(args)) => return doctor::execute(args),
         Some(Command::Gateways(args)) if let Some(file) = args.to_check() => {
             return gateways::check(file);
         }
@@ -75,7 +79,9 @@ fn main() -> ExitCode {
         Some(_) => Audience::Person,
     };
     run(audience, async |config| match args.command {
-        None | Some(Command::Run | Command::Settings(_)) => serve(config).await,
+        None | Some(Command::Run | Command::Settings(_) | Command::Doctor(_)) => {
+            serve(config).await
+        }
         Some(Command::Migrate(command)) => migrate::execute(&config, command).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
         Some(Command::Gateways(args)) => gateways::execute(&config, args).await,

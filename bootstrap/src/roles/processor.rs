@@ -73,17 +73,22 @@ fn broker(process: &Process, config: &Config, queue: Option<EmbeddedQueue>) -> B
         return Broker::Embedded(queue);
     }
     if config.relay.broker.is_kafka() {
-        return Broker::Kafka(KafkaBroker::new(KafkaPublisherSettings {
-            kafka: kafka(config, &config.relay.broker, "messager-processor"),
-            partitions: config.relay.partitions,
-            replication_factor: config.relay.replication,
-        }));
+        return Broker::Kafka(kafka_broker(config));
     }
     // Connections that do not repeat: a record that was read must not change.
     let database = process.database(Pool::Queue);
     // Without keys: the processor only writes, and passes sealed codes on as they are.
     let vault = Vault::default();
     Broker::Embedded(embedded_queue(config, &database, &config.relay.broker, &vault))
+}
+
+/// Makes the broker that the relay publishes to.
+pub(crate) fn kafka_broker(config: &Config) -> KafkaBroker {
+    KafkaBroker::new(KafkaPublisherSettings {
+        kafka: kafka(config, &config.relay.broker, "messager-processor"),
+        partitions: config.relay.partitions,
+        replication_factor: config.relay.replication,
+    })
 }
 
 /// Deletes records of the embedded queue that no consumer needs any more.

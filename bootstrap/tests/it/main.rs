@@ -4,6 +4,7 @@ mod clients;
 mod codes;
 mod database;
 mod dead_letters;
+mod doctor;
 mod embedded;
 mod events;
 mod failover;

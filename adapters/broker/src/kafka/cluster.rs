@@ -20,6 +20,7 @@ use super::{
     connection::{Connection, Question, name},
     error::{ConnectionError, check},
     sasl::connect,
+    topic::TopicReport,
 };
 
 /// The connections to the brokers of a cluster.
@@ -187,12 +188,32 @@ impl Cluster {
         lock(&self.any).take();
     }
 
-    async fn topic(&self) -> Result<Leaders, ConnectionError> {
-        let topic = MetadataRequestTopic::default().with_name(Some(name(&self.settings.topic)));
-        let request = MetadataRequest::default()
-            .with_topics(Some(vec![topic]))
-            .with_allow_auto_topic_creation(false);
+    /// Describes the topic, on a connection of its own; `None` if the topic does not exist. Fails if the
+    /// user lacks the right on it.
+    pub(super) async fn report(&self) -> Result<Option<TopicReport>, ConnectionError> {
+        let limit = self.settings.request_timeout;
+        let report = async {
+            let mut connection = self.connect_to_any().await?;
+            let with_rights = self.settings.security.is_on();
+            let metadata = connection.metadata(&self.metadata_request(), with_rights).await?;
+            let report = TopicReport::of(&metadata);
+            if self.leaders_in(metadata)?.is_empty() {
+                return Ok(None);
+            }
+            Ok(Some(report.with_settings(&mut connection, &self.settings.topic).await))
+        };
+        timeout(limit, Box::pin(report)).await.unwrap_or(Err(ConnectionError::TimedOut(limit)))
+    }
 
+    fn metadata_request(&self) -> MetadataRequest {
+        let topic = MetadataRequestTopic::default().with_name(Some(name(&self.settings.topic)));
+        MetadataRequest::default()
+            .with_topics(Some(vec![topic]))
+            .with_allow_auto_topic_creation(false)
+    }
+
+    async fn topic(&self) -> Result<Leaders, ConnectionError> {
+        let request = self.metadata_request();
         let with_rights = self.settings.security.is_on();
         let known = lock(&self.any).take();
         // An idle connection may have been closed, or its broker may be gone.

@@ -30,6 +30,7 @@ use super::{
     KafkaSettings, bounded,
     cluster::{Cluster, Right},
     partitions, requests,
+    topic::TopicReport,
 };
 
 /// Publishes to a topic of Apache Kafka, and creates the topic if it does not exist.
@@ -78,6 +79,11 @@ impl KafkaBroker {
             connection: Mutex::new(None),
             takes_large_requests: AtomicBool::new(true),
         }
+    }
+
+    /// Describes the topic; `None` if it does not exist. Does not create it.
+    pub async fn report(&self) -> Result<Option<TopicReport>, BoxError> {
+        Ok(self.access.report().await?)
     }
 
     /// Returns the clients of the partitions. Connects if there is no connection.

@@ -27,6 +27,7 @@ use super::{
     cluster::{Cluster, Right},
     connection::{Connection, EARLIEST, Fetch, FetchHead, LATEST, OffsetAt},
     records::{self, Found, Raw, Span},
+    topic::TopicReport,
     transport::Transport,
 };
 
@@ -84,6 +85,11 @@ impl KafkaStream {
             records: Arc::new(records),
             decompressing: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// Describes the topic; `None` if it does not exist.
+    pub async fn report(&self) -> Result<Option<TopicReport>, BoxError> {
+        Ok(self.cluster.report().await?)
     }
 
     async fn offset_at(&self, partition: i32, time: i64) -> Result<i64, StreamError> {

@@ -327,6 +327,22 @@ async fn end_of_a_transaction_does_not_stop_a_reader() {
 }
 
 #[tokio::test]
+async fn report_describes_the_topic_and_does_not_create_it() {
+    let Some(rig) = Rig::real() else { return };
+    for _ in 0..2 {
+        assert_eq!(in_time(rig.stream.report()).await.unwrap(), None);
+        assert_eq!(in_time(rig.broker.report()).await.unwrap(), None);
+    }
+    rig.publish_all(4).await;
+
+    let report = in_time(rig.broker.report()).await.unwrap().unwrap();
+
+    assert_eq!((report.partitions, report.replicas, report.in_sync), (4, 1, 1));
+    assert_eq!((report.without_leader.len(), report.min_in_sync), (0, Some(1)));
+    assert_eq!(in_time(rig.stream.report()).await.unwrap(), Some(report));
+}
+
+#[tokio::test]
 async fn partitions_added_while_running_are_used() {
     let Some(rig) = Rig::real() else { return };
     rig.publish_all(40).await;

@@ -1,0 +1,76 @@
+//! The gateways: whether they can be built, and what the processes say of them.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use adapters_persistence::{Database, ReportedGateway, SqlGateways};
+use application::Chain;
+use domain::GatewayName;
+
+use super::findings::Findings;
+use crate::config::{Config, GatewayConfig, GatewaysConfig, Mode};
+
+/// A process that said nothing for this long has ended.
+const SILENT: Duration = Duration::from_secs(60);
+
+pub(super) async fn examine(config: &Config, database: Option<&Database>, findings: &mut Findings) {
+    let gateways = &config.gateways;
+    if let Err(error) = gateways.check_secrets() {
+        for problem in error.problems() {
+            findings.warn("gateways", problem, "a process that sends needs it");
+        }
+    }
+    let is_console = gateways.gateways.iter().any(GatewayConfig::is_console);
+    if is_console && config.process.mode == Mode::Release {
+        findings.warn(
+            "gateways",
+            "the console gateway prints codes and sends no SMS",
+            "set GATEWAY to your provider, or GATEWAYS_FILE: docs/gateways.md",
+        );
+    }
+    if gateways.public_url.is_none() && gateways.gateways.iter().any(GatewayConfig::is_over_http) {
+        findings.warn(
+            "gateways",
+            "PUBLIC_URL is not set, so providers cannot report deliveries",
+            "set it to the address at which providers reach /v1/receipts/",
+        );
+    }
+    let Some(database) = database else { return };
+    let states = SqlGateways::new(database.clone());
+    match (states.drained().await, states.reported(SILENT).await) {
+        (Ok(drained), Ok(reported)) => judge(gateways, &drained, &reported, findings),
+        (Err(error), _) | (_, Err(error)) => {
+            findings.warn("gateways", Chain(&error).to_string(), "");
+        }
+    }
+}
+
+fn judge(
+    gateways: &GatewaysConfig,
+    drained: &BTreeSet<GatewayName>,
+    reported: &[ReportedGateway],
+    findings: &mut Findings,
+) {
+    for gateway in &gateways.gateways {
+        let name = &gateway.name;
+        if drained.contains(name) {
+            let advice = format!("`messager gateways undrain {name}` puts it back");
+            findings.warn("gateways", format!("{name} is drained"), &advice);
+            continue;
+        }
+        let bad =
+            reported.iter().find(|it| it.report.gateway == *name && it.report.state != "closed");
+        match bad {
+            Some(bad) if bad.report.reason.is_empty() => findings.warn(
+                "gateways",
+                format!("{name} is {} in {}", bad.report.state, bad.process),
+                "see the consumer's log; `messager gateways` shows its calls",
+            ),
+            Some(bad) => findings.warn(
+                "gateways",
+                format!("{name} is {} in {}: {}", bad.report.state, bad.process, bad.report.reason),
+                "`messager gateways test --to +…` tries it by itself",
+            ),
+            None => findings.ok("gateways", format!("{name} ({})", gateway.provider)),
+        }
+    }
+}

@@ -12,7 +12,7 @@ use adapters_http::{ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways
 use adapters_persistence::{Database, SqlReceipts};
 use application::{
     NoteGatewayReceipt, ReceiptUrls, VaultClosed,
-    ports::{GatewayReceipt, Noted, Receipt, ReceiptSink, StoreError},
+    ports::{GatewayReceipt, Noted, Receipt, ReceiptSink, Reported, StoreError},
 };
 use domain::GatewayName;
 
@@ -58,14 +58,23 @@ impl ReceiptSink for StoredReceipts {
     fn note<'a>(
         &'a self,
         gateway: &'a GatewayName,
-        spellings: Vec<String>,
+        reference: String,
         receipt: Receipt,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 'a>> {
         Box::pin(async move {
-            let noted = self.note.execute_spelt(gateway, &spellings, receipt).await?;
+            let of = Reported::Reference(reference);
+            let noted = self.note.execute(gateway, GatewayReceipt { of, receipt }).await?;
             self.count(gateway, receipt, noted);
-            Ok(())
+            Ok(!matches!(noted, Noted::Early | Noted::Unknown))
         })
+    }
+
+    fn known<'a>(
+        &'a self,
+        gateway: &'a GatewayName,
+        references: Vec<String>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<String>, StoreError>> + Send + 'a>> {
+        Box::pin(async move { self.note.known(gateway, &references).await })
     }
 }
 

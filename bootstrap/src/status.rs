@@ -149,10 +149,14 @@ mod tests {
         async fn note_reference(
             &self,
             _: &GatewayName,
-            _: &[String],
+            _: &str,
             _: Receipt,
         ) -> Result<Noted, StoreError> {
             Ok(Noted::Unknown)
+        }
+
+        async fn known(&self, _: &GatewayName, _: &[String]) -> Result<Vec<String>, StoreError> {
+            Ok(Vec::new())
         }
 
         async fn unsettled(&self, _: MessageId) -> Result<Option<Unsettled>, StoreError> {

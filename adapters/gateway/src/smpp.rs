@@ -26,6 +26,7 @@ use self::{
     message::{ShortMessage, short_messages},
     receipt::ReceiptIds,
     session::{Answer, Submit},
+    spelling::Spelling,
     text::DefaultAlphabet,
     tls::Tls,
 };
@@ -39,6 +40,7 @@ mod pdu;
 mod receipt;
 mod session;
 mod settings;
+mod spelling;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -109,8 +111,8 @@ impl SmppGateway {
     ///
     /// Without a listener no receipts are asked for, and the SMSC is told to repeat those that come.
     pub(crate) fn listen(&self, gateway: GatewayName, sink: Arc<dyn ReceiptSink>) {
-        let ids = self.settings.receipt_ids;
-        self.listener.get_or_init(|| Listener { gateway, sink, ids });
+        let spelling = Arc::new(Spelling::new(self.settings.receipt_ids));
+        self.listener.get_or_init(|| Listener { gateway, sink, spelling });
         self.links();
     }
 

@@ -40,25 +40,23 @@ impl SqlReceipts {
     async fn find_or_keep(
         &self,
         gateway: &GatewayName,
-        spellings: &[String],
+        reference: &str,
         receipt: Receipt,
     ) -> Result<Noted, DatabaseError> {
-        let spellings: Vec<&str> =
-            spellings.iter().map(String::as_str).filter(|it| references::is_storable(it)).collect();
-        if spellings.is_empty() {
+        if !references::is_storable(reference) {
             return Ok(Noted::Unknown);
         }
-        if let Some(message) = references::find(&self.database, gateway, &spellings).await? {
+        if let Some(message) = references::find(&self.database, gateway, reference).await? {
             return note_or_keep(&self.database, gateway, message, receipt).await;
         }
-        let met = references::keep(&self.database, gateway, &spellings, receipt).await?;
+        let met = references::keep(&self.database, gateway, reference, receipt).await?;
         if self.kept.fetch_add(1, Ordering::Relaxed) % self.room.every == self.room.every - 1
             && let Err(error) = references::drop_oldest(&self.database, self.room.most).await
         {
             tracing::debug!(error = %Chain(&error), "old receipts were not dropped; trying again later");
         }
         // A call ended meanwhile, and its outcome named the message before the receipt was kept.
-        match met.first() {
+        match met {
             Some(kept) => kept.settle(&self.database).await,
             None => Ok(Noted::Early),
         }
@@ -80,10 +78,19 @@ impl Receipts for SqlReceipts {
     async fn note_reference(
         &self,
         gateway: &GatewayName,
-        spellings: &[String],
+        reference: &str,
         receipt: Receipt,
     ) -> Result<Noted, StoreError> {
-        Ok(self.find_or_keep(gateway, spellings, receipt).await?)
+        Ok(self.find_or_keep(gateway, reference, receipt).await?)
+    }
+
+    #[autometrics(struct_name = "SqlReceipts")]
+    async fn known(
+        &self,
+        gateway: &GatewayName,
+        references: &[String],
+    ) -> Result<Vec<String>, StoreError> {
+        Ok(references::known(&self.database, gateway, references).await?)
     }
 
     #[autometrics(struct_name = "SqlReceipts")]

@@ -29,18 +29,24 @@ pub trait Receipts: Sync + 'static {
 
     /// Stores a receipt that names the message by the reference that the gateway gave it.
     ///
-    /// `spellings` are the forms in which the gateway may have written the reference. The first that
-    /// [`DeliveryLedger::finish`](crate::ports::DeliveryLedger::finish) recorded counts. If there is
-    /// none, the receipt is kept for ten minutes and counts as soon as a call ends with one of the
-    /// references. The number of such receipts is bounded: the oldest are dropped first.
+    /// If [`DeliveryLedger::finish`](crate::ports::DeliveryLedger::finish) has not recorded the
+    /// reference, the receipt is kept for ten minutes and counts as soon as a call ends with it. The
+    /// number of such receipts is bounded: the oldest are dropped first.
     ///
     /// A reference is known for three days after its call.
     async fn note_reference(
         &self,
         gateway: &GatewayName,
-        spellings: &[String],
+        reference: &str,
         receipt: Receipt,
     ) -> Result<Noted, StoreError>;
+
+    /// Returns those of `references` that calls of the gateway ended with, in any order.
+    async fn known(
+        &self,
+        gateway: &GatewayName,
+        references: &[String],
+    ) -> Result<Vec<String>, StoreError>;
 
     /// Returns the latest call of a message that ended unknown and of which no receipt came. `None` for
     /// any other message.
@@ -90,14 +96,21 @@ pub struct NewReceipt {
 ///
 /// An object, because a gateway must not depend on how receipts are stored.
 pub trait ReceiptSink: fmt::Debug + Send + Sync + 'static {
-    /// Takes one receipt, with the `spellings` of [`Receipts::note_reference`].
+    /// Takes one receipt. Returns whether a call has ended with the reference.
     ///
     /// After `Ok` the receipt is stored, or no message of ours is meant: the gateway may acknowledge
     /// it. After an error the provider should repeat it.
     fn note<'a>(
         &'a self,
         gateway: &'a GatewayName,
-        spellings: Vec<String>,
+        reference: String,
         receipt: Receipt,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
+    ) -> Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 'a>>;
+
+    /// Returns what [`Receipts::known`] returns.
+    fn known<'a>(
+        &'a self,
+        gateway: &'a GatewayName,
+        references: Vec<String>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<String>, StoreError>> + Send + 'a>>;
 }

@@ -53,20 +53,19 @@ impl<R: Receipts> NoteGatewayReceipt<R> {
                 self.receipts.note(gateway, message, receipt.receipt).await
             }
             Reported::Reference(reference) => {
-                self.receipts.note_reference(gateway, &[reference], receipt.receipt).await
+                self.receipts.note_reference(gateway, &reference, receipt.receipt).await
             }
         }
     }
 
-    /// Stores a receipt whose reference has several `spellings`. Safe to repeat.
+    /// Returns those of `references` that calls of the gateway ended with.
     #[autometrics(struct_name = "NoteGatewayReceipt")]
-    pub async fn execute_spelt(
+    pub async fn known(
         &self,
         gateway: &GatewayName,
-        spellings: &[String],
-        receipt: Receipt,
-    ) -> Result<Noted, StoreError> {
-        self.receipts.note_reference(gateway, spellings, receipt).await
+        references: &[String],
+    ) -> Result<Vec<String>, StoreError> {
+        self.receipts.known(gateway, references).await
     }
 }
 
@@ -95,8 +94,8 @@ mod tests {
             .returning(move |_, _, _| Ok(stored));
         receipts
             .expect_note_reference()
-            .withf(|gateway, spellings, receipt| {
-                *gateway == main() && spellings == ["SM1"] && *receipt == Receipt::Undelivered
+            .withf(|gateway, reference, receipt| {
+                *gateway == main() && reference == "SM1" && *receipt == Receipt::Undelivered
             })
             .once()
             .returning(|_, _, _| Ok(Noted::Early));

@@ -33,7 +33,7 @@ pub(super) enum Report {
 /// How the ids in receipts relate to those in `submit_sm_resp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReceiptIds {
-    /// They are the same, or one is the hexadecimal and one the decimal spelling.
+    /// They are the same, or one is the hexadecimal and one the decimal spelling, as receipts show.
     Any,
     Same,
     /// `submit_sm_resp` has hexadecimal ids, and receipts have decimal ones.
@@ -92,22 +92,16 @@ pub(super) fn canonical(id: &str) -> String {
 }
 
 impl ReceiptIds {
-    /// Returns the ids, in the stored spelling, that a message may have whose receipt has this id.
-    pub(super) fn candidates(self, id: &str) -> Vec<String> {
+    /// Returns the reference, in the stored spelling, of the message whose receipt has this id. An id
+    /// that is no number has one spelling only.
+    pub(super) fn reference(self, id: &str) -> String {
         let same = canonical(id);
         let other = match self {
-            Self::Same => return vec![same],
-            Self::Decimal => return vec![hexadecimal_of(&same).unwrap_or(same)],
-            Self::Hexadecimal => return vec![decimal_of(&same).unwrap_or(same)],
-            Self::Any => [hexadecimal_of(&same), decimal_of(&same)],
+            Self::Any | Self::Same => None,
+            Self::Decimal => hexadecimal_of(&same),
+            Self::Hexadecimal => decimal_of(&same),
         };
-        let mut all = vec![same];
-        for other in other.into_iter().flatten() {
-            if !all.contains(&other) {
-                all.push(other);
-            }
-        }
-        all
+        other.unwrap_or(same)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The gateway against the SMSC of the crate `smpp34`, and against a scripted one that misbehaves.
 
 use std::{
+    collections::HashSet,
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -76,7 +77,7 @@ fn listening_with(settings: SmppSettings, authorities: Authorities) -> (SmppGate
     (gateway, sink)
 }
 
-type Noted = (GatewayName, Vec<String>, Receipt);
+type Noted = (GatewayName, String, Receipt);
 
 /// A store of receipts.
 #[derive(Debug, Clone)]
@@ -84,19 +85,25 @@ struct Sink {
     noted: mpsc::UnboundedSender<Noted>,
     seen: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Noted>>>,
     broken: Arc<AtomicBool>,
+    /// The references that calls ended with.
+    known: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Default for Sink {
     fn default() -> Self {
         let (noted, seen) = mpsc::unbounded_channel();
         let seen = Arc::new(tokio::sync::Mutex::new(seen));
-        Self { noted, seen, broken: Arc::default() }
+        Self { noted, seen, broken: Arc::default(), known: Arc::default() }
     }
 }
 
 impl Sink {
     async fn next(&self) -> Noted {
         within(async { self.seen.lock().await.recv().await.unwrap() }).await
+    }
+
+    fn learn(&self, reference: &str) {
+        self.known.lock().unwrap().insert(reference.to_owned());
     }
 
     async fn is_empty(&self) -> bool {
@@ -108,15 +115,27 @@ impl ReceiptSink for Sink {
     fn note<'a>(
         &'a self,
         gateway: &'a GatewayName,
-        spellings: Vec<String>,
+        reference: String,
         receipt: Receipt,
-    ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
+    ) -> Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 'a>> {
         Box::pin(async move {
             if self.broken.load(Ordering::SeqCst) {
                 return Err(StoreError::Unavailable("closed".into()));
             }
-            self.noted.send((gateway.clone(), spellings, receipt)).unwrap();
-            Ok(())
+            let is_known = self.known.lock().unwrap().contains(&reference);
+            self.noted.send((gateway.clone(), reference, receipt)).unwrap();
+            Ok(is_known)
+        })
+    }
+
+    fn known<'a>(
+        &'a self,
+        _: &'a GatewayName,
+        references: Vec<String>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<String>, StoreError>> + Send + 'a>> {
+        Box::pin(async move {
+            let known = self.known.lock().unwrap();
+            Ok(references.into_iter().filter(|it| known.contains(it)).collect())
         })
     }
 }

@@ -89,28 +89,40 @@ pub(crate) fn is_storable(reference: &str) -> bool {
     (1..=LONGEST).contains(&reference.len()) && !reference.contains('\0')
 }
 
-/// Returns the message that has one of the references, in the order of `spellings`.
+/// Returns the message that has the reference.
 pub(super) async fn find(
     database: &Database,
     gateway: &GatewayName,
-    spellings: &[&str],
+    reference: &str,
 ) -> Result<Option<MessageId>, DatabaseError> {
-    let rows: Vec<KeptRow> = database.rows(&FIND, named(database, gateway, spellings)).await?;
-    let place = |row: &KeptRow| spellings.iter().position(|it| *it == row.reference);
-    let first = rows.into_iter().min_by_key(place).and_then(|row| row.message);
-    first.map(|message| parsed(&message, "an id")).transpose()
+    let row: Option<KeptRow> = database.row(&FIND, named(database, gateway, reference)).await?;
+    let message = row.and_then(|row| row.message);
+    message.map(|message| parsed(&message, "an id")).transpose()
 }
 
-/// Keeps a receipt under each of the references. Returns what can be settled at once.
+/// Returns those of `references` that are known.
+pub(super) async fn known(
+    database: &Database,
+    gateway: &GatewayName,
+    references: &[String],
+) -> Result<Vec<String>, DatabaseError> {
+    let storable = references.iter().filter(|it| is_storable(it)).cloned();
+    let parameters =
+        database.parameters().with("gateway", gateway.as_str()).list("references", storable);
+    let rows: Vec<KeptRow> = database.rows(&KNOWN, parameters).await?;
+    Ok(rows.into_iter().map(|row| row.reference).collect())
+}
+
+/// Keeps a receipt under the reference. Returns what can be settled at once.
 pub(super) async fn keep(
     database: &Database,
     gateway: &GatewayName,
-    spellings: &[&str],
+    reference: &str,
     receipt: Receipt,
-) -> Result<Vec<Kept>, DatabaseError> {
-    let parameters = named(database, gateway, spellings).with("receipt", receipt.as_str());
-    let rows: Vec<KeptRow> = database.rows(&KEEP, parameters).await?;
-    kept(rows)
+) -> Result<Option<Kept>, DatabaseError> {
+    let parameters = named(database, gateway, reference).with("receipt", receipt.as_str());
+    let row: Option<KeptRow> = database.row(&KEEP, parameters).await?;
+    row.map_or(Ok(None), KeptRow::kept)
 }
 
 /// Keeps a receipt for a message that is being called for, until the housekeeping settles it.
@@ -151,15 +163,8 @@ pub(crate) fn kept(rows: Vec<KeptRow>) -> Result<Vec<Kept>, DatabaseError> {
     rows.into_iter().filter_map(|row| row.kept().transpose()).collect()
 }
 
-/// In one order, so that two statements do not wait for each other.
-fn named(database: &Database, gateway: &GatewayName, spellings: &[&str]) -> Parameters {
-    let mut spellings: Vec<&str> = spellings.to_vec();
-    spellings.sort_unstable();
-    spellings.dedup();
-    database
-        .parameters()
-        .with("gateway", gateway.as_str())
-        .list("spellings", spellings.into_iter().map(str::to_owned))
+fn named(database: &Database, gateway: &GatewayName, reference: &str) -> Parameters {
+    database.parameters().with("gateway", gateway.as_str()).with("reference", reference)
 }
 
 /// The columns of a [`KeptRow`].
@@ -169,21 +174,28 @@ pub(crate) const KEPT_COLUMNS: Fragment = Fragment::pair(
     "gateway, reference, message_id AS message, receipt",
 );
 
-static FIND: Sql = Sql::with(
+const FIND_ROW: &str = "
+SELECT {kept_columns}
+FROM gateway_receipt
+WHERE gateway = :gateway AND reference = :reference AND message_id IS NOT NULL";
+
+static FIND: Sql = Sql::with(&[KEPT_COLUMNS], FIND_ROW, FIND_ROW);
+
+static KNOWN: Sql = Sql::with(
     &[KEPT_COLUMNS],
     // A plan for few rows would take the gateway for the index, and compare the references one by one.
     "
 SELECT known.*
-FROM unnest(:spellings) AS spelling CROSS JOIN LATERAL (
+FROM unnest(:references) AS wanted CROSS JOIN LATERAL (
     SELECT {kept_columns}
     FROM gateway_receipt
-    WHERE gateway = :gateway AND reference = spelling AND message_id IS NOT NULL
+    WHERE gateway = :gateway AND reference = wanted AND message_id IS NOT NULL
     OFFSET 0
 ) AS known",
     "
 SELECT {kept_columns}
 FROM gateway_receipt
-WHERE gateway = :gateway AND reference IN (SELECT value FROM json_each(:spellings))
+WHERE gateway = :gateway AND reference IN (SELECT value FROM json_each(:references))
   AND message_id IS NOT NULL",
 );
 
@@ -192,17 +204,14 @@ static KEEP: Sql = Sql::with(
     &[KEPT_COLUMNS],
     "
 INSERT INTO gateway_receipt (gateway, reference, receipt, expires_at)
-SELECT :gateway, spelling, :receipt, now() + interval '10 minutes'
-FROM unnest(:spellings) AS spelling
+VALUES (:gateway, :reference, :receipt, now() + interval '10 minutes')
 ON CONFLICT (gateway, reference) DO UPDATE
 SET receipt = CASE gateway_receipt.receipt WHEN 'delivered' THEN 'delivered' ELSE excluded.receipt END,
     expires_at = greatest(gateway_receipt.expires_at, excluded.expires_at)
 RETURNING {kept_columns}",
     "
 INSERT INTO gateway_receipt (gateway, reference, receipt, expires_at)
-SELECT :gateway, value, :receipt, {now} + 600000
-FROM json_each(:spellings)
-WHERE true
+VALUES (:gateway, :reference, :receipt, {now} + 600000)
 ON CONFLICT (gateway, reference) DO UPDATE
 SET receipt = iif(gateway_receipt.receipt = 'delivered', 'delivered', excluded.receipt),
     expires_at = max(gateway_receipt.expires_at, excluded.expires_at)

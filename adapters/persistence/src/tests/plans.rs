@@ -114,7 +114,7 @@ impl Pipeline {
         let receipts = SqlReceipts::new(self.database.clone());
         for reference in [round.to_string(), format!("unknown {round}")] {
             let main = GatewayName::default();
-            receipts.note_reference(&main, &[reference], Receipt::Delivered).await.unwrap();
+            receipts.note_reference(&main, &reference, Receipt::Delivered).await.unwrap();
         }
 
         let verifications = SqlVerifications::new(self.database.clone());

@@ -124,22 +124,12 @@ fn an_id_matches_in_any_case_with_and_without_zeros() {
 }
 
 #[test]
-fn an_id_matches_in_hexadecimal_and_decimal() {
-    let any = |id| ReceiptIds::Any.candidates(id);
-
-    assert_eq!(any("6699"), ["6699", "1a2b", "26265"]);
-    assert_eq!(any("1A2B"), ["1a2b", "6699"]);
-    assert_eq!(any("0a-7"), ["a-7"]);
-    assert_eq!(any("5"), ["5"]);
-}
-
-#[test]
 fn the_settings_can_name_the_one_spelling() {
-    assert_eq!(ReceiptIds::Same.candidates("06699"), ["6699"]);
-    assert_eq!(ReceiptIds::Decimal.candidates("06699"), ["1a2b"]);
-    assert_eq!(ReceiptIds::Hexadecimal.candidates("1A2B"), ["6699"]);
-    assert_eq!(ReceiptIds::Decimal.candidates("x9"), ["x9"]);
-    assert_eq!(ReceiptIds::Hexadecimal.candidates("x9"), ["x9"]);
+    assert_eq!(ReceiptIds::Same.reference("06699"), "6699");
+    assert_eq!(ReceiptIds::Decimal.reference("06699"), "1a2b");
+    assert_eq!(ReceiptIds::Hexadecimal.reference("1A2B"), "6699");
+    assert_eq!(ReceiptIds::Decimal.reference("x9"), "x9");
+    assert_eq!(ReceiptIds::Hexadecimal.reference("x9"), "x9");
 }
 
 proptest! {
@@ -153,16 +143,5 @@ proptest! {
     ) {
         let parameters = vec![Tlv::new(tag, value)];
         read(&Delivery { esm_class, data_coding, text: &text, parameters });
-    }
-
-    #[test]
-    fn both_spellings_of_a_number_are_found(number in any::<u64>()) {
-        let (decimal, hexadecimal) = (number.to_string(), format!("{number:X}"));
-
-        let of_decimal = ReceiptIds::Any.candidates(&decimal);
-        let of_hexadecimal = ReceiptIds::Any.candidates(&hexadecimal);
-
-        prop_assert!(of_decimal.contains(&canonical(&hexadecimal)));
-        prop_assert!(of_hexadecimal.contains(&canonical(&decimal)));
     }
 }

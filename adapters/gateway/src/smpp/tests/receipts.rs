@@ -1,6 +1,7 @@
 //! Receipts from the SMSC to the store, and their responses.
 
 use smpp34::{Tlv, TlvTag};
+use tokio::time::sleep;
 
 use super::{smsc::Smsc, *};
 
@@ -9,22 +10,55 @@ const OK: u32 = 0;
 #[tokio::test]
 async fn a_receipt_is_stored_under_the_reference_of_the_message() {
     let smsc = Smsc::start().await;
-    smsc.give_ids(&["00FF", "0A1b"]);
+    smsc.give_ids(&["000FF00F", "000A1b0b"]);
     let (gateway, sink) = listening(smsc.settings());
     let first = gateway.send(&sms("a")).await.unwrap().reference.unwrap();
     let second = gateway.send(&sms("a")).await.unwrap().reference.unwrap();
+    for reference in [&first, &second] {
+        sink.learn(reference);
+    }
 
-    let delivered = smsc.deliver("id:0A1b sub:001 dlvrd:001 stat:DELIVRD err:000 text:a").await;
-    // The same number in decimal, with zeros before it.
-    let failed = smsc.deliver("id:0000000255 sub:001 dlvrd:000 stat:UNDELIV err:001 text:a").await;
+    let delivered = smsc.deliver("id:A1b0b sub:001 dlvrd:001 stat:DELIVRD err:000 text:a").await;
+    let failed = smsc.deliver("id:00FF00F sub:001 dlvrd:000 stat:UNDELIV err:001 text:a").await;
 
     assert_eq!((delivered.command_status(), failed.command_status()), (OK, OK));
-    let (gateway, spellings, receipt) = sink.next().await;
-    assert_eq!((gateway.as_str(), receipt), ("main", Receipt::Delivered));
-    assert!(spellings.contains(&first), "{spellings:?}");
-    let (_, spellings, receipt) = sink.next().await;
-    assert_eq!(receipt, Receipt::Undelivered);
-    assert!(spellings.contains(&second), "{spellings:?}");
+    assert_eq!(sink.next().await, ("main".parse().unwrap(), first, Receipt::Delivered));
+    assert_eq!(sink.next().await, ("main".parse().unwrap(), second, Receipt::Undelivered));
+}
+
+#[tokio::test]
+async fn decimal_receipts_of_hexadecimal_ids_are_recognised() {
+    let smsc = Smsc::start().await;
+    let (_gateway, sink) = listening(smsc.settings());
+    sink.learn("ff00f");
+
+    let response = smsc.deliver("id:0001044495 stat:DELIVRD").await;
+    assert_eq!(response.command_status(), OK);
+    assert_eq!(sink.next().await.1, "ff00f");
+
+    // The next one comes before its outcome, and is kept under the spelling of the answer.
+    assert_eq!(smsc.deliver("id:0001044496 stat:DELIVRD").await.command_status(), OK);
+    assert_eq!(sink.next().await.1, "ff010");
+}
+
+#[tokio::test]
+async fn a_receipt_is_not_taken_for_one_of_a_message_with_the_same_number_in_another_base() {
+    let smsc = Smsc::start().await;
+    let (_gateway, sink) = listening(smsc.settings());
+    // 16 is not known yet, and 22 is the hexadecimal 16.
+    sink.learn("22");
+
+    let (early, ()) = tokio::join!(smsc.deliver("id:16 stat:DELIVRD"), async {
+        sleep(Duration::from_millis(300)).await;
+        sink.learn("16");
+    });
+    assert_eq!(early.command_status(), OK);
+    assert_eq!(sink.next().await.1, "16");
+
+    // Its call never ended here.
+    let strange = smsc.deliver("id:10 stat:DELIVRD").await;
+    assert_eq!(strange.command_status(), 0x64);
+    assert!(sink.is_empty().await);
 }
 
 #[tokio::test]
@@ -39,8 +73,8 @@ async fn a_receipt_may_be_in_parameters_alone() {
     let response = smsc.deliver_with(0, "", parameters).await;
 
     assert_eq!(response.command_status(), OK);
-    let (_, spellings, receipt) = sink.next().await;
-    assert_eq!((spellings, receipt), (vec!["id-0".to_owned()], Receipt::Delivered));
+    let (_, reference, receipt) = sink.next().await;
+    assert_eq!((&*reference, receipt), ("id-0", Receipt::Delivered));
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn what_arrives_behind_the_bind_is_read() {
     let alive = peer.expect(pdu::ENQUIRE_LINK | pdu::RESPONSE).await;
     assert_eq!((alive.sequence_number, alive.command_status), (9, 0));
     peer.expect(pdu::DELIVER_SM | pdu::RESPONSE).await;
-    assert_eq!(sink.next().await.1, ["7"]);
+    assert_eq!(sink.next().await.1, "7");
 }
 
 #[tokio::test]

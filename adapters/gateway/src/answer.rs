@@ -82,7 +82,8 @@ impl Answer<'_> {
     /// Returns the outcome by the status, for an answer that the body does not explain. `code` goes
     /// into the text.
     ///
-    /// A provider that answers 404 for a recipient judges that before.
+    /// No status says that the number is bad. A provider whose body says so judges that before, and
+    /// so does one that answers 404 for a recipient.
     ///
     /// A status 2xx is ambiguous, because the provider documents a body that is not there. A redirect
     /// is a wrong URL, so nothing was taken.
@@ -92,7 +93,7 @@ impl Answer<'_> {
             503 => self.unavailable(code),
             // Nothing about the recipient makes a path, a method or a content type wrong.
             300..=399 | 401..=406 | 410 | 415 => self.misconfigured(code),
-            400..=499 if self.status != StatusCode::REQUEST_TIMEOUT => self.rejected(code),
+            400..=499 if self.status != StatusCode::REQUEST_TIMEOUT => self.unroutable(code),
             _ => self.ambiguous(code),
         }
     }
@@ -144,7 +145,7 @@ mod tests {
                 "misconfigured",
                 &[300, 301, 302, 304, 307, 308, 401, 402, 403, 404, 405, 406, 410, 415],
             ),
-            ("rejected", &[400, 409, 422, 499]),
+            ("unroutable", &[400, 409, 422, 499]),
             ("ambiguous", &[100, 199, 200, 204, 299, 408, 500, 501, 502, 504, 599, 600, 999]),
         ] {
             for &status in statuses {

@@ -188,7 +188,7 @@ async fn refusals_are_outcomes() {
         (Reply::text(200, &huge), "ambiguous: status 200"),
         (Reply::text(302, "").with("location", "/sms"), "misconfigured: status 302"),
         (Reply::text(429, "").with("retry-after", "3"), "throttled: status 429"),
-        (Reply::text(400, "79991234567 482915"), "rejected: status 400"),
+        (Reply::text(400, "79991234567 482915"), "unroutable: status 400"),
         (Reply::Close, "ambiguous: no answer came back"),
     ] {
         let fake = Fake::scripted([reply.clone()]).await;

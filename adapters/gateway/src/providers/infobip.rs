@@ -151,29 +151,28 @@ fn refusal(answer: &Answer<'_>, json: &Value) -> SendError {
     }
     let violations = json["violations"].as_array().map_or(&[][..], Vec::as_slice);
     let is_wrong = |part: &str| {
-        violations.iter().any(|it| it["property"].as_str().is_some_and(|name| name.contains(part)))
+        violations.iter().any(|it| it["property"].as_str().is_some_and(|name| name.ends_with(part)))
     };
     if is_wrong("sender") {
         answer.misconfigured(&code)
-    } else if is_wrong("destinations") {
+    } else if is_wrong("destinations[0].to") {
         answer.rejected(&code)
     } else {
-        answer.refusal(&code)
+        // The text, the URL for receipts, an option: another provider may take the message.
+        answer.unroutable(&code)
     }
 }
 
 /// Returns the outcome of a message that Infobip refused inside a 200.
 fn by_name(answer: &Answer<'_>, name: &str) -> SendError {
     match name {
-        "MISSING_TO" | "REJECTED_INVALID_DESTINATION" | "REJECTED_MESSAGE_TOO_LONG" => {
-            answer.rejected(name)
-        }
+        "MISSING_TO" | "REJECTED_INVALID_DESTINATION" => answer.rejected(name),
         "REJECTED_NOT_ENOUGH_CREDITS"
         | "REJECTED_PREPAID_PACKAGE_EXPIRED"
         | "REJECTED_SENDER"
         | "REJECTED_SOURCE" => answer.misconfigured(name),
         "REJECTED_SYSTEM_ERROR" => answer.unavailable(name),
-        // The network, the prefix, the number at this provider, its filters.
+        // The network, the prefix, the number at this provider, its filters, the longest text.
         _ => answer.unroutable(name),
     }
 }

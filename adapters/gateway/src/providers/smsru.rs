@@ -155,8 +155,6 @@ impl Provider for SmsRu {
 fn refused(answer: &Answer<'_>, code: u64) -> SendError {
     let text = code.to_string();
     match code {
-        // Empty, too long or badly encoded.
-        203 | 205 | 212 => answer.rejected(&text),
         // The account: id, credit, sender, limits, tokens. The request itself: 208, 210, 211, 213.
         200 | 201 | 204 | 206 | 208 | 210 | 211 | 213 | 300..=302 => answer.misconfigured(&text),
         220 => answer.unavailable(&text),
@@ -164,8 +162,9 @@ fn refused(answer: &Answer<'_>, code: u64) -> SendError {
         231 => answer.throttled(&text),
         // 500 is an error of the server; it may have the message.
         500 => answer.ambiguous(&text),
-        // A bad number or no route to it (202, 207), the account's stop list (209), only Russia (214),
-        // and too many SMS to this number (230, 232, 233), which must not stop those to others.
+        // A bad number or no route to it (202, 207), a text that is empty, too long or badly encoded
+        // (203, 205, 212), the account's stop list (209), only Russia (214), and too many SMS to this
+        // number (230, 232, 233), which must not stop those to others.
         _ => answer.unroutable(&text),
     }
 }

@@ -192,24 +192,14 @@ impl Telnyx {
 }
 
 fn refusal(answer: &Answer<'_>, code: &str) -> SendError {
-    if let Some(known) = by_code(answer, code) {
-        return known;
-    }
-    match answer.status.as_u16() {
-        // The body of a repeated key differs: then Telnyx has taken the first.
-        422 => answer.ambiguous(code),
-        400 | 409 if !code.is_empty() => answer.unroutable(code),
-        _ => answer.refusal(code),
-    }
+    by_code(answer, code).unwrap_or_else(|| answer.refusal(code))
 }
 
 /// Returns the outcome by Telnyx's code, if it is known.
 fn by_code(answer: &Answer<'_>, code: &str) -> Option<SendError> {
     Some(match code {
-        // No number, or one that takes no SMS.
-        "10002" | "10016" | "40001" | "40012" | "40301" | "40310" | "40319" => {
-            answer.rejected(code)
-        }
+        // No number.
+        "10002" | "10016" | "40012" | "40310" => answer.rejected(code),
         // Credentials, credit, the account.
         "10009" | "10010" | "20002" | "20012" | "20100" | "40314"
         // The sender or its profile.
@@ -217,9 +207,10 @@ fn by_code(answer: &Answer<'_>, code: &str) -> Option<SendError> {
         | "40313" | "40315" | "40320" | "40321" | "40329" | "40333" => answer.misconfigured(code),
         // A limit of the account or of the carrier, or a full queue.
         "10011" | "40011" | "40016" | "40018" | "40318" => answer.throttled(code),
-        // 40300 stopped by the recipient, 40309 a region that the profile does not have, 40322 the
+        // 40001 a landline, or a number that Telnyx does not reach; 40300 stopped by the recipient; 40301
+        // and 40319 the type of the message; 40309 a region that the profile does not have; 40322 the
         // content.
-        "40300" | "40309" | "40322" => answer.unroutable(code),
+        "40001" | "40300" | "40301" | "40309" | "40319" | "40322" => answer.unroutable(code),
         _ => return None,
     })
 }

@@ -117,9 +117,11 @@ pub(crate) fn check_unexplained(provider: &dyn Provider) {
     for (status, expected) in [
         (200, "ambiguous"),
         (302, "misconfigured"),
+        (400, "unroutable"),
         (401, "misconfigured"),
         (403, "misconfigured"),
         (408, "ambiguous"),
+        (422, "unroutable"),
         (429, "throttled"),
         (500, "ambiguous"),
         (502, "ambiguous"),

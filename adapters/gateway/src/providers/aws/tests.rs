@@ -145,7 +145,7 @@ fn each_error_has_its_outcome() {
         (400, "ConflictException", "DESTINATION_PHONE_NUMBER_NOT_VERIFIED", "unroutable"),
         (400, "ConflictException", "NO_ORIGINATION_IDENTITIES_FOUND", "unroutable"),
         (400, "ConflictException", "RESOURCE_NOT_ACTIVE", "misconfigured"),
-        (400, "SerializationException", "", "rejected"),
+        (400, "SerializationException", "", "unroutable"),
     ] {
         assert_eq!(class_of(&*provider, status, &error(kind, reason)), expected, "{kind} {reason}");
     }

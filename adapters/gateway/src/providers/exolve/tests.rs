@@ -65,7 +65,7 @@ fn errors_have_the_class_of_their_status_and_the_code() {
         (200, error, "unroutable: status 200, code 3"),
         (200, r#"{"error":"no"}"#, "unroutable: status 200"),
         (200, r#"{"message_id":""}"#, "ambiguous: status 200"),
-        (400, error, "rejected: status 400, code 3"),
+        (400, error, "unroutable: status 400, code 3"),
         (401, error, "misconfigured: status 401, code 3"),
         (402, "", "misconfigured: status 402"),
         (500, error, "ambiguous: status 500, code 3"),

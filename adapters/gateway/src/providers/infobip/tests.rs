@@ -89,6 +89,7 @@ fn failure_inside_a_200_has_its_outcome() {
     for (group, name, expected) in [
         (5, "REJECTED_INVALID_DESTINATION", "rejected"),
         (5, "MISSING_TO", "rejected"),
+        (5, "REJECTED_MESSAGE_TOO_LONG", "unroutable"),
         (5, "REJECTED_NOT_ENOUGH_CREDITS", "misconfigured"),
         (5, "REJECTED_SENDER", "misconfigured"),
         (5, "REJECTED_SYSTEM_ERROR", "unavailable"),
@@ -114,7 +115,10 @@ fn violations_say_what_is_wrong() {
     for (property, expected) in [
         ("messages[0].destinations[0].to", "rejected"),
         ("messages[0].sender", "misconfigured"),
-        ("messages[0].content.text", "rejected"),
+        ("messages[0].destinations[0].messageId", "unroutable"),
+        ("messages[0].content.text", "unroutable"),
+        ("messages[0].webhooks.delivery.url", "unroutable"),
+        ("messages[0].options.validityPeriod", "unroutable"),
     ] {
         let body = json!({"errorCode": "E400", "description": PHONE, "violations": [
             {"property": property, "violation": format!("{PHONE} is wrong")},

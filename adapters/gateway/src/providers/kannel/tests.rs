@@ -108,8 +108,8 @@ fn refusals_have_the_class_of_their_text() {
             "Number(s) has/have been denied by white- and/or black-lists.",
             "unroutable: status 400, code denied",
         ),
-        (400, "Missing receiver(s) number(s), rejected", "rejected: status 400"),
-        (400, "Charset or body misformed, rejected", "rejected: status 400"),
+        (400, "Missing receiver(s) number(s), rejected", "unroutable: status 400"),
+        (400, "Charset or body misformed, rejected", "unroutable: status 400"),
         (
             400,
             "Sender missing and no global set, rejected",

@@ -84,7 +84,7 @@ fn each_code_has_its_outcome() {
         (404, 20, "", "misconfigured"),
         (404, 98, "", "misconfigured"),
         (422, 99, "", "ambiguous"),
-        (422, 77, "", "rejected"),
+        (422, 77, "", "unroutable"),
         (429, 0, "", "throttled"),
         (500, 0, "", "ambiguous"),
     ] {

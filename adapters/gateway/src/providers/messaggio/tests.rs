@@ -84,8 +84,8 @@ fn other_answers_have_the_class_of_their_status() {
     for (status, body, expected) in [
         (200, r#"{"messages":[]}"#, "ambiguous: status 200"),
         (200, r#"{"messages":[{"message_id":""}]}"#, "ambiguous: status 200"),
-        (400, error, "rejected: status 400"),
-        (422, error, "rejected: status 422"),
+        (400, error, "unroutable: status 400"),
+        (422, error, "unroutable: status 422"),
         (403, error, "misconfigured: status 403"),
         (500, error, "ambiguous: status 500"),
     ] {

@@ -92,7 +92,7 @@ fn refusal_has_its_outcome() {
     ] {
         assert_eq!(class_of(&*plivo(), status, &body), expected, "{status}");
     }
-    assert_eq!(class_of(&*plivo(), 400, ""), "rejected");
+    assert_eq!(class_of(&*plivo(), 400, ""), "unroutable");
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn refusal_has_its_outcome() {
     for (status, code, expected) in [
         (400, "syntax_constraint_violation", "unroutable"),
         (400, "syntax_invalid_parameter_format", "unroutable"),
-        (400, "", "rejected"),
+        (400, "", "unroutable"),
         (401, "", "misconfigured"),
         (402, "", "misconfigured"),
         (403, "missing_callback_url", "misconfigured"),

@@ -82,7 +82,7 @@ fn errors_have_their_class_whatever_the_status() {
         (400, number, "rejected: status 400, code number"),
         (400, sign, "misconfigured: status 400, code sign"),
         (200, other, "unroutable: status 200"),
-        (400, other, "rejected: status 400"),
+        (400, other, "unroutable: status 400"),
         (401, other, "misconfigured: status 401"),
         (429, other, "throttled: status 429"),
         (500, number, "ambiguous: status 500"),

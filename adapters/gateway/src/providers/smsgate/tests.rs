@@ -93,7 +93,7 @@ fn refusals_have_the_class_of_their_status() {
     for (status, body, expected) in [
         (202, &*failed, "unroutable: status 202, code Failed"),
         (202, r#"{"state":"Pending"}"#, "ambiguous: status 202"),
-        (400, r#"{"message":"invalid phone number +79991234567"}"#, "rejected: status 400"),
+        (400, r#"{"message":"invalid phone number +79991234567"}"#, "unroutable: status 400"),
         (401, r#"{"message":"no"}"#, "misconfigured: status 401"),
         (403, "", "misconfigured: status 403"),
         (503, "", "unavailable: status 503"),

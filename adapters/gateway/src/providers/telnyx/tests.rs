@@ -115,6 +115,7 @@ fn each_code_has_its_outcome() {
     for (status, code, expected) in [
         (400, "40310", "rejected"),
         (400, "10016", "rejected"),
+        (400, "40001", "unroutable"),
         (400, "40300", "unroutable"),
         (400, "40309", "unroutable"),
         (400, "40322", "unroutable"),
@@ -126,7 +127,9 @@ fn each_code_has_its_outcome() {
         (402, "20100", "misconfigured"),
         (400, "40318", "throttled"),
         (429, "10011", "throttled"),
-        (422, "10027", "ambiguous"),
+        (422, "10027", "unroutable"),
+        (422, "", "unroutable"),
+        (400, "", "unroutable"),
         (422, "40310", "rejected"),
         (500, "10007", "ambiguous"),
         (503, "10007", "unavailable"),

@@ -42,8 +42,8 @@ fn answers_in_json_are_judged_by_rules_and_then_by_status() {
         (204, "", "ambiguous: status 204"),
         (302, "", "misconfigured: status 302"),
         (400, r#"{"error":{"code":"low_balance"}}"#, "misconfigured: status 400, code low_balance"),
-        (400, r#"{"error":{"code":"bad"}}"#, "rejected: status 400, code bad"),
-        (400, "<html>", "rejected: status 400"),
+        (400, r#"{"error":{"code":"bad"}}"#, "unroutable: status 400, code bad"),
+        (400, "<html>", "unroutable: status 400"),
         (401, "", "misconfigured: status 401"),
         (404, "", "misconfigured: status 404"),
         (408, "", "ambiguous: status 408"),
@@ -52,7 +52,7 @@ fn answers_in_json_are_judged_by_rules_and_then_by_status() {
             r#"{"error":{"code":"region_blocked"}}"#,
             "unroutable: status 422, code region_blocked",
         ),
-        (422, r#"{"error":{"code":"79991234567"}}"#, "rejected: status 422"),
+        (422, r#"{"error":{"code":"79991234567"}}"#, "unroutable: status 422"),
         (429, "", "throttled: status 429"),
         (500, r#"{"data":[{"id":17}]}"#, "ambiguous: status 500"),
         (503, "", "unavailable: status 503"),
@@ -82,7 +82,7 @@ fn answer_whose_body_was_not_read_is_ambiguous_if_a_rule_or_the_id_needs_it() {
     assert_eq!(unread(&by_rule, 200), ambiguous);
     assert_eq!(unread(&by_body, 200), ambiguous);
     assert_eq!(unread(&by_status, 200), Ok(Accepted::default()));
-    assert_eq!(unread(&by_rule, 400), Err(SendError::Rejected("status 400".to_owned())));
+    assert_eq!(unread(&by_rule, 400), Err(SendError::Unroutable("status 400".to_owned())));
     assert_eq!(judge(&*made(&SPEC, &by_rule), 200, "{}"), Ok(Accepted::default()));
 }
 

@@ -62,7 +62,8 @@ pub(crate) fn judge(
         429 => Err(SendError::Throttled { detail, retry_after: retry_after(headers) }),
         503 => Err(SendError::Unavailable { detail, retry_after: retry_after(headers) }),
         408 => Err(SendError::Ambiguous(detail)),
-        401..=403 => Err(SendError::Misconfigured(detail)),
+        // The URL or the account is wrong, whatever the number is.
+        300..=399 | 401..=406 | 410 | 415 => Err(SendError::Misconfigured(detail)),
         100..=499 => Err(SendError::Rejected(detail)),
         // RFC 9110 §15: a status above 599 is invalid and is treated as a server error.
         _ => Err(SendError::Ambiguous(detail)),

@@ -101,6 +101,10 @@ fn rejected(detail: &str) -> SendError {
     SendError::Rejected(detail.to_owned())
 }
 
+fn misconfigured(detail: &str) -> SendError {
+    SendError::Misconfigured(detail.to_owned())
+}
+
 fn unavailable(detail: &str, seconds: Option<u64>) -> SendError {
     let retry_after = seconds.map(Duration::from_secs);
     SendError::Unavailable { detail: detail.to_owned(), retry_after }
@@ -250,17 +254,23 @@ async fn status_2xx_with_a_slow_body_is_accepted_in_time() {
 
 #[tokio::test]
 async fn every_status_has_its_outcome() {
-    let misconfigured = |detail: &str| SendError::Misconfigured(detail.to_owned());
     for (status, expected) in [
-        (300, rejected("status 300")),
-        (304, rejected("status 304")),
+        (300, misconfigured("status 300")),
+        (301, misconfigured("status 301")),
+        (304, misconfigured("status 304")),
+        (308, misconfigured("status 308")),
         (400, rejected("status 400")),
         (401, misconfigured("status 401")),
         (402, misconfigured("status 402")),
         (403, misconfigured("status 403")),
-        (404, rejected("status 404")),
+        (404, misconfigured("status 404")),
+        (405, misconfigured("status 405")),
+        (406, misconfigured("status 406")),
+        (407, rejected("status 407")),
         (408, SendError::Ambiguous("status 408".to_owned())),
         (409, rejected("status 409")),
+        (410, misconfigured("status 410")),
+        (415, misconfigured("status 415")),
         (422, rejected("status 422")),
         (499, rejected("status 499")),
         (500, SendError::Ambiguous("status 500".to_owned())),
@@ -310,7 +320,7 @@ async fn redirect_is_not_followed() {
 
     let outcome = answer_to(answer).await;
 
-    assert_eq!(outcome, Err(rejected("status 307")));
+    assert_eq!(outcome, Err(misconfigured("status 307")));
     let asked = tokio::time::timeout(Duration::ZERO, elsewhere.accept()).await;
     assert!(asked.is_err(), "the redirect was followed");
 }

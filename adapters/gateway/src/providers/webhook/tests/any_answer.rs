@@ -73,6 +73,10 @@ fn statuses(answer: &[u8]) -> Vec<u16> {
     windows.filter_map(|window| status(&window[9..])).collect()
 }
 
+fn is_misconfigured(status: u16) -> bool {
+    matches!(status, 300..=399 | 401..=406 | 410 | 415)
+}
+
 /// Whether `outcome` is the outcome of one of `statuses`.
 fn is_justified(outcome: &Result<Accepted, SendError>, statuses: &[u16]) -> bool {
     if matches!(outcome, Err(SendError::Ambiguous(_))) {
@@ -84,12 +88,11 @@ fn is_justified(outcome: &Result<Accepted, SendError>, statuses: &[u16]) -> bool
         Err(SendError::Rejected(detail)) => {
             says(status, detail)
                 && (100..500).contains(status)
-                && ![401, 402, 403, 408, 429].contains(status)
-                && !(200..300).contains(status)
+                && !(200..400).contains(status)
+                && !is_misconfigured(*status)
+                && ![408, 429].contains(status)
         }
-        Err(SendError::Misconfigured(detail)) => {
-            says(status, detail) && (401..=403).contains(status)
-        }
+        Err(SendError::Misconfigured(detail)) => says(status, detail) && is_misconfigured(*status),
         Err(SendError::Throttled { detail, .. }) => says(status, detail) && *status == 429,
         Err(SendError::Unavailable { detail, .. }) => says(status, detail) && *status == 503,
         Err(SendError::Unroutable(_) | SendError::Ambiguous(_)) => false,

@@ -49,7 +49,7 @@ pub struct Sms {
 /// The gateway has accepted the SMS.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accepted {
-    /// The id that the gateway gave the SMS.
+    /// The id that the gateway gave the SMS. One that repeats the code or the text is not stored.
     pub reference: Option<String>,
     /// Whether the gateway's receipts name the message by `reference` only, so that it must be found
     /// by it.

@@ -30,6 +30,7 @@ mod m20261130_000012_gateway_state;
 mod m20261130_000020_gateway_spending;
 mod m20261130_000021_reserved;
 mod m20261130_000070_gateway_health;
+mod m20261130_000100_receipt_attempt;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -57,6 +58,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000020_gateway_spending::Migration),
             Box::new(m20261130_000021_reserved::Migration),
             Box::new(m20261130_000070_gateway_health::Migration),
+            Box::new(m20261130_000100_receipt_attempt::Migration),
         ]
     }
 }

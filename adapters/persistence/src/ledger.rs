@@ -1,6 +1,6 @@
 mod buy;
 mod entry;
-mod gateways;
+pub(crate) mod gateways;
 mod open;
 mod outcomes;
 mod part;

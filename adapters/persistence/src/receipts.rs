@@ -130,8 +130,8 @@ impl UnsettledRow {
 struct NotedRow {
     known: bool,
     is_new: bool,
-    /// Whether the gateway is called for the message now.
-    is_calling: bool,
+    /// The attempt of the call in which the gateway is called for the message now.
+    calling: Option<i32>,
     since_call: Option<i64>,
     region: Option<String>,
 }
@@ -145,25 +145,38 @@ pub(crate) async fn note(
     message: MessageId,
     receipt: Receipt,
 ) -> Result<Noted, DatabaseError> {
-    let parameters = parameters(database, gateway, message, receipt);
+    Ok(note_of_call(database, gateway, message, receipt, None).await?.0)
+}
+
+/// Stores a receipt as [`note`] does. One that came during a call, whose `attempt` is given, tells
+/// only of that call that the message is undelivered. Also returns the attempt of a call for which
+/// the receipt is early.
+async fn note_of_call(
+    database: &Database,
+    gateway: Option<&GatewayName>,
+    message: MessageId,
+    receipt: Receipt,
+    attempt: Option<i32>,
+) -> Result<(Noted, Option<i32>), DatabaseError> {
+    let parameters = parameters(database, gateway, message, receipt, attempt);
     let row = if database.is_postgres() {
         postgres::note(database, parameters).await?
     } else {
         let step = async |it| sqlite::note(database, &it, parameters).await;
         database.step(step).await?
     };
-    Ok(match row {
-        Some(NotedRow { known: true, is_new: true, since_call, region, .. }) => {
-            Noted::Stored(NewReceipt {
-                region: region.and_then(|region| region.parse().ok()),
-                since_call: lasting(since_call.unwrap_or_default()),
-            })
-        }
-        Some(NotedRow { known: true, is_calling: true, .. }) if receipt == Receipt::Undelivered => {
-            Noted::Early
-        }
-        Some(NotedRow { known: true, .. }) => Noted::Repeated,
-        _ => Noted::Unknown,
+    let Some(NotedRow { known: true, is_new, calling, since_call, region }) = row else {
+        return Ok((Noted::Unknown, None));
+    };
+    let calling = calling.filter(|calling| attempt.is_none_or(|attempt| attempt == *calling));
+    Ok(if is_new {
+        let region = region.and_then(|region| region.parse().ok());
+        let since_call = lasting(since_call.unwrap_or_default());
+        (Noted::Stored(NewReceipt { region, since_call }), None)
+    } else if receipt == Receipt::Undelivered && calling.is_some() {
+        (Noted::Early, calling)
+    } else {
+        (Noted::Repeated, None)
     })
 }
 
@@ -174,9 +187,9 @@ async fn note_or_keep(
     message: MessageId,
     receipt: Receipt,
 ) -> Result<Noted, DatabaseError> {
-    let noted = note(database, Some(gateway), message, receipt).await?;
-    if noted == Noted::Early {
-        references::keep_for(database, gateway, message, receipt).await?;
+    let (noted, calling) = note_of_call(database, Some(gateway), message, receipt, None).await?;
+    if let Some(attempt) = calling {
+        references::keep_for(database, gateway, message, receipt, attempt).await?;
     }
     Ok(noted)
 }
@@ -186,12 +199,14 @@ fn parameters(
     gateway: Option<&GatewayName>,
     message: MessageId,
     receipt: Receipt,
+    attempt: Option<i32>,
 ) -> Parameters {
     database
         .parameters()
         .id("message", message.as_uuid())
         .with("is_delivered", receipt == Receipt::Delivered)
         .with("gateway", gateway.map_or("", GatewayName::as_str))
+        .with("attempt", attempt.unwrap_or_default())
         .with("receipt", receipt.as_str())
         .id("verification", VerificationId::of(message).as_uuid())
 }

@@ -6,14 +6,15 @@ use crate::ports::{Receipt, StoreError};
 
 /// Delivery receipts that gateways report.
 ///
-/// A receipt is stored on the entries of all groups that called a gateway for its message, together
-/// with its event. Receipts may come twice, in any order, and before the outcome of the call is
+/// A receipt is stored on the entries of all groups that called its gateway for its message, last or
+/// earlier, together with its event. Receipts may come twice, in any order, and before the outcome of the call is
 /// recorded. The first of each kind counts, and [`Receipt::Undelivered`] is ignored after
 /// [`Receipt::Delivered`].
 ///
 /// [`Receipt::Undelivered`] is also ignored if the message goes on without this gateway: it waits for
 /// its next call, or another gateway was called later. A gateway that refuses a message may report it
-/// as undelivered, too; so while the gateway is called, such a receipt is kept until the call ends.
+/// as undelivered, too; so while the gateway is called, such a receipt is kept until the call ends, and counts for that
+/// call only.
 ///
 /// Once a method returns `Ok`, what it returned is durable.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -79,7 +80,7 @@ pub enum Noted {
     Repeated,
     /// It is kept: no call has ended with its reference yet, or the call has not ended.
     Early,
-    /// No gateway was called for such a message.
+    /// The gateway was not called for such a message.
     Unknown,
 }
 

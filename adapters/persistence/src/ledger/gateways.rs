@@ -5,6 +5,16 @@ use crate::database::Fragment;
 /// The gateway of the latest call. Calls of earlier versions have none.
 pub(crate) const CALLED: Fragment = Fragment::new("called", "coalesce(gateway, 'default')");
 
+/// Whether the gateway of a receipt was called for an entry, last or earlier. A receipt without a
+/// gateway is one of any. Calls of earlier versions are found only if they were the latest.
+pub(crate) const HAS_CALLED: Fragment = Fragment::pair(
+    "has_called",
+    "(:gateway = '' OR (state || '' <> 'pending' AND {called} = :gateway)
+        OR attempts @> jsonb_build_array(jsonb_build_object('gateway', :gateway::text)))",
+    "(:gateway = '' OR (state <> 'pending' AND {called} = :gateway)
+        OR EXISTS (SELECT 1 FROM json_each(attempts) WHERE value ->> 'gateway' = :gateway))",
+);
+
 /// `maybe_taken` with the gateway of the latest call, once.
 pub(crate) const WITH_CALLED: Fragment = Fragment::pair(
     "with_called",

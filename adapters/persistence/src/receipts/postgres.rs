@@ -1,7 +1,10 @@
 //! A receipt in one statement.
 
 use super::NotedRow;
-use crate::database::{Database, DatabaseError, Parameters, Sql};
+use crate::{
+    database::{Database, DatabaseError, Parameters, Sql},
+    ledger::gateways::{CALLED, HAS_CALLED},
+};
 
 pub(super) async fn note(
     database: &Database,
@@ -12,19 +15,21 @@ pub(super) async fn note(
 }
 
 // A message is delivered once and fails once: see `events::RECORD_ENDED`.
-static NOTE: Sql = Sql::new(
+static NOTE: Sql = Sql::with(
+    &[CALLED, HAS_CALLED],
     "
 WITH noted AS (
     UPDATE delivery
     SET delivered_at = CASE WHEN :is_delivered THEN now() END,
         undelivered_at = CASE WHEN :is_delivered THEN undelivered_at ELSE now() END
     WHERE message_id = :message AND called_at IS NOT NULL AND delivered_at IS NULL
+      AND {has_called}
       AND (:is_delivered OR (
-          undelivered_at IS NULL
+          undelivered_at IS NULL AND (:attempt = 0 OR attempt = :attempt)
           AND (:gateway = '' OR (
               -- Not while it is called or waits: a gateway that refuses a message may report that it
               -- is undelivered, and the message goes on to another gateway.
-              coalesce(gateway, 'default') = :gateway AND state || '' NOT IN ('pending', 'calling')
+              {called} = :gateway AND state || '' NOT IN ('pending', 'calling')
           ))
       ))
     RETURNING 1
@@ -42,10 +47,10 @@ WITH noted AS (
     )
 )
 SELECT count(*) > 0 AS known, (SELECT count(*) FROM noted) > 0 AS is_new,
-    coalesce(bool_or(state = 'calling' AND coalesce(gateway, 'default') = :gateway), false)
-        AS is_calling,
+    max(attempt) FILTER (WHERE state = 'calling' AND {called} = :gateway) AS calling,
     {millis(now() - max(called_at))} AS since_call,
     (SELECT region FROM verification WHERE id = :verification) AS region
 FROM delivery
-WHERE message_id = :message AND called_at IS NOT NULL",
+WHERE message_id = :message AND called_at IS NOT NULL AND {has_called}",
+    "",
 );

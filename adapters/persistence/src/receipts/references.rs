@@ -41,6 +41,8 @@ pub(crate) struct Kept {
     reference: String,
     message: MessageId,
     receipt: Receipt,
+    /// The attempt of the call during which the receipt came, if it came during a call.
+    attempt: Option<i32>,
 }
 
 /// A row of `gateway_receipt` with all its columns.
@@ -50,6 +52,7 @@ pub(crate) struct KeptRow {
     reference: String,
     message: Option<String>,
     receipt: Option<String>,
+    attempt: Option<i32>,
 }
 
 impl KeptRow {
@@ -61,15 +64,19 @@ impl KeptRow {
             reference: self.reference,
             message: parsed(&message, "an id")?,
             receipt: parsed(&receipt, "a receipt")?,
+            attempt: self.attempt,
         }))
     }
 }
 
 impl Kept {
-    /// Stores the receipt on its message, and then no longer keeps it. Safe to repeat. If the gateway is
-    /// called again, the receipt is kept for longer.
+    /// Stores the receipt on its message, and then no longer keeps it. Safe to repeat. If the call
+    /// has not ended, the receipt is kept for longer.
     pub(crate) async fn settle(&self, database: &Database) -> Result<Noted, DatabaseError> {
-        let noted = super::note(database, Some(&self.gateway), self.message, self.receipt).await?;
+        let Self { gateway, message, receipt, attempt, .. } = self;
+        let gateway = Some(gateway);
+        let (noted, _) =
+            super::note_of_call(database, gateway, *message, *receipt, *attempt).await?;
         if noted == Noted::Early {
             return Ok(noted);
         }
@@ -131,13 +138,15 @@ pub(super) async fn keep_for(
     gateway: &GatewayName,
     message: MessageId,
     receipt: Receipt,
+    attempt: i32,
 ) -> Result<(), DatabaseError> {
     let parameters = database
         .parameters()
         .with("gateway", gateway.as_str())
         .with("reference", message.to_string())
         .id("message", message.as_uuid())
-        .with("receipt", receipt.as_str());
+        .with("receipt", receipt.as_str())
+        .with("attempt", attempt);
     database.execute(&KEEP_FOR, parameters).await?;
     Ok(())
 }
@@ -170,8 +179,8 @@ fn named(database: &Database, gateway: &GatewayName, reference: &str) -> Paramet
 /// The columns of a [`KeptRow`].
 pub(crate) const KEPT_COLUMNS: Fragment = Fragment::pair(
     "kept_columns",
-    "gateway, reference, message_id::text AS message, receipt",
-    "gateway, reference, message_id AS message, receipt",
+    "gateway, reference, message_id::text AS message, receipt, attempt",
+    "gateway, reference, message_id AS message, receipt, attempt",
 );
 
 const FIND_ROW: &str = "
@@ -221,16 +230,16 @@ RETURNING {kept_columns}",
 // Under our id, which no other message has. A gateway may use it as its reference, too.
 static KEEP_FOR: Sql = Sql::pair(
     "
-INSERT INTO gateway_receipt (gateway, reference, message_id, receipt, expires_at)
-VALUES (:gateway, :reference, :message, :receipt, now() + interval '10 minutes')
+INSERT INTO gateway_receipt (gateway, reference, message_id, receipt, attempt, expires_at)
+VALUES (:gateway, :reference, :message, :receipt, :attempt, now() + interval '10 minutes')
 ON CONFLICT (gateway, reference) DO UPDATE
-SET message_id = excluded.message_id,
+SET message_id = excluded.message_id, attempt = excluded.attempt,
     receipt = CASE gateway_receipt.receipt WHEN 'delivered' THEN 'delivered' ELSE excluded.receipt END",
     "
-INSERT INTO gateway_receipt (gateway, reference, message_id, receipt, expires_at)
-VALUES (:gateway, :reference, :message, :receipt, {now} + 600000)
+INSERT INTO gateway_receipt (gateway, reference, message_id, receipt, attempt, expires_at)
+VALUES (:gateway, :reference, :message, :receipt, :attempt, {now} + 600000)
 ON CONFLICT (gateway, reference) DO UPDATE
-SET message_id = excluded.message_id,
+SET message_id = excluded.message_id, attempt = excluded.attempt,
     receipt = iif(gateway_receipt.receipt = 'delivered', 'delivered', excluded.receipt)",
 );
 

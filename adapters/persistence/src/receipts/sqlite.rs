@@ -3,7 +3,10 @@
 use sea_orm::DatabaseConnection;
 
 use super::NotedRow;
-use crate::database::{Database, DatabaseError, Fragment, Parameters, Sql, begin, clock};
+use crate::{
+    database::{Database, DatabaseError, Fragment, Parameters, Sql, begin, clock},
+    ledger::gateways::{CALLED, HAS_CALLED},
+};
 
 pub(super) async fn note(
     database: &Database,
@@ -25,18 +28,19 @@ pub(super) async fn note(
 const IS_NEW: Fragment = Fragment::new(
     "is_new",
     "message_id = :message AND called_at IS NOT NULL AND delivered_at IS NULL
+      AND {has_called}
       AND (:is_delivered OR (
-          undelivered_at IS NULL
+          undelivered_at IS NULL AND (:attempt = 0 OR attempt = :attempt)
           AND (:gateway = '' OR (
               -- As in PostgreSQL, not while it is called or waits.
-              coalesce(gateway, 'default') = :gateway AND state NOT IN ('pending', 'calling')
+              {called} = :gateway AND state NOT IN ('pending', 'calling')
           ))
       ))",
 );
 
 // Before the receipt is noted.
 static RECORD: Sql = Sql::with(
-    &[IS_NEW],
+    &[IS_NEW, CALLED, HAS_CALLED],
     "",
     "
 INSERT INTO event (id, kind, verification, delivery, at, due_at)
@@ -55,7 +59,7 @@ WHERE id = :verification
 );
 
 static NOTE: Sql = Sql::with(
-    &[IS_NEW],
+    &[IS_NEW, CALLED, HAS_CALLED],
     "",
     "
 UPDATE delivery
@@ -64,12 +68,14 @@ SET delivered_at = iif(:is_delivered, {now}, delivered_at),
 WHERE {is_new}",
 );
 
-static KNOW: Sql = Sql::new(
+static KNOW: Sql = Sql::with(
+    &[CALLED, HAS_CALLED],
+    "",
     "
 SELECT count(*) > 0 AS known, :noted AS is_new,
-    coalesce(max(state = 'calling' AND coalesce(gateway, 'default') = :gateway), 0) AS is_calling,
+    max(CASE WHEN state = 'calling' AND {called} = :gateway THEN attempt END) AS calling,
     {now} - max(called_at) AS since_call,
     (SELECT region FROM verification WHERE id = :verification) AS region
 FROM delivery
-WHERE message_id = :message AND called_at IS NOT NULL",
+WHERE message_id = :message AND called_at IS NOT NULL AND {has_called}",
 );

@@ -35,7 +35,9 @@ on_both_databases!(
     reference_that_no_database_can_store_is_unknown,
     undelivered_receipt_of_an_earlier_gateway_is_ignored,
     undelivered_receipt_during_a_call_waits_for_the_outcome,
+    undelivered_receipt_during_a_call_does_not_count_for_a_later_call,
     undelivered_receipt_of_a_message_that_waits_is_ignored,
+    receipt_of_a_gateway_that_was_not_called_is_unknown,
     old_references_are_deleted,
     message_that_ended_unknown_is_unsettled_until_its_receipt,
 );
@@ -351,6 +353,41 @@ async fn undelivered_receipt_during_a_call_waits_for_the_outcome(database: Datab
     assert_eq!(it.kept().await, 0);
     assert_eq!(it.history(refused).await, [], "it goes on to the next gateway");
     assert_eq!(it.history(sent).await, [EventKind::Sent, EventKind::Failed]);
+}
+
+async fn undelivered_receipt_during_a_call_does_not_count_for_a_later_call(database: Database) {
+    let it = fixture(&database).await;
+    let message = it.called(1).await;
+    assert_eq!(it.note("main", message, Receipt::Undelivered).await, Noted::Early);
+    it.finish(message, 1, retried()).await;
+    it.call("main", message).await;
+
+    it.finish(message, 2, named("SM1")).await;
+    it.keep_house().await;
+
+    assert_eq!(it.history(message).await, [EventKind::Sent]);
+    assert_eq!(it.kept().await, 0);
+    stored(it.note("main", message, Receipt::Undelivered).await);
+}
+
+async fn receipt_of_a_gateway_that_was_not_called_is_unknown(database: Database) {
+    let it = fixture(&database).await;
+    let message = it.called(1).await;
+    let strange = async || {
+        for receipt in Receipt::ALL {
+            assert_eq!(it.note("other", message, receipt).await, Noted::Unknown);
+        }
+        assert_eq!(it.note("default", message, Receipt::Delivered).await, Noted::Unknown);
+    };
+
+    strange().await;
+    it.finish(message, 1, retried()).await;
+    strange().await;
+    it.call("main", message).await;
+    it.finish(message, 2, named("SM1")).await;
+    strange().await;
+
+    assert_eq!(it.history(message).await, [EventKind::Sent]);
 }
 
 async fn undelivered_receipt_of_a_message_that_waits_is_ignored(database: Database) {

@@ -138,7 +138,7 @@ const NAMED: Fragment = Fragment::new(
 const WITH_NAMES: Fragment = Fragment::new(
     "with_names",
     "SELECT finished.id, finished.state, finished.age, named.gateway, named.reference,
-    named.message, named.receipt
+    named.message, named.receipt, named.attempt
 FROM finished LEFT JOIN named ON named.message = finished.id AND named.receipt IS NOT NULL",
 );
 

@@ -8,7 +8,9 @@ use std::{
 };
 
 use adapters_gateway::{Gateway, ReceiptCall, ReceiptRefused};
-use adapters_http::{ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest};
+use adapters_http::{
+    NoReceipts, ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest,
+};
 use adapters_persistence::{Database, SqlReceipts};
 use application::{
     NoteGatewayReceipt, ReceiptUrls, VaultClosed,
@@ -16,7 +18,11 @@ use application::{
 };
 use domain::GatewayName;
 
-use crate::{config::GatewaysConfig, metrics::ReceiptMetrics, roles::clock};
+use crate::{
+    config::{GatewayConfig, GatewaysConfig},
+    metrics::ReceiptMetrics,
+    roles::clock,
+};
 
 /// Stores receipts and counts them.
 #[derive(Debug, Clone)]
@@ -27,10 +33,13 @@ pub struct StoredReceipts {
 
 /// The gateways whose providers report over HTTP.
 pub struct HttpReceipts {
-    gateways: RwLock<HashMap<GatewayName, Arc<Gateway>>>,
+    gateways: RwLock<OverHttp>,
     stored: StoredReceipts,
     urls: ReceiptUrls,
 }
+
+/// `None` is a gateway whose settings cannot be used here.
+type OverHttp = HashMap<GatewayName, Option<Arc<Gateway>>>;
 
 /// One of them.
 struct HttpReceiptGateway {
@@ -93,30 +102,30 @@ impl HttpReceipts {
     }
 }
 
-/// Builds the gateways whose providers are reached over HTTP. A gateway that cannot be built here,
-/// because a secret is missing, is left out.
-fn over_http(config: &GatewaysConfig) -> HashMap<GatewayName, Arc<Gateway>> {
-    let mut gateways = HashMap::new();
-    for gateway in config.gateways.iter().filter(|it| it.is_over_http()) {
-        match gateway.build() {
-            Ok((built, _)) => {
-                gateways.insert(gateway.name.clone(), Arc::new(built));
-            }
-            Err(error) => tracing::warn!(
+/// Builds the gateways whose providers are reached over HTTP.
+fn over_http(config: &GatewaysConfig) -> OverHttp {
+    let built = |gateway: &GatewayConfig| match gateway.build() {
+        Ok((built, _)) => Some(Arc::new(built)),
+        Err(error) => {
+            tracing::warn!(
                 gateway = %gateway.name,
                 error = format!("{error:#}"),
-                "the gateway takes no receipts: its settings cannot be used here"
-            ),
+                "receipts of the gateway are answered 503, because its settings cannot be used here: \
+                 give its secrets to this process, too"
+            );
+            None
         }
-    }
-    gateways
+    };
+    let gateways = config.gateways.iter().filter(|it| it.is_over_http());
+    gateways.map(|gateway| (gateway.name.clone(), built(gateway))).collect()
 }
 
 impl ReceiptGateways for HttpReceipts {
-    fn find(&self, name: &GatewayName) -> Option<Arc<dyn ReceiptGateway>> {
+    fn find(&self, name: &GatewayName) -> Result<Arc<dyn ReceiptGateway>, NoReceipts> {
         let gateways = self.gateways.read().unwrap_or_else(PoisonError::into_inner);
-        let gateway = gateways.get(name)?;
-        Some(Arc::new(HttpReceiptGateway {
+        let gateway = gateways.get(name).ok_or(NoReceipts::Unknown)?;
+        let gateway = gateway.as_ref().ok_or(NoReceipts::Unusable)?;
+        Ok(Arc::new(HttpReceiptGateway {
             name: name.clone(),
             gateway: Arc::clone(gateway),
             stored: self.stored.clone(),

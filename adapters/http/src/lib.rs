@@ -23,6 +23,6 @@ pub use page::router as page_router;
 pub use readiness::Readiness;
 pub use server::{Hosts, InvalidHosts, Listeners, ServerLimits, serve};
 pub use v1::{
-    ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest, UseCases, V1,
-    V1Settings, receipts_router, v1_router,
+    NoReceipts, ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest,
+    UseCases, V1, V1Settings, receipts_router, v1_router,
 };

@@ -20,7 +20,7 @@ use self::{
 };
 pub use self::{
     gateway_receipts::{
-        ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest,
+        NoReceipts, ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest,
         receipts_router,
     },
     settings::V1Settings,

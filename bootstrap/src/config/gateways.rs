@@ -108,6 +108,12 @@ impl GatewaysConfig {
 impl GatewayConfig {
     /// Makes the gateway. Fails if a secret is missing or TLS cannot be set up.
     pub fn build(&self) -> anyhow::Result<(Gateway, Common)> {
+        // Without a secret that need not be set, it would take receipts unsigned.
+        anyhow::ensure!(
+            !self.misses_secrets,
+            "gateway {}: a secret that the file names is not here",
+            self.name
+        );
         adapters_gateway::build(self.provider, &self.table)
             .map_err(|problems| {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();

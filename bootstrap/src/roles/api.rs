@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::tasks::{refresh_api_keys, run_housekeeping, share_guard_counts};
-use super::{clock, housekeeping::clean_up_orphans};
+use super::{clock, gateways::gateways, housekeeping::clean_up_orphans};
 use crate::{
     Pool, Process,
     config::Config,
@@ -127,12 +127,22 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     Ok(stored)
 }
 
-/// Returns what takes the receipts of providers.
-fn receipts(process: &Process, database: Database, vault: Vault) -> Arc<HttpReceipts> {
+/// Returns what takes the receipts of providers, and follows changes of the gateways.
+fn receipts(process: &mut Process, database: Database, vault: Vault) -> Arc<HttpReceipts> {
     let stored = StoredReceipts::new(database, process.receipts.clone());
     let urls = ReceiptUrls::new(process.config.gateways.public_url.as_deref(), vault);
     let receipts = Arc::new(HttpReceipts::new(stored, urls));
     receipts.take_over(&process.config.gateways);
+    let (mut gateways, stop) = (gateways(process), process.stop.clone());
+    let following = Arc::clone(&receipts);
+    process.spawn(async move {
+        while let Some(Ok(())) = stop.run_until_cancelled(gateways.changed()).await {
+            let changed = Arc::clone(&gateways.borrow_and_update());
+            following.take_over(&changed);
+        }
+        stop.cancelled().await;
+        Ok(())
+    });
     receipts
 }
 

@@ -34,9 +34,13 @@ fn reference(number: usize) -> String {
 
 /// Returns the URL that the service gives to the provider of the only gateway.
 fn receipts_url() -> String {
+    receipts_url_of(&GatewayName::default())
+}
+
+fn receipts_url_of(gateway: &GatewayName) -> String {
     let peppers: Peppers = PEPPER.parse().unwrap();
-    let token = peppers.first().receipt_token(&GatewayName::default());
-    format!("/v1/receipts/default?token={token}")
+    let token = peppers.first().receipt_token(gateway);
+    format!("/v1/receipts/{gateway}?token={token}")
 }
 
 impl Provider {
@@ -206,4 +210,38 @@ async fn provider_reports_to_the_url_that_it_got_with_the_sms() {
     })
     .await;
     server.abort();
+}
+
+#[tokio::test]
+async fn api_takes_receipts_of_new_gateways_and_with_new_secrets_without_a_restart() {
+    let folder = Folder::new();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let gateway = |name: &str| {
+        format!(
+            "[gateway.{name}]\nprovider = \"exolve\"\napi_key = {{ file = \"key\" }}\n\
+             from = \"79990000000\"\n"
+        )
+    };
+    write("gateways.toml", &gateway("main"));
+    write(".env", &format!("GATEWAYS_FILE=gateways.toml\nCODE_PEPPER={PEPPER}\n"));
+    let migrated = Binary::new("messager", folder.path()).args(&["migrate", "up"]).output().await;
+    assert!(migrated.status.success(), "{:?}", migrated.stderr);
+    let api = Binary::new("api", folder.path()).ready().await;
+    let client = Client::new(api.port);
+    let report = async |gateway: &str| {
+        let receipt = json!({ "message_id": "4242", "status": "delivered" });
+        client.post(&receipts_url_of(&gateway.parse().unwrap()), &receipt).await
+    };
+
+    assert_eq!(report("main").await.problem(), (503, "temporary-reduced-capacity"));
+    assert_eq!(report("second").await.problem(), (404, "not-found"));
+    assert!(api.stderr().contains("receipts of the gateway are answered 503"));
+
+    write("key", "sesame");
+    write("gateways.toml", &(gateway("main") + &gateway("second")));
+    eventually("the changed gateways", PATIENCE, async || {
+        let answers = [report("main").await.status, report("second").await.status];
+        (answers == [204, 204]).then_some(())
+    })
+    .await;
 }

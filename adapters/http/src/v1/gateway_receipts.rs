@@ -43,7 +43,17 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// The gateways whose providers report over HTTP.
 pub trait ReceiptGateways: Send + Sync + 'static {
-    fn find(&self, name: &GatewayName) -> Option<Arc<dyn ReceiptGateway>>;
+    fn find(&self, name: &GatewayName) -> Result<Arc<dyn ReceiptGateway>, NoReceipts>;
+}
+
+/// The reason why a gateway takes no receipts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoReceipts {
+    /// No gateway has this name, or its provider does not report over HTTP.
+    Unknown,
+    /// The settings of the gateway cannot be used in this process: a secret is not here. The provider
+    /// should repeat the call.
+    Unusable,
 }
 
 /// A gateway whose provider reports over HTTP.
@@ -151,10 +161,11 @@ impl Desk {
     /// Returns the gateway if the caller may report its receipts, as far as that shows without a
     /// body.
     fn admit(&self, name: Option<&str>, head: &Parts) -> Result<Arc<dyn ReceiptGateway>, Problem> {
-        let gateway = name
-            .and_then(|name| name.parse().ok())
-            .and_then(|name| self.gateways.find(&name))
-            .ok_or(ProblemKind::NotFound)?;
+        let name = name.and_then(|name| name.parse().ok()).ok_or(ProblemKind::NotFound)?;
+        let gateway = self.gateways.find(&name).map_err(|none| match none {
+            NoReceipts::Unknown => ProblemKind::NotFound,
+            NoReceipts::Unusable => ProblemKind::ReducedCapacity,
+        })?;
         if gateway.is_signed() {
             return Ok(gateway);
         }

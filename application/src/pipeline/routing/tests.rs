@@ -603,3 +603,19 @@ async fn regions_are_those_of_the_routes() {
     let expected = [factor("b", "KZ", 100).0, factor("b", "RU", 100).0];
     assert_eq!(regions.into_iter().collect::<Vec<_>>(), expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn gateways_that_were_replaced_or_removed_are_dropped() {
+    let before = table();
+    let gateways: Vec<_> = before.gateways.iter().map(|it| Arc::downgrade(&it.gateway)).collect();
+    let router = router(before);
+    let called = permit(choose(&router));
+
+    let kept = gateway("a", true, GatewayLimits::none(CALL_LIMIT));
+    router.replace(RoutingTable { gateways: vec![kept], routes: vec![route(&["a"])], ..table() });
+
+    let alive = || gateways.iter().map(|it| it.upgrade().is_some()).collect::<Vec<_>>();
+    assert_eq!(alive(), [true, false], "a call of the first is in progress");
+    drop(called);
+    assert_eq!(alive(), [false, false]);
+}

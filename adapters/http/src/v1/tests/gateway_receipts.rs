@@ -26,8 +26,12 @@ struct Gateways(Arc<Provider>);
 struct Main(Arc<Provider>);
 
 impl ReceiptGateways for Gateways {
-    fn find(&self, name: &GatewayName) -> Option<Arc<dyn ReceiptGateway>> {
-        (name.as_str() == "main").then(|| Arc::new(Main(Arc::clone(&self.0))) as Arc<_>)
+    fn find(&self, name: &GatewayName) -> Result<Arc<dyn ReceiptGateway>, NoReceipts> {
+        match name.as_str() {
+            "main" => Ok(Arc::new(Main(Arc::clone(&self.0)))),
+            "unusable" => Err(NoReceipts::Unusable),
+            _ => Err(NoReceipts::Unknown),
+        }
     }
 }
 
@@ -160,6 +164,17 @@ async fn unknown_gateway_is_404() {
         ask(&router, send(uri, "SM1")).await.expect_problem(404, "not-found");
     }
     ask(&router, send("/v1/receipts/main/?token=right", "")).await.expect_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn provider_repeats_what_a_gateway_without_its_secrets_cannot_take() {
+    let (provider, router, _) = desk(Provider::default());
+
+    let told = ask(&router, send("/v1/receipts/unusable?token=right", "SM1")).await;
+
+    told.expect_problem(503, "temporary-reduced-capacity");
+    assert!(told.headers.contains_key("retry-after"));
+    assert!(provider.called.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

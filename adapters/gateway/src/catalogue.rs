@@ -26,6 +26,11 @@ pub struct Listed {
     pub name: &'static str,
     /// The name that the vendor uses.
     pub title: &'static str,
+    /// Whether a route may give the sender.
+    pub sender: bool,
+    /// The keys of a route's `params` that the provider reads. A `*` at the end stands for any
+    /// characters.
+    pub params: &'static [&'static str],
     /// The settings that only this provider has. [`COMMON`] has the others.
     pub fields: &'static [Field],
 }
@@ -101,15 +106,32 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The console writes a line. A call that takes longer has no outcome.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-const CONSOLE: Listed = Listed { name: "console", title: "Console", fields: &[] };
+const CONSOLE: Listed =
+    Listed { name: "console", title: "Console", sender: false, params: &[], fields: &[] };
 
-const SMPP: Listed = Listed { name: "smpp", title: "SMPP 3.4", fields: smpp::FIELDS };
+const SMPP: Listed = Listed {
+    name: "smpp",
+    title: "SMPP 3.4",
+    sender: true,
+    params: smpp::PARAMS,
+    fields: smpp::FIELDS,
+};
+
+impl Listed {
+    /// Whether the provider reads this key of a route's `params`.
+    pub fn reads(&self, key: &str) -> bool {
+        let fits = |word: &&str| {
+            word.strip_suffix('*').map_or(key == *word, |beginning| key.starts_with(beginning))
+        };
+        self.params.iter().any(fits)
+    }
+}
 
 /// Returns every provider.
 pub fn catalogue() -> impl Iterator<Item = Listed> {
     let over_http = PROVIDERS.iter().map(|spec| {
-        let ProviderSpec { name, title, fields, .. } = **spec;
-        Listed { name, title, fields }
+        let ProviderSpec { name, title, sender, params, fields, .. } = **spec;
+        Listed { name, title, sender, params, fields }
     });
     [CONSOLE, SMPP].into_iter().chain(over_http)
 }
@@ -149,7 +171,12 @@ pub fn build(
             kept_alive(&mut fields, keep_alive, false);
             over_smpp(&mut own, &mut fields, common.timeout, authorities)
         }
-        None => Some(Transport::Console(ConsoleGateway::stdout())),
+        None => {
+            for name in ["keep_alive", "ca"].into_iter().filter(|name| table.contains_key(*name)) {
+                fields.problem(name, "is not for the console, which calls nothing");
+            }
+            Some(Transport::Console(ConsoleGateway::stdout()))
+        }
     };
     let problems: Vec<FieldProblem> =
         own.into_problems().into_iter().chain(fields.into_problems()).collect();

@@ -47,7 +47,10 @@ mod tests;
 mod text;
 mod tls;
 
-pub(crate) use self::settings::{FIELDS, read};
+pub(crate) use self::{
+    message::PARAMS,
+    settings::{FIELDS, read},
+};
 
 /// A gateway that submits SMS to an SMSC over connections that it keeps.
 ///

@@ -8,6 +8,11 @@ pub struct ProviderSpec {
     pub name: &'static str,
     /// The name that the vendor uses.
     pub title: &'static str,
+    /// Whether a route may give the sender.
+    pub sender: bool,
+    /// The keys of a route's `params` that the provider reads. A `*` at the end stands for any
+    /// characters.
+    pub params: &'static [&'static str],
     /// The settings that only this provider has.
     pub fields: &'static [Field],
     /// Makes the provider. `None` means that a problem was noted.

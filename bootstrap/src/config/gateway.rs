@@ -102,9 +102,11 @@ const COMMON: [(&str, &str); 2] =
 pub(super) fn read(env: &mut Reader<'_>) -> Option<GatewaysConfig> {
     let public_url = public_url(env);
     let alone = alone(env);
-    let gateways = match env.text("GATEWAYS_FILE") {
-        Some(path) => several(env, path.trim()),
-        None => alone,
+    let gateways = if let Some(path) = env.text("GATEWAYS_FILE") {
+        several(env, path.trim())
+    } else {
+        refuse_for_others(env);
+        alone
     };
     Some(GatewaysConfig { public_url, ..gateways? })
 }
@@ -138,6 +140,32 @@ fn several(env: &mut Reader<'_>, path: &str) -> Option<GatewaysConfig> {
     env.remarks.extend(file.remarks);
     env.variables.extend(file.variables);
     file.gateways
+}
+
+/// Reports settings that only the webhook has, if `GATEWAY` names another gateway. A default, as
+/// `.env.example` has it, is no sign of a mistake.
+fn refuse_for_others(env: &mut Reader<'_>) {
+    let gateway = env.text_or_default("GATEWAY");
+    let gateway = gateway.trim();
+    if gateway == "webhook" || !words().contains(&gateway) {
+        return;
+    }
+    for name in ["GATEWAY_URL", "GATEWAY_DEDUPLICATES"] {
+        let default = Setting::of(name).default;
+        if env.text(name).is_some_and(|value| value.trim() != default) {
+            let problem =
+                format!("is only for GATEWAY=webhook, and GATEWAY is {gateway}: remove it");
+            env.problem(name, &problem);
+        }
+    }
+    let default = Setting::of("GATEWAY_KEEP_ALIVE").default;
+    let keep_alive = env.text("GATEWAY_KEEP_ALIVE");
+    if gateway == "console" && keep_alive.is_some_and(|value| value.trim() != default) {
+        env.problem(
+            "GATEWAY_KEEP_ALIVE",
+            "is not for GATEWAY=console, which calls nothing: remove it",
+        );
+    }
 }
 
 /// Reads the gateway that `GATEWAY` names.

@@ -152,6 +152,28 @@ fn gateway_url_is_checked_even_if_the_gateway_is_console() {
 }
 
 #[test]
+fn settings_of_the_webhook_are_refused_for_other_gateways() {
+    let problems = |settings: &[(&str, &str)]| match read(settings) {
+        Ok(_) => Vec::new(),
+        Err(InvalidConfig(problems)) => problems,
+    };
+    let webhook = [("GATEWAY_URL", "http://a.example/"), ("GATEWAY_DEDUPLICATES", "false")];
+    let refused = [
+        "GATEWAY_URL is only for GATEWAY=webhook, and GATEWAY is console: remove it",
+        "GATEWAY_DEDUPLICATES is only for GATEWAY=webhook, and GATEWAY is console: remove it",
+    ];
+
+    assert_eq!(problems(&webhook), refused);
+    assert_eq!(problems(&[("GATEWAY", "webhook"), webhook[0], webhook[1]]), [""; 0]);
+    let defaults = [("GATEWAY_DEDUPLICATES", "true"), ("GATEWAY_KEEP_ALIVE", "1")];
+    assert_eq!(problems(&defaults), [""; 0]);
+    let idle = "GATEWAY_KEEP_ALIVE is not for GATEWAY=console, which calls nothing: remove it";
+    assert_eq!(problems(&[("GATEWAY_KEEP_ALIVE", "30")]), [idle]);
+    let twilio = problems(&[("GATEWAY", "twilio"), webhook[0]]);
+    assert!(twilio.iter().any(|it| it.starts_with("GATEWAY_URL is only for")), "{twilio:?}");
+}
+
+#[test]
 fn only_a_deduplicating_gateway_keeps_connections() {
     let keep_alive = |more: &[(&str, &str)]| -> Result<u64, InvalidConfig> {
         let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://gateway/send")];

@@ -124,7 +124,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("gateways-table-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("gateways.toml");
-        let text = "[gateway.hook]\nprovider = \"webhook\"\nurl = \"http://a.example/\"\n\
+        let text = "[gateway.hook]\nprovider = \"http\"\nurl = \"http://a.example/\"\n\
                     timeout = 3\nin_flight = 7\nmax_per_second = 9\n\
                     price = { default = 0.05, RU = 0.03 }\ndaily_budget = 100.0\n\
                     [gateway.screen]\nprovider = \"console\"\n\

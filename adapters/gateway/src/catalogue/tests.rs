@@ -46,6 +46,24 @@ fn limits_have_defaults() {
 }
 
 #[test]
+fn console_refuses_what_only_a_call_uses() {
+    for field in ["keep_alive", "ca"] {
+        let problems = built("console", &json!({field: "0"})).unwrap_err();
+        let expected = format!("{field} is not for the console, which calls nothing");
+        assert!(problems.contains(&expected), "{problems:?}");
+    }
+}
+
+#[test]
+fn params_of_a_route_are_those_that_a_provider_reads() {
+    let reads = |name: &str, key| catalogue().find(|it| it.name == name).unwrap().reads(key);
+
+    assert!(reads("vonage", "dlt_entity_id") && !reads("vonage", "dlt_template_category"));
+    assert!(reads("smpp", "tlv_1400") && !reads("smpp", "tlv1400"));
+    assert!(reads("http", "anything") && !reads("webhook", "anything"));
+}
+
+#[test]
 fn all_problems_are_reported_at_once_and_without_values() {
     let bad = json!({
         "url": "sesame", "timeout": 0, "in_flight": "many", "max_per_second": 0, "urls": "sesame",

@@ -21,6 +21,8 @@ use crate::{
 static SPEC: ProviderSpec = ProviderSpec {
     name: "example",
     title: "Example",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("url", FieldKind::Url, "The base URL."),
         Field::required("token", FieldKind::Secret, "The token."),

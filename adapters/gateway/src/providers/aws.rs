@@ -43,6 +43,8 @@ const MESSAGE_ID: &str = "messager_id";
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "aws",
     title: "AWS End User Messaging SMS",
+    sender: true,
+    params: &["dlt_entity_id", "dlt_template_id"],
     fields: &[
         Field::required("region", FieldKind::Text, "The region, such as `eu-central-1`."),
         Field::required("access_key_id", FieldKind::Text, "The access key."),

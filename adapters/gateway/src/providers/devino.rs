@@ -28,6 +28,8 @@ const URGENT: u8 = 3;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "devino",
     title: "Devino",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("api_key", FieldKind::Secret, "The API key"),
         Field::required("from", FieldKind::Text, "The sender, which Devino has approved"),

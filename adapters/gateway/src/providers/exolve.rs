@@ -25,6 +25,8 @@ mod tests;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "exolve",
     title: "MTS Exolve",
+    sender: true,
+    params: &["template"],
     fields: &[
         Field::required("api_key", FieldKind::Secret, "The API key of the application"),
         Field::required(

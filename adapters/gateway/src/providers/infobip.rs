@@ -29,6 +29,8 @@ const DUPLICATE: &str = "REJECTED_DUPLICATE_MESSAGE_ID";
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "infobip",
     title: "Infobip",
+    sender: true,
+    params: &["dlt_entity_id", "dlt_template_id"],
     fields: &[
         Field::required(
             "api_key",

@@ -34,6 +34,8 @@ const OUR_FAULTS: &[&str] = &["Sender missing", "Account field", "DLR-", "Validi
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "kannel",
     title: "Kannel",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("url", FieldKind::Url, "smsbox, without `/cgi-bin/sendsms`"),
         Field::required("username", FieldKind::Text, "`username` of the `sendsms-user`"),

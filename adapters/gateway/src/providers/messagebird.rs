@@ -31,6 +31,8 @@ const MAX_NAME: usize = 11;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "messagebird",
     title: "MessageBird",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("access_key", FieldKind::Secret, "The access key."),
         Field::required(

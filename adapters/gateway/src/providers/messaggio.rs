@@ -26,6 +26,8 @@ mod tests;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "messaggio",
     title: "Messaggio",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("login", FieldKind::Secret, "The login of the project, the only secret"),
         Field::required(

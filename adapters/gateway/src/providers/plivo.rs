@@ -30,6 +30,8 @@ const VALIDITY: (u64, u64) = (5, 10_799);
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "plivo",
     title: "Plivo",
+    sender: true,
+    params: &["dlt_entity_id", "dlt_template_id", "dlt_template_category"],
     fields: &[
         Field::required("auth_id", FieldKind::Text, "The auth id of the account."),
         Field::required(

@@ -31,6 +31,8 @@ const MAX_VALIDITY: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "sinch",
     title: "Sinch",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("service_plan_id", FieldKind::Text, "The service plan."),
         Field::required("api_token", FieldKind::Secret, "The API token of the service plan."),

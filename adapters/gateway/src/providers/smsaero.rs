@@ -25,6 +25,8 @@ mod tests;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "smsaero",
     title: "SMS Aero",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("email", FieldKind::Text, "The e-mail address of the account"),
         Field::required("api_key", FieldKind::Secret, "The API key"),

@@ -27,6 +27,8 @@ const MAX_VALID_MINUTES: u64 = 24 * 60;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "smsc",
     title: "SMSC.ru",
+    sender: true,
+    params: &[],
     fields: &[
         Field::optional("login", FieldKind::Text, "The login, with `password`"),
         Field::optional("password", FieldKind::Secret, "The password of the account or of the API"),

@@ -33,6 +33,8 @@ const PRIORITY: u8 = 100;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "smsgate",
     title: "sms-gate (Android)",
+    sender: false,
+    params: &[],
     fields: &[
         Field::optional(
             "username",

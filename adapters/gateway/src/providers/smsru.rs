@@ -28,6 +28,8 @@ const MAX_TTL: u64 = 1440;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "smsru",
     title: "SMS.ru",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required(
             "api_id",

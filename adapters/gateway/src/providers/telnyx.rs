@@ -29,6 +29,8 @@ const PUBLIC_KEY: usize = 32;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "telnyx",
     title: "Telnyx",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("api_key", FieldKind::Secret, "The API key, `KEY…`."),
         Field::optional(

@@ -30,6 +30,8 @@ const MAX_VALIDITY: u64 = 36_000;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "twilio",
     title: "Twilio",
+    sender: true,
+    params: &[],
     fields: &[
         Field::required("account_sid", FieldKind::Text, "The account, `AC…`."),
         Field::required(

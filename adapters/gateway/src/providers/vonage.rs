@@ -36,6 +36,8 @@ const MAX_CALLBACK: usize = 100;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "vonage",
     title: "Vonage (SMS API)",
+    sender: true,
+    params: &["dlt_entity_id", "dlt_template_id"],
     fields: &[
         Field::required("api_key", FieldKind::Text, "The API key of the account."),
         Field::required("api_secret", FieldKind::Secret, "The API secret of the account."),

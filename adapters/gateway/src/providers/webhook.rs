@@ -22,6 +22,8 @@ mod tests;
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "webhook",
     title: "Webhook",
+    sender: false,
+    params: &[],
     fields: &[
         Field::required(
             "url",

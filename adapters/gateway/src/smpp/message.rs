@@ -32,6 +32,9 @@ const RECEIPT: u8 = 1;
 /// The prefix of a route's parameter that becomes an optional parameter of `submit_sm`.
 const PARAMETER: &str = "tlv_";
 
+/// The keys of a route's `params` that become optional parameters.
+pub(crate) const PARAMS: &[&str] = &["dlt_entity_id", "dlt_template_id", "tlv_*"];
+
 /// The parameters that operators in India want. The tags are not confirmed.
 const KNOWN: [(&str, u16); 2] = [("dlt_entity_id", 0x1400), ("dlt_template_id", 0x1401)];
 

@@ -106,9 +106,8 @@ impl Reading<'_> {
         if self.is_broken && gateways.is_empty() {
             return None;
         }
-        let places: Vec<_> = gateways.iter().map(|(it, line)| (it.name.clone(), *line)).collect();
         Some(GatewaysConfig {
-            routes: routes::read(&mut self.report, &document, &places),
+            routes: routes::read(&mut self.report, &document, &gateways),
             ambiguous: routes::ambiguous(&mut self.report, &document),
             weights: routes::weights(&mut self.report, &document),
             gateways: gateways.into_iter().map(|(gateway, _)| gateway).collect(),

@@ -6,11 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use adapters_gateway::{Listed, catalogue};
 use adapters_http::has_numbers;
 use domain::{GatewayName, Region};
 
 use super::{
-    Ambiguous, RouteConfig, Weights,
+    Ambiguous, GatewayConfig, RouteConfig, Weights,
     document::{Node, Table, Value, find},
     report::{Place, Report, hint},
 };
@@ -19,12 +20,15 @@ const ROUTE: &[&str] = &["regions", "prefixes", "gateways", "sender", "params"];
 const FAILOVER: &[&str] = &["ambiguous"];
 const HEALTH: &[&str] = &["weights"];
 
-/// Reads the routes. Without any there is one to all gateways, in the order of the file.
+/// Reads the routes. Without any there is one to all gateways, in the order of the file. Each gateway
+/// comes with its line.
 pub(super) fn read(
     report: &mut Report,
     document: &Table,
-    gateways: &[(GatewayName, usize)],
+    found: &[(GatewayConfig, usize)],
 ) -> Vec<RouteConfig> {
+    let places: Vec<_> = found.iter().map(|(it, line)| (it.name.clone(), *line)).collect();
+    let gateways = places.as_slice();
     let Some(node) = find(document, "route") else { return vec![RouteConfig::to_all(gateways)] };
     let tables = match &node.value {
         Value::List(tables) => tables.as_slice(),
@@ -46,6 +50,7 @@ pub(super) fn read(
         report.refuse_unknown(place, table, ROUTE);
         let route = route(report, place, table, gateways);
         above.check(report, place, table, &route);
+        refuse_unread(report, place, table, &route, found);
         routes.push(route);
     }
     for (name, line) in gateways {
@@ -219,6 +224,43 @@ fn params(report: &mut Report, place: Place<'_>, value: &Value) -> BTreeMap<Stri
         }
     }
     params
+}
+
+/// Reports a sender that none of the gateways takes, and parameters that none of them reads. Of a
+/// gateway without a known provider, it cannot be told.
+fn refuse_unread(
+    report: &mut Report,
+    place: Place<'_>,
+    table: &Table,
+    route: &RouteConfig,
+    found: &[(GatewayConfig, usize)],
+) {
+    let provider = |name: &GatewayName| {
+        let (gateway, _) = found.iter().find(|(it, _)| it.name == *name)?;
+        catalogue().find(|listed| listed.name == gateway.provider)
+    };
+    let listed: Option<Vec<Listed>> = route.gateways.iter().map(|it| provider(&it.0)).collect();
+    let Some(listed) = listed.filter(|it| !it.is_empty()) else { return };
+    let line = |node: Option<&Node>| place.at(node.map_or(place.line, |node| node.line));
+    if route.sender.is_some() && !listed.iter().any(|it| it.sender) {
+        let place = line(find(table, "sender"));
+        report.problem(place, "sender is set, and none of its gateways takes one");
+    }
+    let known: BTreeSet<&str> = listed.iter().flat_map(|it| it.params).copied().collect();
+    let known: Vec<&str> = known.into_iter().collect();
+    let params = find(table, "params");
+    for key in route.params.keys().filter(|key| !listed.iter().any(|it| it.reads(key))) {
+        let place = match params.map(|node| &node.value) {
+            Some(Value::Table(params)) => line(find(params, key).or_else(|| find(table, "params"))),
+            _ => line(params),
+        };
+        let hint = if known.is_empty() {
+            ", which none of its gateways reads".to_owned()
+        } else {
+            hint(key, &known)
+        };
+        report.problem(place, format!("params has {key:?}{hint}"));
+    }
 }
 
 /// Whether a text can be sent in a header or a field.

@@ -67,7 +67,8 @@ fn everything_that_a_file_may_say_is_read() {
          gateways = {{ main = 70, local = 30 }}\n\n[failover]\nambiguous = \"next\"\n\
          [health]\nweights = \"fixed\"\n"
         )
-        .replace("timeout = 3\n", ""),
+        .replace("timeout = 3\n", "")
+        .replace("webhook", "http"),
     );
 
     let [first, second] = gateways.routes.as_slice() else { panic!("two routes") };
@@ -182,6 +183,41 @@ fn every_bad_line_of_a_route_is_reported_with_its_place() {
     ] {
         check(lines, &[expected]);
     }
+}
+
+#[test]
+fn sender_and_params_that_no_gateway_of_a_route_reads_are_reported() {
+    const MORE: &str = "[gateway.plivo]\nprovider = \"plivo\"\nauth_id = \"MA1\"\nauth_token = \"t\"\n\
+                        from = \"Shop\"\n[gateway.any]\nprovider = \"http\"\n\
+                        url = \"http://a.example/\"\n\
+                        [gateway.smsc]\nprovider = \"smpp\"\nhost = \"a.example\"\n\
+                        system_id = \"i\"\npassword = \"p\"\n";
+    let check = |gateways: &str, line: &str, expected: &[&str]| {
+        check(&format!("{MORE}[[route]]\ngateways = [{gateways}]\n{line}\n"), expected);
+    };
+    let none = "[[route]] 1 sender is set, and none of its gateways takes one";
+
+    check("\"main\", \"local\"", "sender = \"SHOP\"", &[&format!("21: {none}")]);
+    check("\"main\", \"plivo\"", "sender = \"SHOP\"", &[]);
+    check(
+        "\"main\"",
+        "params = { a = \"b\" }",
+        &["21: [[route]] 1 params has \"a\", which none of its gateways reads"],
+    );
+    check(
+        "\"main\", \"plivo\"",
+        "params = { dlt_entity = \"1\", dlt_template_id = \"2\" }",
+        &["21: [[route]] 1 params has \"dlt_entity\": did you mean dlt_entity_id?"],
+    );
+    check("\"any\"", "params = { a = \"b\" }", &[]);
+    check("\"smsc\"", "params = { tlv_1400 = \"1\", dlt_entity_id = \"2\" }", &[]);
+    check(
+        "\"smsc\"",
+        "params = { template = \"1\" }",
+        &[
+            "21: [[route]] 1 params has \"template\"; allowed are dlt_entity_id, dlt_template_id, tlv_*",
+        ],
+    );
 }
 
 #[test]

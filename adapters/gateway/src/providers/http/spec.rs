@@ -24,6 +24,8 @@ use crate::{
 pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     name: "http",
     title: "Any provider, by description",
+    sender: true,
+    params: &["*"],
     fields: &[
         Field::required(
             "url",

@@ -17,6 +17,8 @@ use crate::{
 static SPEC: ProviderSpec = ProviderSpec {
     name: "reporting",
     title: "Reporting",
+    sender: true,
+    params: &[],
     fields: &[
         Field::with_default("receipt_id", FieldKind::Text, "id", "The field of the id"),
         Field::with_default("receipt_status", FieldKind::Text, "status", "The field of the state"),

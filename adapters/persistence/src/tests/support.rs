@@ -1,8 +1,10 @@
 use std::{
     collections::HashMap,
+    io::Write,
     num::NonZeroU32,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Once,
     time::{Duration, SystemTime},
 };
 
@@ -43,6 +45,16 @@ pub(super) async fn empty_postgres() -> Option<Database> {
     Some(Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 8))
 }
 
+/// Prints one line for all tests. The harness shows what a test prints with `println!` only if the
+/// test fails, and these pass.
+fn say_that_postgres_is_skipped() {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        let line = b"\nTEST_POSTGRES_URL is not set: no test runs on PostgreSQL; use scripts/services run\n";
+        std::io::stderr().write_all(line).unwrap();
+    });
+}
+
 /// Creates a database, and returns its settings.
 pub(super) async fn new_postgres() -> Option<PostgresSettings> {
     new_postgres_as("").await
@@ -52,7 +64,7 @@ pub(super) async fn new_postgres() -> Option<PostgresSettings> {
 pub(super) async fn new_postgres_as(how: &str) -> Option<PostgresSettings> {
     let Some(url) = environment("TEST_POSTGRES_URL") else {
         assert!(environment("REQUIRE_SERVICES").is_none(), "TEST_POSTGRES_URL is not set");
-        eprintln!("skipped: TEST_POSTGRES_URL is not set");
+        say_that_postgres_is_skipped();
         return None;
     };
     let options = sqlx::postgres::PgConnectOptions::from_str(&url).unwrap();

@@ -32,6 +32,8 @@ pub(super) fn notified(
         Some("SubscriptionConfirmation") => {
             let token = json["Token"].as_str().filter(|it| is_token(it));
             let token = token.ok_or(ReceiptRefused::Unreadable)?;
+            // The log has the token because the operator needs it. It is no secret: all that it does
+            // is to confirm that this topic, which the settings name, reports to our own URL.
             tracing::warn!(
                 topic,
                 token,

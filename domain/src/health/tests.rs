@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -123,9 +125,9 @@ fn only_the_steps_are_factors() {
     assert!((Factor::LOWEST.share() - 0.1).abs() < f64::EPSILON);
 }
 
-/// Counts that could be those of real messages.
-fn counts() -> impl Strategy<Value = HealthCounts> {
-    (0_u32..2_000).prop_flat_map(|sent| {
+/// Counts of so many messages, as they could be.
+fn counts_of(sent: Range<u32>) -> impl Strategy<Value = HealthCounts> {
+    sent.prop_flat_map(|sent| {
         (0..=sent, 0..=sent).prop_flat_map(move |(reported, approved)| {
             (0..=reported).prop_map(move |in_time| HealthCounts {
                 sent,
@@ -137,7 +139,17 @@ fn counts() -> impl Strategy<Value = HealthCounts> {
     })
 }
 
+fn counts() -> impl Strategy<Value = HealthCounts> {
+    counts_of(0..2_000)
+}
+
 proptest! {
+    #[test]
+    fn few_messages_decide_nothing(few in counts_of(0..ENOUGH), others in counts()) {
+        prop_assert_eq!(few.compare(&[others]), Comparison::Unknown);
+        prop_assert_eq!(others.compare(&[few]), Comparison::Unknown);
+    }
+
     #[test]
     fn gateway_is_not_worse_than_its_equal(own in counts()) {
         prop_assert!(!matches!(own.compare(&[own]), Comparison::Worse(_)));

@@ -18,6 +18,7 @@ mod idempotency;
 mod keys;
 mod leases;
 mod ledger;
+mod notes;
 mod outbox;
 mod receipts;
 mod secrets;
@@ -40,6 +41,7 @@ pub use self::{
         Admitted, Batch, Call, CallOutcome, Cost, DailyLimit, DeliveryLedger, DeliveryState, Due,
         LedgerError, Next, OutcomeClass, Past, Recorded, Start, Started, Verdict,
     },
+    notes::{CallNotes, Noting},
     outbox::{Enqueued, NewSend, Outbox, Storing, Violation},
     stream::{Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable},
 };

@@ -5,6 +5,7 @@
 //! computation, so it belongs here.
 
 mod carried;
+mod channel;
 mod code;
 mod gateway;
 mod gsm7;
@@ -23,6 +24,7 @@ mod text;
 mod verification;
 
 pub use carried::{CannotOpen, CarriedCode, InvalidCarriedCode, Opened, PayloadKeys, SealedCode};
+pub use channel::Channel;
 pub use code::{Code, CodeLength, InvalidCode, InvalidCodeLength};
 pub use gateway::{GatewayName, InvalidGatewayName};
 pub use gsm7::{Encoding, Measure, push_septets, septets};

@@ -30,6 +30,8 @@ mod m20261130_000012_gateway_state;
 mod m20261130_000020_gateway_spending;
 mod m20261130_000021_reserved;
 mod m20261130_000070_gateway_health;
+mod m20261130_000080_gateway_note;
+mod m20261130_000081_gateway_channel;
 mod m20261130_000100_receipt_attempt;
 
 /// All migrations, oldest first.
@@ -59,6 +61,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000021_reserved::Migration),
             Box::new(m20261130_000070_gateway_health::Migration),
             Box::new(m20261130_000100_receipt_attempt::Migration),
+            Box::new(m20261130_000080_gateway_note::Migration),
+            Box::new(m20261130_000081_gateway_channel::Migration),
         ]
     }
 }

@@ -116,13 +116,27 @@ impl Client {
         self.timeout
     }
 
-    /// Sends one request and returns the answer.
-    ///
-    /// The body is read so that the connection can be used again. If it is too long or breaks off,
-    /// the body is none and the head is still returned.
+    /// Sends one request and returns the answer, within the limit for one call.
     pub(crate) async fn call(
         &self,
         request: Request<Bytes>,
+    ) -> Result<(Parts, Option<Bytes>), NoAnswer> {
+        self.call_until(request, self.deadline()).await
+    }
+
+    /// Returns the end of a call that begins now.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// Sends one request and returns the answer, if it comes before `deadline`.
+    ///
+    /// The body is read so that the connection can be used again. If it is too long or breaks off,
+    /// the body is none and the head is still returned.
+    pub(crate) async fn call_until(
+        &self,
+        request: Request<Bytes>,
+        deadline: Instant,
     ) -> Result<(Parts, Option<Bytes>), NoAnswer> {
         let mut request = request.map(Full::new);
         if self.keep_alive.is_zero() {
@@ -130,7 +144,6 @@ impl Client {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let connection = capture_connection(&mut request);
-        let deadline = Instant::now() + self.timeout;
         let response = timeout_at(deadline, self.http.request(request))
             .await
             .map_err(|_| NoAnswer::InTime)?

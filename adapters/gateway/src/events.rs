@@ -184,7 +184,7 @@ fn body(event: &DueEvent) -> Bytes {
         data: Data {
             id: event.verification.map(|id| id.to_string()),
             phone: event.phone.as_deref(),
-            channel: event.verification.map(|_| "sms"),
+            channel: event.verification.map(|_| event.channel.as_str()),
             metadata: event
                 .metadata
                 .as_ref()

@@ -1,20 +1,28 @@
 //! A gateway that calls its provider over HTTP.
 
-use std::fmt;
+mod notebook;
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use application::{
     BoxError, Chain,
-    ports::{Accepted, GatewayReceipt, Receipt, Reported, SendError, Sms, SmsGateway},
+    ports::{Accepted, CallNotes, GatewayReceipt, Receipt, Reported, SendError, Sms, SmsGateway},
 };
 use autometrics::autometrics;
 use bytes::Bytes;
-use http::{Request, header::USER_AGENT};
+use domain::{Channel, GatewayName, MessageId};
+use http::{Request, header::USER_AGENT, response::Parts};
 use hyper_util::client::legacy::connect::dns::GaiResolver;
+use tokio::time::Instant;
 
+use self::notebook::Notebook;
 use crate::{
     answer::Answer,
     client::{AGENT, Client, ClientSettings, NoAnswer},
-    provider::{Outgoing, Provider, ReceiptCall, ReceiptRefused, ReceiptReply},
+    provider::{Outgoing, Provider, ReceiptCall, ReceiptRefused, ReceiptReply, Reservation},
     wire,
 };
 
@@ -22,7 +30,12 @@ use crate::{
 pub struct HttpGateway {
     client: Client,
     provider: Box<dyn Provider>,
+    /// Where the gateway keeps reservations. Without it, each call makes a new one.
+    notebook: OnceLock<Notebook>,
 }
+
+/// An answer with its body, if that could be read.
+type Answered = (Parts, Option<Bytes>);
 
 impl HttpGateway {
     /// Makes a gateway. It connects at the first call.
@@ -33,7 +46,12 @@ impl HttpGateway {
         settings: ClientSettings,
     ) -> Result<Self, BoxError> {
         let client = Client::new(GaiResolver::new(), settings)?;
-        Ok(Self { client, provider })
+        Ok(Self { client, provider, notebook: OnceLock::new() })
+    }
+
+    /// Lets the gateway keep notes on its calls. The first notes stay.
+    pub fn keep_notes(&self, gateway: GatewayName, notes: Arc<dyn CallNotes>) {
+        self.notebook.get_or_init(|| Notebook::new(gateway, notes));
     }
 
     /// Reads what the provider posted to `/v1/receipts/{gateway}`.
@@ -46,6 +64,11 @@ impl HttpGateway {
             }
         }
         Ok(receipts)
+    }
+
+    /// The way on which the provider brings a code to the user.
+    pub fn channel(&self) -> Channel {
+        self.provider.channel()
     }
 
     /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is
@@ -64,18 +87,68 @@ impl HttpGateway {
     /// Returns `None` if the provider cannot be asked, does not answer, or knows no final state yet.
     #[autometrics(struct_name = "HttpGateway")]
     pub async fn status(&self, reference: &str) -> Option<Receipt> {
-        let request = self.provider.status_request(reference)?;
-        let (head, body) = self.call(request).await.ok()?;
-        let answer = Answer { status: head.status, headers: &head.headers, body: body.as_deref() };
-        self.provider.judge_status(&answer)
+        let deadline = self.client.deadline();
+        // A message whose outcome is not known has no reference but its own id. If it has a reservation,
+        // the provider knows it by that.
+        let noted = match reference.parse() {
+            Ok(message) => self.noted(message, deadline).await.ok()?,
+            Err(_) => None,
+        };
+        let request = self.provider.status_request(noted.as_deref().unwrap_or(reference))?;
+        let answered = self.call(request, deadline).await.ok()?;
+        self.provider.judge_status(&answer(&answered))
     }
 
     async fn call(
         &self,
         mut request: Request<Bytes>,
-    ) -> Result<(http::response::Parts, Option<Bytes>), NoAnswer> {
+        deadline: Instant,
+    ) -> Result<Answered, NoAnswer> {
         request.headers_mut().entry(USER_AGENT).or_insert(AGENT);
-        self.client.call(request).await
+        self.client.call_until(request, deadline).await
+    }
+
+    /// Returns the reservation for an SMS, if the provider makes them: that of an earlier call, or a new
+    /// one.
+    ///
+    /// A new one is stored before the SMS is sent. After a crash before that, the next call makes another
+    /// one, and after a crash later, it finds this one. The provider sends nothing here, so no failure is
+    /// ambiguous.
+    async fn reserve(
+        &self,
+        sms: &Outgoing<'_>,
+        deadline: Instant,
+    ) -> Result<Option<Reservation>, SendError> {
+        let Some(request) = self.provider.reserve(sms) else { return Ok(None) };
+        let request = request?;
+        let message = sms.sms.message.id;
+        if let Some(id) = self.noted(message, deadline).await? {
+            return Ok(Some(Reservation { id, is_earlier: true }));
+        }
+        let answered = self.call(request, deadline).await;
+        let answered = answered.map_err(|none| unsent(unanswered(&none)))?;
+        let id = self.provider.judge_reservation(&answer(&answered)).map_err(unsent)?;
+        let kept = match self.notebook.get() {
+            Some(notebook) => notebook.keep(message, &id, sms.sms.good_for, deadline).await?,
+            None => id.clone(),
+        };
+        if Instant::now() >= deadline {
+            return Err(not_called("no time was left to send"));
+        }
+        // Another process may have been first.
+        Ok(Some(Reservation { is_earlier: kept != id, id: kept }))
+    }
+
+    /// Returns the reservation of an earlier call.
+    async fn noted(
+        &self,
+        message: MessageId,
+        deadline: Instant,
+    ) -> Result<Option<String>, SendError> {
+        match self.notebook.get() {
+            Some(notebook) => notebook.find(message, deadline).await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -83,10 +156,16 @@ impl SmsGateway for HttpGateway {
     #[autometrics(struct_name = "HttpGateway")]
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError> {
         let id = sms.message.id.to_string();
-        let request = self.provider.prepare(&Outgoing::new(sms, &id))?;
-        let (head, body) = self.call(request).await.map_err(|none| unanswered(&none))?;
-        let answer = Answer { status: head.status, headers: &head.headers, body: body.as_deref() };
-        let accepted = self.provider.judge(&answer)?;
+        let outgoing = Outgoing::new(sms, &id);
+        let deadline = self.client.deadline();
+        let reservation = self.reserve(&outgoing, deadline).await?;
+        let reserved = reservation.as_ref().map(|reservation| &*reservation.id);
+        let request = self.provider.prepare(&Outgoing { reserved, ..outgoing })?;
+        let answered = self.call(request, deadline).await.map_err(|none| unanswered(&none))?;
+        let accepted = match &reservation {
+            Some(reservation) => self.provider.judge_reserved(&answer(&answered), reservation)?,
+            None => self.provider.judge(&answer(&answered))?,
+        };
         let reference = accepted.reference.map(|it| wire::printable(&it));
         Ok(Accepted { reference: reference.filter(|it| !it.is_empty()), ..accepted })
     }
@@ -102,6 +181,22 @@ impl fmt::Debug for HttpGateway {
             .field("provider", &self.provider)
             .field("timeout", &self.client.timeout())
             .finish_non_exhaustive()
+    }
+}
+
+fn answer((head, body): &Answered) -> Answer<'_> {
+    Answer { status: head.status, headers: &head.headers, body: body.as_deref() }
+}
+
+fn not_called(reason: &str) -> SendError {
+    SendError::Unavailable { detail: format!("not called: {reason}"), retry_after: None }
+}
+
+/// Returns the outcome of a request that sends nothing: it is never ambiguous.
+fn unsent(error: SendError) -> SendError {
+    match error {
+        SendError::Ambiguous(detail) => SendError::Unavailable { detail, retry_after: None },
+        error => error,
     }
 }
 

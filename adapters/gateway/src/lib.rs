@@ -24,9 +24,9 @@ mod wire;
 use std::{num::NonZeroUsize, sync::Arc};
 
 use application::ports::{
-    Accepted, GatewayReceipt, Receipt, ReceiptSink, SendError, Sms, SmsGateway,
+    Accepted, CallNotes, GatewayReceipt, Receipt, ReceiptSink, SendError, Sms, SmsGateway,
 };
-use domain::{GatewayName, Measure};
+use domain::{Channel, GatewayName, Measure};
 
 use self::smpp::SmppGateway;
 
@@ -64,6 +64,14 @@ impl Gateway {
         }
     }
 
+    /// The way on which the gateway brings a code to the user.
+    pub fn channel(&self) -> Channel {
+        match &self.transport {
+            Transport::Console(_) | Transport::Smpp(_) => Channel::Sms,
+            Transport::Http(gateway) => gateway.channel(),
+        }
+    }
+
     /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is
     /// required.
     pub fn verifies_receipts(&self) -> bool {
@@ -98,6 +106,15 @@ impl Gateway {
     pub fn listen(&self, name: &GatewayName, sink: Arc<dyn ReceiptSink>) {
         if let Transport::Smpp(gateway) = &self.transport {
             gateway.listen(name.clone(), sink);
+        }
+    }
+
+    /// Lets the gateway keep notes on its calls from now on. Must be called before the first message.
+    ///
+    /// Without it, a gateway that needs notes cannot recognise a repeated message.
+    pub fn keep_notes(&self, name: &GatewayName, notes: Arc<dyn CallNotes>) {
+        if let Transport::Http(gateway) = &self.transport {
+            gateway.keep_notes(name.clone(), notes);
         }
     }
 

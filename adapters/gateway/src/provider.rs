@@ -10,7 +10,7 @@ use std::{
 
 use application::ports::{Accepted, GatewayReceipt, Receipt, SendError, Sms};
 use bytes::Bytes;
-use domain::{Encoding, Measure};
+use domain::{Channel, Encoding, Measure};
 use http::{HeaderMap, Method, Request};
 
 use crate::answer::Answer;
@@ -33,9 +33,40 @@ pub(crate) trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Returns the outcome that the answer to [`request`](Self::request) stands for.
     fn judge(&self, answer: &Answer<'_>) -> Result<Accepted, SendError>;
 
-    /// Whether the provider documents that it recognises a repeated request by our id.
+    /// Makes the request that asks the provider for an id before the SMS is sent, or returns the reason
+    /// why this SMS cannot be sent. `None` if the provider has no such request.
+    ///
+    /// The provider sends at most one SMS under such an id. It is stored before
+    /// [`prepare`](Self::prepare) gets it, and a repeated call uses it again (ADR 59).
+    fn reserve(&self, sms: &Outgoing<'_>) -> Option<Result<Request<Bytes>, SendError>> {
+        let _ = sms;
+        None
+    }
+
+    /// Returns the id that the answer to [`reserve`](Self::reserve) gives.
+    fn judge_reservation(&self, answer: &Answer<'_>) -> Result<String, SendError> {
+        Err(answer.refusal(""))
+    }
+
+    /// Returns the outcome that the answer to a request with a reservation stands for.
+    fn judge_reserved(
+        &self,
+        answer: &Answer<'_>,
+        reservation: &Reservation,
+    ) -> Result<Accepted, SendError> {
+        let _ = reservation;
+        self.judge(answer)
+    }
+
+    /// Whether the provider documents that it recognises a repeated request by our id, or by the id of a
+    /// reservation.
     fn deduplicates(&self) -> bool {
         false
+    }
+
+    /// The way on which the provider brings a code to the user.
+    fn channel(&self) -> Channel {
+        Channel::Sms
     }
 
     /// Reads what the provider posted to `/v1/receipts/{gateway}`.
@@ -79,12 +110,22 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) id: &'a str,
     /// The time of the grant of the call, by the database clock. It serves for signatures.
     pub(crate) now: SystemTime,
+    /// The id that the provider has reserved for it.
+    pub(crate) reserved: Option<&'a str>,
+}
+
+/// The id under which a provider sends an SMS at most once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reservation {
+    pub(crate) id: String,
+    /// Whether an earlier call made it, and may have sent the SMS under it.
+    pub(crate) is_earlier: bool,
 }
 
 impl<'a> Outgoing<'a> {
     pub(crate) fn new(sms: &'a Sms, id: &'a str) -> Self {
         let now = sms.expires_at.checked_sub(sms.good_for).unwrap_or(SystemTime::UNIX_EPOCH);
-        Self { sms, id, now }
+        Self { sms, id, now, reserved: None }
     }
 
     pub(crate) fn text(&self) -> &'a str {

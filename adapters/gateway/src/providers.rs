@@ -16,6 +16,7 @@ mod smsaero;
 mod smsc;
 mod smsgate;
 mod smsru;
+mod telegram;
 mod telnyx;
 mod twilio;
 mod vonage;
@@ -39,6 +40,7 @@ pub static PROVIDERS: &[&ProviderSpec] = &[
     &smsc::SPEC,
     &smsgate::SPEC,
     &smsru::SPEC,
+    &telegram::SPEC,
     &telnyx::SPEC,
     &twilio::SPEC,
     &vonage::SPEC,

@@ -1,6 +1,7 @@
 //! Helpers of the tests of gateways and of the event sink.
 
 mod fake;
+mod notes;
 mod provided;
 pub(crate) mod short;
 
@@ -24,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 pub(crate) use self::{
     fake::{Fake, Received, Reply},
+    notes::Notes,
     provided::{
         answer, check_unexplained, class_of, gateway, http_gateway, judge, judge_with, made,
         problems, receipt_call, receipts, request_of, status_of, written,

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 const MAX_REFERENCE_CHARS: usize = 200;
 
 /// The longest pause that a server can ask for. After it a code has expired and an event is old.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Serialize)]
 struct SendRequest<'a> {

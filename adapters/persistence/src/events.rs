@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use application::ports::{DueEvent, EventClaim, EventKind, EventOutbox, StoreError};
 use autometrics::autometrics;
-use domain::{Metadata, Origin, PhoneNumber, VerificationId};
+use domain::{Channel, Metadata, Origin, PhoneNumber, VerificationId};
 use sea_orm::FromQueryResult;
 
 use crate::database::{
@@ -56,7 +56,59 @@ impl EventOutbox for SqlEventOutbox {
     }
 }
 
-static CLAIM: Sql = Sql::pair(
+/// The channel of the latest call for a verification that had ended at the time of the event. If an
+/// event comes before the first outcome, that of the gateway that is called.
+///
+/// It reads the calls and not `delivery.gateway` alone, so that later calls change nothing. The messages
+/// of a verification have its id, but for the last byte.
+const CHANNEL: Fragment = Fragment::pair(
+    "channel",
+    "(
+    SELECT channel
+    FROM gateway_channel
+    WHERE gateway_channel.gateway = coalesce((
+        SELECT call ->> 'gateway'
+        FROM delivery CROSS JOIN LATERAL jsonb_array_elements(attempts) AS call
+        WHERE message_id > claimed.verification
+          AND message_id <= (left(claimed.verification::text, 34) || 'ff')::uuid
+          AND (call ->> 'ended_at')::timestamptz <= claimed.at
+        ORDER BY (call ->> 'ended_at')::timestamptz DESC
+        LIMIT 1
+    ), (
+        SELECT gateway
+        FROM delivery
+        WHERE message_id > claimed.verification
+          AND message_id <= (left(claimed.verification::text, 34) || 'ff')::uuid
+          AND gateway IS NOT NULL
+        ORDER BY called_at DESC
+        LIMIT 1
+    ))
+)",
+    "(
+    SELECT channel
+    FROM gateway_channel
+    WHERE gateway_channel.gateway = coalesce((
+        SELECT call.value ->> 'gateway'
+        FROM delivery, json_each(attempts) AS call
+        WHERE message_id > event.verification
+          AND message_id <= substr(event.verification, 1, 34) || 'ff'
+          AND call.value ->> 'ended_at' <= event.at
+        ORDER BY call.value ->> 'ended_at' DESC
+        LIMIT 1
+    ), (
+        SELECT gateway
+        FROM delivery
+        WHERE message_id > event.verification
+          AND message_id <= substr(event.verification, 1, 34) || 'ff'
+          AND gateway IS NOT NULL
+        ORDER BY called_at DESC
+        LIMIT 1
+    ))
+)",
+);
+
+static CLAIM: Sql = Sql::with(
+    &[CHANNEL],
     "
 WITH due AS (
     SELECT sequence
@@ -75,7 +127,7 @@ WITH due AS (
 SELECT claimed.sequence, attempt, replace(claimed.id::text, '-', '') AS id, kind,
     {millis(at)} AS at, {millis(now())} AS claimed_at, claimed.verification::text AS verification,
     claimed.phone AS masked, delivery, verification.phone, verification.metadata,
-    verification.origin
+    verification.origin, {channel} AS channel
 FROM claimed LEFT JOIN verification ON verification.id = claimed.verification",
     "
 UPDATE event
@@ -93,7 +145,8 @@ RETURNING sequence, attempt, id, kind, at, {now} AS claimed_at, verification, ph
     (SELECT verification.phone FROM verification WHERE verification.id = event.verification)
         AS phone,
     (SELECT metadata FROM verification WHERE verification.id = event.verification) AS metadata,
-    (SELECT origin FROM verification WHERE verification.id = event.verification) AS origin",
+    (SELECT origin FROM verification WHERE verification.id = event.verification) AS origin,
+    {channel} AS channel",
 );
 
 static SETTLE: Sql =
@@ -121,12 +174,14 @@ struct Row {
     phone: Option<String>,
     metadata: Option<String>,
     origin: Option<String>,
+    channel: Option<String>,
 }
 
 impl Row {
     fn event(self) -> Result<DueEvent, DatabaseError> {
         let kind = EventKind::ALL.into_iter().find(|known| known.as_str() == self.kind);
         let phone = self.phone.map(|phone| parsed::<PhoneNumber>(&phone, "a phone")).transpose()?;
+        let channel = self.channel.map(|channel| parsed::<Channel>(&channel, "a channel"));
         let verification = self.verification.map(|id| parsed(&id, "an id")).transpose()?;
         Ok(DueEvent {
             claim: EventClaim { sequence: self.sequence, attempt: self.attempt.cast_unsigned() },
@@ -137,6 +192,7 @@ impl Row {
             verification: verification.map(VerificationId::from_uuid),
             phone: phone.map(|phone| phone.masked()).or(self.masked),
             metadata: self.metadata.map(Metadata::new),
+            channel: channel.transpose()?.unwrap_or_default(),
             test: self.origin.as_deref() == Some(Origin::Test.as_str()),
             delivery: self.delivery,
         })

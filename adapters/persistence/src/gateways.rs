@@ -2,12 +2,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use application::ports::StoreError;
 use autometrics::autometrics;
-use domain::GatewayName;
+use domain::{Channel, GatewayName};
 use sea_orm::FromQueryResult;
 
 use crate::database::{Database, DatabaseError, Sql, lasting, millis, parsed};
 
-/// The gateways that the operator has drained, and what the processes say of their gateways.
+/// The gateways that the operator has drained, their channels, and what the processes say of their
+/// gateways.
 #[derive(Debug, Clone)]
 pub struct SqlGateways {
     database: Database,
@@ -70,6 +71,21 @@ impl SqlGateways {
         Ok(self.database.execute(&UNDRAIN, parameters).await? > 0)
     }
 
+    /// Stores the channels of gateways. They are read for calls of the past, too, so a gateway must be
+    /// stored before its first call.
+    #[autometrics(struct_name = "SqlGateways")]
+    pub async fn name_channels(
+        &self,
+        channels: &[(GatewayName, Channel)],
+    ) -> Result<(), StoreError> {
+        let parameters = self.database.parameters().rows("new", channels.iter(), |new| {
+            new.column("gateway", |(gateway, _)| gateway.as_str().to_owned())
+                .column("channel", |(_, channel)| channel.as_str().to_owned())
+        });
+        self.database.execute(&NAME_CHANNELS, parameters).await?;
+        Ok(())
+    }
+
     /// Stores what `process` says of its gateways. What it said of other gateways stays.
     #[autometrics(struct_name = "SqlGateways")]
     pub async fn report(&self, process: &str, reports: &[GatewayReport]) -> Result<(), StoreError> {
@@ -118,6 +134,19 @@ ON CONFLICT (gateway) DO NOTHING",
 );
 
 static UNDRAIN: Sql = Sql::new("DELETE FROM gateway_control WHERE gateway = :gateway");
+
+// In one order, so that two statements do not wait for each other.
+static NAME_CHANNELS: Sql = Sql::new(
+    "
+INSERT INTO gateway_channel (gateway, channel)
+SELECT gateway, channel
+FROM :new
+-- SQLite would take ON for a part of the FROM
+WHERE true
+ORDER BY gateway
+ON CONFLICT (gateway) DO UPDATE SET channel = excluded.channel
+WHERE gateway_channel.channel <> excluded.channel",
+);
 
 static REPORT: Sql = Sql::new(
     "

@@ -62,7 +62,8 @@ impl SqlHousekeeping {
     ///
     /// Also ends entries that have been expired for an hour under a living consumer, and deletes
     /// members that died a day ago, the states of gateways of processes that died an hour ago, events
-    /// that were not posted for a week, and references of gateways that no receipt will name any more.
+    /// that were not posted for a week, references of gateways that no receipt will name any more, and
+    /// notes of gateways on messages that have expired.
     #[autometrics(struct_name = "SqlHousekeeping")]
     pub async fn prune(&self, retention: Duration) -> Result<u64, StoreError> {
         let overdue = self.database.parameters().with("overdue", millis(OVERDUE));

@@ -1,6 +1,7 @@
 //! The conformance suite of the ports, for both databases.
 
 mod admission;
+mod channels;
 mod checks;
 mod deliveries;
 mod events;
@@ -15,6 +16,7 @@ mod idempotency;
 mod keys;
 mod limits;
 mod messages;
+mod notes;
 mod partitions;
 mod pgbouncer;
 mod plans;

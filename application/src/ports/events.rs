@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-use domain::{Metadata, VerificationId};
+use domain::{Channel, Metadata, VerificationId};
 
 use crate::ports::{EventKind, StoreError};
 
@@ -53,6 +53,9 @@ pub struct DueEvent {
     /// The masked phone. `None` if the verification has been deleted.
     pub phone: Option<String>,
     pub metadata: Option<Metadata>,
+    /// The channel of the latest call for the verification that had ended when the event happened. SMS
+    /// if there was none.
+    pub channel: Channel,
     /// Whether the verification is of a test number, to which nothing is sent.
     pub test: bool,
     /// The result of the delivery, if the event reports one: `sent`, `failed`, `expired`, `unknown`,

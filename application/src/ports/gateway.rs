@@ -16,7 +16,7 @@ use crate::{
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait SmsGateway: Sync + 'static {
-    /// Sends one SMS. One call is one request, without a retry.
+    /// Sends one SMS. One call makes at most one request that sends, without a retry.
     ///
     /// Ends in bounded time. The caller may drop the future; the outcome is then ambiguous.
     async fn send(&self, sms: &Sms) -> Result<Accepted, SendError>;

@@ -1,6 +1,6 @@
 use std::{str::FromStr, time::SystemTime};
 
-use domain::{GatewayName, UnknownWord};
+use domain::{Channel, GatewayName, UnknownWord};
 
 use crate::ports::Verification;
 
@@ -11,6 +11,13 @@ pub struct History {
     pub events: Vec<Event>,
 }
 
+impl History {
+    /// Returns the channel of the latest event that follows from a call, or SMS if there is none.
+    pub fn channel(&self) -> Channel {
+        self.events.iter().rev().find_map(|event| event.channel).unwrap_or_default()
+    }
+}
+
 /// Something that happened to a verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -18,11 +25,13 @@ pub struct Event {
     pub at: SystemTime,
     /// The gateway that was called last, if the event follows from a call.
     pub gateway: Option<GatewayName>,
+    /// The channel of that gateway.
+    pub channel: Option<Channel>,
 }
 
 impl Event {
     pub const fn new(kind: EventKind, at: SystemTime) -> Self {
-        Self { kind, at, gateway: None }
+        Self { kind, at, gateway: None, channel: None }
     }
 }
 

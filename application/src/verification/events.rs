@@ -227,6 +227,7 @@ mod tests {
             verification: None,
             phone: Some("+7999*****67".to_owned()),
             metadata: None,
+            channel: domain::Channel::Sms,
             test: false,
             delivery: None,
         }

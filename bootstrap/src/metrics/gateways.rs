@@ -4,7 +4,7 @@ use std::{
 };
 
 use application::{GatewayState, GatewayStatus, Router, ports::SmsGateway};
-use domain::{Factor, Region, RegionalGateway};
+use domain::{Channel, Factor, Region, RegionalGateway};
 use prometheus::{
     GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
@@ -16,13 +16,14 @@ use super::{health::OTHER, receipts::NO_REGION};
 /// Metrics of each gateway, read from the router when they are asked for. So they always name the
 /// gateways of the present configuration, also those without a call.
 pub(crate) struct GatewayMetrics {
-    snapshot: Box<dyn Fn() -> Vec<GatewayStatus> + Send + Sync>,
+    snapshot: Box<dyn Fn() -> Vec<(GatewayStatus, Channel)> + Send + Sync>,
     factors: Box<dyn Fn() -> Vec<(RegionalGateway, Factor)> + Send + Sync>,
     outcomes: IntCounterVec,
     in_flight: IntGaugeVec,
     state: IntGaugeVec,
     openings: IntCounterVec,
     factor: GaugeVec,
+    info: IntGaugeVec,
     /// Held while the metrics are filled and read.
     filling: Mutex<()>,
 }
@@ -31,13 +32,20 @@ impl GatewayMetrics {
     pub(crate) fn register<G: SmsGateway + Send>(
         registry: &Registry,
         router: Router<G>,
+        channel_of: fn(&G) -> Channel,
     ) -> prometheus::Result<()> {
         let counters = |name, help, labels| IntCounterVec::new(Opts::new(name, help), labels);
         let gauges = |name, help, labels| IntGaugeVec::new(Opts::new(name, help), labels);
         let regions = router.clone();
         let metrics = Self {
-            snapshot: Box::new(move || router.snapshot()),
             factors: Box::new(move || factors(&regions)),
+            snapshot: Box::new(move || {
+                let with_channel = |status: GatewayStatus| {
+                    let gateway = router.gateway(&status.name);
+                    (status, gateway.map(|it| channel_of(&it)).unwrap_or_default())
+                };
+                router.snapshot().into_iter().map(with_channel).collect()
+            }),
             outcomes: counters(
                 "messager_gateway_outcomes_total",
                 "Calls of a gateway that ended, by the class of their outcome.",
@@ -65,13 +73,18 @@ impl GatewayMetrics {
                 ),
                 &["gateway", "region"],
             )?,
+            info: gauges(
+                "messager_gateway_info",
+                "1 for each gateway, with the channel on which it brings codes to users.",
+                &["gateway", "channel"],
+            )?,
             filling: Mutex::new(()),
         };
         registry.register(Box::new(metrics))
     }
 
-    fn vectors(&self) -> [&dyn Collector; 5] {
-        [&self.outcomes, &self.in_flight, &self.state, &self.openings, &self.factor]
+    fn vectors(&self) -> [&dyn Collector; 6] {
+        [&self.outcomes, &self.in_flight, &self.state, &self.openings, &self.factor, &self.info]
     }
 
     fn fill(&self) {
@@ -80,8 +93,10 @@ impl GatewayMetrics {
         self.state.reset();
         self.openings.reset();
         self.factor.reset();
-        for status in (self.snapshot)() {
+        self.info.reset();
+        for (status, channel) in (self.snapshot)() {
             let name = status.name.as_str();
+            self.info.with_label_values(&[name, channel.as_str()]).set(1);
             for (class, count) in status.outcomes {
                 self.outcomes.with_label_values(&[name, class.as_str()]).inc_by(count);
             }
@@ -138,7 +153,7 @@ mod tests {
     fn a_gateway_without_a_call_has_all_its_metrics() {
         let registry = Registry::new();
         let router = Router::single(ConsoleGateway::stdout(), Duration::from_secs(1));
-        GatewayMetrics::register(&registry, router.clone()).unwrap();
+        GatewayMetrics::register(&registry, router.clone(), |_| Channel::Telegram).unwrap();
 
         for state in ["closed", "drained"] {
             let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
@@ -151,6 +166,7 @@ mod tests {
                 ("state", &format!(r#"gateway="default",state="{state}""#), 1),
                 ("state", r#"gateway="default",state="open""#, 0),
                 ("factor", r#"gateway="default",region="other""#, 1),
+                ("info", r#"channel="telegram",gateway="default""#, 1),
             ] {
                 let line = format!("messager_gateway_{name}{{{labels}}} {value}\n");
                 assert!(text.contains(&line), "{line} is not in {text}");
@@ -164,7 +180,7 @@ mod tests {
     fn factor_of_a_region_is_shown_while_it_is_not_full() {
         let registry = Registry::new();
         let router = Router::single(ConsoleGateway::stdout(), Duration::from_secs(1));
-        GatewayMetrics::register(&registry, router.clone()).unwrap();
+        GatewayMetrics::register(&registry, router.clone(), |_| Channel::Sms).unwrap();
         let of = |region: &str| RegionalGateway {
             gateway: "default".parse().unwrap(),
             region: region.parse().ok(),

@@ -2,14 +2,15 @@ use std::{sync::Arc, time::Duration};
 
 use adapters_gateway::Gateway;
 use adapters_persistence::{
-    Database, EmbeddedQueue, Part, SqlDeliveryLedger, SqlPartitionLeases, SqlReceipts,
+    Database, EmbeddedQueue, Part, SqlCallNotes, SqlDeliveryLedger, SqlGateways,
+    SqlPartitionLeases, SqlReceipts,
 };
 use application::{AskStatus, DeliverSettings, ReceiptUrls, RoutedGateway, Router, Vault};
 use rand_core::Rng;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    gateways::{follow, judge, region_of, share, table},
+    gateways::{Channels, follow, judge, region_of, share, table},
     housekeeping::clean_up_orphans,
     parts, stream,
 };
@@ -44,15 +45,17 @@ pub fn consumer(
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
     let (table, tariffs) = table(&config.gateways, config.numbers.default_region)?;
-    let hear = hear_receipts(process, &database);
-    hear(&table.gateways);
+    let prepare = prepare_gateways(process, &database);
+    prepare(&table.gateways);
+    let channels = Channels::of(&table.gateways);
     let router = Router::new(table, Arc::new(region_of));
     router.set_tariffs(tariffs);
     let unknown = ask_for_unknown(process, &database, &usable, router.clone());
-    GatewayMetrics::register(&process.registry, router.clone())?;
+    GatewayMetrics::register(&process.registry, router.clone(), Gateway::channel)?;
     let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
-    follow(process, router.clone(), hear);
+    let gateways = SqlGateways::new(database.clone());
+    follow(process, router.clone(), prepare, gateways.clone());
     share(process, &usable, database.clone(), member.clone(), router.clone());
     judge(process, &usable, database.clone(), router.clone())?;
     let ledger =
@@ -73,6 +76,7 @@ pub fn consumer(
         let usable = async {
             usable.cancelled().await;
             vault.opened().await;
+            channels.store(&gateways).await;
         };
         match stop.run_until_cancelled(usable).await {
             Some(()) => consumer.run().await,
@@ -82,16 +86,19 @@ pub fn consumer(
     Ok(())
 }
 
-/// Returns what stores the receipts that gateways report over their own connections.
-fn hear_receipts(
+/// Returns what gives gateways the database: for the receipts that they report over their own
+/// connections, and for their notes.
+fn prepare_gateways(
     process: &Process,
     database: &Database,
 ) -> impl Fn(&[RoutedGateway<Gateway>]) + Send + use<> {
     let counted = process.receipts.clone();
     let receipts = Arc::new(StoredReceipts::new(database.clone(), counted.clone()));
+    let notes = Arc::new(SqlCallNotes::new(database.clone()));
     move |gateways| {
         for RoutedGateway { name, gateway, .. } in gateways {
             counted.expect(name);
+            gateway.keep_notes(name, Arc::<SqlCallNotes>::clone(&notes));
             gateway.listen(name, Arc::<StoredReceipts>::clone(&receipts));
         }
     }

@@ -2,6 +2,7 @@
 //! the operator.
 
 mod changes;
+mod channels;
 mod health;
 mod shared;
 
@@ -9,12 +10,13 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use adapters_gateway::Gateway;
 use adapters_http::recipient;
+use adapters_persistence::SqlGateways;
 use application::{
     AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, Router, RoutingTable, Tariff,
 };
 use domain::{GatewayName, PhoneNumber, Region};
 
-pub(super) use self::{changes::gateways, health::judge, shared::share};
+pub(super) use self::{changes::gateways, channels::Channels, health::judge, shared::share};
 use crate::{
     Process,
     config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig},
@@ -44,11 +46,13 @@ pub(super) fn table(
     Ok((RoutingTable { gateways, routes, after_ambiguous }, tariffs))
 }
 
-/// Puts changed gateways into `router`, each time after `prepare` has seen them.
+/// Puts changed gateways into `router`, each time after `prepare` has seen them and `store` has their
+/// channels.
 pub(super) fn follow(
     process: &mut Process,
     router: Router<Gateway>,
     prepare: impl Fn(&[RoutedGateway<Gateway>]) + Send + 'static,
+    store: SqlGateways,
 ) {
     let home = process.config.numbers.default_region;
     let mut gateways = gateways(process);
@@ -59,6 +63,10 @@ pub(super) fn follow(
             match table(&changed, home) {
                 Ok((table, tariffs)) => {
                     prepare(&table.gateways);
+                    let channels = Channels::of(&table.gateways);
+                    if stop.run_until_cancelled(channels.store(&store)).await.is_none() {
+                        break;
+                    }
                     router.set_tariffs(tariffs);
                     router.replace(table);
                 }

@@ -24,5 +24,6 @@ mod shutdown;
 mod smpp;
 mod storage;
 mod support;
+mod telegram;
 mod terminal;
 mod verification;

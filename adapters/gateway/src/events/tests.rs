@@ -8,7 +8,7 @@ use std::{
 };
 
 use application::ports::{EventClaim, EventKind};
-use domain::Metadata;
+use domain::{Channel, Metadata};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -36,6 +36,7 @@ fn event() -> DueEvent {
         verification: "ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00".parse().ok(),
         phone: Some("+7999*****67".to_owned()),
         metadata: Some(Metadata::new(r#"{"user":"42","order":"ы"}"#.to_owned())),
+        channel: Channel::Sms,
         test: false,
         delivery: None,
     }
@@ -139,13 +140,14 @@ fn body_describes_its_event() {
 
     let sent = DueEvent {
         kind: EventKind::Failed,
+        channel: Channel::Telegram,
         metadata: None,
         delivery: Some("expired".to_owned()),
         ..event()
     };
     assert_eq!(
         text(&sent),
-        r#"{"type":"verification.failed","timestamp":"2023-11-14T22:13:20.123Z","data":{"id":"ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00","phone":"+7999*****67","channel":"sms","delivery":"expired"}}"#
+        r#"{"type":"verification.failed","timestamp":"2023-11-14T22:13:20.123Z","data":{"id":"ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00","phone":"+7999*****67","channel":"telegram","delivery":"expired"}}"#
     );
     let of_a_test = DueEvent { metadata: None, test: true, ..event() };
     assert_eq!(

@@ -20,7 +20,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header::ALLOW},
 };
 use domain::{
-    ApiKeyText, CodeLength, KeyId, Metadata, Origin, Pacing, Peppers, Policy, Scope, Seed,
+    ApiKeyText, Channel, CodeLength, KeyId, Metadata, Origin, Pacing, Peppers, Policy, Scope, Seed,
     SendLimits, SmsTemplate, Templates, VerificationId, VerificationStatus, Window,
 };
 use http_body_util::BodyExt;
@@ -179,7 +179,8 @@ fn pending() -> Verification {
 fn history(verification: Verification) -> History {
     let created = Event::new(EventKind::Created, verification.created_at);
     let gateway = Some("main".parse().unwrap());
-    let sent = Event { gateway, ..Event::new(EventKind::Sent, after(1)) };
+    let channel = Some(Channel::Telegram);
+    let sent = Event { gateway, channel, ..Event::new(EventKind::Sent, after(1)) };
     History { verification, events: vec![created, sent] }
 }
 

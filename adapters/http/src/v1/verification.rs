@@ -8,7 +8,7 @@ use std::{
 use application::ports::{Event, EventKind, History, Verification};
 use axum::http::StatusCode;
 use chrono::{DateTime, SecondsFormat, Utc};
-use domain::{ATTEMPTS, GatewayName, Pacing, Scope, VerificationStatus};
+use domain::{ATTEMPTS, Channel, GatewayName, Pacing, Scope, VerificationStatus};
 use serde::Serialize;
 use utoipa::openapi::{
     Object, ObjectBuilder, Ref, Type,
@@ -53,6 +53,8 @@ struct EventView<'a> {
     at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'static str>,
 }
 
 /// Shows a verification to the caller.
@@ -83,7 +85,7 @@ impl<'a> VerificationView<'a> {
             id: verification.id.to_string(),
             status: verification.status.as_str(),
             phone: verification.phone.masked(),
-            channel: "sms",
+            channel: history.channel().as_str(),
             expires_at: rfc3339(verification.expires_at),
             resend_after: resend_after(verification, pacing).map(rfc3339),
             attempts_left,
@@ -98,7 +100,8 @@ impl<'a> VerificationView<'a> {
 impl<'a> EventView<'a> {
     fn of(event: &'a Event) -> Self {
         let gateway = event.gateway.as_ref().map(GatewayName::as_str);
-        Self { r#type: event.kind.as_str(), at: rfc3339(event.at), gateway }
+        let channel = event.channel.map(Channel::as_str);
+        Self { r#type: event.kind.as_str(), at: rfc3339(event.at), gateway, channel }
     }
 }
 
@@ -129,7 +132,7 @@ fn verification() -> Object {
         .property("id", string())
         .property("status", known(&["pending", "approved", "expired", "canceled"]))
         .property("phone", said(string(), "Masked, such as +7999*****67."))
-        .property("channel", known(&["sms"]))
+        .property("channel", said(known(&channels()), CHANNEL))
         .property("expires_at", time())
         .property("resend_after", resend_after)
         .property("attempts_left", count())
@@ -149,6 +152,15 @@ fn verification() -> Object {
         .build()
 }
 
+const CHANNEL: &str = "The way of the latest message. Before its gateway is called, it is sms.";
+
+const CHANNEL_OF_EVENT: &str =
+    "The way on which the gateway brings the code. Present if gateway is.";
+
+fn channels() -> [&'static str; 2] {
+    Channel::ALL.map(Channel::as_str)
+}
+
 const GATEWAY: &str = "The configured name of the gateway. Only on sent, delivered and failed, if a gateway was called.";
 
 fn event() -> Object {
@@ -159,6 +171,7 @@ fn event() -> Object {
         .property("type", known(&kinds))
         .property("at", time())
         .property("gateway", said(string(), GATEWAY))
+        .property("channel", said(known(&channels()), CHANNEL_OF_EVENT))
         .required("type")
         .required("at")
         .build()

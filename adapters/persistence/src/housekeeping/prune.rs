@@ -23,6 +23,7 @@ pub(super) async fn prune(database: &Database, retention: Duration) -> Result<u6
         (&GATEWAY_STATES, plain()),
         (&EVENTS, plain()),
         (&REFERENCES, plain()),
+        (&NOTES, plain()),
         (&SPENDING, plain()),
         (&SAMPLES, plain()),
         (&FACTORS, plain()),
@@ -204,6 +205,23 @@ WHERE (gateway, reference) IN (
 DELETE FROM gateway_receipt
 WHERE (gateway, reference) IN (
     SELECT gateway, reference FROM gateway_receipt WHERE expires_at <= {now} LIMIT 10000
+)",
+);
+
+static NOTES: Sql = Sql::pair(
+    "
+DELETE FROM gateway_note
+WHERE (message_id, gateway) IN (
+    SELECT message_id, gateway
+    FROM gateway_note
+    WHERE expires_at <= now()
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+    "
+DELETE FROM gateway_note
+WHERE (message_id, gateway) IN (
+    SELECT message_id, gateway FROM gateway_note WHERE expires_at <= {now} LIMIT 10000
 )",
 );
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use application::ports::{Event, EventKind, Verification};
-use domain::{GatewayName, VerificationStatus};
+use domain::{Channel, GatewayName, VerificationStatus};
 use sea_orm::FromQueryResult;
 
 use crate::database::{Database, DatabaseError, Sql, parsed, time};
@@ -19,6 +19,8 @@ struct Story {
     undelivered: Option<i64>,
     /// The gateway that accepted it, or else one that was called.
     gateway: Option<GatewayName>,
+    /// The channel of that gateway.
+    channel: Option<Channel>,
 }
 
 #[derive(FromQueryResult)]
@@ -30,6 +32,7 @@ struct MessageRow {
     delivered_at: Option<i64>,
     undelivered_at: Option<i64>,
     gateway: Option<String>,
+    channel: Option<String>,
 }
 
 // A message that is in a ledger is no longer in transit. A message that expired before any group had
@@ -38,22 +41,24 @@ static MESSAGES: Sql = Sql::pair(
     "
 SELECT id::text AS id, 'in transit' AS state, {millis(published_at)} AS published_at,
     NULL::bigint AS ended_at, NULL::bigint AS delivered_at, NULL::bigint AS undelivered_at,
-    NULL AS gateway
+    NULL AS gateway, NULL AS channel
 FROM in_transit
 WHERE sequence = :sequence AND id = ANY (:ids::uuid[])
 UNION ALL
 SELECT message_id::text, state, {millis(CASE WHEN group_id <> '' THEN admitted_at END)},
-    {millis(ended_at)}, {millis(delivered_at)}, {millis(undelivered_at)}, gateway
+    {millis(ended_at)}, {millis(delivered_at)}, {millis(undelivered_at)}, gateway,
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway)
 FROM delivery
 WHERE message_id = ANY (:ids::uuid[])",
     "
 SELECT id, 'in transit' AS state, published_at, NULL AS ended_at, NULL AS delivered_at,
-    NULL AS undelivered_at, NULL AS gateway
+    NULL AS undelivered_at, NULL AS gateway, NULL AS channel
 FROM in_transit
 WHERE sequence = :sequence AND id IN (SELECT value FROM json_each(:ids))
 UNION ALL
 SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at, delivered_at,
-    undelivered_at, gateway
+    undelivered_at, gateway,
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway)
 FROM delivery
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
@@ -106,6 +111,9 @@ impl Story {
             && (row.state == "sent" || self.gateway.is_none())
         {
             self.gateway = Some(parsed(gateway, "a gateway")?);
+            // Earlier versions stored no channel, and knew only SMS.
+            let channel = row.channel.as_ref().map(|channel| parsed(channel, "a channel"));
+            self.channel = Some(channel.transpose()?.unwrap_or_default());
         }
         Ok(())
     }
@@ -125,8 +133,10 @@ impl Story {
             (EventKind::Failed, failed),
         ];
         let event = |(kind, at): (EventKind, Option<i64>)| {
-            let gateway = self.gateway.clone().filter(|_| kind != EventKind::Published);
-            Some(Event { kind, at: time(at?), gateway })
+            let follows_from_a_call = kind != EventKind::Published;
+            let gateway = self.gateway.clone().filter(|_| follows_from_a_call);
+            let channel = self.channel.filter(|_| follows_from_a_call);
+            Some(Event { kind, at: time(at?), gateway, channel })
         };
         events.into_iter().filter_map(event)
     }

@@ -13,6 +13,7 @@ pub(crate) struct Client {
     port: u16,
     key: Option<String>,
     idempotency_key: Option<String>,
+    headers: Vec<(&'static str, String)>,
 }
 
 /// An answer of `/v1`.
@@ -27,7 +28,7 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(port: u16) -> Self {
-        Self { http: http(), port, key: None, idempotency_key: None }
+        Self { http: http(), port, key: None, idempotency_key: None, headers: Vec::new() }
     }
 
     /// Returns a client that sends this key with each request.
@@ -38,6 +39,11 @@ impl Client {
     /// Returns a client that sends this `Idempotency-Key` with each request.
     pub(crate) fn once(&self, key: &str) -> Self {
         Self { idempotency_key: Some(key.to_owned()), ..self.clone() }
+    }
+
+    /// Returns a client that sends these headers with each request.
+    pub(crate) fn with_headers(&self, headers: Vec<(&'static str, String)>) -> Self {
+        Self { headers, ..self.clone() }
     }
 
     pub(crate) async fn start(&self, phone: &str) -> Answer {
@@ -71,6 +77,9 @@ impl Client {
         }
         if let Some(key) = &self.idempotency_key {
             request = request.header("Idempotency-Key", key);
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
         }
         let request = request.body(Full::from(body.to_owned())).unwrap();
         let answer = self.http.request(request).await.unwrap();

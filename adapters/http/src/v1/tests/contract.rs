@@ -33,12 +33,15 @@ async fn answers_match_the_contract_to_the_byte() {
     assert_eq!(started.headers["location"], format!("/v1/verifications/{id}"));
 
     let seen = json!({
-        "id": ID, "status": "pending", "phone": "+7999*****67", "channel": "sms",
+        "id": ID, "status": "pending", "phone": "+7999*****67", "channel": "telegram",
         "expires_at": "2026-11-23T10:10:00.123Z", "resend_after": "2026-11-23T10:01:00.123Z",
         "attempts_left": 5, "sends_left": 3,
         "events": [
             {"type": "created", "at": "2026-11-23T10:00:00.123Z"},
-            {"type": "sent", "at": "2026-11-23T10:00:01.123Z", "gateway": "main"},
+            {
+                "type": "sent", "at": "2026-11-23T10:00:01.123Z", "gateway": "main",
+                "channel": "telegram",
+            },
         ],
     });
     ask(&router, get(&at(""))).await.expect(200, &seen);

@@ -10,11 +10,10 @@ mod sqlite;
 mod starts;
 
 use std::{
-    collections::HashSet,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -47,8 +46,8 @@ pub struct SqlDeliveryLedger {
     member: String,
     /// Numbers the statements that begin calls.
     turns: Arc<AtomicI64>,
-    /// Messages whose call in progress has reserved its cost.
-    reserved: Arc<Mutex<HashSet<MessageId>>>,
+    /// Whether a call had to reserve its cost.
+    buys: Arc<AtomicBool>,
 }
 
 /// The entries that a fenced statement returns; none if the lease belongs to another consumer.
@@ -57,7 +56,7 @@ type Fenced = Option<Vec<EntryRow>>;
 impl SqlDeliveryLedger {
     /// `member` is the name under which the partition leases are held.
     pub fn new(database: Database, group: String, topic: String, member: String) -> Self {
-        Self { database, group, topic, member, turns: Arc::default(), reserved: Arc::default() }
+        Self { database, group, topic, member, turns: Arc::default(), buys: Arc::default() }
     }
 
     #[cfg(test)]
@@ -258,8 +257,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
         let mut parts = Vec::new();
-        // Messages whose calls have reserved their cost, and those that cannot be afforded.
-        let bought = &Mutex::new((Vec::new(), Vec::new()));
+        let unaffordable = &Mutex::new(Vec::new());
         for step in Step::ALL {
             let ours: Vec<&Start> = starts.iter().filter(|it| Step::of(it) == step).collect();
             // Without any entry, one statement says whether the lease is held.
@@ -275,7 +273,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             };
             let begun = if step == Step::Buy {
                 let buy = |places: Range<usize>| {
-                    self.buy_part(lease, Starts(&ours[places]), call_limit, bought)
+                    self.buy_part(lease, Starts(&ours[places]), call_limit, unaffordable)
                 };
                 in_parts(ours.len(), buy, give_up).await?
             } else {
@@ -284,7 +282,7 @@ impl DeliveryLedger for SqlDeliveryLedger {
             parts.extend(begun);
         }
 
-        let (reserved, unaffordable) = std::mem::take(&mut *lock(bought));
+        let unaffordable = std::mem::take(&mut *lock(unaffordable));
         let mut started = Started { unaffordable, ..Started::default() };
         for entry in fenced(lease, parts)? {
             let recorded = entry.recorded.recorded()?;
@@ -294,8 +292,6 @@ impl DeliveryLedger for SqlDeliveryLedger {
                 _ => started.ended.push(recorded),
             }
         }
-        // The outcomes of these calls come to `finish`.
-        lock(&self.reserved).extend(reserved);
         Ok(started)
     }
 

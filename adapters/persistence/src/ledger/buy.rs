@@ -1,6 +1,9 @@
 //! Calls of gateways with daily limits on their cost.
 
-use std::sync::Mutex;
+use std::{
+    sync::{Mutex, atomic::Ordering},
+    time::Duration,
+};
 
 use application::{
     Chain,
@@ -8,7 +11,6 @@ use application::{
 };
 use domain::MessageId;
 use sea_orm::DatabaseConnection;
-use std::time::Duration;
 
 use super::{
     Fenced, SqlDeliveryLedger,
@@ -21,29 +23,24 @@ use crate::database::{DatabaseError, Parameters, begin};
 /// The result for calls that daily limits had to have room for.
 struct Bought {
     entries: Vec<EntryRow>,
-    /// Messages whose calls have reserved their cost.
-    reserved: Vec<MessageId>,
     refused: Vec<MessageId>,
 }
 
 impl SqlDeliveryLedger {
-    /// Begins the calls that the limits have room for, in one commit.
+    /// Begins the calls that the limits have room for, in one commit. Adds the others to `refused`.
     pub(super) async fn buy_part(
         &self,
         lease: &Lease,
         starts: Starts<'_>,
         call_limit: Duration,
-        bought: &Mutex<(Vec<MessageId>, Vec<MessageId>)>,
+        refused: &Mutex<Vec<MessageId>>,
     ) -> Result<Fenced, DatabaseError> {
+        self.buys.store(true, Ordering::Relaxed);
         let call = self.call(lease, call_limit);
         let step = async |it| self.buy(&it, lease, call, starts).await;
-        let Some(Bought { entries, reserved, refused }) = self.database.step(step).await? else {
-            return Ok(None);
-        };
-        let mut bought = lock(bought);
-        bought.0.extend(reserved);
-        bought.1.extend(refused);
-        Ok(Some(entries))
+        let Some(bought) = self.database.step(step).await? else { return Ok(None) };
+        lock(refused).extend(bought.refused);
+        Ok(Some(bought.entries))
     }
 
     async fn buy(
@@ -69,20 +66,17 @@ impl SqlDeliveryLedger {
         let Some(entries) = begun else { return Ok(None) };
         let refused = plan.unaffordable.clone();
         let fence = self.fence(lease);
-        let reserved = plan.carry_out(&transaction, fence, &none, &self.group, &entries).await?;
+        plan.carry_out(&transaction, fence, &none, &self.group, &entries).await?;
         transaction.commit().await?;
-        Ok(Some(Bought { entries, reserved, refused }))
+        Ok(Some(Bought { entries, refused }))
     }
 
     /// Gives back what was reserved for calls that a gateway surely refused. If that fails, the next call
     /// of the message does.
     pub(super) async fn give_back(&self, outcomes: &[CallOutcome]) {
-        let refused: Vec<MessageId> = {
-            let mut reserved = lock(&self.reserved);
-            let ours = outcomes.iter().filter(|outcome| reserved.remove(&outcome.id));
-            ours.filter(|outcome| outcome.class.is_refusal()).map(|outcome| outcome.id).collect()
-        };
-        if refused.is_empty() {
+        let refused = outcomes.iter().filter(|outcome| outcome.class.is_refusal());
+        let refused: Vec<MessageId> = refused.map(|outcome| outcome.id).collect();
+        if refused.is_empty() || !self.buys.load(Ordering::Relaxed) {
             return;
         }
         let step = async |it| {

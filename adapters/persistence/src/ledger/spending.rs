@@ -105,8 +105,7 @@ pub(super) async fn plan(
 }
 
 impl Plan {
-    /// Stores what the calls that have begun reserve. Returns their messages. `parameters` must have the
-    /// fence.
+    /// Stores what the calls that have begun reserve. `parameters` must have the fence.
     pub(super) async fn carry_out(
         self,
         transaction: &Transaction,
@@ -114,7 +113,7 @@ impl Plan {
         none: &Parameters,
         group: &str,
         begun: &[EntryRow],
-    ) -> Result<Vec<MessageId>, DatabaseError> {
+    ) -> Result<(), DatabaseError> {
         if !self.unaffordable.is_empty() {
             let ids = self.unaffordable.iter().map(|id| id.as_uuid());
             transaction.execute(&WITHDRAW, parameters.list("ids", ids)).await?;
@@ -132,8 +131,7 @@ impl Plan {
         self.back.iter().for_each(|unused| changes.give_back(unused));
         reservations.values().flatten().for_each(|reservation| changes.add(reservation));
         changes.store(transaction, none).await?;
-        note(transaction, none, group, &reservations).await?;
-        Ok(reservations.into_iter().filter_map(|(id, it)| it.map(|_| id)).collect())
+        note(transaction, none, group, &reservations).await
     }
 }
 

@@ -7,12 +7,14 @@ mod breaker;
 mod desk;
 mod factors;
 mod in_flight;
+mod load;
 mod permit;
 mod rate;
 mod spending;
 mod status;
 mod table;
 mod tariff;
+mod to;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -25,17 +27,18 @@ use std::{
 use domain::{GatewayName, MessageId, PhoneNumber, Region};
 use tokio::time::Instant;
 
-pub(super) use self::permit::Permit;
-use self::{
-    desk::{Desk, Offer},
-    factors::Factors,
-    spending::{Room, Spending},
-};
 pub use self::{
     status::{GatewayState, GatewayStatus},
     table::{AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, RoutingTable},
     tariff::Tariff,
 };
+use self::{
+    desk::{Desk, Offer},
+    factors::Factors,
+    spending::{Room, Spending},
+    to::To,
+};
+pub(super) use self::{load::PartitionLoad, permit::Permit};
 use crate::ports::{Accepted, Past, SendError, SmsGateway};
 
 /// Chooses a gateway for each call.
@@ -56,14 +59,6 @@ pub struct Ask<'a> {
     pub past: &'a Past,
     /// The calls of the partition that asks.
     pub load: &'a PartitionLoad,
-}
-
-/// The concurrent calls of one partition, by gateway.
-#[derive(Debug, Clone)]
-pub struct PartitionLoad {
-    /// The maximum number for each gateway.
-    limit: usize,
-    calls: HashMap<GatewayName, usize>,
 }
 
 /// The next step of a message.
@@ -209,7 +204,8 @@ impl<G: SmsGateway> Router<G> {
     /// Returns the place of the route for a number. Messages of different routes do not wait for each
     /// other.
     pub fn route_of(&self, phone: &PhoneNumber) -> Option<usize> {
-        self.shared.state().place_of(phone, &self.shared.region)
+        let to = self.to(phone);
+        self.shared.state().place_of(&to)
     }
 
     /// Chooses a gateway for a call, and takes a slot and a token of its rate.
@@ -219,10 +215,11 @@ impl<G: SmsGateway> Router<G> {
     /// were tried more often; then the order of the route decides, from which factors take a part.
     pub fn choose(&self, ask: &Ask<'_>) -> Choice<G> {
         let now = Instant::now();
-        let room = self.rooms(ask);
+        let to = self.to(ask.phone);
+        let room = self.rooms(ask, &to);
         let mut state = self.shared.state();
         let state = &mut *state;
-        let place = state.place_of(ask.phone, &self.shared.region);
+        let place = state.place_of(&to);
         let route = place.map(|place| &state.routes[place]);
         let mut allowed = match state.allowed(route, ask) {
             Ok(allowed) => allowed,
@@ -284,24 +281,38 @@ impl<G: SmsGateway> Router<G> {
 
     /// Returns what the budget of each gateway has for a message. A gateway that may have the message is
     /// not paid again.
-    fn rooms<'a>(&'a self, ask: &Ask<'a>) -> impl Fn(&GatewayName) -> Room + use<'a, G> {
+    fn rooms<'a>(
+        &'a self,
+        ask: &Ask<'a>,
+        to: &To<'_>,
+    ) -> impl Fn(&GatewayName) -> Room + use<'a, G> {
         let spending = &self.shared.spending;
         let ambiguous = &ask.past.ambiguous;
-        // The lookup is slow.
-        let region = spending.is_limited().then(|| (self.shared.region)(ask.phone));
+        let region = spending.is_limited().then(|| to.region());
         move |gateway| match region {
             Some(region) if !ambiguous.contains(gateway) => spending.room(gateway, region),
             _ => Room::Some,
         }
     }
 
+    /// Looks the region of a number up if its route depends on it. The lookup is slow, so it is made
+    /// while the state is not locked.
+    fn to<'a>(&'a self, phone: &'a PhoneNumber) -> To<'a> {
+        let to = To::new(phone, &self.shared.region);
+        if self.shared.state().needs_region(phone) {
+            to.region();
+        }
+        to
+    }
+
     /// Decides what follows from a call of `called` that was not accepted, or may not have been. The
     /// past of `ask` includes the call.
     pub fn follow_up(&self, ask: &Ask<'_>, called: &GatewayName) -> FollowUp {
         let now = Instant::now();
-        let room = self.rooms(ask);
+        let to = self.to(ask.phone);
+        let room = self.rooms(ask, &to);
         let state = self.shared.state();
-        let place = state.place_of(ask.phone, &self.shared.region);
+        let place = state.place_of(&to);
         let allowed = match state.allowed(place.map(|place| &state.routes[place]), ask) {
             Ok(allowed) => allowed,
             Err(Nowhere::Unknown) => return FollowUp::Unknown,
@@ -323,11 +334,19 @@ impl<G: SmsGateway> Router<G> {
 }
 
 impl<G: SmsGateway> State<G> {
-    fn place_of(&self, phone: &PhoneNumber, region: &RegionOf) -> Option<usize> {
-        // The lookup is slow, so it is made once, and only if a route needs it.
-        let mut found = None;
-        let mut region = || *found.get_or_insert_with(|| region(phone));
-        self.routes.iter().position(|route| route.matches(phone, &mut region))
+    fn place_of(&self, to: &To<'_>) -> Option<usize> {
+        self.routes.iter().position(|route| route.matches(to.phone, || to.region()))
+    }
+
+    /// Whether the route of a number depends on its region.
+    fn needs_region(&self, phone: &PhoneNumber) -> bool {
+        let mut is_asked = false;
+        let mut ask = || {
+            is_asked = true;
+            None
+        };
+        let _ = self.routes.iter().find(|route| route.matches(phone, &mut ask));
+        is_asked
     }
 
     /// Returns the gateways that may be called for a message, in the order of its route.
@@ -386,27 +405,6 @@ impl<G> Shared<G> {
         if let Some(desk) = self.state().desks.get_mut(name) {
             desk.give_back(call, generation, now);
         }
-    }
-}
-
-impl PartitionLoad {
-    /// No calls yet, and at most `limit` of each gateway.
-    pub fn new(limit: usize) -> Self {
-        Self { limit, calls: HashMap::new() }
-    }
-
-    pub fn begin(&mut self, gateway: &GatewayName) {
-        *self.calls.entry(gateway.clone()).or_default() += 1;
-    }
-
-    pub fn end(&mut self, gateway: &GatewayName) {
-        if let Some(calls) = self.calls.get_mut(gateway) {
-            *calls = calls.saturating_sub(1);
-        }
-    }
-
-    fn is_full(&self, gateway: &GatewayName) -> bool {
-        self.calls.get(gateway).is_some_and(|calls| *calls >= self.limit)
     }
 }
 

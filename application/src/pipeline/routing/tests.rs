@@ -1,6 +1,6 @@
 //! The rules of the router on a paused clock.
 
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{collections::BTreeMap, num::NonZeroU32, sync::OnceLock};
 
 use domain::{Factor, RegionalGateway};
 use tokio::time::advance;
@@ -134,7 +134,26 @@ async fn the_first_route_that_matches_decides() {
     assert_eq!(place("15550001111"), Some(2));
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
+async fn the_region_is_looked_up_while_the_router_is_not_locked() {
+    let own: Arc<OnceLock<Router<MockSmsGateway>>> = Arc::default();
+    let shared = Arc::clone(&own);
+    let region = move |_: &PhoneNumber| {
+        let router = shared.get().unwrap();
+        assert!(router.shared.state.try_lock().is_ok(), "locked");
+        "RU".parse().ok()
+    };
+    let regions = ["RU".parse().unwrap()].into();
+    let all = vec![Route { regions, ..route(&["b"]) }, route(&["a"])];
+    let router = Router::new(RoutingTable { routes: all, ..table() }, Arc::new(region));
+    own.set(router.clone()).unwrap();
+
+    assert_eq!(router.route_of(&"79991234567".parse().unwrap()), Some(0));
+    assert_eq!(said(&choose(&router)), "b");
+    assert_eq!(follow_up(&router, &past(&["b"], &[])), FollowUp::Later { alone: true });
+}
+
+#[tokio::test]
 async fn a_number_without_a_route_is_refused() {
     let mut german = route(&["a"]);
     german.regions = BTreeSet::from(["DE".parse().unwrap()]);

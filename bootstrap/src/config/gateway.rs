@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use domain::GatewayName;
-use serde_json::{Map, Value as Json};
+use adapters_gateway::COMMON;
+use domain::{Amount, GatewayName};
+use serde_json::{Map, Value as Json, json};
 
 use super::{
     gateways::{
@@ -11,7 +12,7 @@ use super::{
     },
     reader::Reader,
     setting::{
-        Section, Setting,
+        Section, Setting, Values,
         Values::{Number, OneOf, Provider, Seconds, Text, Url},
     },
 };
@@ -92,12 +93,55 @@ pub(super) const SECTION: Section = Section {
             values: Number(1, 100_000),
             meaning: "Calls per second, of all consumers together. Unset, there is no limit.",
         },
+        Setting {
+            name: "GATEWAY_MAX_SEGMENTS",
+            default: "",
+            example: Some("3"),
+            values: Number(1, 255),
+            meaning: "The longest text in segments. A longer one is refused before the call, and its \
+                      message fails. Unset, there is no limit.",
+        },
+        Setting {
+            name: "GATEWAY_PRICE",
+            default: "",
+            example: Some("0.05"),
+            values: AMOUNT,
+            meaning: "The price of one segment, in your currency. A file of gateways may have prices \
+                      by region.",
+        },
+        Setting {
+            name: "GATEWAY_DAILY_BUDGET",
+            default: "",
+            example: Some("100"),
+            values: AMOUNT,
+            meaning: "The limit on the cost of a day (UTC). It needs `GATEWAY_PRICE`. Unset, there is \
+                      no limit. A file of gateways may have [limits by \
+                      region](gateways.md#budgets).",
+        },
+        Setting {
+            name: "GATEWAY_CA",
+            default: "",
+            example: Some("/etc/messager/provider.pem"),
+            values: Text("path of a PEM file"),
+            meaning: "The authorities that sign the certificate of the gateway. Unset, those that \
+                      browsers trust.",
+        },
     ],
 };
 
-/// The settings of every gateway, and the names of their fields.
-const COMMON: [(&str, &str); 2] =
-    [("GATEWAY_IN_FLIGHT", "in_flight"), ("GATEWAY_MAX_PER_SECOND", "max_per_second")];
+const AMOUNT: Values = Text("an amount with at most six decimals, such as 0.05");
+
+/// The numbers that every gateway may have, and the names of their fields.
+const NUMBERS: [(&str, &str); 3] = [
+    ("GATEWAY_IN_FLIGHT", "in_flight"),
+    ("GATEWAY_MAX_PER_SECOND", "max_per_second"),
+    ("GATEWAY_MAX_SEGMENTS", "max_segments"),
+];
+
+/// The amounts that every gateway may have, their fields, and the keys under which the tables of the
+/// fields have them.
+const AMOUNTS: [(&str, &str, &str); 2] =
+    [("GATEWAY_PRICE", "price", "default"), ("GATEWAY_DAILY_BUDGET", "daily_budget", "total")];
 
 pub(super) fn read(env: &mut Reader<'_>) -> Option<GatewaysConfig> {
     let public_url = public_url(env);
@@ -173,12 +217,7 @@ fn alone(env: &mut Reader<'_>) -> Option<GatewaysConfig> {
     let timeout = env.seconds("GATEWAY_TIMEOUT");
     let url = env.url("GATEWAY_URL");
     let deduplicates = env.boolean("GATEWAY_DEDUPLICATES");
-    let mut table = Map::new();
-    for (name, field) in COMMON {
-        if env.is_set(name) {
-            table.insert(field.to_owned(), env.number::<u32>(name)?.into());
-        }
-    }
+    let table = common(env);
     let is_provider = |word: &str| words().into_iter().find(|known| *known == word);
     let provider = env.parsed("GATEWAY", is_provider);
     let is_webhook = provider == Some("webhook");
@@ -190,7 +229,7 @@ fn alone(env: &mut Reader<'_>) -> Option<GatewaysConfig> {
         Some(word) if !PLAIN.contains(&word) => Some(None),
         _ => keep_alive(env, deduplicates?).map(Some),
     };
-    let provider = provider?;
+    let (provider, mut table) = (provider?, table?);
     if provider != "console" {
         table.insert("timeout".to_owned(), timeout?.as_secs().into());
     }
@@ -202,10 +241,39 @@ fn alone(env: &mut Reader<'_>) -> Option<GatewaysConfig> {
     }
     let name = GatewayName::default();
     let mut gateway = GatewayConfig { name, provider, table, misses_secrets: false };
-    if !PLAIN.contains(&provider) {
+    if PLAIN.contains(&provider) {
+        // Its own settings were checked above.
+        let is_common = |field: &str| COMMON.iter().any(|common| common.name == field);
+        let problems = gateway.problems().into_iter().filter(|(field, _)| is_common(field));
+        report(env, provider, &problems.collect::<Vec<_>>())?;
+    } else {
         own_settings(env, &mut gateway)?;
     }
     Some(GatewaysConfig::alone(gateway))
+}
+
+/// Reads what every gateway may have, except times.
+fn common(env: &mut Reader<'_>) -> Option<Map<String, Json>> {
+    let mut table = Map::new();
+    let mut is_good = true;
+    for (name, field) in NUMBERS {
+        if env.is_set(name) {
+            let number = env.number::<u32>(name);
+            is_good &= number.is_some();
+            table.extend(number.map(|number| (field.to_owned(), number.into())));
+        }
+    }
+    for (name, field, key) in AMOUNTS {
+        if env.is_set(name) {
+            let amount = env.parsed(name, |text| text.parse::<Amount>().ok());
+            is_good &= amount.is_some();
+            table.extend(amount.map(|it| (field.to_owned(), json!({ key: it.to_string() }))));
+        }
+    }
+    if let Some(path) = env.text("GATEWAY_CA") {
+        table.insert("ca".to_owned(), path.trim().into());
+    }
+    is_good.then_some(table)
 }
 
 /// A gateway that does not deduplicate gets a connection for each call: if it closes an idle one
@@ -234,8 +302,12 @@ fn own_settings(env: &mut Reader<'_>, gateway: &mut GatewayConfig) -> Option<()>
             gateway.table.insert(field.name.to_owned(), Json::from(value));
         }
     }
-    let problems = gateway.problems();
-    for (field, problem) in &problems {
+    report(env, provider, &gateway.problems())
+}
+
+/// Reports what is wrong with the settings of a gateway.
+fn report(env: &mut Reader<'_>, provider: &str, problems: &[(String, String)]) -> Option<()> {
+    for (field, problem) in problems {
         let is_own = own_fields_of(provider).iter().any(|own| own.name == field);
         let name = variable(if is_own { provider } else { "gateway" }, field);
         let hint = if problem == "is missing" {

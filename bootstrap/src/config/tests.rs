@@ -191,6 +191,56 @@ fn only_a_deduplicating_gateway_keeps_connections() {
 }
 
 #[test]
+fn gateway_of_settings_has_a_price_a_budget_and_a_limit_on_segments() {
+    let settings = [
+        ("GATEWAY_MAX_SEGMENTS", "3"),
+        ("GATEWAY_PRICE", "0.000005"),
+        ("GATEWAY_DAILY_BUDGET", "100.5"),
+    ];
+    let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://gateway/send")];
+    let twilio = [
+        ("GATEWAY", "twilio"),
+        ("TWILIO_ACCOUNT_SID", "AC1"),
+        ("TWILIO_AUTH_TOKEN", "t"),
+        ("TWILIO_FROM", "Shop"),
+    ];
+    for provider in [&[][..], &webhook, &twilio] {
+        let config = read(&[provider, &settings].concat()).unwrap();
+        let gateway = &config.gateways.gateways[0];
+        let (_, common) = gateway.build().unwrap();
+        let shown = |amount: Option<domain::Amount>| amount.unwrap().to_string();
+        assert_eq!(shown(common.price.default), "0.000005");
+        assert_eq!(shown(common.daily_budget.total), "100.5");
+        assert_eq!(gateway.table["max_segments"], 3);
+    }
+}
+
+#[test]
+fn bad_amounts_and_authorities_of_a_gateway_are_reported_together() {
+    let webhook = [("GATEWAY", "webhook"), ("GATEWAY_URL", "http://gateway/send")];
+    for provider in [&[][..], &webhook] {
+        let bad = [
+            ("GATEWAY_MAX_SEGMENTS", "0"),
+            ("GATEWAY_PRICE", "{ RU = 0.03 }"),
+            ("GATEWAY_DAILY_BUDGET", "-1"),
+        ];
+        let error = read(&[provider, &bad].concat()).unwrap_err().to_string();
+        for problem in [
+            "GATEWAY_MAX_SEGMENTS is \"0\", and must be a whole number from 1 to 255",
+            "GATEWAY_PRICE is \"{ RU = 0.03 }\", and must be an amount with",
+            "GATEWAY_DAILY_BUDGET is \"-1\", and must be an amount with",
+        ] {
+            assert!(error.contains(problem), "{problem} is not in {error}");
+        }
+
+        let alone = [("GATEWAY_DAILY_BUDGET", "100"), ("GATEWAY_CA", "/nowhere.pem")];
+        let error = read(&[provider, &alone].concat()).unwrap_err().to_string();
+        assert!(error.contains("GATEWAY_DAILY_BUDGET needs price"), "{error}");
+        assert!(error.contains("GATEWAY_CA cannot be used"), "{error}");
+    }
+}
+
+#[test]
 fn all_in_one_process_uses_kafka_for_both_ends_or_for_neither() {
     assert!(read(&[("PRODUCER_URL", "a:1")]).unwrap().check_all_in_one().is_err());
     assert!(

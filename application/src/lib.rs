@@ -20,11 +20,11 @@ pub use self::{
     authorize::{Authorize, AuthorizeError},
     error::{BoxError, Chain},
     pipeline::{
-        AfterAmbiguous, DeliverMessages, DeliverSettings, Delivered, GatewayLimits, GatewayState,
-        GatewayStatus, JudgeGateways, Judged, Preference, RegionOf, RelayBatch, RelayError,
-        RelaySettings, Relayed, Retried, RetryDeadLetter, RetryError, Route, RoutedGateway, Router,
-        RoutingTable, SharePartitions, ShareSettings, Shared, Submission, SubmitError,
-        SubmitMessage, SubmitSettings, Tariff,
+        AfterAmbiguous, BudgetStatus, Budgets, DeliverMessages, DeliverSettings, Delivered,
+        GatewayLimits, GatewayState, GatewayStatus, JudgeGateways, Judged, Preference, RegionOf,
+        RelayBatch, RelayError, RelaySettings, Relayed, Retried, RetryDeadLetter, RetryError,
+        Route, RoutedGateway, Router, RoutingTable, SharePartitions, ShareSettings, Shared, Spent,
+        Submission, SubmitError, SubmitMessage, SubmitSettings, Tariff,
     },
     trace::{InvalidTraceParent, TraceParent},
     vault::{

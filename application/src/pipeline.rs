@@ -14,8 +14,8 @@ pub use self::{
     health::{JudgeGateways, Judged},
     relay::{RelayBatch, RelayError, RelaySettings, Relayed},
     routing::{
-        AfterAmbiguous, GatewayLimits, GatewayState, GatewayStatus, Preference, RegionOf, Route,
-        RoutedGateway, Router, RoutingTable, Tariff,
+        AfterAmbiguous, BudgetStatus, Budgets, GatewayLimits, GatewayState, GatewayStatus,
+        Preference, RegionOf, Route, RoutedGateway, Router, RoutingTable, Spent, Tariff,
     },
     share::{SharePartitions, ShareSettings, Shared},
     submit::{Submission, SubmitError, SubmitMessage, SubmitSettings},

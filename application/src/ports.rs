@@ -39,7 +39,7 @@ pub use self::{
     leases::{Lease, PartitionLeases, Renewed},
     ledger::{
         Admitted, Batch, Call, CallOutcome, Cost, DailyLimit, DeliveryLedger, DeliveryState, Due,
-        LedgerError, Next, OutcomeClass, Past, Recorded, Start, Started, Verdict,
+        FailureReason, LedgerError, Next, OutcomeClass, Past, Recorded, Start, Started, Verdict,
     },
     notes::{CallNotes, Noting},
     outbox::{Enqueued, NewSend, Outbox, Storing, Violation},

@@ -1,9 +1,14 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use domain::{Origin, Peppers, Seed, VerificationId, VerificationStatus};
+use domain::{
+    Budget, GatewayName, Origin, Peppers, Prices, Seed, VerificationId, VerificationStatus,
+};
 
 use crate::{
-    Keys, Vault,
+    Budgets, Keys, Preference, Route, Tariff, Vault,
     ports::{AnswerClaim, CodeSecret, History, Verification},
 };
 
@@ -65,4 +70,16 @@ pub(crate) fn claim() -> AnswerClaim {
 /// The same claim, taken over from a holder that did not return.
 pub(crate) fn taken_over(done: Option<VerificationId>) -> AnswerClaim {
     AnswerClaim { holder: [3; 16], done, ..claim() }
+}
+
+/// One gateway for all numbers, whose daily budget is used up.
+pub(crate) fn no_budget() -> Budgets {
+    let name = GatewayName::default();
+    let budget = Budget { total: "0".parse().ok(), ..Budget::default() };
+    let prices = Prices { default: "1".parse().ok(), ..Prices::default() };
+    let gateways = Preference::InOrder(vec![name.clone()]);
+    let budgets = Budgets::new(Arc::new(|_| None));
+    let tariff = Tariff { prices, budget, home: None };
+    budgets.replace(vec![Route { gateways, ..Route::default() }], [(name, tariff)]);
+    budgets
 }

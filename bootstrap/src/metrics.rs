@@ -1,5 +1,6 @@
 //! The metrics of the service. Dashboards and alerts depend on their names.
 
+mod budgets;
 mod gateways;
 mod health;
 mod receipts;
@@ -14,7 +15,7 @@ use prometheus::{
 };
 
 pub use self::receipts::ReceiptMetrics;
-pub(crate) use self::{gateways::GatewayMetrics, health::HealthMetrics};
+pub(crate) use self::{budgets::BudgetMetrics, gateways::GatewayMetrics, health::HealthMetrics};
 
 /// Metrics of the relay.
 #[derive(Debug, Clone)]
@@ -124,6 +125,7 @@ pub struct DeliveryMetrics {
     calls: IntCounter,
     retries: IntCounter,
     held_back: IntCounter,
+    unaffordable: IntCounter,
     deferred: IntCounter,
     lag: IntGaugeVec,
     held: IntGauge,
@@ -170,6 +172,11 @@ impl DeliveryMetrics {
                 "messager_gateway_retries_held_back_total",
                 "Retries that were due and were postponed, because the gateway accepts too few calls.",
             )?,
+            unaffordable: counter(
+                registry,
+                "messager_budget_failures_total",
+                "Accepted messages that failed because every gateway of their route has used its daily budget up.",
+            )?,
             deferred: counter(
                 registry,
                 "messager_deferred_messages_total",
@@ -208,6 +215,7 @@ impl DeliveryMetrics {
         self.calls.inc_by(delivered.calls as u64);
         self.retries.inc_by(delivered.retries as u64);
         self.held_back.inc_by(delivered.held_back as u64);
+        self.unaffordable.inc_by(delivered.unaffordable as u64);
         self.deferred.inc_by(delivered.deferred as u64);
         for ended in &delivered.ended {
             self.deliveries.with_label_values(&[ended.state.as_str()]).inc();

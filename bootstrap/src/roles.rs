@@ -13,13 +13,13 @@ use adapters_broker::{KafkaSettings, KafkaStream, KafkaStreamSettings};
 use adapters_persistence::{Database, EmbeddedQueue, EmbeddedQueueSettings, Part};
 use application::Vault;
 
-pub(crate) use self::processor::kafka_broker;
 pub use self::{
     api::api,
     consumer::consumer,
     keys::{StoredSecrets, open_vault, receipt_urls, unlock},
     processor::processor,
 };
+pub(crate) use self::{gateways::tariffs, processor::kafka_broker};
 use crate::{
     Pool, Process,
     broker::Stream,

@@ -32,6 +32,7 @@ mod m20261130_000021_reserved;
 mod m20261130_000070_gateway_health;
 mod m20261130_000080_gateway_note;
 mod m20261130_000081_gateway_channel;
+mod m20261130_000090_event_reason;
 mod m20261130_000100_receipt_attempt;
 
 /// All migrations, oldest first.
@@ -63,6 +64,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000100_receipt_attempt::Migration),
             Box::new(m20261130_000080_gateway_note::Migration),
             Box::new(m20261130_000081_gateway_channel::Migration),
+            Box::new(m20261130_000090_event_reason::Migration),
         ]
     }
 }

@@ -189,6 +189,13 @@ pub fn build(
     }
 }
 
+/// Returns the prices and the daily budget of a gateway. They need none of its secrets. A value that
+/// [`build`] refuses counts as missing.
+pub fn costs(table: &Map<String, Value>) -> (Prices, Budget) {
+    let mut fields = Fields::new(COMMON, table);
+    (money::prices(&mut fields), money::budget(&mut fields))
+}
+
 fn over_smpp(
     own: &mut Fields<'_>,
     fields: &mut Fields<'_>,

@@ -83,6 +83,8 @@ struct Data<'a> {
     test: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     delivery: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
 }
 
 impl EventSinkSettings {
@@ -191,6 +193,7 @@ fn body(event: &DueEvent) -> Bytes {
                 .and_then(|metadata| serde_json::from_str(metadata.as_str()).ok()),
             test: event.test,
             delivery: event.delivery.as_deref(),
+            reason: event.reason.as_deref(),
         },
     };
     serde_json::to_vec(&body).expect("a struct of texts is JSON").into()

@@ -30,7 +30,7 @@ use domain::{Channel, GatewayName, Measure};
 
 use self::smpp::SmppGateway;
 
-pub use catalogue::{COMMON, Common, Listed, build, catalogue};
+pub use catalogue::{COMMON, Common, Listed, build, catalogue, costs};
 pub use console::ConsoleGateway;
 pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};
 pub use fields::{FieldProblem, Fields, Secret};

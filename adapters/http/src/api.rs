@@ -141,6 +141,7 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
                 ApiError::TooMany { to_number: violations.iter().any(of_phone), retry_after }
             }
             SubmitError::Refused(_) => ApiError::NumberRefused,
+            SubmitError::BudgetExhausted => ApiError::BudgetExhausted,
             SubmitError::Blocked => ApiError::Blocked,
             SubmitError::Full => {
                 self.failures.log(&error);

@@ -55,6 +55,8 @@ pub(crate) enum ApiError {
     NumberRefused,
     #[error("messages to this number are not allowed for now")]
     Blocked,
+    #[error("messages to this number cannot be paid for today")]
+    BudgetExhausted,
     #[error("too many messages")]
     TooMany { to_number: bool, retry_after: u64 },
     #[error("too busy")]
@@ -113,6 +115,10 @@ impl ApiError {
                 StatusCode::FORBIDDEN,
                 r#"{"error":"messages to this number are not allowed for now"}"#,
             ),
+            Self::BudgetExhausted => (
+                StatusCode::FORBIDDEN,
+                r#"{"error":"messages to this number cannot be paid for today"}"#,
+            ),
             Self::TooMany { to_number: true, .. } => {
                 (StatusCode::TOO_MANY_REQUESTS, r#"{"error":"too many messages to this number"}"#)
             }
@@ -151,7 +157,8 @@ impl IntoResponse for ApiError {
             | Self::Internal
             | Self::Forbidden
             | Self::NumberRefused
-            | Self::Blocked => {}
+            | Self::Blocked
+            | Self::BudgetExhausted => {}
         }
         response
     }

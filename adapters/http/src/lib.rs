@@ -11,6 +11,8 @@ mod page;
 mod readiness;
 mod request;
 mod server;
+#[cfg(test)]
+mod testing;
 mod v1;
 
 pub use api::{ApiSettings, router};

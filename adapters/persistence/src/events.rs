@@ -1,9 +1,10 @@
 use std::time::Duration;
 
-use application::ports::{DueEvent, EventClaim, EventKind, EventOutbox, StoreError};
+use application::ports::{DueEvent, EventClaim, EventKind, EventOutbox, FailureReason, StoreError};
 use autometrics::autometrics;
 use domain::{Channel, Metadata, Origin, PhoneNumber, VerificationId};
 use sea_orm::FromQueryResult;
+use serde_json::{Map, Value};
 
 use crate::database::{
     Database, DatabaseError, Fragment, Parameters, Sql, Transaction, millis, parsed, time,
@@ -126,7 +127,7 @@ WITH due AS (
 )
 SELECT claimed.sequence, attempt, replace(claimed.id::text, '-', '') AS id, kind,
     {millis(at)} AS at, {millis(now())} AS claimed_at, claimed.verification::text AS verification,
-    claimed.phone AS masked, delivery, verification.phone, verification.metadata,
+    claimed.phone AS masked, delivery, reason, verification.phone, verification.metadata,
     verification.origin, {channel} AS channel
 FROM claimed LEFT JOIN verification ON verification.id = claimed.verification",
     "
@@ -141,7 +142,7 @@ WHERE sequence IN (
     LIMIT :limit
 )
 RETURNING sequence, attempt, id, kind, at, {now} AS claimed_at, verification, phone AS masked,
-    delivery,
+    delivery, reason,
     (SELECT verification.phone FROM verification WHERE verification.id = event.verification)
         AS phone,
     (SELECT metadata FROM verification WHERE verification.id = event.verification) AS metadata,
@@ -171,6 +172,7 @@ struct Row {
     /// The number of a blocked send, which has no verification.
     masked: Option<String>,
     delivery: Option<String>,
+    reason: Option<String>,
     phone: Option<String>,
     metadata: Option<String>,
     origin: Option<String>,
@@ -195,12 +197,19 @@ impl Row {
             channel: channel.transpose()?.unwrap_or_default(),
             test: self.origin.as_deref() == Some(Origin::Test.as_str()),
             delivery: self.delivery,
+            reason: self.reason,
         })
     }
 }
 
-/// Records how messages ended, in the statement of PostgreSQL that ends them: `ended` has their `id`
-/// and `state`.
+/// Returns each reason of a failure by the detail with which the ledger stores it.
+pub(crate) fn reasons() -> Value {
+    let reasons = FailureReason::ALL.map(|it| (it.detail().to_owned(), it.as_str().into()));
+    Value::from(Map::from_iter(reasons))
+}
+
+/// Records how messages ended, in the statement of PostgreSQL that ends them: `ended` has their `id`,
+/// their `state`, and the `reason` if they failed without a call.
 ///
 /// A message's id without its last byte is that of its verification; a message of another service
 /// has none. A message fails at most once: when the first group ends it without sending it, unless
@@ -209,9 +218,10 @@ impl Row {
 pub(crate) const RECORD_ENDED: Fragment = Fragment::pair(
     "record_ended",
     ", told AS (
-    INSERT INTO event (id, kind, verification, delivery)
+    INSERT INTO event (id, kind, verification, delivery, reason)
     SELECT CASE ended.state WHEN 'sent' THEN gen_random_uuid() ELSE ended.id END,
-        CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state
+        CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state,
+        ended.reason
     FROM ended CROSS JOIN LATERAL (
         SELECT id FROM verification WHERE id = (left(ended.id::text, 34) || '00')::uuid OFFSET 0
     ) AS verification
@@ -236,10 +246,15 @@ pub(crate) async fn record_ended<'a>(
 ) -> Result<(), DatabaseError> {
     static RECORD: Sql = Sql::new(
         "
-INSERT INTO event (id, kind, verification, delivery, at, due_at)
+INSERT INTO event (id, kind, verification, delivery, reason, at, due_at)
 SELECT
     CASE ended.state WHEN 'sent' THEN lower(hex(randomblob(16))) ELSE replace(ended.id, '-', '') END,
     CASE ended.state WHEN 'sent' THEN 'sent' ELSE 'failed' END, verification.id, ended.state,
+    CASE ended.state WHEN 'failed' THEN (
+        SELECT reason.value
+        FROM delivery AS own CROSS JOIN json_each(:reasons) AS reason
+        WHERE own.group_id = :group AND own.message_id = ended.id AND reason.key = own.detail
+    ) END,
     now, now
 FROM :ended
     CROSS JOIN (SELECT {now} AS now)
@@ -260,7 +275,8 @@ WHERE verification.id = substr(ended.id, 1, 34) || '00'
                 .column("id", |(id, _)| id.to_owned())
                 .column("state", |(_, state)| state.to_owned())
         })
-        .with("group", group);
+        .with("group", group)
+        .with("reasons", reasons());
     transaction.execute(&RECORD, parameters).await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 use std::{collections::BTreeSet, time::Duration};
 
-use application::ports::StoreError;
+use application::{Spent, ports::StoreError};
 use autometrics::autometrics;
 use domain::{Channel, GatewayName};
 use sea_orm::FromQueryResult;
@@ -86,6 +86,18 @@ impl SqlGateways {
         Ok(())
     }
 
+    /// Returns what was spent today, by gateway and by the scope of the limit, in millionths.
+    #[autometrics(struct_name = "SqlGateways")]
+    pub async fn spent_today(&self) -> Result<Spent, StoreError> {
+        let rows =
+            self.database.readable_rows(&SPENT_TODAY, self.database.parameters(), SpentRow::read);
+        let mut spent = Spent::new();
+        for (gateway, scope, amount) in rows.await? {
+            spent.entry(gateway).or_default().insert(scope, amount);
+        }
+        Ok(spent)
+    }
+
     /// Stores what `process` says of its gateways. What it said of other gateways stays.
     #[autometrics(struct_name = "SqlGateways")]
     pub async fn report(&self, process: &str, reports: &[GatewayReport]) -> Result<(), StoreError> {
@@ -148,6 +160,17 @@ ON CONFLICT (gateway) DO UPDATE SET channel = excluded.channel
 WHERE gateway_channel.channel <> excluded.channel",
 );
 
+static SPENT_TODAY: Sql = Sql::pair(
+    "
+SELECT gateway, scope, spent
+FROM gateway_spending
+WHERE day = floor(extract(epoch FROM now()) / 86400)::integer",
+    "
+SELECT gateway, scope, spent
+FROM gateway_spending
+WHERE day = {now} / 86400000",
+);
+
 static REPORT: Sql = Sql::new(
     "
 INSERT INTO gateway_state (gateway, process, provider, state, reason, in_flight, accepted, refused,
@@ -181,6 +204,20 @@ struct Drained {
 impl Drained {
     fn name(self) -> Result<GatewayName, DatabaseError> {
         parsed(&self.gateway, "the name of a gateway")
+    }
+}
+
+#[derive(FromQueryResult)]
+struct SpentRow {
+    gateway: String,
+    scope: String,
+    spent: i64,
+}
+
+impl SpentRow {
+    fn read(self) -> Result<(GatewayName, String, u64), DatabaseError> {
+        let gateway = parsed(&self.gateway, "the name of a gateway")?;
+        Ok((gateway, self.scope, u64::try_from(self.spent).unwrap_or(0)))
     }
 }
 

@@ -94,6 +94,7 @@ GRANT SELECT, INSERT, DELETE ON gateway_control TO messager_operator;
 GRANT SELECT ON gateway_state TO messager_operator;
 GRANT SELECT ON gateway_sample TO messager_operator;
 GRANT SELECT ON gateway_factor TO messager_operator;
+GRANT SELECT ON gateway_spending TO messager_operator;
 GRANT SELECT ON guard_decision TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON guard_count TO messager_operator;
 GRANT SELECT, UPDATE, DELETE ON limit_counter TO messager_operator;

@@ -123,6 +123,8 @@ pub struct Delivered {
     pub deferred: usize,
     /// Due retries for which the budget had no room.
     pub held_back: usize,
+    /// Messages that failed because every gateway that can take them has used its daily budget up.
+    pub unaffordable: usize,
     pub ended: Vec<Recorded>,
     pub lag: Option<i64>,
 }

@@ -4,6 +4,7 @@
 //! gateways a message has been given to, and which of them may have it.
 
 mod breaker;
+mod budgets;
 mod desk;
 mod factors;
 mod in_flight;
@@ -28,6 +29,7 @@ use domain::{GatewayName, MessageId, PhoneNumber, Region};
 use tokio::time::Instant;
 
 pub use self::{
+    budgets::{BudgetStatus, Budgets, Spent},
     status::{GatewayState, GatewayStatus},
     table::{AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, RoutingTable},
     tariff::Tariff,
@@ -39,7 +41,7 @@ use self::{
     to::To,
 };
 pub(super) use self::{load::PartitionLoad, permit::Permit};
-use crate::ports::{Accepted, Past, SendError, SmsGateway};
+use crate::ports::{Accepted, FailureReason, Past, SendError, SmsGateway};
 
 /// Chooses a gateway for each call.
 ///
@@ -73,7 +75,7 @@ pub enum Choice<G> {
     /// A gateway may have the message, and no call is safe.
     Unknown,
     /// No gateway takes messages to this number.
-    Refuse(&'static str),
+    Refuse(FailureReason),
 }
 
 /// The step after a call that the gateway did not accept, or may not have accepted.
@@ -224,13 +226,10 @@ impl<G: SmsGateway> Router<G> {
         let mut allowed = match state.allowed(route, ask) {
             Ok(allowed) => allowed,
             Err(Nowhere::Unknown) => return Choice::Unknown,
-            Err(Nowhere::NoRoute) => {
-                return Choice::Refuse("not called: no route has a gateway for this number");
-            }
+            Err(Nowhere::NoRoute) => return Choice::Refuse(FailureReason::NoRoute),
         };
-        // The lookup is slow.
         if !state.factors.is_empty() {
-            state.factors.apply(&mut allowed, ask.id, (self.shared.region)(ask.phone));
+            state.factors.apply(&mut allowed, ask.id, to.region());
         }
         let mut free = Vec::new();
         let mut is_busy = false;
@@ -254,7 +253,7 @@ impl<G: SmsGateway> Router<G> {
             }
         }
         if is_over {
-            return Choice::Refuse("not called: the daily budget is used up");
+            return Choice::Refuse(FailureReason::BudgetExhausted);
         }
         let first = free.into_iter().min_by_key(|(is_silent, tries, _)| (*is_silent, *tries));
         let Some((_, _, name)) = first else {
@@ -295,8 +294,8 @@ impl<G: SmsGateway> Router<G> {
         }
     }
 
-    /// Looks the region of a number up if its route depends on it. The lookup is slow, so it is made
-    /// while the state is not locked.
+    /// Looks the region of a number up if its route or a factor depends on it. The lookup is slow, so it
+    /// is made while the state is not locked.
     fn to<'a>(&'a self, phone: &'a PhoneNumber) -> To<'a> {
         let to = To::new(phone, &self.shared.region);
         if self.shared.state().needs_region(phone) {
@@ -338,7 +337,7 @@ impl<G: SmsGateway> State<G> {
         self.routes.iter().position(|route| route.matches(to.phone, || to.region()))
     }
 
-    /// Whether the route of a number depends on its region.
+    /// Whether the route of a number, or a factor, depends on its region.
     fn needs_region(&self, phone: &PhoneNumber) -> bool {
         let mut is_asked = false;
         let mut ask = || {
@@ -346,7 +345,7 @@ impl<G: SmsGateway> State<G> {
             None
         };
         let _ = self.routes.iter().find(|route| route.matches(phone, &mut ask));
-        is_asked
+        is_asked || !self.factors.is_empty()
     }
 
     /// Returns the gateways that may be called for a message, in the order of its route.

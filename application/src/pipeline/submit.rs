@@ -51,6 +51,9 @@ pub enum SubmitError {
     /// The rules for numbers refuse this number.
     #[error(transparent)]
     Refused(NumberRefused),
+    /// Every gateway that can take the message has used its daily budget up.
+    #[error("the daily budget is used up")]
+    BudgetExhausted,
     /// The guard blocked the message.
     #[error("refused")]
     Blocked,
@@ -81,7 +84,7 @@ impl<O: Outbox, R: CryptoRng + Send + 'static> SubmitMessage<O, R> {
     pub async fn execute(&self, submission: Submission) -> Result<MessageId, SubmitError> {
         let Submission { to, written, api_key, trace } = submission;
         let rules = &self.settings.rules;
-        let permit = rules.admit(&self.guard, Origin::Api, &to)?;
+        let permit = rules.admit(&self.guard, Origin::Api, &to, &written)?;
         let caller = Caller { api_key, ..Caller::default() };
         let request = IssueRequest {
             id: None,
@@ -130,6 +133,7 @@ impl From<Refusal> for SubmitError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Number(rule) => Self::Refused(rule),
+            Refusal::Budget => Self::BudgetExhausted,
             Refusal::Guard => Self::Blocked,
         }
     }
@@ -148,7 +152,7 @@ mod tests {
     use super::*;
     use crate::{
         ports::{MockOutbox, NewSend},
-        testing::{PEPPER, START, sealing_vault, vault},
+        testing::{PEPPER, START, no_budget, sealing_vault, vault},
     };
 
     fn submit_with(outbox: MockOutbox, vault: Vault) -> SubmitMessage<MockOutbox, StdRng> {
@@ -219,6 +223,16 @@ mod tests {
         let refused = submit.execute(submission()).await.unwrap_err();
 
         assert!(matches!(refused, SubmitError::Refused(NumberRefused::Unreadable)), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_no_gateway_can_afford_is_not_stored() {
+        let mut submit = submit(MockOutbox::new());
+        submit.settings.rules.budgets = Some(no_budget());
+
+        let refused = submit.execute(submission()).await.unwrap_err();
+
+        assert!(matches!(refused, SubmitError::BudgetExhausted), "{refused:?}");
     }
 
     #[tokio::test]

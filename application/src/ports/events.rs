@@ -61,6 +61,9 @@ pub struct DueEvent {
     /// The result of the delivery, if the event reports one: `sent`, `failed`, `expired`, `unknown`,
     /// or the delivery receipt of the gateway: `delivered`, `undelivered`.
     pub delivery: Option<String>,
+    /// The reason why the message failed without a call, as [`FailureReason`](crate::ports::FailureReason)
+    /// spells it.
+    pub reason: Option<String>,
 }
 
 /// The reason why an event was not accepted. The texts are our own or an HTTP status.

@@ -2,7 +2,7 @@ use std::{str::FromStr, time::SystemTime};
 
 use domain::{Channel, GatewayName, UnknownWord};
 
-use crate::ports::Verification;
+use crate::ports::{FailureReason, Verification};
 
 /// A verification with its events, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +27,13 @@ pub struct Event {
     pub gateway: Option<GatewayName>,
     /// The channel of that gateway.
     pub channel: Option<Channel>,
+    /// The reason why a message failed without a call.
+    pub reason: Option<FailureReason>,
 }
 
 impl Event {
     pub const fn new(kind: EventKind, at: SystemTime) -> Self {
-        Self { kind, at, gateway: None, channel: None }
+        Self { kind, at, gateway: None, channel: None, reason: None }
     }
 }
 

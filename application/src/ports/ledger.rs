@@ -138,7 +138,7 @@ pub enum Next {
     Wait(Duration),
     /// End without a call, because no gateway takes the message: as failed, or as unknown if a gateway may
     /// have it.
-    Fail(&'static str),
+    Fail(FailureReason),
     /// End as unknown, because a gateway may have the message and no call is safe. If none may have it any
     /// more, because a late outcome said so, nothing changes.
     Unknown(&'static str),
@@ -296,6 +296,40 @@ pub enum Verdict {
     Unknown,
     /// The message was not accepted, or a retry is safe: call again after `after`.
     Retry { after: Duration },
+}
+
+/// The reason why a message fails without a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureReason {
+    /// No route has a gateway for the number.
+    NoRoute,
+    /// Every gateway of the route has used its daily budget up.
+    BudgetExhausted,
+}
+
+impl FailureReason {
+    pub const ALL: [Self; 2] = [Self::NoRoute, Self::BudgetExhausted];
+
+    /// Returns the word for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no-route",
+            Self::BudgetExhausted => "budget-exhausted",
+        }
+    }
+
+    /// Returns the detail for operators.
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::NoRoute => "not called: no route has a gateway for this number",
+            Self::BudgetExhausted => "not called: the daily budget is used up",
+        }
+    }
+
+    /// Returns the reason that has this detail.
+    pub fn of_detail(detail: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.detail() == detail)
+    }
 }
 
 /// The state of an entry after a change.

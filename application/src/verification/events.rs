@@ -230,6 +230,7 @@ mod tests {
             channel: domain::Channel::Sms,
             test: false,
             delivery: None,
+            reason: None,
         }
     }
 

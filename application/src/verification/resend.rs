@@ -60,7 +60,7 @@ mod tests {
             CodeSecret, EventKind, MockVerifications, Resend, Resent, StoreError, Verification,
             Violation,
         },
-        testing::{START, claim, pending, peppers, taken_over, vault},
+        testing::{START, claim, no_budget, pending, peppers, taken_over, vault},
     };
 
     type Resender = ResendVerification<MockVerifications, StdRng>;
@@ -75,6 +75,14 @@ mod tests {
         rules: Vec<GuardRule>,
     ) -> Resender {
         let settings = SendSettings { resend_policy: policy, ..SendSettings::default() };
+        with_settings(verifications, settings, rules)
+    }
+
+    fn with_settings(
+        verifications: MockVerifications,
+        settings: SendSettings,
+        rules: Vec<GuardRule>,
+    ) -> Resender {
         let guard = Arc::new(Guard::new(rules, Duration::from_secs(3_600)));
         let rng = StdRng::seed_from_u64(1);
         let verifications = Arc::new(verifications);
@@ -256,6 +264,24 @@ mod tests {
         let error = resender.execute(pending().id, &Caller::default()).await.unwrap_err();
 
         assert!(matches!(error, ResendError::Blocked));
+    }
+
+    #[tokio::test]
+    async fn a_resend_that_no_gateway_can_afford_is_not_stored() {
+        let mut settings = SendSettings::default();
+        settings.rules.budgets = Some(no_budget());
+        let resend = async |verification: Verification| {
+            let id = verification.id;
+            let mut verifications = finding(verification);
+            verifications.expect_history().returning(|_| Ok(None));
+            let resender = with_settings(verifications, settings.clone(), Vec::new());
+            resender.execute(id, &Caller::default()).await
+        };
+
+        let error = resend(rested()).await.unwrap_err();
+        assert!(matches!(error, ResendError::BudgetExhausted), "{error:?}");
+        let test = Verification { origin: domain::Origin::Test, ..rested() };
+        assert!(resend(test).await.is_ok(), "nothing is sent to a test number");
     }
 
     #[tokio::test]

@@ -1,13 +1,16 @@
 use std::sync::Arc;
 
-use domain::{Counter, NumberRefused, NumberRules, Origin, Recipient, SendLimits, SendOf};
+use domain::{
+    Counter, NumberRefused, NumberRules, Origin, PhoneNumber, Recipient, SendLimits, SendOf,
+};
 
 use super::{Admission, Caller, Guard, SendPermit};
+use crate::Budgets;
 
 /// The rules for messages of one origin, `/v1` or `/api`.
 ///
-/// Both origins apply the same rules in the same order: the rules for numbers, the guard, and the
-/// limits.
+/// Both origins apply the same rules in the same order: the rules for numbers, the budgets of gateways,
+/// the guard, and the limits.
 /// Only the settings differ.
 #[derive(Debug, Clone, Default)]
 pub struct SendRules {
@@ -16,6 +19,8 @@ pub struct SendRules {
     pub refuse_unreadable: bool,
     pub limits: SendLimits,
     pub counting: Counting,
+    /// `None`: no message is refused for a budget.
+    pub budgets: Option<Budgets>,
 }
 
 /// The counters that an origin uses.
@@ -35,6 +40,7 @@ pub enum Counting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Number(NumberRefused),
+    Budget,
     Guard,
 }
 
@@ -45,14 +51,17 @@ impl SendRules {
         refuse_unreadable: false,
         limits: SendLimits::OFF,
         counting: Counting::Shared,
+        budgets: None,
     };
 
-    /// Decides whether a message may be sent. The permit counts it once it is sent.
+    /// Decides whether a message may be sent. `written` is the form of the number that the gateway
+    /// gets. The permit counts the message once it is sent.
     pub(crate) fn admit(
         &self,
         guard: &Arc<Guard>,
         origin: Origin,
         to: &Recipient,
+        written: &PhoneNumber,
     ) -> Result<SendPermit, Refusal> {
         match to {
             Recipient::Number(number) => {
@@ -63,9 +72,18 @@ impl SendRules {
             }
             Recipient::Unreadable(_) => {}
         }
+        self.afford(origin, written)?;
         match guard.decide(origin, to.phone(), to.region()) {
             Admission::Passed(permit) => Ok(permit),
             Admission::Blocked => Err(Refusal::Guard),
+        }
+    }
+
+    /// Refuses a message if every gateway that can take it has used its daily budget up.
+    pub(crate) fn afford(&self, origin: Origin, written: &PhoneNumber) -> Result<(), Refusal> {
+        match &self.budgets {
+            Some(budgets) if budgets.refuse(origin, written) => Err(Refusal::Budget),
+            _ => Ok(()),
         }
     }
 
@@ -99,6 +117,7 @@ mod tests {
     use domain::{GuardMode, GuardRule, Number, NumberType, VerificationId};
 
     use super::*;
+    use crate::testing::no_budget;
 
     fn guard() -> Arc<Guard> {
         let rule = GuardRule::parse("prefix:3:10", GuardMode::Enforce).unwrap();
@@ -125,21 +144,46 @@ mod tests {
             NumberRules { refused: [NumberType::PremiumRate].into(), ..NumberRules::NONE };
         let rules = SendRules { numbers, refuse_unreadable: true, ..SendRules::NONE };
         for origin in [Origin::V1, Origin::Api] {
-            let admit = |to: &Recipient| rules.admit(&guard(), origin, to).map(|_| ());
+            let admit = |to: &Recipient| rules.admit(&guard(), origin, to, to.phone()).map(|_| ());
 
             assert_eq!(admit(&premium), Err(Refusal::Number(NumberRefused::Type)));
             assert_eq!(admit(&unreadable()), Err(Refusal::Number(NumberRefused::Unreadable)));
             assert_eq!(admit(&mobile()), Ok(()));
         }
-        assert!(SendRules::NONE.admit(&guard(), Origin::Api, &premium).is_ok());
-        assert!(SendRules::NONE.admit(&guard(), Origin::Api, &unreadable()).is_ok());
+        for to in [premium, unreadable()] {
+            assert!(SendRules::NONE.admit(&guard(), Origin::Api, &to, to.phone()).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_budget_refuses_before_the_guard_and_after_the_rules_for_numbers() {
+        let guard = guard();
+        for (origin, numbers, expected) in [
+            (Origin::V1, NumberRules::NONE, Refusal::Budget),
+            (Origin::Api, NumberRules::NONE, Refusal::Budget),
+            (
+                Origin::V1,
+                NumberRules { refused: [NumberType::Mobile].into(), ..NumberRules::NONE },
+                Refusal::Number(NumberRefused::Type),
+            ),
+        ] {
+            let rules = SendRules { numbers, budgets: Some(no_budget()), ..SendRules::NONE };
+            for _ in 0..10 {
+                let refused = rules.admit(&guard, origin, &mobile(), mobile().phone());
+                assert_eq!(refused.map(|_| ()), Err(expected));
+            }
+        }
+
+        let to = mobile();
+        let passed = SendRules::NONE.admit(&guard, Origin::V1, &to, to.phone());
+        assert!(passed.is_ok(), "the guard has counted nothing");
     }
 
     #[test]
     fn the_guard_applies_to_api_once_its_codes_are_checked_and_separately_from_v1() {
         let guard = guard();
         let send = |origin| {
-            let permit = SendRules::NONE.admit(&guard, origin, &mobile())?;
+            let permit = SendRules::NONE.admit(&guard, origin, &mobile(), mobile().phone())?;
             permit.sent(VerificationId::NIL);
             Ok::<_, Refusal>(())
         };

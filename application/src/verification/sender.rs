@@ -46,6 +46,9 @@ pub enum ResendError {
     /// The limits that are reached: at least one.
     #[error("a limit is reached")]
     Limited(Vec<Violation>),
+    /// Every gateway that can take the message has used its daily budget up.
+    #[error("the daily budget is used up")]
+    BudgetExhausted,
     /// The guard blocked the message.
     #[error("refused")]
     Blocked,
@@ -75,7 +78,7 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
 
     /// Decides whether a verification may begin.
     pub(super) fn admit(&self, to: &Recipient) -> Result<SendPermit, Refusal> {
-        self.rules().admit(&self.guard, Origin::V1, to)
+        self.rules().admit(&self.guard, Origin::V1, to, to.phone())
     }
 
     /// Issues the code and the first message of a verification.
@@ -142,12 +145,15 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
         }
     }
 
-    /// Asks the guard whether one more message of a verification may be sent.
+    /// Asks the budgets and the guard whether one more message of a verification may be sent.
     pub(super) fn admit_resend(
         &self,
         verification: &Verification,
     ) -> Result<SendPermit, ResendError> {
         let Verification { origin, phone, region, .. } = verification;
+        if !verification.is_test() && self.rules().afford(*origin, phone).is_err() {
+            return Err(ResendError::BudgetExhausted);
+        }
         match self.guard.decide(*origin, phone, *region) {
             Admission::Passed(permit) => Ok(permit),
             Admission::Blocked => Err(ResendError::Blocked),

@@ -40,6 +40,9 @@ pub enum StartError {
     /// The rules for numbers refuse this number.
     #[error(transparent)]
     Refused(NumberRefused),
+    /// Every gateway that can take the message has used its daily budget up.
+    #[error("the daily budget is used up")]
+    BudgetExhausted,
     /// The guard blocked the message.
     #[error("refused")]
     Blocked,
@@ -149,6 +152,7 @@ impl From<Refusal> for StartError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Number(rule) => Self::Refused(rule),
+            Refusal::Budget => Self::BudgetExhausted,
             Refusal::Guard => Self::Blocked,
         }
     }
@@ -158,6 +162,7 @@ impl From<ResendError> for StartError {
     fn from(error: ResendError) -> Self {
         match error {
             ResendError::Limited(violations) => Self::Limited(violations),
+            ResendError::BudgetExhausted => Self::BudgetExhausted,
             ResendError::Blocked => Self::Blocked,
             ResendError::Full => Self::Full,
             ResendError::Unavailable(cause) => Self::Unavailable(cause),

@@ -128,6 +128,7 @@ pub(super) fn read(
         refuse_unreadable: refuse_unreadable?,
         limits,
         counting,
+        budgets: None,
     };
     Some(ApiConfig {
         hosts: hosts?,

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, sync::Arc}
 
 use adapters_gateway::{Common, Gateway};
 use anyhow::Context;
-use domain::{GatewayName, PhoneNumber, Region};
+use domain::{Budget, GatewayName, PhoneNumber, Prices, Region};
 use serde_json::{Map, Value as Json};
 
 pub use self::file::GatewaysFile;
@@ -120,6 +120,11 @@ impl GatewayConfig {
                 anyhow::anyhow!(problems.join("; "))
             })
             .with_context(|| format!("gateway {}", self.name))
+    }
+
+    /// Returns its prices and its daily budget, also if a secret is missing.
+    pub fn costs(&self) -> (Prices, Budget) {
+        adapters_gateway::costs(&self.table)
     }
 
     /// Returns what is wrong with the settings: the name of a field, and words that continue it.

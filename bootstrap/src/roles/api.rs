@@ -1,3 +1,4 @@
+mod budgets;
 mod tasks;
 
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
@@ -13,13 +14,16 @@ use adapters_persistence::{
 use anyhow::{Context, bail};
 use application::{
     AnswerOnce, Authorize, CancelVerification, CheckCode, CodeSender, FindVerification, FlushGuard,
-    Guard, NoteReceipt, ReceiptUrls, ResendVerification, StartVerification, SubmitMessage,
-    SubmitSettings, Vault,
+    Guard, NoteReceipt, ReceiptUrls, ResendVerification, SendRules, StartVerification,
+    SubmitMessage, SubmitSettings, Vault,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::tasks::{refresh_api_keys, run_housekeeping, share_guard_counts};
+use self::{
+    budgets::budgets,
+    tasks::{refresh_api_keys, run_housekeeping, share_guard_counts},
+};
 use super::{clock, gateways::gateways, housekeeping::clean_up_orphans};
 use crate::{
     Pool, Process,
@@ -48,6 +52,7 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let guard = Arc::new(Guard::new(config.guard.rules_in_force(), config.guard.window));
 
     // The use cases.
+    let budgets = Some(budgets(process, database.clone(), &usable)?);
     let submit = SubmitMessage::new(
         outbox.clone(),
         clock,
@@ -57,10 +62,11 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
         SubmitSettings {
             code_length: config.codes.length,
             code_ttl: config.codes.ttl,
-            rules: config.api.legacy.rules.clone(),
+            rules: SendRules { budgets: budgets.clone(), ..config.api.legacy.rules.clone() },
         },
     );
-    let sends = config.verification.sends.clone();
+    let mut sends = config.verification.sends.clone();
+    sends.rules.budgets = budgets;
     let sender = Arc::new(CodeSender::new(
         Arc::clone(&verifications),
         clock,

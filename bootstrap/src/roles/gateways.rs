@@ -27,23 +27,33 @@ use crate::{
 const SPARE: Duration = Duration::from_secs(2);
 
 /// The tariff of each gateway.
-pub(super) type Tariffs = Vec<(GatewayName, Tariff)>;
+pub(crate) type Tariffs = Vec<(GatewayName, Tariff)>;
 
 /// Makes the gateways, and the routes to them. Messages to other regions than `home` are international.
 pub(super) fn table(
     config: &GatewaysConfig,
     home: Option<Region>,
 ) -> anyhow::Result<(RoutingTable<Gateway>, Tariffs)> {
-    let gateways = config.gateways.iter().map(|it| gateway(it, home));
-    let (gateways, tariffs): (Vec<_>, Vec<_>) =
-        gateways.collect::<anyhow::Result<Vec<_>>>()?.into_iter().unzip();
-    let tariffs = config.gateways.iter().map(|it| it.name.clone()).zip(tariffs).collect();
+    let gateways = config.gateways.iter().map(gateway).collect::<anyhow::Result<Vec<_>>>()?;
     let after_ambiguous = match config.ambiguous {
         Ambiguous::Same => AfterAmbiguous::Same,
         Ambiguous::Next => AfterAmbiguous::Next,
     };
-    let routes = config.routes.iter().map(route).collect();
-    Ok((RoutingTable { gateways, routes, after_ambiguous }, tariffs))
+    let routes = routes(config);
+    Ok((RoutingTable { gateways, routes, after_ambiguous }, tariffs(config, home)))
+}
+
+pub(super) fn routes(config: &GatewaysConfig) -> Vec<Route> {
+    config.routes.iter().map(route).collect()
+}
+
+/// Returns the tariffs, also of gateways whose secrets are missing.
+pub(crate) fn tariffs(config: &GatewaysConfig, home: Option<Region>) -> Tariffs {
+    let tariff = |gateway: &GatewayConfig| {
+        let (prices, budget) = gateway.costs();
+        (gateway.name.clone(), Tariff { prices, budget, home })
+    };
+    config.gateways.iter().map(tariff).collect()
 }
 
 /// Puts changed gateways into `router`, each time after `prepare` has seen them and `store` has their
@@ -81,10 +91,7 @@ pub(super) fn follow(
     });
 }
 
-fn gateway(
-    config: &GatewayConfig,
-    home: Option<Region>,
-) -> anyhow::Result<(RoutedGateway<Gateway>, Tariff)> {
+fn gateway(config: &GatewayConfig) -> anyhow::Result<RoutedGateway<Gateway>> {
     let (gateway, common) = config.build()?;
     // The console answers at once.
     let in_flight = (!config.is_console()).then_some(common.in_flight);
@@ -94,9 +101,7 @@ fn gateway(
         in_process: gateway.window(),
         per_second: common.max_per_second,
     };
-    let tariff = Tariff { prices: common.price, budget: common.daily_budget, home };
-    let gateway = Arc::new(gateway);
-    Ok((RoutedGateway { name: config.name.clone(), gateway, limits }, tariff))
+    Ok(RoutedGateway { name: config.name.clone(), gateway: Arc::new(gateway), limits })
 }
 
 fn route(config: &RouteConfig) -> Route {

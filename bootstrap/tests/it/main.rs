@@ -1,5 +1,6 @@
 //! Tests of the whole service: the real binaries with a real database, broker and gateway.
 
+mod budgets;
 mod clients;
 mod codes;
 mod database;

@@ -39,6 +39,7 @@ fn event() -> DueEvent {
         channel: Channel::Sms,
         test: false,
         delivery: None,
+        reason: None,
     }
 }
 
@@ -148,6 +149,18 @@ fn body_describes_its_event() {
     assert_eq!(
         text(&sent),
         r#"{"type":"verification.failed","timestamp":"2023-11-14T22:13:20.123Z","data":{"id":"ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00","phone":"+7999*****67","channel":"telegram","delivery":"expired"}}"#
+    );
+    let unaffordable = DueEvent {
+        kind: EventKind::Failed,
+        metadata: None,
+        delivery: Some("failed".to_owned()),
+        reason: Some("budget-exhausted".to_owned()),
+        ..event()
+    };
+    assert!(
+        text(&unaffordable).ends_with(r#""delivery":"failed","reason":"budget-exhausted"}}"#),
+        "{}",
+        text(&unaffordable)
     );
     let of_a_test = DueEvent { metadata: None, test: true, ..event() };
     assert_eq!(

@@ -179,6 +179,18 @@ async fn number_rules_apply_to_api() {
 }
 
 #[tokio::test]
+async fn message_that_no_gateway_can_afford_is_refused() {
+    const REFUSED: &str = r#"{"error":"messages to this number cannot be paid for today"}"#;
+    let rules = SendRules { budgets: Some(crate::testing::no_budget()), ..SendRules::NONE };
+    let settings = ApiSettings::default();
+    let (router, registry) = with_rules(MockOutbox::new(), MockApiKeys::new(), rules, settings);
+
+    ask(&router, post_json("/api", BODY)).await.expect(403, REFUSED);
+
+    assert_eq!(total(&registry, 403), Some(1));
+}
+
+#[tokio::test]
 async fn closed_api_is_404() {
     let settings = ApiSettings { is_open: false, ..ApiSettings::default() };
     let keys = MockApiKeys::new();

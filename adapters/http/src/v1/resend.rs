@@ -32,6 +32,7 @@ pub(super) static ENDPOINT: Endpoint = Endpoint {
         ProblemKind::AlreadyApproved,
         ProblemKind::Gone,
         ProblemKind::AbnormalUsage,
+        ProblemKind::BudgetExhausted,
         ProblemKind::QuotaExceeded,
     ],
     links: &[],
@@ -54,6 +55,7 @@ async fn resend(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Proble
         Err(ResendError::Limited(violations)) => {
             Err(exceeded(&violations, send_policies(&v1.settings.limits, &caller)))
         }
+        Err(ResendError::BudgetExhausted) => Err(ProblemKind::BudgetExhausted.into()),
         Err(ResendError::Blocked) => Err(ProblemKind::AbnormalUsage.into()),
         Err(error @ (ResendError::Full | ResendError::Unavailable(_))) => {
             Err(v1.unavailable(&error))

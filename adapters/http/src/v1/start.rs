@@ -47,6 +47,7 @@ pub(super) static ENDPOINT: Endpoint = Endpoint {
         ProblemKind::RegionNotAllowed,
         ProblemKind::NumberTypeNotAllowed,
         ProblemKind::AbnormalUsage,
+        ProblemKind::BudgetExhausted,
         ProblemKind::QuotaExceeded,
     ],
     links: &[&find::ENDPOINT, &check::ENDPOINT, &resend::ENDPOINT, &cancel::ENDPOINT],
@@ -111,6 +112,7 @@ async fn start(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Problem
             Err(exceeded(&violations, send_policies(&v1.settings.limits, &caller)))
         }
         Err(StartError::Refused(rule)) => Err(refused(rule)),
+        Err(StartError::BudgetExhausted) => Err(ProblemKind::BudgetExhausted.into()),
         Err(StartError::Blocked) => Err(ProblemKind::AbnormalUsage.into()),
         Err(error @ (StartError::Full | StartError::Unavailable(_))) => Err(v1.unavailable(&error)),
     }

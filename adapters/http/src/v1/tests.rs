@@ -74,6 +74,7 @@ struct Parts<O, A> {
     keys: MockApiKeys,
     rules: Vec<domain::GuardRule>,
     numbers: domain::NumberRules,
+    budgets: Option<application::Budgets>,
     settings: V1Settings,
 }
 
@@ -88,6 +89,7 @@ fn parts() -> Parts<MockOutbox, MockAnswers> {
         keys: MockApiKeys::new(),
         rules: Vec::new(),
         numbers: domain::NumberRules::default(),
+        budgets: None,
         settings: V1Settings {
             default_region: None,
             auth: ApiAuth::None,
@@ -108,13 +110,13 @@ fn parts() -> Parts<MockOutbox, MockAnswers> {
 
 impl<O: Outbox, A: Answers> Parts<O, A> {
     fn with_outbox<P>(self, outbox: P) -> Parts<P, A> {
-        let Self { verifications, answers, keys, rules, numbers, settings, .. } = self;
-        Parts { outbox, verifications, answers, keys, rules, numbers, settings }
+        let Self { verifications, answers, keys, rules, numbers, budgets, settings, .. } = self;
+        Parts { outbox, verifications, answers, keys, rules, numbers, budgets, settings }
     }
 
     fn with_answers<B>(self, answers: B) -> Parts<O, B> {
-        let Self { outbox, verifications, keys, rules, numbers, settings, .. } = self;
-        Parts { outbox, verifications, answers, keys, rules, numbers, settings }
+        let Self { outbox, verifications, keys, rules, numbers, budgets, settings, .. } = self;
+        Parts { outbox, verifications, answers, keys, rules, numbers, budgets, settings }
     }
 
     fn router(self) -> Router {
@@ -126,7 +128,8 @@ impl<O: Outbox, A: Answers> Parts<O, A> {
         let guard = Arc::new(Guard::new(self.rules, Duration::from_secs(3_600)));
         let verifications = Arc::new(self.verifications);
         let limits = self.settings.limits.clone();
-        let rules = SendRules { limits: limits.clone(), numbers: self.numbers, ..SendRules::NONE };
+        let (numbers, budgets) = (self.numbers, self.budgets);
+        let rules = SendRules { limits: limits.clone(), numbers, budgets, ..SendRules::NONE };
         let sender = Arc::new(CodeSender::new(
             Arc::clone(&verifications),
             || SystemTime::UNIX_EPOCH,

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use application::ports::{Event, EventKind, History, Verification};
+use application::ports::{Event, EventKind, FailureReason, History, Verification};
 use axum::http::StatusCode;
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::{ATTEMPTS, Channel, GatewayName, Pacing, Scope, VerificationStatus};
@@ -55,6 +55,8 @@ struct EventView<'a> {
     gateway: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     channel: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
 }
 
 /// Shows a verification to the caller.
@@ -101,7 +103,8 @@ impl<'a> EventView<'a> {
     fn of(event: &'a Event) -> Self {
         let gateway = event.gateway.as_ref().map(GatewayName::as_str);
         let channel = event.channel.map(Channel::as_str);
-        Self { r#type: event.kind.as_str(), at: rfc3339(event.at), gateway, channel }
+        let reason = event.reason.map(FailureReason::as_str);
+        Self { r#type: event.kind.as_str(), at: rfc3339(event.at), gateway, channel, reason }
     }
 }
 
@@ -163,15 +166,19 @@ fn channels() -> [&'static str; 2] {
 
 const GATEWAY: &str = "The configured name of the gateway. Only on sent, delivered and failed, if a gateway was called.";
 
+const REASON: &str = "Only on failed, if no gateway could be called.";
+
 fn event() -> Object {
     // A blocked send has no verification.
     let kinds = EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Blocked);
     let kinds: Vec<&str> = kinds.map(EventKind::as_str).collect();
+    let reasons = FailureReason::ALL.map(FailureReason::as_str);
     ObjectBuilder::new()
         .property("type", known(&kinds))
         .property("at", time())
         .property("gateway", said(string(), GATEWAY))
         .property("channel", said(known(&channels()), CHANNEL_OF_EVENT))
+        .property("reason", said(known(&reasons), REASON))
         .required("type")
         .required("at")
         .build()

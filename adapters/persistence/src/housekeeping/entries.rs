@@ -230,7 +230,7 @@ SELECT message_id::text AS id, group_id, state FROM closed",
         IS_LATE,
         Fragment::new(
             "events",
-            ", ended AS (SELECT message_id AS id, state FROM closed){record_ended}",
+            ", ended AS (SELECT message_id AS id, state, NULL::text AS reason FROM closed){record_ended}",
         ),
         RECORD_ENDED,
         CALLED,

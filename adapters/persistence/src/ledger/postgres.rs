@@ -76,7 +76,7 @@ FROM lease LEFT JOIN begun ON true",
     &[
         Fragment::new(
             "events",
-            ", ended AS (SELECT message_id AS id, state FROM begun){record_ended}",
+            ", ended AS (SELECT message_id AS id, state, NULL::text AS reason FROM begun){record_ended}",
         ),
         RECORD_ENDED,
         CALLED,

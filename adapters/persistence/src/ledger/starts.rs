@@ -4,7 +4,10 @@ use application::ports::{Next, Start};
 use domain::GatewayName;
 use serde_json::{Map, Value};
 
-use crate::database::{Parameters, millis};
+use crate::{
+    database::{Parameters, millis},
+    events::reasons,
+};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -56,7 +59,8 @@ impl Starts<'_> {
                 }),
             ),
             Step::Fail | Step::Unknown => parameters
-                .with("details", self.by_id(|next| reason(next).map(Value::from)))
+                .with("details", self.by_id(|next| detail(next).map(Value::from)))
+                .with("reasons", reasons())
                 .with("only_in_doubt", step == Step::Unknown),
         }
     }
@@ -89,9 +93,10 @@ fn gateway(next: &Next) -> Option<&str> {
     }
 }
 
-fn reason(next: &Next) -> Option<&'static str> {
+fn detail(next: &Next) -> Option<&'static str> {
     match next {
-        Next::Fail(reason) | Next::Unknown(reason) => Some(*reason),
+        Next::Fail(reason) => Some(reason.detail()),
+        Next::Unknown(detail) => Some(*detail),
         _ => None,
     }
 }

@@ -2,8 +2,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use application::ports::{
     Backlog, CallOutcome, CheckOutcome, Claim, DeliveryLedger, DueEvent, EventKind, EventOutbox,
-    GuardCounts, GuardDecision, Housekeeping, Incoming, NewSend, NewTest, NewVerification, Outbox,
-    OutcomeClass, Verdict, Verifications,
+    FailureReason, GuardCounts, GuardDecision, Housekeeping, Incoming, NewSend, NewTest,
+    NewVerification, Next, Outbox, OutcomeClass, Start, Verdict, Verifications,
 };
 use domain::{GuardMode, GuardRule, GuardScope, Metadata, Origin, Validity, VerificationId};
 use sea_orm::ConnectionTrait;
@@ -23,6 +23,7 @@ use crate::{
 on_both_databases!(
     event_is_stored_in_the_commit_that_it_reports,
     outcomes_of_calls_are_recorded_as_events,
+    message_that_no_gateway_takes_has_a_reason,
     expired_message_has_one_event,
     message_that_one_group_sent_has_not_failed,
     event_of_a_blocked_send_has_no_verification,
@@ -159,6 +160,45 @@ async fn outcomes_of_calls_are_recorded_as_events(database: Database) {
     ];
     expected.sort_unstable();
     assert_eq!(told, expected);
+}
+
+async fn message_that_no_gateway_takes_has_a_reason(database: Database) {
+    let sends = [1, 2, 3].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(&database, send).await);
+    }
+    let ours = published(&database, LONG).await.into_iter().map(|(incoming, _)| incoming);
+    let messages: Vec<Incoming> = ours.collect();
+    let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
+    let (ledger, lease) = ledger(&database, "group").await;
+    ledger.admit(&lease, &batch(&messages)).await.unwrap();
+    // The first gateway of the third message may have it.
+    let call = ledger.start(&lease, &calls(&ids[2..]), LONG).await.unwrap().calls[0];
+    let unclear = CallOutcome {
+        id: call.id,
+        attempt: call.attempt,
+        class: OutcomeClass::Ambiguous,
+        verdict: Verdict::Retry { after: NONE },
+        detail: String::new(),
+    };
+    ledger.finish(&[unclear]).await.unwrap();
+
+    let [no_route, no_budget] = FailureReason::ALL;
+    let starts = [(0, no_route), (1, no_budget), (2, no_budget)]
+        .map(|(place, reason): (usize, _)| Start { id: ids[place], next: Next::Fail(reason) });
+    assert_eq!(ledger.start(&lease, &starts, LONG).await.unwrap().ended.len(), 3);
+
+    let told = told(&SqlEventOutbox::new(database.clone())).await;
+    let reasons = [Some("no-route"), Some("budget-exhausted"), None];
+    let verifications = SqlVerifications::new(database);
+    for (send, reason) in sends.iter().zip(reasons) {
+        let id = id_of(send);
+        let event = told.iter().find(|event| event.verification == Some(id)).unwrap();
+        assert_eq!((event.kind, event.reason.as_deref()), (EventKind::Failed, reason));
+        let history = verifications.history(id).await.unwrap().unwrap();
+        let failed = history.events.iter().find(|event| event.kind == EventKind::Failed);
+        assert_eq!(failed.unwrap().reason.map(FailureReason::as_str), reason);
+    }
 }
 
 async fn expired_message_has_one_event(database: Database) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use application::ports::{
-    CallOutcome, DeliveryLedger, DeliveryState, Due, Lease, LedgerError, Next, OutcomeClass,
-    PartitionLeases, Past, Start, Started, Verdict,
+    CallOutcome, DeliveryLedger, DeliveryState, Due, FailureReason, Lease, LedgerError, Next,
+    OutcomeClass, PartitionLeases, Past, Start, Started, Verdict,
 };
 use domain::{GatewayName, MessageId};
 use sea_orm::{ConnectionTrait, FromQueryResult};
@@ -442,7 +442,7 @@ async fn fenced_owner_lets_nothing_wait(database: Database) {
 }
 
 fn fails(id: MessageId) -> Vec<Start> {
-    vec![Start { id, next: Next::Fail("no gateway for this number") }]
+    vec![Start { id, next: Next::Fail(FailureReason::NoRoute) }]
 }
 
 fn is_in_doubt(id: MessageId) -> Vec<Start> {
@@ -463,7 +463,7 @@ async fn message_that_no_gateway_takes_fails_without_a_call(database: Database) 
     let ended: Vec<_> = started.ended.iter().map(|it| it.state).collect();
     assert_eq!((started.calls, ended), (Vec::new(), vec![DeliveryState::Failed; 3]));
     let over = "delivery WHERE state = 'failed' AND code IS NULL AND ended_at IS NOT NULL
-        AND detail = 'no gateway for this number'";
+        AND detail = 'not called: no route has a gateway for this number'";
     assert_eq!(count(&database, over).await, 3);
     assert_eq!(consumer.row(new).await.attempts().len(), 0);
     assert_eq!(consumer.start(&fails(new)).await, Started::default(), "it has ended");

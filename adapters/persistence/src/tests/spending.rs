@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use application::ports::{
-    CallOutcome, Cost, DailyLimit, DeliveryLedger, DeliveryState, Lease, LedgerError, Next,
-    OutcomeClass, PartitionLeases, Start, Started, Verdict,
+use application::{
+    Spent,
+    ports::{
+        CallOutcome, Cost, DailyLimit, DeliveryLedger, DeliveryState, Lease, LedgerError, Next,
+        OutcomeClass, PartitionLeases, Start, Started, Verdict,
+    },
 };
 use domain::MessageId;
 use sea_orm::ConnectionTrait;
@@ -14,7 +17,7 @@ use super::{
     on_both_databases,
     support::{LONG, batch, calls_of, count, in_time, incoming, number, phone},
 };
-use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases};
+use crate::{Database, SqlDeliveryLedger, SqlGateways, SqlPartitionLeases};
 
 on_both_databases!(
     calls_begin_while_the_budget_has_room,
@@ -23,10 +26,12 @@ on_both_databases!(
     refused_call_gives_its_cost_back,
     ambiguous_call_keeps_its_cost_and_pays_for_its_repeats,
     interrupted_call_keeps_its_cost_and_pays_for_its_repeats,
+    interrupted_call_is_paid_for_even_if_its_message_expires,
     grant_that_was_not_heard_costs_nothing,
     cost_that_was_not_given_back_after_a_refusal_is_given_back_by_the_next_call,
     expired_message_costs_nothing,
     fenced_owner_spends_nothing,
+    spending_of_today_is_shown_by_gateway_and_scope,
     budget_is_exact_under_concurrency_and_crashes,
 );
 
@@ -92,6 +97,12 @@ impl Consumer {
              WHERE gateway = '{gateway}' AND scope = '{scope}'"
         );
         number(&self.database, sql).await
+    }
+
+    /// Lets all messages expire.
+    async fn expire(&self) {
+        let past = if self.database.is_postgres() { "now() - interval '1 hour'" } else { "1000" };
+        self.run(&format!("UPDATE delivery SET expires_at = {past}")).await;
     }
 
     async fn run(&self, sql: &str) {
@@ -193,6 +204,21 @@ async fn interrupted_call_keeps_its_cost_and_pays_for_its_repeats(database: Data
     assert_eq!(new.spent("main", "").await, 40, "the first call may have been made");
 }
 
+async fn interrupted_call_is_paid_for_even_if_its_message_expires(database: Database) {
+    let old = consumer(&database, "a", NONE).await;
+    let [first, second] = old.admit().await;
+    old.start_for(&buys("main", &[first, second], [("", 100)]), NONE).await;
+    let new = consumer(&database, "b", LONG).await;
+    // The first message goes on to another gateway, and the second expires.
+    new.start(&buys("local", &[first], [("", 100)])).await;
+    new.expire().await;
+
+    let ended = new.start(&buys("local", &[second], [("", 100)])).await.ended;
+
+    assert_eq!(ended.len(), 1);
+    assert_eq!((new.spent("main", "").await, new.spent("local", "").await), (80, 40));
+}
+
 async fn grant_that_was_not_heard_costs_nothing(database: Database) {
     let consumer = consumer(&database, "a", LONG).await;
     let [id] = consumer.admit().await;
@@ -233,8 +259,7 @@ async fn cost_that_was_not_given_back_after_a_refusal_is_given_back_by_the_next_
 async fn expired_message_costs_nothing(database: Database) {
     let consumer = consumer(&database, "a", LONG).await;
     let [id] = consumer.admit().await;
-    let past = if database.is_postgres() { "now() - interval '1 hour'" } else { "1000" };
-    consumer.run(&format!("UPDATE delivery SET expires_at = {past}")).await;
+    consumer.expire().await;
 
     let started = consumer.start(&buys("main", &[id], [("", 40)])).await;
 
@@ -251,6 +276,23 @@ async fn fenced_owner_spends_nothing(database: Database) {
 
     assert!(matches!(started, Err(LedgerError::Fenced { partition: 0 })), "{started:?}");
     assert_eq!(old.spent("main", "").await, 0);
+}
+
+async fn spending_of_today_is_shown_by_gateway_and_scope(database: Database) {
+    let consumer = consumer(&database, "a", LONG).await;
+    let gateways = SqlGateways::new(database.clone());
+    assert_eq!(gateways.spent_today().await.unwrap(), Spent::new());
+    let ids = consumer.admit::<3>().await;
+    consumer.start(&buys("main", &ids[..1], [("", 100)])).await;
+    consumer.run("UPDATE gateway_spending SET day = day - 1").await;
+
+    consumer.start(&buys("main", &ids[1..2], [("", 100), ("RU", 100)])).await;
+    consumer.start(&buys("local", &ids[2..], [("international", 100)])).await;
+
+    let of = |scopes: &[&str]| scopes.iter().map(|scope| ((*scope).to_owned(), 40)).collect();
+    let expected = [("local", of(&["international"])), ("main", of(&["", "RU"]))]
+        .map(|(gateway, spent)| (gateway.parse().unwrap(), spent));
+    assert_eq!(gateways.spent_today().await.unwrap(), expected.into());
 }
 
 /// Many starts at once, some of which are dropped at any point, as a crash does.

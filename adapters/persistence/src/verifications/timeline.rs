@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use application::ports::{Event, EventKind, Verification};
+use application::ports::{Event, EventKind, FailureReason, Verification};
 use domain::{Channel, GatewayName, VerificationStatus};
 use sea_orm::FromQueryResult;
 
@@ -15,6 +15,8 @@ struct Story {
     sent: Option<i64>,
     open: bool,
     failed: Option<i64>,
+    /// The reason why it failed without a call.
+    reason: Option<FailureReason>,
     delivered: Option<i64>,
     undelivered: Option<i64>,
     /// The gateway that accepted it, or else one that was called.
@@ -33,6 +35,8 @@ struct MessageRow {
     undelivered_at: Option<i64>,
     gateway: Option<String>,
     channel: Option<String>,
+    /// Of a message that failed.
+    detail: Option<String>,
 }
 
 // A message that is in a ledger is no longer in transit. A message that expired before any group had
@@ -41,24 +45,26 @@ static MESSAGES: Sql = Sql::pair(
     "
 SELECT id::text AS id, 'in transit' AS state, {millis(published_at)} AS published_at,
     NULL::bigint AS ended_at, NULL::bigint AS delivered_at, NULL::bigint AS undelivered_at,
-    NULL AS gateway, NULL AS channel
+    NULL AS gateway, NULL AS channel, NULL AS detail
 FROM in_transit
 WHERE sequence = :sequence AND id = ANY (:ids::uuid[])
 UNION ALL
 SELECT message_id::text, state, {millis(CASE WHEN group_id <> '' THEN admitted_at END)},
     {millis(ended_at)}, {millis(delivered_at)}, {millis(undelivered_at)}, gateway,
-    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway)
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway),
+    CASE state WHEN 'failed' THEN detail END
 FROM delivery
 WHERE message_id = ANY (:ids::uuid[])",
     "
 SELECT id, 'in transit' AS state, published_at, NULL AS ended_at, NULL AS delivered_at,
-    NULL AS undelivered_at, NULL AS gateway, NULL AS channel
+    NULL AS undelivered_at, NULL AS gateway, NULL AS channel, NULL AS detail
 FROM in_transit
 WHERE sequence = :sequence AND id IN (SELECT value FROM json_each(:ids))
 UNION ALL
 SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at, delivered_at,
     undelivered_at, gateway,
-    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway)
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway),
+    CASE state WHEN 'failed' THEN detail END
 FROM delivery
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
@@ -107,6 +113,8 @@ impl Story {
             "failed" | "expired" | "unknown" => self.failed = self.failed.max(row.ended_at),
             _ => self.open = true,
         }
+        let reason = row.detail.as_deref().and_then(FailureReason::of_detail);
+        self.reason = self.reason.or(reason);
         if let Some(gateway) = &row.gateway
             && (row.state == "sent" || self.gateway.is_none())
         {
@@ -136,7 +144,8 @@ impl Story {
             let follows_from_a_call = kind != EventKind::Published;
             let gateway = self.gateway.clone().filter(|_| follows_from_a_call);
             let channel = self.channel.filter(|_| follows_from_a_call);
-            Some(Event { kind, at: time(at?), gateway, channel })
+            let reason = self.reason.filter(|_| kind == EventKind::Failed);
+            Some(Event { kind, at: time(at?), gateway, channel, reason })
         };
         events.into_iter().filter_map(event)
     }

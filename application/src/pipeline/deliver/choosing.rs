@@ -17,8 +17,8 @@ use super::{
 use crate::{
     pipeline::routing::{Ask, Choice, Permit},
     ports::{
-        Call, CallOutcome, DeliveryLedger, Incoming, LedgerError, Next, OutcomeClass, Past,
-        SmsGateway, Start, Started, Verdict,
+        Call, CallOutcome, DeliveryLedger, DeliveryState, FailureReason, Incoming, LedgerError,
+        Next, OutcomeClass, Past, SmsGateway, Start, Started, Verdict,
     },
 };
 
@@ -59,7 +59,7 @@ enum Step<G> {
     /// Park the message for this time.
     Wait(Duration),
     /// End the message without a call, because no gateway takes it.
-    Fail(&'static str),
+    Fail(FailureReason),
     /// End the message without a call, because a gateway may have it.
     Unknown(&'static str),
     /// Record the outcome of the interrupted call.
@@ -138,7 +138,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 }
             }
         };
-        let ended: HashSet<MessageId> = started.ended.iter().map(|recorded| recorded.id).collect();
+        let ended: HashMap<MessageId, DeliveryState> =
+            started.ended.iter().map(|recorded| (recorded.id, recorded.state)).collect();
         self.delivered.ended.extend(started.ended);
         let calls: HashMap<MessageId, Call> =
             started.calls.into_iter().map(|call| (call.id, call)).collect();
@@ -149,7 +150,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             if let (Step::Call(permit), Some(_)) = (&step, call) {
                 self.router.note_paid(permit.name(), &message.message.phone);
             }
-            if ended.contains(&message.message.id) {
+            if let Some(state) = ended.get(&message.message.id) {
+                if let (Step::Fail(FailureReason::BudgetExhausted), DeliveryState::Failed) =
+                    (&step, state)
+                {
+                    self.delivered.unaffordable += 1;
+                }
                 self.lanes.done(&message.message.phone);
             } else if let Step::Call(permit) = &step
                 && unaffordable.contains(&message.message.id)
@@ -283,7 +289,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                     None => Next::Call(name),
                 }
             }
-            Step::Fail(reason) => Next::Fail(reason),
+            Step::Fail(reason) => Next::Fail(*reason),
             Step::Unknown(reason) => Next::Unknown(reason),
             Step::Wait(wait) => Next::Wait(*wait),
             Step::Stay(_) | Step::Interrupted => return None,

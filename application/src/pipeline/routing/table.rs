@@ -114,6 +114,7 @@ impl Default for Preference {
 }
 
 impl Preference {
+    /// Returns the gateways in the order of the settings.
     pub(super) fn names(&self) -> Vec<&GatewayName> {
         match self {
             Self::InOrder(names) => names.iter().collect(),

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     Guard, SendSettings, Vault,
     ports::{EventKind, MockOutbox, MockVerifications, NewSend, Resent, Verification},
-    testing::{START, claim, pending, peppers, taken_over, vault},
+    testing::{START, claim, no_budget, pending, peppers, taken_over, vault},
 };
 
 type Starter = StartVerification<MockOutbox, MockVerifications, StdRng>;
@@ -23,9 +23,17 @@ fn with_rules(
     verifications: MockVerifications,
     rules: &[GuardRule],
 ) -> Starter {
+    with_settings(outbox, verifications, SendSettings::default(), rules)
+}
+
+fn with_settings(
+    outbox: MockOutbox,
+    verifications: MockVerifications,
+    settings: SendSettings,
+    rules: &[GuardRule],
+) -> Starter {
     let guard = Arc::new(Guard::new(rules.to_vec(), Duration::from_secs(3_600)));
     let rng = StdRng::seed_from_u64(1);
-    let settings = SendSettings::default();
     let verifications = Arc::new(verifications);
     let sender = CodeSender::new(verifications, || START, rng, vault(), guard, settings);
     StartVerification::new(outbox, Arc::new(sender))
@@ -263,6 +271,17 @@ async fn the_guard_blocks_a_flood_in_enforce_mode_only() {
     }
 
     assert_eq!(sent, [3, 10]);
+}
+
+#[tokio::test]
+async fn a_start_that_no_gateway_can_afford_is_not_stored() {
+    let mut settings = SendSettings::default();
+    settings.rules.budgets = Some(no_budget());
+    let starter = with_settings(MockOutbox::new(), MockVerifications::new(), settings, &[]);
+
+    let error = starter.execute(request()).await.unwrap_err();
+
+    assert!(matches!(error, StartError::BudgetExhausted), "{error:?}");
 }
 
 #[tokio::test]

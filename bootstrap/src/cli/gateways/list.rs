@@ -1,23 +1,29 @@
 //! `messager gateways list`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write, stdout},
     time::Duration,
 };
 
 use adapters_persistence::{ReportedGateway, SqlGatewayHealth, SqlGateways};
-use domain::GatewayName;
+use application::{BudgetStatus, Spent};
+use domain::{Amount, GatewayName};
 use serde_json::{Value, json};
 
 use super::{
     super::{Output, with_database},
     health::Health,
 };
-use crate::config::{Config, GatewaysConfig, Weights};
+use crate::{
+    config::{Config, GatewaysConfig, Weights},
+    roles::tariffs,
+};
 
 /// A process that said nothing for this long has ended, or cannot reach the database.
 const SILENT: Duration = Duration::from_secs(60);
+
+type Budgets = BTreeMap<GatewayName, Vec<BudgetStatus>>;
 
 /// The state of one gateway in one process.
 struct Row<'a> {
@@ -27,6 +33,8 @@ struct Row<'a> {
     reported: Option<&'a ReportedGateway>,
     is_drained: bool,
     health: &'a Health,
+    /// Each daily limit, with what all processes have spent of it today.
+    budgets: &'a [BudgetStatus],
 }
 
 /// Prints a row for each gateway and process.
@@ -37,7 +45,8 @@ pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
         let reported = gateways.reported(SILENT).await?;
         let moves = config.gateways.weights == Weights::Move;
         let health = Health::read(&SqlGatewayHealth::new(database.clone()), moves).await?;
-        let rows = rows(&config.gateways, &reported, &drained, &health);
+        let budgets = budgets(config, &gateways.spent_today().await?);
+        let rows = rows(&config.gateways, &reported, &drained, &health, &budgets);
         let text = if json {
             json_of(&rows)
         } else if stdout().is_terminal() {
@@ -50,6 +59,14 @@ pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
     .await
 }
 
+/// Returns the limits of each configured gateway that has any.
+fn budgets(config: &Config, spent: &Spent) -> Budgets {
+    let tariffs = tariffs(&config.gateways, config.numbers.default_region).into_iter();
+    let status =
+        tariffs.map(|(name, tariff)| (name.clone(), tariff.status(&name, spent.get(&name))));
+    status.collect()
+}
+
 /// Returns the rows of the configured gateways in their order, and then of those that only running
 /// processes have.
 fn rows<'a>(
@@ -57,6 +74,7 @@ fn rows<'a>(
     reported: &'a [ReportedGateway],
     drained: &BTreeSet<GatewayName>,
     health: &'a Health,
+    budgets: &'a Budgets,
 ) -> Vec<Row<'a>> {
     let configured = config.gateways.iter().map(|it| (&it.name, it.provider));
     let is_configured = |name: &GatewayName| config.find(name).is_some();
@@ -68,8 +86,9 @@ fn rows<'a>(
     others.dedup();
     let mut rows = Vec::new();
     for (gateway, provider) in configured.chain(others) {
+        let budgets = budgets.get(gateway).map_or(&[][..], Vec::as_slice);
         let is_drained = drained.contains(gateway);
-        let row = |reported| Row { gateway, provider, reported, is_drained, health };
+        let row = |reported| Row { gateway, provider, reported, is_drained, health, budgets };
         let before = rows.len();
         rows.extend(reported.iter().filter(|it| it.report.gateway == *gateway).map(Some).map(row));
         if rows.len() == before {
@@ -79,7 +98,7 @@ fn rows<'a>(
     rows
 }
 
-const HEAD: [&str; 11] = [
+const HEAD: [&str; 12] = [
     "gateway",
     "provider",
     "process",
@@ -91,6 +110,7 @@ const HEAD: [&str; 11] = [
     "in time",
     "approved",
     "factor",
+    "spent today",
 ];
 
 impl Row<'_> {
@@ -103,6 +123,16 @@ impl Row<'_> {
         } else {
             format!("{state}: {reason}")
         }
+    }
+
+    /// Says what was spent today: `2.5 of 100, international 0 of 10`.
+    fn spent(&self) -> String {
+        let limit = |it: &BudgetStatus| {
+            let scope = if it.scope == "total" { "" } else { &it.scope };
+            format!("{scope} {} of {}", it.spent, it.limit).trim_start().to_owned()
+        };
+        let limits: Vec<String> = self.budgets.iter().map(limit).collect();
+        if limits.is_empty() { "-".to_owned() } else { limits.join(", ") }
     }
 
     fn cells(&self) -> [String; HEAD.len()] {
@@ -122,6 +152,7 @@ impl Row<'_> {
             in_time,
             approved,
             factor,
+            self.spent(),
         ]
     }
 }
@@ -148,6 +179,13 @@ fn table(rows: &[Row<'_>]) -> String {
 }
 
 fn json_of(rows: &[Row<'_>]) -> String {
+    let number = |amount: Amount| -> Value {
+        serde_json::from_str(&amount.to_string()).expect("an amount is a number")
+    };
+    let limit = |it: &BudgetStatus| {
+        let (spent, limit) = (number(it.spent), number(it.limit));
+        json!({ "scope": it.scope, "spent": spent, "limit": limit })
+    };
     let object = |row: &Row<'_>| {
         let report = row.reported.map(|it| &it.report);
         json!({
@@ -161,6 +199,7 @@ fn json_of(rows: &[Row<'_>]) -> String {
             "refused": report.map(|it| it.refused),
             "unclear": report.map(|it| it.unclear),
             "health": row.health.json(row.gateway),
+            "budgets": row.budgets.iter().map(limit).collect::<Vec<Value>>(),
             "reported_seconds_ago": row.reported.map(|it| it.age.as_secs()),
         })
     };
@@ -203,15 +242,16 @@ mod tests {
             reported("gone", "13-b", "open", "misconfigured: HTTP 401"),
         ];
         let health = Health::default();
-        let rows = rows(&config, &reported, &BTreeSet::new(), &health);
+        let budgets = Budgets::new();
+        let rows = rows(&config, &reported, &BTreeSet::new(), &health, &budgets);
 
         assert_eq!(
             lines(&rows),
             "gateway\tprovider\tprocess\tstate\tin flight\taccepted\trefused\tunclear\t\
-             in time\tapproved\tfactor\n\
-             default\tconsole\t-\tunused\t-\t-\t-\t-\t-\t-\t1\n\
-             gone\ttwilio\t12-a\tclosed\t3\t20\t1\t0\t-\t-\t1\n\
-             gone\ttwilio\t13-b\topen: misconfigured: HTTP 401\t3\t20\t1\t0\t-\t-\t1\n"
+             in time\tapproved\tfactor\tspent today\n\
+             default\tconsole\t-\tunused\t-\t-\t-\t-\t-\t-\t1\t-\n\
+             gone\ttwilio\t12-a\tclosed\t3\t20\t1\t0\t-\t-\t1\t-\n\
+             gone\ttwilio\t13-b\topen: misconfigured: HTTP 401\t3\t20\t1\t0\t-\t-\t1\t-\n"
         );
         let columns = table(&rows);
         assert!(columns.contains("gone     twilio    12-a     closed "), "{columns}");
@@ -221,12 +261,40 @@ mod tests {
     }
 
     #[test]
+    fn spending_of_today_is_shown_with_the_limits() {
+        let settings = [("GATEWAY_PRICE", "0.05"), ("GATEWAY_DAILY_BUDGET", "100.5")];
+        let config = Config::from_lookup(&|name| {
+            settings.iter().find(|(known, _)| *known == name).map(|it| it.1.to_owned())
+        });
+        let config = config.unwrap();
+        let spent = [(GatewayName::default(), [(String::new(), 2_550_000)].into())].into();
+        let budgets = budgets(&config, &spent);
+        let health = Health::default();
+        let rows = rows(&config.gateways, &[], &BTreeSet::new(), &health, &budgets);
+
+        assert!(lines(&rows).ends_with("\t2.55 of 100.5\n"), "{}", lines(&rows));
+        let json: Value = serde_json::from_str(&json_of(&rows)).unwrap();
+        let expected = json!([{ "scope": "total", "spent": 2.55, "limit": 100.5 }]);
+        assert_eq!(json[0]["budgets"], expected);
+        let status = |scope: &str| BudgetStatus {
+            gateway: GatewayName::default(),
+            scope: scope.to_owned(),
+            spent: Amount::ZERO,
+            limit: Amount::from_millionths(5_000_000),
+        };
+        let limits = [status("total"), status("RU")];
+        let row = Row { budgets: &limits, ..rows.into_iter().next().unwrap() };
+        assert_eq!(row.spent(), "0 of 5, RU 0 of 5");
+    }
+
+    #[test]
     fn drained_gateway_is_shown_as_drained_even_if_no_process_has_noticed() {
         let config = config();
         let reported = [reported("default", "12-a", "open", "unavailable")];
         let drained = BTreeSet::from([GatewayName::default()]);
 
-        let shown = lines(&rows(&config, &reported, &drained, &Health::default()));
+        let health = Health::default();
+        let shown = lines(&rows(&config, &reported, &drained, &health, &Budgets::new()));
 
         assert!(shown.contains("\tdrained\t3\t"), "{shown}");
     }

@@ -12,6 +12,7 @@ pub(in crate::v1) enum ProblemKind {
     RegionNotAllowed,
     NumberTypeNotAllowed,
     AbnormalUsage,
+    BudgetExhausted,
     UnverifiedReceipt,
     NotFound,
     MethodNotAllowed,
@@ -48,7 +49,7 @@ enum Registry {
 }
 
 /// The kinds in the order of [`ProblemKind`].
-static MEANINGS: [Meaning; 21] = [
+static MEANINGS: [Meaning; 22] = [
     Meaning {
         kind: ProblemKind::MalformedBody,
         status: StatusCode::BAD_REQUEST,
@@ -104,6 +105,15 @@ static MEANINGS: [Meaning; 21] = [
         code: "abnormal-usage-detected",
         title: "Request refused",
         detail: "The service refused this request.",
+    },
+    Meaning {
+        kind: ProblemKind::BudgetExhausted,
+        status: StatusCode::FORBIDDEN,
+        registry: Registry::Messager,
+        code: "budget-exhausted",
+        title: "Daily budget used up",
+        detail: "Every gateway for this number has used up its daily budget, which begins again at \
+                 midnight UTC.",
     },
     Meaning {
         kind: ProblemKind::UnverifiedReceipt,
@@ -254,7 +264,7 @@ mod tests {
         let types: HashSet<_> = MEANINGS.iter().map(Meaning::uri).collect();
         let codes: HashSet<_> = MEANINGS.iter().map(|meaning| meaning.code).collect();
 
-        assert_eq!((types.len(), codes.len()), (21, 21));
+        assert_eq!((types.len(), codes.len()), (22, 22));
     }
 
     #[test]
@@ -269,6 +279,7 @@ mod tests {
             (403, "region-not-allowed"),
             (403, "number-type-not-allowed"),
             (403, "abnormal-usage-detected"),
+            (403, "budget-exhausted"),
             (403, "unverified-receipt"),
             (404, "not-found"),
             (405, "method-not-allowed"),

@@ -165,6 +165,7 @@ fn problems_of(endpoint: &Endpoint) -> &'static [(&'static str, &'static [&'stat
                     "region-not-allowed",
                     "number-type-not-allowed",
                     "abnormal-usage-detected",
+                    "budget-exhausted",
                 ],
             ),
             ("405", &["method-not-allowed"]),
@@ -198,7 +199,7 @@ fn problems_of(endpoint: &Endpoint) -> &'static [(&'static str, &'static [&'stat
             ("429", &["quota-exceeded"]),
         ],
         "resendVerification" => &[
-            ("403", &["forbidden", "abnormal-usage-detected"]),
+            ("403", &["forbidden", "abnormal-usage-detected", "budget-exhausted"]),
             ("404", &["not-found"]),
             ("409", &["already-approved", "idempotency-running"]),
             ("410", &["gone"]),

@@ -215,3 +215,17 @@ async fn blocked_start_gives_no_reason() {
 
     assert!(told.expect_problem(403, "abnormal-usage-detected").is_empty());
 }
+
+#[tokio::test]
+async fn start_and_resend_that_no_gateway_can_afford_are_refused() {
+    let mut parts = parts();
+    let rested = || Verification { read_at: after(60), ..pending() };
+    parts.verifications.expect_find().returning(move |_| Ok(Some(rested())));
+    parts.budgets = Some(crate::testing::no_budget());
+    let router = parts.router();
+
+    for request in [post(START, PHONE), post(&at("/resend"), Body::empty())] {
+        let told = ask(&router, request).await;
+        assert!(told.expect_problem(403, "budget-exhausted").is_empty());
+    }
+}

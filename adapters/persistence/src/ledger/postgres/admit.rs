@@ -148,7 +148,7 @@ FROM lease LEFT JOIN taken ON true",
     &[
         Fragment::new(
             "events",
-            ", ended AS (SELECT message_id AS id, state FROM taken WHERE state = 'expired'){record_ended}",
+            ", ended AS (SELECT message_id AS id, state, NULL::text AS reason FROM taken WHERE state = 'expired'){record_ended}",
         ),
         RECORD_ENDED,
     ],

@@ -158,7 +158,7 @@ static FINISH_AND_RECORD: Sql = Sql::with(
     "
 WITH finished AS ({finished}
 ), ended AS (
-    SELECT id::uuid AS id, state FROM finished WHERE state <> 'pending'
+    SELECT id::uuid AS id, state, NULL::text AS reason FROM finished WHERE state <> 'pending'
 ){record_ended}
 SELECT * FROM finished",
     "",
@@ -169,7 +169,7 @@ static FINISH_NAME_AND_RECORD: Sql = Sql::with(
     "
 WITH finished AS ({finished}
 ), {named}, ended AS (
-    SELECT id::uuid AS id, state FROM finished WHERE state <> 'pending'
+    SELECT id::uuid AS id, state, NULL::text AS reason FROM finished WHERE state <> 'pending'
 ){record_ended}
 {with_names}",
     "",

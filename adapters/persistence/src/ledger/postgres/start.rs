@@ -68,21 +68,40 @@ FROM lease LEFT JOIN begun ON true",
 
 const ENDED: Fragment = Fragment::new(
     "events",
-    ", ended AS (SELECT message_id AS id, state FROM begun WHERE state <> 'pending' AND state <> 'calling'){record_ended}",
+    ", ended AS (
+    SELECT message_id AS id, state, NULL::text AS reason
+    FROM begun
+    WHERE state <> 'pending' AND state <> 'calling'
+){record_ended}",
 );
 
-const RECORDED: [Fragment; 10] = [
-    LEASE,
-    CALLED,
-    INTERRUPTED,
-    WITH_CALLED,
-    IN_DOUBT,
-    NOTE_INTERRUPTED,
-    NAMED,
-    BEGUN,
-    ENDED,
-    RECORD_ENDED,
-];
+/// The same for entries that end without a call.
+const ENDED_UNCALLED: Fragment = Fragment::new(
+    "events",
+    ", ended AS (
+    SELECT message_id AS id, state, CASE state WHEN 'failed' THEN :reasons ->> detail END AS reason
+    FROM begun
+){record_ended}",
+);
+
+const RECORDED: [Fragment; 10] = recorded(ENDED);
+
+const RECORDED_UNCALLED: [Fragment; 10] = recorded(ENDED_UNCALLED);
+
+const fn recorded(ended: Fragment) -> [Fragment; 10] {
+    [
+        LEASE,
+        CALLED,
+        INTERRUPTED,
+        WITH_CALLED,
+        IN_DOUBT,
+        NOTE_INTERRUPTED,
+        NAMED,
+        BEGUN,
+        ended,
+        RECORD_ENDED,
+    ]
+}
 
 const OFF: [Fragment; 9] = [
     LEASE,
@@ -163,9 +182,9 @@ WITH {lease}, begun AS (
         {note_interrupted}
     FROM lease
     WHERE {named} AND (NOT :only_in_doubt OR expires_at <= now() OR {in_doubt})
-    RETURNING message_id, state, attempt, expires_at, accepted_at
+    RETURNING message_id, state, attempt, expires_at, accepted_at, detail
 ){events}
 {begun}",
-    &RECORDED,
+    &RECORDED_UNCALLED,
     &OFF,
 );

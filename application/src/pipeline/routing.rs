@@ -268,6 +268,7 @@ impl<G: SmsGateway> Router<G> {
         Choice::Call(Permit {
             shared: Arc::clone(&self.shared),
             gateway: Arc::clone(&desk.gateway),
+            to: ask.phone.clone(),
             call_limit: desk.limits.call_limit,
             sender,
             params,

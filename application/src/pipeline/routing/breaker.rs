@@ -1,12 +1,14 @@
 use std::{collections::VecDeque, time::Duration};
 
+use domain::PhoneNumber;
 use tokio::time::Instant;
 
 /// The circuit breaker of one gateway.
 ///
 /// It is closed while the gateway works. It opens after [`IN_A_ROW`] failures in a row, or if more than
 /// half of the last [`WINDOW`] calls failed, or at once if the gateway says that it is misconfigured.
-/// While it is open, no message is given to the gateway. Then it is half-open: one message is the
+/// Failed calls to one number count as one, because the number may be at fault: a provider limits the
+/// SMS to a number, and a message that is repeated must not stop the gateway for all others. While it is open, no message is given to the gateway. Then it is half-open: one message is the
 /// probe. If the gateway takes that, the breaker closes; otherwise it opens for twice as long, up to
 /// [`LONGEST`].
 #[derive(Debug)]
@@ -15,8 +17,13 @@ pub(super) struct Breaker {
     /// Changes with the state. The outcome of a call that began in an earlier state changes nothing.
     generation: u64,
     in_a_row: usize,
-    /// Whether each of the last calls failed, the latest last.
-    last: VecDeque<bool>,
+    /// The numbers of the failures in a row, while the breaker is closed.
+    failing: Vec<PhoneNumber>,
+    /// The last calls, the latest last. A failed call has its number, and only the first of a number is
+    /// here.
+    last: VecDeque<Option<PhoneNumber>>,
+    /// Whether the gateway has said since the opening that it is misconfigured.
+    is_misconfigured: bool,
     /// How often the closed breaker has opened.
     openings: u64,
 }
@@ -59,9 +66,26 @@ pub(super) enum Entry {
 /// A change of the state, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    Opened { misconfigured: bool, pause: Duration, in_a_row: usize, failed: usize, of: usize },
-    StillFails { pause: Duration, since: Instant },
-    Closed { since: Instant },
+    Opened {
+        misconfigured: bool,
+        pause: Duration,
+        in_a_row: usize,
+        failed: usize,
+        of: usize,
+    },
+    /// `misconfigured`: the probe was the first call since the opening to show that.
+    StillFails {
+        misconfigured: bool,
+        pause: Duration,
+        since: Instant,
+    },
+    /// A call from before the opening showed that the gateway is misconfigured.
+    FoundMisconfigured {
+        since: Instant,
+    },
+    Closed {
+        since: Instant,
+    },
 }
 
 const IN_A_ROW: usize = 5;
@@ -80,7 +104,9 @@ impl Breaker {
             state: State::Closed,
             generation: 0,
             in_a_row: 0,
+            failing: Vec::with_capacity(IN_A_ROW),
             last: VecDeque::with_capacity(WINDOW),
+            is_misconfigured: false,
             openings: 0,
         }
     }
@@ -97,9 +123,14 @@ impl Breaker {
         self.in_a_row
     }
 
+    /// Whether the breaker is not closed, and the gateway has said that it is misconfigured.
+    pub(super) fn is_misconfigured(&self) -> bool {
+        self.is_misconfigured
+    }
+
     /// Returns how many of the last calls failed, and how many calls that are.
     pub(super) fn failed_of_last(&self) -> (usize, usize) {
-        (self.last.iter().filter(|failed| **failed).count(), self.last.len())
+        (self.last.iter().flatten().count(), self.last.len())
     }
 
     pub(super) fn entry(&self, now: Instant) -> Entry {
@@ -129,20 +160,23 @@ impl Breaker {
         }
     }
 
+    /// Records the outcome of a call to the number `to`.
     pub(super) fn record(
         &mut self,
         generation: u64,
+        to: &PhoneNumber,
         health: Health,
         now: Instant,
     ) -> Option<Change> {
         if generation != self.generation {
-            return None;
+            return self.record_late(health);
         }
         match self.state {
-            State::Closed => self.count(health, now),
+            State::Closed => self.count(to, health, now),
             State::HalfOpen { since, .. } if health == Health::Works => {
                 self.in_a_row = 0;
                 self.last.clear();
+                self.is_misconfigured = false;
                 self.change(State::Closed);
                 Some(Change::Closed { since })
             }
@@ -150,29 +184,61 @@ impl Breaker {
                 let pause = asked(health, (pause * 2).min(LONGEST));
                 self.in_a_row += 1;
                 self.change(State::Open { until: now + pause, pause, since });
-                Some(Change::StillFails { pause, since })
+                let misconfigured = self.turns_misconfigured(health);
+                Some(Change::StillFails { misconfigured, pause, since })
             }
             State::Open { .. } => None,
         }
     }
 
-    fn count(&mut self, health: Health, now: Instant) -> Option<Change> {
-        let is_failure = health != Health::Works;
-        self.in_a_row = if is_failure { self.in_a_row + 1 } else { 0 };
-        if self.last.len() == WINDOW {
-            self.last.pop_front();
+    /// Records a call from before the last change of the state. It moves nothing. An operator must still
+    /// learn of settings that are wrong.
+    fn record_late(&mut self, health: Health) -> Option<Change> {
+        match self.state {
+            State::Open { since, .. } | State::HalfOpen { since, .. } => {
+                self.turns_misconfigured(health).then_some(Change::FoundMisconfigured { since })
+            }
+            State::Closed => None,
         }
-        self.last.push_back(is_failure);
+    }
+
+    fn count(&mut self, to: &PhoneNumber, health: Health, now: Instant) -> Option<Change> {
+        if health == Health::Works {
+            self.in_a_row = 0;
+            self.failing.clear();
+            self.add(None);
+            return None;
+        }
+        if !self.failing.contains(to) {
+            self.failing.push(to.clone());
+            self.in_a_row += 1;
+        }
+        if !self.last.iter().flatten().any(|failed| failed == to) {
+            self.add(Some(to.clone()));
+        }
         let (failed, of) = self.failed_of_last();
-        let misconfigured = health == Health::Misconfigured;
-        let opens = misconfigured || self.in_a_row >= IN_A_ROW || failed > WINDOW / 2;
-        if !is_failure || !opens {
+        let misconfigured = self.turns_misconfigured(health);
+        if !misconfigured && self.in_a_row < IN_A_ROW && failed <= WINDOW / 2 {
             return None;
         }
         let pause = asked(health, SHORTEST);
         self.openings += 1;
+        self.failing.clear();
         self.change(State::Open { until: now + pause, pause: pause.min(LONGEST), since: now });
         Some(Change::Opened { misconfigured, pause, in_a_row: self.in_a_row, failed, of })
+    }
+
+    /// Adds a call to the last ones.
+    fn add(&mut self, failed: Option<PhoneNumber>) {
+        if self.last.len() == WINDOW {
+            self.last.pop_front();
+        }
+        self.last.push_back(failed);
+    }
+
+    /// Whether a call is the first to show that the gateway is misconfigured.
+    fn turns_misconfigured(&mut self, health: Health) -> bool {
+        health == Health::Misconfigured && !std::mem::replace(&mut self.is_misconfigured, true)
     }
 
     fn change(&mut self, state: State) {
@@ -191,14 +257,34 @@ fn asked(health: Health, least: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const FAILS: Health = Health::Fails { pause: None };
 
-    fn record(breaker: &mut Breaker, health: Health, now: Instant) -> Option<Change> {
+    fn number(number: u64) -> PhoneNumber {
+        (79_990_000_000 + number).to_string().parse().unwrap()
+    }
+
+    fn record_to(
+        breaker: &mut Breaker,
+        to: &PhoneNumber,
+        health: Health,
+        now: Instant,
+    ) -> Option<Change> {
         assert_eq!(breaker.entry(now), Entry::Free);
         let generation = breaker.begin();
-        breaker.record(generation, health, now)
+        breaker.record(generation, to, health, now)
+    }
+
+    /// Records a call to a number that no other call has.
+    fn record(breaker: &mut Breaker, health: Health, now: Instant) -> Option<Change> {
+        thread_local!(static CALLS: Cell<u64> = const { Cell::new(1_000_000) });
+        CALLS.set(CALLS.get() + 1);
+        record_to(breaker, &number(CALLS.get()), health, now)
     }
 
     /// A breaker that opened at `now`.
@@ -278,7 +364,7 @@ mod tests {
 
         let probe = breaker.begin();
         assert_eq!(breaker.entry(now), Entry::Later(PROBING));
-        let change = breaker.record(probe, Health::Works, now);
+        let change = breaker.record(probe, &number(0), Health::Works, now);
 
         assert_eq!(change, Some(Change::Closed { since: opened }));
         assert_eq!(breaker.entry(now), Entry::Free);
@@ -297,7 +383,7 @@ mod tests {
         breaker.give_back(probe, now);
 
         assert_eq!(breaker.entry(now), Entry::Free);
-        assert_eq!(breaker.record(probe, Health::Works, now), None, "it is over");
+        assert_eq!(breaker.record(probe, &number(0), Health::Works, now), None, "it is over");
     }
 
     #[test]
@@ -307,12 +393,12 @@ mod tests {
         let earlier = breaker.begin();
         record(&mut breaker, Health::Misconfigured, now);
 
-        assert_eq!(breaker.record(earlier, Health::Works, now), None);
+        assert_eq!(breaker.record(earlier, &number(0), Health::Works, now), None);
         assert_eq!(breaker.entry(now), Entry::Later(SHORTEST));
         let probe = breaker.begin();
-        assert_eq!(breaker.record(earlier, Health::Misconfigured, now), None);
-        breaker.record(probe, Health::Works, now).unwrap();
-        assert_eq!(breaker.record(earlier, Health::Misconfigured, now), None);
+        assert_eq!(breaker.record(earlier, &number(0), Health::Misconfigured, now), None);
+        breaker.record(probe, &number(0), Health::Works, now).unwrap();
+        assert_eq!(breaker.record(earlier, &number(0), Health::Misconfigured, now), None);
         assert_eq!(breaker.entry(now), Entry::Free);
     }
 
@@ -334,6 +420,92 @@ mod tests {
                 matches!(change, Some(Change::StillFails { pause, .. }) if pause <= LONGEST),
                 "{change:?}"
             );
+        }
+    }
+
+    #[test]
+    fn failures_of_one_number_count_once_whether_in_a_row_or_not() {
+        let now = Instant::now();
+        let mut breaker = Breaker::new();
+        for _ in 0..100 {
+            assert_eq!(record_to(&mut breaker, &number(0), FAILS, now), None);
+        }
+        assert_eq!((breaker.failures_in_a_row(), breaker.failed_of_last()), (1, (1, 1)));
+
+        for _ in 0..30 {
+            assert_eq!(record(&mut breaker, Health::Works, now), None);
+            assert_eq!(record_to(&mut breaker, &number(0), FAILS, now), None);
+        }
+        for _ in 0..3 {
+            assert_eq!(record(&mut breaker, FAILS, now), None);
+        }
+        let change = record(&mut breaker, FAILS, now);
+
+        assert!(matches!(change, Some(Change::Opened { in_a_row: 5, .. })), "{change:?}");
+    }
+
+    #[test]
+    fn misconfigured_answers_while_open_are_told_once() {
+        let opened = Instant::now();
+        let mut breaker = Breaker::new();
+        let earlier = breaker.begin();
+        for _ in 0..5 {
+            record(&mut breaker, FAILS, opened);
+        }
+        assert!(!breaker.is_misconfigured());
+
+        let late = breaker.record(earlier, &number(0), Health::Misconfigured, opened);
+        assert_eq!(late, Some(Change::FoundMisconfigured { since: opened }));
+        assert_eq!(breaker.record(earlier, &number(0), Health::Misconfigured, opened), None);
+        let now = opened + SHORTEST;
+        let probed = record(&mut breaker, Health::Misconfigured, now);
+        assert!(matches!(probed, Some(Change::StillFails { misconfigured: false, .. })));
+        assert!(breaker.is_misconfigured());
+
+        record(&mut breaker, Health::Works, now + 2 * SHORTEST).unwrap();
+        assert!(!breaker.is_misconfigured());
+        let again = record(&mut breaker, Health::Misconfigured, now);
+        assert!(matches!(again, Some(Change::Opened { misconfigured: true, .. })), "{again:?}");
+    }
+
+    #[test]
+    fn probe_may_be_the_first_to_show_that_the_gateway_is_misconfigured() {
+        let opened = Instant::now();
+        let mut breaker = Breaker::new();
+        for _ in 0..5 {
+            record(&mut breaker, FAILS, opened);
+        }
+
+        let change = record(&mut breaker, Health::Misconfigured, opened + SHORTEST);
+
+        assert!(matches!(change, Some(Change::StillFails { misconfigured: true, .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn four_numbers_that_fail_never_open_a_gateway(
+            calls in prop::collection::vec((0_u64..4, any::<bool>()), 0..300),
+        ) {
+            let now = Instant::now();
+            let mut breaker = Breaker::new();
+            for (to, fails) in calls {
+                let health = if fails { FAILS } else { Health::Works };
+                prop_assert_eq!(record_to(&mut breaker, &number(to), health, now), None);
+            }
+        }
+
+        #[test]
+        fn five_other_numbers_that_fail_in_a_row_open_it_whatever_was_before(
+            calls in prop::collection::vec((0_u64..4, any::<bool>()), 0..300),
+        ) {
+            let now = Instant::now();
+            let mut breaker = Breaker::new();
+            for (to, fails) in calls {
+                let health = if fails { FAILS } else { Health::Works };
+                record_to(&mut breaker, &number(to), health, now);
+            }
+            let opened = (10..15).any(|to| record_to(&mut breaker, &number(to), FAILS, now).is_some());
+            prop_assert!(opened);
         }
     }
 }

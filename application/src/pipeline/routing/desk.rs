@@ -150,7 +150,7 @@ impl<G> Desk<G> {
             }
             health => health,
         };
-        if let Some(change) = self.breaker.record(permit.generation, health, now) {
+        if let Some(change) = self.breaker.record(permit.generation, &permit.to, health, now) {
             report(&permit.name, class, change, now);
         }
     }
@@ -171,6 +171,7 @@ impl<G> Desk<G> {
             failed_of_last: self.breaker.failed_of_last(),
             failures_in_a_row: self.breaker.failures_in_a_row(),
             openings: self.breaker.openings(),
+            is_misconfigured: self.breaker.is_misconfigured(),
             outcomes: OutcomeClass::ALL.into_iter().zip(self.outcomes).collect(),
             per_second: self.pace.per_second(now),
         }
@@ -189,6 +190,9 @@ fn health(result: &Result<Accepted, SendError>) -> Health {
     }
 }
 
+const REFUSED: &str = "the gateway refuses this account or its settings; correct the credentials, \
+                       the sender, the credit or the URL. Messages take another gateway or wait";
+
 /// Logs a change of the breaker.
 fn report(gateway: &GatewayName, class: OutcomeClass, change: Change, now: Instant) {
     let seconds = |since: Instant| now.saturating_duration_since(since).as_secs();
@@ -198,7 +202,7 @@ fn report(gateway: &GatewayName, class: OutcomeClass, change: Change, now: Insta
             %gateway,
             outcome,
             pause_ms = pause.as_millis(),
-            "the gateway refuses this account or its settings; correct them. Messages take another gateway or wait"
+            "{REFUSED}"
         ),
         Change::Opened { pause, in_a_row, failed, of, .. } => tracing::warn!(
             %gateway,
@@ -209,7 +213,20 @@ fn report(gateway: &GatewayName, class: OutcomeClass, change: Change, now: Insta
             pause_ms = pause.as_millis(),
             "the gateway fails; messages take another gateway or wait"
         ),
-        Change::StillFails { pause, since } => tracing::warn!(
+        Change::StillFails { misconfigured: true, pause, since } => tracing::error!(
+            %gateway,
+            outcome,
+            pause_ms = pause.as_millis(),
+            open_seconds = seconds(since),
+            "{REFUSED}"
+        ),
+        Change::FoundMisconfigured { since } => tracing::error!(
+            %gateway,
+            outcome,
+            open_seconds = seconds(since),
+            "{REFUSED}"
+        ),
+        Change::StillFails { pause, since, .. } => tracing::warn!(
             %gateway,
             outcome,
             pause_ms = pause.as_millis(),

@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
-use domain::GatewayName;
+use domain::{GatewayName, PhoneNumber};
 
 use super::Shared;
 use crate::ports::{Accepted, SendError};
@@ -13,6 +13,8 @@ pub struct Permit<G> {
     pub(super) shared: Arc<Shared<G>>,
     pub(super) name: GatewayName,
     pub(super) gateway: Arc<G>,
+    /// The number of the message.
+    pub(super) to: PhoneNumber,
     pub(super) call_limit: Duration,
     pub(super) sender: Option<Arc<str>>,
     pub(super) params: Arc<BTreeMap<String, String>>,

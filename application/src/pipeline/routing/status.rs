@@ -12,9 +12,11 @@ pub struct GatewayStatus {
     /// This process's share of the limit on them.
     pub in_flight_limit: Option<usize>,
     /// How many of the last calls failed, and how many calls that are: at most 20 since the breaker
-    /// closed.
+    /// closed. Failed calls to one number count as one.
     pub failed_of_last: (usize, usize),
     pub failures_in_a_row: usize,
+    /// Whether it is open, and has said since then that the account or a setting is wrong.
+    pub is_misconfigured: bool,
     /// How often the breaker has opened since the process started.
     pub openings: u64,
     /// The calls that ended since the process started, by the class of their outcome.

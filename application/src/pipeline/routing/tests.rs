@@ -73,6 +73,10 @@ fn choose(router: &Router<MockSmsGateway>) -> Choice<MockSmsGateway> {
     choose_for(router, "79991234567", &Past::default())
 }
 
+fn choose_to(router: &Router<MockSmsGateway>, phone: u64) -> Choice<MockSmsGateway> {
+    choose_for(router, &(79_990_000_000 + phone).to_string(), &Past::default())
+}
+
 #[track_caller]
 fn permit(choice: Choice<MockSmsGateway>) -> Permit<MockSmsGateway> {
     match choice {
@@ -345,16 +349,43 @@ async fn settings_of_one_route_do_not_open_a_gateway_for_the_others() {
 #[tokio::test(start_paused = true)]
 async fn an_opening_lasts_as_long_as_a_throttled_gateway_asks_for() {
     let router = router(table());
-    for _ in 0..4 {
-        permit(choose(&router)).record(&throttled(8));
-        assert_eq!(said(&choose(&router)), "a", "a single number may be limited");
+    for phone in 0..4 {
+        permit(choose_to(&router, phone)).record(&throttled(8));
+        assert_eq!(said(&choose(&router)), "a", "a few numbers may be limited");
     }
-    permit(choose(&router)).record(&throttled(8));
+    permit(choose_to(&router, 4)).record(&throttled(8));
 
     advance(Duration::from_millis(7_999)).await;
     assert_eq!(said(&choose(&router)), "b");
     advance(MILLISECOND).await;
     assert_eq!(said(&choose(&router)), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_fails_again_and_again_does_not_open_a_gateway_for_the_others() {
+    let router = router(RoutingTable { routes: vec![route(&["a"])], ..table() });
+
+    for _ in 0..100 {
+        permit(choose(&router)).record(&throttled(8));
+    }
+
+    assert_eq!(said(&choose_to(&router, 1)), "a");
+    let status = router.snapshot().remove(0);
+    assert_eq!((status.failures_in_a_row, status.failed_of_last), (1, (1, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshot_says_that_an_open_gateway_is_misconfigured() {
+    let router = router(table());
+    let is_misconfigured = || router.snapshot()[0].is_misconfigured;
+    assert!(!is_misconfigured());
+
+    permit(choose(&router)).record(&misconfigured());
+    assert!(is_misconfigured());
+    advance(Duration::from_secs(1)).await;
+    permit(choose(&router)).record(&Ok(Accepted::default()));
+
+    assert!(!is_misconfigured());
 }
 
 #[tokio::test(start_paused = true)]
@@ -541,8 +572,8 @@ async fn a_call_of_a_gateway_that_was_removed_and_came_back_changes_nothing() {
 async fn a_snapshot_counts_calls_by_outcome() {
     let router = router(table());
     permit(choose(&router)).record(&Ok(Accepted::default()));
-    permit(choose(&router)).record(&unavailable());
-    permit(choose(&router)).record(&unavailable());
+    permit(choose_to(&router, 1)).record(&unavailable());
+    permit(choose_to(&router, 2)).record(&unavailable());
     let _held = permit(choose(&router));
     drop(permit(choose(&router)));
 

@@ -144,10 +144,16 @@ impl Reporter {
     }
 }
 
+const MISCONFIGURED: &str =
+    "misconfigured; correct the credentials, the sender, the credit or the URL";
+
 /// Says why a gateway is given no message.
 fn reason(status: &GatewayStatus) -> String {
     let (failed, of) = status.failed_of_last;
     match status.state {
+        GatewayState::Open | GatewayState::HalfOpen if status.is_misconfigured => {
+            MISCONFIGURED.to_owned()
+        }
         GatewayState::Open | GatewayState::HalfOpen => {
             format!("{failed} of the last {of} calls failed")
         }
@@ -224,6 +230,26 @@ mod tests {
         }
 
         assert_eq!(shown, [10, 20, 30, 40, 50, 60, 50, 50, 50, 50]);
+    }
+
+    #[test]
+    fn reason_of_a_misconfigured_gateway_says_what_to_do() {
+        let status = |is_misconfigured| GatewayStatus {
+            name: GatewayName::default(),
+            state: GatewayState::Open,
+            in_flight: 0,
+            in_flight_limit: None,
+            failed_of_last: (1, 1),
+            failures_in_a_row: 1,
+            is_misconfigured,
+            openings: 1,
+            outcomes: Vec::new(),
+            per_second: 0.0,
+        };
+
+        assert_eq!(reason(&status(false)), "1 of the last 1 calls failed");
+        assert!(reason(&status(true)).starts_with("misconfigured; "));
+        assert!(reason(&status(true)).contains("correct the credentials"));
     }
 
     #[test]

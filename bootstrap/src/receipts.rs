@@ -4,7 +4,8 @@ use std::{
     collections::HashMap,
     fmt,
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use adapters_gateway::{Gateway, ReceiptCall, ReceiptRefused};
@@ -17,6 +18,7 @@ use application::{
     ports::{GatewayReceipt, Noted, Receipt, ReceiptSink, Reported, StoreError},
 };
 use domain::GatewayName;
+use tokio::time::Instant;
 
 use crate::{
     config::{GatewayConfig, GatewaysConfig},
@@ -36,6 +38,7 @@ pub struct HttpReceipts {
     gateways: RwLock<OverHttp>,
     stored: StoredReceipts,
     urls: ReceiptUrls,
+    warned: Arc<Warned>,
 }
 
 /// `None` is a gateway whose settings cannot be used here.
@@ -47,6 +50,26 @@ struct HttpReceiptGateway {
     gateway: Arc<Gateway>,
     stored: StoredReceipts,
     urls: ReceiptUrls,
+    warned: Arc<Warned>,
+}
+
+/// When the log last had a receipt of each gateway that cannot be read.
+#[derive(Debug, Default)]
+struct Warned(Mutex<HashMap<GatewayName, Instant>>);
+
+/// The interval between two warnings of one gateway. A provider repeats its calls.
+const WARNING: Duration = Duration::from_secs(60);
+
+impl Warned {
+    /// Whether a warning of this gateway is due. If so, the next one is due in a minute.
+    fn is_due(&self, gateway: &GatewayName, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.get(gateway).is_none_or(|at| now - *at >= WARNING);
+        if is_due {
+            last.insert(gateway.clone(), now);
+        }
+        is_due
+    }
 }
 
 impl StoredReceipts {
@@ -89,7 +112,7 @@ impl ReceiptSink for StoredReceipts {
 
 impl HttpReceipts {
     pub fn new(stored: StoredReceipts, urls: ReceiptUrls) -> Self {
-        Self { gateways: RwLock::default(), stored, urls }
+        Self { gateways: RwLock::default(), stored, urls, warned: Arc::default() }
     }
 
     /// Replaces the gateways by those of the settings.
@@ -130,6 +153,7 @@ impl ReceiptGateways for HttpReceipts {
             gateway: Arc::clone(gateway),
             stored: self.stored.clone(),
             urls: self.urls.clone(),
+            warned: Arc::clone(&self.warned),
         }))
     }
 }
@@ -147,11 +171,21 @@ impl ReceiptGateway for HttpReceiptGateway {
         let ReceiptRequest { method, query, headers, body } = *request;
         let url = self.urls.called(&self.name, query);
         let call = ReceiptCall { method, url: &url, query, headers, body, now: clock() };
-        self.gateway.receipts(&call).map_err(|error| {
-            tracing::debug!(gateway = %self.name, %error, "a receipt was refused");
-            match error {
-                ReceiptRefused::Unsigned | ReceiptRefused::BadSignature => ReceiptError::Unverified,
-                ReceiptRefused::Unreadable => ReceiptError::Unreadable,
+        self.gateway.receipts(&call).map_err(|error| match error {
+            ReceiptRefused::Unsigned | ReceiptRefused::BadSignature => {
+                tracing::debug!(gateway = %self.name, %error, "a receipt was refused");
+                ReceiptError::Unverified
+            }
+            ReceiptRefused::Unreadable | ReceiptRefused::Lacks(_) => {
+                if self.warned.is_due(&self.name, Instant::now()) {
+                    tracing::warn!(
+                        gateway = %self.name,
+                        %error,
+                        "a receipt cannot be read and is refused; others of this gateway within a \
+                         minute are not logged"
+                    );
+                }
+                ReceiptError::Unreadable
             }
         })
     }
@@ -184,5 +218,22 @@ impl ReceiptGateway for HttpReceiptGateway {
 impl fmt::Debug for HttpReceipts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpReceipts").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warning_is_due_once_a_minute_for_each_gateway() {
+        let warned = Warned::default();
+        let (one, other) = (GatewayName::default(), "other".parse().unwrap());
+        let now = Instant::now();
+
+        assert!(warned.is_due(&one, now) && warned.is_due(&other, now));
+        assert!(!warned.is_due(&one, now + Duration::from_secs(59)));
+        assert!(warned.is_due(&one, now + WARNING));
+        assert!(!warned.is_due(&one, now + WARNING));
     }
 }

@@ -245,8 +245,8 @@ impl fmt::Debug for ReceiptCall<'_> {
     }
 }
 
-/// The reason why a call is not taken for receipts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// The reason why a call is not taken for receipts. It contains no value of the call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiptRefused {
     #[error("the receipt has no signature")]
     Unsigned,
@@ -254,6 +254,9 @@ pub enum ReceiptRefused {
     BadSignature,
     #[error("the receipt is not in the form that this provider documents")]
     Unreadable,
+    /// It lacks what the settings describe.
+    #[error("the receipt has no {0}")]
+    Lacks(String),
 }
 
 /// The answer that a provider expects to a receipt: status 200 with this body.

@@ -105,6 +105,11 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
+/// Returns the pause that a server asks for in seconds, with or without a fraction.
+pub(crate) fn pause(text: &str) -> Option<Duration> {
+    seconds(text.trim()).map(|wait| wait.min(MAX_RETRY_AFTER))
+}
+
 /// Parses digits, with or without a fraction.
 fn seconds(text: &str) -> Option<Duration> {
     let is_number = text.starts_with(|char: char| char.is_ascii_digit())

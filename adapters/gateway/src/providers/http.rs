@@ -153,16 +153,21 @@ impl Meaning {
         let accepted = Accepted { reference, receipts_by_reference };
         for rule in &self.rules {
             match rule.fits(&content) {
-                Fit::Yes => return rule.outcome().of(answer, &code, accepted),
+                Fit::Yes => return rule.judge(answer, &content, &code, accepted),
                 // An answer that seems to be good, and might say the opposite.
-                Fit::Unknown if answer.is_success() => return Err(answer.ambiguous(&code)),
+                Fit::Unknown if answer.is_success() => {
+                    return Err(unclear(answer, &code, "the body cannot be read"));
+                }
                 Fit::Unknown | Fit::No => {}
             }
         }
         if !answer.is_success() {
             return Err(answer.refusal(&code));
         }
-        if is_named || !self.expects_an_id() { Ok(accepted) } else { Err(answer.ambiguous(&code)) }
+        if is_named || !self.expects_an_id() {
+            return Ok(accepted);
+        }
+        Err(unclear(answer, &code, "no rule fits, and there is no message id"))
     }
 
     fn expects_an_id(&self) -> bool {
@@ -207,6 +212,11 @@ impl fmt::Debug for Described {
             .field("deduplicates", &self.deduplicates)
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the outcome of an answer 2xx that the settings do not explain.
+fn unclear(answer: &Answer<'_>, code: &str, reason: &str) -> SendError {
+    SendError::Ambiguous(format!("{}: {reason}", answer.detail(code)))
 }
 
 /// Makes the value of a header. Control characters would end it, so they are left out.

@@ -1,5 +1,7 @@
 //! Paths to a value in JSON: `data.0.id`, or the JSON pointer `/data/0/id`.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::answer::scalar;
@@ -34,6 +36,13 @@ impl Path {
     }
 }
 
+/// Shows the keys, separated by dots.
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -54,6 +63,7 @@ mod tests {
     fn path_names_keys_and_places_in_lists() {
         check("id", Some("7"));
         check("data.1.id", Some("b"));
+        assert_eq!(Path::parse("/data/1/id").unwrap().to_string(), "data.1.id");
         check("/data/0/id", Some("a"));
         check("/a.b/c~1d", Some("e"));
         check("0", Some("zero"));

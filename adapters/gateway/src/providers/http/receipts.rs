@@ -147,16 +147,12 @@ impl Receipts {
             Format::Form => str::from_utf8(call.body).ok().map(pairs_as_json),
             Format::Query => Some(pairs_as_json(call.query)),
         };
-        let content = content.ok_or(ReceiptRefused::Unreadable)?;
-        let items: &[Value] = match &self.list {
-            None => &[],
-            Some(path) => {
-                path.find(&content).and_then(Value::as_array).ok_or(ReceiptRefused::Unreadable)?
-            }
-        };
-        if self.list.is_none() {
+        let content = content.ok_or_else(|| self.format.missing())?;
+        let Some(list) = &self.list else {
             return Ok(self.one(&content, call)?.into_iter().collect());
-        }
+        };
+        let items = list.find(&content).and_then(Value::as_array);
+        let items = items.ok_or_else(|| lacks("list", list))?;
         // Messages that other senders handed to the provider may be in the same list.
         Ok(items.iter().filter_map(|item| self.one(item, call).ok().flatten()).collect())
     }
@@ -167,7 +163,8 @@ impl Receipts {
         item: &Value,
         call: &ReceiptCall<'_>,
     ) -> Result<Option<GatewayReceipt>, ReceiptRefused> {
-        let state = self.state.find(item).and_then(plain).ok_or(ReceiptRefused::Unreadable)?;
+        let state = self.state.find(item).and_then(plain);
+        let state = state.ok_or_else(|| lacks("state", &self.state))?;
         let receipt = if is_one_of(&self.delivered, &state) {
             Receipt::Delivered
         } else if is_one_of(&self.undelivered, &state) {
@@ -175,7 +172,7 @@ impl Receipts {
         } else {
             return Ok(None);
         };
-        let of = self.named(item, call).ok_or(ReceiptRefused::Unreadable)?;
+        let of = self.named(item, call).ok_or_else(|| self.unnamed())?;
         Ok(Some(GatewayReceipt { of, receipt }))
     }
 
@@ -186,6 +183,18 @@ impl Receipts {
             return call.id().map(Reported::Message);
         }
         ours.map(Reported::Message).or_else(|| theirs().map(Reported::Reference))
+    }
+
+    /// Says where no id was found.
+    fn unnamed(&self) -> ReceiptRefused {
+        match (&self.id, &self.reference) {
+            (Some(path), None) => lacks("id of a message", path),
+            (None, Some(path)) => lacks("message id", path),
+            (Some(id), Some(reference)) => ReceiptRefused::Lacks(format!(
+                "id of a message at the path {id}, and no message id at the path {reference}"
+            )),
+            (None, None) => ReceiptRefused::Lacks("id of a message in its URL".to_owned()),
+        }
     }
 
     fn verify(&self, call: &ReceiptCall<'_>, templates: &Templates) -> Result<(), ReceiptRefused> {
@@ -201,6 +210,19 @@ impl Receipts {
         let is_good = signature.is_good(value, templates, &variables);
         is_good.then_some(()).ok_or(ReceiptRefused::BadSignature)
     }
+}
+
+impl Format {
+    fn missing(self) -> ReceiptRefused {
+        ReceiptRefused::Lacks(match self {
+            Self::Json => "body in JSON".to_owned(),
+            Self::Form | Self::Query => "form in UTF-8".to_owned(),
+        })
+    }
+}
+
+fn lacks(part: &str, path: &Path) -> ReceiptRefused {
+    ReceiptRefused::Lacks(format!("{part} at the path {path}"))
 }
 
 fn words(table: &mut Table<'_, '_, '_>, key: &str) -> Vec<String> {

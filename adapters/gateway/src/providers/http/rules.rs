@@ -1,5 +1,7 @@
 //! The meaning of answers, as the settings give it.
 
+use std::time::Duration;
+
 use application::ports::{Accepted, SendError};
 use http::StatusCode;
 use serde_json::{Map, Value};
@@ -8,7 +10,7 @@ use super::{
     path::Path,
     settings::{Table, plain},
 };
-use crate::{answer::Answer, fields::Fields};
+use crate::{answer::Answer, fields::Fields, wire};
 
 /// The form of the answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub(super) struct Rule {
     statuses: Vec<(u16, u16)>,
     conditions: Vec<Condition>,
     outcome: Outcome,
+    /// The place of the seconds to wait.
+    retry_after: Option<Path>,
 }
 
 #[derive(Debug)]
@@ -46,7 +50,7 @@ enum Condition {
 
 /// The outcome that a rule gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+enum Outcome {
     Accepted,
     Rejected,
     Unroutable,
@@ -66,7 +70,7 @@ pub(super) enum Fit {
 }
 
 const KEYS: &[&str] =
-    &["status", "path", "equals", "contains", "exists", "body_contains", "outcome"];
+    &["status", "path", "equals", "contains", "exists", "body_contains", "outcome", "retry_after"];
 
 const OUTCOMES: &[(&str, Outcome)] = &[
     ("accepted", Outcome::Accepted),
@@ -77,6 +81,9 @@ const OUTCOMES: &[(&str, Outcome)] = &[
     ("unavailable", Outcome::Unavailable),
     ("ambiguous", Outcome::Ambiguous),
 ];
+
+const NO_CONDITION: &str = "has no condition, so it fits every answer; a condition is status, path with equals, \
+                            contains or exists, or body_contains";
 
 const NO_STATUS: &str =
     "must be a status such as 400, a class such as 4xx, a range such as 400-429, or a list of them";
@@ -106,19 +113,21 @@ impl<'a> Content<'a> {
 }
 
 impl Rule {
-    /// Reads the rules, and notes what is wrong with them.
-    pub(super) fn all(fields: &mut Fields<'_>, value: &Value) -> Vec<Self> {
+    /// Reads the rules for answers in this form, and notes what is wrong with them. They are counted
+    /// from 1, as routes are.
+    pub(super) fn all(fields: &mut Fields<'_>, value: &Value, format: Format) -> Vec<Self> {
         let Some(list) = value.as_array() else {
             fields.problem("rules", "must be a list of tables");
             return Vec::new();
         };
         let read = |(at, value): (usize, &Value)| {
-            Self::read(&mut Table::of(fields, &format!("rules[{at}]"), value, KEYS)?)
+            let place = format!("rules[{}]", at + 1);
+            Self::read(&mut Table::of(fields, &place, value, KEYS)?, format)
         };
         list.iter().enumerate().filter_map(read).collect()
     }
 
-    fn read(table: &mut Table<'_, '_, '_>) -> Option<Self> {
+    fn read(table: &mut Table<'_, '_, '_>, format: Format) -> Option<Self> {
         let statuses = match table.value("status") {
             None => Vec::new(),
             Some(value) => statuses(value).unwrap_or_else(|| {
@@ -128,19 +137,37 @@ impl Rule {
         };
         let conditions = conditions(table);
         if table.value("status").is_none() && conditions.is_empty() {
-            table.problem("status", "is missing: without a condition the rule fits every answer");
+            table.wrong(NO_CONDITION);
         }
+        for key in ["path", "retry_after"] {
+            if table.value(key).is_some() && format == Format::Text {
+                table.problem(key, "needs an answer in JSON or as a form");
+            }
+        }
+        let retry_after = table.path("retry_after");
         let outcome = table.required("outcome")?;
         let outcome = OUTCOMES.iter().find(|(word, _)| *word == outcome);
         if outcome.is_none() {
             let words: Vec<&str> = OUTCOMES.iter().map(|(word, _)| *word).collect();
             table.problem("outcome", &format!("must be one of: {}", words.join(", ")));
         }
-        Some(Self { statuses, conditions, outcome: outcome?.1 })
+        let outcome = outcome?.1;
+        if retry_after.is_some() && !matches!(outcome, Outcome::Throttled | Outcome::Unavailable) {
+            table.problem("retry_after", "needs the outcome throttled or unavailable");
+        }
+        Some(Self { statuses, conditions, outcome, retry_after })
     }
 
-    pub(super) fn outcome(&self) -> Outcome {
-        self.outcome
+    /// Returns the outcome of an answer that the rule fits. `code` goes into the text, if it is a symbol.
+    pub(super) fn judge(
+        &self,
+        answer: &Answer<'_>,
+        content: &Content<'_>,
+        code: &str,
+        accepted: Accepted,
+    ) -> Result<Accepted, SendError> {
+        let named = || wire::pause(&content.at(self.retry_after.as_ref()?)?);
+        self.outcome.of(answer, code, named().or_else(|| answer.retry_after()), accepted)
     }
 
     pub(super) fn fits(&self, content: &Content<'_>) -> Fit {
@@ -190,20 +217,22 @@ impl Fit {
 }
 
 impl Outcome {
-    /// Returns the outcome of an answer. `code` goes into the text, if it is a symbol.
-    pub(super) fn of(
+    fn of(
         self,
         answer: &Answer<'_>,
         code: &str,
+        retry_after: Option<Duration>,
         accepted: Accepted,
     ) -> Result<Accepted, SendError> {
         Err(match self {
             Self::Accepted => return Ok(accepted),
             Self::Rejected => answer.rejected(code),
             Self::Unroutable => answer.unroutable(code),
-            Self::Throttled => answer.throttled(code),
+            Self::Throttled => SendError::Throttled { detail: answer.detail(code), retry_after },
             Self::Misconfigured => answer.misconfigured(code),
-            Self::Unavailable => answer.unavailable(code),
+            Self::Unavailable => {
+                SendError::Unavailable { detail: answer.detail(code), retry_after }
+            }
             Self::Ambiguous => answer.ambiguous(code),
         })
     }

@@ -36,6 +36,11 @@ impl<'f, 'a, 't> Table<'f, 'a, 't> {
         self.fields.problem(&format!("{}.{key}", self.place), problem);
     }
 
+    /// Notes a problem of the whole table.
+    pub(super) fn wrong(&mut self, problem: &str) {
+        self.fields.problem(&self.place, problem);
+    }
+
     pub(super) fn place(&self) -> &str {
         &self.place
     }

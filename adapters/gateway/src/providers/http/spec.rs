@@ -340,7 +340,7 @@ fn meaning(fields: &mut Fields<'_>, by_reference: bool) -> Option<Meaning> {
         fields.problem("message_id", "is missing: the receipts name messages by it");
     }
     let rules = fields.value("rules");
-    let rules = rules.map(|value| Rule::all(fields, &value)).unwrap_or_default();
+    let rules = rules.map(|value| Rule::all(fields, &value, format)).unwrap_or_default();
     Some(Meaning { format, rules, id, id_after, code, by_reference })
 }
 

@@ -172,7 +172,7 @@ fn text_of(value: &Value) -> String {
 fn described(error: &Error) -> String {
     let what = error.detail().map_or_else(|| error.kind().to_string(), ToOwned::to_owned);
     match error.line() {
-        Some(line) => format!("{what} (line {line})"),
+        Some(line) => format!("{what} (line {line} of the template)"),
         None => what,
     }
 }
@@ -235,7 +235,8 @@ mod tests {
         let variable = problem("{{ phnoe }}{{ text }}");
 
         assert!(
-            syntax.starts_with("is not a template: ") && syntax.ends_with("(line 2)"),
+            syntax.starts_with("is not a template: ")
+                && syntax.ends_with("(line 2 of the template)"),
             "{syntax}"
         );
         assert_eq!(

@@ -48,7 +48,7 @@ fn form_settings(url: &str) -> Json {
         "error_code": "err",
         "rules": [
             {"path": "err", "equals": [11, 12], "outcome": "rejected"},
-            {"path": "err", "equals": 20, "outcome": "throttled"},
+            {"path": "err", "equals": 20, "outcome": "throttled", "retry_after": "again"},
             {"path": "err", "equals": [30, 31], "outcome": "misconfigured"},
             {"path": "err", "equals": 40, "outcome": "unroutable"},
         ],
@@ -296,8 +296,9 @@ fn signed_receipt_names_our_id() {
     ] {
         assert_eq!(receipt_of(&format!("ref={id}&final={state}"), "k3y"), expected, "{state}");
     }
-    assert_eq!(receipt_of(&format!("ref={id}"), "k3y"), Err(ReceiptRefused::Unreadable));
-    assert_eq!(receipt_of("ref=1&final=DLVRD", "k3y"), Err(ReceiptRefused::Unreadable));
+    let refused = |form: &str| receipt_of(form, "k3y").unwrap_err().to_string();
+    assert_eq!(refused(&format!("ref={id}")), "the receipt has no state at the path final");
+    assert_eq!(refused("ref=1&final=DLVRD"), "the receipt has no id of a message at the path ref");
     let forged = receipt_of(&format!("ref={id}&final=DLVRD"), "other");
     assert_eq!(forged, Err(ReceiptRefused::BadSignature));
     let provider = made(&SPEC, &form_settings("https://a.example"));
@@ -335,7 +336,8 @@ fn list_of_receipts_names_the_providers_ids_and_leaves_out_what_is_not_ours() {
     assert_eq!(several, Ok(expected));
     assert_eq!(read(&json!({"events": []})), Ok(Vec::new()));
     for other in [json!({}), json!({"events": {}}), json!("events")] {
-        assert_eq!(read(&other), Err(ReceiptRefused::Unreadable), "{other}");
+        let lacks = ReceiptRefused::Lacks("list at the path events".to_owned());
+        assert_eq!(read(&other), Err(lacks), "{other}");
     }
     assert!(!provider.verifies_receipts());
     assert_eq!(provider.receipt_reply(), ReceiptReply::EMPTY);
@@ -357,7 +359,8 @@ fn receipt_without_a_path_of_an_id_is_of_the_message_in_the_url() {
     let undelivered = GatewayReceipt { of, receipt: Receipt::Undelivered };
     assert_eq!(read(&format!("id={id}&token=t&status=16")), Ok(vec![undelivered]));
     assert_eq!(read(&format!("id={id}&token=t&status=8")), Ok(Vec::new()));
-    assert_eq!(read("status=1"), Err(ReceiptRefused::Unreadable));
+    let lacks = ReceiptRefused::Lacks("id of a message in its URL".to_owned());
+    assert_eq!(read("status=1"), Err(lacks));
 }
 
 #[test]

@@ -39,7 +39,7 @@ impl Planter<'_> {
                 let trees: Vec<Option<Tree>> = list
                     .iter()
                     .enumerate()
-                    .map(|(at, value)| self.tree(&format!("{place}[{at}]"), value))
+                    .map(|(at, value)| self.tree(&format!("{place}[{}]", at + 1), value))
                     .collect();
                 Tree::List(trees.into_iter().collect::<Option<_>>()?)
             }
@@ -202,7 +202,7 @@ mod tests {
 
         assert!(tree.is_none());
         let places: Vec<&str> = planter.problems.iter().map(|(place, _)| place.as_str()).collect();
-        assert_eq!(places, ["body.a.b[1]", "body.c"]);
+        assert_eq!(places, ["body.a.b[2]", "body.c"]);
     }
 
     #[test]

@@ -19,12 +19,13 @@ fn error_inside_a_200_has_the_outcome_of_its_rule() {
         ("result=error&err=20", "throttled: status 200, code 20"),
         ("result=error&err=31", "misconfigured: status 200, code 31"),
         ("result=error&err=40", "unroutable: status 200, code 40"),
-        ("result=error&err=99", "ambiguous: status 200, code 99"),
-        ("result=ok&msgid=", "ambiguous: status 200"),
-        ("", "ambiguous: status 200"),
-        ("<html>79991234567 482915</html>", "ambiguous: status 200"),
+        ("result=error&err=99", "ambiguous: status 200, code 99: no rule fits"),
+        ("result=ok&msgid=", "ambiguous: status 200: no rule fits, and there is no message id"),
+        ("", "ambiguous: status 200: no rule fits"),
+        ("<html>79991234567 482915</html>", "ambiguous: status 200: no rule fits"),
     ] {
-        assert_eq!(outcome(&settings, 200, body), expected, "{body}");
+        let outcome = outcome(&settings, 200, body);
+        assert!(outcome.starts_with(expected), "{body}: {outcome}");
     }
 }
 
@@ -36,10 +37,10 @@ fn answers_in_json_are_judged_by_rules_and_then_by_status() {
         (202, r#"{"data":[{"id":"x"}]}"#, "accepted \"x\""),
         (200, r#"{"data":[{"id":17}],"error":null}"#, "accepted \"17\""),
         (200, r#"{"error":{"code":"bad_number"}}"#, "rejected: status 200, code bad_number"),
-        (200, r#"{"data":[]}"#, "ambiguous: status 200"),
-        (200, "", "ambiguous: status 200"),
-        (200, "<html>", "ambiguous: status 200"),
-        (204, "", "ambiguous: status 204"),
+        (200, r#"{"data":[]}"#, "ambiguous: status 200: no rule fits, and there is no message id"),
+        (200, "", "ambiguous: status 200: the body cannot be read"),
+        (200, "<html>", "ambiguous: status 200: the body cannot be read"),
+        (204, "", "ambiguous: status 204: no rule fits, and there is no message id"),
         (302, "", "misconfigured: status 302"),
         (400, r#"{"error":{"code":"low_balance"}}"#, "misconfigured: status 400, code low_balance"),
         (400, r#"{"error":{"code":"bad"}}"#, "unroutable: status 400, code bad"),
@@ -77,7 +78,7 @@ fn answer_whose_body_was_not_read_is_ambiguous_if_a_rule_or_the_id_needs_it() {
         "rules": [{"body_contains": "ERR", "outcome": "rejected"}],
     });
 
-    let ambiguous = Err(SendError::Ambiguous("status 200".to_owned()));
+    let ambiguous = Err(SendError::Ambiguous("status 200: the body cannot be read".to_owned()));
     assert_eq!(unread(&json_settings("https://a.example"), 200), ambiguous);
     assert_eq!(unread(&by_rule, 200), ambiguous);
     assert_eq!(unread(&by_body, 200), ambiguous);
@@ -123,6 +124,48 @@ fn first_rule_that_fits_counts_and_has_the_retry_time() {
 }
 
 #[test]
+fn rule_takes_the_wait_from_the_body_and_otherwise_from_the_header() {
+    let settings = json!({
+        "url": "https://a.example/x", "answer": "form",
+        "rules": [
+            {"path": "result", "equals": "busy", "outcome": "throttled", "retry_after": "again"},
+            {"path": "result", "equals": "down", "outcome": "unavailable", "retry_after": "again"},
+        ],
+    });
+    let provider = made(&SPEC, &settings);
+    let wait = |headers: &[(&str, &str)], body: &str| match judge_with(
+        &*provider,
+        200,
+        headers,
+        Some(body),
+    ) {
+        Err(
+            SendError::Throttled { retry_after, .. } | SendError::Unavailable { retry_after, .. },
+        ) => retry_after.map(|wait| wait.as_millis()),
+        other => panic!("{other:?}"),
+    };
+    let header: &[(&str, &str)] = &[("retry-after", "9")];
+
+    for result in ["busy", "down"] {
+        let body = |again: &str| format!("result={result}&again={again}");
+        assert_eq!(wait(header, &body("7")), Some(7_000));
+        assert_eq!(wait(&[], &body("0.25")), Some(250));
+        assert_eq!(wait(&[], &body("9999999")), Some(86_400_000));
+        for unusable in ["", "soon", "-1"] {
+            assert_eq!(wait(header, &body(unusable)), Some(9_000));
+            assert_eq!(wait(&[], &body(unusable)), None);
+        }
+    }
+    let json = json!({
+        "url": "https://a.example/x",
+        "rules": [{"status": 429, "outcome": "throttled", "retry_after": "retry.in"}],
+    });
+    let later = judge(&*made(&SPEC, &json), 429, r#"{"retry":{"in":1.5}}"#);
+    let retry_after = Some(Duration::from_millis(1_500));
+    assert_eq!(later, Err(SendError::Throttled { detail: "status 429".to_owned(), retry_after }));
+}
+
+#[test]
 fn id_follows_its_mark_in_a_text() {
     let settings = json!({
         "url": "https://a.example/x", "answer": "text", "message_id_after": "OK - ",
@@ -131,8 +174,8 @@ fn id_follows_its_mark_in_a_text() {
         ("OK - 17", "accepted \"17\""),
         ("+OK - a-1, 2 SMS\r\n", "accepted \"a-1\""),
         ("OK -  x;y", "accepted \"x\""),
-        ("OK - ", "ambiguous: status 200"),
-        ("OK 17", "ambiguous: status 200"),
+        ("OK - ", "ambiguous: status 200: no rule fits, and there is no message id"),
+        ("OK 17", "ambiguous: status 200: no rule fits, and there is no message id"),
     ] {
         assert_eq!(outcome(&settings, 200, body), expected, "{body}");
     }

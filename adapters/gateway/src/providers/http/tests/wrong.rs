@@ -69,7 +69,7 @@ fn each_bad_template_has_its_place() {
 fn template_that_cannot_be_rendered_is_found_at_the_start() {
     check(
         &json!({"body": {"a": ["{{ phone | nothing }}"], "b": "{{ text | int }}"}}),
-        &["body.a[0] cannot be rendered: ", "body.b cannot be rendered: "],
+        &["body.a[1] cannot be rendered: ", "body.b cannot be rendered: "],
     );
     // Only a text in Cyrillic takes this branch.
     check(
@@ -118,21 +118,39 @@ fn each_bad_rule_has_its_place() {
             {"path": "a", "equals": {}, "exists": "yes", "outcome": "accepted"},
             "x",
             {"status": 200, "outcome": "accepted", "kontains": "x"},
+            {"status": 200, "outcome": "rejected", "retry_after": "again"},
+            {"status": 200, "outcome": "throttled", "retry_after": "a..b"},
         ]}),
         &[
-            "rules[0].status is missing: without a condition",
-            "rules[1].status must be a status such as 400",
-            "rules[1].outcome must be one of: accepted, rejected",
-            "rules[2].outcome is missing",
-            "rules[3].path needs one of: equals, contains, exists",
-            "rules[3].status is missing",
-            "rules[4].path is missing: equals needs it",
-            "rules[4].status is missing",
-            "rules[5].equals must be a text, a number or a boolean",
-            "rules[5].exists must be true or false",
-            "rules[5].status is missing",
-            "rules[6] must be a table",
-            "rules[7].kontains is not a field; the fields are status, path",
+            "rules[1] has no condition, so it fits every answer; a condition is status, path",
+            "rules[2].status must be a status such as 400",
+            "rules[2].outcome must be one of: accepted, rejected",
+            "rules[3].outcome is missing",
+            "rules[4].path needs one of: equals, contains, exists",
+            "rules[4] has no condition",
+            "rules[5].path is missing: equals needs it",
+            "rules[5] has no condition",
+            "rules[6].equals must be a text, a number or a boolean",
+            "rules[6].exists must be true or false",
+            "rules[6] has no condition",
+            "rules[7] must be a table",
+            "rules[8].kontains is not a field; the fields are status, path",
+            "rules[9].retry_after needs the outcome throttled or unavailable",
+            "rules[10].retry_after must be a path",
+        ],
+    );
+}
+
+#[test]
+fn rules_for_a_text_name_no_path() {
+    check(
+        &json!({"answer": "text", "rules": [
+            {"body_contains": "ERR", "outcome": "rejected"},
+            {"path": "a", "exists": true, "outcome": "throttled", "retry_after": "b"},
+        ]}),
+        &[
+            "rules[2].path needs an answer in JSON or as a form",
+            "rules[2].retry_after needs an answer in JSON or as a form",
         ],
     );
 }

@@ -132,8 +132,9 @@ fn ensure_exists(config: &Config) -> anyhow::Result<()> {
     if let DatabaseSettings::Sqlite(path) = &config.database {
         ensure!(
             path.exists(),
-            "there is no {}: run this command in the folder with the service's .env, or set \
-             SQLITE_PATH or POSTGRES_HOST",
+            "there is no {}, which the service makes at its first start: start the service once, run \
+             this command in the folder with the service's .env, or set SQLITE_PATH or \
+             POSTGRES_HOST",
             path.display()
         );
     }

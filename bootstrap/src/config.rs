@@ -29,7 +29,6 @@ use adapters_broker::KafkaSecurity;
 use adapters_persistence::DatabaseSettings;
 use domain::Templates;
 
-pub(crate) use self::effective::environment;
 use self::reader::Reader;
 pub use self::{
     api::{ApiConfig, LegacyApiConfig},
@@ -46,6 +45,7 @@ pub use self::{
     setting::{Section, Setting, Values, example, markdown},
     verification::VerificationConfig,
 };
+pub(crate) use self::{effective::environment, gateway::problem_beside_the_file};
 
 /// All settings of all binaries: one `.env` serves them all.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{
     gateways::{
-        GatewayConfig, GatewaysConfig, GatewaysFile, PLAIN, own_fields_of, variable, words,
+        GatewayConfig, GatewaysConfig, GatewaysFile, Lookup, PLAIN, own_fields_of, variable, words,
     },
     reader::Reader,
     setting::{
@@ -165,13 +165,20 @@ fn public_url(env: &mut Reader<'_>) -> Option<String> {
     Some(url.to_string().trim_end_matches('/').to_owned())
 }
 
+/// The problem of `GATEWAY` if there is a file too.
+const BOTH_SET: &str =
+    "and GATEWAYS_FILE are both set: the file replaces GATEWAY, so remove one of them";
+
+/// Returns the problem that keeps a process from starting with the file, although the file is good.
+pub(crate) fn problem_beside_the_file(lookup: Lookup<'_>) -> Option<String> {
+    let is_set = |name| lookup(name).is_some_and(|value| !value.trim().is_empty());
+    (is_set("GATEWAY") && is_set("GATEWAYS_FILE")).then(|| format!("GATEWAY {BOTH_SET}"))
+}
+
 /// Reads the file of gateways.
 fn several(env: &mut Reader<'_>, path: &str) -> Option<GatewaysConfig> {
     if env.is_set("GATEWAY") {
-        env.problem(
-            "GATEWAY",
-            "and GATEWAYS_FILE are both set: the file replaces GATEWAY, so remove one of them",
-        );
+        env.problem("GATEWAY", BOTH_SET);
     }
     for setting in SECTION.settings {
         let is_ours = setting.name.starts_with("GATEWAY_");
@@ -308,9 +315,11 @@ fn own_settings(env: &mut Reader<'_>, gateway: &mut GatewayConfig) -> Option<()>
 /// Reports what is wrong with the settings of a gateway.
 fn report(env: &mut Reader<'_>, provider: &str, problems: &[(String, String)]) -> Option<()> {
     for (field, problem) in problems {
+        // The rest is a place within a table, such as `rules[1].outcome`.
+        let (field, place) = field.split_at(field.find(['.', '[']).unwrap_or(field.len()));
         let is_own = own_fields_of(provider).iter().any(|own| own.name == field);
-        let name = variable(if is_own { provider } else { "gateway" }, field);
-        let hint = if problem == "is missing" {
+        let name = variable(if is_own { provider } else { "gateway" }, field) + place;
+        let hint = if problem == "is missing" && place.is_empty() {
             format!(": GATEWAY={provider} needs it")
         } else {
             String::new()

@@ -4,6 +4,7 @@ mod document;
 #[cfg(test)]
 mod examples;
 mod file;
+mod located;
 mod providers;
 mod report;
 mod routes;

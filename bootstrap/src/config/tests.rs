@@ -37,6 +37,19 @@ const GO_SERVICE: &[(&str, &str)] = &[
 ];
 
 #[test]
+fn problem_within_a_table_of_a_provider_names_the_setting() {
+    let settings = [
+        ("GATEWAY", "http"),
+        ("HTTP_URL", "https://a.example/"),
+        ("HTTP_RULES", r#"[{"status":400}]"#),
+    ];
+
+    let InvalidConfig(problems) = read(&settings).unwrap_err();
+
+    assert_eq!(problems, ["HTTP_RULES[1].outcome is missing"]);
+}
+
+#[test]
 fn no_settings_mean_the_embedded_default() {
     let config = read(&[]).unwrap();
 

@@ -98,14 +98,26 @@ async fn check_names_the_gateways_of_a_good_file() {
         "{}",
         bad.stderr
     );
-    assert_eq!(said(both).await.code, Some(0), "it checks the file");
-    assert_eq!(settings.code, Some(2));
+    let both = said(both).await;
+    assert_eq!((both.code, settings.code), (Some(2), Some(2)));
+    assert!(both.stderr.contains("GATEWAY and GATEWAYS_FILE are both set"), "{}", both.stderr);
     assert!(
         settings.stderr.contains("GATEWAY and GATEWAYS_FILE are both set"),
         "{}",
         settings.stderr
     );
     assert!(!settings.stdout.contains("sesame"));
+}
+
+#[tokio::test]
+async fn urls_before_the_first_start_say_that_the_service_makes_its_database() {
+    let folder = Folder::new();
+    let urls = messager(&folder, &["gateways", "urls"]).env("PUBLIC_URL", "https://sms.example");
+
+    let said = said(urls).await;
+
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("start the service once"), "{}", said.stderr);
 }
 
 #[tokio::test]
@@ -148,6 +160,29 @@ async fn test_sends_one_sms_through_the_gateway_of_the_route() {
     assert_eq!(unknown.code, Some(1));
     assert!(unknown.stderr.contains("there is no gateway scren; there are: hook, screen"));
     assert!(!folder.path().join("messager.db").exists(), "it needs no database");
+}
+
+#[tokio::test]
+async fn test_advises_a_rule_if_the_settings_do_not_explain_the_answer() {
+    let gateway = Gateway::start().await;
+    let folder = Folder::new();
+    let body = ["code", "expires_at", "id", "phone", "text"]
+        .map(|it| format!("{it} = \"{{{{ {it} }}}}\"\n"));
+    write(
+        &folder,
+        &format!(
+            "[gateway.acme]\nprovider = \"http\"\nurl = \"{}\"\nmessage_id = \"nothing.here\"\n\
+             headers = {{ Idempotency-Key = \"{{{{ id }}}}\" }}\n[gateway.acme.body]\n{}",
+            gateway.url(),
+            body.concat()
+        ),
+    );
+
+    let said = said(messager(&folder, &["gateways", "test", "--to", "+79991234567"])).await;
+
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    assert!(said.stderr.contains("no rule fits, and there is no message id"), "{}", said.stderr);
+    assert!(said.stderr.contains("Add a rule for this answer"), "{}", said.stderr);
 }
 
 #[tokio::test]

@@ -7,7 +7,9 @@ use std::{
 };
 
 use super::super::Output;
-use crate::config::{Effective, GatewaysConfig, GatewaysFile, environment};
+use crate::config::{
+    Effective, GatewaysConfig, GatewaysFile, environment, problem_beside_the_file,
+};
 
 /// Checks `file`, or the gateways of the settings. Exits with 2 if a process would not start with
 /// them.
@@ -15,8 +17,12 @@ pub fn check(file: Option<PathBuf>) -> ExitCode {
     let environment = environment();
     let lookup = |name: &str| environment.get(name).map(|(value, _)| value.to_owned());
     let path = lookup("GATEWAYS_FILE").filter(|path| !path.trim().is_empty());
+    let beside = if file.is_none() { problem_beside_the_file(&lookup) } else { None };
     match file.or_else(|| path.map(|path| path.trim().into())) {
-        Some(path) => report(&GatewaysFile::read(&path, &lookup), &path.display().to_string()),
+        Some(path) => {
+            let read = GatewaysFile::read(&path, &lookup);
+            report(&read, beside.as_ref(), &path.display().to_string())
+        }
         None => of_settings(),
     }
 }
@@ -32,11 +38,12 @@ fn of_settings() -> ExitCode {
     }
 }
 
-fn report(file: &GatewaysFile, name: &str) -> ExitCode {
+fn report(file: &GatewaysFile, beside: Option<&String>, name: &str) -> ExitCode {
     for remark in &file.remarks {
         let _ = writeln!(io::stderr(), "warning: {remark}");
     }
-    let problems: Vec<&String> = file.problems.iter().chain(&file.missing).collect();
+    let problems: Vec<&String> =
+        beside.into_iter().chain(&file.problems).chain(&file.missing).collect();
     match &file.gateways {
         Some(gateways) if problems.is_empty() => say(gateways, name),
         _ => {

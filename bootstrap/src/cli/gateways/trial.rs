@@ -71,7 +71,7 @@ pub(super) async fn execute(config: &Config, args: Args) -> anyhow::Result<()> {
     };
     match gateway.send(&sms).await {
         Ok(accepted) => Ok(writeln!(Output, "{}", said(&accepted))?),
-        Err(error) => bail!("{error}\n{}", advice(&error)),
+        Err(error) => bail!("{error}\n{}", advice(provider, &error)),
     }
 }
 
@@ -110,8 +110,26 @@ fn said(accepted: &Accepted) -> String {
     )
 }
 
-/// Says what the operator can do about an outcome.
-fn advice(error: &SendError) -> &'static str {
+/// Says what the operator can do about an outcome. The settings of the provider `http` decide what its
+/// answers mean, so a rule may be missing.
+fn advice(provider: &str, error: &SendError) -> String {
+    let is_answer = provider == "http" && error.detail().starts_with("status ");
+    let rule = match error {
+        SendError::Ambiguous(_) if is_answer => return UNCLEAR_ANSWER.to_owned(),
+        _ if is_answer => {
+            " If the answer means something else, add a rule for it; error_code shows the provider's \
+             code here."
+        }
+        _ => "",
+    };
+    format!("{}{rule}", usual_advice(error))
+}
+
+const UNCLEAR_ANSWER: &str = "The provider answered, and the settings do not say what the answer means. \
+                              See whether the SMS arrives before you try again. Add a rule for this \
+                              answer, or correct message_id; error_code shows the provider's code here.";
+
+fn usual_advice(error: &SendError) -> &'static str {
     match error {
         SendError::Rejected(_) => {
             "The provider will never take this SMS. Check the number and the text. If both are good, \
@@ -156,6 +174,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn answer_that_the_settings_do_not_explain_needs_a_rule() {
+        let unclear = SendError::Ambiguous("status 200, code 99: no rule fits".to_owned());
+        let refused = SendError::Rejected("status 400, code 99".to_owned());
+        let silent = SendError::Ambiguous("no answer came back in time".to_owned());
+
+        assert!(
+            advice("http", &unclear).contains("Add a rule for this answer, or correct message_id")
+        );
+        assert!(!advice("http", &unclear).contains("timeout"));
+        assert!(advice("http", &refused).contains("add a rule"));
+        assert!(advice("http", &silent).contains("a longer timeout"));
+        assert!(!advice("twilio", &refused).contains("rule"));
+    }
+
+    #[test]
     fn outcome_is_told_with_what_to_do() {
         let accepted = Accepted { reference: Some("SM1".to_owned()), ..Accepted::default() };
         assert!(said(&accepted).starts_with("accepted; its id there is SM1\n"));
@@ -169,7 +202,8 @@ mod tests {
             SendError::Unavailable { detail: detail(), retry_after: None },
             SendError::Ambiguous(detail()),
         ];
-        let advices: std::collections::BTreeSet<&str> = all.iter().map(advice).collect();
+        let advices: std::collections::BTreeSet<String> =
+            all.iter().map(|error| advice("twilio", error)).collect();
         assert_eq!(advices.len(), all.len());
     }
 }

@@ -52,3 +52,20 @@ fn every_provider_has_a_good_example_of_settings() {
     }
     assert_eq!(missing, BTreeSet::new());
 }
+
+#[test]
+fn settings_of_the_whole_example_are_good() {
+    let [example] = blocks("", "APP_PORT=")[..] else { panic!("one example") };
+
+    let (settings, problems) = environment::parse(example);
+
+    assert_eq!(problems, [""; 0]);
+    let settings: BTreeMap<_, _> = settings.into_iter().collect();
+    let value = |name: &str| settings[name].as_str();
+    assert_eq!((value("APP_PORT"), value("GATEWAYS_FILE")), ("8080", "gateways.toml"));
+    let config = Config::from_lookup(&|name| match name {
+        "GATEWAYS_FILE" => None,
+        name => settings.get(name).cloned(),
+    });
+    assert_eq!(config.unwrap().gateways.public_url.as_deref(), Some("https://sms.example"));
+}

@@ -6,13 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use adapters_gateway::{Field, FieldKind};
+use adapters_gateway::{COMMON, Field, FieldKind};
 use domain::GatewayName;
 use serde_json::{Map, Value as Json};
 
 use super::{
     GatewayConfig, GatewaysConfig, Lookup,
     document::{self, Node, Table, Value, find},
+    located::Located,
     providers,
     report::{Place, Report, hint},
     routes,
@@ -50,13 +51,15 @@ impl GatewaysFile {
     pub(super) fn of(path: &Path, text: &str, lookup: Lookup<'_>) -> Self {
         let mut reading = Reading {
             lookup,
+            text,
             folder: path.parent().unwrap_or(Path::new("")),
             report: Report::of(&path.display().to_string()),
             variables: BTreeSet::new(),
             files: Vec::new(),
+            misses_secret: false,
             is_broken: false,
         };
-        let gateways = reading.document(text);
+        let gateways = reading.document();
         let Reading { report, variables, files, .. } = reading;
         let is_good = !report.has_problems();
         let [problems, missing, remarks] = report.into_lines();
@@ -83,19 +86,30 @@ impl GatewaysFile {
 
 struct Reading<'a> {
     lookup: Lookup<'a>,
+    /// The text of the file.
+    text: &'a str,
     /// Paths in the file are relative to its folder.
     folder: &'a Path,
     report: Report,
     variables: BTreeSet<String>,
     /// The files with secrets.
     files: Vec<PathBuf>,
+    /// Whether the field that is being read names a secret that is not here.
+    misses_secret: bool,
     /// Whether a part of the file could not be parsed. What seems to be missing may stand there.
     is_broken: bool,
 }
 
+/// Stands for a secret that is not here, while the other fields are checked. It is good as a text, in
+/// hexadecimal digits and in base64, so that no other field seems to be wrong because of it.
+const PLACEHOLDER: &str = "00000000";
+
+/// The tables that send their entries to the provider.
+const SENT: [&str; 3] = ["headers", "query", "body"];
+
 impl Reading<'_> {
-    fn document(&mut self, text: &str) -> Option<GatewaysConfig> {
-        let (document, errors) = document::parse(text);
+    fn document(&mut self) -> Option<GatewaysConfig> {
+        let (document, errors) = document::parse(self.text);
         self.is_broken = !errors.is_empty();
         for (line, error) in errors {
             self.report.problem(Place { line, table: "" }, error);
@@ -155,9 +169,13 @@ impl Reading<'_> {
         known.extend(fields.iter().map(|field| field.name));
         self.report.refuse_unknown(place, table, &known);
         let mut missing = Vec::new();
+        let mut checked = gateway.clone();
         for (key, node) in table {
             let Some(field) = fields.iter().find(|field| field.name == key) else { continue };
-            match self.field(place.at(node.line), field, &node.value) {
+            self.misses_secret = false;
+            let value = self.field(place.at(node.line), field, &node.value);
+            checked.table.extend(value.clone().map(|value| (key.clone(), value)));
+            match value.filter(|_| !self.misses_secret) {
                 Some(value) => {
                     gateway.table.insert(key.clone(), value);
                 }
@@ -165,16 +183,40 @@ impl Reading<'_> {
             }
         }
         gateway.misses_secrets = !missing.is_empty();
-        for (field, problem) in gateway.problems() {
-            let node = find(table, &field);
-            let is_known =
-                missing.iter().any(|it| *it == field) || self.is_broken && node.is_none();
+        for (field, problem) in checked.problems() {
+            let root = field.split(['.', '[']).next().unwrap_or_default();
+            let is_known = missing.iter().any(|it| *it == field)
+                || self.is_broken && find(table, root).is_none();
             if !is_known {
-                let line = node.map_or(place.line, |node| node.line);
-                self.report.problem(place.at(line), format!("{field} {problem}"));
+                let located = Located::of(place, table, &field, self.text);
+                let place = Place { line: located.line, table: &located.table };
+                self.report.problem(place, located.words(&problem));
             }
         }
+        self.remark_settings_among_entries(place, table);
         gateway
+    }
+
+    /// In TOML, each line below the header of a table belongs to that table. A setting that was added at
+    /// the end of a gateway may therefore have become a header of its requests.
+    fn remark_settings_among_entries(&mut self, place: Place<'_>, table: &Table) {
+        for name in SENT {
+            let Some(Node { value: Value::Table(entries), .. }) = find(table, name) else {
+                continue;
+            };
+            let header = Located::of(place, table, name, self.text).table;
+            let is_setting = |key: &String| COMMON.iter().any(|field| field.name == key);
+            let is_below = header != place.table;
+            for (key, node) in entries.iter().filter(|(key, _)| is_below && is_setting(key)) {
+                self.report.remark(
+                    Place { line: node.line, table: &header },
+                    format!(
+                        "{key} is sent to the provider. If you mean the setting {key} of the gateway, \
+                         move the line above {header}"
+                    ),
+                );
+            }
+        }
     }
 
     fn provider(&mut self, place: Place<'_>, table: &Table) -> Option<&'static str> {
@@ -199,7 +241,8 @@ impl Reading<'_> {
         found
     }
 
-    /// Returns the value of a field; `None` if a problem or a missing secret was noted.
+    /// Returns the value of a field; `None` if a problem was noted. A secret that is not here is noted,
+    /// and [`PLACEHOLDER`] stands for it.
     fn field(&mut self, place: Place<'_>, field: &Field, value: &Value) -> Option<Json> {
         let name = field.name;
         match (value, field.kind) {
@@ -249,7 +292,7 @@ impl Reading<'_> {
                 self.variable(place, name, of)
             }
             [(key, Node { value: Value::Text(of), .. })] if key == "file" => {
-                self.secret_file(place, name, of)
+                Some(self.secret_file(place, name, of))
             }
             _ => {
                 self.report.problem(
@@ -270,28 +313,31 @@ impl Reading<'_> {
         }
         self.variables.insert(variable.to_owned());
         let value = (self.lookup)(variable).filter(|value| !value.trim().is_empty());
-        if value.is_none() {
-            self.report.missing(
-                place,
-                format!(
-                    "{name} is {{ env = {variable:?} }}, which is set neither in the environment \
-                         nor in .env"
-                ),
-            );
-        }
-        value.map(Json::from)
+        Some(value.map_or_else(
+            || {
+                let reason = "which is set neither in the environment nor in .env";
+                self.missing(place, format!("{name} is {{ env = {variable:?} }}, {reason}"))
+            },
+            Json::from,
+        ))
     }
 
-    fn secret_file(&mut self, place: Place<'_>, name: &str, path: &str) -> Option<Json> {
+    /// Notes a secret that is not here, and returns what stands for it.
+    fn missing(&mut self, place: Place<'_>, words: String) -> Json {
+        self.misses_secret = true;
+        self.report.missing(place, words);
+        PLACEHOLDER.into()
+    }
+
+    fn secret_file(&mut self, place: Place<'_>, name: &str, path: &str) -> Json {
         let path = self.folder.join(path);
         let shown = path.display().to_string();
         self.files.push(path.clone());
         let reason = match fs::read_to_string(&path) {
             Ok(text) if text.trim().is_empty() => "which is empty".to_owned(),
-            Ok(text) => return Some(text.trim_end_matches(['\r', '\n']).into()),
+            Ok(text) => return text.trim_end_matches(['\r', '\n']).into(),
             Err(error) => format!("which cannot be read: {error}"),
         };
-        self.report.missing(place, format!("{name} is {{ file = {shown:?} }}, {reason}"));
-        None
+        self.missing(place, format!("{name} is {{ file = {shown:?} }}, {reason}"))
     }
 }

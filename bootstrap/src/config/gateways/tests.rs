@@ -367,3 +367,97 @@ fn no_report_repeats_a_secret() {
         assert!(!format!("{file:?}").contains("sesame"), "{file:?}");
     }
 }
+
+/// The table of a gateway that any provider describes, from line 6 on, with these lines at its end.
+fn described(lines: &str) -> String {
+    format!(
+        "[gateway.acme]\nprovider = \"http\"\nurl = \"https://a.example/\"\nmessage_id = \"id\"\n{lines}"
+    )
+}
+
+#[test]
+fn each_problem_within_a_table_has_its_line_and_the_name_that_the_user_wrote() {
+    for (lines, expected) in [
+        (
+            "rules = [\n  { status = 400, outcome = \"rejected\" },\n  { status = 401 },\n]\n",
+            "12: [gateway.acme] rules[2].outcome is missing",
+        ),
+        (
+            "rules = [\n\n  { status = 401, outcome = \"maybe\" },\n]\n",
+            "12: [gateway.acme] rules[1].outcome must be one of",
+        ),
+        (
+            "[[gateway.acme.rules]]\nstatus = 400\noutcome = \"rejected\"\n\
+             [[gateway.acme.rules]]\nstatus = 401\noutcome = \"no\"\n",
+            "15: [[gateway.acme.rules]] 2 outcome must be one of",
+        ),
+        (
+            "[[gateway.acme.rules]]\noutcome = \"rejected\"\n",
+            "10: [[gateway.acme.rules]] 1 has no condition",
+        ),
+        (
+            "secret = \"s\"\n[gateway.acme.signature]   # sesame\nheader = \"x s\"\nsign = \"\"\n",
+            "12: [gateway.acme.signature] header must be the name of a header",
+        ),
+        (
+            "secret = \"s\"\nsignature.sign = \"\"\n",
+            "11: [gateway.acme] signature.header is missing",
+        ),
+        (
+            "[gateway.acme.receipts]\nstate = \"s\"\ndelivered = \"d\"\n",
+            "10: [gateway.acme.receipts] undelivered is missing",
+        ),
+        (
+            "[gateway.acme.body]\na = 1\nto = [\n{ n = 1 },\n{ n = \"{{ phnoe }}\" },\n]\n",
+            "14: [gateway.acme.body] to[2].n uses phnoe, which does not exist",
+        ),
+        (
+            "[gateway.acme.headers]\n\"x.y\" = \"{{ phone }}\"\n\"x.y z\" = \"1\"\n",
+            "12: [gateway.acme.headers] x.y z is not the name of a header",
+        ),
+        (
+            "[gateway.acme.query]\na = \"\"\"\n\n{{ phone\"\"\"\n",
+            "11: [gateway.acme.query] a is not a template: ",
+        ),
+    ] {
+        check(&described(lines), &[expected]);
+    }
+}
+
+#[test]
+fn setting_below_the_header_of_a_table_is_a_remark() {
+    let file = read(&described("[gateway.acme.headers]\nX-A = \"1\"\ntimeout = 5\n"));
+    assert_eq!(file.problems, [""; 0]);
+    let remarks = shown(&file.remarks);
+    assert_eq!(remarks.len(), 1, "{remarks:?}");
+    let expected =
+        "7: [gateway.acme.headers] timeout is sent to the provider. If you mean the setting";
+    assert!(remarks[0].starts_with(expected), "{remarks:?}");
+
+    for deliberate in ["body = { price = 1 }\n", "[gateway.acme.body]\nprices = 1\n"] {
+        assert_eq!(read(&described(deliberate)).remarks, [""; 0], "{deliberate}");
+    }
+}
+
+#[test]
+fn missing_secret_makes_no_other_field_wrong() {
+    let file = read(&described(
+        "auth = \"bearer\"\ntoken = { env = \"NOWHERE\" }\nsecret = { env = \"NOWHERE\" }\n\
+         deduplicates = true\n\
+         [gateway.acme.headers]\nX-Key = { env = \"NOWHERE\" }\nX-Id = \"{{ id }}\"\n\
+         [gateway.acme.signature]\nheader = \"x\"\nsign = \"{{ body }}\"\nkey_encoding = \"hex\"\n",
+    ));
+
+    assert_eq!(file.problems, [""; 0]);
+    let lines: Vec<String> = shown(&file.missing);
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[2].starts_with("10: [gateway.acme] headers.X-Key is { env"), "{lines:?}");
+    assert!(file.gateways.unwrap().gateways[0].misses_secrets);
+
+    // What is wrong beside it is reported at once.
+    let file = read(&described(
+        "token = { env = \"NOWHERE\" }\n[gateway.acme.headers]\nX-Key = { env = \"NOWHERE\" }\n\
+         X-Id = \"{{ idd }}\"\n",
+    ));
+    assert_eq!((file.problems.len(), file.missing.len()), (1, 2), "{file:?}");
+}

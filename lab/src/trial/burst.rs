@@ -48,6 +48,8 @@ struct Burst {
 pub async fn burst(mut plan: Plan) -> anyhow::Result<Verdict> {
     plan.gateway = Character { latency: LATENCY, ..Character::PLAIN };
     plan.env.push(("GATEWAY_IN_FLIGHT", IN_FLIGHT.to_string()));
+    // Several share the limit equally, also with one that has no partition yet.
+    plan.consumers = 1;
     let mut verdict = Verdict::new("burst");
     verdict.figure("messages", format!("{MESSAGES} to {PHONES} phones"));
     verdict.figure("gateway", format!("{LATENCY:?} for each call, {IN_FLIGHT} at a time"));

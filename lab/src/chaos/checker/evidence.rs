@@ -50,10 +50,11 @@ impl<'a> Evidence<'a> {
     pub(super) fn calls(mut self, id: &str) -> Self {
         for call in self.calls.get(id).into_iter().flatten() {
             self.line(format_args!(
-                "call at {}, until {:?}: {} from a gateway that is {}, {}, {}",
+                "call at {}, until {:?}: {} from gateway {}, which is {}, {}, {}",
                 call.began_at,
                 call.ended_at,
                 call.answer,
+                call.gateway,
                 call.kind,
                 if call.paid { "taken" } else { "not taken" },
                 if call.whole { "answered" } else { "answer cut off" },

@@ -61,10 +61,10 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000020_gateway_spending::Migration),
             Box::new(m20261130_000021_reserved::Migration),
             Box::new(m20261130_000070_gateway_health::Migration),
-            Box::new(m20261130_000100_receipt_attempt::Migration),
             Box::new(m20261130_000080_gateway_note::Migration),
             Box::new(m20261130_000081_gateway_channel::Migration),
             Box::new(m20261130_000090_event_reason::Migration),
+            Box::new(m20261130_000100_receipt_attempt::Migration),
         ]
     }
 }

@@ -21,10 +21,11 @@ pub use self::{
     error::{BoxError, Chain},
     pipeline::{
         AfterAmbiguous, BudgetStatus, Budgets, DeliverMessages, DeliverSettings, Delivered,
-        GatewayLimits, GatewayState, GatewayStatus, JudgeGateways, Judged, Preference, RegionOf,
-        RelayBatch, RelayError, RelaySettings, Relayed, Retried, RetryDeadLetter, RetryError,
-        Route, RoutedGateway, Router, RoutingTable, SharePartitions, ShareSettings, Shared, Spent,
-        Submission, SubmitError, SubmitMessage, SubmitSettings, Tariff,
+        GatewayLimits, GatewayState, GatewayStatus, JudgeGateways, Judged, Preference,
+        ReceiptsInTime, RegionOf, RelayBatch, RelayError, RelaySettings, Relayed, Retried,
+        RetryDeadLetter, RetryError, Route, RoutedGateway, Router, RoutingTable, SharePartitions,
+        ShareSettings, Shared, Spent, Submission, SubmitError, SubmitMessage, SubmitSettings,
+        Tariff,
     },
     trace::{InvalidTraceParent, TraceParent},
     vault::{
@@ -36,7 +37,7 @@ pub use self::{
         CancelVerification, CheckCode, CheckError, Checked, Clock, CodeOf, CodeSender, Counting,
         DeliverEvents, EventSettings, FindVerification, FlushGuard, Flushed, Guard,
         NoteGatewayReceipt, NoteReceipt, Posted, ReceiptUrls, Repeatable, ReplayGuard, Replayed,
-        ResendError, ResendPolicy, ResendVerification, SendPermit, SendRules, SendSettings,
-        StartError, StartRequest, StartVerification,
+        ResendError, ResendPolicy, ResendVerification, SendElsewhere, SendPermit, SendRules,
+        SendSettings, SentElsewhere, StartError, StartRequest, StartVerification,
     },
 };

@@ -15,7 +15,8 @@ pub use self::{
     relay::{RelayBatch, RelayError, RelaySettings, Relayed},
     routing::{
         AfterAmbiguous, BudgetStatus, Budgets, GatewayLimits, GatewayState, GatewayStatus,
-        Preference, RegionOf, Route, RoutedGateway, Router, RoutingTable, Spent, Tariff,
+        Preference, ReceiptsInTime, RegionOf, Route, RoutedGateway, Router, RoutingTable, Spent,
+        Tariff,
     },
     share::{SharePartitions, ShareSettings, Shared},
     submit::{Submission, SubmitError, SubmitMessage, SubmitSettings},

@@ -5,6 +5,7 @@
 //! transaction begins and ends inside a method, and none is open while the service talks to a broker
 //! or a gateway.
 
+mod awaited_receipts;
 mod backlog;
 mod broker;
 mod dead_letters;
@@ -38,8 +39,9 @@ pub use self::{
     health::{FactorChange, GatewayHealth, Measured, Minute, SampledMessage, StoredFactor},
     leases::{Lease, PartitionLeases, Renewed},
     ledger::{
-        Admitted, Batch, Call, CallOutcome, Cost, DailyLimit, DeliveryLedger, DeliveryState, Due,
-        FailureReason, LedgerError, Next, OutcomeClass, Past, Recorded, Start, Started, Verdict,
+        Admitted, AwaitedReceipt, Batch, Call, CallOutcome, Cost, DailyLimit, DeliveryLedger,
+        DeliveryState, Due, FailureReason, LedgerError, Next, OutcomeClass, Past, Recorded, Start,
+        Started, Verdict,
     },
     notes::{CallNotes, Noting},
     outbox::{Enqueued, NewSend, Outbox, Storing, Violation},
@@ -48,12 +50,13 @@ pub use self::{
 
 // Verifications.
 pub use self::{
+    awaited_receipts::{AwaitedReceipts, ExtraSend, Overdue, Rerouting},
     events::{DueEvent, EventClaim, EventOutbox, EventSink, PostError},
     guard::{
         GuardCounts, GuardDecision, GuardDelta, GuardKey, GuardRecords, GuardTotal,
         PastVerification, StoredDecision,
     },
-    history::{Event, EventKind, History, Receipt},
+    history::{Event, EventKind, EventReason, History, Receipt},
     housekeeping::Housekeeping,
     idempotency::{Answer, AnswerClaim, Answers, Begun},
     receipts::{NewReceipt, Noted, ReceiptSink, Receipts, StatusSource, Unsettled},
@@ -71,6 +74,7 @@ pub use self::{
 
 #[cfg(any(test, feature = "mocks"))]
 pub use self::{
+    awaited_receipts::MockAwaitedReceipts,
     backlog::MockBacklog,
     broker::MockMessageBroker,
     dead_letters::MockDeadLetters,

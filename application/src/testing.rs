@@ -41,6 +41,7 @@ pub(crate) fn pending() -> Verification {
         status: VerificationStatus::Pending,
         attempts: 0,
         sends: 1,
+        extra_sends: 0,
         created_at: START,
         sent_at: START,
         expires_at: START + Duration::from_secs(600),

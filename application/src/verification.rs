@@ -4,6 +4,7 @@
 mod caller;
 mod cancel;
 mod check;
+mod elsewhere;
 mod events;
 mod find;
 mod guard;
@@ -19,6 +20,7 @@ pub use self::{
     caller::Caller,
     cancel::{CancelError, CancelVerification},
     check::{CheckCode, CheckError, Checked, CodeOf},
+    elsewhere::{SendElsewhere, SentElsewhere},
     events::{DeliverEvents, EventSettings, Posted},
     find::FindVerification,
     guard::{Admission, FlushGuard, Flushed, Guard, ReplayGuard, Replayed, SendPermit},

@@ -91,6 +91,15 @@ impl VerificationId {
         MessageId::from_uuid(Uuid::from_u128(self.0.as_u128() | send as u128))
     }
 
+    /// Returns which message of its verification a message is, counted from 1. `None` if its id shows
+    /// that it belongs to no verification, because another producer wrote it.
+    pub fn number_of(message: MessageId) -> Option<u8> {
+        let uuid = message.as_uuid();
+        let number = uuid.as_bytes()[15];
+        let is_ours = uuid.get_version() == Some(uuid::Version::SortRand) && number > 0;
+        is_ours.then_some(number)
+    }
+
     pub const fn as_uuid(self) -> Uuid {
         self.0
     }
@@ -244,6 +253,16 @@ mod tests {
         assert_eq!(ninth.as_uuid().as_bytes()[15], 9);
         assert_eq!(first.as_uuid().get_version_num(), 7);
         assert!(id.to_string().starts_with("ver_0123456789ab7"), "{id}");
+    }
+
+    #[test]
+    fn a_message_of_a_verification_has_a_number() {
+        let id = VerificationId::of_drawn([7; 16]);
+
+        assert_eq!(VerificationId::number_of(id.message(1)), Some(1));
+        assert_eq!(VerificationId::number_of(id.message(12)), Some(12));
+        assert_eq!(VerificationId::number_of(MessageId::from_uuid(id.as_uuid())), None);
+        assert_eq!(VerificationId::number_of(MessageId::of_record("message", 0, 1, 0)), None);
     }
 
     #[test]

@@ -29,6 +29,9 @@ mod m20261130_000010_gateway_receipt;
 mod m20261130_000012_gateway_state;
 mod m20261130_000020_gateway_spending;
 mod m20261130_000021_reserved;
+mod m20261130_000060_awaited_receipt;
+mod m20261130_000061_extra_send;
+mod m20261130_000062_extra_sends;
 mod m20261130_000070_gateway_health;
 mod m20261130_000080_gateway_note;
 mod m20261130_000081_gateway_channel;
@@ -60,6 +63,9 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000012_gateway_state::Migration),
             Box::new(m20261130_000020_gateway_spending::Migration),
             Box::new(m20261130_000021_reserved::Migration),
+            Box::new(m20261130_000060_awaited_receipt::Migration),
+            Box::new(m20261130_000061_extra_send::Migration),
+            Box::new(m20261130_000062_extra_sends::Migration),
             Box::new(m20261130_000070_gateway_health::Migration),
             Box::new(m20261130_000080_gateway_note::Migration),
             Box::new(m20261130_000081_gateway_channel::Migration),

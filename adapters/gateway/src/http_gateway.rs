@@ -71,6 +71,11 @@ impl HttpGateway {
         self.provider.channel()
     }
 
+    /// Whether the provider reports deliveries, if it knows where to.
+    pub fn reports_receipts(&self) -> bool {
+        self.provider.reports_receipts()
+    }
+
     /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is
     /// required.
     pub fn verifies_receipts(&self) -> bool {

@@ -72,6 +72,16 @@ impl Gateway {
         }
     }
 
+    /// Whether deliveries are reported: over the gateway's own connection, or to a public URL if there is
+    /// one. The programs behind a webhook report by themselves, or not at all.
+    pub fn reports_receipts(&self, has_public_url: bool) -> bool {
+        match &self.transport {
+            Transport::Console(_) => false,
+            Transport::Http(gateway) => has_public_url && gateway.reports_receipts(),
+            Transport::Smpp(gateway) => gateway.reports_receipts(),
+        }
+    }
+
     /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is
     /// required.
     pub fn verifies_receipts(&self) -> bool {

@@ -78,6 +78,11 @@ pub(crate) trait Provider: fmt::Debug + Send + Sync + 'static {
         Err(ReceiptRefused::Unreadable)
     }
 
+    /// Whether [`receipts`](Self::receipts) reads what the provider reports, if it knows where to.
+    fn reports_receipts(&self) -> bool {
+        true
+    }
+
     /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is
     /// required.
     fn verifies_receipts(&self) -> bool {

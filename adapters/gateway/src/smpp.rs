@@ -119,6 +119,11 @@ impl SmppGateway {
         self.links();
     }
 
+    /// Whether the SMSC is asked for receipts.
+    pub(crate) fn reports_receipts(&self) -> bool {
+        self.settings.receipts
+    }
+
     /// The number of messages that may be unanswered on all connections.
     pub(crate) fn window(&self) -> Option<NonZeroUsize> {
         NonZeroUsize::new(self.settings.window.saturating_mul(self.settings.connections))

@@ -10,6 +10,7 @@ mod sqlite;
 mod starts;
 
 use std::{
+    collections::HashMap,
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,7 +24,7 @@ use application::ports::{
     Recorded, Start, Started,
 };
 use autometrics::autometrics;
-use domain::{MessageId, PhoneNumber};
+use domain::{GatewayName, MessageId, PhoneNumber};
 
 pub(crate) use self::gateways::{CALLED, INTERRUPTED, WITH_CALLED};
 use self::{
@@ -33,6 +34,7 @@ use self::{
     starts::{Starts, Step},
 };
 use crate::{
+    awaited_receipts,
     database::{Database, DatabaseError, Events, Parameters, millis},
     refusal::{code, first_taken, in_parts},
 };
@@ -317,6 +319,14 @@ impl DeliveryLedger for SqlDeliveryLedger {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let due = open::due(&self.database, self.fence(lease).with("limit", limit)).await?;
         due.ok_or(LedgerError::Fenced { partition: lease.partition })
+    }
+
+    #[autometrics(struct_name = "SqlDeliveryLedger")]
+    async fn passed_over(
+        &self,
+        messages: &[MessageId],
+    ) -> Result<HashMap<MessageId, Vec<GatewayName>>, LedgerError> {
+        Ok(awaited_receipts::passed_over(&self.database, messages).await?)
     }
 }
 

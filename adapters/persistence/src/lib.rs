@@ -5,6 +5,7 @@
 //! different algorithms, each has a file of its own. One conformance suite holds both to the ports'
 //! contracts.
 
+mod awaited_receipts;
 mod backlog;
 mod coalesce;
 mod database;
@@ -33,6 +34,7 @@ mod takedown;
 mod verification_row;
 mod verifications;
 
+pub use awaited_receipts::SqlAwaitedReceipts;
 pub use backlog::SqlBacklog;
 pub use database::{
     AdmitError, Database, DatabaseError, DatabaseSettings, Events, Evidence, MigrationLockError,

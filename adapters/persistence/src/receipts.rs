@@ -16,7 +16,10 @@ use domain::{GatewayName, MessageId, VerificationId};
 use sea_orm::FromQueryResult;
 
 use self::references::Room;
-use crate::database::{Database, DatabaseError, Parameters, Sql, lasting, parsed};
+use crate::{
+    awaited_receipts,
+    database::{Database, DatabaseError, Parameters, Sql, lasting, parsed},
+};
 
 /// Delivery receipts that gateways report.
 #[derive(Debug, Clone)]
@@ -169,7 +172,7 @@ async fn note_of_call(
         return Ok((Noted::Unknown, None));
     };
     let calling = calling.filter(|calling| attempt.is_none_or(|attempt| attempt == *calling));
-    Ok(if is_new {
+    let noted = if is_new {
         let region = region.and_then(|region| region.parse().ok());
         let since_call = lasting(since_call.unwrap_or_default());
         (Noted::Stored(NewReceipt { region, since_call }), None)
@@ -177,7 +180,12 @@ async fn note_of_call(
         (Noted::Early, calling)
     } else {
         (Noted::Repeated, None)
-    })
+    };
+    // Also of a repeated receipt: this may have failed the last time.
+    if receipt == Receipt::Undelivered && matches!(noted.0, Noted::Stored(_) | Noted::Repeated) {
+        awaited_receipts::make_due(database, message).await?;
+    }
+    Ok(noted)
 }
 
 /// Stores a receipt, or keeps it until the call ends.

@@ -1,6 +1,7 @@
 //! The conformance suite of the ports, for both databases.
 
 mod admission;
+mod awaited_receipts;
 mod channels;
 mod checks;
 mod deliveries;

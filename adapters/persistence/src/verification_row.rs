@@ -10,7 +10,8 @@ pub(crate) const VERIFICATION_COLUMNS: Fragment = Fragment::pair(
     "verification_columns",
     "
         id::text AS id, origin, phone, region, attempts::integer AS attempts,
-        sends::integer AS sends, code_length::integer AS code_length, template, metadata,
+        sends::integer AS sends, extra_sends::integer AS extra_sends,
+        code_length::integer AS code_length, template, metadata,
         pepper_id, sequence, api_key::text AS api_key,
         CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END
             AS status,
@@ -21,7 +22,7 @@ pub(crate) const VERIFICATION_COLUMNS: Fragment = Fragment::pair(
             ELSE ended_at END)} AS ended_at,
         {millis(now())} AS read_at",
     "
-        id, origin, phone, region, attempts, sends, code_length, template, metadata, pepper_id,
+        id, origin, phone, region, attempts, sends, extra_sends, code_length, template, metadata, pepper_id,
         sequence, api_key,
         CASE WHEN status = 'pending' AND expires_at <= {now} THEN 'expired' ELSE status END
             AS status,
@@ -40,6 +41,7 @@ pub(crate) struct VerificationRow {
     region: Option<String>,
     attempts: i32,
     sends: i32,
+    extra_sends: i32,
     code_length: i32,
     template: Option<String>,
     metadata: Option<String>,
@@ -73,6 +75,7 @@ impl VerificationRow {
             status: parsed(&self.status, "a status")?,
             attempts: small(self.attempts, "attempts")?,
             sends: small(self.sends, "sends")?,
+            extra_sends: small(self.extra_sends, "extra_sends")?,
             created_at: time(self.created_at),
             sent_at: time(self.sent_at),
             expires_at: time(self.expires_at),

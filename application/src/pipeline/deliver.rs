@@ -312,7 +312,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             default_ttl: self.settings.default_ttl,
             ..Batch::default()
         };
-        let mut permits = self.callable(batch.messages());
+        let messages = batch.messages().map(|it| it.message.id).collect();
+        let passed_over = choosing::passed_over(&*self.ledger, messages).await?;
+        let mut permits = self.callable(batch.messages(), &passed_over);
         batch.call_now = permits.iter().map(|(id, permit)| (*id, permit.name().clone())).collect();
         batch.call_limit = choosing::call_limit(permits.values());
         let admitted = self.ledger.admit(&self.lease, &batch).await?;
@@ -342,7 +344,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let messages = batch.records.into_iter().filter_map(|record| record.content.ok());
         for Incoming { message, trace, .. } in messages {
             let route = self.router.route_of(&message.phone);
-            let queued = QueuedMessage::new(message, trace);
+            let past = choosing::past_of(message.id, &passed_over);
+            let queued = QueuedMessage { past, ..QueuedMessage::new(message, trace) };
             let id = queued.message.id;
             // Removed, because a batch may contain a message twice.
             if let Some((call, permit)) = calls.remove(&id).zip(permits.remove(&id)) {
@@ -368,7 +371,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         }
         let due = self.ledger.due(&self.lease, self.settings.in_hand).await?;
         let is_all = due.len() < self.settings.in_hand;
-        for Due { message, trace, interrupted, expired, past } in due {
+        let messages = due.iter().map(|due| due.message.id).collect();
+        let mut passed_over = choosing::passed_over(&*self.ledger, messages).await?;
+        for Due { message, trace, interrupted, expired, mut past } in due {
+            past.passed_over = passed_over.remove(&message.id).unwrap_or_default();
             if self.lanes.is_idle(&message.phone) {
                 let route = self.router.route_of(&message.phone);
                 let queued = QueuedMessage { message, trace, past, interrupted, expired };

@@ -11,6 +11,7 @@ mod in_flight;
 mod load;
 mod permit;
 mod rate;
+mod receipts;
 mod spending;
 mod status;
 mod table;
@@ -31,7 +32,10 @@ use tokio::time::Instant;
 pub use self::{
     budgets::{BudgetStatus, Budgets, Spent},
     status::{GatewayState, GatewayStatus},
-    table::{AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, RoutingTable},
+    table::{
+        AfterAmbiguous, GatewayLimits, Preference, ReceiptsInTime, Route, RoutedGateway,
+        RoutingTable,
+    },
     tariff::Tariff,
 };
 use self::{
@@ -100,6 +104,7 @@ struct State<G> {
     routes: Vec<Route>,
     after_ambiguous: AfterAmbiguous,
     factors: Factors,
+    receipts: Option<ReceiptsInTime>,
     consumers: NonZeroUsize,
     /// The number of permits so far.
     calls: u64,
@@ -109,6 +114,8 @@ struct State<G> {
 enum Nowhere {
     Unknown,
     NoRoute,
+    /// All gateways of the route had the code before.
+    NoOther,
 }
 
 impl<G: SmsGateway> Router<G> {
@@ -118,6 +125,7 @@ impl<G: SmsGateway> Router<G> {
             routes: Vec::new(),
             after_ambiguous: AfterAmbiguous::default(),
             factors: Factors::default(),
+            receipts: None,
             consumers: NonZeroUsize::MIN,
             calls: 0,
         };
@@ -155,6 +163,7 @@ impl<G: SmsGateway> Router<G> {
             state.desks.insert(name, desk);
         }
         (state.routes, state.after_ambiguous) = (table.routes, table.after_ambiguous);
+        state.receipts = table.receipts;
     }
 
     /// Gives the named gateways no more messages, and lets all others work.
@@ -227,6 +236,7 @@ impl<G: SmsGateway> Router<G> {
             Ok(allowed) => allowed,
             Err(Nowhere::Unknown) => return Choice::Unknown,
             Err(Nowhere::NoRoute) => return Choice::Refuse(FailureReason::NoRoute),
+            Err(Nowhere::NoOther) => return Choice::Refuse(FailureReason::NoOtherGateway),
         };
         if !state.factors.is_empty() {
             state.factors.apply(&mut allowed, ask.id, to.region());
@@ -317,7 +327,7 @@ impl<G: SmsGateway> Router<G> {
             Ok(allowed) => allowed,
             Err(Nowhere::Unknown) => return FollowUp::Unknown,
             // The next `choose` refuses the message.
-            Err(Nowhere::NoRoute) => return FollowUp::Later { alone: true },
+            Err(Nowhere::NoRoute | Nowhere::NoOther) => return FollowUp::Later { alone: true },
         };
         let tries = ask.past.tries(called);
         let mut others = allowed.iter().filter(|name| **name != called && room(name) != Room::Over);
@@ -369,12 +379,14 @@ impl<G: SmsGateway> State<G> {
         order.retain(|name| {
             self.desks.contains_key(*name)
                 && !ask.past.unroutable.contains(name)
+                && !ask.past.passed_over.contains(name)
                 && (!ambiguous.contains(name) || recognises(name))
         });
         match order.is_empty() {
             false => Ok(order),
-            true if ambiguous.is_empty() => Err(Nowhere::NoRoute),
-            true => Err(Nowhere::Unknown),
+            true if !ambiguous.is_empty() => Err(Nowhere::Unknown),
+            true if ask.past.passed_over.is_empty() => Err(Nowhere::NoRoute),
+            true => Err(Nowhere::NoOther),
         }
     }
 

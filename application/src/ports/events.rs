@@ -59,7 +59,8 @@ pub struct DueEvent {
     /// Whether the verification is of a test number, to which nothing is sent.
     pub test: bool,
     /// The result of the delivery, if the event reports one: `sent`, `failed`, `expired`, `unknown`,
-    /// or the delivery receipt of the gateway: `delivered`, `undelivered`.
+    /// or the delivery receipt of the gateway: `delivered`, `undelivered`. Of [`EventKind::Rerouted`], its
+    /// reason.
     pub delivery: Option<String>,
     /// The reason why the message failed without a call, as [`FailureReason`](crate::ports::FailureReason)
     /// spells it.

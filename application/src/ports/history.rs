@@ -2,7 +2,7 @@ use std::{str::FromStr, time::SystemTime};
 
 use domain::{Channel, GatewayName, UnknownWord};
 
-use crate::ports::{FailureReason, Verification};
+use crate::ports::{FailureReason, Rerouting, Verification};
 
 /// A verification with its events, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,17 +23,44 @@ impl History {
 pub struct Event {
     pub kind: EventKind,
     pub at: SystemTime,
-    /// The gateway that was called last, if the event follows from a call.
+    /// The gateway that was called last, if the event follows from a call. Of [`EventKind::Rerouted`], the
+    /// gateway whose receipt is missing.
     pub gateway: Option<GatewayName>,
     /// The channel of that gateway.
     pub channel: Option<Channel>,
-    /// The reason why a message failed without a call.
-    pub reason: Option<FailureReason>,
+    /// Only of [`EventKind::Failed`] and [`EventKind::Rerouted`].
+    pub reason: Option<EventReason>,
 }
 
 impl Event {
     pub const fn new(kind: EventKind, at: SystemTime) -> Self {
         Self { kind, at, gateway: None, channel: None, reason: None }
+    }
+}
+
+/// The reason of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventReason {
+    /// A message failed without a call.
+    Failure(FailureReason),
+    /// One more message was stored for another gateway.
+    Rerouting(Rerouting),
+}
+
+impl EventReason {
+    /// Returns the word for programs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failure(reason) => reason.as_str(),
+            Self::Rerouting(reason) => reason.as_str(),
+        }
+    }
+
+    /// Returns all words.
+    pub fn words() -> Vec<&'static str> {
+        let failures = FailureReason::ALL.map(FailureReason::as_str);
+        let reroutings = Rerouting::ALL.map(Rerouting::as_str);
+        failures.into_iter().chain(reroutings).collect()
     }
 }
 
@@ -51,6 +78,8 @@ pub enum EventKind {
     Delivered,
     /// The message will not arrive.
     Failed,
+    /// One more message with the code was stored, for another gateway, because a receipt is missing.
+    Rerouted,
     Approved,
     Expired,
     Canceled,
@@ -87,13 +116,14 @@ impl FromStr for Receipt {
 }
 
 impl EventKind {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Created,
         Self::Queued,
         Self::Published,
         Self::Sent,
         Self::Delivered,
         Self::Failed,
+        Self::Rerouted,
         Self::Approved,
         Self::Expired,
         Self::Canceled,
@@ -108,6 +138,7 @@ impl EventKind {
             Self::Sent => "sent",
             Self::Delivered => "delivered",
             Self::Failed => "failed",
+            Self::Rerouted => "rerouted",
             Self::Approved => "approved",
             Self::Expired => "expired",
             Self::Canceled => "canceled",

@@ -75,6 +75,14 @@ pub trait DeliveryLedger: Sync + 'static {
     /// Fails with [`LedgerError::Fenced`] for an earlier owner, which would otherwise take the calls
     /// of the present owner for interrupted ones.
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError>;
+
+    /// Returns the gateways that messages must not go through, because those had the code before and
+    /// no receipt came: see [`AwaitedReceipts`](crate::ports::AwaitedReceipts). A message that may go
+    /// through all gateways is left out.
+    async fn passed_over(
+        &self,
+        messages: &[MessageId],
+    ) -> Result<HashMap<MessageId, Vec<GatewayName>>, LedgerError>;
 }
 
 /// The records of one fetch.
@@ -187,9 +195,17 @@ pub struct Past {
     /// The gateways that do not deliver to the number: a call was unroutable. Of more than 100 calls,
     /// the first and the latest are known.
     pub unroutable: Vec<GatewayName>,
+    /// The gateways that the message must not go through: see [`DeliveryLedger::passed_over`].
+    /// [`DeliveryLedger::due`] leaves them out.
+    pub passed_over: Vec<GatewayName>,
 }
 
 impl Past {
+    /// Whether every gateway may be called for the message.
+    pub fn is_new(&self) -> bool {
+        self.tried.is_empty() && self.passed_over.is_empty()
+    }
+
     /// Returns how often a gateway was called.
     pub fn tries(&self, gateway: &GatewayName) -> usize {
         self.tried.iter().filter(|tried| *tried == gateway).count()
@@ -289,7 +305,10 @@ pub enum Verdict {
     /// The gateway has accepted the message. `reference` is the id that it gave, if any. If receipts
     /// name the message by it only, [`Receipts`](crate::ports::Receipts) find the message from this
     /// commit on.
-    Sent { reference: Option<String>, receipts_by_reference: bool },
+    ///
+    /// If a receipt is `awaited`, the same commit hands the message to
+    /// [`AwaitedReceipts`](crate::ports::AwaitedReceipts), unless it is delivered already.
+    Sent { reference: Option<String>, receipts_by_reference: bool, awaited: Option<AwaitedReceipt> },
     /// The gateway will never accept the message.
     Failed,
     /// The gateway may have accepted the message, and a retry could send it twice.
@@ -305,16 +324,19 @@ pub enum FailureReason {
     NoRoute,
     /// Every gateway of the route has used its daily budget up.
     BudgetExhausted,
+    /// Every gateway of the route had the code before.
+    NoOtherGateway,
 }
 
 impl FailureReason {
-    pub const ALL: [Self; 2] = [Self::NoRoute, Self::BudgetExhausted];
+    pub const ALL: [Self; 3] = [Self::NoRoute, Self::BudgetExhausted, Self::NoOtherGateway];
 
     /// Returns the word for programs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoRoute => "no-route",
             Self::BudgetExhausted => "budget-exhausted",
+            Self::NoOtherGateway => "no-other-gateway",
         }
     }
 
@@ -323,6 +345,7 @@ impl FailureReason {
         match self {
             Self::NoRoute => "not called: no route has a gateway for this number",
             Self::BudgetExhausted => "not called: the daily budget is used up",
+            Self::NoOtherGateway => "not called: every gateway of the route had the code before",
         }
     }
 
@@ -330,6 +353,15 @@ impl FailureReason {
     pub fn of_detail(detail: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.detail() == detail)
     }
+}
+
+/// The receipt that a message needs in time. Without it, the code is sent again through another gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwaitedReceipt {
+    pub within: Duration,
+    /// The gateways that the next message must not go through: the one that accepted this message, and
+    /// those that may have the code or that do not deliver to the number.
+    pub passed_over: Vec<GatewayName>,
 }
 
 /// The state of an entry after a change.

@@ -17,8 +17,10 @@ pub struct Verification {
     pub attempts: u8,
     /// The number of messages.
     pub sends: u8,
+    /// How many of them no caller asked for: they were sent because a receipt was missing.
+    pub extra_sends: u8,
     pub created_at: SystemTime,
-    /// When the latest message was accepted.
+    /// When the latest message that a caller asked for was accepted.
     pub sent_at: SystemTime,
     pub expires_at: SystemTime,
     pub ended_at: Option<SystemTime>,
@@ -79,6 +81,7 @@ impl Verification {
             status: VerificationStatus::Pending,
             attempts: 0,
             sends: 1,
+            extra_sends: 0,
             created_at: at,
             sent_at: at,
             expires_at: at + ttl,
@@ -102,6 +105,11 @@ impl Verification {
         Recipient::Number(Number { phone: phone.clone(), region: *region, kind })
     }
 
+    /// Returns the number of messages that callers asked for. It decides when the next one may be sent.
+    pub fn asked_sends(&self) -> u8 {
+        self.sends.saturating_sub(self.extra_sends)
+    }
+
     /// Whether the verification is of a test number.
     pub fn is_test(&self) -> bool {
         self.origin == Origin::Test
@@ -117,7 +125,7 @@ impl Verification {
         self.expires_at.duration_since(self.read_at).unwrap_or_default()
     }
 
-    /// Returns the time between the acceptance of the latest message and the read.
+    /// Returns the time between the acceptance of the latest message that a caller asked for and the read.
     pub fn since_sent(&self) -> Duration {
         self.read_at.duration_since(self.sent_at).unwrap_or_default()
     }

@@ -119,9 +119,24 @@ impl<R: CryptoRng> Issuer<R> {
             let secret = secret(peppers.first(), id, seed, &code);
             (code, Some(secret))
         };
-        let (message, phone) = (id.message(verification.sends + 1), verification.phone.clone());
-        let code = self.carry(message, &phone, &code, verification.template.as_ref(), nonce)?;
-        Ok((Message { id: message, phone, code }, secret, trace))
+        Ok((self.message(verification, &code, nonce)?, secret, trace))
+    }
+
+    /// Issues the next message of a verification with the code that it has. Returns `None` if the code
+    /// cannot be derived here, or if the verification has as many messages as it can have.
+    pub(crate) fn again(
+        &self,
+        verification: &Verification,
+    ) -> Result<Option<(Message, TraceParent)>, VaultClosed> {
+        let peppers = self.vault.peppers()?;
+        let Verification { id, code_length, sends, .. } = *verification;
+        let Some(secret) = verification.secret.as_ref().filter(|_| sends < u8::MAX) else {
+            return Ok(None);
+        };
+        let Some(pepper) = peppers.get(&secret.pepper) else { return Ok(None) };
+        let Drawn { nonce, trace, .. } = self.draw();
+        let code = pepper.derive(id, &secret.seed, code_length);
+        Ok(Some((self.message(verification, &code, nonce)?, trace)))
     }
 
     /// Issues a verification of a test number, whose code is given.
@@ -143,6 +158,19 @@ impl<R: CryptoRng> Issuer<R> {
                 api_key: request.api_key,
             },
         })
+    }
+
+    /// Makes the next message of a verification.
+    fn message(
+        &self,
+        verification: &Verification,
+        code: &Code,
+        nonce: [u8; 24],
+    ) -> Result<Message, VaultClosed> {
+        let Verification { id, sends, phone, template, .. } = verification;
+        let (message, phone) = (id.message(sends + 1), phone.clone());
+        let code = self.carry(message, &phone, code, template.as_ref(), nonce)?;
+        Ok(Message { id: message, phone, code })
     }
 
     fn draw(&self) -> Drawn {

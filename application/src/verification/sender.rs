@@ -1,7 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use domain::{
-    ATTEMPTS, Code, Origin, Pacing, Policy, Recipient, VerificationId, VerificationStatus, Window,
+    ATTEMPTS, Code, Message, Origin, Pacing, Policy, Recipient, VerificationId, VerificationStatus,
+    Window,
 };
 use rand_core::CryptoRng;
 
@@ -10,7 +11,7 @@ use super::{
     SendRules,
 };
 use crate::{
-    BoxError, Vault, VaultClosed,
+    BoxError, TraceParent, Vault, VaultClosed,
     ports::{
         Event, EventKind, History, NewSend, NewTest, Resend, Resent, StoreError, Storing,
         Verification, Verifications, Violation,
@@ -134,7 +135,7 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
             return Err(until_it_expires("attempts", ATTEMPTS.into()));
         }
         let pacing = &self.settings.pacing;
-        let Some(wait) = pacing.wait_after(verification.sends) else {
+        let Some(wait) = pacing.wait_after(verification.asked_sends()) else {
             return Err(until_it_expires("sends", pacing.sends_max().into()));
         };
         match wait.checked_sub(verification.since_sent()) {
@@ -173,7 +174,7 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
             return Ok(Some(verification.clone()));
         }
         let Verification { id, sends, .. } = *verification;
-        let wait = self.settings.pacing.wait_after(sends).unwrap_or_default();
+        let wait = self.settings.pacing.wait_after(verification.asked_sends()).unwrap_or_default();
         let (message, secret, trace) = self
             .issuer
             .next(verification, self.settings.resend_policy)
@@ -204,6 +205,17 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
             Resent::Limited(violations) => Err(ResendError::Limited(violations)),
             Resent::Changed => Ok(None),
         }
+    }
+
+    /// Issues one more message with the code that a verification has, if the guard does not block it. It
+    /// does not count it: no caller asked for it, and a gateway that fails is no attack.
+    pub(super) fn issue_again(
+        &self,
+        verification: &Verification,
+    ) -> Result<Option<(Message, TraceParent)>, VaultClosed> {
+        let Ok(permit) = self.admit_resend(verification) else { return Ok(None) };
+        drop(permit);
+        self.issuer.again(verification)
     }
 
     /// Adds its events to a verification. If they cannot be read, returns the events that are

@@ -7,7 +7,7 @@
 //! This is one file, because all ports share one state.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
@@ -823,6 +823,13 @@ impl DeliveryLedger for Member {
         })
         .await
         .map_err(LedgerError::Unavailable)?
+    }
+
+    async fn passed_over(
+        &self,
+        _: &[MessageId],
+    ) -> Result<HashMap<MessageId, Vec<GatewayName>>, LedgerError> {
+        Ok(HashMap::new())
     }
 }
 

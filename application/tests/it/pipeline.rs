@@ -81,6 +81,7 @@ impl Case {
             gateways: self.gateways().map(gateway).collect(),
             routes: vec![Route { gateways: Preference::InOrder(all), ..Route::default() }],
             after_ambiguous: self.after_ambiguous,
+            receipts: None,
         };
         Router::new(table, Arc::new(|_| None))
     }

@@ -9,7 +9,7 @@ mod providers;
 mod report;
 mod routes;
 
-use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use adapters_gateway::{Common, Gateway};
 use anyhow::Context;
@@ -32,6 +32,8 @@ pub struct GatewaysConfig {
     pub routes: Vec<RouteConfig>,
     pub ambiguous: Ambiguous,
     pub weights: Weights,
+    /// Without a receipt in this time, a code goes through the next gateway too. `None`: it does not.
+    pub no_receipt_within: Option<Duration>,
     /// The URL at which providers reach this service, without a slash at its end.
     pub public_url: Option<String>,
     /// The file of gateways, and then the files with secrets that it names. Empty without
@@ -132,6 +134,11 @@ impl GatewayConfig {
     pub(super) fn problems(&self) -> Vec<(String, String)> {
         let problems = adapters_gateway::build(self.provider, &self.table).err();
         problems.into_iter().flatten().map(|it| (it.field, it.problem)).collect()
+    }
+
+    /// Whether its deliveries are reported, as far as that is known without its secrets.
+    pub(super) fn may_report(&self, has_public_url: bool) -> bool {
+        self.build().map_or(self.misses_secrets, |(it, _)| it.reports_receipts(has_public_url))
     }
 
     /// Returns how many connections it may have open.

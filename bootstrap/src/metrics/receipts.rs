@@ -1,4 +1,4 @@
-use application::ports::{NewReceipt, Noted, Receipt};
+use application::ports::{NewReceipt, Noted, Receipt, Rerouting};
 use domain::{GatewayName, Region};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
@@ -10,6 +10,7 @@ pub struct ReceiptMetrics {
     receipts: IntCounterVec,
     regions: IntCounterVec,
     delay: HistogramVec,
+    rerouted: IntCounterVec,
 }
 
 /// The results beside those of [`Receipt`].
@@ -55,6 +56,16 @@ impl ReceiptMetrics {
                     &["gateway", "receipt"],
                 ),
             )?,
+            rerouted: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "messager_rerouted_messages_total",
+                        "Codes that were sent again through another gateway, by the gateway without the receipt and the reason.",
+                    ),
+                    &["gateway", "reason"],
+                ),
+            )?,
         })
     }
 
@@ -68,6 +79,18 @@ impl ReceiptMetrics {
         for result in RESULTS {
             self.receipts.with_label_values(&[gateway.as_str(), result]);
         }
+    }
+
+    /// Starts the series of a gateway whose receipts this process awaits.
+    pub fn expect_reroutes(&self, gateway: &GatewayName) {
+        for reason in Rerouting::ALL {
+            self.rerouted.with_label_values(&[gateway.as_str(), reason.as_str()]);
+        }
+    }
+
+    /// Counts a code that is sent again because the receipt of `gateway` is missing.
+    pub fn rerouted(&self, gateway: &GatewayName, reason: Rerouting) {
+        self.rerouted.with_label_values(&[gateway.as_str(), reason.as_str()]).inc();
     }
 
     pub fn noted(&self, gateway: &GatewayName, receipt: Receipt, noted: Noted) {
@@ -125,6 +148,8 @@ mod tests {
         metrics.noted(&main, Receipt::Undelivered, stored(""));
         metrics.noted(&main, Receipt::Delivered, Noted::Unknown);
         metrics.unverified(&main);
+        metrics.expect_reroutes(&main);
+        metrics.rerouted(&main, Rerouting::NoReceipt);
 
         for line in [
             &format!("{} 1", of("delivered")),
@@ -133,6 +158,8 @@ mod tests {
             &format!("{} 1", of("unverified")),
             r#"messager_receipts_by_region_total{gateway="main",receipt="delivered",region="RU"} 1"#,
             r#"messager_receipts_by_region_total{gateway="main",receipt="undelivered",region="unknown"} 1"#,
+            r#"messager_rerouted_messages_total{gateway="main",reason="no-receipt"} 1"#,
+            r#"messager_rerouted_messages_total{gateway="main",reason="undelivered"} 0"#,
             r#"messager_receipt_delay_seconds_bucket{gateway="main",receipt="delivered",le="1"} 0"#,
             r#"messager_receipt_delay_seconds_bucket{gateway="main",receipt="delivered",le="2"} 1"#,
         ] {

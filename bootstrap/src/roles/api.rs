@@ -8,21 +8,21 @@ use adapters_http::{
     page_router, receipts_router, router, serve, v1_router,
 };
 use adapters_persistence::{
-    CoalescingOutbox, Database, OutboxSettings, Part, SqlAnswers, SqlApiKeys, SqlGuard,
-    SqlVerifications,
+    CoalescingOutbox, Database, OutboxSettings, Part, SqlAnswers, SqlApiKeys, SqlAwaitedReceipts,
+    SqlGuard, SqlVerifications,
 };
 use anyhow::{Context, bail};
 use application::{
     AnswerOnce, Authorize, CancelVerification, CheckCode, CodeSender, FindVerification, FlushGuard,
-    Guard, NoteReceipt, ReceiptUrls, ResendVerification, SendRules, StartVerification,
-    SubmitMessage, SubmitSettings, Vault,
+    Guard, NoteReceipt, ReceiptUrls, ResendVerification, SendElsewhere, SendRules,
+    StartVerification, SubmitMessage, SubmitSettings, Vault,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use self::{
     budgets::budgets,
-    tasks::{refresh_api_keys, run_housekeeping, share_guard_counts},
+    tasks::{refresh_api_keys, run_housekeeping, send_elsewhere, share_guard_counts},
 };
 use super::{clock, gateways::gateways, housekeeping::clean_up_orphans};
 use crate::{
@@ -77,7 +77,7 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     ));
     let v1 = V1 {
         start: StartVerification::new(outbox, Arc::clone(&sender)),
-        resend: ResendVerification::new(sender),
+        resend: ResendVerification::new(Arc::clone(&sender)),
         check: CheckCode::new(
             Arc::clone(&verifications),
             vault.clone(),
@@ -108,6 +108,8 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     // The tasks. `served` is cancelled when the last request has been answered.
     let served = CancellationToken::new();
     run_housekeeping(process, &usable, verifications, config.verification.retention);
+    let elsewhere = SendElsewhere::new(SqlAwaitedReceipts::new(database.clone()), sender);
+    send_elsewhere(process, &usable, elsewhere, Arc::clone(&stored));
     clean_up_orphans(process, &database, &usable)?;
     if !config.guard.rules_in_force().is_empty() {
         let counts = SqlGuard::new(database);

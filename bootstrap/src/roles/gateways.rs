@@ -12,7 +12,8 @@ use adapters_gateway::Gateway;
 use adapters_http::recipient;
 use adapters_persistence::SqlGateways;
 use application::{
-    AfterAmbiguous, GatewayLimits, Preference, Route, RoutedGateway, Router, RoutingTable, Tariff,
+    AfterAmbiguous, GatewayLimits, Preference, ReceiptsInTime, Route, RoutedGateway, Router,
+    RoutingTable, Tariff,
 };
 use domain::{GatewayName, PhoneNumber, Region};
 
@@ -39,8 +40,9 @@ pub(super) fn table(
         Ambiguous::Same => AfterAmbiguous::Same,
         Ambiguous::Next => AfterAmbiguous::Next,
     };
-    let routes = routes(config);
-    Ok((RoutingTable { gateways, routes, after_ambiguous }, tariffs(config, home)))
+    let receipts = config.no_receipt_within.map(|within| receipts(config, &gateways, within));
+    let table = RoutingTable { gateways, routes: routes(config), after_ambiguous, receipts };
+    Ok((table, tariffs(config, home)))
 }
 
 pub(super) fn routes(config: &GatewaysConfig) -> Vec<Route> {
@@ -54,6 +56,18 @@ pub(crate) fn tariffs(config: &GatewaysConfig, home: Option<Region>) -> Tariffs 
         (gateway.name.clone(), Tariff { prices, budget, home })
     };
     config.gateways.iter().map(tariff).collect()
+}
+
+/// Awaits the receipts of the gateways that report any.
+fn receipts(
+    config: &GatewaysConfig,
+    gateways: &[RoutedGateway<Gateway>],
+    within: Duration,
+) -> ReceiptsInTime {
+    let has_public_url = config.public_url.is_some();
+    let reports = |it: &&RoutedGateway<Gateway>| it.gateway.reports_receipts(has_public_url);
+    let of = gateways.iter().filter(reports).map(|it| it.name.clone()).collect();
+    ReceiptsInTime { within, of }
 }
 
 /// Puts changed gateways into `router`, each time after `prepare` has seen them and `store` has their

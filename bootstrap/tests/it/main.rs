@@ -15,6 +15,7 @@ mod gateways;
 mod kannel;
 mod keys;
 mod limits;
+mod no_receipt;
 mod outages;
 mod page;
 mod pipeline;

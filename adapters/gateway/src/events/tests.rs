@@ -162,6 +162,17 @@ fn body_describes_its_event() {
         "{}",
         text(&unaffordable)
     );
+    let rerouted = DueEvent {
+        kind: EventKind::Rerouted,
+        metadata: None,
+        delivery: None,
+        reason: Some("no-receipt".to_owned()),
+        ..event()
+    };
+    assert_eq!(
+        text(&rerouted),
+        r#"{"type":"verification.rerouted","timestamp":"2023-11-14T22:13:20.123Z","data":{"id":"ver_6f2c1a529d3f4f0e8a550d2f6f3b9c00","phone":"+7999*****67","channel":"sms","reason":"no-receipt"}}"#
+    );
     let of_a_test = DueEvent { metadata: None, test: true, ..event() };
     assert_eq!(
         text(&of_a_test),

@@ -195,6 +195,10 @@ impl Provider for Described {
             .map_or(Err(ReceiptRefused::Unreadable), |receipts| receipts.of(call, &self.templates))
     }
 
+    fn reports_receipts(&self) -> bool {
+        self.receipts.is_some()
+    }
+
     fn verifies_receipts(&self) -> bool {
         self.receipts.as_ref().is_some_and(Receipts::are_signed)
     }

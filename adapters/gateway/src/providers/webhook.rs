@@ -74,6 +74,11 @@ impl Provider for Webhook {
     fn deduplicates(&self) -> bool {
         self.deduplicates
     }
+
+    /// The program behind it reports to `POST /v1/receipts`, if at all.
+    fn reports_receipts(&self) -> bool {
+        false
+    }
 }
 
 /// Leaves out the path and the query, where providers put keys.

@@ -10,8 +10,9 @@ use application::{
     Vault,
     ports::{
         Answer, AnswerClaim, Answers, ApiKey, Approval, Attempt, Begun, CheckOutcome, Enqueued,
-        Event, EventKind, History, MockAnswers, MockApiKeys, MockOutbox, MockVerifications,
-        NewSend, Newest, Outbox, Receipt, Resent, StoreError, Verification, Violation,
+        Event, EventKind, EventReason, History, MockAnswers, MockApiKeys, MockOutbox,
+        MockVerifications, NewSend, Newest, Outbox, Receipt, Rerouting, Resent, StoreError,
+        Verification, Violation,
     },
 };
 use axum::{
@@ -163,6 +164,7 @@ fn pending() -> Verification {
         status: VerificationStatus::Pending,
         attempts: 0,
         sends: 1,
+        extra_sends: 0,
         created_at: now(),
         sent_at: now(),
         expires_at: after(600),

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use application::ports::{Event, EventKind, FailureReason, History, Verification};
+use application::ports::{Event, EventKind, EventReason, History, Verification};
 use axum::http::StatusCode;
 use chrono::{DateTime, SecondsFormat, Utc};
 use domain::{ATTEMPTS, Channel, GatewayName, Pacing, Scope, VerificationStatus};
@@ -91,7 +91,7 @@ impl<'a> VerificationView<'a> {
             expires_at: rfc3339(verification.expires_at),
             resend_after: resend_after(verification, pacing).map(rfc3339),
             attempts_left,
-            sends_left: pacing.sends_left(verification.sends),
+            sends_left: pacing.sends_left(verification.asked_sends()),
             metadata: metadata.and_then(|text| serde_json::from_str(text.as_str()).ok()),
             test: verification.is_test(),
             events: events.iter().map(EventView::of).collect(),
@@ -103,7 +103,7 @@ impl<'a> EventView<'a> {
     fn of(event: &'a Event) -> Self {
         let gateway = event.gateway.as_ref().map(GatewayName::as_str);
         let channel = event.channel.map(Channel::as_str);
-        let reason = event.reason.map(FailureReason::as_str);
+        let reason = event.reason.map(EventReason::as_str);
         Self { r#type: event.kind.as_str(), at: rfc3339(event.at), gateway, channel, reason }
     }
 }
@@ -111,7 +111,7 @@ impl<'a> EventView<'a> {
 fn resend_after(verification: &Verification, pacing: &Pacing) -> Option<SystemTime> {
     let usable =
         verification.status == VerificationStatus::Pending && verification.attempts < ATTEMPTS;
-    let wait: Duration = pacing.wait_after(verification.sends).filter(|_| usable)?;
+    let wait: Duration = pacing.wait_after(verification.asked_sends()).filter(|_| usable)?;
     verification.sent_at.checked_add(wait)
 }
 
@@ -164,21 +164,19 @@ fn channels() -> [&'static str; 2] {
     Channel::ALL.map(Channel::as_str)
 }
 
-const GATEWAY: &str = "The configured name of the gateway. Only on sent, delivered and failed, if a gateway was called.";
-
-const REASON: &str = "Only on failed, if no gateway could be called.";
+const GATEWAY: &str = "The configured name of the gateway. Only on sent, delivered and failed, if a gateway was called, and on rerouted: the gateway without the receipt.";
+const REASON: &str = "On failed: why no gateway was called. On rerouted: why the code was sent again through another gateway.";
 
 fn event() -> Object {
     // A blocked send has no verification.
     let kinds = EventKind::ALL.into_iter().filter(|kind| *kind != EventKind::Blocked);
     let kinds: Vec<&str> = kinds.map(EventKind::as_str).collect();
-    let reasons = FailureReason::ALL.map(FailureReason::as_str);
     ObjectBuilder::new()
         .property("type", known(&kinds))
         .property("at", time())
         .property("gateway", said(string(), GATEWAY))
         .property("channel", said(known(&channels()), CHANNEL_OF_EVENT))
-        .property("reason", said(known(&reasons), REASON))
+        .property("reason", said(known(&EventReason::words()), REASON))
         .required("type")
         .required("at")
         .build()

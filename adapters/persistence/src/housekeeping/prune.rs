@@ -24,6 +24,8 @@ pub(super) async fn prune(database: &Database, retention: Duration) -> Result<u6
         (&EVENTS, plain()),
         (&REFERENCES, plain()),
         (&NOTES, plain()),
+        (&AWAITED_RECEIPTS, plain()),
+        (&EXTRA_SENDS, old()),
         (&SPENDING, plain()),
         (&SAMPLES, plain()),
         (&FACTORS, plain()),
@@ -222,6 +224,42 @@ WHERE (message_id, gateway) IN (
 DELETE FROM gateway_note
 WHERE (message_id, gateway) IN (
     SELECT message_id, gateway FROM gateway_note WHERE expires_at <= {now} LIMIT 10000
+)",
+);
+
+// No code is valid for longer. The rows stay only if no process sends codes again.
+static AWAITED_RECEIPTS: Sql = Sql::pair(
+    "
+DELETE FROM awaited_receipt
+WHERE message_id IN (
+    SELECT message_id
+    FROM awaited_receipt
+    WHERE due_at < now() - interval '1 day'
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+    "
+DELETE FROM awaited_receipt
+WHERE message_id IN (
+    SELECT message_id FROM awaited_receipt WHERE due_at < {now} - 86400000 LIMIT 10000
+)",
+);
+
+// As long as the entry of the message in the ledger.
+static EXTRA_SENDS: Sql = Sql::pair(
+    "
+DELETE FROM extra_send
+WHERE message_id IN (
+    SELECT message_id
+    FROM extra_send
+    WHERE sent_at < now() - {duration(:retention)}
+    LIMIT 10000
+    FOR UPDATE SKIP LOCKED
+)",
+    "
+DELETE FROM extra_send
+WHERE message_id IN (
+    SELECT message_id FROM extra_send WHERE sent_at < {now} - :retention LIMIT 10000
 )",
 );
 

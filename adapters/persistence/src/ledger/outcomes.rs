@@ -1,7 +1,9 @@
 use application::{
     Chain,
-    ports::{CallOutcome, Verdict},
+    ports::{AwaitedReceipt, CallOutcome, Verdict},
 };
+
+use domain::GatewayName;
 
 use super::entry::RecordedRow;
 use crate::{
@@ -30,6 +32,8 @@ pub(super) struct Said<'a> {
     /// The reference by which receipts find the message. Empty if they need none.
     pub(super) receipts_of: &'a str,
     pub(super) detail: &'a str,
+    /// The receipt without which the code is sent again.
+    pub(super) awaited: Option<&'a AwaitedReceipt>,
 }
 
 /// The changes that one commit recorded.
@@ -56,7 +60,7 @@ impl<'a> Said<'a> {
     pub(super) fn of(outcome: &'a CallOutcome, manner: Manner) -> Self {
         let (verdict, wait, reference, is_named) = match &outcome.verdict {
             _ if manner.unknown => ("unknown", 0, None, false),
-            Verdict::Sent { reference, receipts_by_reference } => {
+            Verdict::Sent { reference, receipts_by_reference, .. } => {
                 ("sent", 0, reference.as_deref(), *receipts_by_reference)
             }
             Verdict::Failed => ("failed", 0, None, false),
@@ -66,6 +70,21 @@ impl<'a> Said<'a> {
         let [reference, detail] = [reference.unwrap_or_default(), &*outcome.detail]
             .map(|text| if manner.texts { text } else { "" });
         let receipts_of = if is_named && is_storable(reference) { reference } else { "" };
-        Self { outcome, verdict, wait, reference, receipts_of, detail }
+        let awaited = match &outcome.verdict {
+            Verdict::Sent { awaited, .. } if manner.texts => awaited.as_ref(),
+            _ => None,
+        };
+        Self { outcome, verdict, wait, reference, receipts_of, detail, awaited }
     }
+
+    /// Whether the outcome adds rows to other tables.
+    pub(super) fn has_more(&self) -> bool {
+        !self.receipts_of.is_empty() || self.awaited.is_some()
+    }
+}
+
+/// The gateways that the next message must not go through, as they are stored.
+pub(super) fn passed_over(awaited: &AwaitedReceipt) -> String {
+    let names: Vec<&str> = awaited.passed_over.iter().map(GatewayName::as_str).collect();
+    names.join(" ")
 }

@@ -1,24 +1,20 @@
 //! Each step in a transaction, as each statement writes to one table. A fenced step returns nothing
 //! if the lease belongs to another consumer.
 
-use std::collections::HashSet;
+mod finish;
 
-use application::ports::CallOutcome;
 use sea_orm::DatabaseConnection;
 
+pub(super) use self::finish::finish;
 use super::{
     entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
     gateways::{CALLED, IN_DOUBT, INTERRUPTED, NAMED, WITH_CALLED},
-    outcomes::{Finished, Manner, Said},
     part::Part,
     starts::Step,
 };
 use crate::{
-    database::{
-        Database, DatabaseError, Events, Fragment, Parameters, Sql, Transaction, begin, query,
-    },
+    database::{Database, DatabaseError, Events, Fragment, Parameters, Sql, Transaction, begin},
     events::record_ended,
-    receipts::references::{KEPT_COLUMNS, Kept, kept},
 };
 
 /// The ledger of one group, and the lease that its steps are fenced by.
@@ -124,66 +120,6 @@ impl Ledger<'_> {
             Events::Off => Ok(()),
         }
     }
-}
-
-/// Records outcomes.
-pub(super) async fn finish(
-    database: &Database,
-    connection: &DatabaseConnection,
-    group: &str,
-    outcomes: &[CallOutcome],
-    manner: Manner,
-) -> Result<Finished, DatabaseError> {
-    let said = outcomes.iter().map(|outcome| Said::of(outcome, manner));
-    let has_names = said.clone().any(|said| !said.receipts_of.is_empty());
-    let parameters =
-        database.parameters().with("group", group).rows("given", said.clone(), |said| {
-            said.column("id", |it| it.outcome.id.as_uuid())
-                .column("attempt", |it| it.outcome.attempt.cast_signed())
-                .column("verdict", |it| it.verdict.to_owned())
-                .column("wait", |it| it.wait)
-                .column("reference", |it| it.reference.to_owned())
-                .column("detail", |it| it.detail.to_owned())
-                .column("class", |it| it.outcome.class.as_str().to_owned())
-        });
-    if manner.events == Events::Off && !has_names {
-        let recorded = query(connection, FINISH.statement(parameters)?).await?;
-        return Ok(Finished { recorded, early: Vec::new() });
-    }
-    let transaction = begin(connection).await?;
-    let recorded: Vec<RecordedRow> = transaction.rows(&FINISH, parameters).await?;
-    if manner.events == Events::Recorded {
-        record(database, &transaction, group, recorded.iter()).await?;
-    }
-    let early = if has_names {
-        name(database, &transaction, group, said, &recorded).await?
-    } else {
-        Vec::new()
-    };
-    transaction.commit().await?;
-    Ok(Finished { recorded, early })
-}
-
-/// Names the messages behind the references of outcomes that were recorded. Returns the receipts that
-/// came before.
-async fn name<'a>(
-    database: &Database,
-    transaction: &Transaction,
-    group: &str,
-    said: impl Iterator<Item = Said<'a>>,
-    recorded: &[RecordedRow],
-) -> Result<Vec<Kept>, DatabaseError> {
-    let sent: HashSet<&str> =
-        recorded.iter().filter(|row| row.state == "sent").map(|row| &*row.id).collect();
-    let is_named = |said: &Said<'_>| {
-        !said.receipts_of.is_empty() && sent.contains(&*said.outcome.id.to_string())
-    };
-    let named: Vec<Said<'_>> = said.filter(is_named).collect();
-    let parameters = database.parameters().with("group", group).rows("named", named.iter(), |it| {
-        it.column("id", |it| it.outcome.id.as_uuid())
-            .column("receipts_of", |it| it.receipts_of.to_owned())
-    });
-    kept(transaction.rows(&NAME, parameters).await?)
 }
 
 async fn record<'a>(
@@ -360,58 +296,4 @@ FROM (SELECT {now} AS now) AS clock
 WHERE group_id = :group AND message_id IN (SELECT value FROM json_each(:ids))
   AND (state = 'pending' OR (state = 'calling' AND (due_at <= clock.now OR epoch = :epoch)))
 RETURNING {entry_columns}",
-);
-
-// If a gateway gives a reference twice, it is that of the latest message.
-static NAME: Sql = Sql::with(
-    &[CALLED, KEPT_COLUMNS],
-    "",
-    "
-INSERT INTO gateway_receipt (gateway, reference, message_id, expires_at)
-SELECT {called}, named.receipts_of, delivery.message_id, {now} + 259200000
-FROM :named CROSS JOIN delivery
-WHERE delivery.group_id = :group AND delivery.message_id = named.id
-ON CONFLICT (gateway, reference) DO UPDATE
-SET message_id = excluded.message_id, expires_at = excluded.expires_at
-RETURNING {kept_columns}",
-);
-
-// As in PostgreSQL, not fenced by the lease.
-static FINISH: Sql = Sql::with(
-    &[CALLED, WITH_CALLED],
-    "",
-    "
-WITH clock AS MATERIALIZED (
-    SELECT {now} AS now
-), said AS MATERIALIZED (
-    SELECT id, attempt, verdict, clock.now + wait AS due_at, reference, detail, class
-    FROM clock CROSS JOIN :given
-), outcome AS MATERIALIZED (
-    SELECT said.*,
-        -- a retry that would come too late ends the entry
-        CASE WHEN said.verdict = 'pending' AND said.due_at >= entry.expires_at
-             THEN 'expired' ELSE said.verdict END AS state
-    FROM said CROSS JOIN delivery AS entry
-    WHERE entry.group_id = :group AND entry.message_id = said.id
-)
-UPDATE delivery
-SET state = outcome.state,
-    code = CASE WHEN outcome.state = 'pending' THEN code END,
-    due_at = outcome.due_at,
-    ended_at = CASE WHEN outcome.state = 'pending' THEN NULL ELSE (SELECT now FROM clock) END,
-    reference = nullif(outcome.reference, ''),
-    detail = outcome.class || iif(outcome.detail = '', '', ': ' || outcome.detail),
-    -- a binary of an earlier version would not replace the name when it calls
-    gateway = iif(outcome.state = 'pending', NULL, gateway),
-    maybe_taken = iif(outcome.class = 'ambiguous', {with_called}, maybe_taken),
-    -- of very many attempts the first and the latest are kept
-    attempts = json_insert(
-        iif(json_array_length(attempts) < 100, attempts, json_remove(attempts, '$[1]')),
-        '$[#]', json_object('attempt', outcome.attempt, 'gateway', {called},
-            'outcome', outcome.class, 'detail', outcome.detail, 'called_at', called_at,
-            'ended_at', (SELECT now FROM clock)))
-FROM outcome
-WHERE delivery.group_id = :group AND delivery.message_id = outcome.id
-  AND delivery.state = 'calling' AND delivery.attempt = outcome.attempt
-RETURNING message_id AS id, state, {now} - accepted_at AS age",
 );

@@ -20,7 +20,8 @@ on_both_databases!(
     channel_of_a_gateway_can_change,
 );
 
-const SENT: Verdict = Verdict::Sent { reference: None, receipts_by_reference: false };
+const SENT: Verdict =
+    Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None };
 
 /// A message that waits for its first call.
 struct Pending {

@@ -128,7 +128,7 @@ async fn attempts(database: &Database, id: MessageId) -> Vec<serde_json::Value> 
 }
 
 fn sent() -> Verdict {
-    Verdict::Sent { reference: Some("gw-1".into()), receipts_by_reference: false }
+    Verdict::Sent { reference: Some("gw-1".into()), receipts_by_reference: false, awaited: None }
 }
 
 async fn message_is_admitted_once(database: Database) {

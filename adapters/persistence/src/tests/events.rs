@@ -2,8 +2,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use application::ports::{
     Backlog, CallOutcome, CheckOutcome, Claim, DeliveryLedger, DueEvent, EventKind, EventOutbox,
-    FailureReason, GuardCounts, GuardDecision, Housekeeping, Incoming, NewSend, NewTest,
-    NewVerification, Next, Outbox, OutcomeClass, Start, Verdict, Verifications,
+    EventReason, FailureReason, GuardCounts, GuardDecision, Housekeeping, Incoming, NewSend,
+    NewTest, NewVerification, Next, Outbox, OutcomeClass, Start, Verdict, Verifications,
 };
 use domain::{GuardMode, GuardRule, GuardScope, Metadata, Origin, Validity, VerificationId};
 use sea_orm::ConnectionTrait;
@@ -128,10 +128,10 @@ async fn outcomes_of_calls_are_recorded_as_events(database: Database) {
     ledger.start(&lease, &calls(&ids), LONG).await.unwrap();
 
     let verdicts = [
-        Verdict::Sent { reference: None, receipts_by_reference: false },
+        Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None },
         Verdict::Unknown,
         Verdict::Retry { after: NONE },
-        Verdict::Sent { reference: None, receipts_by_reference: false },
+        Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None },
     ];
     let outcomes: Vec<CallOutcome> = ids
         .iter()
@@ -183,7 +183,7 @@ async fn message_that_no_gateway_takes_has_a_reason(database: Database) {
     };
     ledger.finish(&[unclear]).await.unwrap();
 
-    let [no_route, no_budget] = FailureReason::ALL;
+    let (no_route, no_budget) = (FailureReason::NoRoute, FailureReason::BudgetExhausted);
     let starts = [(0, no_route), (1, no_budget), (2, no_budget)]
         .map(|(place, reason): (usize, _)| Start { id: ids[place], next: Next::Fail(reason) });
     assert_eq!(ledger.start(&lease, &starts, LONG).await.unwrap().ended.len(), 3);
@@ -197,7 +197,7 @@ async fn message_that_no_gateway_takes_has_a_reason(database: Database) {
         assert_eq!((event.kind, event.reason.as_deref()), (EventKind::Failed, reason));
         let history = verifications.history(id).await.unwrap().unwrap();
         let failed = history.events.iter().find(|event| event.kind == EventKind::Failed);
-        assert_eq!(failed.unwrap().reason.map(FailureReason::as_str), reason);
+        assert_eq!(failed.unwrap().reason.map(EventReason::as_str), reason);
     }
 }
 
@@ -274,7 +274,7 @@ async fn message_that_one_group_sent_has_not_failed(database: Database) {
     let (message, _) = published(&database, LONG).await.remove(0);
     let id = message.message.id;
     for (group, verdict) in [
-        ("a", Verdict::Sent { reference: None, receipts_by_reference: false }),
+        ("a", Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None }),
         ("b", Verdict::Failed),
     ] {
         let (ledger, lease) = ledger(&database, group).await;

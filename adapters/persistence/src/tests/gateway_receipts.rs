@@ -60,7 +60,11 @@ fn main() -> GatewayName {
 }
 
 fn named(reference: &str) -> Verdict {
-    Verdict::Sent { reference: Some(reference.to_owned()), receipts_by_reference: true }
+    Verdict::Sent {
+        reference: Some(reference.to_owned()),
+        receipts_by_reference: true,
+        awaited: None,
+    }
 }
 
 fn retried() -> Verdict {
@@ -267,7 +271,11 @@ async fn reference_is_recorded_only_if_receipts_name_it(database: Database) {
     it.finish(
         message,
         1,
-        Verdict::Sent { reference: Some("SM1".into()), receipts_by_reference: false },
+        Verdict::Sent {
+            reference: Some("SM1".into()),
+            receipts_by_reference: false,
+            awaited: None,
+        },
     )
     .await;
 

@@ -155,7 +155,7 @@ async fn intent_names_the_gateway(database: Database) {
 
     let row = consumer.row(id).await;
     assert!(row.is_calling("main"), "{row:?}");
-    let verdict = Verdict::Sent { reference: None, receipts_by_reference: false };
+    let verdict = Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None };
     consumer.finish(id, attempt, OutcomeClass::Accepted, verdict).await;
     let row = consumer.row(id).await;
     assert_eq!((&*row.state, row.gateway.as_deref()), ("sent", Some("main")));
@@ -370,7 +370,7 @@ async fn waiting_does_not_end_a_call_of_another_consumer(database: Database) {
     assert_eq!(new.start(&waits(id, NONE)).await, Started::default());
 
     assert!(new.row(id).await.is_calling("main"));
-    let verdict = Verdict::Sent { reference: None, receipts_by_reference: false };
+    let verdict = Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None };
     let state = old.finish(id, attempt, OutcomeClass::Accepted, verdict).await;
     assert_eq!(state, Some(DeliveryState::Sent));
 }

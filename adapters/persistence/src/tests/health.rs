@@ -39,7 +39,8 @@ on_both_databases!(
 const MINUTE: Duration = Duration::from_secs(60);
 /// The minute in which the messages of these tests begin.
 const THEN: Minute = Minute(29_000_000);
-const SENT: Verdict = Verdict::Sent { reference: None, receipts_by_reference: false };
+const SENT: Verdict =
+    Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None };
 
 struct Service {
     database: Database,

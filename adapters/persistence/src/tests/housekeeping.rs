@@ -65,7 +65,7 @@ async fn called(ledger: &SqlDeliveryLedger, lease: &Lease, number: usize) -> Cal
         id: message.message.id,
         attempt: 1,
         class: OutcomeClass::Accepted,
-        verdict: Verdict::Sent { reference: None, receipts_by_reference: false },
+        verdict: Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None },
         detail: String::new(),
     }
 }

@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    AnswerClaim, Attempt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger, GatewayHealth,
-    Incoming, Lease, Minute, NewSend, OutcomeClass, Receipt, Receipts, Resent, Target, Verdict,
-    Verifications,
+    AnswerClaim, Attempt, AwaitedReceipt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger,
+    GatewayHealth, Incoming, Lease, Minute, NewSend, OutcomeClass, Receipt, Receipts, Resent,
+    Target, Verdict, Verifications,
 };
 use domain::{GatewayName, VerificationStatus};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -59,9 +59,14 @@ async fn kept_plan_reads_few_rows_for_any_table_size() {
     }
 }
 
-/// A reference that receipts name.
+/// A reference that receipts name, and a receipt that is awaited.
 fn named(round: usize) -> Verdict {
-    Verdict::Sent { reference: Some(round.to_string()), receipts_by_reference: true }
+    let passed_over = vec![GatewayName::default()];
+    Verdict::Sent {
+        reference: Some(round.to_string()),
+        receipts_by_reference: true,
+        awaited: Some(AwaitedReceipt { within: LONG, passed_over }),
+    }
 }
 
 /// Runs the steps of a message.
@@ -88,6 +93,8 @@ impl Pipeline {
         backlog.extend(&claims, LONG).await.unwrap();
         backlog.settle(&claims[..1], LONG).await.unwrap();
 
+        let ids: Vec<_> = messages.iter().map(|it| it.message.id).collect();
+        assert!(self.ledger.passed_over(&ids).await.unwrap().is_empty());
         let now = batch(&messages);
         let call_now = call_now(messages[..2].iter().map(|it| it.message.id));
         let now = Batch { call_now, call_limit: LONG, ..now };
@@ -112,8 +119,9 @@ impl Pipeline {
         let health = SqlGatewayHealth::new(self.database.clone());
         assert!(!health.sample(Minute(0), LONG, 100).await.unwrap().is_empty());
         let receipts = SqlReceipts::new(self.database.clone());
+        let main = GatewayName::default();
+        receipts.note(&main, messages[0].message.id, Receipt::Undelivered).await.unwrap();
         for reference in [round.to_string(), format!("unknown {round}")] {
-            let main = GatewayName::default();
             receipts.note_reference(&main, &reference, Receipt::Delivered).await.unwrap();
         }
 
@@ -175,6 +183,14 @@ impl Pipeline {
              INSERT INTO gateway_receipt (gateway, reference, message_id, expires_at)
              SELECT 'default', gen_random_uuid(), gen_random_uuid(), now() + interval '1 hour'
              FROM generate_series(1, {rows}) AS n;
+             INSERT INTO awaited_receipt
+                 (message_id, verification_id, send, gateway, passed_over, due_at)
+             SELECT gen_random_uuid(), gen_random_uuid(), 1, 'default', 'default',
+                 now() + interval '1 hour'
+             FROM generate_series(1, {rows}) AS n;
+             INSERT INTO extra_send (message_id, gateway, passed_over, reason)
+             SELECT gen_random_uuid(), 'default', 'default', 'no-receipt'
+             FROM generate_series(1, {rows}) AS n;
              INSERT INTO event (kind, due_at)
              SELECT 'created', now() + interval '1 hour' FROM generate_series(1, {rows})"
         );
@@ -200,4 +216,4 @@ impl Pipeline {
     }
 }
 
-const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, limit_counter, idempotency, event, gateway_receipt, partition_lease";
+const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, limit_counter, idempotency, event, gateway_receipt, awaited_receipt, extra_send, partition_lease";

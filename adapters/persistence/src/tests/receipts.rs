@@ -23,7 +23,8 @@ on_both_databases!(
     receipt_has_no_event_if_events_are_off,
 );
 
-const SENT: Verdict = Verdict::Sent { reference: None, receipts_by_reference: false };
+const SENT: Verdict =
+    Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None };
 
 struct Called {
     database: Database,

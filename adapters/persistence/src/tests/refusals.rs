@@ -78,6 +78,7 @@ fn sent(messages: &[Incoming], references: [&str; 3]) -> Vec<CallOutcome> {
         verdict: Verdict::Sent {
             reference: Some(reference.to_owned()),
             receipts_by_reference: false,
+            awaited: None,
         },
         detail: String::new(),
     };

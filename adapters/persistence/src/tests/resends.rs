@@ -293,7 +293,11 @@ async fn events_of_a_message_are_read_from_its_rows(database: Database) {
 
     sent(verifications.resend(again(&first, 1)).await.unwrap());
     let messages = publish().await;
-    deliver(messages, Verdict::Sent { reference: None, receipts_by_reference: false }).await;
+    deliver(
+        messages,
+        Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None },
+    )
+    .await;
     let all = [
         created,
         queued,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use application::ports::{Event, EventKind, FailureReason, Verification};
+use application::ports::{Event, EventKind, EventReason, FailureReason, Verification};
 use domain::{Channel, GatewayName, VerificationStatus};
 use sea_orm::FromQueryResult;
 
@@ -69,14 +69,43 @@ FROM delivery
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
 
+/// A message that was sent because a receipt was missing.
+#[derive(FromQueryResult)]
+struct ExtraRow {
+    gateway: String,
+    reason: String,
+    sent_at: i64,
+}
+
+impl ExtraRow {
+    fn event(&self) -> Result<Event, DatabaseError> {
+        Ok(Event {
+            gateway: Some(parsed(&self.gateway, "a gateway")?),
+            reason: Some(EventReason::Rerouting(parsed(&self.reason, "a reason")?)),
+            ..Event::new(EventKind::Rerouted, time(self.sent_at))
+        })
+    }
+}
+
+static EXTRA: Sql = Sql::pair(
+    "
+SELECT gateway, reason, {millis(sent_at)} AS sent_at
+FROM extra_send
+WHERE message_id = ANY (:ids::uuid[])",
+    "
+SELECT gateway, reason, sent_at
+FROM extra_send
+WHERE message_id IN (SELECT value FROM json_each(:ids))",
+);
+
 /// Returns the events in their order. `sequence` is the place of the latest message in the outbox.
 pub(super) async fn events(
     database: &Database,
     verification: &Verification,
     sequence: i64,
 ) -> Result<Vec<Event>, DatabaseError> {
-    let ids = (1..=verification.sends).map(|send| verification.id.message(send).as_uuid());
-    let parameters = database.parameters().with("sequence", sequence).list("ids", ids);
+    let ids = || (1..=verification.sends).map(|send| verification.id.message(send).as_uuid());
+    let parameters = database.parameters().with("sequence", sequence).list("ids", ids());
     let rows: Vec<MessageRow> = database.rows(&MESSAGES, parameters).await?;
     let mut stories: BTreeMap<String, Story> = BTreeMap::new();
     for row in rows {
@@ -86,11 +115,16 @@ pub(super) async fn events(
     let mut events = vec![Event::new(EventKind::Created, verification.created_at)];
     if !verification.is_test() {
         events.push(Event::new(EventKind::Queued, verification.created_at));
-        if verification.sends > 1 {
+        if verification.asked_sends() > 1 {
             events.push(Event::new(EventKind::Queued, verification.sent_at));
         }
     }
     events.extend(stories.values().flat_map(Story::events));
+    if verification.extra_sends > 0 {
+        let extra = database.parameters().list("ids", ids());
+        let extra: Vec<ExtraRow> = database.rows(&EXTRA, extra).await?;
+        events.extend(extra.iter().map(ExtraRow::event).collect::<Result<Vec<_>, _>>()?);
+    }
     let end = match verification.status {
         VerificationStatus::Pending => None,
         VerificationStatus::Approved => Some(EventKind::Approved),
@@ -144,7 +178,8 @@ impl Story {
             let follows_from_a_call = kind != EventKind::Published;
             let gateway = self.gateway.clone().filter(|_| follows_from_a_call);
             let channel = self.channel.filter(|_| follows_from_a_call);
-            let reason = self.reason.filter(|_| kind == EventKind::Failed);
+            let reason =
+                self.reason.filter(|_| kind == EventKind::Failed).map(EventReason::Failure);
             Some(Event { kind, at: time(at?), gateway, channel, reason })
         };
         events.into_iter().filter_map(event)

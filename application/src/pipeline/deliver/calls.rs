@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use domain::{CannotOpen, CarriedCode, Measure, Message, Opened, PhoneNumber};
+use domain::{
+    CannotOpen, CarriedCode, GatewayName, Measure, Message, Opened, PhoneNumber, VerificationId,
+};
 use rand_core::Rng;
 use tokio::{
     task,
@@ -13,8 +15,8 @@ use super::{DeliverMessages, backoff::backoff, lanes::QueuedMessage};
 use crate::{
     pipeline::routing::{Ask, FollowUp, Permit},
     ports::{
-        Accepted, Call, CallOutcome, DeliveryLedger, OutcomeClass, SendError, Sms, SmsGateway,
-        Verdict,
+        Accepted, AwaitedReceipt, Call, CallOutcome, DeliveryLedger, OutcomeClass, SendError, Sms,
+        SmsGateway, Verdict,
     },
 };
 
@@ -190,15 +192,15 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let error = match result {
             Ok(Accepted { reference, receipts_by_reference }) => {
                 self.budgets.earn(&gateway);
-                return Verdict::Sent { reference, receipts_by_reference };
+                let awaited = self.awaited_receipt(message, &gateway);
+                return Verdict::Sent { reference, receipts_by_reference, awaited };
             }
             Err(error) => error,
         };
         let past = &message.past;
         let elsewhere = past.ambiguous.iter().any(|name| *name != gateway);
         let refused = if elsewhere { Verdict::Unknown } else { Verdict::Failed };
-        let (id, phone) = (message.message.id, &message.message.phone);
-        let ask = Ask { id, phone, past, load: &self.load };
+        let ask = self.ask(message);
         match (error, self.router.follow_up(&ask, &gateway)) {
             // Of an unroutable message: no other gateway is left that may deliver to the number.
             (SendError::Rejected(_), _)
@@ -212,6 +214,21 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             ) => self.later(retry_after, attempt),
             (_, FollowUp::Later { .. }) => self.later(None, attempt),
         }
+    }
+
+    /// Returns the receipt without which the code is sent again. Only a code of this service can be made
+    /// again.
+    fn awaited_receipt(
+        &self,
+        message: &QueuedMessage,
+        gateway: &GatewayName,
+    ) -> Option<AwaitedReceipt> {
+        VerificationId::number_of(message.message.id)?;
+        self.router.awaited_receipt(&self.ask(message), gateway)
+    }
+
+    fn ask<'a>(&'a self, QueuedMessage { message, past, .. }: &'a QueuedMessage) -> Ask<'a> {
+        Ask { id: message.id, phone: &message.phone, past, load: &self.load }
     }
 
     /// A retry after the time that the gateway asked for, or after the back-off.

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use domain::MessageId;
+use domain::{GatewayName, MessageId, VerificationId};
 use rand_core::Rng;
 use tokio::time::Instant;
 
@@ -66,6 +66,24 @@ enum Step<G> {
     Interrupted,
 }
 
+/// The gateways that messages must not go through.
+pub(super) type PassedOver = HashMap<MessageId, Vec<GatewayName>>;
+
+/// Returns which gateways each message must not go through. The ledger is asked only for messages that are
+/// not the first of their verification.
+pub(super) async fn passed_over<L: DeliveryLedger>(
+    ledger: &L,
+    mut messages: Vec<MessageId>,
+) -> Result<PassedOver, LedgerError> {
+    messages.retain(|id| VerificationId::number_of(*id).is_some_and(|number| number > 1));
+    if messages.is_empty() { Ok(PassedOver::new()) } else { ledger.passed_over(&messages).await }
+}
+
+/// Returns the past of a message that was not called for yet.
+pub(super) fn past_of(message: MessageId, passed_over: &PassedOver) -> Past {
+    Past { passed_over: passed_over.get(&message).cloned().unwrap_or_default(), ..Past::default() }
+}
+
 /// A message and its step.
 type Stepping<G> = (QueuedMessage, Step<G>);
 
@@ -87,6 +105,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     pub(super) fn callable<'a>(
         &mut self,
         messages: impl Iterator<Item = &'a Incoming>,
+        passed_over: &PassedOver,
     ) -> HashMap<MessageId, Permit<G>> {
         let mut phones = HashSet::new();
         let mut without_room = HashSet::new();
@@ -97,7 +116,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             if !may_call || self.blocked.has(route) || without_room.contains(&route) {
                 continue;
             }
-            let past = Past::default();
+            let past = past_of(message.id, passed_over);
             let ask = Ask { id: message.id, phone: &message.phone, past: &past, load: &self.load };
             match self.router.choose(&ask) {
                 // The cost of a call is reserved by `start` only.
@@ -221,7 +240,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         while let Some(first) = self.lanes.first(route, passed_over).cloned() {
             let step = match self.decide(&first) {
                 // The same gateways may be called for the next message, so it would stay too.
-                Step::Stay(wait) if first.past.tried.is_empty() => {
+                Step::Stay(wait) if first.past.is_new() => {
                     soonest = soonest.min(wait);
                     break;
                 }

@@ -270,7 +270,11 @@ async fn a_message_is_admitted_called_for_and_recorded() {
     let verdict = book.lock().unwrap()[0].verdict.clone();
     assert_eq!(
         verdict,
-        Verdict::Sent { reference: Some("gw-1".into()), receipts_by_reference: false }
+        Verdict::Sent {
+            reference: Some("gw-1".into()),
+            receipts_by_reference: false,
+            awaited: None
+        }
     );
 }
 
@@ -742,7 +746,7 @@ async fn a_reference_that_repeats_the_code_or_the_text_is_not_stored() {
         let reference = kept.then(|| reference.to_owned());
         assert_eq!(
             book.lock().unwrap()[0].verdict,
-            Verdict::Sent { reference, receipts_by_reference: false }
+            Verdict::Sent { reference, receipts_by_reference: false, awaited: None }
         );
     }
 }

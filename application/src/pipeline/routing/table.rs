@@ -16,6 +16,16 @@ pub struct RoutingTable<G> {
     /// The first route that matches a number counts.
     pub routes: Vec<Route>,
     pub after_ambiguous: AfterAmbiguous,
+    /// `None`: no receipt is awaited.
+    pub receipts: Option<ReceiptsInTime>,
+}
+
+/// The receipts without which a code is sent again through another gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiptsInTime {
+    pub within: Duration,
+    /// The gateways that report receipts. That of no other gateway is awaited.
+    pub of: BTreeSet<GatewayName>,
 }
 
 /// A gateway and its limits.
@@ -81,6 +91,7 @@ impl<G> RoutingTable<G> {
             gateways: vec![RoutedGateway { name, gateway: Arc::new(gateway), limits }],
             routes: vec![Route { gateways, ..Route::default() }],
             after_ambiguous: AfterAmbiguous::default(),
+            receipts: None,
         }
     }
 }

@@ -35,6 +35,7 @@ fn table() -> RoutingTable<MockSmsGateway> {
         ],
         routes: vec![route(&["a", "b"])],
         after_ambiguous: AfterAmbiguous::Same,
+        receipts: None,
     }
 }
 
@@ -668,4 +669,32 @@ async fn gateways_that_were_replaced_or_removed_are_dropped() {
     assert_eq!(alive(), [true, false], "a call of the first is in progress");
     drop(called);
     assert_eq!(alive(), [false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_is_awaited_only_if_the_code_can_go_elsewhere() {
+    let receipts = ReceiptsInTime { within: Duration::from_secs(20), of: [name("a")].into() };
+    let with_receipts = || RoutingTable { receipts: Some(receipts.clone()), ..table() };
+    let router = router(with_receipts());
+    let awaited = |past: &Past, called: &str| {
+        let load = PartitionLoad::new(usize::MAX);
+        let id = MessageId::of_record("t", 0, 1, 0);
+        let phone = "79991234567".parse().unwrap();
+        let ask = Ask { id, phone: &phone, past, load: &load };
+        router.awaited_receipt(&ask, &name(called)).map(|awaited| awaited.passed_over)
+    };
+    let names = |all: &[&str]| all.iter().map(|it| name(it)).collect::<Vec<_>>();
+
+    assert_eq!(awaited(&past(&["a"], &[]), "a"), Some(names(&["a"])));
+    // A gateway that refused the message can take it now.
+    assert_eq!(awaited(&past(&["b", "a"], &[]), "a"), Some(names(&["a"])));
+    // The others may have the code, do not deliver to the number, or had the code before.
+    assert_eq!(awaited(&past(&["b", "a"], &["b"]), "a"), None);
+    assert_eq!(awaited(&Past { unroutable: names(&["b"]), ..past(&["b", "a"], &[]) }, "a"), None);
+    assert_eq!(awaited(&Past { passed_over: names(&["b"]), ..past(&["a"], &[]) }, "a"), None);
+    assert_eq!(awaited(&past(&["b"], &[]), "b"), None, "it reports none");
+    router.replace(RoutingTable { routes: vec![route(&["a"])], ..with_receipts() });
+    assert_eq!(awaited(&past(&["a"], &[]), "a"), None, "it is alone");
+    router.replace(table());
+    assert_eq!(awaited(&past(&["a"], &[]), "a"), None, "it is off");
 }

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use adapters_gateway::{COMMON, Field, FieldKind};
@@ -120,13 +121,45 @@ impl Reading<'_> {
         if self.is_broken && gateways.is_empty() {
             return None;
         }
+        let routes = routes::read(&mut self.report, &document, &gateways);
+        let code_ttl = self.code_ttl();
+        let failover = routes::failover(&mut self.report, &document, code_ttl);
+        let gateways: Vec<_> = gateways.into_iter().map(|(gateway, _)| gateway).collect();
+        if let Some((_, line)) = failover.no_receipt_within {
+            self.check_receipts(Place { line, table: "[failover]" }, &gateways);
+        }
         Some(GatewaysConfig {
-            routes: routes::read(&mut self.report, &document, &gateways),
-            ambiguous: routes::ambiguous(&mut self.report, &document),
+            gateways,
+            routes,
+            ambiguous: failover.ambiguous,
+            no_receipt_within: failover.no_receipt_within.map(|(within, _)| within),
             weights: routes::weights(&mut self.report, &document),
-            gateways: gateways.into_iter().map(|(gateway, _)| gateway).collect(),
             ..GatewaysConfig::default()
         })
+    }
+
+    fn code_ttl(&self) -> Duration {
+        /// The default of `CODE_TTL`.
+        const DEFAULT: u64 = 600;
+        let seconds = (self.lookup)("CODE_TTL").and_then(|text| text.trim().parse().ok());
+        Duration::from_secs(seconds.unwrap_or(DEFAULT))
+    }
+
+    /// Refuses to await receipts that no gateway reports.
+    fn check_receipts(&mut self, place: Place<'_>, gateways: &[GatewayConfig]) {
+        if self.report.has_problems() {
+            return;
+        }
+        let has_public_url = (self.lookup)("PUBLIC_URL").is_some_and(|url| !url.trim().is_empty());
+        let reported = |has_url| gateways.iter().any(|gateway| gateway.may_report(has_url));
+        if !reported(true) {
+            let words = "no_receipt_within needs a gateway that reports deliveries, and none does";
+            self.report.problem(place, words);
+        } else if !has_public_url && !reported(false) {
+            let words = "no_receipt_within needs PUBLIC_URL: without it, no gateway of the file \
+                         reports deliveries";
+            self.report.problem(place, words);
+        }
     }
 
     /// Reads each `[gateway.NAME]`, with its line. A bad one is there too, so that routes find it.

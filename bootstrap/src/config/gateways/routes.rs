@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     sync::Arc,
+    time::Duration,
 };
 
 use adapters_gateway::{Listed, catalogue};
@@ -17,7 +18,7 @@ use super::{
 };
 
 const ROUTE: &[&str] = &["regions", "prefixes", "gateways", "sender", "params"];
-const FAILOVER: &[&str] = &["ambiguous"];
+const FAILOVER: &[&str] = &["ambiguous", "no_receipt_within"];
 const HEALTH: &[&str] = &["weights"];
 
 /// Reads the routes. Without any there is one to all gateways, in the order of the file. Each gateway
@@ -304,15 +305,31 @@ impl Above {
     }
 }
 
-/// Reads `[failover]`: who is asked after a call without a clear outcome.
-pub(super) fn ambiguous(report: &mut Report, document: &Table) -> Ambiguous {
-    let Some(node) = find(document, "failover") else { return Ambiguous::default() };
+/// The table `[failover]`.
+#[derive(Debug, Default)]
+pub(super) struct Failover {
+    pub(super) ambiguous: Ambiguous,
+    /// With its line.
+    pub(super) no_receipt_within: Option<(Duration, usize)>,
+}
+
+/// Reads `[failover]`: who is asked after a call without a clear outcome, and after an SMS without a
+/// receipt. A code is valid for `code_ttl`.
+pub(super) fn failover(report: &mut Report, document: &Table, code_ttl: Duration) -> Failover {
+    let Some(node) = find(document, "failover") else { return Failover::default() };
     let place = Place { line: node.line, table: "[failover]" };
     let Value::Table(table) = &node.value else {
         report.problem(place, "must be a table");
-        return Ambiguous::default();
+        return Failover::default();
     };
     report.refuse_unknown(place, table, FAILOVER);
+    Failover {
+        ambiguous: ambiguous(report, place, table),
+        no_receipt_within: no_receipt_within(report, place, table, code_ttl),
+    }
+}
+
+fn ambiguous(report: &mut Report, place: Place<'_>, table: &Table) -> Ambiguous {
     let Some(Node { line, value }) = find(table, "ambiguous") else { return Ambiguous::default() };
     match value {
         Value::Text(word) if word == "same" => Ambiguous::Same,
@@ -342,4 +359,40 @@ pub(super) fn weights(report: &mut Report, document: &Table) -> Weights {
             Weights::default()
         }
     }
+}
+
+fn no_receipt_within(
+    report: &mut Report,
+    place: Place<'_>,
+    table: &Table,
+    code_ttl: Duration,
+) -> Option<(Duration, usize)> {
+    /// Receipts take some seconds even on a good day.
+    const LEAST: Duration = Duration::from_secs(5);
+    let Node { line, value } = find(table, "no_receipt_within")?;
+    let time = if let Value::Text(text) = value { time(text) } else { None };
+    let time = time.filter(|time| (LEAST..=code_ttl).contains(time));
+    if time.is_none() {
+        report.problem(
+            place.at(*line),
+            format!(
+                "no_receipt_within must be a time such as \"20s\" or \"2m\", from 5s to the {}s of \
+                 CODE_TTL",
+                code_ttl.as_secs()
+            ),
+        );
+    }
+    Some((time?, *line))
+}
+
+/// Parses a number of seconds, `20s`, or of minutes, `2m`.
+fn time(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u32 = number.parse().ok().filter(|_| !number.starts_with('+'))?;
+    let seconds = match unit {
+        "s" => u64::from(number),
+        "m" => 60 * u64::from(number),
+        _ => return None,
+    };
+    Some(Duration::from_secs(seconds))
 }

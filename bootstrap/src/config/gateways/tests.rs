@@ -179,6 +179,20 @@ fn every_bad_line_of_a_route_is_reported_with_its_place() {
             "7: [health] has no key \"weight\": did you mean weights?",
         ),
         ("[[health]]\nweights = \"move\"\n", "6: [health] must be a table"),
+        (
+            "[failover]\nno_receipt_within = \"20\"\n",
+            "7: [failover] no_receipt_within must be a time such as \"20s\" or \"2m\", from 5s to \
+             the 600s of CODE_TTL",
+        ),
+        ("[failover]\nno_receipt_within = 20\n", "7: [failover] no_receipt_within must be a time"),
+        ("[failover]\nno_receipt_within = \"4s\"\n", "7: [failover] no_receipt_within must be a"),
+        ("[failover]\nno_receipt_within = \"11m\"\n", "7: [failover] no_receipt_within must be a"),
+        ("[failover]\nno_receipt_within = \"+9s\"\n", "7: [failover] no_receipt_within must be a"),
+        ("[failover]\nno_receipt_within = \"\"\n", "7: [failover] no_receipt_within must be a"),
+        (
+            "[failover]\nno_receipt_within = \"20s\"\n",
+            "7: [failover] no_receipt_within needs a gateway that reports deliveries, and none does",
+        ),
         ("[routes]\nx = 1\n", "6: has no key \"routes\": did you mean route?"),
     ] {
         check(lines, &[expected]);
@@ -460,4 +474,41 @@ fn missing_secret_makes_no_other_field_wrong() {
          X-Id = \"{{ idd }}\"\n",
     ));
     assert_eq!((file.problems.len(), file.missing.len()), (1, 2), "{file:?}");
+}
+
+#[test]
+fn receipts_are_awaited_if_a_gateway_reports_them() {
+    const SMPP: &str = "[gateway.smsc]\nprovider = \"smpp\"\nhost = \"smsc.example\"\n\
+                        system_id = \"a\"\npassword = \"b\"\nfrom = \"Shop\"\n";
+    const EXOLVE: &str = "[gateway.exolve]\nprovider = \"exolve\"\napi_key = \"k\"\nfrom = \"7\"\n";
+    const WITHIN: &str = "[failover]\nno_receipt_within = ";
+    let read = |text: &str, public_url: Option<&str>, code_ttl: Option<&str>| {
+        let lookup = |name: &str| match name {
+            "PUBLIC_URL" => public_url.map(str::to_owned),
+            "CODE_TTL" => code_ttl.map(str::to_owned),
+            _ => None,
+        };
+        GatewaysFile::of(Path::new("/etc/messager/g.toml"), text, &lookup)
+    };
+    let within = |file: GatewaysFile| {
+        assert_eq!(file.problems, [] as [&str; 0]);
+        file.gateways.unwrap().no_receipt_within
+    };
+    let url = Some("https://sms.example");
+
+    let file = read(&format!("{EXOLVE}{WITHIN}\"20s\"\n"), url, None);
+    assert_eq!(within(file), Some(Duration::from_secs(20)));
+    let file = read(&format!("{EXOLVE}{WITHIN}\"15m\"\n"), url, Some("900"));
+    assert_eq!(within(file), Some(Duration::from_secs(900)));
+    let file = read(&format!("{SMPP}{WITHIN}\"5s\"\n"), None, None);
+    assert_eq!(within(file), Some(Duration::from_secs(5)));
+    assert_eq!(within(read(EXOLVE, None, None)), None);
+
+    let file = read(&format!("{EXOLVE}{WITHIN}\"20s\"\n"), None, None);
+    let expected = "6: [failover] no_receipt_within needs PUBLIC_URL: without it, no gateway of the \
+                    file reports deliveries";
+    assert_eq!(shown(&file.problems), [expected]);
+    let silent = SMPP.replace("from", "receipts = false\nfrom");
+    let file = read(&format!("{silent}{WITHIN}\"20s\"\n"), url, None);
+    assert_eq!(file.problems.len(), 1);
 }

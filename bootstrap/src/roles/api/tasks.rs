@@ -3,12 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use application::{
-    Authorize, Chain, FlushGuard,
-    ports::{ApiKeys, GuardCounts, Housekeeping, StoreError},
+    Authorize, Chain, FlushGuard, SendElsewhere,
+    ports::{ApiKeys, AwaitedReceipts, GuardCounts, Housekeeping, StoreError, Verifications},
 };
+use rand_core::CryptoRng;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Process, metrics::GuardMetrics, periodic::every};
+use crate::{
+    Process,
+    metrics::{GuardMetrics, ReceiptMetrics},
+    periodic::every,
+};
 
 /// Ends verifications that have expired, and deletes rows that are no longer needed.
 pub(super) fn run_housekeeping<V: Housekeeping + Send>(
@@ -39,6 +45,64 @@ pub(super) fn run_housekeeping<V: Housekeeping + Send>(
         // A stop interrupts it: what is left is done after the next start.
         stop.run_until_cancelled(work).await;
     });
+}
+
+/// Sends codes again, through another gateway, whose receipt does not come in time. `stored` learns of
+/// each message.
+pub(super) fn send_elsewhere<W, V, R>(
+    process: &mut Process,
+    usable: &CancellationToken,
+    elsewhere: SendElsewhere<W, V, R>,
+    stored: Arc<Notify>,
+) where
+    W: AwaitedReceipts + Send,
+    V: Verifications + Send,
+    R: CryptoRng + Send + 'static,
+{
+    const PAUSE: Duration = Duration::from_millis(500);
+    let metrics = process.receipts.clone();
+    for gateway in &process.config.gateways.gateways {
+        metrics.expect_reroutes(&gateway.name);
+    }
+    let stop = process.stop.clone();
+    process.spawn_when(usable, &stop.clone(), async move {
+        every(PAUSE, &stop, || {
+            let (elsewhere, metrics, stored, stop) = (&elsewhere, &metrics, &stored, &stop);
+            async move {
+                while send_due(elsewhere, metrics, stored).await && !stop.is_cancelled() {}
+            }
+        })
+        .await;
+    });
+}
+
+/// Does one round. Returns whether more messages may be due.
+async fn send_due<W, V, R>(
+    elsewhere: &SendElsewhere<W, V, R>,
+    metrics: &ReceiptMetrics,
+    stored: &Notify,
+) -> bool
+where
+    W: AwaitedReceipts,
+    V: Verifications,
+    R: CryptoRng + Send + 'static,
+{
+    match elsewhere.execute().await {
+        Ok(sent) => {
+            for (gateway, reason) in &sent.stored {
+                metrics.rerouted(gateway, *reason);
+                stored.notify_one();
+            }
+            sent.is_full()
+        }
+        Err(error) => {
+            tracing::warn!(
+                error = %Chain(&error),
+                "messages without a receipt were not read; trying again"
+            );
+            false
+        }
+    }
 }
 
 /// Calls `act` until it has nothing left to do.

@@ -61,6 +61,29 @@ async fn exhausted_verification_shows_no_attempts_and_no_sends() {
 }
 
 #[tokio::test]
+async fn extra_message_shows_its_reason_and_takes_no_send() {
+    let mut verifications = MockVerifications::new();
+    verifications.expect_history().returning(|_| {
+        let mut history = history(Verification { sends: 3, extra_sends: 2, ..pending() });
+        let (gateway, reason) =
+            ("main".parse().ok(), Some(EventReason::Rerouting(Rerouting::NoReceipt)));
+        let rerouted = Event::new(EventKind::Rerouted, after(20));
+        history.events.push(Event { gateway, reason, ..rerouted });
+        Ok(Some(history))
+    });
+    let router = Parts { verifications, ..parts() }.router();
+
+    let told = ask(&router, get(&at(""))).await.json();
+
+    assert_eq!(told["sends_left"], 3);
+    assert_ne!(told["resend_after"], Value::Null);
+    let event = &told["events"][2];
+    assert_eq!((&event["type"], &event["gateway"]), (&json!("rerouted"), &json!("main")));
+    assert_eq!(event["reason"], "no-receipt");
+    assert_eq!(told["events"][1].get("reason"), None);
+}
+
+#[tokio::test]
 async fn metadata_is_shown_to_read_keys_and_to_the_key_that_started() {
     let key = |seed| ApiKeyText::generate(&mut StdRng::seed_from_u64(seed));
     let (own, other, admin) = (key(1), key(2), key(3));

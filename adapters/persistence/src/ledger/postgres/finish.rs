@@ -1,16 +1,17 @@
-//! Outcomes, and the references that receipts name.
+//! Outcomes, the references that receipts name, and the receipts that are awaited.
 
 use application::ports::CallOutcome;
+use domain::VerificationId;
 use sea_orm::FromQueryResult;
 use serde_json::json;
 
 use crate::{
-    database::{Database, DatabaseError, Events, Fragment, Sql},
+    database::{Database, DatabaseError, Events, Fragment, Sql, millis},
     events::RECORD_ENDED,
     ledger::{
         entry::RecordedRow,
         gateways::{CALLED, WITH_CALLED},
-        outcomes::{Finished, Manner, Said},
+        outcomes::{Finished, Manner, Said, passed_over},
     },
     receipts::references::{KEPT_COLUMNS, KeptRow, kept},
 };
@@ -32,20 +33,20 @@ pub(in crate::ledger) async fn finish(
     manner: Manner,
 ) -> Result<Finished, DatabaseError> {
     let said = outcomes.iter().map(|outcome| Said::of(outcome, manner));
-    let has_names = said.clone().any(|said| !said.receipts_of.is_empty());
+    let has_more = said.clone().any(|said| said.has_more());
     let said: serde_json::Map<_, _> = said.map(|said| (call(&said), stored(&said))).collect();
     let parameters = database
         .parameters()
         .with("group", group)
         .list("ids", outcomes.iter().map(|outcome| outcome.id.as_uuid()))
         .with("said", serde_json::Value::from(said));
-    let sql = match (manner.events, has_names) {
+    let sql = match (manner.events, has_more) {
         (Events::Recorded, true) => &FINISH_NAME_AND_RECORD,
         (Events::Recorded, false) => &FINISH_AND_RECORD,
         (Events::Off, true) => &FINISH_AND_NAME,
         (Events::Off, false) => &FINISH,
     };
-    if !has_names {
+    if !has_more {
         return Ok(Finished { recorded: database.rows(sql, parameters).await?, early: Vec::new() });
     }
     let rows: Vec<NamedRow> = database.rows(sql, parameters).await?;
@@ -59,14 +60,24 @@ fn call(said: &Said<'_>) -> String {
 }
 
 fn stored(said: &Said<'_>) -> serde_json::Value {
-    json!({
+    let mut stored = json!({
         "verdict": said.verdict,
         "wait": said.wait,
         "reference": said.reference,
         "receipts_of": said.receipts_of,
         "detail": said.detail,
         "class": said.outcome.class.as_str(),
-    })
+    });
+    if let Some(awaited) = said.awaited {
+        let id = said.outcome.id;
+        stored["awaited"] = json!({
+            "verification": VerificationId::of(id).as_uuid().to_string(),
+            "send": VerificationId::number_of(id).unwrap_or_default(),
+            "within": millis(awaited.within),
+            "passed_over": passed_over(awaited),
+        });
+    }
+    stored
 }
 
 // Not fenced by the lease: an outcome counts even if the partition has gone to another consumer, as
@@ -111,11 +122,14 @@ RETURNING message_id::text AS id, state, {millis(now() - accepted_at)} AS age{na
 
 const NO_NAMES: Fragment = Fragment::new("names", "");
 
-/// The gateway of an entry, and the reference by which its receipts find it.
+/// The gateway of an entry, the reference by which its receipts find it, and the receipt that it needs
+/// in time.
 const NAMES: Fragment = Fragment::new(
     "names",
     ",
-    {called} AS gateway, :said -> (message_id || ' ' || attempt) ->> 'receipts_of' AS reference",
+    {called} AS gateway, :said -> (message_id || ' ' || attempt) ->> 'receipts_of' AS reference,
+    CASE WHEN delivered_at IS NULL THEN :said -> (message_id || ' ' || attempt) -> 'awaited' END
+        AS awaited",
 );
 
 /// Names the messages behind the references. If a gateway gives a reference twice, it is that of the
@@ -135,6 +149,22 @@ const NAMED: Fragment = Fragment::new(
 )",
 );
 
+/// Hands messages that need a receipt to [`AwaitedReceipts`](application::ports::AwaitedReceipts).
+const AWAITED: Fragment = Fragment::new(
+    "awaited",
+    "handed AS (
+    INSERT INTO awaited_receipt
+        (message_id, verification_id, send, gateway, passed_over, due_at)
+    SELECT id::uuid, (awaited ->> 'verification')::uuid, (awaited ->> 'send')::smallint, gateway,
+        awaited ->> 'passed_over', now() + {duration((awaited ->> 'within')::bigint)}
+    FROM finished
+    WHERE state = 'sent' AND awaited IS NOT NULL
+    ORDER BY id
+    -- another group may have the message
+    ON CONFLICT DO NOTHING
+)",
+);
+
 const WITH_NAMES: Fragment = Fragment::new(
     "with_names",
     "SELECT finished.id, finished.state, finished.age, named.gateway, named.reference,
@@ -145,10 +175,10 @@ FROM finished LEFT JOIN named ON named.message = finished.id AND named.receipt I
 static FINISH: Sql = Sql::with(&[FINISHED, CALLED, WITH_CALLED, NO_NAMES], "{finished}", "");
 
 static FINISH_AND_NAME: Sql = Sql::with(
-    &[FINISHED, CALLED, WITH_CALLED, NAMES, NAMED, WITH_NAMES, KEPT_COLUMNS],
+    &[FINISHED, CALLED, WITH_CALLED, NAMES, NAMED, AWAITED, WITH_NAMES, KEPT_COLUMNS],
     "
 WITH finished AS ({finished}
-), {named}
+), {named}, {awaited}
 {with_names}",
     "",
 );
@@ -165,10 +195,10 @@ SELECT * FROM finished",
 );
 
 static FINISH_NAME_AND_RECORD: Sql = Sql::with(
-    &[FINISHED, CALLED, WITH_CALLED, NAMES, NAMED, WITH_NAMES, KEPT_COLUMNS, RECORD_ENDED],
+    &[FINISHED, CALLED, WITH_CALLED, NAMES, NAMED, AWAITED, WITH_NAMES, KEPT_COLUMNS, RECORD_ENDED],
     "
 WITH finished AS ({finished}
-), {named}, ended AS (
+), {named}, {awaited}, ended AS (
     SELECT id::uuid AS id, state, NULL::text AS reason FROM finished WHERE state <> 'pending'
 ){record_ended}
 {with_names}",

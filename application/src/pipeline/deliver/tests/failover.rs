@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use domain::{Budget, Prices};
 
 use super::{super::super::routing::*, *};
-use crate::ports::{Cost, DailyLimit};
+use crate::ports::{AwaitedReceipt, Cost, DailyLimit};
 
 /// A ledger that remembers its entries, for one owner of one partition.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +17,9 @@ struct Entries {
     places: HashMap<MessageId, usize>,
     /// The amount spent for each gateway and scope.
     spent: HashMap<(GatewayName, String), u64>,
+    passed_over: HashMap<MessageId, Vec<GatewayName>>,
+    /// The receipts that accepted messages need.
+    awaited: HashMap<MessageId, Option<AwaitedReceipt>>,
 }
 
 impl Entries {
@@ -124,6 +127,9 @@ impl DeliveryLedger for Book {
         let mut book = self.0.lock().unwrap();
         let mut all = Vec::new();
         for outcome in outcomes {
+            if let Verdict::Sent { awaited, .. } = &outcome.verdict {
+                book.awaited.insert(outcome.id, awaited.clone());
+            }
             let entry = book.of(outcome.id);
             assert_eq!(entry.past.attempts, outcome.attempt);
             entry.state = recorded(outcome).state;
@@ -169,6 +175,15 @@ impl DeliveryLedger for Book {
         due.sort_by_key(|due| due.past.attempts > 0);
         due.truncate(limit);
         Ok(due)
+    }
+
+    async fn passed_over(
+        &self,
+        messages: &[MessageId],
+    ) -> Result<HashMap<MessageId, Vec<GatewayName>>, LedgerError> {
+        let book = self.0.lock().unwrap();
+        let passed_over = |id: &MessageId| Some((*id, book.passed_over.get(id)?.clone()));
+        Ok(messages.iter().filter_map(passed_over).collect())
     }
 }
 
@@ -270,7 +285,12 @@ fn table(gateways: &[(&str, &Fake)], routes: Vec<Route>) -> RoutingTable<Fake> {
         gateway: Arc::new((*fake).clone()),
         limits,
     });
-    RoutingTable { gateways: gateways.collect(), routes, after_ambiguous: AfterAmbiguous::Same }
+    RoutingTable {
+        gateways: gateways.collect(),
+        routes,
+        after_ambiguous: AfterAmbiguous::Same,
+        receipts: None,
+    }
 }
 
 struct Service {
@@ -650,4 +670,58 @@ async fn a_thousand_messages_leave_in_under_four_seconds_with_fifty_in_flight() 
     let accepted = only.accepted();
     assert_eq!(accepted.len(), 1_000);
     assert!(accepted.last().unwrap().0 - begin < seconds(2));
+}
+
+/// A message of this service, with its place among those of its verification.
+fn numbered(number: u8) -> Record {
+    let id = domain::VerificationId::of_drawn([9; 16]).message(number);
+    let message = Message { id, ..message(i64::from(number)) };
+    let content = Ok(Incoming { message, validity: None, trace: None, sequence: None });
+    Record { offset: i64::from(number), content }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_that_is_sent_again_takes_a_gateway_that_did_not_have_it() {
+    let [first, second, third] = [0; 3].map(|_| Fake::new(Behaviour::Accepts, true));
+    let gateways = [("a", &first), ("b", &second), ("c", &third)];
+    let receipts = ReceiptsInTime { within: seconds(20), of: [name("a"), name("b")].into() };
+    let table = table(&gateways, vec![route("7", &["a", "b", "c"])]);
+    let mut service = Service::new(RoutingTable { receipts: Some(receipts), ..table });
+    let records: Vec<Record> = (1..=4).map(numbered).collect();
+    let ids: Vec<MessageId> =
+        records.iter().map(|it| it.content.as_ref().unwrap().message.id).collect();
+    let names = |all: &[&str]| -> Vec<GatewayName> { all.iter().map(|it| name(it)).collect() };
+    let passed_over = [(ids[1], names(&["a"])), (ids[2], names(&["a", "b"]))];
+    let all = (ids[3], names(&["a", "b", "c"]));
+    service.book.0.lock().unwrap().passed_over = passed_over.into_iter().chain([all]).collect();
+
+    service.waiting = records;
+    service.run(seconds(1), OFTEN, &[]).await;
+
+    let taken = [&first, &second, &third].map(Fake::accepted);
+    assert_eq!(
+        taken.map(|calls| calls[..].iter().map(|it| it.1).collect::<Vec<_>>()),
+        [vec![ids[0]], vec![ids[1]], vec![ids[2]]]
+    );
+    assert_eq!(service.book.count(DeliveryState::Failed), 1);
+    let awaited = service.book.0.lock().unwrap().awaited.clone();
+    let awaits =
+        |all: &[&str]| Some(AwaitedReceipt { within: seconds(20), passed_over: names(all) });
+    assert_eq!(awaited[&ids[0]], awaits(&["a"]));
+    assert_eq!(awaited[&ids[1]], awaits(&["a", "b"]));
+    assert_eq!(awaited[&ids[2]], None, "it reports none, and no other is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_receipt_of_a_message_of_another_producer_is_awaited() {
+    let first = Fake::new(Behaviour::Accepts, true);
+    let receipts = ReceiptsInTime { within: seconds(20), of: [name("a")].into() };
+    let table = table(&[("a", &first), ("b", &first)], vec![route("7", &["a", "b"])]);
+    let mut service = Service::new(RoutingTable { receipts: Some(receipts), ..table });
+
+    service.run(LATENCY, OFTEN, &["7999"]).await;
+    service.run(seconds(1), OFTEN, &[]).await;
+
+    let awaited: Vec<_> = service.book.0.lock().unwrap().awaited.values().cloned().collect();
+    assert_eq!(awaited, [None]);
 }

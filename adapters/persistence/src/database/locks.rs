@@ -87,8 +87,12 @@ impl Database {
         if !found.is_empty() {
             return Ok(found);
         }
-        if !self.advisory(&TRY_LOCK, IN_USE).await? {
-            return self.holders(IN_USE, true).await;
+        while !self.advisory(&TRY_LOCK, IN_USE).await? {
+            let users = self.holders(IN_USE, true).await?;
+            // If there are none, their sessions ended in between, and the lock is not held yet.
+            if !users.is_empty() {
+                return Ok(users);
+            }
         }
         let begun = Instant::now();
         while begun.elapsed() < LOOKING {

@@ -2,7 +2,7 @@ use std::str::FromStr;
 
 use crate::UnknownWord;
 
-/// The way on which a gateway brings a code to the user.
+/// The channel by which a gateway brings a code to the user.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Channel {
     #[default]

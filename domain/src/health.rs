@@ -16,11 +16,11 @@ pub struct RegionalGateway {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HealthCounts {
     pub sent: u32,
-    /// Those of which a receipt came.
+    /// Messages of which a receipt came.
     pub reported: u32,
-    /// Those whose receipt said in time that they were delivered.
+    /// Messages that a receipt reported as delivered in time.
     pub in_time: u32,
-    /// Those whose code was approved without a resend.
+    /// Messages whose code was approved without a resend.
     pub approved: u32,
 }
 
@@ -46,7 +46,7 @@ pub enum Lack {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Factor(u8);
 
-/// A share is compared only if both sides have so many messages.
+/// A share is compared only if both sides have at least this many messages.
 const ENOUGH: u32 = 50;
 /// A share is lower if it is less than this part of the other one. GOV.UK Notify began with a tenth and
 /// went up to three tenths, because its weights flapped.
@@ -67,7 +67,7 @@ impl HealthCounts {
     pub fn compare(&self, others: &[Self]) -> Comparison {
         let all: Self = others.iter().sum();
         let approvals = Shares::of((self.approved, self.sent), (all.approved, all.sent))
-            // If no code of anyone is approved, the callers do not check them here.
+            // If no code is approved at any gateway, the callers do not check codes here.
             .filter(|_| self.approved + all.approved > 0);
         // A gateway without receipts may be one that reports none.
         let reporting: Self = others.iter().filter(|it| it.reported > 0).sum();
@@ -147,7 +147,7 @@ impl Factor {
     pub const LOWEST: Self = Self(10);
     const STEPS: [Self; 4] = [Self::LOWEST, Self(25), Self(50), Self::FULL];
 
-    /// Returns the factor with so many per cent, if there is one.
+    /// Returns the factor that is this percentage, if there is one.
     pub fn from_percent(percent: u8) -> Option<Self> {
         Self::STEPS.into_iter().find(|it| it.0 == percent)
     }

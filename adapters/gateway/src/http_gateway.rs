@@ -66,7 +66,7 @@ impl HttpGateway {
         Ok(receipts)
     }
 
-    /// The way on which the provider brings a code to the user.
+    /// The channel by which the provider brings a code to the user.
     pub fn channel(&self) -> Channel {
         self.provider.channel()
     }

@@ -64,7 +64,7 @@ impl Gateway {
         }
     }
 
-    /// The way on which the gateway brings a code to the user.
+    /// The channel by which the gateway brings a code to the user.
     pub fn channel(&self) -> Channel {
         match &self.transport {
             Transport::Console(_) | Transport::Smpp(_) => Channel::Sms,

@@ -64,7 +64,7 @@ pub(crate) trait Provider: fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// The way on which the provider brings a code to the user.
+    /// The channel by which the provider brings a code to the user.
     fn channel(&self) -> Channel {
         Channel::Sms
     }

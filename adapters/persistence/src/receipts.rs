@@ -181,7 +181,7 @@ async fn note_of_call(
     } else {
         (Noted::Repeated, None)
     };
-    // Also of a repeated receipt: this may have failed the last time.
+    // This also follows a repeated receipt, because it may have failed the last time.
     if receipt == Receipt::Undelivered && matches!(noted.0, Noted::Stored(_) | Noted::Repeated) {
         awaited_receipts::make_due(database, message).await?;
     }

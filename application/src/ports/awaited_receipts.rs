@@ -15,7 +15,7 @@ use crate::{
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait AwaitedReceipts: Sync + 'static {
-    /// Leases up to `limit` due messages for `lease`, those that are due for longest first. Other
+    /// Leases up to `limit` due messages for `lease`, the longest due first. Other
     /// callers do not see them until the lease ends.
     ///
     /// Only messages that are still to be sent again are returned, and the others are forgotten: no
@@ -30,7 +30,7 @@ pub trait AwaitedReceipts: Sync + 'static {
     /// No limit counts the message, and the caller's next resend neither waits for it nor is lost.
     async fn send_elsewhere(&self, extra: ExtraSend) -> Result<bool, StoreError>;
 
-    /// Awaits the receipt of a message no longer.
+    /// Stops awaiting the receipt of a message.
     async fn forget(&self, message: MessageId) -> Result<(), StoreError>;
 }
 

@@ -18,7 +18,7 @@ pub trait GatewayHealth: Sync + 'static {
 
     /// Returns what became of messages of a minute: of those among its first `limit` that a gateway
     /// accepted, that no other gateway may have, and that are the first of their verification. A later
-    /// one goes to a user to whom the first did not help.
+    /// one goes to a user whom the first did not help.
     ///
     /// A receipt is in time if it came at most `in_time` after the gateway accepted the message.
     async fn sample(
@@ -37,8 +37,8 @@ pub trait GatewayHealth: Sync + 'static {
     /// Returns the factors that have ever changed. All others are full.
     async fn factors(&self) -> Result<Vec<StoredFactor>, StoreError>;
 
-    /// Changes a factor, if it still is what the change says and has been that for `pause`. Returns
-    /// whether it changed: of several callers, one changes it.
+    /// Changes a factor, if it still has the value that the change expects, and has had it for `pause`.
+    /// Returns whether it changed: of several callers, one changes it.
     async fn change(&self, change: &FactorChange, pause: Duration) -> Result<bool, StoreError>;
 }
 

@@ -53,7 +53,7 @@ where
         Self { awaited, sender }
     }
 
-    /// Sends the codes that are due. A message that fails does not keep the others.
+    /// Sends the codes that are due. A message that fails does not hold up the others.
     ///
     /// After a crash, a message is due again when its lease ends. It is sent again once, however often
     /// this is repeated.

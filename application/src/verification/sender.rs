@@ -207,8 +207,8 @@ impl<V: Verifications, R: CryptoRng + Send + 'static> CodeSender<V, R> {
         }
     }
 
-    /// Issues one more message with the code that a verification has, if the guard does not block it. It
-    /// does not count it: no caller asked for it, and a gateway that fails is no attack.
+    /// Issues one more message with the code that a verification has, if the guard does not block it.
+    /// The guard does not count it: no caller asked for it, and a gateway that fails is not an attack.
     pub(super) fn issue_again(
         &self,
         verification: &Verification,

@@ -40,7 +40,7 @@ enum Role {
 
 /// Prints what it finds. Exits with 1 if a finding keeps the service from working.
 ///
-/// It changes nothing but a row of `write_probe`.
+/// It changes only a row of `write_probe`.
 pub fn execute(args: &Args) -> ExitCode {
     let mut findings = Findings::default();
     let Effective { config, remarks, .. } = Effective::read();
@@ -90,7 +90,7 @@ async fn examine(config: &Config, roles: &[Role], findings: &mut Findings) {
     let usable = database::examine(config, &database, &parts(config, roles), findings).await;
     broker::examine(config, &database, findings).await;
     gateways::examine(config, usable.then_some(&database), findings).await;
-    // All findings are there.
+    // A failure to close changes no finding.
     let _ = database.close().await;
 }
 

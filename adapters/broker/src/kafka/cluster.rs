@@ -189,7 +189,7 @@ impl Cluster {
     }
 
     /// Describes the topic, on a connection of its own; `None` if the topic does not exist. Fails if the
-    /// user lacks the right on it.
+    /// user may not describe it.
     pub(super) async fn report(&self) -> Result<Option<TopicReport>, ConnectionError> {
         let limit = self.settings.request_timeout;
         let report = async {

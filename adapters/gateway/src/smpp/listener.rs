@@ -99,7 +99,7 @@ impl Listener {
         };
         let is_known = self.sink.note(&self.gateway, reference, receipt).await?;
         if !is_known && !self.spelling.is_set() {
-            // Another spelling may be known, if receipts have shown the wrong one.
+            // If receipts have shown the wrong spelling, the message may have another one.
             let known = self.sink.known(&self.gateway, Spelling::references(id)).await?;
             self.spelling.learn(id, &known);
         }

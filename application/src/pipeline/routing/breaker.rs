@@ -22,7 +22,7 @@ pub(super) struct Breaker {
     /// The last calls, the latest last. A failed call has its number, and only the first of a number is
     /// here.
     last: VecDeque<Option<PhoneNumber>>,
-    /// Whether the gateway has said since the opening that it is misconfigured.
+    /// Whether the gateway has said since the breaker opened that it is misconfigured.
     is_misconfigured: bool,
     /// How often the closed breaker has opened.
     openings: u64,

@@ -13,7 +13,7 @@ pub struct Permit<G> {
     pub(super) shared: Arc<Shared<G>>,
     pub(super) name: GatewayName,
     pub(super) gateway: Arc<G>,
-    /// The number of the message.
+    /// The phone number of the message.
     pub(super) to: PhoneNumber,
     pub(super) call_limit: Duration,
     pub(super) sender: Option<Arc<str>>,

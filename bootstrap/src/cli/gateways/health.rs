@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Default)]
 pub(super) struct Health {
     counts: BTreeMap<RegionalGateway, HealthCounts>,
-    /// Those that are not full.
+    /// The factors that are not full.
     factors: BTreeMap<RegionalGateway, Factor>,
 }
 

@@ -133,8 +133,8 @@ fn over_http(config: &GatewaysConfig) -> OverHttp {
             tracing::warn!(
                 gateway = %gateway.name,
                 error = format!("{error:#}"),
-                "receipts of the gateway are answered 503, because its settings cannot be used here: \
-                 give its secrets to this process, too"
+                "receipts of the gateway are answered with 503, because this process does not have its \
+                 secrets or cannot use its settings: set them here too"
             );
             None
         }

@@ -24,8 +24,8 @@ pub struct Args {
     /// Print the findings as JSON.
     #[arg(long)]
     json: bool,
-    /// The part of the service that runs with the database user of these settings; several by comma.
-    /// Its privileges are checked. By default the user runs all parts.
+    /// Parts of the service that run with the database user of these settings, separated by commas.
+    /// Their privileges are checked. By default, the user runs all parts.
     #[arg(long, value_delimiter = ',')]
     part: Vec<Role>,
 }
@@ -50,7 +50,11 @@ pub fn execute(args: &Args) -> ExitCode {
     match config {
         Ok(config) => match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(examine(&config, &args.part, &mut findings)),
-            Err(error) => findings.fail("process", format!("no runtime: {error}"), ""),
+            Err(error) => findings.fail(
+                "process",
+                format!("the asynchronous runtime cannot start: {error}"),
+                "",
+            ),
         },
         Err(invalid) => {
             for problem in invalid.problems() {

@@ -45,10 +45,9 @@ pub enum Command {
     /// real, and may cost money.
     Test(trial::Args),
     /// Print the URL at which the provider of each gateway reports deliveries, to paste into its
-    /// settings. A caller that has it can report deliveries of that gateway.
+    /// settings. Anyone who has the URL can report deliveries for the gateway.
     Urls,
-    /// Take a gateway out of service in all processes: they call it no more from a second or two
-    /// later on.
+    /// Take a gateway out of service. Within two seconds, no process calls it.
     Drain { name: GatewayName },
     /// Put a drained gateway back into service.
     Undrain { name: GatewayName },

@@ -114,7 +114,7 @@ impl GatewayConfig {
         // Without a secret that need not be set, it would take receipts unsigned.
         anyhow::ensure!(
             !self.misses_secrets,
-            "gateway {}: a secret that the file names is not here",
+            "gateway {}: a secret that the file names is not available to this process",
             self.name
         );
         adapters_gateway::build(self.provider, &self.table)

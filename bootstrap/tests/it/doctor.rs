@@ -44,7 +44,7 @@ async fn embedded_default_is_examined() {
     .await;
 
     running.stop("TERM").await;
-    says(messager(), 0, &["warning consumer: none of group", "no SMS is sent"]).await;
+    says(messager(), 0, &["warning consumer: no consumer of group", "no SMS is sent"]).await;
 }
 
 #[tokio::test]

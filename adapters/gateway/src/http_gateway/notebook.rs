@@ -53,7 +53,7 @@ async fn in_time<T>(noting: Noting<'_, T>, deadline: Instant) -> Result<T, SendE
     match timeout_at(deadline, noting).await {
         Ok(Ok(noted)) => Ok(noted),
         Ok(Err(error)) => {
-            tracing::warn!(error = %Chain(&error), "the notes of a gateway cannot be read or stored");
+            tracing::warn!(error = %Chain(&error), "the note of a call cannot be read or stored; the message takes another gateway");
             Err(not_called("the notes of the gateway are not available"))
         }
         Err(_) => Err(not_called("the notes of the gateway were not available in time")),

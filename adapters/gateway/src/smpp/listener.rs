@@ -119,7 +119,7 @@ impl Listener {
         } else if let Some(reference) = self.spelling.reference(id) {
             reference
         } else {
-            tracing::debug!(gateway = %self.gateway, "a receipt may be of two messages; it is to come again");
+            tracing::debug!(gateway = %self.gateway, "the receipt may belong to two messages; the SMSC must repeat it");
             return Ok(false);
         };
         self.sink.note(&self.gateway, reference, receipt).await?;

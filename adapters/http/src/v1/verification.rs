@@ -155,10 +155,10 @@ fn verification() -> Object {
         .build()
 }
 
-const CHANNEL: &str = "The way of the latest message. Before its gateway is called, it is sms.";
+const CHANNEL: &str = "The channel of the latest message. `sms` before its gateway is called.";
 
 const CHANNEL_OF_EVENT: &str =
-    "The way on which the gateway brings the code. Present if gateway is.";
+    "The channel by which the gateway brings the code. Present if `gateway` is.";
 
 fn channels() -> [&'static str; 2] {
     Channel::ALL.map(Channel::as_str)

@@ -87,9 +87,9 @@ fn judge_topic(
     let unsafe_storage = match (replicas, min_in_sync) {
         (0 | 1, _) => Some("it has one replica, so one lost disk loses published messages"),
         (_, Some(1)) => Some("min.insync.replicas is 1, so a message may be on one broker only"),
-        (_, Some(least)) if least >= replicas => {
-            Some("min.insync.replicas equals the number of replicas, so one broker away stops it")
-        }
+        (_, Some(least)) if least >= replicas => Some(
+            "min.insync.replicas equals the number of replicas, so the loss of one broker stops writes",
+        ),
         _ => None,
     };
     if let Some(why) = unsafe_storage {

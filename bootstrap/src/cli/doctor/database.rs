@@ -161,7 +161,7 @@ fn judge_pipeline(config: &Config, pipeline: &Pipeline, findings: &mut Findings)
             .ok("processor", format!("{} messages wait to be published", count(pipeline.waiting)));
     }
     if consumers == 0 {
-        let text = format!("none of group {group:?} is running");
+        let text = format!("no consumer of group {group:?} is running");
         findings.warn("consumer", text, "start one; without it, no SMS is sent");
     } else if without_consumer > 0 {
         let text = format!("{without_consumer} of {partitions} partitions are read by no consumer");
@@ -244,7 +244,7 @@ mod tests {
             "processor: 10000 or more messages wait to be published, the first for 1000 s"
         );
         let stopped = one(Pipeline { consumers: 0, without_consumer: 4, ..pipeline() });
-        assert_eq!(stopped, "consumer: none of group \"1\" is running");
+        assert_eq!(stopped, "consumer: no consumer of group \"1\" is running");
         let left = one(Pipeline { without_consumer: 1, ..pipeline() });
         assert_eq!(left, "consumer: 1 of 4 partitions are read by no consumer");
         let dead = one(Pipeline { dead_letters: 2, ..pipeline() });

@@ -16,7 +16,7 @@ pub(super) async fn examine(config: &Config, database: Option<&Database>, findin
     let gateways = &config.gateways;
     if let Err(error) = gateways.check_secrets() {
         for problem in error.problems() {
-            findings.warn("gateways", problem, "a process that sends needs it");
+            findings.warn("gateways", problem, "a process that sends messages needs this secret");
         }
     }
     let is_console = gateways.gateways.iter().any(GatewayConfig::is_console);

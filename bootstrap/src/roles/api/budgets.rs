@@ -52,8 +52,7 @@ async fn read(budgets: &Budgets, store: &SqlGateways) {
         Ok(spent) => budgets.note(spent),
         Err(error) => tracing::warn!(
             error = %Chain(&error),
-            "what gateways have spent today was not read, so requests are judged by what it was \
-             before; trying again"
+            "the spending of the gateways was not read; the last known values apply; trying again"
         ),
     }
 }

@@ -98,7 +98,7 @@ where
         Err(error) => {
             tracing::warn!(
                 error = %Chain(&error),
-                "messages without a receipt were not read; trying again"
+                "overdue receipts were not read; trying again"
             );
             false
         }

@@ -112,7 +112,7 @@ static MEANINGS: [Meaning; 22] = [
         registry: Registry::Messager,
         code: "budget-exhausted",
         title: "Daily budget used up",
-        detail: "Every gateway for this number has used up its daily budget, which begins again at \
+        detail: "Every gateway for this number has used up its daily budget. A new day begins at \
                  midnight UTC.",
     },
     Meaning {

@@ -153,6 +153,17 @@ static ANY: Sql = Sql::new(
     "SELECT CAST(EXISTS (SELECT 1 FROM awaited_receipt WHERE due_at <= {now}) AS integer) AS found",
 );
 
+/// Whether no later code is on its way to the phone of a verification.
+const IS_NEWEST: Fragment = Fragment::new(
+    "is_newest",
+    "EXISTS (
+        SELECT 1
+        FROM phone AS known
+        WHERE known.phone IN (verification.phone, 'api:' || verification.phone)
+          AND verification.id IN (known.newest, known.api_newest)
+    )",
+);
+
 /// Whether the code of a message is still to be sent again.
 const IS_WANTED: Fragment = Fragment::new(
     "is_wanted",
@@ -163,13 +174,7 @@ const IS_WANTED: Fragment = Fragment::new(
         WHERE verification.id = awaited_receipt.verification_id
           AND verification.status || '' = 'pending' AND verification.expires_at > {now}
           AND verification.sends = awaited_receipt.send AND verification.attempts < :attempts
-          -- no later code is on its way to the phone
-          AND EXISTS (
-              SELECT 1
-              FROM phone AS known
-              WHERE known.phone IN (verification.phone, 'api:' || verification.phone)
-                AND verification.id IN (known.newest, known.api_newest)
-          )
+          AND {is_newest}
     ) AND NOT EXISTS (
         SELECT 1
         FROM delivery
@@ -177,42 +182,44 @@ const IS_WANTED: Fragment = Fragment::new(
     )",
 );
 
+// Both look at the messages that are due for longest, so that a round costs the same however many are
+// due.
 static FORGET_SETTLED: Sql = Sql::with(
-    &[IS_WANTED],
+    &[IS_WANTED, IS_NEWEST],
     "
 DELETE FROM awaited_receipt
 WHERE message_id = ANY (ARRAY(
     SELECT message_id
     FROM awaited_receipt
-    WHERE due_at <= now() AND NOT ({is_wanted})
+    WHERE due_at <= now()
     ORDER BY due_at
-    LIMIT 10000
+    LIMIT 1000
     FOR UPDATE SKIP LOCKED
-))",
+)) AND NOT ({is_wanted})",
     "
 DELETE FROM awaited_receipt
 WHERE message_id IN (
     SELECT message_id
     FROM awaited_receipt
-    WHERE due_at <= {now} AND NOT ({is_wanted})
+    WHERE due_at <= {now}
     ORDER BY due_at
-    LIMIT 10000
-)",
+    LIMIT 1000
+) AND NOT ({is_wanted})",
 );
 
 static LEASE: Sql = Sql::with(
-    &[IS_WANTED],
+    &[IS_WANTED, IS_NEWEST],
     "
 UPDATE awaited_receipt
 SET due_at = now() + {duration(:lease)}
 WHERE message_id = ANY (ARRAY(
     SELECT message_id
     FROM awaited_receipt
-    WHERE due_at <= now() AND {is_wanted}
+    WHERE due_at <= now()
     ORDER BY due_at
     LIMIT :limit
     FOR UPDATE SKIP LOCKED
-))
+)) AND {is_wanted}
 RETURNING message_id::text AS message, gateway, EXISTS (
     SELECT 1
     FROM delivery
@@ -224,10 +231,10 @@ SET due_at = {now} + :lease
 WHERE message_id IN (
     SELECT message_id
     FROM awaited_receipt
-    WHERE due_at <= {now} AND {is_wanted}
+    WHERE due_at <= {now}
     ORDER BY due_at
     LIMIT :limit
-)
+) AND {is_wanted}
 RETURNING message_id AS message, gateway, EXISTS (
     SELECT 1
     FROM delivery

@@ -83,6 +83,10 @@ where
     /// Returns whether a message was stored.
     async fn send(&self, overdue: Overdue) -> Result<bool, StoreError> {
         let Overdue { message: after, reason, verification, .. } = overdue;
+        // The caller had the code sent again since the claim.
+        if verification.id.message(verification.sends) != after {
+            return Ok(false);
+        }
         let issued = self.sender.issue_again(&verification);
         let issued = issued.map_err(|closed| StoreError::Unavailable(closed.into()))?;
         let Some((message, trace)) = issued else {
@@ -139,6 +143,18 @@ mod tests {
             Ok(due.clone())
         });
         awaited
+    }
+
+    #[tokio::test]
+    async fn message_that_was_resent_since_the_claim_is_not_sent_again() {
+        let first = pending();
+        let due = overdue(first.clone());
+        let resent = Verification { sends: first.sends + 1, ..first };
+        let awaited = claiming(vec![Overdue { verification: resent, ..due }]);
+
+        let sent = sender(awaited, vault(), Vec::new()).execute().await.unwrap();
+
+        assert_eq!(sent, SentElsewhere { due: 1, stored: Vec::new(), failed: 0 });
     }
 
     #[tokio::test]

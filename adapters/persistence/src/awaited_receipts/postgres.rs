@@ -4,6 +4,7 @@ use application::ports::ExtraSend;
 use domain::ATTEMPTS;
 use sea_orm::FromQueryResult;
 
+use super::IS_NEWEST;
 use crate::database::{Database, DatabaseError, Sql};
 
 pub(super) async fn send_elsewhere(
@@ -32,13 +33,14 @@ pub(super) async fn send_elsewhere(
 
 // The row of the verification is locked and read again before anything is done. The second of two
 // callers finds that it has changed, or that the receipt is no longer awaited.
-static SEND: Sql = Sql::new(
+static SEND: Sql = Sql::with(
+    &[IS_NEWEST],
     "
 WITH target AS (
     SELECT id, phone, expires_at
     FROM verification
     WHERE id = :id AND status || '' = 'pending' AND expires_at > now() AND sends = :sends
-      AND attempts < :attempts
+      AND attempts < :attempts AND {is_newest}
     FOR UPDATE
 ), taken AS (
     DELETE FROM awaited_receipt
@@ -65,4 +67,5 @@ WITH target AS (
     SELECT 'rerouted', id, :reason FROM sent WHERE :events
 )
 SELECT count(*) > 0 AS is_sent FROM sent",
+    "",
 );

@@ -4,6 +4,7 @@ use application::ports::ExtraSend;
 use domain::ATTEMPTS;
 use sea_orm::{DatabaseConnection, FromQueryResult};
 
+use super::IS_NEWEST;
 use crate::{
     database::{Database, DatabaseError, Sql, begin, clock},
     outbox::stored::{NewMessage, store},
@@ -57,12 +58,14 @@ pub(super) async fn send_elsewhere(
     Ok(true)
 }
 
-static TARGET: Sql = Sql::new(
+static TARGET: Sql = Sql::with(
+    &[IS_NEWEST],
+    "",
     "
 SELECT phone, expires_at - {now} AS ttl
 FROM verification
 WHERE id = :id AND status = 'pending' AND expires_at > {now} AND sends = :sends
-  AND attempts < :attempts
+  AND attempts < :attempts AND {is_newest}
   AND EXISTS (SELECT 1 FROM awaited_receipt WHERE message_id = :of)
   AND NOT EXISTS (
     SELECT 1 FROM delivery WHERE delivery.message_id = :of AND delivered_at IS NOT NULL

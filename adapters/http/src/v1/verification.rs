@@ -155,7 +155,8 @@ fn verification() -> Object {
         .build()
 }
 
-const CHANNEL: &str = "The channel of the latest message. `sms` before its gateway is called.";
+const CHANNEL: &str =
+    "The channel of the latest message that a gateway was called for. `sms` before the first call.";
 
 const CHANNEL_OF_EVENT: &str =
     "The channel by which the gateway brings the code. Present if `gateway` is.";

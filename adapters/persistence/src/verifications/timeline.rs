@@ -69,10 +69,16 @@ FROM delivery
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
 
+/// Returns the channel of a gateway. Earlier versions stored none, and knew only SMS.
+fn channel(stored: Option<&str>) -> Result<Channel, DatabaseError> {
+    stored.map_or(Ok(Channel::default()), |channel| parsed(channel, "a channel"))
+}
+
 /// A message that was sent because a receipt was missing.
 #[derive(FromQueryResult)]
 struct ExtraRow {
     gateway: String,
+    channel: Option<String>,
     reason: String,
     sent_at: i64,
 }
@@ -81,6 +87,7 @@ impl ExtraRow {
     fn event(&self) -> Result<Event, DatabaseError> {
         Ok(Event {
             gateway: Some(parsed(&self.gateway, "a gateway")?),
+            channel: Some(channel(self.channel.as_deref())?),
             reason: Some(EventReason::Rerouting(parsed(&self.reason, "a reason")?)),
             ..Event::new(EventKind::Rerouted, time(self.sent_at))
         })
@@ -89,11 +96,17 @@ impl ExtraRow {
 
 static EXTRA: Sql = Sql::pair(
     "
-SELECT gateway, reason, {millis(sent_at)} AS sent_at
+SELECT gateway,
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = extra_send.gateway)
+        AS channel,
+    reason, {millis(sent_at)} AS sent_at
 FROM extra_send
 WHERE message_id = ANY (:ids::uuid[])",
     "
-SELECT gateway, reason, sent_at
+SELECT gateway,
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = extra_send.gateway)
+        AS channel,
+    reason, sent_at
 FROM extra_send
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
@@ -153,9 +166,7 @@ impl Story {
             && (row.state == "sent" || self.gateway.is_none())
         {
             self.gateway = Some(parsed(gateway, "a gateway")?);
-            // Earlier versions stored no channel, and knew only SMS.
-            let channel = row.channel.as_ref().map(|channel| parsed(channel, "a channel"));
-            self.channel = Some(channel.transpose()?.unwrap_or_default());
+            self.channel = Some(channel(row.channel.as_deref())?);
         }
         Ok(())
     }

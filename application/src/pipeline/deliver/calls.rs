@@ -199,7 +199,11 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         };
         let past = &message.past;
         let elsewhere = past.ambiguous.iter().any(|name| *name != gateway);
-        let refused = if elsewhere { Verdict::Unknown } else { Verdict::Failed };
+        // A repeat that is refused does not say that the gateway did not take the first call, unless it
+        // is the number that it refuses.
+        let is_repeat = past.ambiguous.contains(&gateway);
+        let is_open = elsewhere || is_repeat && !matches!(error, SendError::Rejected(_));
+        let refused = if is_open { Verdict::Unknown } else { Verdict::Failed };
         let ask = self.ask(message);
         match (error, self.router.follow_up(&ask, &gateway)) {
             // Of an unroutable message: no other gateway is left that may deliver to the number.
@@ -258,11 +262,11 @@ impl Made {
 ///
 /// The digits of a code alone say nothing: an id of 18 digits contains a given code of four in one
 /// case of 700, and receipts would then not find the message. An id has visible ASCII characters
-/// only, and more than the code. A text has spaces or letters beyond ASCII.
+/// only, and the code is not a number of its own in it. A text has spaces or letters beyond ASCII.
 fn repeats(reference: &str, code: &str) -> bool {
     let looks_like_an_id = reference.bytes().all(|byte| byte.is_ascii_graphic());
     if looks_like_an_id {
-        reference.trim_matches(|char: char| !char.is_ascii_alphanumeric()) == code
+        reference.split(|char: char| !char.is_ascii_digit()).any(|number| number == code)
     } else {
         reference.contains(code)
     }

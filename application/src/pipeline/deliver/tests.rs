@@ -444,6 +444,34 @@ async fn the_verdict_depends_on_the_answer_of_the_gateway() {
     }
 }
 
+/// A provider may refuse a repeat for what it says, such as another sender, and have the first.
+#[tokio::test(start_paused = true)]
+async fn a_refused_repeat_of_an_ambiguous_call_leaves_the_outcome_open() {
+    for (error, expected) in [
+        (SendError::Unroutable("422".into()), Verdict::Unknown),
+        (SendError::Rejected("no number".into()), Verdict::Failed),
+    ] {
+        let mut ledger = MockDeliveryLedger::new();
+        ledger.expect_open().returning(|_| Ok(vec![(message(1).phone, 1)]));
+        ledger.expect_due().returning(|_, _| {
+            Ok(vec![Due {
+                message: message(1),
+                trace: None,
+                interrupted: true,
+                expired: false,
+                past: called_once(),
+            }])
+        });
+        starts(&mut ledger);
+        let book = finishes(&mut ledger);
+        let (mut deliver, _open) = deliver(ledger, gateway_that(Err(error), true), Vec::new());
+
+        run(&mut deliver, 1).await;
+
+        assert_eq!(book.lock().unwrap()[0].verdict, expected);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_interrupted_call_is_repeated_only_if_the_gateway_deduplicates() {
     for deduplicates in [true, false] {
@@ -730,7 +758,10 @@ async fn a_reference_that_repeats_the_code_or_the_text_is_not_stored() {
         ("SM-0123", true),
         ("SM99123456ab", true),
         ("575123456313935471", true),
-        ("b3c4-123456-77", true),
+        ("b3c4-123456-77", false),
+        ("79991234567:123456", false),
+        ("Your+code+is+123456", false),
+        ("b3c4-1234567-7", true),
     ] {
         let mut ledger = ledger();
         starts(&mut ledger);

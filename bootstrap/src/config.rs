@@ -45,7 +45,9 @@ pub use self::{
     setting::{Section, Setting, Values, example, markdown},
     verification::VerificationConfig,
 };
-pub(crate) use self::{effective::environment, gateway::problem_beside_the_file};
+pub(crate) use self::{
+    effective::environment, gateway::problem_beside_the_file, gateways::callback,
+};
 
 /// All settings of all binaries: one `.env` serves them all.
 #[derive(Debug, Clone)]

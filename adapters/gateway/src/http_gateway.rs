@@ -72,8 +72,8 @@ impl HttpGateway {
     }
 
     /// Whether the provider reports deliveries, if it knows where to.
-    pub fn reports_receipts(&self) -> bool {
-        self.provider.reports_receipts()
+    pub fn reports_receipts(&self, callback: &str) -> bool {
+        self.provider.reports_receipts() && self.provider.takes_callback(callback)
     }
 
     /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is

@@ -72,12 +72,12 @@ impl Gateway {
         }
     }
 
-    /// Whether deliveries are reported: over the gateway's own connection, or to a public URL if there is
-    /// one. The programs behind a webhook report by themselves, or not at all.
-    pub fn reports_receipts(&self, has_public_url: bool) -> bool {
+    /// Whether deliveries are reported: over the gateway's own connection, or to the URL `callback` if
+    /// there is one. The programs behind a webhook report by themselves, or not at all.
+    pub fn reports_receipts(&self, callback: Option<&str>) -> bool {
         match &self.transport {
             Transport::Console(_) => false,
-            Transport::Http(gateway) => has_public_url && gateway.reports_receipts(),
+            Transport::Http(gateway) => callback.is_some_and(|url| gateway.reports_receipts(url)),
             Transport::Smpp(gateway) => gateway.reports_receipts(),
         }
     }

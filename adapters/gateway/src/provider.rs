@@ -83,6 +83,12 @@ pub(crate) trait Provider: fmt::Debug + Send + Sync + 'static {
         true
     }
 
+    /// Whether the provider reports to this URL. Some limit its length or its scheme.
+    fn takes_callback(&self, url: &str) -> bool {
+        let _ = url;
+        true
+    }
+
     /// Whether [`receipts`](Self::receipts) checks a signature. If not, the token in the URL is
     /// required.
     fn verifies_receipts(&self) -> bool {

@@ -137,8 +137,10 @@ impl GatewayConfig {
     }
 
     /// Whether its deliveries are reported, as far as that is known without its secrets.
-    pub(super) fn may_report(&self, has_public_url: bool) -> bool {
-        self.build().map_or(self.misses_secrets, |(it, _)| it.reports_receipts(has_public_url))
+    pub(super) fn may_report(&self, public_url: Option<&str>) -> bool {
+        let callback = public_url.map(|url| callback(url, &self.name));
+        let reports = |gateway: Gateway| gateway.reports_receipts(callback.as_deref());
+        self.build().map_or(self.misses_secrets, |(gateway, _)| reports(gateway))
     }
 
     /// Returns how many connections it may have open.
@@ -189,6 +191,14 @@ impl RouteConfig {
             params: Arc::default(),
         }
     }
+}
+
+/// Returns a URL as long as the one at which the provider of a gateway reports deliveries.
+pub(crate) fn callback(public_url: &str, gateway: &GatewayName) -> String {
+    /// The length of a token in such a URL.
+    const TOKEN: usize = 22;
+    let public_url = public_url.trim_end_matches('/');
+    format!("{public_url}/v1/receipts/{gateway}?token={}", "0".repeat(TOKEN))
 }
 
 /// Leaves the values out: they may be secrets.

@@ -20,7 +20,7 @@ use domain::{GatewayName, PhoneNumber, Region};
 pub(super) use self::{changes::gateways, channels::Channels, health::judge, shared::share};
 use crate::{
     Process,
-    config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig},
+    config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig, callback},
 };
 
 /// The time after which a call counts as without an outcome, beyond the limit that the gateway keeps
@@ -64,8 +64,10 @@ fn receipts(
     gateways: &[RoutedGateway<Gateway>],
     within: Duration,
 ) -> ReceiptsInTime {
-    let has_public_url = config.public_url.is_some();
-    let reports = |it: &&RoutedGateway<Gateway>| it.gateway.reports_receipts(has_public_url);
+    let reports = |it: &&RoutedGateway<Gateway>| {
+        let callback = config.public_url.as_deref().map(|url| callback(url, &it.name));
+        it.gateway.reports_receipts(callback.as_deref())
+    };
     let of = gateways.iter().filter(reports).map(|it| it.name.clone()).collect();
     ReceiptsInTime { within, of }
 }

@@ -99,17 +99,20 @@ impl Provider for Telegram {
     /// The sender of the route is for SMS.
     fn request(&self, sms: &Outgoing<'_>) -> Request<Bytes> {
         let callback = sms.callback_without_id();
-        let is_good = |url: &&str| url.starts_with("https://") && url.len() <= MAX_CALLBACK;
         let body = Verification {
             phone_number: &sms.e164(),
             request_id: sms.reserved,
             sender_username: self.sender_username.as_deref(),
             code: sms.sms.code.as_str(),
-            callback_url: callback.as_deref().filter(is_good),
+            callback_url: callback.as_deref().filter(|url| self.takes_callback(url)),
             payload: sms.id,
             ttl: sms.validity_seconds(VALIDITY.0, VALIDITY.1),
         };
         self.call("/sendVerificationMessage", &body)
+    }
+
+    fn takes_callback(&self, url: &str) -> bool {
+        url.starts_with("https://") && url.len() <= MAX_CALLBACK
     }
 
     fn judge(&self, answer: &Answer<'_>) -> Result<Accepted, SendError> {

@@ -118,11 +118,15 @@ impl Provider for Vonage {
             ("client-ref", sms.id),
         ];
         // `client-ref` brings our id back.
-        let callback = sms.callback_without_id().filter(|url| url.len() <= MAX_CALLBACK);
+        let callback = sms.callback_without_id().filter(|url| self.takes_callback(url));
         pairs.extend(callback.as_deref().map(|url| ("callback", url)));
         pairs.extend(sms.param("dlt_entity_id").map(|id| ("entity-id", id)));
         pairs.extend(sms.param("dlt_template_id").map(|id| ("content-id", id)));
         post_form(self.url.at("/sms/json"), &pairs)
+    }
+
+    fn takes_callback(&self, url: &str) -> bool {
+        url.len() <= MAX_CALLBACK
     }
 
     /// Vonage answers 200 to everything, with one entry for each segment.

@@ -147,15 +147,22 @@ impl Reading<'_> {
 
     /// Refuses to await receipts that no gateway reports.
     fn check_receipts(&mut self, place: Place<'_>, gateways: &[GatewayConfig]) {
+        /// Any provider would report there.
+        const SOME: &str = "https://a.example";
         if self.report.has_problems() {
             return;
         }
-        let has_public_url = (self.lookup)("PUBLIC_URL").is_some_and(|url| !url.trim().is_empty());
-        let reported = |has_url| gateways.iter().any(|gateway| gateway.may_report(has_url));
-        if !reported(true) {
+        let public_url = (self.lookup)("PUBLIC_URL").filter(|url| !url.trim().is_empty());
+        let url = public_url.as_deref().map(str::trim);
+        let reported = |url| gateways.iter().any(|gateway| gateway.may_report(url));
+        if !reported(Some(SOME)) {
             let words = "no_receipt_within needs a gateway that reports deliveries, and none does";
             self.report.problem(place, words);
-        } else if !has_public_url && !reported(false) {
+        } else if url.is_some() && !reported(url) {
+            let words = "no_receipt_within needs a PUBLIC_URL that a provider takes: some want \
+                         https:// and a short one";
+            self.report.problem(place, words);
+        } else if !reported(url) {
             let words = "no_receipt_within needs PUBLIC_URL: without it, no gateway of the file \
                          reports deliveries";
             self.report.problem(place, words);

@@ -477,6 +477,18 @@ fn missing_secret_makes_no_other_field_wrong() {
 }
 
 #[test]
+fn callback_is_as_long_as_the_real_one() {
+    use application::{Keys, ReceiptUrls, Vault};
+
+    let peppers = "p1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=".parse().unwrap();
+    let vault = Vault::of(Keys { peppers: Some(peppers), payload: None });
+    let name = "main".parse().unwrap();
+    let real = ReceiptUrls::new(Some("https://sms.example/x/"), vault).of_gateway(&name).unwrap();
+
+    assert_eq!(super::callback("https://sms.example/x/", &name).len(), real.len());
+}
+
+#[test]
 fn receipts_are_awaited_if_a_gateway_reports_them() {
     const SMPP: &str = "[gateway.smsc]\nprovider = \"smpp\"\nhost = \"smsc.example\"\n\
                         system_id = \"a\"\npassword = \"b\"\nfrom = \"Shop\"\n";
@@ -508,6 +520,11 @@ fn receipts_are_awaited_if_a_gateway_reports_them() {
     let expected = "6: [failover] no_receipt_within needs PUBLIC_URL: without it, no gateway of the \
                     file reports deliveries";
     assert_eq!(shown(&file.problems), [expected]);
+    // Telegram takes no URL without TLS.
+    let telegram = "[gateway.t]\nprovider = \"telegram\"\naccess_token = \"k\"\n";
+    let file = read(&format!("{telegram}{WITHIN}\"20s\"\n"), Some("http://sms.example"), None);
+    assert!(file.problems[0].contains("a PUBLIC_URL that a provider takes"), "{file:?}");
+    assert!(within(read(&format!("{telegram}{WITHIN}\"20s\"\n"), url, None)).is_some());
     let silent = SMPP.replace("from", "receipts = false\nfrom");
     let file = read(&format!("{silent}{WITHIN}\"20s\"\n"), url, None);
     assert_eq!(file.problems.len(), 1);

@@ -93,7 +93,9 @@ async fn examine(config: &Config, roles: &[Role], findings: &mut Findings) {
     let database = Database::connect_lazily(&config.database, "messager doctor", 1);
     let usable = database::examine(config, &database, &parts(config, roles), findings).await;
     broker::examine(config, &database, findings).await;
-    gateways::examine(config, usable.then_some(&database), findings).await;
+    // Only consumers and operators may read the state of the gateways.
+    let may_read = roles.is_empty() || roles.contains(&Role::Consumer);
+    gateways::examine(config, (usable && may_read).then_some(&database), findings).await;
     // A failure to close changes no finding.
     let _ = database.close().await;
 }

@@ -199,11 +199,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         };
         let past = &message.past;
         let elsewhere = past.ambiguous.iter().any(|name| *name != gateway);
-        // A repeat that is refused does not say that the gateway did not take the first call, unless it
-        // is the number that it refuses.
-        let is_repeat = past.ambiguous.contains(&gateway);
-        let is_open = elsewhere || is_repeat && !matches!(error, SendError::Rejected(_));
-        let refused = if is_open { Verdict::Unknown } else { Verdict::Failed };
+        let refused = if elsewhere { Verdict::Unknown } else { Verdict::Failed };
         let ask = self.ask(message);
         match (error, self.router.follow_up(&ask, &gateway)) {
             // Of an unroutable message: no other gateway is left that may deliver to the number.

@@ -444,34 +444,6 @@ async fn the_verdict_depends_on_the_answer_of_the_gateway() {
     }
 }
 
-/// A provider may refuse a repeat for what it says, such as another sender, and have the first.
-#[tokio::test(start_paused = true)]
-async fn a_refused_repeat_of_an_ambiguous_call_leaves_the_outcome_open() {
-    for (error, expected) in [
-        (SendError::Unroutable("422".into()), Verdict::Unknown),
-        (SendError::Rejected("no number".into()), Verdict::Failed),
-    ] {
-        let mut ledger = MockDeliveryLedger::new();
-        ledger.expect_open().returning(|_| Ok(vec![(message(1).phone, 1)]));
-        ledger.expect_due().returning(|_, _| {
-            Ok(vec![Due {
-                message: message(1),
-                trace: None,
-                interrupted: true,
-                expired: false,
-                past: called_once(),
-            }])
-        });
-        starts(&mut ledger);
-        let book = finishes(&mut ledger);
-        let (mut deliver, _open) = deliver(ledger, gateway_that(Err(error), true), Vec::new());
-
-        run(&mut deliver, 1).await;
-
-        assert_eq!(book.lock().unwrap()[0].verdict, expected);
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn an_interrupted_call_is_repeated_only_if_the_gateway_deduplicates() {
     for deduplicates in [true, false] {

@@ -235,7 +235,7 @@ async fn api_takes_receipts_of_new_gateways_and_with_new_secrets_without_a_resta
 
     assert_eq!(report("main").await.problem(), (503, "temporary-reduced-capacity"));
     assert_eq!(report("second").await.problem(), (404, "not-found"));
-    assert!(api.stderr().contains("receipts of the gateway are answered 503"));
+    assert!(api.stderr().contains("receipts of the gateway are answered with 503"));
 
     write("key", "sesame");
     write("gateways.toml", &(gateway("main") + &gateway("second")));

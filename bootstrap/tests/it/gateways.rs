@@ -181,7 +181,11 @@ async fn test_advises_a_rule_if_the_settings_do_not_explain_the_answer() {
     let said = said(messager(&folder, &["gateways", "test", "--to", "+79991234567"])).await;
 
     assert_eq!(said.code, Some(1), "{}", said.stdout);
-    assert!(said.stderr.contains("no rule fits, and there is no message id"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("no rule matches, and the answer has no message id"),
+        "{}",
+        said.stderr
+    );
     assert!(said.stderr.contains("Add a rule for this answer"), "{}", said.stderr);
 }
 

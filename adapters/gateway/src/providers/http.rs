@@ -167,7 +167,7 @@ impl Meaning {
         if is_named || !self.expects_an_id() {
             return Ok(accepted);
         }
-        Err(unclear(answer, &code, "no rule fits, and there is no message id"))
+        Err(unclear(answer, &code, "no rule matches, and the answer has no message id"))
     }
 
     fn expects_an_id(&self) -> bool {

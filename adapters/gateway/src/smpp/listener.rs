@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Listener {
     pub(super) gateway: GatewayName,
     pub(super) sink: Arc<dyn ReceiptSink>,
-    /// What the receipts of all sessions have shown.
+    /// How the SMSC spells ids, as far as the receipts of all sessions show it.
     pub(super) spelling: Arc<Spelling>,
 }
 

@@ -93,7 +93,7 @@ pub(super) fn canonical(id: &str) -> String {
 
 impl ReceiptIds {
     /// Returns the reference, in the stored spelling, of the message whose receipt has this id. An id
-    /// that is no number has one spelling only.
+    /// that is not a number has only one spelling.
     pub(super) fn reference(self, id: &str) -> String {
         let same = canonical(id);
         let other = match self {

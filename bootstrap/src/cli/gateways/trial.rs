@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn answer_that_the_settings_do_not_explain_needs_a_rule() {
-        let unclear = SendError::Ambiguous("status 200, code 99: no rule fits".to_owned());
+        let unclear = SendError::Ambiguous("status 200, code 99: no rule matches".to_owned());
         let refused = SendError::Rejected("status 400, code 99".to_owned());
         let silent = SendError::Ambiguous("no answer came back in time".to_owned());
 

@@ -19,10 +19,13 @@ fn error_inside_a_200_has_the_outcome_of_its_rule() {
         ("result=error&err=20", "throttled: status 200, code 20"),
         ("result=error&err=31", "misconfigured: status 200, code 31"),
         ("result=error&err=40", "unroutable: status 200, code 40"),
-        ("result=error&err=99", "ambiguous: status 200, code 99: no rule fits"),
-        ("result=ok&msgid=", "ambiguous: status 200: no rule fits, and there is no message id"),
-        ("", "ambiguous: status 200: no rule fits"),
-        ("<html>79991234567 482915</html>", "ambiguous: status 200: no rule fits"),
+        ("result=error&err=99", "ambiguous: status 200, code 99: no rule matches"),
+        (
+            "result=ok&msgid=",
+            "ambiguous: status 200: no rule matches, and the answer has no message id",
+        ),
+        ("", "ambiguous: status 200: no rule matches"),
+        ("<html>79991234567 482915</html>", "ambiguous: status 200: no rule matches"),
     ] {
         let outcome = outcome(&settings, 200, body);
         assert!(outcome.starts_with(expected), "{body}: {outcome}");
@@ -37,10 +40,14 @@ fn answers_in_json_are_judged_by_rules_and_then_by_status() {
         (202, r#"{"data":[{"id":"x"}]}"#, "accepted \"x\""),
         (200, r#"{"data":[{"id":17}],"error":null}"#, "accepted \"17\""),
         (200, r#"{"error":{"code":"bad_number"}}"#, "rejected: status 200, code bad_number"),
-        (200, r#"{"data":[]}"#, "ambiguous: status 200: no rule fits, and there is no message id"),
+        (
+            200,
+            r#"{"data":[]}"#,
+            "ambiguous: status 200: no rule matches, and the answer has no message id",
+        ),
         (200, "", "ambiguous: status 200: the body cannot be read"),
         (200, "<html>", "ambiguous: status 200: the body cannot be read"),
-        (204, "", "ambiguous: status 204: no rule fits, and there is no message id"),
+        (204, "", "ambiguous: status 204: no rule matches, and the answer has no message id"),
         (302, "", "misconfigured: status 302"),
         (400, r#"{"error":{"code":"low_balance"}}"#, "misconfigured: status 400, code low_balance"),
         (400, r#"{"error":{"code":"bad"}}"#, "unroutable: status 400, code bad"),
@@ -174,8 +181,8 @@ fn id_follows_its_mark_in_a_text() {
         ("OK - 17", "accepted \"17\""),
         ("+OK - a-1, 2 SMS\r\n", "accepted \"a-1\""),
         ("OK -  x;y", "accepted \"x\""),
-        ("OK - ", "ambiguous: status 200: no rule fits, and there is no message id"),
-        ("OK 17", "ambiguous: status 200: no rule fits, and there is no message id"),
+        ("OK - ", "ambiguous: status 200: no rule matches, and the answer has no message id"),
+        ("OK 17", "ambiguous: status 200: no rule matches, and the answer has no message id"),
     ] {
         assert_eq!(outcome(&settings, 200, body), expected, "{body}");
     }

@@ -3,6 +3,7 @@
 mod budgets;
 mod gateways;
 mod health;
+mod on_demand;
 mod receipts;
 
 use adapters_persistence::Expired;

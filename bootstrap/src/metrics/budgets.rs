@@ -1,15 +1,8 @@
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
-
 use application::Budgets;
 use domain::{Amount, Origin};
-use prometheus::{
-    GaugeVec, IntCounterVec, Opts, Registry,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
+use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, core::Collector};
+
+use super::on_demand::{self, Readings};
 
 /// Metrics of the daily budgets, read from them when they are asked for. So they always name the limits
 /// of the present configuration.
@@ -18,8 +11,6 @@ pub(crate) struct BudgetMetrics {
     limit: GaugeVec,
     spent: GaugeVec,
     refusals: IntCounterVec,
-    /// Held while the metrics are filled and read.
-    filling: Mutex<()>,
 }
 
 impl BudgetMetrics {
@@ -40,13 +31,14 @@ impl BudgetMetrics {
                 "The amount that was spent of a daily limit today (UTC).",
             )?,
             refusals: IntCounterVec::new(refusals, &["origin"])?,
-            filling: Mutex::new(()),
         };
-        registry.register(Box::new(metrics))
+        on_demand::register(registry, metrics)
     }
+}
 
-    fn vectors(&self) -> [&dyn Collector; 3] {
-        [&self.limit, &self.spent, &self.refusals]
+impl Readings for BudgetMetrics {
+    fn vectors(&self) -> Vec<&dyn Collector> {
+        vec![&self.limit, &self.spent, &self.refusals]
     }
 
     fn fill(&self) {
@@ -68,24 +60,6 @@ impl BudgetMetrics {
 /// Returns an amount in units of the currency.
 fn number(amount: Amount) -> f64 {
     amount.to_string().parse().expect("an amount is a decimal number")
-}
-
-impl Collector for BudgetMetrics {
-    fn desc(&self) -> Vec<&Desc> {
-        self.vectors().into_iter().flat_map(Collector::desc).collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
-        self.fill();
-        self.vectors().into_iter().flat_map(Collector::collect).collect()
-    }
-}
-
-impl fmt::Debug for BudgetMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BudgetMetrics").finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

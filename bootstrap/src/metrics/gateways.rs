@@ -1,17 +1,12 @@
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
-
 use application::{GatewayState, GatewayStatus, Router, ports::SmsGateway};
 use domain::{Channel, Factor, Region, RegionalGateway};
-use prometheus::{
-    GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, core::Collector};
 
-use super::{health::OTHER, receipts::NO_REGION};
+use super::{
+    health::OTHER,
+    on_demand::{self, Readings},
+    receipts::NO_REGION,
+};
 
 /// Metrics of each gateway, read from the router when they are asked for. So they always name the
 /// gateways of the present configuration, also those without a call.
@@ -24,8 +19,6 @@ pub(crate) struct GatewayMetrics {
     openings: IntCounterVec,
     factor: GaugeVec,
     info: IntGaugeVec,
-    /// Held while the metrics are filled and read.
-    filling: Mutex<()>,
 }
 
 impl GatewayMetrics {
@@ -78,13 +71,14 @@ impl GatewayMetrics {
                 "1 for each gateway, with the channel on which it brings codes to users.",
                 &["gateway", "channel"],
             )?,
-            filling: Mutex::new(()),
         };
-        registry.register(Box::new(metrics))
+        on_demand::register(registry, metrics)
     }
+}
 
-    fn vectors(&self) -> [&dyn Collector; 6] {
-        [&self.outcomes, &self.in_flight, &self.state, &self.openings, &self.factor, &self.info]
+impl Readings for GatewayMetrics {
+    fn vectors(&self) -> Vec<&dyn Collector> {
+        vec![&self.outcomes, &self.in_flight, &self.state, &self.openings, &self.factor, &self.info]
     }
 
     fn fill(&self) {
@@ -120,24 +114,6 @@ impl GatewayMetrics {
 fn factors<G: SmsGateway>(router: &Router<G>) -> Vec<(RegionalGateway, Factor)> {
     let full = router.regions().into_iter().map(|of| (of, Factor::FULL));
     full.chain(router.factors()).collect()
-}
-
-impl Collector for GatewayMetrics {
-    fn desc(&self) -> Vec<&Desc> {
-        self.vectors().into_iter().flat_map(Collector::desc).collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let _filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
-        self.fill();
-        self.vectors().into_iter().flat_map(Collector::collect).collect()
-    }
-}
-
-impl fmt::Debug for GatewayMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GatewayMetrics").finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ struct NowRow {
 }
 
 // Dead rows at the beginning of the outbox make the look for the oldest one slow, and not wrong.
-static PIPELINE: Sql = Sql::pair(
+static PIPELINE: Sql = Sql::new(
     "
 SELECT
     (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 10000) AS waiting) AS waiting,
@@ -91,21 +91,6 @@ SELECT
     (SELECT count(*) FROM (SELECT 1 FROM dead_letter LIMIT 10000) AS dead) AS dead_letters,
     (SELECT count(*) FROM (SELECT 1 FROM event LIMIT 10000) AS events) AS events,
     (SELECT {millis(at)} FROM event ORDER BY sequence LIMIT 1) AS oldest_event,
-    {millis({clock})} AS now",
-    "
-SELECT
-    (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 10000) AS waiting) AS waiting,
-    (SELECT accepted_at FROM outbox ORDER BY sequence LIMIT 1) AS oldest_waiting,
-    (SELECT count(*) FROM consumer_member
-     WHERE group_id = :group AND topic = :topic AND expires_at > {now}) AS consumers,
-    (SELECT count(*) FROM partition_lease
-     WHERE group_id = :group AND topic = :topic) AS partitions,
-    (SELECT count(*) FROM partition_lease
-     WHERE group_id = :group AND topic = :topic AND (owner IS NULL OR expires_at <= {now}))
-        AS without_consumer,
-    (SELECT count(*) FROM (SELECT 1 FROM dead_letter LIMIT 10000) AS dead) AS dead_letters,
-    (SELECT count(*) FROM (SELECT 1 FROM event LIMIT 10000) AS events) AS events,
-    (SELECT at FROM event ORDER BY sequence LIMIT 1) AS oldest_event,
     {millis({clock})} AS now",
 );
 

@@ -1,6 +1,6 @@
 //! Kafka: whether the topic can be written and read, and how safely it is stored.
 
-use std::{error::Error, fmt::Display, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use adapters_broker::TopicReport;
 use adapters_persistence::Database;
@@ -18,19 +18,15 @@ pub(super) async fn examine(config: &Config, database: &Database, findings: &mut
     let topic = &config.relay.broker.topic;
     if config.relay.broker.is_kafka() {
         let report = kafka_broker(config).report().await;
-        judge("producer", topic, report.map_err(|error| chain(&*error)), ttl, findings);
+        judge("producer", topic, report.map_err(|error| Chain(&*error).to_string()), ttl, findings);
     } else {
         findings.ok("producer", "the embedded queue needs no broker");
     }
     let topic = &config.consumer.broker.topic;
     if let Stream::Kafka(stream) = stream(config, database, topic, &Vault::default()) {
         let report = stream.report().await;
-        judge("reader", topic, report.map_err(|error| chain(&*error)), ttl, findings);
+        judge("reader", topic, report.map_err(|error| Chain(&*error).to_string()), ttl, findings);
     }
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    Chain(error).to_string()
 }
 
 /// Judges the report of one side. `ttl` is the life of a code.

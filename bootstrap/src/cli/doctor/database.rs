@@ -1,9 +1,6 @@
 //! The database: whether it can be used, and what stands in it.
 
-use std::{
-    error::Error,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use adapters_persistence::{
     COUNTED, Database, Examination, Part, Pipeline, SchemaError, Server, check_schema,
@@ -75,15 +72,11 @@ fn advice(error: &SchemaError) -> &'static str {
         // Their texts say what to do.
         SchemaError::Behind { .. } | SchemaError::Refused(_) => "",
         SchemaError::Unavailable(error) => {
-            let text = chain(error);
+            let text = Chain(error).to_string();
             let known = KNOWN.iter().find(|(words, _)| text.contains(words));
             known.map_or("check that this host can reach the server", |(_, advice)| advice)
         }
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    Chain(error).to_string()
 }
 
 /// Judges what was found. `clock` is this machine's time before and after.

@@ -74,3 +74,38 @@ fn judge(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use adapters_persistence::GatewayReport;
+
+    use super::{super::findings::State, *};
+
+    fn judged(state: &str, reason: &str) -> (State, String) {
+        let config = Config::from_lookup(&|_| None).unwrap();
+        let report = GatewayReport {
+            gateway: GatewayName::default(),
+            provider: "console".to_owned(),
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+            in_flight: 0,
+            accepted: 0,
+            refused: 0,
+            unclear: 0,
+        };
+        let reported = [ReportedGateway { process: "a".to_owned(), report, age: Duration::ZERO }];
+        let mut findings = Findings::default();
+        judge(&config.gateways, &BTreeSet::new(), &reported, &mut findings);
+        let [finding] = findings.all() else { panic!("{findings:?}") };
+        (finding.state, finding.text.clone())
+    }
+
+    #[test]
+    fn gateway_that_gets_no_messages_is_named_with_the_reason() {
+        assert_eq!(judged("closed", ""), (State::Ok, "default (console)".to_owned()));
+        let silent = judged("silent", "");
+        assert_eq!(silent, (State::Warning, "default is silent in a".to_owned()));
+        let open = judged("open", "misconfigured");
+        assert_eq!(open, (State::Warning, "default is open in a: misconfigured".to_owned()));
+    }
+}

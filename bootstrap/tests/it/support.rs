@@ -13,13 +13,14 @@ mod verification;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use binary::{Binary, Running, free_port};
+pub(crate) use binary::{Binary, Running};
 pub(crate) use disk::SmallDisk;
 pub(crate) use gateway::{Gateway, Sms};
 pub(crate) use kafka::{Kafka, Topic};
 pub(crate) use kannel::Kannel;
 pub(crate) use load::{ACCEPTED, Answers, get, post, post_all, raw};
 pub(crate) use pgbouncer::PgBouncer;
+pub(crate) use ports::free_port;
 pub(crate) use proxy::Proxy;
 pub(crate) use services::{Folder, Postgres, Stack, environment};
 pub(crate) use verification::{Answer, Client};

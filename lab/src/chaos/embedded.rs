@@ -71,15 +71,12 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let mut rng = StdRng::seed_from_u64(scenario.seed);
     let mut draw = || StdRng::seed_from_u64(rng.random());
     let history = SharedHistory::default();
-    // Not from the seed: two runs with one seed can follow each other.
-    let mut ports = StdRng::try_from_rng(&mut rand::rngs::SysRng).context("draw ports")?;
     let testbed = Embedded::prepare(
         std::slice::from_ref(&scenario.bins),
         &scenario.folder,
         GATEWAY_TIMEOUT,
         scenario.is_disk_required,
         history.clone(),
-        &mut ports,
     );
     let testbed = Arc::new(testbed.await?);
     let nemesis = Nemesis::new(Arc::clone(&testbed), &scenario.faults, draw());

@@ -4,7 +4,6 @@ use std::{
     fmt,
     fs::{File, OpenOptions},
     io,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     sync::{
@@ -256,41 +255,4 @@ pub async fn run_once(
         log.display()
     );
     Ok(())
-}
-
-/// Returns free ports that the kernel gives to no outgoing connection.
-///
-/// The ports stay reserved until this program ends, against other programs that use this function:
-/// `make test` runs two of them side by side, and a port is not bound while its process is down.
-pub fn free_ports(count: usize, rng: &mut impl rand::RngExt) -> Vec<u16> {
-    static RESERVED: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
-    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut ports: Vec<u16> = Vec::with_capacity(count);
-    while ports.len() < count {
-        let port = rng.random_range(10_000..30_000);
-        // UDP has ports of its own, so that the process can bind the same number for TCP.
-        let Ok(reservation) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) else { continue };
-        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
-            reserved.push(reservation);
-            ports.push(port);
-        }
-    }
-    ports
-}
-
-#[cfg(test)]
-mod tests {
-    use rand::{SeedableRng, rngs::StdRng};
-
-    use super::*;
-
-    #[test]
-    fn a_free_port_is_given_once() {
-        let ports = free_ports(10, &mut StdRng::seed_from_u64(1));
-
-        // The same seed would draw the same ports.
-        let others = free_ports(10, &mut StdRng::seed_from_u64(1));
-
-        assert!(others.iter().all(|port| !ports.contains(port)));
-    }
 }

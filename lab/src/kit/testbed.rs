@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
+use ports::free_port;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sqlx::PgPool;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,7 +22,7 @@ use super::{
     gateways_file::GatewaysFile,
     kafka::{Kafka, Listener, Topic},
     postgres::Postgres,
-    process::{Process, Role, Signal, free_ports, run_once},
+    process::{Process, Role, Signal, run_once},
     proxy::{Effect, Proxy},
     recorder::{Answer, GatewayKind, Recorder},
     tables,
@@ -154,16 +155,14 @@ impl<R: Recorder> Testbed<R> {
     /// Prepares everything but the processes, which [`Self::start`] starts.
     pub async fn prepare(plan: &Plan, recorder: R) -> anyhow::Result<Self> {
         // Not from the seed of a run: two runs with one seed can follow each other.
-        let mut rng = StdRng::try_from_rng(&mut rand::rngs::SysRng).context("draw names")?;
+        let mut rng = StdRng::try_from_rng(&mut rand::rngs::SysRng).context("draw a name")?;
         let postgres = Postgres::from_environment()?;
         let kafka = Kafka::from_environment()?;
         let name = format!("lab_{:016x}", rng.random::<u64>());
         let database = postgres.create_database(&name).await.context("create a database")?;
         let mut further = Vec::new();
-        let places = 1..=plan.further.len();
-        let ports = free_ports(1 + plan.further.len(), &mut rng);
-        for (place, character) in places.zip(&plan.further) {
-            let gateway = Gateway::start_on(ports[place], place, *character, recorder.clone());
+        for (place, character) in (1..).zip(&plan.further) {
+            let gateway = Gateway::start_on(free_port(), place, *character, recorder.clone());
             further.push(gateway.await?);
         }
         let mut testbed = Self {
@@ -173,7 +172,7 @@ impl<R: Recorder> Testbed<R> {
             topic: kafka.topic(name.clone()),
             kafka,
             name,
-            gateway: Gateway::start_on(ports[0], 0, plan.gateway, recorder.clone()).await?,
+            gateway: Gateway::start_on(free_port(), 0, plan.gateway, recorder.clone()).await?,
             further,
             recorder,
             processes: Vec::new(),
@@ -187,7 +186,7 @@ impl<R: Recorder> Testbed<R> {
             tables::watch(&testbed.database).await.context("watch the tables")?;
         }
         if plan.has_proxies {
-            testbed.proxy_kafka(&mut rng).await?;
+            testbed.proxy_kafka().await?;
         }
         testbed.topic.create(PARTITIONS).await.context("create a topic")?;
         for (role, count) in [
@@ -196,7 +195,7 @@ impl<R: Recorder> Testbed<R> {
             (Role::Api, plan.apis),
         ] {
             for number in 1..=count {
-                testbed.add(role, number, plan, &mut rng).await?;
+                testbed.add(role, number, plan).await?;
             }
         }
         Ok(testbed)
@@ -209,8 +208,9 @@ impl<R: Recorder> Testbed<R> {
     }
 
     /// Puts a proxy before Kafka, one for each role.
-    async fn proxy_kafka(&mut self, rng: &mut StdRng) -> anyhow::Result<()> {
-        let [for_processors, for_consumers] = [free_ports(2, rng), free_ports(2, rng)];
+    async fn proxy_kafka(&mut self) -> anyhow::Result<()> {
+        let for_processors = [free_port(), free_port()];
+        let for_consumers = [free_port(), free_port()];
         self.kafka
             .listen(&[
                 Listener { name: "LABP", port: for_processors[0], advertised: for_processors[1] },
@@ -227,16 +227,9 @@ impl<R: Recorder> Testbed<R> {
     }
 
     /// Adds a process, with proxies on its connections if there are any.
-    async fn add(
-        &mut self,
-        role: Role,
-        number: usize,
-        plan: &Plan,
-        rng: &mut StdRng,
-    ) -> anyhow::Result<()> {
+    async fn add(&mut self, role: Role, number: usize, plan: &Plan) -> anyhow::Result<()> {
         let owner = format!("{role}-{number}");
-        let ports = free_ports(2, rng);
-        let (metrics, own) = (ports[0], ports[1]);
+        let (metrics, own) = (free_port(), free_port());
         let mut env = Vec::new();
         let mut set = |name: &str, value: String| env.push((name.to_owned(), value));
         set("PROCESSOR_TOPIC", self.topic.name.clone());
@@ -245,7 +238,7 @@ impl<R: Recorder> Testbed<R> {
         let to_postgres = match role {
             Role::Api => {
                 set("APP_PORT", own.to_string());
-                let port = self.link(plan, LinkKind::ClientApi, &owner, own, rng).await?;
+                let port = self.link(plan, LinkKind::ClientApi, &owner, own).await?;
                 self.api_ports.push(port);
                 LinkKind::ApiPostgres
             }
@@ -256,7 +249,7 @@ impl<R: Recorder> Testbed<R> {
             Role::Consumer | Role::Messager => {
                 set("CONSUMER_URL", self.kafka_address(LinkKind::ConsumerKafka));
                 let (kind, port) = (LinkKind::ConsumerGateway, self.gateway.port());
-                let port = self.link(plan, kind, &owner, port, rng).await?;
+                let port = self.link(plan, kind, &owner, port).await?;
                 if self.further.is_empty() {
                     set("GATEWAY", "webhook".to_owned());
                     set("GATEWAY_URL", format!("http://127.0.0.1:{port}/send"));
@@ -266,7 +259,7 @@ impl<R: Recorder> Testbed<R> {
                 LinkKind::ConsumerPostgres
             }
         };
-        let port = self.link(plan, to_postgres, &owner, self.postgres.port, rng).await?;
+        let port = self.link(plan, to_postgres, &owner, self.postgres.port).await?;
         env.extend(self.postgres.settings(&self.name, port));
         env.extend(plan.env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         env.extend((plan.env_of)(role, number, plan));
@@ -282,12 +275,11 @@ impl<R: Recorder> Testbed<R> {
         kind: LinkKind,
         owner: &str,
         target: u16,
-        rng: &mut StdRng,
     ) -> anyhow::Result<u16> {
         if !plan.has_proxies {
             return Ok(target);
         }
-        let port = free_ports(1, rng)[0];
+        let port = free_port();
         let proxy = Proxy::start(port, target).await?;
         self.links.push(Link { kind, owner: owner.to_owned(), proxy });
         Ok(port)

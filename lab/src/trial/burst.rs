@@ -4,7 +4,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use rand::{SeedableRng, rngs::StdRng};
+use ports::free_port;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -20,7 +20,7 @@ use crate::{
         clients::{Clients, Habits},
         clock::{Moment, millis, now},
         gateway::{Character, Gateway},
-        process::{Process, Role, free_ports},
+        process::{Process, Role},
         recorder::{GatewayKind, Reply},
         tables::{self, Ledger},
         testbed::{Plan, Testbed},
@@ -77,22 +77,21 @@ async fn with_servers(plan: &Plan) -> anyhow::Result<Burst> {
 async fn embedded(plan: &Plan) -> anyhow::Result<Burst> {
     let history = SharedHistory::default();
     let gateway = Gateway::start(plan.gateway, history.clone()).await?;
-    let mut rng = StdRng::try_from_rng(&mut rand::rngs::SysRng).context("draw ports")?;
-    let ports = free_ports(2, &mut rng);
+    let (port, metrics_port) = (free_port(), free_port());
     let file = plan.folder.join("burst.db");
     let env = [
-        ("APP_PORT", ports[0].to_string()),
+        ("APP_PORT", port.to_string()),
         ("SQLITE_PATH", file.display().to_string()),
         ("GATEWAY", "webhook".to_owned()),
         ("GATEWAY_URL", format!("http://127.0.0.1:{}/send", gateway.port())),
         ("GATEWAY_IN_FLIGHT", IN_FLIGHT.to_string()),
     ];
     let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    let process = Process::new(Role::Messager, 1, &plan.bins, &plan.folder, ports[1], env);
+    let process = Process::new(Role::Messager, 1, &plan.bins, &plan.folder, metrics_port, env);
     process.start()?;
     process.ready(PATIENCE).await?;
     let habits = Habits { fresh_every: 0, tries_next: false };
-    let begun_at = send(Clients::new(vec![ports[0]], habits, history.clone())).await?;
+    let begun_at = send(Clients::new(vec![port], habits, history.clone())).await?;
     timeout(PATIENCE, all_called(&history)).await.context("not all messages left")?;
     timeout(PATIENCE, all_done(&file)).await.context("not all messages ended")?;
     let ledger = tables::read_file(&file).await?;

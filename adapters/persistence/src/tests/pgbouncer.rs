@@ -8,6 +8,7 @@ use std::{
 
 use application::ports::Outbox;
 use migration::{Migrator, MigratorTrait};
+use ports::free_port;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::time::{Instant, sleep};
 
@@ -91,10 +92,6 @@ impl Drop for PgBouncer {
         let _ = self.child.wait();
         let _ = self.folder.path();
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 async fn text(database: &Database, sql: &str) -> String {

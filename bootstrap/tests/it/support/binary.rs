@@ -1,11 +1,11 @@
 use std::{
     fs::File,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{ExitStatus, Output, Stdio},
     time::{Duration, Instant},
 };
 
+use ports::free_port;
 use tokio::process::{Child, Command};
 
 use super::{eventually, get, services::unique};
@@ -182,8 +182,4 @@ impl Running {
         let limit = Duration::from_secs(30);
         tokio::time::timeout(limit, self.child.wait()).await.expect("it ends").unwrap()
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use rand::{SeedableRng, rngs::StdRng};
+use ports::free_port;
 use sqlx::{
     Connection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
@@ -19,7 +19,7 @@ use crate::{
         measure::{closed, submissions},
         report::{Found, Row, Spread},
     },
-    kit::process::{Process, Role, free_ports},
+    kit::process::{Process, Role},
 };
 
 const CONNECTIONS: usize = 64;
@@ -32,19 +32,18 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
         inserts
             .push(insert_rate(&setting.folder.join(format!("{round}.baseline")), setting).await?);
         let file = setting.folder.join(format!("{round}.db"));
-        let mut rng = StdRng::try_from_rng(&mut rand::rngs::SysRng)?;
-        let ports = free_ports(2, &mut rng);
+        let (port, metrics_port) = (free_port(), free_port());
         let env = [
-            ("APP_PORT", ports[0].to_string()),
+            ("APP_PORT", port.to_string()),
             ("SQLITE_PATH", file.display().to_string()),
             ("LIMIT_PHONE", "off".to_owned()),
         ];
         let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        let process = Process::new(Role::Messager, 1, bins, &setting.folder, ports[1], env);
+        let process = Process::new(Role::Messager, 1, bins, &setting.folder, metrics_port, env);
         process.start()?;
         process.ready(Duration::from_secs(20)).await?;
         let begun = Instant::now();
-        let load = closed(ports[0], CONNECTIONS, setting.measured, 0, &submissions()).await?;
+        let load = closed(port, CONNECTIONS, setting.measured, 0, &submissions()).await?;
         let sent = load.only_good()?.good();
         let mut database = SqliteConnectOptions::new().filename(&file).read_only(true);
         database = database.busy_timeout(Duration::from_secs(5));

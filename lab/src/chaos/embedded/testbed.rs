@@ -5,7 +5,7 @@ use std::{
 };
 
 use anyhow::Context;
-use rand::rngs::StdRng;
+use ports::free_port;
 use tokio::time::sleep;
 
 use super::disk::Disk;
@@ -13,7 +13,7 @@ use crate::{
     chaos::history::SharedHistory,
     kit::{
         gateway::{Character, Gateway},
-        process::{Process, Role, Signal, free_ports},
+        process::{Process, Role, Signal},
         recorder::{Answer, GatewayKind},
         tables::{self, Backlog},
     },
@@ -43,17 +43,16 @@ impl Embedded {
         gateway_timeout: Duration,
         is_disk_required: bool,
         history: SharedHistory,
-        rng: &mut StdRng,
     ) -> anyhow::Result<Self> {
         let disk = Disk::mount(folder.join("disk"), is_disk_required)?;
         let file = disk.path.join("messager.db");
-        let ports = free_ports(2 * PROCESSES, rng);
         let gateway = Gateway::start(Character::CHAOS, history.clone()).await?;
         let mut testbed =
             Self { processes: Vec::new(), ports: Vec::new(), gateway, file, history, disk };
-        for (number, ports) in (1..).zip(ports.chunks_exact(2)) {
+        for number in 1..=PROCESSES {
+            let (port, metrics_port) = (free_port(), free_port());
             let env = [
-                ("APP_PORT", ports[0].to_string()),
+                ("APP_PORT", port.to_string()),
                 ("SQLITE_PATH", testbed.file.display().to_string()),
                 ("GATEWAY", "webhook".to_owned()),
                 ("GATEWAY_URL", format!("http://127.0.0.1:{}/send", testbed.gateway.port())),
@@ -62,9 +61,9 @@ impl Embedded {
                 ("PROCESSOR_CONFIRM_WITHIN", "10".to_owned()),
             ];
             let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-            let process = Process::new(Role::Messager, number, bins, folder, ports[1], env);
+            let process = Process::new(Role::Messager, number, bins, folder, metrics_port, env);
             testbed.processes.push(Arc::new(process));
-            testbed.ports.push(ports[0]);
+            testbed.ports.push(port);
         }
         Ok(testbed)
     }

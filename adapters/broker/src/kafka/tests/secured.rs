@@ -10,6 +10,7 @@ use kafka_protocol::{
     messages::{CreateAclsRequest, create_acls_request::AclCreation},
     protocol::StrBytes,
 };
+use ports::free_port;
 use tokio::{process::Child, sync::OnceCell};
 
 use super::*;
@@ -76,7 +77,7 @@ impl Secured {
             .status();
         assert!(made.await.unwrap().success(), "openssl failed");
 
-        let [controller, ssl, sasl_plaintext, sasl_ssl] = free_ports();
+        let [controller, ssl, sasl_plaintext, sasl_ssl] = std::array::from_fn(|_| free_port());
         let path = folder.display();
         let properties = format!(
             "process.roles=broker,controller
@@ -171,11 +172,6 @@ fn settings(server: String, security: KafkaSecurity) -> KafkaSettings {
 
 fn at(host: &str, port: u16) -> String {
     format!("{host}:{port}")
-}
-
-fn free_ports() -> [u16; 4] {
-    let listeners = [(); 4].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|it| it.local_addr().unwrap().port())
 }
 
 fn login(mechanism: SaslMechanism, username: &str, password: &str) -> KafkaSasl {

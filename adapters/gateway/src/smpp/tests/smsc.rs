@@ -2,12 +2,13 @@
 
 use std::{
     collections::HashMap,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use ports::free_port;
 use smpp34::{
     SmppConnectionInformation, SmppError, SmppServer, SmppServerListener, Tlv, bind_transceiver,
     bind_transceiver_resp, deliver_sm_resp, server::ESME, submit_sm, submit_sm_resp,
@@ -122,11 +123,6 @@ impl Smsc {
             .tlvs(parameters);
         within(delivery.send()).await.unwrap()
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 impl Desk {

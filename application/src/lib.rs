@@ -33,7 +33,7 @@ pub use self::{
         VaultClosed, VaultSettings,
     },
     verification::{
-        Admission, AnswerError, AnswerOnce, AskStatus, Asked, Caller, CancelError,
+        Admission, AnswerError, AnswerOnce, Approved, AskStatus, Asked, Caller, CancelError,
         CancelVerification, CheckCode, CheckError, Checked, Clock, CodeOf, CodeSender, Counting,
         DeliverEvents, EventSettings, FindVerification, FlushGuard, Flushed, Guard,
         NoteGatewayReceipt, NoteReceipt, Posted, ReceiptUrls, Repeatable, ReplayGuard, Replayed,

@@ -19,7 +19,7 @@ mod start;
 pub use self::{
     caller::Caller,
     cancel::{CancelError, CancelVerification},
-    check::{CheckCode, CheckError, Checked, CodeOf},
+    check::{Approved, CheckCode, CheckError, Checked, CodeOf},
     elsewhere::{SendElsewhere, SentElsewhere},
     events::{DeliverEvents, EventSettings, Posted},
     find::FindVerification,

@@ -5,18 +5,25 @@ mod gateways;
 mod health;
 mod on_demand;
 mod receipts;
+mod steps;
 
 use adapters_persistence::Expired;
+use std::time::Duration;
+
 use application::{
     Delivered, Flushed, Posted, Relayed,
     ports::{BacklogSize, DeliveryState, Swept},
 };
+use domain::GatewayName;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
-pub use self::receipts::ReceiptMetrics;
-pub(crate) use self::{budgets::BudgetMetrics, gateways::GatewayMetrics, health::HealthMetrics};
+pub(crate) use self::{
+    budgets::BudgetMetrics, gateways::GatewayMetrics, health::HealthMetrics, steps::Step,
+};
+pub use self::{receipts::ReceiptMetrics, steps::StepMetrics};
 
 /// Metrics of the relay.
 #[derive(Debug, Clone)]
@@ -25,12 +32,22 @@ pub struct RelayMetrics {
     republished: IntCounter,
     expired: IntCounter,
     backlog: IntGaugeVec,
+    oldest: GaugeVec,
+    time_to_publish: Histogram,
 }
+
+/// The states of messages in the backlog.
+const WAITING: &str = "waiting";
+const IN_TRANSIT: &str = "in_transit";
 
 impl RelayMetrics {
     /// `expired` is the counter of the process.
-    pub fn register(registry: &Registry, expired: IntCounter) -> prometheus::Result<Self> {
-        Ok(Self {
+    pub fn register(
+        registry: &Registry,
+        expired: IntCounter,
+        steps: &StepMetrics,
+    ) -> prometheus::Result<Self> {
+        let metrics = Self {
             published: counter(
                 registry,
                 "processed_messages",
@@ -52,11 +69,25 @@ impl RelayMetrics {
                     &["state"],
                 ),
             )?,
-        })
+            oldest: registered(
+                registry,
+                GaugeVec::new(
+                    Opts::new(
+                        "messager_backlog_oldest_age_seconds",
+                        "Time since the acceptance of the oldest message that no consumer has taken over, by state. 0 if there is none.",
+                    ),
+                    &["state"],
+                ),
+            )?,
+            time_to_publish: steps.of(Step::Published),
+        };
+        metrics.size(&BacklogSize::default());
+        Ok(metrics)
     }
 
     pub fn relayed(&self, relayed: &Relayed) {
-        self.published.inc_by(relayed.published as u64);
+        self.published.inc_by(relayed.published.len() as u64);
+        observe(&self.time_to_publish, &relayed.published);
     }
 
     pub fn swept(&self, swept: &Swept) {
@@ -65,8 +96,13 @@ impl RelayMetrics {
     }
 
     pub fn size(&self, size: &BacklogSize) {
-        self.backlog.with_label_values(&["waiting"]).set(size.waiting.cast_signed());
-        self.backlog.with_label_values(&["in_transit"]).set(size.in_transit.cast_signed());
+        for (state, messages, oldest) in [
+            (WAITING, size.waiting, size.oldest_waiting),
+            (IN_TRANSIT, size.in_transit, size.oldest_in_transit),
+        ] {
+            self.backlog.with_label_values(&[state]).set(messages.cast_signed());
+            self.oldest.with_label_values(&[state]).set(oldest.as_secs_f64());
+        }
     }
 }
 
@@ -84,11 +120,16 @@ pub(crate) fn expired_messages(registry: &Registry) -> prometheus::Result<IntCou
 pub struct HousekeepingMetrics {
     untaken: IntCounter,
     abandoned: IntCounterVec,
+    xmin_age: IntGauge,
 }
 
 impl HousekeepingMetrics {
     /// `untaken` is the counter of the process.
     pub fn register(registry: &Registry, untaken: IntCounter) -> prometheus::Result<Self> {
+        let xmin_age = IntGauge::new(
+            "messager_database_xmin_age_transactions",
+            "Age of the oldest row version that PostgreSQL must keep, in transactions. 0 on SQLite.",
+        );
         let abandoned = IntCounterVec::new(
             Opts::new(
                 "messager_abandoned_messages_total",
@@ -96,7 +137,11 @@ impl HousekeepingMetrics {
             ),
             &["outcome"],
         );
-        let metrics = Self { untaken, abandoned: registered(registry, abandoned)? };
+        let metrics = Self {
+            untaken,
+            abandoned: registered(registry, abandoned)?,
+            xmin_age: registered(registry, xmin_age)?,
+        };
         // A counter that starts with its first count hides that count from `rate`.
         for outcome in ["expired", "unknown"] {
             metrics.abandoned.with_label_values(&[outcome]);
@@ -108,6 +153,10 @@ impl HousekeepingMetrics {
         self.untaken.inc_by(ended.untaken);
         self.abandoned.with_label_values(&["expired"]).inc_by(ended.expired);
         self.abandoned.with_label_values(&["unknown"]).inc_by(ended.unknown);
+    }
+
+    pub fn xmin_age(&self, transactions: u64) {
+        self.xmin_age.set(i64::try_from(transactions).unwrap_or(i64::MAX));
     }
 }
 
@@ -122,7 +171,9 @@ pub fn register_no_publications(registry: &Registry) -> prometheus::Result<()> {
 pub struct DeliveryMetrics {
     records: IntCounterVec,
     deliveries: IntCounterVec,
-    duration: Histogram,
+    time_to_take_over: Histogram,
+    time_to_send: Histogram,
+    call_durations: HistogramVec,
     calls: IntCounter,
     retries: IntCounter,
     held_back: IntCounter,
@@ -133,7 +184,7 @@ pub struct DeliveryMetrics {
 }
 
 impl DeliveryMetrics {
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub fn register(registry: &Registry, steps: &StepMetrics) -> prometheus::Result<Self> {
         let metrics = Self {
             records: registered(
                 registry,
@@ -149,17 +200,19 @@ impl DeliveryMetrics {
                     &["outcome"],
                 ),
             )?,
-            duration: registered(
+            time_to_take_over: steps.of(Step::TakenOver),
+            time_to_send: steps.of(Step::Sent),
+            call_durations: registered(
                 registry,
-                Histogram::with_opts(
+                HistogramVec::new(
                     HistogramOpts::new(
-                        "messager_delivery_duration_seconds",
-                        "Time from the acceptance of a message until the gateway accepted its SMS.",
+                        "messager_gateway_call_duration_seconds",
+                        "How long calls of a gateway took, also those that failed.",
                     )
                     .buckets(vec![
-                        0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-                        30.0, 60.0, 120.0, 300.0, 600.0,
+                        0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
                     ]),
+                    &["gateway"],
                 ),
             )?,
             calls: counter(registry, "messager_gateway_calls_total", "Calls of the gateway.")?,
@@ -208,12 +261,22 @@ impl DeliveryMetrics {
         Ok(metrics)
     }
 
+    /// Starts the series of a gateway at zero.
+    pub fn expect(&self, gateway: &GatewayName) {
+        self.call_durations.with_label_values(&[gateway.as_str()]);
+    }
+
     pub fn delivered(&self, partition: i32, delivered: &Delivered) {
         let records = |kind| self.records.with_label_values(&[kind]);
         records("admitted").inc_by(delivered.admitted as u64);
+        observe(&self.time_to_take_over, &delivered.ages);
         records("passed_over").inc_by(delivered.passed_over as u64);
         records("unreadable").inc_by(delivered.unreadable as u64);
         self.calls.inc_by(delivered.calls as u64);
+        for (gateway, took) in &delivered.durations {
+            let durations = self.call_durations.with_label_values(&[gateway.as_str()]);
+            durations.observe(took.as_secs_f64());
+        }
         self.retries.inc_by(delivered.retries as u64);
         self.held_back.inc_by(delivered.held_back as u64);
         self.unaffordable.inc_by(delivered.unaffordable as u64);
@@ -221,7 +284,7 @@ impl DeliveryMetrics {
         for ended in &delivered.ended {
             self.deliveries.with_label_values(&[ended.state.as_str()]).inc();
             if ended.state == DeliveryState::Sent {
-                self.duration.observe(ended.age.as_secs_f64());
+                self.time_to_send.observe(ended.age.as_secs_f64());
             }
         }
         if let Some(lag) = delivered.lag {
@@ -295,6 +358,18 @@ impl EventMetrics {
         events("retried").inc_by(posted.retried as u64);
         events("dropped").inc_by(posted.dropped as u64);
     }
+}
+
+/// Observes many durations at once: a local histogram touches the shared one only when it is flushed.
+fn observe(histogram: &Histogram, durations: &[Duration]) {
+    if durations.is_empty() {
+        return;
+    }
+    let batch = histogram.local();
+    for duration in durations {
+        batch.observe(duration.as_secs_f64());
+    }
+    batch.flush();
 }
 
 fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {

@@ -28,7 +28,7 @@ use crate::{
     config::{Config, GatewaysConfig, LogFormat},
     descriptors::{self, Shares},
     environment::Environment,
-    metrics::{ReceiptMetrics, expired_messages},
+    metrics::{ReceiptMetrics, StepMetrics, expired_messages},
     pools::Pool,
     telemetry::{self, Terminal},
 };
@@ -48,6 +48,8 @@ pub struct Process {
     pub expired: IntCounter,
     /// Metrics of the receipts that come over HTTP, and over connections of gateways.
     pub receipts: ReceiptMetrics,
+    /// The time to each step of a message.
+    pub steps: StepMetrics,
     pub stop: CancellationToken,
     /// The gateways in force. `None` until a part asks.
     pub(crate) gateways: Option<watch::Receiver<Arc<GatewaysConfig>>>,
@@ -102,6 +104,7 @@ impl Process {
         let has_banner = name == "messager"
             && is_terminal
             && config.process.log_format(is_terminal) == LogFormat::Text;
+        let steps = StepMetrics::register(&registry)?;
         let mut process = Self {
             has_banner,
             terminal,
@@ -110,7 +113,8 @@ impl Process {
             connections: ConnectionMetrics::register(&registry)?,
             shares,
             expired: expired_messages(&registry)?,
-            receipts: ReceiptMetrics::register(&registry)?,
+            receipts: ReceiptMetrics::register(&registry, &steps)?,
+            steps,
             keeps_house: false,
             stop: CancellationToken::new(),
             gateways: None,

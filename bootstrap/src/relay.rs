@@ -69,7 +69,7 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
                 readiness.set_up("broker");
                 metrics.relayed(&relayed);
                 let pause = pacing.after(relayed.claimed);
-                if relayed.published == batch {
+                if relayed.published.len() == batch {
                     continue;
                 }
                 pause

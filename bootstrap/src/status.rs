@@ -123,6 +123,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::metrics::StepMetrics;
 
     /// A message that ended unknown, and the gateway that knows its state at the third question.
     #[derive(Debug, Default)]
@@ -178,7 +179,9 @@ mod tests {
         let third = Arc::<Third>::default();
         *third.begun.lock().unwrap() = Some(Instant::now());
         let ask = AskStatus::new(Shared(Arc::clone(&third)), Arc::clone(&third));
-        let metrics = ReceiptMetrics::register(&Registry::new()).unwrap();
+        let registry = Registry::new();
+        let steps = StepMetrics::register(&registry).unwrap();
+        let metrics = ReceiptMetrics::register(&registry, &steps).unwrap();
         let (unknown, questions) = UnknownMessages::new(ask, metrics);
         let stop = CancellationToken::new();
         let running = tokio::spawn(questions.run(stop.clone()));

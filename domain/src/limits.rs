@@ -198,6 +198,11 @@ impl PolicyName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Returns the name of the limit, without the period of the window.
+    pub fn limit(&self) -> &str {
+        self.0.rsplit_once('-').map_or(&self.0, |(limit, _)| limit)
+    }
 }
 
 impl SendLimits {

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use domain::{ApiKeyId, Region, Scope};
+use domain::{ApiKeyId, Origin, Region, Scope};
 use futures_util::FutureExt;
 use rand_core::CryptoRng;
 use tokio::time::Instant;
@@ -131,11 +131,14 @@ where
 impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     async fn send(&self, request: Request) -> Result<(), ApiError> {
         let submission = self.parse(request).await?;
+        let region = submission.to.region();
         let Err(error) = self.submit.execute(submission).await else {
+            self.metrics.started(Origin::Api, region);
             return Ok(());
         };
         Err(match error {
             SubmitError::Limited(violations) => {
+                self.metrics.limited(Origin::Api, &violations);
                 let of_phone = |it: &Violation| it.policy.name.as_str().starts_with("phone-");
                 let retry_after = retry_after(&violations);
                 ApiError::TooMany { to_number: violations.iter().any(of_phone), retry_after }

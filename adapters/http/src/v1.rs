@@ -87,5 +87,7 @@ pub fn v1_router(
         v1.metrics.expect_v1(endpoint.route, endpoint.success);
         router = router.route(endpoint.route, endpoint.method_router(&v1));
     }
+    v1.metrics.expect_verifications(v1.settings.default_region);
+    v1.metrics.expect_limits(v1.settings.limits.custom.keys());
     router
 }

@@ -16,7 +16,7 @@ use self::{
     watermark::Watermark,
 };
 use crate::{
-    database::{Database, DatabaseError, Sql, millis},
+    database::{Database, DatabaseError, Sql, lasting, millis},
     refusal::{code, in_parts},
 };
 
@@ -133,20 +133,30 @@ impl Backlog for SqlBacklog {
             "
 SELECT
     (SELECT count(*) FROM outbox WHERE sequence >= :oldest) AS waiting,
-    (SELECT count(*) FROM in_transit) AS in_transit",
+    (SELECT count(*) FROM in_transit) AS in_transit,
+    (SELECT {millis({now} - accepted_at)} FROM outbox WHERE sequence >= :oldest
+     ORDER BY sequence LIMIT 1) AS oldest_waiting,
+    (SELECT {millis({now} - accepted_at)} FROM in_transit
+     ORDER BY sequence LIMIT 1) AS oldest_in_transit",
         );
 
         #[derive(FromQueryResult)]
         struct Row {
             waiting: i64,
             in_transit: i64,
+            oldest_waiting: Option<i64>,
+            oldest_in_transit: Option<i64>,
         }
 
         let oldest = self.watermark.sequence().await?;
         let row: Option<Row> =
             self.database.row(&SIZE, self.database.parameters().with("oldest", oldest)).await?;
-        let Row { waiting, in_transit } =
-            row.ok_or_else(|| DatabaseError::missing("the size of the backlog"))?;
-        Ok(BacklogSize { waiting: waiting.unsigned_abs(), in_transit: in_transit.unsigned_abs() })
+        let row = row.ok_or_else(|| DatabaseError::missing("the size of the backlog"))?;
+        Ok(BacklogSize {
+            waiting: row.waiting.unsigned_abs(),
+            in_transit: row.in_transit.unsigned_abs(),
+            oldest_waiting: lasting(row.oldest_waiting.unwrap_or_default()),
+            oldest_in_transit: lasting(row.oldest_in_transit.unwrap_or_default()),
+        })
     }
 }

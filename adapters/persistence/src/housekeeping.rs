@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use application::ports::StoreError;
 use autometrics::autometrics;
+use sea_orm::FromQueryResult;
 
 use crate::{
     backlog::SqlBacklog,
-    database::{Database, DatabaseError, millis},
+    database::{Database, DatabaseError, Sql, millis},
     receipts::references,
 };
 
@@ -71,6 +72,18 @@ impl SqlHousekeeping {
         Ok(prune::prune(&self.database, retention).await?)
     }
 
+    /// Returns the age of the oldest row version that PostgreSQL must keep for a transaction, a
+    /// replication slot or a prepared transaction, in transactions. `None` on SQLite.
+    ///
+    /// While it grows, dead rows of the outbox stay, and every statement passes them.
+    pub async fn xmin_age(&self) -> Result<Option<u64>, StoreError> {
+        if !self.database.is_postgres() {
+            return Ok(None);
+        }
+        let row: Option<XminRow> = self.database.row(&XMIN_AGE, self.database.parameters()).await?;
+        Ok(row.map(|row| row.age.unsigned_abs()))
+    }
+
     async fn try_end_expired(&self) -> Result<Expired, DatabaseError> {
         let untaken = self.backlog.end_expired().await?;
         let parameters = self.database.parameters();
@@ -81,3 +94,24 @@ impl SqlHousekeeping {
         Ok(Expired { untaken, expired, unknown, records })
     }
 }
+
+#[derive(FromQueryResult)]
+struct XminRow {
+    age: i64,
+}
+
+// A session of another database keeps no rows of this one. Everyone may read these columns, also of
+// sessions of other roles.
+static XMIN_AGE: Sql = Sql::new(
+    "
+SELECT coalesce(max(age), 0)::bigint AS age
+FROM (
+    SELECT greatest(age(backend_xid), age(backend_xmin)) AS age
+    FROM pg_stat_activity
+    WHERE datid IS NULL OR datname = current_database()
+    UNION ALL
+    SELECT age(xmin) FROM pg_replication_slots
+    UNION ALL
+    SELECT age(transaction) FROM pg_prepared_xacts WHERE database = current_database()
+) AS kept",
+);

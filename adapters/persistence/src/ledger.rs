@@ -242,6 +242,9 @@ impl DeliveryLedger for SqlDeliveryLedger {
             Admitted { refused: refused.load(Ordering::Relaxed), ..Admitted::default() };
         for entry in fenced(lease, parts)? {
             let recorded = entry.recorded.recorded()?;
+            if !entry.recorded.has_ended() {
+                admitted.ages.push(recorded.age);
+            }
             match recorded.state {
                 DeliveryState::Calling => admitted.calls.push(entry.call()?),
                 DeliveryState::Pending => admitted.fresh.push(recorded.id),

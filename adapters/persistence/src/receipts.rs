@@ -136,6 +136,7 @@ struct NotedRow {
     /// The attempt of the call in which the gateway is called for the message now.
     calling: Option<i32>,
     since_call: Option<i64>,
+    since_acceptance: Option<i64>,
     region: Option<String>,
 }
 
@@ -168,14 +169,17 @@ async fn note_of_call(
         let step = async |it| sqlite::note(database, &it, parameters).await;
         database.step(step).await?
     };
-    let Some(NotedRow { known: true, is_new, calling, since_call, region }) = row else {
+    let Some(row @ NotedRow { known: true, is_new, calling, .. }) = row else {
         return Ok((Noted::Unknown, None));
     };
     let calling = calling.filter(|calling| attempt.is_none_or(|attempt| attempt == *calling));
     let noted = if is_new {
-        let region = region.and_then(|region| region.parse().ok());
-        let since_call = lasting(since_call.unwrap_or_default());
-        (Noted::Stored(NewReceipt { region, since_call }), None)
+        let receipt = NewReceipt {
+            region: row.region.and_then(|region| region.parse().ok()),
+            since_call: lasting(row.since_call.unwrap_or_default()),
+            since_acceptance: lasting(row.since_acceptance.unwrap_or_default()),
+        };
+        (Noted::Stored(receipt), None)
     } else if receipt == Receipt::Undelivered && calling.is_some() {
         (Noted::Early, calling)
     } else {

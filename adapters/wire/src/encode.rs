@@ -36,7 +36,7 @@ impl fmt::Debug for WireRecord {
 ///
 /// The code goes out as the message carries it, in clear or sealed.
 pub fn encode(claimed: &Claimed) -> WireRecord {
-    let Claimed { claim, message, validity, trace } = claimed;
+    let Claimed { claim, message, validity, trace, age: _ } = claimed;
     let headers = [
         (SPEC_VERSION, "1.0".to_owned()),
         (ID, message.id.to_string()),

@@ -38,6 +38,7 @@ pub(crate) fn claimed() -> Claimed {
         },
         validity: Validity::starting_at(at(1_790_000_000_005), TTL),
         trace: TRACE.parse().unwrap(),
+        age: Duration::ZERO,
     }
 }
 

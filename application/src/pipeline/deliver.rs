@@ -1,7 +1,8 @@
 //! Delivers messages from the topic to the gateway.
 //!
 //! The steps of a round share the state of one partition. This file has the round itself, taking over and
-//! recording; `choosing` picks gateways and starts calls, and `calls` makes and judges them.
+//! recording; `choosing` picks gateways and starts calls, and `calls` makes and judges them. It has a few
+//! lines more than others, because the round and its counts are read together.
 
 mod backoff;
 mod budget;
@@ -111,6 +112,8 @@ pub struct DeliverSettings {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Delivered {
     pub admitted: usize,
+    /// The time from the acceptance of each message of `admitted` to its admission.
+    pub ages: Vec<Duration>,
     /// Records whose message the ledger already had.
     pub passed_over: usize,
     pub unreadable: usize,
@@ -118,6 +121,8 @@ pub struct Delivered {
     pub calls: usize,
     /// The outcomes of calls that ended, and the gateway of each.
     pub outcomes: Vec<(GatewayName, OutcomeClass)>,
+    /// How long each of these calls took, and its gateway. Calls that were not made are left out.
+    pub durations: Vec<(GatewayName, Duration)>,
     pub retries: usize,
     /// Messages that wait in the ledger because no gateway can take them now.
     pub deferred: usize,
@@ -334,6 +339,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         self.delivered.lag = Some(lag);
         self.delivered.unreadable += unreadable;
         self.delivered.admitted += admitted_now;
+        self.delivered.ages.extend(admitted.ages);
         self.delivered.passed_over += known;
         if known > 0 && std::mem::take(&mut self.unheard) {
             // The request without an answer was carried out after the look at the ledger.

@@ -36,10 +36,11 @@ pub struct RelaySettings {
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// The result of one round.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relayed {
     pub claimed: usize,
-    pub published: usize,
+    /// The time from the acceptance of each published message to its publication.
+    pub published: Vec<Duration>,
 }
 
 /// The reason why a round failed.
@@ -67,26 +68,28 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         }
         self.broker.ready().await?;
         let batch = self.backlog.claim(self.settings.batch, self.settings.lease).await?;
+        let claimed_at = Instant::now();
         if batch.is_empty() {
             return Ok(Relayed::default());
         }
 
         let answers = self.publish(&batch).await;
 
-        let (now, mut published) = (Instant::now(), 0);
+        let now = Instant::now();
+        let mut published = Vec::with_capacity(batch.len());
         let mut failure = None;
         for (claimed, answer) in batch.iter().zip(answers) {
             match answer {
                 Ok(()) => {
                     self.published.push_back((now, claimed.claim));
-                    published += 1;
+                    published.push(claimed.age + (now - claimed_at));
                 }
                 Err(BrokerError::Held) => {}
                 Err(error) => failure = Some(error),
             }
         }
         if let Some(error) = failure {
-            let left = batch.len() - published;
+            let left = batch.len() - published.len();
             tracing::warn!(left, error = %Chain(&error), "some messages were not published; they stay in the outbox for a later batch");
         }
         Ok(Relayed { claimed: batch.len(), published })
@@ -155,6 +158,7 @@ mod tests {
             },
             validity: Validity::starting_at(accepted_at, Duration::from_secs(600)),
             trace: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().unwrap(),
+            age: Duration::from_secs(2),
         }
     }
 
@@ -172,7 +176,7 @@ mod tests {
         broker
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn only_messages_that_the_broker_stored_are_settled() {
         let mut backlog = MockBacklog::new();
         backlog
@@ -193,7 +197,7 @@ mod tests {
         let relayed = relay.execute().await.unwrap();
         relay.settle().await.unwrap();
 
-        assert_eq!(relayed, Relayed { claimed: 3, published: 1 });
+        assert_eq!(relayed, Relayed { claimed: 3, published: vec![Duration::from_secs(2)] });
     }
 
     #[tokio::test(start_paused = true)]
@@ -280,10 +284,12 @@ mod tests {
         }
         let mut relay = RelayBatch::new(backlog, SlowBroker, settings());
 
-        assert_eq!(relay.execute().await.unwrap().published, 1);
+        // Each was two seconds old at its claim, and its publication took five.
+        let published = [Duration::from_secs(7)];
+        assert_eq!(relay.execute().await.unwrap().published, published);
         assert_eq!(
             relay.execute().await.unwrap().published,
-            1,
+            published,
             "the first message is not settled yet"
         );
     }

@@ -39,7 +39,7 @@ pub trait Backlog: Sync + 'static {
     /// An expired message is recorded as expired, unless a ledger already has it.
     async fn sweep(&self) -> Result<Swept, StoreError>;
 
-    /// Counts the messages that are waiting and those in transit.
+    /// Counts the messages that are waiting and those in transit, and says how old the oldest are.
     async fn size(&self) -> Result<BacklogSize, StoreError>;
 }
 
@@ -58,6 +58,8 @@ pub struct Claimed {
     pub message: Message,
     pub validity: Validity,
     pub trace: TraceParent,
+    /// The time from the acceptance to the claim.
+    pub age: Duration,
 }
 
 /// The result of a sweep.
@@ -67,9 +69,12 @@ pub struct Swept {
     pub expired: u64,
 }
 
-/// The numbers of messages in each state.
+/// The messages in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BacklogSize {
     pub waiting: u64,
     pub in_transit: u64,
+    /// The time since the oldest message of the state was accepted. Zero if there is none.
+    pub oldest_waiting: Duration,
+    pub oldest_in_transit: Duration,
 }

@@ -122,6 +122,8 @@ pub struct Admitted {
     pub expired: Vec<Recorded>,
     /// Messages that the ledger cannot store.
     pub refused: usize,
+    /// The time since the acceptance of each message of `calls` and `fresh`, in any order.
+    pub ages: Vec<Duration>,
 }
 
 /// The next step of a message.

@@ -91,6 +91,8 @@ pub struct NewReceipt {
     pub region: Option<Region>,
     /// The time since the latest call of a gateway for the message.
     pub since_call: Duration,
+    /// The time since the message was accepted.
+    pub since_acceptance: Duration,
 }
 
 /// Takes the receipts that a gateway reports over its own connection.

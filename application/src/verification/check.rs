@@ -8,8 +8,8 @@ use crate::{
 };
 use autometrics::autometrics;
 use domain::{
-    ATTEMPTS, Code, Origin, Peppers, PhoneNumber, Policy, VerificationId, VerificationStatus,
-    Window, Windows,
+    ATTEMPTS, Code, Origin, Peppers, PhoneNumber, Policy, Region, VerificationId,
+    VerificationStatus, Window, Windows,
 };
 
 /// Checks a code.
@@ -32,11 +32,18 @@ pub enum CodeOf {
 /// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checked {
-    Approved,
+    /// `None` if an earlier holder of the claim had the code approved.
+    Approved(Option<Approved>),
     /// By phone, `attempts_left` is `None`: the answer must not reveal whether a verification exists.
-    Wrong {
-        attempts_left: Option<u8>,
-    },
+    Wrong { attempts_left: Option<u8> },
+}
+
+/// The verification whose code was right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Approved {
+    pub origin: Origin,
+    /// The region of the number, if it is known.
+    pub region: Option<Region>,
 }
 
 /// The reason why a code was not checked.
@@ -81,7 +88,7 @@ impl<V: Verifications> CheckCode<V> {
         claim: Option<&AnswerClaim>,
     ) -> Result<Checked, CheckError> {
         if claim.is_some_and(|claim| claim.done.is_some()) {
-            return Ok(Checked::Approved);
+            return Ok(Checked::Approved(None));
         }
         let peppers = self.vault.peppers().map_err(|it| CheckError::Unavailable(it.into()))?;
         for _ in 0..TRIES {
@@ -129,7 +136,7 @@ impl<V: Verifications> CheckCode<V> {
                     self.guard.approved(origin, &phone, region);
                 }
                 tracing::debug!(verification.id = %id, "verification approved");
-                Ok(Some(Checked::Approved))
+                Ok(Some(Checked::Approved(Some(Approved { origin, region }))))
             }
             CheckOutcome::Wrong { pepper, .. } if peppers.get(&pepper).is_none() => {
                 let pepper = pepper.as_str();

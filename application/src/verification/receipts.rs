@@ -83,7 +83,11 @@ mod tests {
     #[tokio::test]
     async fn a_receipt_is_noted_by_what_it_names() {
         let message: MessageId = "6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c01".parse().unwrap();
-        let stored = Noted::Stored(NewReceipt { region: None, since_call: Duration::ZERO });
+        let stored = Noted::Stored(NewReceipt {
+            region: None,
+            since_call: Duration::ZERO,
+            since_acceptance: Duration::ZERO,
+        });
         let mut receipts = MockReceipts::new();
         receipts
             .expect_note()

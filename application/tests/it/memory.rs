@@ -419,6 +419,7 @@ impl Backlog for Memory {
                     message: row.message.clone(),
                     validity: row.validity,
                     trace: row.trace.clone(),
+                    age: Duration::ZERO,
                 });
             }
             claimed
@@ -493,7 +494,7 @@ impl Backlog for Memory {
     async fn size(&self) -> Result<BacklogSize, StoreError> {
         let state = self.state();
         let (waiting, in_transit) = (state.outbox.len() as u64, state.in_transit.len() as u64);
-        Ok(BacklogSize { waiting, in_transit })
+        Ok(BacklogSize { waiting, in_transit, ..BacklogSize::default() })
     }
 }
 

@@ -2,7 +2,7 @@ use application::ports::{NewReceipt, Noted, Receipt, Rerouting};
 use domain::{GatewayName, Region};
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
-use super::registered;
+use super::{Step, StepMetrics, registered};
 
 /// Metrics of delivery receipts that gateways report.
 #[derive(Debug, Clone)]
@@ -11,6 +11,7 @@ pub struct ReceiptMetrics {
     regions: IntCounterVec,
     delay: HistogramVec,
     rerouted: IntCounterVec,
+    steps: StepMetrics,
 }
 
 /// The results beside those of [`Receipt`].
@@ -20,8 +21,9 @@ const RESULTS: [&str; 5] = ["repeated", "early", "unknown", "unverified", "unrea
 pub(super) const NO_REGION: &str = "unknown";
 
 impl ReceiptMetrics {
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub fn register(registry: &Registry, steps: &StepMetrics) -> prometheus::Result<Self> {
         Ok(Self {
+            steps: steps.clone(),
             receipts: registered(
                 registry,
                 IntCounterVec::new(
@@ -72,6 +74,7 @@ impl ReceiptMetrics {
     /// Starts the series of a gateway at zero, so that the first receipt is seen as a rise. The regions
     /// of a gateway are too many for that.
     pub fn expect(&self, gateway: &GatewayName) {
+        self.steps.of(Step::Delivered);
         for receipt in Receipt::ALL {
             self.receipts.with_label_values(&[gateway.as_str(), receipt.as_str()]);
             self.delay.with_label_values(&[gateway.as_str(), receipt.as_str()]);
@@ -96,10 +99,13 @@ impl ReceiptMetrics {
     pub fn noted(&self, gateway: &GatewayName, receipt: Receipt, noted: Noted) {
         let (gateway, receipt) = (gateway.as_str(), receipt.as_str());
         let result = match noted {
-            Noted::Stored(NewReceipt { region, since_call }) => {
+            Noted::Stored(NewReceipt { region, since_call, since_acceptance }) => {
                 let region = region.as_ref().map_or(NO_REGION, Region::as_str);
                 self.regions.with_label_values(&[gateway, region, receipt]).inc();
                 self.delay.with_label_values(&[gateway, receipt]).observe(since_call.as_secs_f64());
+                if receipt == Receipt::Delivered.as_str() {
+                    self.steps.of(Step::Delivered).observe(since_acceptance.as_secs_f64());
+                }
                 receipt
             }
             Noted::Repeated => "repeated",
@@ -130,7 +136,8 @@ mod tests {
     #[test]
     fn series_of_a_gateway_start_at_zero_and_count_by_result_and_region() {
         let registry = Registry::new();
-        let metrics = ReceiptMetrics::register(&registry).unwrap();
+        let steps = StepMetrics::register(&registry).unwrap();
+        let metrics = ReceiptMetrics::register(&registry, &steps).unwrap();
         let main: GatewayName = "main".parse().unwrap();
         metrics.expect(&main);
         let lines = || TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
@@ -141,9 +148,13 @@ mod tests {
             assert!(lines().contains(&format!("{} 0", of(result))), "{}", lines());
         }
 
-        let since_call = Duration::from_secs(2);
-        let stored =
-            |region: &str| Noted::Stored(NewReceipt { region: region.parse().ok(), since_call });
+        let stored = |region: &str| {
+            Noted::Stored(NewReceipt {
+                region: region.parse().ok(),
+                since_call: Duration::from_secs(2),
+                since_acceptance: Duration::from_secs(7),
+            })
+        };
         metrics.noted(&main, Receipt::Delivered, stored("RU"));
         metrics.noted(&main, Receipt::Undelivered, stored(""));
         metrics.noted(&main, Receipt::Delivered, Noted::Unknown);
@@ -162,6 +173,9 @@ mod tests {
             r#"messager_rerouted_messages_total{gateway="main",reason="undelivered"} 0"#,
             r#"messager_receipt_delay_seconds_bucket{gateway="main",receipt="delivered",le="1"} 0"#,
             r#"messager_receipt_delay_seconds_bucket{gateway="main",receipt="delivered",le="2"} 1"#,
+            r#"messager_time_to_step_seconds_bucket{step="delivered",le="5"} 0"#,
+            r#"messager_time_to_step_seconds_bucket{step="delivered",le="10"} 1"#,
+            r#"messager_time_to_step_seconds_count{step="delivered"} 1"#,
         ] {
             assert!(lines().contains(line), "{line}\n{}", lines());
         }

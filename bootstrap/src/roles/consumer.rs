@@ -45,7 +45,8 @@ pub fn consumer(
         None => stream(&config, &database, &config.consumer.broker.topic, &vault),
     };
     let (table, tariffs) = table(&config.gateways, config.numbers.default_region)?;
-    let prepare = prepare_gateways(process, &database);
+    let metrics = DeliveryMetrics::register(&process.registry, &process.steps)?;
+    let prepare = prepare_gateways(process, &database, metrics.clone());
     prepare(&table.gateways);
     let channels = Channels::of(&table.gateways);
     let router = Router::new(table, Arc::new(region_of));
@@ -66,7 +67,7 @@ pub fn consumer(
         stream: Arc::new(stream),
         router,
         settings,
-        metrics: DeliveryMetrics::register(&process.registry)?,
+        metrics,
         unknown,
         readiness: process.readiness.clone(),
         stop: process.stop.clone(),
@@ -86,11 +87,12 @@ pub fn consumer(
     Ok(())
 }
 
-/// Returns what gives gateways the database: for the receipts that they report over their own
-/// connections, and for their notes.
+/// Returns what gives gateways the database, for the receipts that they report over their own
+/// connections and for their notes, and what starts their series.
 fn prepare_gateways(
     process: &Process,
     database: &Database,
+    metrics: DeliveryMetrics,
 ) -> impl Fn(&[RoutedGateway<Gateway>]) + Send + use<> {
     let counted = process.receipts.clone();
     let receipts = Arc::new(StoredReceipts::new(database.clone(), counted.clone()));
@@ -98,6 +100,7 @@ fn prepare_gateways(
     move |gateways| {
         for RoutedGateway { name, gateway, .. } in gateways {
             counted.expect(name);
+            metrics.expect(name);
             gateway.keep_notes(name, Arc::<SqlCallNotes>::clone(&notes));
             gateway.listen(name, Arc::<StoredReceipts>::clone(&receipts));
         }

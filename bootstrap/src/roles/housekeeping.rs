@@ -45,6 +45,13 @@ pub(super) fn clean_up_orphans(
                         "expired messages were not ended; trying again"
                     ),
                 }
+                match housekeeping.xmin_age().await {
+                    Ok(age) => metrics.xmin_age(age.unwrap_or_default()),
+                    Err(error) => tracing::debug!(
+                        error = %Chain(&error),
+                        "the age of the oldest row version was not read"
+                    ),
+                }
                 if prunes && let Err(error) = housekeeping.prune(retention).await {
                     tracing::warn!(
                         error = %Chain(&error),

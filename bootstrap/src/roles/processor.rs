@@ -54,7 +54,8 @@ pub fn processor(
         lively: Duration::from_millis(if process.is_embedded() { 0 } else { 50 }),
     };
     let size = usize::try_from(config.relay.batch.get())?;
-    let metrics = RelayMetrics::register(&process.registry, process.expired.clone())?;
+    let metrics =
+        RelayMetrics::register(&process.registry, process.expired.clone(), &process.steps)?;
     let (stop, readiness) = (process.stop.clone(), process.readiness.clone());
     if let Some(events) = config.events {
         deliver_events(process, &usable, database, events)?;

@@ -52,6 +52,18 @@ fn other_texts_are_not_lists_of_windows() {
 }
 
 #[test]
+fn the_limit_of_a_policy_has_no_period() {
+    let window = Window { quota: 1, period: Duration::from_secs(3_600) };
+    for (policy, limit) in [
+        (Policy::new("phone", window), "phone"),
+        (Policy::new("my-device", window), "my-device"),
+        (Policy::named("attempts", window), "attempts"),
+    ] {
+        assert_eq!(policy.name.limit(), limit);
+    }
+}
+
+#[test]
 fn the_name_of_a_policy_contains_its_period() {
     for (text, name) in [
         ("5/1h", "phone-1h"),

@@ -112,5 +112,6 @@ fn claimed() -> anyhow::Result<Claimed> {
         message: Message { id: ID.parse()?, phone: PHONE.parse()?, code: "048291".parse()? },
         validity: Validity::starting_at(accepted_at, TTL),
         trace: TRACE.parse()?,
+        age: Duration::ZERO,
     })
 }

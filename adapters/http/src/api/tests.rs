@@ -215,10 +215,14 @@ async fn exceeded_limits_other_than_the_phones_have_their_own_text() {
             Ok(Enqueued::Limited(vec![Violation { policy, retry_after: Duration::from_secs(9) }]))
         });
 
-        let told = ask(&api(outbox).0, post_json("/api", BODY)).await;
+        let (router, registry) = api(outbox);
+        let told = ask(&router, post_json("/api", BODY)).await;
 
         told.expect(429, &format!(r#"{{"error":"{text}"}}"#));
         assert_eq!(told.headers["retry-after"], "9");
+        let shown = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        let reached = format!("messager_limits_reached_total{{limit=\"{name}\",origin=\"api\"}} 1");
+        assert!(shown.contains(&reached), "{reached} is not in {shown}");
     }
 }
 

@@ -11,7 +11,6 @@ use super::{
     body::{Faults, code, members},
     endpoint::{Endpoint, Method, Model},
     handler::{V1Handler, V1Request},
-    limits::exceeded,
     openapi::schema::{self, boolean, count, known, said},
     problem::{Problem, ProblemKind},
     reply::Reply,
@@ -78,7 +77,7 @@ pub(super) async fn try_code(
         Err(CheckError::AlreadyApproved) => Err(ProblemKind::AlreadyApproved.into()),
         Err(CheckError::Gone(status)) => Err(Problem::gone(status)),
         Err(CheckError::Limited(violations)) => {
-            Err(exceeded(&violations, v1.settings.limits.check.policies("check")))
+            Err(v1.limited(&violations, v1.settings.limits.check.policies("check")))
         }
         Err(error @ (CheckError::Full | CheckError::Unavailable(_))) => Err(v1.unavailable(&error)),
     }
@@ -87,7 +86,7 @@ pub(super) async fn try_code(
 impl CheckView {
     fn of(checked: Checked) -> Self {
         match checked {
-            Checked::Approved => {
+            Checked::Approved(_) => {
                 let status = Some(VerificationStatus::Approved.as_str());
                 Self { valid: true, status, attempts_left: None }
             }

@@ -2,12 +2,16 @@
 
 use std::{error::Error, sync::Arc};
 
-use application::{AuthorizeError, ports::AnswerClaim};
+use application::{
+    AuthorizeError,
+    ports::{AnswerClaim, Violation},
+};
 use axum::http::HeaderMap;
-use domain::{ApiKeyId, Scope, VerificationId};
+use domain::{ApiKeyId, Origin, Policy, Scope, VerificationId};
 use serde_json::json;
 
 use super::{
+    limits::exceeded,
     problem::{Problem, ProblemKind},
     settings::V1Settings,
     use_cases::UseCases,
@@ -57,6 +61,12 @@ impl V1Handler {
             }
             Err(error @ AuthorizeError::Unavailable(_)) => Err(self.unavailable(&error)),
         }
+    }
+
+    /// Counts the limits that a request has reached, and returns the problem for the client.
+    pub(super) fn limited(&self, violations: &[Violation], policies: Vec<Policy>) -> Problem {
+        self.metrics.limited(Origin::V1, violations);
+        exceeded(violations, policies)
     }
 
     /// Logs a failure of the database and returns the problem for the client.

@@ -7,7 +7,7 @@ use domain::Scope;
 use super::{
     endpoint::{Endpoint, Method},
     handler::{V1Handler, V1Request},
-    limits::{exceeded, send_policies},
+    limits::send_policies,
     problem::{Problem, ProblemKind},
     reply::Reply,
     verification::{VERIFICATION, shown},
@@ -53,7 +53,7 @@ async fn resend(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Proble
         Err(ResendError::AlreadyApproved) => Err(ProblemKind::AlreadyApproved.into()),
         Err(ResendError::Gone(status)) => Err(Problem::gone(status)),
         Err(ResendError::Limited(violations)) => {
-            Err(exceeded(&violations, send_policies(&v1.settings.limits, &caller)))
+            Err(v1.limited(&violations, send_policies(&v1.settings.limits, &caller)))
         }
         Err(ResendError::BudgetExhausted) => Err(ProblemKind::BudgetExhausted.into()),
         Err(ResendError::Blocked) => Err(ProblemKind::AbnormalUsage.into()),

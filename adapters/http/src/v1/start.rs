@@ -5,8 +5,8 @@ use std::{net::IpAddr, time::Duration};
 use application::{Caller, StartError, StartRequest};
 use axum::http::StatusCode;
 use domain::{
-    Code, CodeLength, CustomLimit, Metadata, Number, NumberRefused, NumberType, PhoneNumber, Scope,
-    SendLimits,
+    Code, CodeLength, CustomLimit, Metadata, Number, NumberRefused, NumberType, Origin,
+    PhoneNumber, Scope, SendLimits,
 };
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -18,7 +18,7 @@ use super::{
     endpoint::{Endpoint, Method, Model},
     find,
     handler::{V1Handler, V1Request},
-    limits::{exceeded, send_policies},
+    limits::send_policies,
     openapi::schema::{self, pattern, string},
     problem::{Fault, Problem, ProblemKind},
     reply::Reply,
@@ -103,13 +103,18 @@ async fn start(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Problem
     let start = parse(request.json()?, &v1.settings)?;
     let order = start_request(start, request, &v1.settings);
     let caller = order.caller.clone();
+    let region = order.number.region;
+    let is_test = order.test_code.is_some();
     match v1.use_cases.start(order).await {
         Ok(history) => {
+            if !is_test {
+                v1.metrics.started(Origin::V1, region);
+            }
             let reply = shown(v1, StatusCode::ACCEPTED, &history, request);
             Ok(reply.located(history.verification.id))
         }
         Err(StartError::Limited(violations)) => {
-            Err(exceeded(&violations, send_policies(&v1.settings.limits, &caller)))
+            Err(v1.limited(&violations, send_policies(&v1.settings.limits, &caller)))
         }
         Err(StartError::Refused(rule)) => Err(refused(rule)),
         Err(StartError::BudgetExhausted) => Err(ProblemKind::BudgetExhausted.into()),

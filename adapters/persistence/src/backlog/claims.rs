@@ -4,7 +4,7 @@ use application::ports::{Claim, Claimed};
 use domain::{Message, Validity};
 use sea_orm::FromQueryResult;
 
-use crate::database::{DatabaseError, Fragment, Parameters, Sql, parsed, time};
+use crate::database::{DatabaseError, Fragment, Parameters, Sql, lasting, parsed, time};
 
 /// Adds the table `claim`.
 pub(super) fn claim_rows(parameters: Parameters, claims: &[Claim]) -> Parameters {
@@ -23,6 +23,7 @@ pub(super) struct ClaimedRow {
     trace: String,
     accepted_at: i64,
     expires_at: i64,
+    age: i64,
 }
 
 impl ClaimedRow {
@@ -39,6 +40,7 @@ impl ClaimedRow {
                 expires_at: time(self.expires_at),
             },
             trace: parsed(&self.trace, "a trace")?,
+            age: lasting(self.age),
         })
     }
 }
@@ -80,7 +82,8 @@ WHERE sequence = ANY (ARRAY(
     )
 ))
 RETURNING sequence, attempt, id::text AS id, phone, code, trace,
-    {millis(accepted_at)} AS accepted_at, {millis(expires_at)} AS expires_at",
+    {millis(accepted_at)} AS accepted_at, {millis(expires_at)} AS expires_at,
+    {millis(now() - accepted_at)} AS age",
     "
 WITH clock AS MATERIALIZED (
     SELECT {now} AS now
@@ -106,7 +109,8 @@ WHERE outbox.sequence = candidate.sequence AND NOT EXISTS (
     FROM elsewhere
     WHERE elsewhere.phone = candidate.phone AND elsewhere.sequence < candidate.sequence
 )
-RETURNING sequence, attempt, id, phone, code, trace, accepted_at, expires_at",
+RETURNING sequence, attempt, id, phone, code, trace, accepted_at, expires_at,
+    {now} - accepted_at AS age",
 );
 
 /// The rows of the outbox that are still claimed, locked in the order of their sequence: a consumer

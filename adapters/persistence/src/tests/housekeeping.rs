@@ -13,7 +13,10 @@ use super::{
         new_message, phone, published, records, start,
     },
 };
-use crate::{Database, Events, Expired, SqlDeliveryLedger, SqlHousekeeping, SqlPartitionLeases};
+use crate::{
+    Database, Events, Expired, SqlDeliveryLedger, SqlHousekeeping, SqlPartitionLeases,
+    database::{Sql, begin},
+};
 
 on_both_databases!(
     ended_entries_of_any_group_are_deleted_after_their_time,
@@ -25,6 +28,7 @@ on_both_databases!(
     expired_records_of_any_topic_are_deleted,
     group_without_a_consumer_is_forgotten_as_a_whole,
     abandoned_members_and_events_are_deleted,
+    oldest_row_version_ages_while_a_transaction_is_open,
 );
 
 fn housekeeping(database: &Database) -> SqlHousekeeping {
@@ -272,4 +276,24 @@ async fn abandoned_members_and_events_are_deleted(database: Database) {
 
     assert_eq!(count(&database, "consumer_member").await, 0);
     assert_eq!(count(&database, "event").await, 0);
+}
+
+async fn oldest_row_version_ages_while_a_transaction_is_open(database: Database) {
+    static DRAW: Sql = Sql::new("SELECT pg_current_xact_id()");
+    let housekeeping = housekeeping(&database);
+    if !database.is_postgres() {
+        assert_eq!(housekeeping.xmin_age().await.unwrap(), None);
+        return;
+    }
+    let transaction = begin(&database.connection()).await.unwrap();
+    transaction.execute(&DRAW, database.parameters()).await.unwrap();
+
+    let before = housekeeping.xmin_age().await.unwrap().unwrap();
+    for _ in 0..3 {
+        database.execute(&DRAW, database.parameters()).await.unwrap();
+    }
+    let open = housekeeping.xmin_age().await.unwrap().unwrap();
+    transaction.commit().await.unwrap();
+
+    assert!(open >= before + 3, "{before}, then {open}");
 }

@@ -22,6 +22,7 @@ on_both_databases!(
     message_with_an_ended_lease_is_claimed_again,
     extended_lease_keeps_the_message_hidden,
     settled_message_is_in_transit,
+    backlog_says_how_old_its_oldest_messages_are,
     message_that_no_consumer_took_over_in_time_waits_again,
     expired_message_is_never_claimed,
     message_that_expires_before_admission_ends_as_expired,
@@ -50,6 +51,12 @@ async fn store(database: &Database, messages: &[NewSend]) {
 
 fn claims(claimed: &[Claimed]) -> Vec<Claim> {
     claimed.iter().map(|claimed| claimed.claim).collect()
+}
+
+/// Returns how many messages wait, and how many are in transit.
+async fn size(backlog: &SqlBacklog) -> (u64, u64) {
+    let BacklogSize { waiting, in_transit, .. } = backlog.size().await.unwrap();
+    (waiting, in_transit)
 }
 
 async fn claimed_message_is_the_stored_message(database: Database) {
@@ -119,9 +126,9 @@ async fn message_with_an_ended_lease_is_claimed_again(database: Database) {
     assert_eq!(third, []);
 
     backlog.settle(&claims(&first), LONG).await.unwrap();
-    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 0 });
+    assert_eq!(size(&backlog).await, (1, 0));
     backlog.settle(&claims(&second), LONG).await.unwrap();
-    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 0, in_transit: 1 });
+    assert_eq!(size(&backlog).await, (0, 1));
 }
 
 async fn extended_lease_keeps_the_message_hidden(database: Database) {
@@ -146,8 +153,46 @@ async fn settled_message_is_in_transit(database: Database) {
     backlog.settle(&claims(&claimed), LONG).await.unwrap();
     backlog.settle(&[], LONG).await.unwrap();
 
-    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 1 });
+    assert_eq!(size(&backlog).await, (1, 1));
     assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
+}
+
+async fn backlog_says_how_old_its_oldest_messages_are(database: Database) {
+    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    assert_eq!(backlog.size().await.unwrap(), BacklogSize::default());
+    store(&database, &[1, 2, 3].map(|number| new_message(&phone(number)))).await;
+    let claimed = backlog.claim(limit(1), LONG).await.unwrap();
+    backlog.settle(&claims(&claimed), LONG).await.unwrap();
+    let earlier = |seconds: u32| {
+        if database.is_postgres() {
+            format!("accepted_at = accepted_at - interval '{seconds} seconds'")
+        } else {
+            format!("accepted_at = accepted_at - {seconds}000")
+        }
+    };
+    for sql in [
+        format!("UPDATE in_transit SET {}", earlier(300)),
+        format!(
+            "UPDATE outbox SET {} WHERE sequence = (SELECT min(sequence) FROM outbox)",
+            earlier(100)
+        ),
+    ] {
+        database.connection().execute_unprepared(&sql).await.unwrap();
+    }
+
+    let size = backlog.size().await.unwrap();
+    let ages: Vec<u64> = backlog
+        .claim(limit(9), LONG)
+        .await
+        .unwrap()
+        .iter()
+        .map(|claimed| claimed.age.as_secs() / 50)
+        .collect();
+
+    assert_eq!((size.waiting, size.in_transit), (2, 1));
+    assert_eq!(size.oldest_waiting.as_secs() / 50, 2);
+    assert_eq!(size.oldest_in_transit.as_secs() / 50, 6);
+    assert_eq!(ages, [2, 0]);
 }
 
 async fn message_that_no_consumer_took_over_in_time_waits_again(database: Database) {
@@ -160,7 +205,7 @@ async fn message_that_no_consumer_took_over_in_time_waits_again(database: Databa
     let swept = backlog.sweep().await.unwrap();
 
     assert_eq!(swept, Swept { waiting_again: 1, expired: 0 });
-    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 1 });
+    assert_eq!(size(&backlog).await, (1, 1));
     let again = backlog.claim(limit(2), LONG).await.unwrap();
     assert_eq!(again[0].claim.sequence, claimed[0].claim.sequence);
     assert_eq!(again[0].message, claimed[0].message);
@@ -177,7 +222,7 @@ async fn expired_message_is_never_claimed(database: Database) {
 
     assert_eq!(backlog.claim(limit(10), LONG).await.unwrap().len(), 1);
     assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 0, expired: 1 });
-    assert_eq!(backlog.size().await.unwrap(), BacklogSize { waiting: 1, in_transit: 0 });
+    assert_eq!(size(&backlog).await, (1, 0));
 }
 
 async fn message_that_expires_before_admission_ends_as_expired(database: Database) {

@@ -289,7 +289,7 @@ pub(super) fn incoming(phone: &str) -> Incoming {
 pub(super) async fn published(database: &Database, lease: Duration) -> Vec<(Incoming, Claim)> {
     let backlog = SqlBacklog::new(database.clone(), "message".into());
     let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), lease).await.unwrap();
-    let incoming = |Claimed { claim, message, validity, trace }| {
+    let incoming = |Claimed { claim, message, validity, trace, .. }| {
         let (validity, trace) = (Some(validity), Some(trace));
         (Incoming { message, validity, trace, sequence: Some(claim.sequence) }, claim)
     };

@@ -50,6 +50,7 @@ pub fn message_to(phone: u64) -> Claimed {
         message: Message { id, phone, code },
         validity: Validity::starting_at(accepted_at, TTL),
         trace: format!("00-{:032x}-{sequence:016x}-01", sequence + 5).parse().unwrap(),
+        age: Duration::ZERO,
     }
 }
 

@@ -36,6 +36,7 @@ proptest! {
             message: Message { id, phone, code },
             validity: Validity::starting_at(at(accepted_at), Duration::from_millis(ttl)),
             trace: format!("00-{trace:032x}-{span:016x}-{flags:02x}").parse().unwrap(),
+            age: Duration::ZERO,
         };
 
         let record = encode(&claimed);

@@ -26,6 +26,7 @@ pub(super) struct Called<G> {
     message: QueuedMessage,
     attempt: u32,
     permit: Permit<G>,
+    begun: Instant,
 }
 
 /// The end of a task that makes a call.
@@ -80,7 +81,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 ..accepted
             }))
         });
-        let called = Called { message, attempt: call.attempt, permit };
+        let called = Called { message, attempt: call.attempt, permit, begun: Instant::now() };
         self.called.insert(handle.id(), called);
     }
 
@@ -152,7 +153,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 (error.id(), Made::Called(Err(panicked)))
             }
         };
-        let Called { mut message, attempt, permit } =
+        let Called { mut message, attempt, permit, begun } =
             self.called.remove(&task).expect("every call is recorded when it is spawned");
         let gateway = permit.name().clone();
         self.load.end(&gateway);
@@ -163,6 +164,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             tracing::warn!(message.id = %id, attempt, %gateway, %error, "message not accepted by the gateway");
         }
         self.delivered.outcomes.push((gateway.clone(), class));
+        if let Made::Called(_) = made {
+            self.delivered.durations.push((gateway.clone(), begun.elapsed()));
+        }
         // As the ledger will have it.
         (message.interrupted, message.past.attempts) = (false, attempt);
         message.past.tried.push(gateway.clone());

@@ -68,3 +68,27 @@ async fn checks_are_counted_by_result() {
         assert!(text.contains(&format!("messager_checks_total{line}\n")), "{text}");
     }
 }
+
+#[tokio::test]
+async fn verifications_are_counted_by_region_once_they_start_and_once_they_are_approved() {
+    let verifications = checking(|attempt| compared(attempt, 1));
+    let (router, registry) =
+        Parts { verifications, ..parts() }.with_outbox(accepting().0).counted();
+    let shown = || TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    let series = |region: &str, event: &str| {
+        format!(r#"messager_verifications_total{{event="{event}",origin="v1",region="{region}"}} "#)
+    };
+    assert!(shown().contains(&format!("{}0\n", series("unknown", "started"))), "{}", shown());
+
+    for body in [r#"{"phone":"+79991234567"}"#, r#"{"phone":"+4915112345678"}"#] {
+        assert_eq!(ask(&router, post(START, body)).await.status, 202);
+    }
+    ask(&router, post(&at("/checks"), r#"{"code":"482915"}"#)).await;
+
+    for (region, event, count) in
+        [("RU", "started", 1), ("RU", "approved", 1), ("DE", "started", 1), ("DE", "approved", 0)]
+    {
+        let line = format!("{}{count}\n", series(region, event));
+        assert!(shown().contains(&line), "{line} is not in {}", shown());
+    }
+}

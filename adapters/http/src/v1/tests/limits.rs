@@ -64,3 +64,26 @@ async fn early_resend_and_exhausted_check_say_when_to_retry() {
     assert_eq!(extra["violated-policies"], json!(["check-1h"]));
     assert_eq!(told.headers["retry-after"], "9");
 }
+
+#[tokio::test]
+async fn each_limit_that_a_request_has_reached_is_counted_once() {
+    let mut outbox = MockOutbox::new();
+    outbox.expect_enqueue().returning(|_| {
+        let hour = violation("phone", 5, 3_600, 1_740);
+        let day = violation("phone", 9, 86_400, 1_740);
+        Ok(Enqueued::Limited(vec![hour, day, violation("ip", 50, 86_400, 2)]))
+    });
+    let mut parts = parts().with_outbox(outbox);
+    let device: domain::CustomLimit = "my-device".parse().unwrap();
+    parts.settings.limits.custom.insert(device, "3/1h".parse().unwrap());
+    let (router, registry) = parts.counted();
+
+    ask(&router, post(START, r#"{"phone":"+79991234567"}"#)).await;
+
+    let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+    for (limit, count) in [("phone", 1), ("ip", 1), ("prefix", 0), ("my-device", 0)] {
+        let line =
+            format!("messager_limits_reached_total{{limit=\"{limit}\",origin=\"v1\"}} {count}\n");
+        assert!(text.contains(&line), "{line} is not in {text}");
+    }
+}

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_message_reaches_the_gateway_once() {
-    const MESSAGES: usize = 20_000;
+    const MESSAGES: usize = 5_000;
     let Some(stack) = Stack::new().await else { return };
     let api = stack.start("api", &[]).ready().await;
     let processors =

@@ -23,11 +23,14 @@ use domain::{
 use migration::{Migrator, MigratorTrait};
 use rand::{SeedableRng, rngs::StdRng};
 use sea_orm::{ConnectionTrait, sqlx};
+use tokio::sync::OnceCell;
 
 use crate::{
     CoalescingOutbox, Database, DatabaseSettings, Events, OutboxSettings, PostgresSettings,
     SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications, SslMode,
 };
+
+const SQLITE_FILE: &str = "messager.db";
 
 /// Longer than any test.
 pub(super) const LONG: Duration = Duration::from_secs(60);
@@ -35,9 +38,19 @@ pub(super) const LONG: Duration = Duration::from_secs(60);
 /// Creates a database on the server that `TEST_POSTGRES_URL` names. Without it the test is skipped,
 /// or fails if `REQUIRE_SERVICES` is set.
 pub(super) async fn postgres() -> Option<Database> {
-    let database = empty_postgres().await?;
-    Migrator::up(&database.connection(), None).await.unwrap();
-    Some(database)
+    // A copy of a migrated database takes a fraction of the time of all migrations.
+    static MIGRATED: OnceCell<Option<String>> = OnceCell::const_new();
+    let migrated = MIGRATED.get_or_init(async || {
+        let settings = new_postgres().await?;
+        let name = settings.database.clone();
+        let database = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 1);
+        Migrator::up(&database.connection(), None).await.unwrap();
+        database.close().await.unwrap();
+        Some(name)
+    });
+    let template = migrated.await.as_ref()?;
+    let settings = new_postgres_as(&format!("TEMPLATE {template}")).await?;
+    Some(Database::connect_lazily(&DatabaseSettings::Postgres(settings), "test", 8))
 }
 
 pub(super) async fn empty_postgres() -> Option<Database> {
@@ -86,8 +99,16 @@ pub(super) async fn new_postgres_as(how: &str) -> Option<PostgresSettings> {
 }
 
 pub(super) async fn sqlite() -> (Database, Folder) {
+    static MIGRATED: OnceCell<Vec<u8>> = OnceCell::const_new();
+    let migrated = MIGRATED.get_or_init(async || {
+        let (database, folder) = empty_sqlite();
+        Migrator::up(&database.connection(), None).await.unwrap();
+        database.close().await.unwrap();
+        std::fs::read(folder.path().join(SQLITE_FILE)).unwrap()
+    });
+    let migrated = migrated.await;
     let (database, folder) = empty_sqlite();
-    Migrator::up(&database.connection(), None).await.unwrap();
+    std::fs::write(folder.path().join(SQLITE_FILE), migrated).unwrap();
     (database, folder)
 }
 
@@ -100,7 +121,7 @@ pub(super) fn empty_folder() -> Folder {
 
 pub(super) fn empty_sqlite() -> (Database, Folder) {
     let folder = empty_folder();
-    let settings = DatabaseSettings::Sqlite(folder.0.join("messager.db"));
+    let settings = DatabaseSettings::Sqlite(folder.0.join(SQLITE_FILE));
     (Database::connect_lazily(&settings, "test", 1), folder)
 }
 

@@ -9,8 +9,9 @@ use crate::config::{Config, GatewayConfig, GatewaysConfig};
 
 /// Returns the text. `metrics_port` is the port that is in use, and `colours` allows escape codes.
 pub(crate) fn banner(config: &Config, metrics_port: u16, colours: bool) -> String {
-    let api = url(&config.api.hosts, config.api.port);
-    let metrics = url(&config.process.metrics_hosts, metrics_port);
+    let scheme = if config.api.tls.is_some() { "https" } else { "http" };
+    let api = url(scheme, &config.api.hosts, config.api.port);
+    let metrics = url("http", &config.process.metrics_hosts, metrics_port);
     let is_embedded = matches!(config.database, DatabaseSettings::Sqlite(_));
     let page = is_embedded.then(|| ("Try it", format!("{api}/")));
     let rest = [
@@ -35,12 +36,12 @@ pub(crate) fn banner(config: &Config, metrics_port: u16, colours: bool) -> Strin
 }
 
 /// The URL by which a program on this machine reaches a server.
-fn url(hosts: &Hosts, port: u16) -> String {
+fn url(scheme: &str, hosts: &Hosts, port: u16) -> String {
     match (hosts, hosts.from_here().first()) {
         (Hosts::These(_), Some(address)) => {
-            format!("http://{}", std::net::SocketAddr::from((*address, port)))
+            format!("{scheme}://{}", std::net::SocketAddr::from((*address, port)))
         }
-        _ => format!("http://localhost:{port}"),
+        _ => format!("{scheme}://localhost:{port}"),
     }
 }
 

@@ -31,7 +31,7 @@ use domain::Templates;
 
 use self::reader::Reader;
 pub use self::{
-    api::{ApiConfig, LegacyApiConfig},
+    api::{ApiConfig, ApiTls, LegacyApiConfig},
     broker::BrokerConfig,
     codes::CodesConfig,
     consumer::{Beginning, ConsumerConfig},

@@ -11,6 +11,7 @@ use std::{
     path::Path,
 };
 
+pub(crate) use self::secret_files::is_readable_by_others;
 use self::{dotenv::DotEnv, secret_files::SecretFiles};
 
 /// The values that are set, before they are parsed.

@@ -20,6 +20,7 @@ mod report;
 pub mod roles;
 pub mod status;
 mod telemetry;
+mod watched_files;
 
 pub use pools::Pool;
 pub use process::Process;

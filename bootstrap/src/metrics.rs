@@ -1,6 +1,7 @@
 //! The metrics of the service. Dashboards and alerts depend on their names.
 
 mod budgets;
+mod certificates;
 mod gateways;
 mod health;
 mod on_demand;
@@ -21,7 +22,8 @@ use prometheus::{
 };
 
 pub(crate) use self::{
-    budgets::BudgetMetrics, gateways::GatewayMetrics, health::HealthMetrics, steps::Step,
+    budgets::BudgetMetrics, certificates::CertificateMetrics, gateways::GatewayMetrics,
+    health::HealthMetrics, steps::Step,
 };
 pub use self::{receipts::ReceiptMetrics, steps::StepMetrics};
 

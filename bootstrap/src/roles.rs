@@ -84,10 +84,11 @@ fn parts(own: Part, broker: &BrokerConfig) -> Vec<Part> {
     [own].into_iter().chain(queue).collect()
 }
 
-/// Returns the time that ids begin with, and that signatures of receipts are compared with.
+/// Returns the time that ids begin with, and that signatures of receipts and ends of certificates
+/// are compared with.
 #[expect(
     clippy::disallowed_methods,
-    reason = "ids of one time stand together in an index, and providers sign their own time"
+    reason = "ids of one time stand together in an index, and others sign their own time"
 )]
 pub(crate) fn clock() -> SystemTime {
     SystemTime::now()

@@ -2,11 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
+use adapters_pem::read_certificates;
 use hyper_rustls::ConfigBuilderExt;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore};
 
 /// The authorities that sign the certificates of servers.
 #[derive(Debug, Clone, Default)]
@@ -21,16 +19,9 @@ pub(crate) enum Authorities {
 impl Authorities {
     /// Reads the certificates of private authorities from a PEM file. The error names the file.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let told = |problem: String| format!("{}: {problem}", path.display());
-        let text = std::fs::read(path).map_err(|error| told(error.to_string()))?;
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&text) {
-            let certificate =
-                certificate.map_err(|error| told(format!("it is not a PEM file: {error}")))?;
-            roots.add(certificate).map_err(|error| told(error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(told("it contains no certificate".to_owned()));
+        for certificate in read_certificates(path)? {
+            roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
         }
         Ok(Self::Private(roots))
     }

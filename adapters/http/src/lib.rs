@@ -23,7 +23,10 @@ pub use monitoring::metrics_router;
 pub use numbering::{has_numbers, recipient};
 pub use page::router as page_router;
 pub use readiness::Readiness;
-pub use server::{Hosts, InvalidHosts, Listeners, ServerLimits, serve};
+pub use server::{
+    CertificateFile, Hosts, InvalidHosts, Listeners, ServerCertificate, ServerLimits, ServerTls,
+    serve,
+};
 pub use v1::{
     NoReceipts, ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest,
     UseCases, V1, V1Settings, receipts_router, v1_router,

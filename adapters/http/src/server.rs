@@ -37,16 +37,21 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::listen::{Hosts, InvalidHosts, Listeners};
 use self::{
     connections::{Connections, Entry, Link},
+    tls::{Opening, Stream},
     watched::{Body, Watched},
+};
+pub use self::{
+    listen::{Hosts, InvalidHosts, Listeners},
+    tls::{CertificateFile, ServerCertificate, ServerTls},
 };
 use crate::{ConnectionMetrics, error::JSON};
 
 mod connections;
 mod host;
 mod listen;
+mod tls;
 mod watched;
 
 #[cfg(test)]
@@ -105,7 +110,8 @@ pub struct ServerLimits {
     pub idle_patience: Duration,
     /// How long a connection that must end with its next answer may take for that answer.
     pub last_answer: Duration,
-    /// How long a new connection may send nothing.
+    /// How long a new connection may send nothing. With TLS, how long it may take for the handshake
+    /// and the first byte of a request.
     pub first_byte_timeout: Duration,
     /// How long a head may take from its first byte to its last.
     pub head_timeout: Duration,
@@ -150,7 +156,7 @@ impl Default for ServerLimits {
     }
 }
 
-/// Serves HTTP/1 on `listeners` until `stop`.
+/// Serves HTTP/1 on `listeners`, over TLS if they have it, until `stop`.
 ///
 /// At a shutdown, answers tell their clients to close for `limits.farewell`. Then the server
 /// accepts no more connections and closes idle ones. Requests in flight have `limits.grace` to end.
@@ -166,6 +172,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let listeners = listeners.into();
+    let tls = listeners.tls().cloned();
     let http = http();
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let connections = Connections::new(limits, metrics, stop.clone());
@@ -183,7 +190,7 @@ pub async fn serve(
         while turned_away.try_join_next().is_some() {}
         let Some(entry) = connections.admit(peer.ip().into()) else {
             if let Some(permit) = turning_away.newcomer() {
-                let unserved = Unserved { stream, has_asked: false };
+                let unserved = Unserved::Opening(Opening::new(stream, tls.as_ref()));
                 turned_away.spawn(unserved.turn_away(permit));
             }
             return;
@@ -194,12 +201,17 @@ pub async fn serve(
         }
         let service = answering(router.clone(), Arc::clone(&entry.link), Arc::clone(&connections));
         let (http, link) = (http.clone(), Arc::clone(&entry.link));
-        let served = async move |stream| {
+        let opening = Opening::new(stream, tls.as_ref());
+        let served = async move |opening| {
+            let stream = match open(opening, &link).await {
+                Ok(stream) => stream,
+                Err(unserved) => return Ok(unserved),
+            };
             let io = TokioIo::new(Watched::new(stream, Arc::clone(&link)));
             attend(http, io, service, link).await
         };
         let free = Arc::clone(&slots).try_acquire_owned().ok();
-        let place = take_place(free, Arc::clone(&slots), entry, stream, served);
+        let place = take_place(free, Arc::clone(&slots), entry, opening, served);
         let turning_away = turning_away.clone();
         tasks.spawn(async move {
             if let Some(unserved) = place.await
@@ -250,8 +262,8 @@ async fn take_place(
     free: Option<OwnedSemaphorePermit>,
     slots: Arc<Semaphore>,
     entry: Entry,
-    stream: TcpStream,
-    serve: impl AsyncFnOnce(TcpStream) -> hyper::Result<Option<Unserved>>,
+    opening: Opening,
+    serve: impl AsyncFnOnce(Opening) -> hyper::Result<Option<Unserved>>,
 ) -> Option<Unserved> {
     let slot = match free {
         Some(slot) => Some(slot),
@@ -259,9 +271,9 @@ async fn take_place(
     };
     if slot.is_none() {
         tracing::debug!("closed a connection because its place did not become free in time");
-        return Some(Unserved { stream, has_asked: false });
+        return Some(Unserved::Opening(opening));
     }
-    let unserved = serve(stream).await.unwrap_or_else(|error| {
+    let unserved = serve(opening).await.unwrap_or_else(|error| {
         tracing::debug!(%error, "a connection ended with an error");
         None
     });
@@ -294,10 +306,13 @@ impl TurningAway {
 }
 
 /// A connection without a place, of which no request was served.
-struct Unserved {
-    stream: TcpStream,
-    /// Whether a part of a request has arrived.
-    has_asked: bool,
+enum Unserved {
+    Opening(Opening),
+    Open {
+        stream: Stream,
+        /// Whether a part of a request has arrived.
+        has_asked: bool,
+    },
 }
 
 fn http() -> http1::Builder {
@@ -307,11 +322,35 @@ fn http() -> http1::Builder {
     http
 }
 
+/// Completes the TLS handshake, if the server has TLS. Returns what is left of the connection if it
+/// must make room first.
+///
+/// For the table, a connection in its handshake has sent nothing. So it has the deadline of one, and
+/// makes room as one.
+async fn open(mut opening: Opening, link: &Link) -> Result<Stream, Option<Unserved>> {
+    loop {
+        tokio::select! {
+            biased;
+            opened = &mut opening => {
+                link.repeat_order();
+                return opened.map_err(|error| {
+                    tracing::debug!(%error, "a client did not complete the TLS handshake");
+                    None
+                });
+            }
+            () = link.called() => {}
+        }
+        if link.is_to_go() {
+            return Err(link.asks_in_vain().map(|_| Unserved::Opening(opening)));
+        }
+    }
+}
+
 /// Serves one connection until it ends or must make room. Returns it if it made room before its
 /// request was complete.
 async fn attend<S>(
     http: http1::Builder,
-    io: TokioIo<Watched<TcpStream>>,
+    io: TokioIo<Watched<Stream>>,
     service: S,
     link: Arc<Link>,
 ) -> hyper::Result<Option<Unserved>>
@@ -332,7 +371,7 @@ where
             && let Some(has_asked) = link.asks_in_vain()
         {
             let stream = connection.into_parts().io.into_inner().into_inner();
-            return Ok(Some(Unserved { stream, has_asked }));
+            return Ok(Some(Unserved::Open { stream, has_asked }));
         }
         Pin::new(&mut connection).graceful_shutdown();
         let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx))).await;
@@ -407,7 +446,10 @@ impl Unserved {
 
     /// Reads the request without storing it, so that it needs no buffer of a served connection.
     async fn refuse(self) -> io::Result<()> {
-        let Self { mut stream, has_asked } = self;
+        let (mut stream, has_asked) = match self {
+            Self::Opening(opening) => (opening.await?, false),
+            Self::Open { stream, has_asked } => (stream, has_asked),
+        };
         let mut asked = [0; 256];
         // A client does not expect an answer before it has sent something.
         if !has_asked && stream.read(&mut asked).await? == 0 {

@@ -1,6 +1,7 @@
 //! `messager doctor`: checks everything that a process needs, and says what to do.
 
 mod broker;
+mod certificates;
 mod database;
 mod findings;
 mod gateways;
@@ -84,6 +85,11 @@ async fn examine(config: &Config, roles: &[Role], findings: &mut Findings) {
         let advice =
             "only `messager` needs both; ignore this if api, processor and consumer run apart";
         findings.warn("settings", error.problems().join("; "), advice);
+    }
+    if let Some(files) = &config.api.tls
+        && (roles.is_empty() || roles.contains(&Role::Api))
+    {
+        certificates::examine(files, findings);
     }
     if let Err(error) = ensure_exists(config) {
         findings.fail("database", error.to_string(), "start the service once, or run it there");

@@ -1,12 +1,13 @@
 //! The API: its addresses, its connections, and the callers that may use it.
 
-use std::num::NonZeroU16;
+use std::{num::NonZeroU16, path::PathBuf};
 
-use adapters_http::{ApiAuth, Hosts};
+use adapters_http::{ApiAuth, CertificateFile, Hosts, ServerCertificate};
 use application::{Counting, SendRules};
 use domain::SendLimits;
 
 use super::{
+    InvalidConfig,
     numbers::NumberConfig,
     reader::Reader,
     setting::{
@@ -19,12 +20,39 @@ use super::{
 pub struct ApiConfig {
     pub hosts: Hosts,
     pub port: u16,
+    /// `None`: the API speaks HTTP without TLS.
+    pub tls: Option<ApiTls>,
     pub max_connections: u16,
     /// `None`: no limit.
     pub max_connections_per_peer: Option<NonZeroU16>,
     /// Which callers must show an API key.
     pub auth: ApiAuth,
     pub legacy: LegacyApiConfig,
+}
+
+/// The files of the API's certificate.
+///
+/// They are read only where the API runs: the other processes may not have the right to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiTls {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl ApiTls {
+    /// Reads the files. Reports every problem at once.
+    pub fn read(&self) -> Result<ServerCertificate, InvalidConfig> {
+        ServerCertificate::read(&self.certificate, &self.key).map_err(|problems| {
+            let named = problems.into_iter().map(|(file, problem)| {
+                let name = match file {
+                    CertificateFile::Certificate => "APP_TLS_CERT",
+                    CertificateFile::Key => "APP_TLS_KEY",
+                };
+                format!("{name} cannot be used: {problem}")
+            });
+            InvalidConfig(named.collect())
+        })
+    }
 }
 
 /// The rules of `/api`. Only settings that are set hold there, and not the defaults of `/v1`,
@@ -55,6 +83,22 @@ pub(super) const SECTION: Section = Section {
             example: None,
             values: Port,
             meaning: "Port of the API.",
+        },
+        Setting {
+            name: "APP_TLS_CERT",
+            default: "",
+            example: Some("/etc/ssl/certs/messager.pem"),
+            values: Text("path of a PEM file"),
+            meaning: "Certificate of the API, with those of intermediate authorities behind it. If \
+                      it is set, the API speaks [HTTPS only](security.md#tls-of-the-api). Needs \
+                      `APP_TLS_KEY`.",
+        },
+        Setting {
+            name: "APP_TLS_KEY",
+            default: "",
+            example: Some("/etc/ssl/private/messager.pem"),
+            values: Text("path of a PEM file"),
+            meaning: "Private key of the API's certificate, not encrypted. Needs `APP_TLS_CERT`.",
         },
         Setting {
             name: "MAX_CONNECTIONS",
@@ -107,6 +151,9 @@ pub(super) fn read(
 ) -> Option<ApiConfig> {
     let hosts = env.hosts("APP_HOST");
     let port = env.parsed("APP_PORT", |text| text.parse().ok()).map(NonZeroU16::get);
+    let tls = env
+        .certificate("APP_TLS_CERT", "APP_TLS_KEY")
+        .map(|(certificate, key)| ApiTls { certificate, key });
     let max_connections = env.number("MAX_CONNECTIONS");
     let max_connections_per_peer = env.parsed("MAX_CONNECTIONS_PER_PEER", |text| {
         if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
@@ -133,6 +180,7 @@ pub(super) fn read(
     Some(ApiConfig {
         hosts: hosts?,
         port: port?,
+        tls,
         max_connections: max_connections?,
         max_connections_per_peer: max_connections_per_peer?,
         auth: auth?,

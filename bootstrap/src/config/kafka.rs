@@ -93,7 +93,8 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<KafkaSecurity> {
     let protocol = env.choice("KAFKA_SECURITY_PROTOCOL", &choices);
     let mechanism = read_mechanism(env);
     let [_, username, password] = SASL.map(|name| env.text(name));
-    let [ca, certificate, key] = FILES.map(|name| env.text(name));
+    let ca = env.text("KAFKA_SSL_CA");
+    let client = env.certificate("KAFKA_SSL_CERT", "KAFKA_SSL_KEY");
     let protocol = protocol?;
     if !protocol.sasl {
         refuse(env, protocol, &SASL, "SASL_PLAINTEXT or SASL_SSL");
@@ -107,15 +108,8 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<KafkaSecurity> {
             env.problem(name, &format!("is missing: {} needs it", protocol.name));
         }
     }
-    if certificate.is_some() != key.is_some() {
-        let missing = if key.is_none() { "KAFKA_SSL_KEY" } else { "KAFKA_SSL_CERT" };
-        env.problem(missing, "is missing: KAFKA_SSL_CERT and KAFKA_SSL_KEY go together");
-    }
     let tls = protocol.tls.then(|| {
-        let files = KafkaTlsFiles {
-            authorities: ca.map(Into::into),
-            client: certificate.zip(key).map(|(it, key)| (it.into(), key.into())),
-        };
+        let files = KafkaTlsFiles { authorities: ca.map(Into::into), client };
         read_files(env, &files)
     });
     let tls = match tls {

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     num::NonZeroU16,
+    path::PathBuf,
     str::FromStr,
     time::Duration,
 };
@@ -14,6 +15,7 @@ use super::{
     mask::without_password,
     setting::{Setting, Values},
 };
+use crate::environment::is_readable_by_others;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -116,6 +118,34 @@ impl<'a> Reader<'a> {
             );
         }
         url
+    }
+
+    /// Reads the paths of a certificate and its key, which go together. Notes if every user of the
+    /// machine can read the key. The files may be missing.
+    pub(super) fn certificate(
+        &mut self,
+        certificate: &str,
+        key: &str,
+    ) -> Option<(PathBuf, PathBuf)> {
+        let read = |text: String| PathBuf::from(text.trim());
+        match (self.text(certificate).map(read), self.text(key).map(read)) {
+            (Some(certificate), Some(path)) => {
+                if is_readable_by_others(&path) {
+                    self.remarks.push(format!(
+                        "{key} names {}, which every user of this machine can read: take that \
+                         right away, such as with chmod o-r",
+                        path.display()
+                    ));
+                }
+                Some((certificate, path))
+            }
+            (None, None) => None,
+            (_, found) => {
+                let missing = if found.is_none() { key } else { certificate };
+                self.problem(missing, &format!("is missing: {certificate} and {key} go together"));
+                None
+            }
+        }
     }
 
     /// Reads one of the words that are declared.

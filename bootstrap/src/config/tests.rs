@@ -362,3 +362,22 @@ fn every_declared_setting_is_read_and_declared_once() {
     assert_eq!(env.read.len(), declared.len());
     assert_eq!(effective::names().len(), declared.len() + of_providers);
 }
+
+#[test]
+fn certificate_of_the_api_and_its_key_go_together() {
+    for (set, missing) in [("APP_TLS_CERT", "APP_TLS_KEY"), ("APP_TLS_KEY", "APP_TLS_CERT")] {
+        let InvalidConfig(problems) = read(&[(set, "/file.pem")]).unwrap_err();
+        let expected = format!("{missing} is missing: APP_TLS_CERT and APP_TLS_KEY go together");
+        assert_eq!(problems, [expected]);
+    }
+
+    // A process without the API may have no right to read them.
+    let both = [("APP_TLS_CERT", "/nowhere.crt"), ("APP_TLS_KEY", " /nowhere.key ")];
+    let tls = read(&both).unwrap().api.tls.unwrap();
+
+    assert_eq!(
+        (&*tls.certificate, &*tls.key),
+        (Path::new("/nowhere.crt"), Path::new("/nowhere.key"))
+    );
+    assert_eq!(read(&[]).unwrap().api.tls, None);
+}

@@ -25,6 +25,11 @@ pub(super) fn path_name(secret: &str) -> String {
     format!("{secret}_FILE")
 }
 
+/// Returns whether every user of this machine may read a file. `false` if there is none.
+pub(crate) fn is_readable_by_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.mode() & READABLE_BY_OTHERS != 0)
+}
+
 impl SecretFiles {
     /// Reads the file of each secret that has one. `get` returns the value that is set for a name.
     pub(super) fn read<'a>(

@@ -1,4 +1,5 @@
 mod budgets;
+mod certificate;
 mod tasks;
 
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
@@ -155,7 +156,9 @@ fn receipts(process: &mut Process, database: Database, vault: Vault) -> Arc<Http
 }
 
 /// Opens the API port, and warns of paths that need no API key.
-fn listen(process: &Process) -> anyhow::Result<Listeners> {
+fn listen(process: &mut Process) -> anyhow::Result<Listeners> {
+    let tls = process.config.api.tls.clone().map(|files| certificate::tls(process, files));
+    let tls = tls.transpose()?;
     let config = &process.config;
     let (port, hosts) = (config.api.port, &config.api.hosts);
     let listeners = hosts
@@ -164,13 +167,16 @@ fn listen(process: &Process) -> anyhow::Result<Listeners> {
     let warnings = if process.has_banner() {
         config.warnings_beside_access()
     } else {
-        tracing::info!(address = %listeners, "listening for API requests");
+        tracing::info!(address = %listeners, tls = tls.is_some(), "listening for API requests");
         config.warnings()
     };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    Ok(listeners)
+    Ok(match tls {
+        Some(tls) => listeners.with_tls(tls),
+        None => listeners,
+    })
 }
 
 fn server_limits(config: &Config, shares: &Shares) -> ServerLimits {

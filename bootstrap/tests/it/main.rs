@@ -12,6 +12,7 @@ mod failover;
 mod gateway_health;
 mod gateway_receipts;
 mod gateways;
+mod https;
 mod kannel;
 mod keys;
 mod limits;

@@ -6,11 +6,9 @@ use std::{
     sync::Arc,
 };
 
+use adapters_pem::{no_pair, read_certificates, read_key};
 use rskafka::client::{Credentials, SaslConfig};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use rustls::{ClientConfig, RootCertStore};
 
 /// How connections to Kafka are protected. The default is neither TLS nor SASL.
 #[derive(Debug, Clone, Default)]
@@ -107,13 +105,6 @@ fn noted<T>(
     read.map_err(|problem| problems.push((file, problem))).ok()
 }
 
-fn no_pair(error: &rustls::Error) -> String {
-    match error {
-        rustls::Error::InconsistentKeys(_) => "is not the key of the certificate".to_owned(),
-        error => format!("cannot be used: {error}"),
-    }
-}
-
 fn read_authorities(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in read_certificates(path)? {
@@ -129,21 +120,6 @@ fn system_authorities() -> Result<RootCertStore, String> {
         return Err("the operating system has no certificates of authorities".to_owned());
     }
     Ok(roots)
-}
-
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let told = |problem: &str| format!("{}: {problem}", path.display());
-    let text = std::fs::read(path).map_err(|error| told(&error.to_string()))?;
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let read = read.map_err(|error| told(&format!("it is not a PEM file: {error}")))?;
-    if read.is_empty() { Err(told("it contains no certificate")) } else { Ok(read) }
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let told = |problem: &str| format!("{}: {problem}", path.display());
-    let text = std::fs::read(path).map_err(|error| told(&error.to_string()))?;
-    PrivateKeyDer::from_pem_slice(&text)
-        .map_err(|_| told("it contains no private key in PEM that is not encrypted"))
 }
 
 impl KafkaSasl {

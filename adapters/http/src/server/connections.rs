@@ -62,7 +62,7 @@ impl std::fmt::Display for Peer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
-    /// No byte has arrived.
+    /// No byte of a request has arrived. There may be a TLS handshake.
     New,
     /// A part of a head has arrived.
     Head,
@@ -220,6 +220,13 @@ impl Link {
     fn order(&self, order: Order) {
         self.order.fetch_max(order as u8, Ordering::Relaxed);
         self.called.notify_one();
+    }
+
+    /// Makes [`Self::called`] return once more, if there was an order.
+    pub(super) fn repeat_order(&self) {
+        if self.order.load(Ordering::Relaxed) != Order::Stay as u8 {
+            self.called.notify_one();
+        }
     }
 
     /// Waits for an order.

@@ -13,6 +13,8 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::ServerTls;
+
 /// The most connections that may wait to be accepted. Linux limits this to `net.core.somaxconn`.
 pub(super) const BACKLOG: u16 = 4_096;
 
@@ -170,6 +172,7 @@ pub struct Listeners {
     /// The socket that is polled first. It changes, so that a flood at one address does not block
     /// the other addresses.
     next: AtomicUsize,
+    tls: Option<ServerTls>,
 }
 
 impl From<TcpListener> for Listeners {
@@ -180,7 +183,7 @@ impl From<TcpListener> for Listeners {
 
 impl From<Vec<TcpListener>> for Listeners {
     fn from(sockets: Vec<TcpListener>) -> Self {
-        Self { sockets, next: AtomicUsize::new(0) }
+        Self { sockets, next: AtomicUsize::new(0), tls: None }
     }
 }
 
@@ -193,6 +196,16 @@ impl fmt::Display for Listeners {
 }
 
 impl Listeners {
+    /// Makes all connections speak TLS.
+    #[must_use]
+    pub fn with_tls(self, tls: ServerTls) -> Self {
+        Self { tls: Some(tls), ..self }
+    }
+
+    pub(super) fn tls(&self) -> Option<&ServerTls> {
+        self.tls.as_ref()
+    }
+
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.sockets.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }

@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use prometheus::Registry;
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
     sync::{Notify, mpsc},
     task::JoinHandle,
@@ -23,6 +23,7 @@ use super::*;
 use crate::{ApiMetrics, ApiSettings};
 
 mod any_bytes;
+mod tls;
 
 const REQUEST: &str = "POST /api HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n\
                        Content-Length: 23\r\n\r\n{\"phone\":\"89999999999\"}";
@@ -59,6 +60,16 @@ struct Server {
 }
 
 async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) -> Server {
+    start_on(None, always_open, limits, body_timeout).await
+}
+
+/// Starts a server, with TLS or without.
+async fn start_on(
+    tls: Option<ServerTls>,
+    always_open: bool,
+    limits: ServerLimits,
+    body_timeout: Duration,
+) -> Server {
     let (sender, entered) = mpsc::unbounded_channel();
     let open = Arc::new(Notify::new());
     let gate = Gate { entered: sender, open: open.clone(), always_open };
@@ -86,7 +97,12 @@ async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, router, limits, connections.clone(), stop.clone()));
+    let listeners = Listeners::from(listener);
+    let listeners = match tls {
+        Some(tls) => listeners.with_tls(tls),
+        None => listeners,
+    };
+    let task = tokio::spawn(serve(listeners, router, limits, connections.clone(), stop.clone()));
     Server { address, stop, entered, open, connections, task }
 }
 
@@ -122,12 +138,12 @@ async fn within<F: Future>(future: F) -> F::Output {
     timeout(DEADLINE, future).await.expect("the deadline of the test")
 }
 
-async fn send(stream: &mut TcpStream, text: impl AsRef<[u8]>) {
+async fn send(stream: &mut (impl AsyncWrite + Unpin), text: impl AsRef<[u8]>) {
     within(stream.write_all(text.as_ref())).await.unwrap();
 }
 
 /// Reads one answer with its body, and no more bytes.
-async fn answer(stream: &mut TcpStream) -> String {
+async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = String::new();
     loop {
         text.push(char::from(within(stream.read_u8()).await.unwrap()));
@@ -148,7 +164,7 @@ async fn rest_or_answer(stream: &mut TcpStream) -> String {
 }
 
 /// Reads to the end of the connection. A reset is also an end.
-async fn rest(stream: &mut TcpStream) -> String {
+async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = Vec::new();
     let _ = within(stream.read_to_end(&mut text)).await;
     String::from_utf8(text).unwrap()

@@ -1,13 +1,6 @@
 //! Takes over changed gateways while the process runs.
 
-use std::{
-    fs,
-    future::ready,
-    hash::{DefaultHasher, Hash, Hasher},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::ready, sync::Arc};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +9,8 @@ use crate::{
     Process,
     config::{GatewaysConfig, GatewaysFile, environment},
     periodic::every,
+    watched_files::{LOOK, WatchedFiles},
 };
-
-/// How often the files are compared with what they were. A change counts once the files were the same
-/// twice: a file that is half written is not read.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// Returns the gateways in force. They change when `GATEWAYS_FILE`, or a file with a secret that it
 /// names, has changed and can be used.
@@ -35,16 +25,11 @@ pub(crate) fn gateways(process: &mut Process) -> watch::Receiver<Arc<GatewaysCon
     let files = config.files.clone();
     let (sender, receiver) = watch::channel(config);
     process.gateways = Some(receiver.clone());
-    let watcher = Watcher {
-        sends: process.sends(),
-        watched: files,
-        seen: None,
-        judged: None,
-        gateways: sender,
-    };
+    let watcher =
+        Watcher { sends: process.sends(), watched: WatchedFiles::new(files), gateways: sender };
     let stop = process.stop.clone();
     process.spawn(async move {
-        if watcher.watched.is_empty() {
+        if watcher.watched.paths().is_empty() {
             stop.cancelled().await;
         } else {
             watcher.run(stop).await;
@@ -60,11 +45,7 @@ struct Watcher {
     /// Whether the process sends, and needs the secrets.
     sends: bool,
     /// The file of gateways, and then the files with secrets.
-    watched: Vec<PathBuf>,
-    /// The contents at the last look.
-    seen: Option<u64>,
-    /// The contents that were taken over or refused.
-    judged: Option<u64>,
+    watched: WatchedFiles,
 }
 
 /// The result of reading a changed file.
@@ -83,7 +64,7 @@ enum Taken {
 impl Watcher {
     async fn run(mut self, stop: CancellationToken) {
         every(LOOK, &stop, || {
-            if self.has_changed() {
+            if self.watched.have_changed() {
                 self.take_over();
             }
             ready(())
@@ -91,23 +72,11 @@ impl Watcher {
         .await;
     }
 
-    /// Returns whether the files have changed since they were judged, and not since the last look.
-    ///
-    /// The first time they count as changed, because they may have changed after the start.
-    fn has_changed(&mut self) -> bool {
-        let now = Some(fingerprint(&self.watched));
-        let is_steady = std::mem::replace(&mut self.seen, now) == now;
-        is_steady && self.judged != now
-    }
-
     fn take_over(&mut self) {
-        let Some(path) = self.watched.first().cloned() else { return };
+        let Some(path) = self.watched.paths().first().cloned() else { return };
         let environment = environment();
         let lookup = |name: &str| environment.get(name).map(|(value, _)| value.to_owned());
-        // Read before the file is judged: if it changes in between, it is judged again.
-        self.watched = GatewaysFile::read(&path, &lookup).files;
-        self.judged = Some(fingerprint(&self.watched));
-        self.seen = self.judged;
+        self.watched.judge(GatewaysFile::read(&path, &lookup).files);
         let file = path.display().to_string();
         match self.take(GatewaysFile::read(&path, &lookup)) {
             Taken::Same => {}
@@ -150,18 +119,10 @@ impl Watcher {
     }
 }
 
-/// Returns a number that changes with the contents of the files. A file that cannot be read counts
-/// too.
-fn fingerprint(files: &[PathBuf]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        fs::read(file).ok().hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::PathBuf};
+
     use super::*;
 
     const ONE: &str = "[gateway.main]\nprovider = \"console\"\n";
@@ -187,7 +148,7 @@ mod tests {
         fs::write(&path, text).unwrap();
         let GatewaysFile { gateways, files, .. } = GatewaysFile::read(&path, &|_| None);
         let gateways = watch::channel(Arc::new(gateways.unwrap())).0;
-        let watcher = Watcher { gateways, sends, watched: files, seen: None, judged: None };
+        let watcher = Watcher { gateways, sends, watched: WatchedFiles::new(files) };
         Watched { folder, watcher }
     }
 
@@ -198,7 +159,7 @@ mod tests {
 
         /// Looks once, and returns whether the file was judged.
         fn look(&mut self) -> bool {
-            let changed = self.watcher.has_changed();
+            let changed = self.watcher.watched.have_changed();
             if changed {
                 self.watcher.take_over();
             }

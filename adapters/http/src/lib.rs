@@ -24,8 +24,8 @@ pub use numbering::{has_numbers, recipient};
 pub use page::router as page_router;
 pub use readiness::Readiness;
 pub use server::{
-    CertificateFile, Hosts, InvalidHosts, Listeners, ServerCertificate, ServerLimits, ServerTls,
-    serve,
+    CertificateFile, Hosts, InvalidHosts, InvalidProxies, Listeners, ServerCertificate,
+    ServerLimits, ServerTls, TrustedProxies, serve,
 };
 pub use v1::{
     NoReceipts, ReceiptAnswer, ReceiptError, ReceiptGateway, ReceiptGateways, ReceiptRequest,

@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
@@ -38,12 +38,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    connections::{Connections, Entry, Link},
+    connections::{Connections, Entry, Link, Peer},
+    refusals::Refusals,
     tls::{Opening, Stream},
     watched::{Body, Watched},
 };
 pub use self::{
     listen::{Hosts, InvalidHosts, Listeners},
+    proxies::{InvalidProxies, TrustedProxies},
     tls::{CertificateFile, ServerCertificate, ServerTls},
 };
 use crate::{ConnectionMetrics, error::JSON};
@@ -51,6 +53,8 @@ use crate::{ConnectionMetrics, error::JSON};
 mod connections;
 mod host;
 mod listen;
+mod proxies;
+mod refusals;
 mod tls;
 mod watched;
 
@@ -172,7 +176,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let listeners = listeners.into();
-    let tls = listeners.tls().cloned();
+    let (tls, proxies) = (listeners.tls().cloned(), listeners.proxies().clone());
+    let mut number = 0;
+    let refusals = Arc::new(Refusals::default());
     let http = http();
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let connections = Connections::new(limits, metrics, stop.clone());
@@ -188,7 +194,14 @@ pub async fn serve(
         // Removes ended tasks. Otherwise the sets would grow without limit.
         while tasks.try_join_next().is_some() {}
         while turned_away.try_join_next().is_some() {}
-        let Some(entry) = connections.admit(peer.ip().into()) else {
+        let peer = peer.ip();
+        let counted_as = if proxies.contains(peer) {
+            number += 1;
+            Peer::Proxied(peer, number)
+        } else {
+            peer.into()
+        };
+        let Some(entry) = connections.admit(counted_as) else {
             if let Some(permit) = turning_away.newcomer() {
                 let unserved = Unserved::Opening(Opening::new(stream, tls.as_ref()));
                 turned_away.spawn(unserved.turn_away(permit));
@@ -199,7 +212,9 @@ pub async fn serve(
             tracing::debug!(%error, "a client closed its connection before it was served");
             return;
         }
-        let service = answering(router.clone(), Arc::clone(&entry.link), Arc::clone(&connections));
+        let callers = Callers { peer, proxies: proxies.clone(), refusals: Arc::clone(&refusals) };
+        let (link, all) = (Arc::clone(&entry.link), Arc::clone(&connections));
+        let service = answering(router.clone(), link, all, callers);
         let (http, link) = (http.clone(), Arc::clone(&entry.link));
         let opening = Opening::new(stream, tls.as_ref());
         let served = async move |opening| {
@@ -384,14 +399,25 @@ where
     }
 }
 
+/// What is known of the callers on one connection.
+struct Callers {
+    /// The address at the other end.
+    peer: IpAddr,
+    proxies: TrustedProxies,
+    refusals: Arc<Refusals>,
+}
+
 /// Returns the service of one connection. A router is always ready, and cheap to clone.
 fn answering(
     router: Router,
     link: Arc<Link>,
     connections: Arc<Connections>,
+    callers: Callers,
 ) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> + Send {
     service_fn(move |request: Request<Incoming>| {
         link.asked(!request.body().is_end_stream());
+        let caller = callers.proxies.caller(callers.peer, request.headers());
+        let refusals = Arc::clone(&callers.refusals);
         let answer = host::is_valid(request.version(), request.headers()).then(|| {
             let request = request.map(|body| Body::new(body, Arc::clone(&link)));
             tower::Service::call(&mut router.clone(), request)
@@ -403,6 +429,9 @@ fn answering(
                 None => refuse_host(),
             };
             link.answered();
+            if answer.status() == StatusCode::UNAUTHORIZED {
+                refusals.note(caller);
+            }
             if link.is_told() || connections.is_stopping() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

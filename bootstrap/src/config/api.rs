@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU16, path::PathBuf};
 
-use adapters_http::{ApiAuth, CertificateFile, Hosts, ServerCertificate};
+use adapters_http::{ApiAuth, CertificateFile, Hosts, ServerCertificate, TrustedProxies};
 use application::{Counting, SendRules};
 use domain::SendLimits;
 
@@ -22,6 +22,8 @@ pub struct ApiConfig {
     pub port: u16,
     /// `None`: the API speaks HTTP without TLS.
     pub tls: Option<ApiTls>,
+    /// The proxies whose word about the address of a caller counts.
+    pub proxies: TrustedProxies,
     pub max_connections: u16,
     /// `None`: no limit.
     pub max_connections_per_peer: Option<NonZeroU16>,
@@ -114,7 +116,15 @@ pub(super) const SECTION: Section = Section {
             example: None,
             values: Text("off, or a whole number from 1 to 65535"),
             meaning: "Connections of the API from one client address at a time. A client address \
-                      is an IPv4 address or an IPv6 /64.",
+                      is an IPv4 address or an IPv6 /64. `TRUSTED_PROXIES` may have more.",
+        },
+        Setting {
+            name: "TRUSTED_PROXIES",
+            default: "",
+            example: Some("10.0.0.0/8"),
+            values: Text("IP addresses or networks such as 10.0.0.0/8, separated by commas"),
+            meaning: "[Proxies](security.md#behind-a-proxy) whose `X-Forwarded-For` is believed. \
+                      Unset, the caller is at the other end of the connection.",
         },
         Setting {
             name: "API_AUTH",
@@ -158,6 +168,11 @@ pub(super) fn read(
     let max_connections_per_peer = env.parsed("MAX_CONNECTIONS_PER_PEER", |text| {
         if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
     });
+    let proxies = if env.is_set("TRUSTED_PROXIES") {
+        env.parsed("TRUSTED_PROXIES", |text| text.parse().ok())
+    } else {
+        Some(TrustedProxies::default())
+    };
     env.defaults_to("API_AUTH", if is_sqlite { "none" } else { "v1" });
     let auth = env
         .choice("API_AUTH", &[("none", ApiAuth::None), ("v1", ApiAuth::V1), ("all", ApiAuth::All)]);
@@ -181,6 +196,7 @@ pub(super) fn read(
         hosts: hosts?,
         port: port?,
         tls,
+        proxies: proxies?,
         max_connections: max_connections?,
         max_connections_per_peer: max_connections_per_peer?,
         auth: auth?,

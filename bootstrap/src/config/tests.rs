@@ -381,3 +381,16 @@ fn certificate_of_the_api_and_its_key_go_together() {
     );
     assert_eq!(read(&[]).unwrap().api.tls, None);
 }
+
+#[test]
+fn trusted_proxies_are_addresses_and_networks() {
+    let proxies = |text: &str| read(&[("TRUSTED_PROXIES", text)]).map(|it| it.api.proxies);
+
+    assert_eq!(read(&[]).unwrap().api.proxies.to_string(), "");
+    let both = proxies("10.0.0.0/8, ::1").unwrap();
+    assert_eq!(both.to_string(), "10.0.0.0/8,::1/128");
+    let InvalidConfig(problems) = proxies("10.0.0.0/33").unwrap_err();
+    let expected = "TRUSTED_PROXIES is \"10.0.0.0/33\", and must be IP addresses or networks such \
+                    as 10.0.0.0/8, separated by commas";
+    assert_eq!(problems, [expected]);
+}

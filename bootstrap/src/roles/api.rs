@@ -173,6 +173,7 @@ fn listen(process: &mut Process) -> anyhow::Result<Listeners> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    let listeners = listeners.behind(config.api.proxies.clone());
     Ok(match tls {
         Some(tls) => listeners.with_tls(tls),
         None => listeners,

@@ -36,6 +36,9 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(1);
 pub(super) enum Peer {
     V4(Ipv4Addr),
     V6(u64),
+    /// A connection of a trusted proxy, with its number. The clients behind the proxy are not one
+    /// client, so each of its connections counts as one.
+    Proxied(IpAddr, u64),
 }
 
 impl From<IpAddr> for Peer {
@@ -51,6 +54,7 @@ impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::V4(address) => address.fmt(f),
+            Self::Proxied(address, _) => address.to_canonical().fmt(f),
             Self::V6(prefix) => {
                 write!(f, "{}/64", std::net::Ipv6Addr::from_bits(u128::from(*prefix) << 64))
             }

@@ -13,7 +13,7 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::ServerTls;
+use super::{ServerTls, TrustedProxies};
 
 /// The most connections that may wait to be accepted. Linux limits this to `net.core.somaxconn`.
 pub(super) const BACKLOG: u16 = 4_096;
@@ -173,6 +173,7 @@ pub struct Listeners {
     /// the other addresses.
     next: AtomicUsize,
     tls: Option<ServerTls>,
+    proxies: TrustedProxies,
 }
 
 impl From<TcpListener> for Listeners {
@@ -183,7 +184,7 @@ impl From<TcpListener> for Listeners {
 
 impl From<Vec<TcpListener>> for Listeners {
     fn from(sockets: Vec<TcpListener>) -> Self {
-        Self { sockets, next: AtomicUsize::new(0), tls: None }
+        Self { sockets, next: AtomicUsize::new(0), tls: None, proxies: TrustedProxies::default() }
     }
 }
 
@@ -200,6 +201,16 @@ impl Listeners {
     #[must_use]
     pub fn with_tls(self, tls: ServerTls) -> Self {
         Self { tls: Some(tls), ..self }
+    }
+
+    /// Believes what these proxies report about the callers behind them.
+    #[must_use]
+    pub fn behind(self, proxies: TrustedProxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    pub(super) fn proxies(&self) -> &TrustedProxies {
+        &self.proxies
     }
 
     pub(super) fn tls(&self) -> Option<&ServerTls> {

@@ -60,12 +60,12 @@ struct Server {
 }
 
 async fn start(always_open: bool, limits: ServerLimits, body_timeout: Duration) -> Server {
-    start_on(None, always_open, limits, body_timeout).await
+    start_on(|listeners| listeners, always_open, limits, body_timeout).await
 }
 
-/// Starts a server, with TLS or without.
+/// Starts a server on listeners that `adapt` returns.
 async fn start_on(
-    tls: Option<ServerTls>,
+    adapt: impl FnOnce(Listeners) -> Listeners,
     always_open: bool,
     limits: ServerLimits,
     body_timeout: Duration,
@@ -97,11 +97,7 @@ async fn start_on(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let listeners = Listeners::from(listener);
-    let listeners = match tls {
-        Some(tls) => listeners.with_tls(tls),
-        None => listeners,
-    };
+    let listeners = adapt(Listeners::from(listener));
     let task = tokio::spawn(serve(listeners, router, limits, connections.clone(), stop.clone()));
     Server { address, stop, entered, open, connections, task }
 }
@@ -615,6 +611,30 @@ async fn peer_has_at_most_its_share_of_connections() {
 }
 
 #[tokio::test]
+async fn connections_of_a_trusted_proxy_are_clients_of_their_own() {
+    let limits = ServerLimits { max_per_peer: 1, idle_patience: DEADLINE, ..patient() };
+    for (trusted, served) in [("127.0.0.0/8", 3), ("127.0.0.2", 1)] {
+        let behind = |listeners: Listeners| listeners.behind(trusted.parse().unwrap());
+        let mut server = start_on(behind, false, limits, DEADLINE).await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let mut stream = server.connect().await;
+            send(&mut stream, REQUEST).await;
+            if streams.len() < served {
+                within(server.entered.recv()).await.unwrap();
+                server.open.notify_one();
+            }
+            let text = answer(&mut stream).await;
+            let status = if streams.len() < served { "200" } else { "503" };
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{trusted}: {text}");
+            streams.push(stream);
+        }
+        drop(streams);
+        server.stopped().await;
+    }
+}
+
+#[tokio::test]
 async fn incomplete_request_does_not_delay_the_shutdown() {
     let limits =
         ServerLimits { grace: 10 * DEADLINE, patience: Duration::from_millis(100), ..patient() };
@@ -748,11 +768,16 @@ async fn request_that_arrives_with_the_close_is_answered() {
         let limits = ServerLimits { max_connections: 1, patience: Duration::ZERO, ..patient() };
         let metrics = ConnectionMetrics::register(&Registry::new()).unwrap();
         let connections = Connections::new(limits, metrics, stop.clone());
-        let peer = std::net::IpAddr::from(address).into();
+        let address = IpAddr::from(address);
+        let peer = address.into();
         let entry = connections.admit(peer).unwrap();
         let link = Arc::clone(&entry.link);
-        let service = answering(Router::new(), Arc::clone(&link), Arc::clone(&connections));
-        let io = TokioIo::new(Watched::new(ours, Arc::clone(&link)));
+        let callers =
+            Callers { peer: address, proxies: TrustedProxies::default(), refusals: Arc::default() };
+        let (own, all) = (Arc::clone(&link), Arc::clone(&connections));
+        let service = answering(Router::new(), own, all, callers);
+        let stream = open(Opening::new(ours, None), &link).await.ok().unwrap();
+        let io = TokioIo::new(Watched::new(stream, Arc::clone(&link)));
 
         let mut attending = pin!(attend(http(), io, service, link));
         assert!(attending.as_mut().now_or_never().is_none(), "there is nothing to be read yet");

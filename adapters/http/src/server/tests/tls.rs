@@ -53,6 +53,11 @@ done
         ServerTls::new(self.read("one"))
     }
 
+    fn with_tls(&self) -> impl FnOnce(Listeners) -> Listeners + use<> {
+        let tls = self.tls();
+        |listeners| listeners.with_tls(tls)
+    }
+
     fn connector(&self, version: &'static SupportedProtocolVersion) -> TlsConnector {
         let mut roots = RootCertStore::empty();
         roots.add(read_certificates(&self.path("ca.crt")).unwrap().remove(0)).unwrap();
@@ -90,7 +95,7 @@ fn shown(stream: &TlsStream<TcpStream>, certificates: &Certificates) -> &'static
 #[tokio::test]
 async fn each_version_of_tls_serves_requests_of_http_1_1() {
     let certificates = Certificates::make("tls-versions");
-    let server = start_on(Some(certificates.tls()), true, patient(), DEADLINE).await;
+    let server = start_on(certificates.with_tls(), true, patient(), DEADLINE).await;
 
     for version in [&version::TLS12, &version::TLS13] {
         let connector = certificates.connector(version);
@@ -113,7 +118,7 @@ async fn each_version_of_tls_serves_requests_of_http_1_1() {
 async fn replaced_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
     let certificates = Certificates::make("tls-replaced");
     let tls = certificates.tls();
-    let server = start_on(Some(tls.clone()), true, patient(), DEADLINE).await;
+    let server = start_on(|it| it.with_tls(tls.clone()), true, patient(), DEADLINE).await;
     let mut before = certificates.connect(&server).await;
     assert_eq!(shown(&before, &certificates), "one");
 
@@ -133,7 +138,7 @@ async fn replaced_certificate_is_shown_to_new_connections_and_old_ones_go_on() {
 async fn handshake_that_does_not_proceed_is_cut_and_delays_no_other_client() {
     let certificates = Certificates::make("tls-slow");
     let limits = ServerLimits { first_byte_timeout: SHORT, ..patient() };
-    let server = start_on(Some(certificates.tls()), true, limits, DEADLINE).await;
+    let server = start_on(certificates.with_tls(), true, limits, DEADLINE).await;
     let mut silent = server.connect().await;
     let mut half = server.connect().await;
     // The beginning of a record of 512 bytes.
@@ -155,7 +160,7 @@ async fn handshake_that_does_not_proceed_is_cut_and_delays_no_other_client() {
 #[tokio::test]
 async fn client_that_speaks_no_tls_ends_its_own_connection_only() {
     let certificates = Certificates::make("tls-plain");
-    let server = start_on(Some(certificates.tls()), true, patient(), DEADLINE).await;
+    let server = start_on(certificates.with_tls(), true, patient(), DEADLINE).await;
     let mut good = certificates.connect(&server).await;
 
     let mut plain = server.connect().await;
@@ -176,7 +181,7 @@ async fn connection_that_makes_room_is_answered_503_over_tls() {
     let limits =
         ServerLimits { max_connections: 1, patience: Duration::from_millis(10), ..patient() };
     for has_opened in [false, true] {
-        let server = start_on(Some(certificates.tls()), true, limits, DEADLINE).await;
+        let server = start_on(certificates.with_tls(), true, limits, DEADLINE).await;
         let early = server.connect().await;
         let early = if has_opened {
             let mut opened = certificates.shake(early).await;
@@ -206,7 +211,7 @@ async fn connection_that_makes_room_is_answered_503_over_tls() {
 async fn connection_beyond_the_limit_is_answered_503_over_tls() {
     let certificates = Certificates::make("tls-full");
     let limits = ServerLimits { max_connections: 1, ..patient() };
-    let mut server = start_on(Some(certificates.tls()), false, limits, DEADLINE).await;
+    let mut server = start_on(certificates.with_tls(), false, limits, DEADLINE).await;
     let mut busy = certificates.connect(&server).await;
     send(&mut busy, REQUEST).await;
     within(server.entered.recv()).await.unwrap();
@@ -225,7 +230,7 @@ async fn shutdown_waits_for_no_handshake() {
     let certificates = Certificates::make("tls-shutdown");
     let limits =
         ServerLimits { grace: 10 * DEADLINE, patience: Duration::from_millis(100), ..patient() };
-    let server = start_on(Some(certificates.tls()), true, limits, DEADLINE).await;
+    let server = start_on(certificates.with_tls(), true, limits, DEADLINE).await;
     let mut silent = server.connect().await;
     let mut idle = certificates.connect(&server).await;
     send(&mut idle, REQUEST).await;

@@ -142,7 +142,8 @@ impl Process {
         if !has_banner {
             tracing::info!(address = %listeners, "listening for metrics and health checks");
         }
-        let router = metrics_router(process.registry.clone(), process.readiness.clone());
+        let token = config.process.metrics_token.clone();
+        let router = metrics_router(process.registry.clone(), process.readiness.clone(), token);
         let limits = metrics_limits(&process.shares);
         let (connections, stop) = (process.connections.clone(), CancellationToken::new());
         // The metrics server stops last, so that it answers probes during the shutdown.

@@ -49,6 +49,8 @@ pub(crate) enum ApiError {
     Internal,
     #[error("API key needed")]
     Unauthorized,
+    #[error("token needed")]
+    TokenNeeded,
     #[error("API key lacks the scope send")]
     Forbidden,
     #[error("messages to this number are not allowed")]
@@ -105,6 +107,7 @@ impl ApiError {
             }
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, r#"{"error":"internal error"}"#),
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, r#"{"error":"API key needed"}"#),
+            Self::TokenNeeded => (StatusCode::UNAUTHORIZED, r#"{"error":"token needed"}"#),
             Self::Forbidden => {
                 (StatusCode::FORBIDDEN, r#"{"error":"API key lacks the scope send"}"#)
             }
@@ -148,7 +151,7 @@ impl IntoResponse for ApiError {
             Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Self::Unauthorized => {
+            Self::Unauthorized | Self::TokenNeeded => {
                 headers.insert(WWW_AUTHENTICATE, BEARER);
             }
             Self::InvalidBody

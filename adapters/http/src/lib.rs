@@ -16,7 +16,7 @@ mod testing;
 mod v1;
 
 pub use api::{ApiSettings, router};
-pub use auth::ApiAuth;
+pub use auth::{ApiAuth, InvalidMetricsToken, MetricsToken};
 pub use docs::router as docs_router;
 pub use metrics::{ApiMetrics, ConnectionMetrics};
 pub use monitoring::metrics_router;

@@ -1,7 +1,7 @@
 use axum::{
     Router,
     extract::State,
-    http::{HeaderValue, StatusCode, header::CONTENT_TYPE},
+    http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -9,7 +9,7 @@ use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 
 use crate::{
-    Readiness,
+    MetricsToken, Readiness,
     error::{ApiError, JSON},
 };
 
@@ -22,17 +22,29 @@ struct ReadinessPage<'a> {
 /// The router of the metrics port: `/metrics`, `/healthz`, `/readyz`.
 ///
 /// `/healthz` reports only that the process runs: a restart would not repair a dependency.
-pub fn metrics_router(registry: Registry, readiness: Readiness) -> Router {
+///
+/// If there is a token, callers of `/metrics` must show it. Probes never need it.
+pub fn metrics_router(
+    registry: Registry,
+    readiness: Readiness,
+    token: Option<MetricsToken>,
+) -> Router {
     Router::new()
-        .route("/metrics", get(metrics).with_state(registry))
+        .route("/metrics", get(metrics).with_state((registry, token)))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz).with_state(readiness))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .fallback(async || ApiError::NotFound)
 }
 
-async fn metrics(State(registry): State<Registry>) -> Response {
+async fn metrics(
+    State((registry, token)): State<(Registry, Option<MetricsToken>)>,
+    headers: HeaderMap,
+) -> Response {
     const TEXT: HeaderValue = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+    if token.is_some_and(|token| !token.is_shown(&headers)) {
+        return ApiError::TokenNeeded.into_response();
+    }
     match TextEncoder::new().encode_to_string(&registry.gather()) {
         Ok(text) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
         Err(error) => {
@@ -59,7 +71,13 @@ async fn readyz(State(readiness): State<Readiness>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, http::Request};
+    use axum::{
+        body::Body,
+        http::{
+            Request,
+            header::{AUTHORIZATION, WWW_AUTHENTICATE},
+        },
+    };
     use http_body_util::BodyExt;
     use tower::ServiceExt;
 
@@ -79,7 +97,7 @@ mod tests {
     async fn metrics_are_in_the_text_format_of_prometheus() {
         let registry = Registry::new();
         ApiMetrics::register(&registry).unwrap();
-        let router = metrics_router(registry, Readiness::new(&[]));
+        let router = metrics_router(registry, Readiness::new(&[]), None);
 
         let (status, kind, text) = get(&router, "/metrics").await;
 
@@ -90,9 +108,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn metrics_are_shown_to_callers_with_the_token_only() {
+        let token = "metrics-token-of-32-characters-xx";
+        let registry = Registry::new();
+        ApiMetrics::register(&registry).unwrap();
+        let router = metrics_router(registry, Readiness::new(&[]), token.parse().ok());
+        let ask = async |path: &str, shown: &[&str]| {
+            let mut request = Request::get(path);
+            for value in shown {
+                request = request.header(AUTHORIZATION, *value);
+            }
+            let request = request.body(Body::empty()).unwrap();
+            router.clone().oneshot(request).await.unwrap()
+        };
+
+        let good = format!("Bearer {token}");
+        assert_eq!(ask("/metrics", &[&good]).await.status(), StatusCode::OK);
+        let (longer, wrong) = (format!("{good}x"), good.replace("xx", "xy"));
+        let (shorter, basic) = (good[..good.len() - 1].to_owned(), good.replace("Bearer", "Basic"));
+        let cases: [&[&str]; 6] =
+            [&[], &[&longer], &[&wrong], &[&shorter], &[&basic], &[&good, &good]];
+        for bad in cases {
+            let refused = ask("/metrics", bad).await;
+            assert_eq!(refused.status(), StatusCode::UNAUTHORIZED, "{bad:?}");
+            assert_eq!(refused.headers()[WWW_AUTHENTICATE], "Bearer");
+            let body = refused.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, r#"{"error":"token needed"}"#);
+        }
+        for probe in ["/healthz", "/readyz"] {
+            assert_eq!(ask(probe, &[]).await.status(), StatusCode::OK, "{probe}");
+        }
+    }
+
+    #[tokio::test]
     async fn process_is_healthy_always_and_ready_if_all_checks_are_up() {
         let readiness = Readiness::new(&["database", "broker"]);
-        let router = metrics_router(Registry::new(), readiness.clone());
+        let router = metrics_router(Registry::new(), readiness.clone(), None);
         let json = |status, text: &str| (status, "application/json".to_owned(), text.to_owned());
 
         assert_eq!(get(&router, "/healthz").await, json(StatusCode::OK, r#"{"status":"ok"}"#));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adapters_http::Hosts;
+use adapters_http::{Hosts, MetricsToken};
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     reader::Reader,
     setting::{
         Section, Setting,
-        Values::{OneOf, Port, Seconds, Text},
+        Values::{OneOf, Port, Seconds, Secret, Text},
     },
 };
 
@@ -24,6 +24,8 @@ pub struct ProcessConfig {
     pub metrics_hosts: Hosts,
     /// `None`: the default of the binary.
     pub metrics_port: Option<u16>,
+    /// `None`: everyone who reaches the port may read the metrics.
+    pub metrics_token: Option<MetricsToken>,
     pub shutdown_grace: Duration,
 }
 
@@ -94,6 +96,14 @@ pub(super) const SECTION: Section = Section {
                       next eight is used.",
         },
         Setting {
+            name: "METRICS_TOKEN",
+            default: "",
+            example: Some(""),
+            values: Secret("16 to 256 visible characters of ASCII"),
+            meaning: "[Token](operating.md#health-and-metrics) that `/metrics` asks for. Unset, it \
+                      asks for none. Health checks never do.",
+        },
+        Setting {
             name: "SHUTDOWN_GRACE",
             default: "20",
             example: None,
@@ -123,6 +133,7 @@ pub(super) fn read(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<ProcessCo
         .then(|| env.choice("LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)]));
     let metrics_hosts = env.hosts("PROMETHEUS_SERVER_HOST");
     let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
+    let metrics_token = env.secret("METRICS_TOKEN");
     let shutdown_grace = env.seconds("SHUTDOWN_GRACE");
 
     Some(ProcessConfig {
@@ -131,6 +142,7 @@ pub(super) fn read(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<ProcessCo
         log_format: log_format.flatten(),
         metrics_hosts: metrics_hosts?,
         metrics_port,
+        metrics_token,
         shutdown_grace: shutdown_grace?,
     })
 }

@@ -394,3 +394,16 @@ fn trusted_proxies_are_addresses_and_networks() {
                     as 10.0.0.0/8, separated by commas";
     assert_eq!(problems, [expected]);
 }
+
+#[test]
+fn token_of_metrics_is_a_secret() {
+    let with = |token: &str| read(&[("METRICS_TOKEN", token)]);
+
+    let config = with(" a-token-of-twenty-2 \n").unwrap();
+    assert_eq!(config.process.metrics_token, "a-token-of-twenty-2".parse().ok());
+    assert!(!format!("{config:?}").contains("a-token"));
+    let InvalidConfig(problems) = with("too-short").unwrap_err();
+    let expected =
+        "METRICS_TOKEN cannot be used: it must have 16 to 256 characters, visible ones of ASCII";
+    assert_eq!(problems, [expected]);
+}

@@ -8,7 +8,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 /// The authorities that sign the certificates of servers.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum Authorities {
+pub enum Authorities {
     /// The authorities that browsers trust.
     #[default]
     Public,
@@ -18,7 +18,7 @@ pub(crate) enum Authorities {
 
 impl Authorities {
     /// Reads the certificates of private authorities from a PEM file. The error names the file.
-    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+    pub fn read(path: &Path) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         for certificate in read_certificates(path)? {
             roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -49,6 +49,8 @@ pub struct EventSinkSettings {
     pub timeout: Duration,
     /// Whether the host may have addresses that are not public.
     pub allow_private: bool,
+    /// The authorities that sign the certificate of the host.
+    pub authorities: Authorities,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,9 +90,16 @@ struct Data<'a> {
 }
 
 impl EventSinkSettings {
-    /// Settings with a time-out of ten seconds, for a host with public addresses only.
+    /// Settings with a time-out of ten seconds, for a host with public addresses only and a
+    /// certificate of a public authority.
     pub const fn new(url: Uri, secrets: EventSecrets) -> Self {
-        Self { url, secrets, timeout: Duration::from_secs(10), allow_private: false }
+        Self {
+            url,
+            secrets,
+            timeout: Duration::from_secs(10),
+            allow_private: false,
+            authorities: Authorities::Public,
+        }
     }
 }
 
@@ -119,7 +128,7 @@ impl WebhookEventSink {
         let client = ClientSettings {
             timeout: settings.timeout,
             keep_alive: KEEP_ALIVE,
-            authorities: Authorities::Public,
+            authorities: settings.authorities,
         };
         let client = Client::new(names, client).map_err(InvalidEventSink::Tls)?;
         Ok(Self { client, target, secrets: settings.secrets })

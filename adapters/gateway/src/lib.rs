@@ -30,6 +30,7 @@ use domain::{Channel, GatewayName, Measure};
 
 use self::smpp::SmppGateway;
 
+pub use authorities::Authorities;
 pub use catalogue::{COMMON, Common, Listed, build, catalogue, costs};
 pub use console::ConsoleGateway;
 pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};

@@ -7,6 +7,8 @@ pub(crate) mod short;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
+    process::Command,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -93,6 +95,46 @@ pub(crate) fn routed(sender: &str, params: &[(&str, &str)]) -> Sms {
 pub(crate) fn assert_tells_nothing(text: &str) {
     for secret in [PHONE, CODE] {
         assert!(!text.contains(secret), "{text}");
+    }
+}
+
+/// A folder with `ca.crt` and a server's `server.crt` and `server.key`. It is removed at the end.
+pub(crate) struct Certificates(PathBuf);
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Certificates {
+    /// Makes an authority, and a certificate for 127.0.0.1 that it signs.
+    pub(crate) fn make(test: &str) -> Self {
+        const SCRIPT: &str = r#"
+set -e
+cd "$1"
+key() { openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt -out "$1.key"; }
+key ca
+openssl req -new -x509 -key ca.key -subj /CN=ca -days 100 -out ca.crt
+key server
+openssl req -new -key server.key -subj /CN=server -out server.csr
+printf 'subjectAltName=IP:127.0.0.1\n' >server.ext
+openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 100 \
+    -extfile server.ext -out server.crt
+"#;
+        let folder = std::env::temp_dir().join(format!("messager-{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let openssl = Command::new("sh").args(["-c", SCRIPT, "-"]).arg(&folder).output().unwrap();
+        assert!(openssl.status.success(), "openssl makes the certificates");
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.0.join(file)
+    }
+
+    pub(crate) fn read(&self, file: &str) -> Vec<u8> {
+        std::fs::read(self.path(file)).unwrap()
     }
 }
 

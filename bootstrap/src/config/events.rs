@@ -1,15 +1,15 @@
 //! Events, which are posted to a URL of the operator.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
-use adapters_gateway::has_private_address;
+use adapters_gateway::{Authorities, has_private_address};
 use domain::EventSecrets;
 
 use super::{
     reader::Reader,
     setting::{
         Section, Setting,
-        Values::{OneOf, Secret, Url},
+        Values::{OneOf, Secret, Text, Url},
     },
 };
 
@@ -19,6 +19,8 @@ pub struct EventsConfig {
     pub secrets: EventSecrets,
     /// Whether the URL may lead to a machine of our own network.
     pub allow_private: bool,
+    /// The authorities that sign the certificate of the URL's host.
+    pub authorities: Authorities,
 }
 
 pub(super) const SECTION: Section = Section {
@@ -45,6 +47,14 @@ pub(super) const SECTION: Section = Section {
             values: OneOf(&["true", "false"]),
             meaning: "Whether `EVENTS_URL` may lead into a private network.",
         },
+        Setting {
+            name: "EVENTS_CA",
+            default: "",
+            example: Some("/etc/ssl/certs/events-ca.pem"),
+            values: Text("path of a PEM file"),
+            meaning: "The only authorities that may sign the certificate of `EVENTS_URL`. Unset, \
+                      those that browsers trust.",
+        },
     ],
 };
 
@@ -60,7 +70,23 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<EventsConfig> {
         let problem = "has an address that is not public; EVENTS_ALLOW_PRIVATE=true would allow it";
         env.problem("EVENTS_URL", problem);
     }
-    Some(EventsConfig { url: url?, secrets: secrets?, allow_private: allow_private? })
+    let authorities = read_authorities(env, url.as_ref());
+    Some(EventsConfig {
+        url: url?,
+        secrets: secrets?,
+        allow_private: allow_private?,
+        authorities: authorities?,
+    })
+}
+
+fn read_authorities(env: &mut Reader<'_>, url: Option<&http::Uri>) -> Option<Authorities> {
+    let Some(path) = env.text("EVENTS_CA") else { return Some(Authorities::Public) };
+    if url.is_some_and(|url| url.scheme_str() == Some("http")) {
+        env.problem("EVENTS_CA", "needs EVENTS_URL to begin with https://");
+    }
+    Authorities::read(Path::new(path.trim()))
+        .map_err(|problem| env.problem("EVENTS_CA", &format!("cannot be used: {problem}")))
+        .ok()
 }
 
 /// Leaves the URL out: a password may stand in it.

@@ -407,3 +407,19 @@ fn token_of_metrics_is_a_secret() {
         "METRICS_TOKEN cannot be used: it must have 16 to 256 characters, visible ones of ASCII";
     assert_eq!(problems, [expected]);
 }
+
+#[test]
+fn authority_of_the_receiver_of_events_is_read_at_the_start() {
+    let problems = |url: &str, ca: &str| {
+        let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+        let set = [("EVENTS_URL", url), ("EVENTS_SECRET", secret), ("EVENTS_CA", ca)];
+        let InvalidConfig(problems) = read(&set).unwrap_err();
+        problems
+    };
+
+    let missing = problems("https://example.com/", "/nowhere.pem");
+    assert_eq!(missing.len(), 1, "{missing:?}");
+    assert!(missing[0].starts_with("EVENTS_CA cannot be used: /nowhere.pem: No such"));
+    let without_tls = problems("http://example.com/", "/nowhere.pem");
+    assert_eq!(without_tls[0], "EVENTS_CA needs EVENTS_URL to begin with https://");
+}

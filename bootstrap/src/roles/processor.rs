@@ -118,8 +118,9 @@ fn deliver_events(
     events: EventsConfig,
 ) -> anyhow::Result<()> {
     const PAUSE: Duration = Duration::from_millis(500);
-    let EventsConfig { url, secrets, allow_private } = events;
-    let settings = EventSinkSettings { allow_private, ..EventSinkSettings::new(url, secrets) };
+    let EventsConfig { url, secrets, allow_private, authorities } = events;
+    let settings =
+        EventSinkSettings { allow_private, authorities, ..EventSinkSettings::new(url, secrets) };
     let sink = WebhookEventSink::new(settings).context("EVENTS_URL")?;
     let outbox = Arc::new(SqlEventOutbox::new(database));
     let settings = EventSettings::default();

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{AMPLE, SHORT, read_request};
+use crate::testing::{AMPLE, Certificates, SHORT, read_request};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -386,4 +386,26 @@ async fn consecutive_posts_share_a_connection() {
 
     assert_eq!(sink.post(&event()).await, Ok(()));
     assert_eq!(sink.post(&event()).await, Ok(()));
+}
+
+#[tokio::test]
+async fn private_authority_is_trusted_if_it_is_set_and_private_addresses_stay_closed() {
+    let certificates = Certificates::make("events-authority");
+    let (listener, url) = listen().await;
+    tokio::spawn(crate::testing::serve_tls(
+        listener,
+        certificates.read("server.crt"),
+        certificates.read("server.key"),
+    ));
+    let url = url.replace("http://", "https://");
+    let authorities = Authorities::read(&certificates.path("ca.crt")).unwrap();
+    let private = EventSinkSettings { authorities, ..settings(&url, AMPLE) };
+
+    let trusted = WebhookEventSink::new(private.clone()).unwrap().post(&event()).await;
+    let unknown = sink(&url, AMPLE).post(&event()).await;
+    let closed = WebhookEventSink::new(EventSinkSettings { allow_private: false, ..private });
+
+    assert!(trusted.is_ok(), "{trusted:?}");
+    assert!(matches!(unknown, Err(PostError::Failed { .. })), "{unknown:?}");
+    assert!(matches!(closed, Err(InvalidEventSink::NotPublic)), "{closed:?}");
 }

@@ -4,8 +4,22 @@
 
 use std::{path::Path, time::SystemTime};
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use x509_cert::{Certificate, der::Decode};
+use rustls::{
+    crypto::ring::sign::any_supported_type,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    sign::CertifiedKey,
+};
+use x509_cert::{
+    Certificate,
+    der::{Decode, Encode},
+};
+
+/// One of the two files of a certificate with its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateFile {
+    Certificate,
+    Key,
+}
 
 /// Reads all certificates of a file, of which there must be one.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -22,6 +36,38 @@ pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let text = std::fs::read(path).map_err(|error| told(&error.to_string()))?;
     PrivateKeyDer::from_pem_slice(&text)
         .map_err(|_| told("it contains no private key in PEM that is not encrypted"))
+}
+
+/// Reads a certificate, with those of authorities behind it, and its key. Returns every problem, each
+/// with the file that has it.
+pub fn read_pair(
+    certificate: &Path,
+    key: &Path,
+) -> Result<CertifiedKey, Vec<(CertificateFile, String)>> {
+    let in_certificate = |problem| (CertificateFile::Certificate, problem);
+    let in_key = |problem| (CertificateFile::Key, problem);
+    let (chain, pem) = match (read_certificates(certificate), read_key(key)) {
+        (Ok(chain), Ok(key)) => (chain, key),
+        (chain, key) => {
+            let problems = [chain.err().map(in_certificate), key.err().map(in_key)];
+            return Err(problems.into_iter().flatten().collect());
+        }
+    };
+    let damaged = || format!("{}: a certificate is damaged", certificate.display());
+    let certified = public_key(&chain[0]).ok_or_else(|| vec![in_certificate(damaged())])?;
+    let pair = any_supported_type(&pem)
+        .map(|key| CertifiedKey::new(chain, key))
+        .map_err(|error| vec![in_key(format!("{}: {error}", key.display()))])?;
+    // rustls compares them, too, but cannot read certificates of version 1.
+    if pair.key.public_key().is_some_and(|own| *own != *certified) {
+        return Err(vec![in_key("is not the key of the certificate".to_owned())]);
+    }
+    Ok(pair)
+}
+
+fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let certificate = Certificate::from_der(certificate).ok()?;
+    certificate.tbs_certificate().subject_public_key_info().to_der().ok()
 }
 
 /// Returns the phrase for a key that rustls does not take for its certificate.

@@ -33,6 +33,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         password: Some(variable("POSTGRES_PASSWORD")?),
         ssl_mode: SslMode::Disable,
         ssl_root_cert: None,
+        ssl_client_cert: None,
     });
     let database = Database::connect_lazily(&settings, "drain", 4);
     let mut relay = RelayBatch::new(

@@ -37,8 +37,8 @@ mod verifications;
 pub use awaited_receipts::SqlAwaitedReceipts;
 pub use backlog::SqlBacklog;
 pub use database::{
-    AdmitError, Database, DatabaseError, DatabaseSettings, Events, Evidence, MigrationLockError,
-    PostgresSettings, SslMode, SslRootCert,
+    AdmitError, CertificateFile, Database, DatabaseError, DatabaseSettings, Events, Evidence,
+    MigrationLockError, PostgresSettings, SslClientCert, SslMode, SslRootCert,
 };
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;

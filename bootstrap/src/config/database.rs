@@ -1,6 +1,8 @@
 //! The database: PostgreSQL, or an SQLite file.
 
-use adapters_persistence::{DatabaseSettings, PostgresSettings, SslMode, SslRootCert};
+use adapters_persistence::{
+    CertificateFile, DatabaseSettings, PostgresSettings, SslClientCert, SslMode, SslRootCert,
+};
 
 use super::{
     reader::Reader,
@@ -67,6 +69,22 @@ pub(super) const SECTION: Section = Section {
                       `verify-ca` and `verify-full` need this setting.",
         },
         Setting {
+            name: "DB_SSL_CERT",
+            default: "",
+            example: Some("/etc/ssl/certs/messager-postgres.pem"),
+            values: Text("path of a PEM file"),
+            meaning: "[Client certificate](#tls-to-postgresql), as libpq's `sslcert`. Needs \
+                      `DB_SSL_KEY`.",
+        },
+        Setting {
+            name: "DB_SSL_KEY",
+            default: "",
+            example: Some("/etc/ssl/private/messager-postgres.pem"),
+            values: Text("path of a PEM file"),
+            meaning: "Private key of the client certificate, not encrypted, as libpq's `sslkey`. \
+                      Needs `DB_SSL_CERT`.",
+        },
+        Setting {
             name: "SQLITE_PATH",
             default: "messager.db",
             example: None,
@@ -102,6 +120,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
             ("verify-full", SslMode::VerifyFull),
         ],
     );
+    let ssl_client_cert = read_client_cert(env, ssl_mode);
     let port = env.port("POSTGRES_PORT");
     let sqlite = env.parsed("SQLITE_PATH", |path| {
         // SQLite would keep the data in memory only.
@@ -134,7 +153,25 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         password,
         ssl_mode: ssl_mode?,
         ssl_root_cert,
+        ssl_client_cert,
     }))
+}
+
+/// Reads the client certificate. Its files are read again for each connection.
+fn read_client_cert(env: &mut Reader<'_>, mode: Option<SslMode>) -> Option<SslClientCert> {
+    let (certificate, key) = env.certificate("DB_SSL_CERT", "DB_SSL_KEY")?;
+    if mode == Some(SslMode::Disable) {
+        env.problem("DB_SSL_CERT", "needs TLS, and DB_SSL_MODE is disable");
+    }
+    let client = SslClientCert { certificate, key };
+    for (file, problem) in client.check().err().into_iter().flatten() {
+        let name = match file {
+            CertificateFile::Certificate => "DB_SSL_CERT",
+            CertificateFile::Key => "DB_SSL_KEY",
+        };
+        env.problem(name, &format!("cannot be used: {problem}"));
+    }
+    Some(client)
 }
 
 /// Checks what `DB_SSL_MODE` needs of `DB_SSL_ROOT_CERT`, as libpq does.

@@ -423,3 +423,21 @@ fn authority_of_the_receiver_of_events_is_read_at_the_start() {
     let without_tls = problems("http://example.com/", "/nowhere.pem");
     assert_eq!(without_tls[0], "EVENTS_CA needs EVENTS_URL to begin with https://");
 }
+
+#[test]
+fn client_certificate_of_the_database_is_read_at_the_start() {
+    let problems = |settings: &[(&str, &str)]| {
+        let InvalidConfig(problems) = read(&[GO_SERVICE, settings].concat()).unwrap_err();
+        problems
+    };
+
+    assert_eq!(
+        problems(&[("DB_SSL_KEY", "/nowhere.key")]),
+        ["DB_SSL_CERT is missing: DB_SSL_CERT and DB_SSL_KEY go together"]
+    );
+    // The file of the Go service has DB_SSL_MODE=disable.
+    let all = problems(&[("DB_SSL_CERT", "/nowhere.crt"), ("DB_SSL_KEY", "/nowhere.key")]);
+    assert_eq!(all[0], "DB_SSL_CERT needs TLS, and DB_SSL_MODE is disable");
+    assert!(all[1].starts_with("DB_SSL_CERT cannot be used: /nowhere.crt: No such"), "{all:?}");
+    assert!(all[2].starts_with("DB_SSL_KEY cannot be used: /nowhere.key: No such"), "{all:?}");
+}

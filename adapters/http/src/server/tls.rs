@@ -9,7 +9,8 @@ use std::{
     time::SystemTime,
 };
 
-use adapters_pem::{first_expiry, no_pair, read_certificates, read_key};
+pub use adapters_pem::CertificateFile;
+use adapters_pem::{first_expiry, read_pair};
 use rustls::{
     ServerConfig,
     crypto::ring,
@@ -30,32 +31,15 @@ pub struct ServerCertificate {
     expires: SystemTime,
 }
 
-/// One of the files of a [`ServerCertificate`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CertificateFile {
-    Certificate,
-    Key,
-}
-
 impl ServerCertificate {
     /// Reads two PEM files: the certificate of the server with those of intermediate authorities
     /// behind it, and its key. Returns every problem, each with the file that has it.
     pub fn read(certificate: &Path, key: &Path) -> Result<Self, Vec<(CertificateFile, String)>> {
-        let in_certificate = |problem| (CertificateFile::Certificate, problem);
-        let in_key = |problem| (CertificateFile::Key, problem);
-        let (chain, key) = match (read_certificates(certificate), read_key(key)) {
-            (Ok(chain), Ok(key)) => (chain, key),
-            (chain, key) => {
-                let problems = [chain.err().map(in_certificate), key.err().map(in_key)];
-                return Err(problems.into_iter().flatten().collect());
-            }
-        };
-        let Some(expires) = first_expiry(&chain) else {
+        let pair = read_pair(certificate, key)?;
+        let Some(expires) = first_expiry(&pair.cert) else {
             let problem = format!("{}: a certificate is damaged", certificate.display());
-            return Err(vec![in_certificate(problem)]);
+            return Err(vec![(CertificateFile::Certificate, problem)]);
         };
-        let pair = CertifiedKey::from_der(chain, key, &ring::default_provider())
-            .map_err(|error| vec![in_key(no_pair(&error))])?;
         Ok(Self { pair: Arc::new(pair), expires })
     }
 

@@ -4,7 +4,7 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{
     session::{Purpose, Sessions},
-    tls::{Relay, Route, SslMode, SslRootCert},
+    tls::{Relay, Route, SslClientCert, SslMode, SslRootCert},
 };
 
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct PostgresSettings {
     pub ssl_mode: SslMode,
     /// The authorities that sign the server's certificate.
     pub ssl_root_cert: Option<SslRootCert>,
+    /// The certificate of the client, if the server asks for one.
+    pub ssl_client_cert: Option<SslClientCert>,
 }
 
 impl DatabaseSettings {
@@ -60,6 +62,7 @@ impl DatabaseSettings {
                 port: postgres.port,
                 mode: postgres.ssl_mode,
                 roots: postgres.ssl_root_cert.clone(),
+                client: postgres.ssl_client_cert.clone(),
             }))),
             Self::Postgres(_) | Self::Sqlite(_) => None,
         }

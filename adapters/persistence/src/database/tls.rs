@@ -21,9 +21,13 @@ use std::{
     time::Duration,
 };
 
+pub use adapters_pem::CertificateFile;
+use adapters_pem::read_pair;
 use rustls::{
     ClientConfig,
+    client::ResolvesClientCert,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split},
@@ -79,6 +83,31 @@ impl SslRootCert {
     }
 }
 
+/// What proves to the server who the client is: `sslcert` and `sslkey` of libpq. The files are read
+/// for each connection, so they may be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SslClientCert {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl SslClientCert {
+    /// Checks that both files can be read and fit together. Returns every problem.
+    pub fn check(&self) -> Result<(), Vec<(CertificateFile, String)>> {
+        read_pair(&self.certificate, &self.key).map(|_| ())
+    }
+
+    fn load(&self) -> Result<CertifiedKey, String> {
+        read_pair(&self.certificate, &self.key).map_err(|problems| {
+            let named = problems.into_iter().map(|(file, problem)| match file {
+                CertificateFile::Certificate => format!("the client certificate: {problem}"),
+                CertificateFile::Key => format!("the key of the client certificate: {problem}"),
+            });
+            named.collect::<Vec<_>>().join("; ")
+        })
+    }
+}
+
 fn read_pem(path: &Path) -> Result<Certificates, String> {
     let told = |problem: String| format!("{}: {problem}", path.display());
     let text = std::fs::read(path).map_err(|error| told(error.to_string()))?;
@@ -106,6 +135,7 @@ pub(crate) struct Route {
     pub(crate) port: u16,
     pub(crate) mode: SslMode,
     pub(crate) roots: Option<SslRootCert>,
+    pub(crate) client: Option<SslClientCert>,
 }
 
 /// The pause after the system could not accept a connection.
@@ -323,9 +353,19 @@ impl Route {
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+            .with_custom_certificate_verifier(Arc::new(verifier));
+        let config = match self.client_cert().await? {
+            Some(client) => config.with_client_cert_resolver(client),
+            None => config.with_no_client_auth(),
+        };
         Ok(TlsConnector::from(Arc::new(config)))
+    }
+
+    async fn client_cert(&self) -> Result<Option<Arc<dyn ResolvesClientCert>>, String> {
+        let Some(client) = self.client.clone() else { return Ok(None) };
+        let read =
+            spawn_blocking(move || client.load()).await.map_err(|error| error.to_string())?;
+        Ok(Some(Arc::new(SingleCertAndKey::from(read?))))
     }
 
     /// Returns the name that is sent to the server (SNI). The verifier compares names.
@@ -402,10 +442,15 @@ async fn begin_session(far: Far, startup: &[u8]) -> io::Result<(Far, Vec<u8>)> {
         far: &mut (impl AsyncRead + AsyncWrite + Unpin),
         startup: &[u8],
     ) -> io::Result<Vec<u8>> {
-        far.write_all(startup).await?;
-        far.flush().await?;
+        let sent = match far.write_all(startup).await {
+            Ok(()) => far.flush().await,
+            error => error,
+        };
         let mut answer = vec![0; 1_024];
+        // A server that refuses a client certificate says why and closes the connection. With TLS
+        // 1.3 this may be before the startup message is sent.
         let length = far.read(&mut answer).await?;
+        sent?;
         if length == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -90,6 +90,7 @@ pub(super) async fn new_postgres_as(how: &str) -> Option<PostgresSettings> {
         password: url.split(['/', ':', '@']).nth(4).map(str::to_owned),
         ssl_mode: SslMode::Disable,
         ssl_root_cert: None,
+        ssl_client_cert: None,
     };
     let server = Database::connect_lazily(&DatabaseSettings::Postgres(settings.clone()), "test", 1);
     server.connection().execute_unprepared(&format!("CREATE DATABASE {name} {how}")).await.unwrap();

@@ -1,6 +1,7 @@
 //! TLS to a real PostgreSQL. The service must behave as psql, which uses libpq.
 
 use std::{
+    fmt::Write,
     fs,
     os::unix::fs::PermissionsExt,
     path::PathBuf,
@@ -12,7 +13,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::time::{Instant, sleep};
 
 use super::support::{Folder, empty_folder, environment};
-use crate::{Database, DatabaseSettings, PostgresSettings, SslMode, SslRootCert};
+use crate::{Database, DatabaseSettings, PostgresSettings, SslClientCert, SslMode, SslRootCert};
 
 const MODES: [SslMode; 6] = [
     SslMode::Disable,
@@ -75,6 +76,13 @@ cp middle.csr oldmiddle.csr
 sign oldmiddle ca -1 'basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n'
 request underboth x;    sign underboth middle 100 "$names"
 cat oldmiddle.crt middle.crt >>underboth.crt
+# Clients: the common name is that of the role. The first is of version 1, as in PostgreSQL's manual.
+request messager messager;   sign messager ca 100 ''
+request viamiddle messager;  sign viamiddle middle 100 'extendedKeyUsage=clientAuth\n'
+cat middle.crt >>viamiddle.crt
+request someone someone;     sign someone ca 100 'extendedKeyUsage=clientAuth\n'
+request foreign messager;    sign foreign other 100 'extendedKeyUsage=clientAuth\n'
+request lapsed messager;     sign lapsed ca -1 'extendedKeyUsage=clientAuth\n'
 chmod 644 *.crt
 "#;
 
@@ -161,12 +169,15 @@ impl Server {
     }
 
     fn psql(&self, connection: &str, sql: &str) -> Result<String, String> {
-        let output = Command::new(self.bin.join("psql"))
+        // The keys of clients are those of the server's user. libpq refuses keys of others.
+        let mut words = self.switch.iter().map(String::as_str).chain(["env", "-i"]);
+        let output = Command::new(words.next().unwrap())
+            .args(words)
+            // So that psql finds no ~/.postgresql.
+            .arg("HOME=/nonexistent")
+            .arg(self.bin.join("psql"))
             .args(["-XAtq", "-c", sql])
             .arg(format!("{connection} port={} user=messager dbname=postgres", self.port))
-            .env_clear()
-            // So that psql finds no ~/.postgresql.
-            .env("HOME", "/nonexistent")
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -176,6 +187,19 @@ impl Server {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    fn settings(&self) -> PostgresSettings {
+        PostgresSettings {
+            host: "localhost".to_owned(),
+            port: self.port,
+            database: "postgres".to_owned(),
+            user: "messager".to_owned(),
+            password: None,
+            ssl_mode: SslMode::Require,
+            ssl_root_cert: None,
+            ssl_client_cert: None,
+        }
+    }
+
     fn root(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.crt"))
     }
@@ -183,22 +207,39 @@ impl Server {
     /// Connects with psql and with the service. Both must agree whether there is a connection, and
     /// whether it has TLS.
     async fn compare(&self, mode: SslMode, root: Option<&str>, host: &str, case: &str) {
+        self.compare_as(None, mode, root, host, case).await;
+    }
+
+    /// The same, with a client certificate.
+    async fn compare_as(
+        &self,
+        client: Option<&str>,
+        mode: SslMode,
+        root: Option<&str>,
+        host: &str,
+        case: &str,
+    ) {
         const HAS_TLS: &str = "SELECT ssl::text FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
         let root = root.map(|name| self.root(name));
-        let connection = format!(
-            "host={host} sslmode={} {}",
-            mode.name(),
-            root.as_ref().map(|it| format!("sslrootcert={}", it.display())).unwrap_or_default()
-        );
+        let client = client.map(|name| SslClientCert {
+            certificate: self.root(name),
+            key: self.folder.path().join(format!("{name}.key")),
+        });
+        let mut connection = format!("host={host} sslmode={}", mode.name());
+        if let Some(root) = &root {
+            let _ = write!(connection, " sslrootcert={}", root.display());
+        }
+        if let Some(SslClientCert { certificate, key }) = &client {
+            let (certificate, key) = (certificate.display(), key.display());
+            let _ = write!(connection, " sslcert={certificate} sslkey={key}");
+        }
         let expected = self.psql(&connection, HAS_TLS);
         let settings = PostgresSettings {
             host: host.to_owned(),
-            port: self.port,
-            database: "postgres".to_owned(),
-            user: "messager".to_owned(),
-            password: None,
             ssl_mode: mode,
             ssl_root_cert: root.map(SslRootCert::File),
+            ssl_client_cert: client,
+            ..self.settings()
         };
         let database =
             Database::connect_lazily(&DatabaseSettings::Postgres(settings), "messager tls", 1);
@@ -277,13 +318,9 @@ async fn replaced_root_file_counts_for_the_next_connection() {
     server.become_(true, "named", TLS_ONLY).await;
     let root = server.folder.path().join("current.pem");
     let settings = PostgresSettings {
-        host: "localhost".to_owned(),
-        port: server.port,
-        database: "postgres".to_owned(),
-        user: "messager".to_owned(),
-        password: None,
         ssl_mode: SslMode::VerifyFull,
         ssl_root_cert: Some(SslRootCert::File(root.clone())),
+        ..server.settings()
     };
     let connects = async || {
         let settings = DatabaseSettings::Postgres(settings.clone());
@@ -295,6 +332,60 @@ async fn replaced_root_file_counts_for_the_next_connection() {
     assert!(refused.contains("UnknownIssuer"), "{refused}");
     fs::copy(server.root("ca"), &root).unwrap();
     connects().await.unwrap();
+}
+
+/// The certificate proves the role, with a password or alone.
+#[tokio::test]
+async fn client_certificate_is_accepted_as_libpq_does() {
+    const BY_CERTIFICATE: &str = "hostssl all all all cert";
+    const VERIFIED: &str = "hostssl all all all trust clientcert=verify-full";
+    const TLS_AND_NO_CERTIFICATE: &str = "hostssl all all all trust";
+    let Some(server) = Server::start() else { return };
+    server.shell("echo \"ssl_ca_file = '../ca.crt'\" >>data/postgresql.conf");
+    for lets_in in [BY_CERTIFICATE, VERIFIED, TLS_AND_NO_CERTIFICATE] {
+        server.become_(true, "named", lets_in).await;
+        for client in ["messager", "viamiddle", "someone", "foreign", "lapsed", ""] {
+            // With TLS 1.2 the server refuses in the handshake, with TLS 1.3 behind it.
+            for mode in [SslMode::Prefer, SslMode::VerifyFull] {
+                let case = format!("{lets_in}, {client}");
+                let client = Some(client).filter(|it| !it.is_empty());
+                server.compare_as(client, mode, Some("ca"), "localhost", &case).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn refused_client_certificate_is_reported_and_a_replaced_one_is_used() {
+    let Some(server) = Server::start() else { return };
+    server.shell("echo \"ssl_ca_file = '../ca.crt'\" >>data/postgresql.conf");
+    server.become_(true, "named", "hostssl all all all cert").await;
+    let [certificate, key] =
+        ["crt", "key"].map(|it| server.folder.path().join(format!("now.{it}")));
+    let settings = DatabaseSettings::Postgres(PostgresSettings {
+        ssl_mode: SslMode::VerifyFull,
+        ssl_root_cert: Some(SslRootCert::File(server.root("ca"))),
+        ssl_client_cert: Some(SslClientCert { certificate, key }),
+        ..server.settings()
+    });
+    let connects = async |certificate: &str, key: &str| {
+        server.shell(&format!("rm -f now.crt now.key; cp {certificate}.crt now.crt"));
+        server.shell(&format!("cp {key}.key now.key 2>/dev/null; chmod 644 now.* || true"));
+        let connected = Database::connect_lazily(&settings, "messager tls", 1).ping().await;
+        connected.map_err(|error| error.to_string())
+    };
+
+    for (certificate, key, expected) in [
+        ("someone", "someone", "certificate authentication failed for user \"messager\""),
+        ("foreign", "foreign", "received fatal alert: UnknownCA"),
+        ("lapsed", "lapsed", "received fatal alert: CertificateExpired"),
+        ("messager", "someone", "the key of the client certificate: is not the key of the"),
+        ("messager", "missing", "now.key: No such file"),
+    ] {
+        let refused = connects(certificate, key).await.unwrap_err();
+        assert!(refused.contains(expected), "{certificate}, {key}: {refused}");
+    }
+    connects("messager", "messager").await.unwrap();
 }
 
 #[test]
@@ -317,15 +408,7 @@ fn files_without_valid_certificates_are_refused() {
 async fn pool_outlives_its_database_handle() {
     let Some(server) = Server::start() else { return };
     server.become_(true, "named", TLS_ONLY).await;
-    let settings = DatabaseSettings::Postgres(PostgresSettings {
-        host: "localhost".to_owned(),
-        port: server.port,
-        database: "postgres".to_owned(),
-        user: "messager".to_owned(),
-        password: None,
-        ssl_mode: SslMode::Require,
-        ssl_root_cert: None,
-    });
+    let settings = DatabaseSettings::Postgres(server.settings());
 
     let pool = Database::connect_lazily(&settings, "messager tls", 1).connection();
 

@@ -63,6 +63,7 @@ mod tests {
             password: None,
             ssl_mode: SslMode::Disable,
             ssl_root_cert: None,
+            ssl_client_cert: None,
         };
         let settings = DatabaseSettings::Postgres(settings);
         let checks = Checks::new(Database::connect_lazily(&settings, "test", 8));

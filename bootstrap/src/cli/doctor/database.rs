@@ -56,7 +56,7 @@ pub(super) async fn examine(
 
 fn advice(error: &SchemaError) -> &'static str {
     /// Words of an error, and what to do.
-    const KNOWN: [(&str, &str); 10] = [
+    const KNOWN: [(&str, &str); 14] = [
         ("password authentication failed", "correct POSTGRES_USER or POSTGRES_PASSWORD"),
         ("no pg_hba.conf entry", "allow this host, user and TLS mode in the server's pg_hba.conf"),
         ("Connection refused", "start PostgreSQL, or correct POSTGRES_HOST and POSTGRES_PORT"),
@@ -64,6 +64,13 @@ fn advice(error: &SchemaError) -> &'static str {
         ("too many clients", "raise max_connections, or run fewer processes"),
         ("connection slots", "raise max_connections, or run fewer processes"),
         ("read-only", "POSTGRES_HOST must be the primary"),
+        ("valid client certificate", "the server asks for one: set DB_SSL_CERT and DB_SSL_KEY"),
+        (
+            "certificate authentication failed",
+            "the common name of DB_SSL_CERT must be POSTGRES_USER, or mapped to it in pg_ident.conf",
+        ),
+        ("client certificate: ", "correct DB_SSL_CERT or DB_SSL_KEY"),
+        ("fatal alert", "the server does not trust DB_SSL_CERT: see ssl_ca_file of the server"),
         ("certificate", "correct DB_SSL_ROOT_CERT or DB_SSL_MODE; docs/settings.md explains both"),
         ("role \"", "create the role, or correct POSTGRES_USER"),
         ("database \"", "create the database, or correct POSTGRES_DB"),
@@ -280,7 +287,12 @@ mod tests {
             ("Connection refused (os error 111)", "start PostgreSQL"),
             ("database \"m\" does not exist", "create the database"),
             ("role \"m\" does not exist", "create the role"),
-            ("it is read-only", "POSTGRES_HOST must be the primary"),
+            ("it is read-only", "POSTGRES_HOST must name the primary"),
+            ("connection requires a valid client certificate", "the server asks for one"),
+            ("certificate authentication failed for user \"m\"", "the common name of DB_SSL_CERT"),
+            ("the key of the client certificate: is not the key", "correct DB_SSL_CERT"),
+            ("received fatal alert: UnknownCA", "the server does not trust DB_SSL_CERT"),
+            ("invalid peer certificate: UnknownIssuer", "correct DB_SSL_ROOT_CERT"),
             ("something else", "check that this host"),
         ] {
             assert!(of(text).starts_with(expected), "{text}: {}", of(text));

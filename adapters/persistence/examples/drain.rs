@@ -34,6 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ssl_mode: SslMode::Disable,
         ssl_root_cert: None,
         ssl_client_cert: None,
+        more_hosts: Vec::new(),
     });
     let database = Database::connect_lazily(&settings, "drain", 4);
     let mut relay = RelayBatch::new(

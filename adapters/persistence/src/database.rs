@@ -51,7 +51,7 @@ pub use self::{
     evidence::Evidence,
     locks::MigrationLockError,
     settings::{DatabaseSettings, PostgresSettings},
-    tls::{CertificateFile, SslClientCert, SslMode, SslRootCert},
+    tls::{CertificateFile, PostgresHost, SslClientCert, SslMode, SslRootCert},
 };
 
 /// A pool of connections to the database.

@@ -38,7 +38,7 @@ pub use awaited_receipts::SqlAwaitedReceipts;
 pub use backlog::SqlBacklog;
 pub use database::{
     AdmitError, CertificateFile, Database, DatabaseError, DatabaseSettings, Events, Evidence,
-    MigrationLockError, PostgresSettings, SslClientCert, SslMode, SslRootCert,
+    MigrationLockError, PostgresHost, PostgresSettings, SslClientCert, SslMode, SslRootCert,
 };
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;

@@ -12,6 +12,7 @@ mod gateway_states;
 mod gateways;
 mod guards;
 mod health;
+mod hosts;
 mod housekeeping;
 mod idempotency;
 mod keys;

@@ -1,14 +1,17 @@
 //! The database: PostgreSQL, or an SQLite file.
 
+use std::num::NonZeroU16;
+
 use adapters_persistence::{
-    CertificateFile, DatabaseSettings, PostgresSettings, SslClientCert, SslMode, SslRootCert,
+    CertificateFile, DatabaseSettings, PostgresHost, PostgresSettings, SslClientCert, SslMode,
+    SslRootCert,
 };
 
 use super::{
     reader::Reader,
     setting::{
         Section, Setting,
-        Values::{OneOf, Port, Secret, Text},
+        Values::{OneOf, Secret, Text},
     },
 };
 
@@ -19,15 +22,16 @@ pub(super) const SECTION: Section = Section {
             name: "POSTGRES_HOST",
             default: "",
             example: Some("127.0.0.1"),
-            values: Text("host name or address"),
-            meaning: "Host of PostgreSQL. If none of the five `POSTGRES_` settings is set, the \
+            values: Text("host name or address, several by comma"),
+            meaning: "Host of PostgreSQL, or [several](#several-hosts), of which the first is used \
+                      that can write. If none of the five `POSTGRES_` settings is set, the \
                       database is an SQLite file.",
         },
         Setting {
             name: "POSTGRES_PORT",
             default: "5432",
             example: Some("5432"),
-            values: Port,
+            values: Text("a port, a whole number from 1 to 65535, or one for each host by comma"),
             meaning: "Port of PostgreSQL.",
         },
         Setting {
@@ -121,14 +125,16 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         ],
     );
     let ssl_client_cert = read_client_cert(env, ssl_mode);
-    let port = env.port("POSTGRES_PORT");
+    let ports = env.optional("POSTGRES_PORT", |text| {
+        text.split(',').map(|port| port.trim().parse().ok().map(NonZeroU16::get)).collect()
+    });
     let sqlite = env.parsed("SQLITE_PATH", |path| {
         // SQLite would keep the data in memory only.
         (!path.contains(":memory:")).then(|| path.to_owned())
     });
     let [host, database, user, password] = NEEDED.map(|name| env.text(name));
 
-    let any = [&host, &database, &user, &password].iter().any(|it| it.is_some()) || port.is_some();
+    let any = [&host, &database, &user, &password].iter().any(|it| it.is_some()) || ports.is_some();
     if !any {
         return Some(DatabaseSettings::Sqlite(sqlite?.into()));
     }
@@ -144,9 +150,12 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         return None;
     };
     check_root_cert(env, ssl_mode, ssl_root_cert.as_ref());
+    let mut hosts = read_hosts(env, host, ports)?.into_iter();
+    let PostgresHost { name: host, port } = hosts.next()?;
     Some(DatabaseSettings::Postgres(PostgresSettings {
-        host: host.clone(),
-        port: port.unwrap_or(5432),
+        host,
+        port,
+        more_hosts: hosts.collect(),
         database: database.clone(),
         user: user.clone(),
         // A server that trusts its own machine asks for none.
@@ -155,6 +164,34 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<DatabaseSettings> {
         ssl_root_cert,
         ssl_client_cert,
     }))
+}
+
+/// Reads the hosts, each with its port.
+fn read_hosts(
+    env: &mut Reader<'_>,
+    text: &str,
+    ports: Option<Vec<u16>>,
+) -> Option<Vec<PostgresHost>> {
+    let names: Vec<_> = text.split(',').map(str::trim).collect();
+    if names.contains(&"") {
+        env.problem("POSTGRES_HOST", "has an empty host: write one or more, separated by commas");
+        return None;
+    }
+    if names.len() > 1 && names.iter().any(|name| name.starts_with('/')) {
+        let problem = "has a local socket among several hosts: only one host can be a socket";
+        env.problem("POSTGRES_HOST", problem);
+        return None;
+    }
+    let ports = ports.unwrap_or_else(|| vec![5432]);
+    if ports.len() != 1 && ports.len() != names.len() {
+        let problem =
+            format!("has {} ports, and POSTGRES_HOST has {} hosts", ports.len(), names.len());
+        env.problem("POSTGRES_PORT", &problem);
+        return None;
+    }
+    let ports = ports.iter().cycle();
+    let host = |(name, port): (&&str, &u16)| PostgresHost { name: (*name).to_owned(), port: *port };
+    Some(names.iter().zip(ports).map(host).collect())
 }
 
 /// Reads the client certificate. Its files are read again for each connection.

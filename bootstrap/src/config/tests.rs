@@ -441,3 +441,28 @@ fn client_certificate_of_the_database_is_read_at_the_start() {
     assert!(all[1].starts_with("DB_SSL_CERT cannot be used: /nowhere.crt: No such"), "{all:?}");
     assert!(all[2].starts_with("DB_SSL_KEY cannot be used: /nowhere.key: No such"), "{all:?}");
 }
+
+#[test]
+fn hosts_of_the_database_are_a_list_with_one_port_or_one_for_each() {
+    let with = |host: &str, port: &str| {
+        let set = [("POSTGRES_HOST", host), ("POSTGRES_PORT", port)];
+        // The first value of a name counts.
+        read(&[&set[..], GO_SERVICE].concat())
+    };
+    let place = |host: &str, port: &str| with(host, port).unwrap().database.to_string();
+    let problem = |host: &str, port: &str| {
+        let InvalidConfig(problems) = with(host, port).unwrap_err();
+        problems
+    };
+
+    assert_eq!(place("a", "5433"), "PostgreSQL at a:5433, database messager");
+    assert_eq!(place("a, b", "5433"), "PostgreSQL at a:5433 or b:5433, database messager");
+    assert_eq!(place("a,b", "1,2"), "PostgreSQL at a:1 or b:2, database messager");
+    assert_eq!(
+        problem("a,b", "1,2,3"),
+        ["POSTGRES_PORT has 3 ports, and POSTGRES_HOST has 2 hosts"]
+    );
+    assert!(problem("a,,b", "1")[0].starts_with("POSTGRES_HOST has an empty host"));
+    assert!(problem("/run,b", "1")[0].starts_with("POSTGRES_HOST has a local socket among"));
+    assert!(problem("a,b", "1,x")[0].starts_with("POSTGRES_PORT is \"1,x\", and must be a port"));
+}

@@ -35,8 +35,8 @@ pub(crate) enum Purpose {
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
     options: PgConnectOptions,
-    /// Keeps the relay open as long as the pool. The options connect to it.
-    _relay: Option<Arc<Relay>>,
+    /// What the options connect to. It stays open as long as the pool.
+    relay: Option<Arc<Relay>>,
     apply: String,
     check: String,
     settings: Vec<(&'static str, String)>,
@@ -173,7 +173,7 @@ impl Sessions {
         }
         Self {
             options,
-            _relay: relay,
+            relay,
             apply: format!("SELECT {}", apply.join(", ")),
             check: format!("SELECT {}", check.join(", ")),
             settings,
@@ -186,9 +186,22 @@ impl Sessions {
 
     /// Connects outside of any pool. Returns the reason if the new session is refused.
     pub(super) async fn open(&self) -> Result<PgConnection, Unusable> {
-        let mut session = PgConnection::connect_with(&self.options).await?;
+        let mut session = self.connect().await?;
         self.admit(&mut session, EXAMINE).await?;
         Ok(session)
+    }
+
+    /// Connects outside of any pool. If there are several hosts, the relay refuses one that is
+    /// read-only, and then takes the next one. A pool tries again by itself.
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let others = self.relay.as_ref().map_or(0, |relay| relay.hosts() - 1);
+        for _ in 0..others {
+            match PgConnection::connect_with(&self.options).await {
+                Err(sqlx::Error::Database(error)) if error.is_transient_in_connect_phase() => {}
+                connected => return connected,
+            }
+        }
+        PgConnection::connect_with(&self.options).await
     }
 
     /// Gives a new session its settings, and refuses one that does not keep them, or whose server
@@ -275,7 +288,7 @@ impl Sessions {
         tokio::spawn(async move {
             let begun = Instant::now();
             let compared = timeout(EXAMINE, async {
-                let mut session = PgConnection::connect_with(&sessions.options).await?;
+                let mut session = sessions.connect().await?;
                 sessions.compare(&mut session).await
             });
             match compared.await {
@@ -304,7 +317,7 @@ impl Sessions {
 
     async fn compare(&self, session: &mut PgConnection) -> Result<Compared, sqlx::Error> {
         let shared = async {
-            let mut other = PgConnection::connect_with(&self.options).await?;
+            let mut other = self.connect().await?;
             let shared = share_sessions(session, &mut other).await?;
             let _ = other.close().await;
             Ok::<_, sqlx::Error>(shared)

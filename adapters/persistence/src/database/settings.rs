@@ -4,7 +4,7 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use super::{
     session::{Purpose, Sessions},
-    tls::{Relay, Route, SslClientCert, SslMode, SslRootCert},
+    tls::{Hosts, PostgresHost, Relay, Route, SslClientCert, SslMode, SslRootCert},
 };
 
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub enum DatabaseSettings {
 pub struct PostgresSettings {
     pub host: String,
     pub port: u16,
+    /// More hosts, which are tried in order. If there are some, a session must be able to write.
+    pub more_hosts: Vec<PostgresHost>,
     pub database: String,
     pub user: String,
     pub password: Option<String>,
@@ -43,23 +45,24 @@ impl DatabaseSettings {
         }
     }
 
-    /// Returns whether connections go through the relay. As with libpq, a local socket has no TLS
+    /// Returns whether connections go through the relay: for TLS, or to choose among hosts. As with libpq, a local socket has no TLS
     /// in any mode.
     fn has_relay(&self) -> bool {
         match self {
             Self::Postgres(postgres) => {
-                postgres.ssl_mode != SslMode::Disable && !postgres.host.starts_with('/')
+                let chooses = !postgres.more_hosts.is_empty();
+                let has_tls = postgres.ssl_mode != SslMode::Disable;
+                (has_tls || chooses) && !postgres.host.starts_with('/')
             }
             Self::Sqlite(_) => false,
         }
     }
 
-    /// Returns the relay for connections with TLS, if there may be any.
+    /// Returns the relay, if connections go through it.
     pub(super) fn relay(&self) -> Option<Arc<Relay>> {
         match self {
             Self::Postgres(postgres) if self.has_relay() => Some(Arc::new(Relay::to(Route {
-                host: postgres.host.clone(),
-                port: postgres.port,
+                hosts: Hosts::new(postgres.hosts().collect()),
                 mode: postgres.ssl_mode,
                 roots: postgres.ssl_root_cert.clone(),
                 client: postgres.ssl_client_cert.clone(),
@@ -70,6 +73,12 @@ impl DatabaseSettings {
 }
 
 impl PostgresSettings {
+    /// Returns all hosts, in order.
+    fn hosts(&self) -> impl Iterator<Item = PostgresHost> {
+        let first = PostgresHost { name: self.host.clone(), port: self.port };
+        std::iter::once(first).chain(self.more_hosts.iter().cloned())
+    }
+
     pub(super) fn sessions(
         &self,
         name: &str,
@@ -104,8 +113,9 @@ impl PostgresSettings {
 impl fmt::Display for DatabaseSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Postgres(PostgresSettings { host, port, database, .. }) => {
-                write!(f, "PostgreSQL at {host}:{port}, database {database}")
+            Self::Postgres(postgres) => {
+                let hosts: Vec<_> = postgres.hosts().map(|it| it.to_string()).collect();
+                write!(f, "PostgreSQL at {}, database {}", hosts.join(" or "), postgres.database)
             }
             Self::Sqlite(path) => write!(f, "SQLite file {}", path.display()),
         }
@@ -118,6 +128,7 @@ impl fmt::Debug for PostgresSettings {
         f.debug_struct("PostgresSettings")
             .field("host", &self.host)
             .field("port", &self.port)
+            .field("more_hosts", &self.more_hosts)
             .field("database", &self.database)
             .field("user", &self.user)
             .field("ssl_mode", &self.ssl_mode)

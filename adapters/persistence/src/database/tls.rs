@@ -1,5 +1,7 @@
 //! TLS to PostgreSQL, with the modes of libpq.
 //!
+//! The relay also chooses among several hosts.
+//!
 //! sqlx supports only some of the modes, and it trusts the public authorities in addition to the
 //! root certificate that is set. So sqlx connects in clear text to a socket inside this process,
 //! and a relay forwards the bytes to the server. With the mode `disable` or a local socket, sqlx
@@ -9,6 +11,8 @@
 //! from the socket to the server.
 
 mod certificates;
+mod hosts;
+mod startup;
 
 use std::{
     io::{self, ErrorKind},
@@ -37,7 +41,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use self::certificates::{Certificates, Verifier};
+pub(crate) use self::hosts::Hosts;
+pub use self::hosts::PostgresHost;
+use self::{
+    certificates::{Certificates, Verifier},
+    startup::{Opened, text_of_error},
+};
 
 /// Whether a connection to PostgreSQL has TLS, and what is verified: `sslmode` of libpq.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,15 +137,17 @@ fn read_system() -> Result<Certificates, String> {
     Ok(certificates)
 }
 
-/// The server that connections go to, and their TLS mode.
-#[derive(Debug, Clone)]
+/// The hosts that connections may go to, and their TLS mode.
+#[derive(Debug)]
 pub(crate) struct Route {
-    pub(crate) host: String,
-    pub(crate) port: u16,
+    pub(crate) hosts: Hosts,
     pub(crate) mode: SslMode,
     pub(crate) roots: Option<SslRootCert>,
     pub(crate) client: Option<SslClientCert>,
 }
+
+/// How long one of several hosts may take to accept a connection: one round trip.
+const CONNECT: Duration = Duration::from_secs(1);
 
 /// The pause after the system could not accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -146,6 +157,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Relay {
     folder: String,
+    hosts: usize,
     accepting: AbortHandle,
 }
 
@@ -157,7 +169,8 @@ impl Drop for Relay {
 
 impl Relay {
     pub(crate) fn to(route: Route) -> Self {
-        let (folder, listener) = listen(route.port).expect("a process may have a socket");
+        let (hosts, port) = (route.hosts.len(), route.hosts.current().1.port);
+        let (folder, listener) = listen(port).expect("a process may have a socket");
         let accepting = tokio::spawn(async move {
             let route = Arc::new(route);
             loop {
@@ -187,7 +200,12 @@ impl Relay {
                 }
             }
         });
-        Self { folder, accepting: accepting.abort_handle() }
+        Self { folder, hosts, accepting: accepting.abort_handle() }
+    }
+
+    /// Returns how many hosts there are.
+    pub(crate) fn hosts(&self) -> usize {
+        self.hosts
     }
 
     /// Returns the name that sqlx uses as the folder of PostgreSQL's socket.
@@ -256,23 +274,97 @@ impl Route {
         // A client that gives up closes its end. It sends nothing before it has an answer.
         let begun = tokio::select! {
             begun = self.begin(&startup) => begun,
-            () = left(&near) => return,
+            () = left(&near) => {
+                // It had no more time for this host.
+                self.hosts.pass_over(self.hosts.current().0);
+                return;
+            }
         };
         match begun {
-            Ok((Far::Plain(far), answer)) => exchange(near, far, &answer).await,
-            Ok((Far::Tls(far), answer)) => exchange(near, *far, &answer).await,
+            Ok((host, Far::Plain(far), answer)) => self.open(near, host, far, answer).await,
+            Ok((host, Far::Tls(far), answer)) => self.open(near, host, *far, answer).await,
             Err(failure) => {
                 let _ = near.write_all(&failure.as_message()).await;
             }
         }
     }
 
+    /// Forwards a connection that has begun at this host. If there are several hosts, a session that
+    /// cannot write is closed before it is ready, and the client is told to try again.
+    async fn open(
+        &self,
+        mut near: UnixStream,
+        host: usize,
+        mut far: impl AsyncRead + AsyncWrite + Unpin,
+        answer: Vec<u8>,
+    ) {
+        /// The message with which a client ends a session.
+        const TERMINATE: &[u8] = b"X\0\0\0\x04";
+        if self.hosts.len() == 1 {
+            return exchange(near, far, &answer).await;
+        }
+        match startup::open(&mut near, &mut far, answer).await {
+            Ok(Opened::Writable(waiting)) => {
+                if waiting.first() != Some(&ERROR) && self.hosts.note_used(host) {
+                    let host = self.hosts.at(host);
+                    tracing::info!(%host, "PostgreSQL is used at another host");
+                }
+                exchange(near, far, &waiting).await;
+            }
+            Ok(Opened::ReadOnly) => {
+                self.hosts.pass_over(host);
+                let why = format!("PostgreSQL at {} is read-only", self.hosts.at(host));
+                let _ = near.write_all(&Failure { transient: true, why }.as_message()).await;
+                let farewell = async {
+                    far.write_all(TERMINATE).await?;
+                    far.shutdown().await
+                };
+                let _ = timeout(FAREWELL, farewell).await;
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a session with PostgreSQL was not opened");
+                self.hosts.pass_over(host);
+            }
+        }
+    }
+
+    /// Begins at the current host, or at the next one that accepts the connection.
+    async fn begin(&self, startup: &[u8]) -> Result<(usize, Far, Vec<u8>), Failure> {
+        let (index, host) = self.hosts.current();
+        if self.hosts.len() == 1 {
+            return self.begin_at(host, startup).await.map(|(far, answer)| (index, far, answer));
+        }
+        let (mut transient, mut reasons) = (false, Vec::new());
+        for _ in 0..self.hosts.len() {
+            let (index, host) = self.hosts.current();
+            let failure = match self.begin_at(host, startup).await {
+                Ok((far, answer)) if answer.first() != Some(&ERROR) => {
+                    return Ok((index, far, answer));
+                }
+                // A server that starts up says so.
+                Ok((_, answer)) => Failure {
+                    transient: true,
+                    why: text_of_error(&answer).unwrap_or_else(|| "it refuses".to_owned()),
+                },
+                Err(failure) => failure,
+            };
+            self.hosts.pass_over(index);
+            transient |= failure.transient;
+            reasons.push(format!("{host}: {}", failure.why));
+        }
+        Err(Failure { transient, why: reasons.join("; ") })
+    }
+
     /// Tries the attempts of the mode in order until the server accepts the connection. Also
     /// returns the beginning of the server's answer.
-    async fn begin(&self, startup: &[u8]) -> Result<(Far, Vec<u8>), Failure> {
+    async fn begin_at(
+        &self,
+        host: &PostgresHost,
+        startup: &[u8],
+    ) -> Result<(Far, Vec<u8>), Failure> {
         let mut refused = None;
         for attempt in self.mode.attempts() {
-            let begun = match self.connect(*attempt).await {
+            let begun = match self.connect(host, *attempt).await {
                 Ok(far) => begin_session(far, startup).await.map_err(|error| Failure {
                     transient: false,
                     why: format!("the server closed the connection: {error}"),
@@ -305,12 +397,19 @@ impl Route {
         })
     }
 
-    async fn connect(&self, attempt: Attempt) -> Result<Far, Failure> {
+    async fn connect(&self, host: &PostgresHost, attempt: Attempt) -> Result<Far, Failure> {
+        let PostgresHost { name, port } = host;
         let transient = |error: io::Error| Failure {
             transient: true,
-            why: format!("connect to {} port {}: {error}", self.host, self.port),
+            why: format!("connect to {name} port {port}: {error}"),
         };
-        let mut stream = TcpStream::connect((&*self.host, self.port)).await.map_err(transient)?;
+        let connecting = TcpStream::connect((&**name, *port));
+        let connected = if self.hosts.len() == 1 {
+            connecting.await
+        } else {
+            timeout(CONNECT, connecting).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+        };
+        let mut stream = connected.map_err(transient)?;
         stream.set_nodelay(true).map_err(transient)?;
         if attempt == Attempt::Plain {
             return Ok(Far::Plain(stream));
@@ -326,14 +425,14 @@ impl Route {
                 self.mode.name()
             )));
         }
-        let connector = self.connector().await.map_err(failed)?;
-        match connector.connect(self.server_name(), stream).await {
+        let connector = self.connector(host).await.map_err(failed)?;
+        match connector.connect(server_name(host), stream).await {
             Ok(stream) => Ok(Far::Tls(Box::new(stream))),
-            Err(error) => Err(failed(format!("TLS to {} failed: {error}", self.host))),
+            Err(error) => Err(failed(format!("TLS to {name} failed: {error}"))),
         }
     }
 
-    async fn connector(&self) -> Result<TlsConnector, String> {
+    async fn connector(&self, host: &PostgresHost) -> Result<TlsConnector, String> {
         let roots = match &self.roots {
             Some(roots) => {
                 let roots = roots.clone();
@@ -347,7 +446,7 @@ impl Route {
             None => None,
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let host = (self.mode == SslMode::VerifyFull).then(|| self.host.clone());
+        let host = (self.mode == SslMode::VerifyFull).then(|| host.name.clone());
         let verifier = Verifier::new(&provider, roots, host);
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -367,12 +466,12 @@ impl Route {
             spawn_blocking(move || client.load()).await.map_err(|error| error.to_string())?;
         Ok(Some(Arc::new(SingleCertAndKey::from(read?))))
     }
+}
 
-    /// Returns the name that is sent to the server (SNI). The verifier compares names.
-    fn server_name(&self) -> ServerName<'static> {
-        ServerName::try_from(self.host.clone())
-            .unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()))
-    }
+/// Returns the name that is sent to the server (SNI). The verifier compares names.
+fn server_name(host: &PostgresHost) -> ServerName<'static> {
+    ServerName::try_from(host.name.clone())
+        .unwrap_or(ServerName::IpAddress(IpAddr::from([0, 0, 0, 0]).into()))
 }
 
 impl SslMode {
@@ -469,10 +568,11 @@ async fn begin_session(far: Far, startup: &[u8]) -> io::Result<(Far, Vec<u8>)> {
     }
 }
 
+/// The limit for the last message and the end of TLS. A silent server may not read them.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Forwards both directions until one of them ends. Neither side closes only one direction.
 async fn exchange(mut near: UnixStream, far: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) {
-    /// The limit for the last message and the end of TLS. A silent server may not read them.
-    const FAREWELL: Duration = Duration::from_secs(1);
     if near.write_all(answer).await.is_err() {
         return;
     }

@@ -91,6 +91,7 @@ pub(super) async fn new_postgres_as(how: &str) -> Option<PostgresSettings> {
         ssl_mode: SslMode::Disable,
         ssl_root_cert: None,
         ssl_client_cert: None,
+        more_hosts: Vec::new(),
     };
     let server = Database::connect_lazily(&DatabaseSettings::Postgres(settings.clone()), "test", 1);
     server.connection().execute_unprepared(&format!("CREATE DATABASE {name} {how}")).await.unwrap();

@@ -87,15 +87,15 @@ chmod 644 *.crt
 "#;
 
 /// A PostgreSQL with or without TLS. It ends when this value is dropped.
-struct Server {
-    folder: Folder,
-    port: u16,
-    bin: PathBuf,
+pub(super) struct Server {
+    pub(super) folder: Folder,
+    pub(super) port: u16,
+    pub(super) bin: PathBuf,
     switch: Vec<String>,
 }
 
 impl Server {
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         let Some(bin) = environment("TEST_PG_BIN") else {
             assert!(environment("REQUIRE_SERVICES").is_none(), "TEST_PG_BIN is not set");
             eprintln!("skipped: TEST_PG_BIN is not set");
@@ -127,7 +127,7 @@ impl Server {
     }
 
     /// Runs a script in the folder of the server, as its user.
-    fn shell(&self, script: &str) {
+    pub(super) fn shell(&self, script: &str) {
         let mut words = self.switch.iter().map(String::as_str).chain(["sh", "-c", script]);
         let status = Command::new(words.next().unwrap())
             .args(words)
@@ -150,7 +150,7 @@ impl Server {
     }
 
     /// Configures the server, and waits until it has loaded the configuration.
-    async fn become_(&self, tls: bool, certificate: &str, lets_in: &str) {
+    pub(super) async fn become_(&self, tls: bool, certificate: &str, lets_in: &str) {
         self.configure(tls, certificate, lets_in);
         let loaded = "SELECT extract(epoch FROM pg_conf_load_time())::text";
         let before = self.local(loaded);
@@ -187,7 +187,7 @@ impl Server {
         Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    fn settings(&self) -> PostgresSettings {
+    pub(super) fn settings(&self) -> PostgresSettings {
         PostgresSettings {
             host: "localhost".to_owned(),
             port: self.port,
@@ -197,10 +197,11 @@ impl Server {
             ssl_mode: SslMode::Require,
             ssl_root_cert: None,
             ssl_client_cert: None,
+            more_hosts: Vec::new(),
         }
     }
 
-    fn root(&self, name: &str) -> PathBuf {
+    pub(super) fn root(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.crt"))
     }
 

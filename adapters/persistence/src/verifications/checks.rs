@@ -64,6 +64,7 @@ mod tests {
             ssl_mode: SslMode::Disable,
             ssl_root_cert: None,
             ssl_client_cert: None,
+            more_hosts: Vec::new(),
         };
         let settings = DatabaseSettings::Postgres(settings);
         let checks = Checks::new(Database::connect_lazily(&settings, "test", 8));

@@ -63,7 +63,7 @@ fn advice(error: &SchemaError) -> &'static str {
         ("lookup address", "correct POSTGRES_HOST, or the name server"),
         ("too many clients", "raise max_connections, or run fewer processes"),
         ("connection slots", "raise max_connections, or run fewer processes"),
-        ("read-only", "POSTGRES_HOST must be the primary"),
+        ("read-only", "POSTGRES_HOST must name the primary"),
         ("valid client certificate", "the server asks for one: set DB_SSL_CERT and DB_SSL_KEY"),
         (
             "certificate authentication failed",

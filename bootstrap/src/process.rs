@@ -1,4 +1,5 @@
 use std::{
+    future::ready,
     io::{IsTerminal, Write, stderr},
     net::SocketAddr,
     os::unix::fs::MetadataExt,
@@ -7,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use adapters_broker::KafkaTls;
 use adapters_http::{
     ConnectionMetrics, Hosts, Listeners, Readiness, ServerLimits, metrics_router, serve,
 };
@@ -28,7 +30,8 @@ use crate::{
     config::{Config, GatewaysConfig, LogFormat},
     descriptors::{self, Shares},
     environment::Environment,
-    metrics::{ReceiptMetrics, StepMetrics, expired_messages},
+    metrics::{CertificateMetrics, ReceiptMetrics, StepMetrics, expired_messages},
+    periodic::every,
     pools::Pool,
     telemetry::{self, Terminal},
 };
@@ -50,6 +53,7 @@ pub struct Process {
     pub receipts: ReceiptMetrics,
     /// The time to each step of a message.
     pub steps: StepMetrics,
+    pub(crate) certificates: CertificateMetrics,
     pub stop: CancellationToken,
     /// The gateways in force. `None` until a part asks.
     pub(crate) gateways: Option<watch::Receiver<Arc<GatewaysConfig>>>,
@@ -115,6 +119,7 @@ impl Process {
             expired: expired_messages(&registry)?,
             receipts: ReceiptMetrics::register(&registry, &steps)?,
             steps,
+            certificates: CertificateMetrics::register(&registry)?,
             keeps_house: false,
             stop: CancellationToken::new(),
             gateways: None,
@@ -151,7 +156,31 @@ impl Process {
             serve(listeners, router, limits, connections, stop).await;
             Ok(())
         });
+        process.report_client_certificates();
         Ok(process)
+    }
+
+    /// Reports when the certificates expire that this process shows to PostgreSQL and Kafka.
+    fn report_client_certificates(&mut self) {
+        const PAUSE: Duration = Duration::from_secs(60);
+        let tls = self.config.kafka.tls.as_ref();
+        if let Some(expires) = tls.and_then(KafkaTls::client_expires) {
+            self.certificates.expires("kafka", expires);
+        }
+        let DatabaseSettings::Postgres(postgres) = &self.config.database else { return };
+        let Some(client) = postgres.ssl_client_cert.clone() else { return };
+        let (metrics, stop) = (self.certificates.clone(), self.stop.clone());
+        self.spawn(async move {
+            every(PAUSE, &stop, || {
+                // The files may be replaced while the process runs.
+                if let Some(expires) = client.expires() {
+                    metrics.expires("database", expires);
+                }
+                ready(())
+            })
+            .await;
+            Ok(())
+        });
     }
 
     /// Opens a pool of connections for one part of the process. No other part uses it.

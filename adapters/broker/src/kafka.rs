@@ -59,7 +59,7 @@ impl KafkaSettings {
         let mut builder = ClientBuilder::new(self.bootstrap_servers.clone())
             .client_id(self.client_id.as_str())
             .backoff_config(self.backoff());
-        if let Some(KafkaTls(config)) = &self.security.tls {
+        if let Some(KafkaTls { config, .. }) = &self.security.tls {
             builder = builder.tls_config(Arc::clone(config));
         }
         if let Some(sasl) = &self.security.sasl {

@@ -4,9 +4,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
-use adapters_pem::{no_pair, read_certificates, read_key};
+use adapters_pem::{first_expiry, no_pair, read_certificates, read_key};
 use rskafka::client::{Credentials, SaslConfig};
 use rustls::{ClientConfig, RootCertStore};
 
@@ -19,7 +20,10 @@ pub struct KafkaSecurity {
 
 /// The authorities that are trusted, and the client certificate.
 #[derive(Clone)]
-pub struct KafkaTls(pub(super) Arc<ClientConfig>);
+pub struct KafkaTls {
+    pub(super) config: Arc<ClientConfig>,
+    client_expires: Option<SystemTime>,
+}
 
 /// The files of [`KafkaTls`], all in PEM.
 #[derive(Debug, Clone, Default)]
@@ -87,13 +91,20 @@ impl KafkaTls {
             .with_safe_default_protocol_versions()
             .expect("the provider has the default versions")
             .with_root_certificates(roots);
-        let config = match client.flatten() {
+        let client = client.flatten();
+        let client_expires = client.as_ref().and_then(|(chain, _)| first_expiry(chain));
+        let config = match client {
             Some((certificates, key)) => builder
                 .with_client_auth_cert(certificates, key)
                 .map_err(|error| vec![(KafkaTlsFile::Key, no_pair(&error))])?,
             None => builder.with_no_client_auth(),
         };
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), client_expires })
+    }
+
+    /// Returns when the client certificate expires, if there is one.
+    pub fn client_expires(&self) -> Option<SystemTime> {
+        self.client_expires
     }
 }
 

@@ -29,7 +29,7 @@ impl Transport {
     ) -> Result<Self, ConnectionError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let Some(KafkaTls(config)) = tls else { return Ok(Self::Plain(stream)) };
+        let Some(KafkaTls { config, .. }) = tls else { return Ok(Self::Plain(stream)) };
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let name = ServerName::try_from(host).map_err(|_| {

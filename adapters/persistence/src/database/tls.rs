@@ -22,11 +22,11 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 pub use adapters_pem::CertificateFile;
-use adapters_pem::read_pair;
+use adapters_pem::{first_expiry, read_certificates, read_pair};
 use rustls::{
     ClientConfig,
     client::ResolvesClientCert,
@@ -104,6 +104,11 @@ impl SslClientCert {
     /// Checks that both files can be read and fit together. Returns every problem.
     pub fn check(&self) -> Result<(), Vec<(CertificateFile, String)>> {
         read_pair(&self.certificate, &self.key).map(|_| ())
+    }
+
+    /// Returns when the certificate in the file expires. `None`: it cannot be read.
+    pub fn expires(&self) -> Option<SystemTime> {
+        first_expiry(&read_certificates(&self.certificate).ok()?)
     }
 
     fn load(&self) -> Result<CertifiedKey, String> {

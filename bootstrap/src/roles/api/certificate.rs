@@ -19,7 +19,7 @@ use crate::{
 /// A pair of files that cannot be used changes nothing.
 pub(super) fn tls(process: &mut Process, files: ApiTls) -> anyhow::Result<ServerTls> {
     let certificate = files.read()?;
-    let metrics = CertificateMetrics::register(&process.registry)?;
+    let metrics = process.certificates.clone();
     note(&certificate, &metrics);
     let tls = ServerTls::new(certificate);
     let mut renewal = Renewal::of(files, tls.clone());

@@ -7,9 +7,13 @@ pub mod guard;
 mod healthcheck;
 pub mod keys;
 pub mod limits;
+pub mod message;
 pub mod migrate;
+mod phone;
+mod progress;
 pub mod secrets;
 pub mod settings;
+mod table;
 
 use std::{
     io::{self, IsTerminal, Write, stderr, stdout},

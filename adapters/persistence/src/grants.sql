@@ -91,11 +91,17 @@ GRANT SELECT ON partition_lease TO messager_queue;
 GRANT SELECT, INSERT, UPDATE ON queue_partition TO messager_queue;
 GRANT SELECT, INSERT, DELETE ON queue_record TO messager_queue;
 
--- The commands of `messager`: keys, limits, dead-letters, gateways, guard, secrets
+-- The commands of `messager`: keys, limits, dead-letters, gateways, guard, message, secrets
 GRANT SELECT ON seaql_migrations TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON api_key TO messager_operator;
 GRANT SELECT, DELETE ON dead_letter TO messager_operator;
 GRANT SELECT, INSERT ON delivery TO messager_operator;
+GRANT SELECT ON outbox TO messager_operator;
+GRANT SELECT ON in_transit TO messager_operator;
+GRANT SELECT ON partition_lease TO messager_operator;
+GRANT SELECT ON event TO messager_operator;
+GRANT SELECT ON awaited_receipt TO messager_operator;
+GRANT SELECT ON extra_send TO messager_operator;
 GRANT SELECT, INSERT, DELETE ON gateway_control TO messager_operator;
 GRANT SELECT ON gateway_state TO messager_operator;
 GRANT SELECT ON gateway_sample TO messager_operator;

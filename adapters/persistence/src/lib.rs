@@ -30,6 +30,7 @@ mod refusal;
 mod schema;
 mod secrets;
 mod storage;
+mod stories;
 mod takedown;
 mod verification_row;
 mod verifications;
@@ -59,6 +60,10 @@ pub use receipts::SqlReceipts;
 pub use schema::{SchemaError, check_schema};
 pub use secrets::{FileSecrets, SqlSecrets};
 pub use storage::{Part, StorageError, check_storage};
+pub use stories::{
+    Awaited, EndedCall, ExtraMessage, LOOKED_AT, LedgerEntry, Looked, MessageStory, PhoneStories,
+    SqlStories, Story, UnpostedEvent, WaitingMessage,
+};
 pub use takedown::{Loss, loss, take_alone};
 pub use verifications::SqlVerifications;
 

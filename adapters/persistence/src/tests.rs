@@ -31,6 +31,7 @@ mod schemas;
 mod silence;
 mod spending;
 mod starts;
+mod stories;
 mod support;
 mod tls;
 mod transactions;

@@ -11,8 +11,8 @@ use application::Vault;
 use bootstrap::{
     Audience, Pool, Process,
     cli::{
-        SETTINGS, dead_letters, doctor, gateways, guard, healthcheck, keys, limits, migrate, run,
-        secrets, settings, with_database,
+        SETTINGS, dead_letters, doctor, gateways, guard, healthcheck, keys, limits, message,
+        migrate, run, secrets, settings, with_database,
     },
     config::Config,
     roles::{self, StoredSecrets},
@@ -37,6 +37,8 @@ struct Args {
 enum Command {
     /// Run the service (the default).
     Run,
+    /// Tell what became of a message, of a verification, or of the messages to a phone.
+    Message(message::Args),
     /// Show or change the database schema.
     #[command(subcommand)]
     Migrate(migrate::Command),
@@ -102,6 +104,12 @@ fn main() -> ExitCode {
                 let records = SqlGuard::new(database.clone());
                 let limits = &config.verification.sends.rules.limits;
                 guard::execute(records, &config.guard, limits, command).await
+            })
+            .await
+        }
+        Some(Command::Message(args)) => {
+            with_database(&config, "messager message", async |database| {
+                message::execute(&config, database, args).await
             })
             .await
         }

@@ -2,11 +2,13 @@
 
 use std::io::Write;
 
-use adapters_http::recipient;
 use adapters_persistence::{Cleared, Database, clear_limits};
-use domain::{PhoneNumber, Recipient, Region};
+use domain::{PhoneNumber, Region};
 
-use super::Output;
+use super::{
+    Output,
+    phone::{Phone, phone},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
@@ -19,20 +21,6 @@ pub enum Command {
     },
 }
 
-/// A phone as the operator typed it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Phone {
-    digits: PhoneNumber,
-    /// A number with a `+` is always in international form.
-    has_plus: bool,
-}
-
-impl Phone {
-    fn recipient(&self, default_region: Option<Region>) -> Recipient {
-        recipient(&self.digits, default_region.filter(|_| !self.has_plus))
-    }
-}
-
 /// Runs `messager limits …`.
 pub async fn execute(
     database: &Database,
@@ -40,9 +28,9 @@ pub async fn execute(
     command: Command,
 ) -> anyhow::Result<()> {
     let Command::Clear { phone } = command;
-    let to = phone.recipient(default_region);
-    let cleared = clear_limits(database, to.phone()).await?;
-    Ok(report(to.phone(), cleared, &mut Output)?)
+    let phone = phone.number(default_region);
+    let cleared = clear_limits(database, &phone).await?;
+    Ok(report(&phone, cleared, &mut Output)?)
 }
 
 /// Writes the cleared counts with a masked number, because a terminal may keep its output.
@@ -51,50 +39,9 @@ fn report(phone: &PhoneNumber, cleared: Cleared, out: &mut impl Write) -> std::i
     writeln!(out, "{}\tguesses: {guesses}\tmessages: {messages}", phone.masked())
 }
 
-fn phone(text: &str) -> Result<Phone, &'static str> {
-    let (digits, has_plus) = text.strip_prefix('+').map_or((text, false), |rest| (rest, true));
-    // The error does not show the text, which is personal.
-    let digits = digits.parse().map_err(|_| "7 to 15 digits, with or without a leading +")?;
-    Ok(Phone { digits, has_plus })
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
-
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(subcommand)]
-        command: Command,
-    }
-
-    #[test]
-    fn a_phone_is_digits_with_or_without_a_plus() {
-        let parse = |text| Line::try_parse_from(["limits", "clear", "--phone", text]);
-
-        for text in ["+79991234567", "79991234567"] {
-            let Command::Clear { phone } = parse(text).unwrap().command;
-            assert_eq!(phone.digits.as_str(), "79991234567");
-        }
-        for bad in ["", "+7 999", "phone"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_phone_with_a_plus_is_not_read_as_dialled() {
-        let cleared = |text: &str| {
-            let to = phone(text).unwrap().recipient("RU".parse().ok());
-            to.phone().as_str().to_owned()
-        };
-
-        // As dialled in Russia it is +7 999 123-45-67. No country has the code 89.
-        assert_eq!(cleared("89991234567"), "79991234567");
-        assert_eq!(cleared("+89991234567"), "89991234567");
-        assert_eq!(cleared("+79991234567"), "79991234567");
-    }
 
     #[test]
     fn report_of_cleared_limits_masks_the_phone() {

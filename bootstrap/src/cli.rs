@@ -1,7 +1,9 @@
 //! The command lines of the binaries.
 
+mod confirm;
 pub mod dead_letters;
 pub mod doctor;
+pub mod forget;
 pub mod gateways;
 pub mod guard;
 mod healthcheck;

@@ -91,17 +91,22 @@ GRANT SELECT ON partition_lease TO messager_queue;
 GRANT SELECT, INSERT, UPDATE ON queue_partition TO messager_queue;
 GRANT SELECT, INSERT, DELETE ON queue_record TO messager_queue;
 
--- The commands of `messager`: keys, limits, dead-letters, gateways, guard, message, secrets
+-- The commands of `messager`: keys, limits, dead-letters, gateways, guard, message, forget,
+-- secrets
 GRANT SELECT ON seaql_migrations TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON api_key TO messager_operator;
 GRANT SELECT, DELETE ON dead_letter TO messager_operator;
-GRANT SELECT, INSERT ON delivery TO messager_operator;
-GRANT SELECT ON outbox TO messager_operator;
-GRANT SELECT ON in_transit TO messager_operator;
+GRANT SELECT, INSERT, UPDATE ON delivery TO messager_operator;
+GRANT SELECT, DELETE ON outbox TO messager_operator;
+GRANT SELECT, DELETE ON in_transit TO messager_operator;
 GRANT SELECT ON partition_lease TO messager_operator;
-GRANT SELECT ON event TO messager_operator;
-GRANT SELECT ON awaited_receipt TO messager_operator;
-GRANT SELECT ON extra_send TO messager_operator;
+GRANT SELECT, DELETE ON event TO messager_operator;
+GRANT SELECT, DELETE ON awaited_receipt TO messager_operator;
+GRANT SELECT, DELETE ON extra_send TO messager_operator;
+GRANT SELECT, DELETE ON gateway_note TO messager_operator;
+GRANT SELECT, DELETE ON gateway_receipt TO messager_operator;
+GRANT SELECT, DELETE ON idempotency TO messager_operator;
+GRANT SELECT, UPDATE ON queue_record TO messager_operator;
 GRANT SELECT, INSERT, DELETE ON gateway_control TO messager_operator;
 GRANT SELECT ON gateway_state TO messager_operator;
 GRANT SELECT ON gateway_sample TO messager_operator;
@@ -110,6 +115,6 @@ GRANT SELECT ON gateway_spending TO messager_operator;
 GRANT SELECT ON guard_decision TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON guard_count TO messager_operator;
 GRANT SELECT, UPDATE, DELETE ON limit_counter TO messager_operator;
-GRANT SELECT, UPDATE ON phone TO messager_operator;
-GRANT SELECT ON verification TO messager_operator;
+GRANT SELECT, UPDATE, DELETE ON phone TO messager_operator;
+GRANT SELECT, UPDATE, DELETE ON verification TO messager_operator;
 GRANT SELECT, DELETE ON secret TO messager_operator;

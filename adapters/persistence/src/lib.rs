@@ -12,6 +12,7 @@ mod database;
 mod dead_letters;
 mod events;
 mod examination;
+mod forgetting;
 mod gateways;
 mod guard;
 mod health;
@@ -44,6 +45,7 @@ pub use database::{
 pub use dead_letters::SqlDeadLetters;
 pub use events::SqlEventOutbox;
 pub use examination::{COUNTED, Examination, Pipeline, Server, examine};
+pub use forgetting::{Erased, SqlForgetting, Traces};
 pub use gateways::{GatewayReport, ReportedGateway, SqlGateways};
 pub use guard::SqlGuard;
 pub use health::SqlGatewayHealth;

@@ -5,7 +5,7 @@
 //! verifications and messages of a phone, which have no index by phone ([`walk`]).
 
 mod rows;
-mod walk;
+pub(crate) mod walk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

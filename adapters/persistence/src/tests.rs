@@ -7,6 +7,7 @@ mod checks;
 mod deliveries;
 mod events;
 mod examinations;
+mod forgetting;
 mod gateway_receipts;
 mod gateway_states;
 mod gateways;

@@ -11,8 +11,8 @@ use application::Vault;
 use bootstrap::{
     Audience, Pool, Process,
     cli::{
-        SETTINGS, dead_letters, doctor, gateways, guard, healthcheck, keys, limits, message,
-        migrate, run, secrets, settings, with_database,
+        SETTINGS, dead_letters, doctor, forget, gateways, guard, healthcheck, keys, limits,
+        message, migrate, run, secrets, settings, with_database,
     },
     config::Config,
     roles::{self, StoredSecrets},
@@ -39,6 +39,8 @@ enum Command {
     Run,
     /// Tell what became of a message, of a verification, or of the messages to a phone.
     Message(message::Args),
+    /// Erase a number from the database. Lists what it has of the number, and asks.
+    Forget(forget::Args),
     /// Show or change the database schema.
     #[command(subcommand)]
     Migrate(migrate::Command),
@@ -110,6 +112,12 @@ fn main() -> ExitCode {
         Some(Command::Message(args)) => {
             with_database(&config, "messager message", async |database| {
                 message::execute(&config, database, args).await
+            })
+            .await
+        }
+        Some(Command::Forget(args)) => {
+            with_database(&config, "messager forget", async |database| {
+                forget::execute(&config, database, args).await
             })
             .await
         }

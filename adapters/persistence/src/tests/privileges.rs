@@ -3,9 +3,10 @@
 use migration::{Migrator, MigratorTrait};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 
-use super::support::new_postgres;
+use super::support::{accepted, enqueue, new_postgres, phone, start};
 use crate::{
-    Database, DatabaseSettings, Part, PostgresSettings, StorageError, check_storage, storage::probe,
+    Database, DatabaseSettings, Part, PostgresSettings, SqlForgetting, SqlStories, StorageError,
+    check_storage, storage::probe,
 };
 
 const GRANTS: &str = include_str!("../grants.sql");
@@ -71,6 +72,24 @@ async fn each_missing_privilege_of_the_processor_with_the_queue_is_reported() {
 #[tokio::test]
 async fn each_missing_privilege_of_the_consumer_is_reported() {
     assert_each_missing_privilege_is_reported(&["messager_consumer"], &[Part::Consumer]).await;
+}
+
+#[tokio::test]
+async fn operator_may_read_and_erase_a_phone() {
+    let Some((owner, database, _)) = as_role(&["messager_operator"]).await else { return };
+    accepted(&enqueue(&owner, &start(&phone(1))).await);
+    let number = phone(1).parse().unwrap();
+    let stories = SqlStories::new(database.clone());
+    let found = stories.of_phone(&number, 1, 10, &|_| ()).await.unwrap();
+    assert_eq!(found.stories.len(), 1);
+
+    let forgetting = SqlForgetting::new(database, "1".to_owned(), "message".to_owned());
+    let traces = forgetting.find(&number, &|_| ()).await.unwrap();
+    forgetting.stop(&traces).await.unwrap();
+    forgetting.end_late(&traces).await.unwrap();
+    forgetting.erase(&traces).await.unwrap();
+
+    assert!(!forgetting.is_back(&number).await.unwrap());
 }
 
 #[tokio::test]

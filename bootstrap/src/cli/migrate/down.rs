@@ -1,12 +1,12 @@
 //! `messager migrate down`.
 
-use std::io::{self, IsTerminal, Write, stdin};
+use std::io::{self, Write};
 
 use adapters_persistence::{Database, DatabaseSettings, Loss, loss, take_alone};
 use anyhow::{Context, bail};
 use migration::{Migrator, MigratorTrait};
 
-use super::{MIGRATE, ensure_exists, migrating, take_turns};
+use super::{super::confirm::confirmed, MIGRATE, ensure_exists, migrating, take_turns};
 use crate::config::Config;
 
 /// Lists what undoing migrations deletes, asks, and undoes them.
@@ -22,7 +22,7 @@ pub(super) async fn execute(config: &Config, steps: u32, yes: bool) -> anyhow::R
         return Ok(());
     }
     announce(&announced, &config.database)?;
-    if !yes && !confirmed()? {
+    if !yes && !confirmed("Type yes to delete this")? {
         bail!("nothing was changed");
     }
     alone(config, async |database| {
@@ -113,18 +113,4 @@ fn deleted(loss: &Loss) -> String {
 
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
-}
-
-/// Asks on the terminal, and fails if there is none.
-fn confirmed() -> anyhow::Result<bool> {
-    if !stdin().is_terminal() {
-        bail!(
-            "refused, because there is no terminal to ask on: nothing was changed. --yes skips the \
-             question"
-        );
-    }
-    write!(io::stderr(), "Type yes to delete this: ")?;
-    let mut answer = String::new();
-    stdin().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
 }

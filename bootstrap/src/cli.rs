@@ -15,6 +15,7 @@ mod phone;
 mod progress;
 pub mod secrets;
 pub mod settings;
+pub mod status;
 mod table;
 
 use std::{

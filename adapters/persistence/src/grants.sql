@@ -92,14 +92,18 @@ GRANT SELECT, INSERT, UPDATE ON queue_partition TO messager_queue;
 GRANT SELECT, INSERT, DELETE ON queue_record TO messager_queue;
 
 -- The commands of `messager`: keys, limits, dead-letters, gateways, guard, message, forget,
--- secrets
+-- status, secrets
 GRANT SELECT ON seaql_migrations TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON api_key TO messager_operator;
 GRANT SELECT, DELETE ON dead_letter TO messager_operator;
 GRANT SELECT, INSERT, UPDATE ON delivery TO messager_operator;
 GRANT SELECT, DELETE ON outbox TO messager_operator;
+GRANT SELECT ON SEQUENCE outbox_sequence_seq TO messager_operator;
+GRANT SELECT ON SEQUENCE delivery_place_seq TO messager_operator;
 GRANT SELECT, DELETE ON in_transit TO messager_operator;
 GRANT SELECT ON partition_lease TO messager_operator;
+GRANT SELECT ON consumer_member TO messager_operator;
+GRANT SELECT ON queue_partition TO messager_operator;
 GRANT SELECT, DELETE ON event TO messager_operator;
 GRANT SELECT, DELETE ON awaited_receipt TO messager_operator;
 GRANT SELECT, DELETE ON extra_send TO messager_operator;

@@ -20,6 +20,7 @@ mod keys;
 mod limits;
 mod messages;
 mod notes;
+mod overviews;
 mod partitions;
 mod pgbouncer;
 mod plans;

@@ -12,7 +12,7 @@ use bootstrap::{
     Audience, Pool, Process,
     cli::{
         SETTINGS, dead_letters, doctor, forget, gateways, guard, healthcheck, keys, limits,
-        message, migrate, run, secrets, settings, with_database,
+        message, migrate, run, secrets, settings, status, with_database,
     },
     config::Config,
     roles::{self, StoredSecrets},
@@ -37,6 +37,9 @@ struct Args {
 enum Command {
     /// Run the service (the default).
     Run,
+    /// Show what goes on: rates, what waits, partitions, gateways and the last errors. On a terminal,
+    /// again and again until Ctrl-C.
+    Status(status::Args),
     /// Tell what became of a message, of a verification, or of the messages to a phone.
     Message(message::Args),
     /// Erase a number from the database. Lists what it has of the number, and asks.
@@ -106,6 +109,12 @@ fn main() -> ExitCode {
                 let records = SqlGuard::new(database.clone());
                 let limits = &config.verification.sends.rules.limits;
                 guard::execute(records, &config.guard, limits, command).await
+            })
+            .await
+        }
+        Some(Command::Status(args)) => {
+            with_database(&config, "messager status", async |database| {
+                status::execute(&config, database, args).await
             })
             .await
         }

@@ -8,8 +8,12 @@ use application::{
     Retried, RetryDeadLetter,
     ports::{DeadLetter, DeadLetters, Revived},
 };
+use serde_json::Value;
 
-use super::{Output, existing_database, rfc3339};
+use super::{
+    Output, existing_database, rfc3339,
+    table::{Fields, Form, Table},
+};
 use crate::{config::Config, roles};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
@@ -19,9 +23,17 @@ pub enum Command {
         /// The most to list.
         #[arg(long, default_value_t = 100)]
         limit: u64,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Show the place of a record, and why it could not be read. Its content is not shown.
-    Show { id: i64 },
+    Show {
+        id: i64,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Read records again, and send their messages if they can be read now and have not expired.
     Retry {
         #[arg(required = true)]
@@ -39,8 +51,8 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
     let database = existing_database(config, "messager dead-letters")?;
     let letters = SqlDeadLetters::new(database.clone());
     let result = match command {
-        Command::List { limit } => list(&letters, limit).await,
-        Command::Show { id } => show(&letters, id).await,
+        Command::List { limit, json } => list(&letters, limit, Form::of(json)).await,
+        Command::Show { id, json } => show(&letters, id, Form::of(json)).await,
         Command::Retry { ids } => {
             each(&ids, async |id| retry(config, &database, &letters, id).await).await
         }
@@ -50,27 +62,35 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
     result.with_context(|| config.database.to_string())
 }
 
-async fn list(letters: &SqlDeadLetters, limit: u64) -> anyhow::Result<()> {
-    writeln!(Output, "id\tgroup\ttopic\tpartition\toffset\trecorded\treason")?;
-    for DeadLetter { id, group, topic, partition, offset, reason, recorded_at } in
-        letters.list(limit).await?
-    {
-        let recorded = rfc3339(recorded_at);
-        writeln!(Output, "{id}\t{group}\t{topic}\t{partition}\t{offset}\t{recorded}\t{reason}")?;
+const NAMES: [&str; 7] = ["id", "group", "topic", "partition", "offset", "recorded", "reason"];
+
+async fn list(letters: &SqlDeadLetters, limit: u64, form: Form) -> anyhow::Result<()> {
+    let mut table = Table::new(NAMES);
+    for letter in letters.list(limit).await? {
+        table.row(values(letter));
     }
-    Ok(())
+    Ok(write!(Output, "{}", table.text(form))?)
 }
 
-async fn show(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<()> {
-    let DeadLetter { id, group, topic, partition, offset, reason, recorded_at } =
-        find(letters, id).await?;
-    let recorded = rfc3339(recorded_at);
-    writeln!(
-        Output,
-        "id         {id}\ngroup      {group}\ntopic      {topic}\npartition  {partition}\n\
-         offset     {offset}\nrecorded   {recorded}\nreason     {reason}"
-    )?;
-    Ok(())
+async fn show(letters: &SqlDeadLetters, id: i64, form: Form) -> anyhow::Result<()> {
+    let mut fields = Fields::default();
+    for (name, value) in NAMES.into_iter().zip(values(find(letters, id).await?)) {
+        fields.add(name, value);
+    }
+    Ok(write!(Output, "{}", fields.text(form))?)
+}
+
+fn values(letter: DeadLetter) -> [Value; 7] {
+    let DeadLetter { id, group, topic, partition, offset, reason, recorded_at } = letter;
+    [
+        id.into(),
+        group.into(),
+        topic.into(),
+        partition.into(),
+        offset.into(),
+        rfc3339(recorded_at).into(),
+        reason.into(),
+    ]
 }
 
 async fn retry(

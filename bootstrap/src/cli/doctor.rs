@@ -6,19 +6,13 @@ mod database;
 mod findings;
 mod gateways;
 
-use std::{
-    io::{IsTerminal, Write, stdout},
-    process::ExitCode,
-};
+use std::{io::Write, process::ExitCode};
 
 use adapters_persistence::{Database, Part};
 
 use self::findings::Findings;
-use super::{Output, ensure_exists};
-use crate::{
-    config::{Config, Effective},
-    environment::Environment,
-};
+use super::{Output, ensure_exists, table::Form};
+use crate::config::{Config, Effective};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Args {
@@ -63,13 +57,7 @@ pub fn execute(args: &Args) -> ExitCode {
             }
         }
     }
-    let text = if args.json {
-        findings.json()
-    } else if stdout().is_terminal() {
-        findings.table(!Environment::asks_for_no_colours())
-    } else {
-        findings.lines()
-    };
+    let text = findings.text(Form::of(args.json));
     if write!(Output, "{text}").is_err() || findings.has_failures() {
         return ExitCode::FAILURE;
     }

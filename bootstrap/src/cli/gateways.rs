@@ -14,6 +14,7 @@ use anyhow::bail;
 use domain::GatewayName;
 
 pub use self::check::check;
+pub(super) use self::list::Gateways;
 use super::{Output, with_database};
 use crate::config::{Config, GatewaysConfig};
 
@@ -46,7 +47,11 @@ pub enum Command {
     Test(trial::Args),
     /// Print the URL at which the provider of each gateway reports deliveries, to paste into its
     /// settings. Anyone who has the URL can report deliveries for the gateway.
-    Urls,
+    Urls {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Take a gateway out of service. Within two seconds, no process calls it.
     Drain { name: GatewayName },
     /// Put a drained gateway back into service.
@@ -65,12 +70,12 @@ impl Args {
 
 /// Carries out `messager gateways …`.
 pub async fn execute(config: &Config, args: Args) -> anyhow::Result<()> {
-    let json = args.json;
-    match args.command.unwrap_or(Command::List { json }) {
-        Command::List { json: own } => list::execute(config, json || own).await,
+    let all_json = args.json;
+    match args.command.unwrap_or(Command::List { json: false }) {
+        Command::List { json } => list::execute(config, json || all_json).await,
         Command::Check { .. } => bail!("`check` is carried out before the settings are read"),
         Command::Test(args) => trial::execute(config, args).await,
-        Command::Urls => urls::execute(config).await,
+        Command::Urls { json } => urls::execute(config, json || all_json).await,
         Command::Drain { name } => {
             ensure_is_configured(&config.gateways, &name)?;
             with_database(config, "messager gateways", async |database| {

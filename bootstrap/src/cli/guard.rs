@@ -1,14 +1,23 @@
 //! `messager guard`: lists the decisions of the guard, replays rules, and allows keys.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime},
+};
 
 use application::{
     ReplayGuard, Replayed,
-    ports::{GuardKey, GuardRecords, StoredDecision},
+    ports::{GuardKey, GuardRecords, PastVerification, StoreError, StoredDecision},
 };
-use domain::{GuardMode, GuardRule, GuardScope, Region, SendLimits};
+use domain::{GuardMode, GuardRule, GuardScope, Region, SendLimits, VerificationId};
 
-use super::{Output, rfc3339};
+use super::{
+    Output,
+    progress::Progress,
+    rfc3339,
+    table::{Form, Table, text},
+};
 use crate::config::{GuardConfig, guard_rules};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
@@ -24,6 +33,9 @@ pub enum Command {
         /// the rule ends in :shadow.
         #[arg(long, value_parser = rules)]
         rules: Option<Rules>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// List the recorded and blocked messages, the newest first. Decisions of the same quarter of a
     /// second are in the order of rule and key.
@@ -34,6 +46,9 @@ pub enum Command {
         /// How many at most.
         #[arg(long, default_value_t = 100)]
         limit: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Allow all messages to a prefix, a range or a region for some time, whatever the rules say. A
     /// running service knows within a second of the next message to it.
@@ -63,7 +78,11 @@ pub async fn execute(
     limits: &SendLimits,
     command: Command,
 ) -> anyhow::Result<()> {
-    carry_out(records, guard, limits, command, &mut Output).await
+    let json = matches!(
+        command,
+        Command::Replay { json: true, .. } | Command::Decisions { json: true, .. }
+    );
+    carry_out(records, guard, limits, command, Form::of(json), &mut Output).await
 }
 
 async fn carry_out(
@@ -71,30 +90,52 @@ async fn carry_out(
     guard: &GuardConfig,
     limits: &SendLimits,
     command: Command,
+    form: Form,
     out: &mut (impl Write + Send),
 ) -> anyhow::Result<()> {
     match command {
-        Command::Replay { since, rules } => {
+        Command::Replay { since, rules, .. } => {
             let rules = rules.map_or_else(|| guard.rules.clone(), |Rules(rules)| rules);
-            let replay = ReplayGuard::new(records);
+            let progress = Progress::of("verifications read");
+            let replay = ReplayGuard::new(Watched { records, progress, read: AtomicU64::new(0) });
             let replayed = replay.execute(since, &rules, limits, guard.window).await?;
-            writeln!(
-                out,
-                "rule\tkey\tverifications\tapproved\twould be blocked\tof these approved"
-            )?;
+            drop(replay);
+            let mut table = Table::new([
+                "rule",
+                "key",
+                "verifications",
+                "approved",
+                "would be blocked",
+                "of these approved",
+            ]);
             for Replayed { rule, key, verifications, approvals, blocked, wronged } in replayed {
-                writeln!(out, "{rule}\t{key}\t{verifications}\t{approvals}\t{blocked}\t{wronged}")?;
+                table.row([
+                    text(rule),
+                    text(key),
+                    verifications.into(),
+                    approvals.into(),
+                    blocked.into(),
+                    wronged.into(),
+                ]);
             }
+            write!(out, "{}", table.text(form))?;
         }
-        Command::Decisions { since, limit } => {
-            writeln!(out, "decided\trule\tkey\tsends\tapprovals\tverification")?;
+        Command::Decisions { since, limit, .. } => {
+            let mut table =
+                Table::new(["decided", "rule", "key", "sends", "approvals", "verification"]);
             for decision in records.decisions(since, limit).await? {
                 let StoredDecision { decided_at, rule, key, sends, approvals, verification } =
                     decision;
-                let decided = rfc3339(decided_at);
-                let verification = verification.map_or("-".to_owned(), |id| id.to_string());
-                writeln!(out, "{decided}\t{rule}\t{key}\t{sends}\t{approvals}\t{verification}")?;
+                table.row([
+                    rfc3339(decided_at).into(),
+                    rule.into(),
+                    key.into(),
+                    sends.into(),
+                    approvals.into(),
+                    verification.map(|id| id.to_string()).into(),
+                ]);
             }
+            write!(out, "{}", table.text(form))?;
         }
         Command::Allow { key: Allowed(keys), period } => {
             records.allow(&keys, period).await?;
@@ -103,6 +144,40 @@ async fn carry_out(
         }
     }
     Ok(())
+}
+
+/// Records whose reading is shown.
+#[derive(Debug)]
+struct Watched<G> {
+    records: G,
+    progress: Progress,
+    read: AtomicU64,
+}
+
+impl<G: GuardRecords> GuardRecords for Watched<G> {
+    async fn past(
+        &self,
+        since: Duration,
+        after: Option<(SystemTime, VerificationId)>,
+        limit: usize,
+    ) -> Result<Vec<PastVerification>, StoreError> {
+        let page = self.records.past(since, after, limit).await?;
+        let rows = u64::try_from(page.len()).unwrap_or(0);
+        self.progress.at(self.read.fetch_add(rows, Ordering::Relaxed) + rows);
+        Ok(page)
+    }
+
+    async fn decisions(
+        &self,
+        since: Duration,
+        limit: usize,
+    ) -> Result<Vec<StoredDecision>, StoreError> {
+        self.records.decisions(since, limit).await
+    }
+
+    async fn allow(&self, keys: &[GuardKey], period: Duration) -> Result<(), StoreError> {
+        self.records.allow(keys, period).await
+    }
 }
 
 /// Parses a key with or without `api:`, with which the keys of `/api` begin. The key is allowed on
@@ -148,11 +223,8 @@ fn rules(text: &str) -> Result<Rules, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
-
-    use application::ports::{MockGuardRecords, PastVerification};
+    use application::ports::MockGuardRecords;
     use clap::Parser;
-    use domain::VerificationId;
 
     use super::*;
 
@@ -174,7 +246,8 @@ mod tests {
         };
         let mut out = Vec::new();
         let limits = SendLimits { region: "4/1d".parse().unwrap(), ..SendLimits::default() };
-        carry_out(records, &guard, &limits, parse(line).unwrap(), &mut out).await.unwrap();
+        let command = parse(line).unwrap();
+        carry_out(records, &guard, &limits, command, Form::Tabs, &mut out).await.unwrap();
         String::from_utf8(out).unwrap().lines().skip(1).map(str::to_owned).collect()
     }
 

@@ -1,16 +1,16 @@
 //! `messager keys`: API keys.
 
-use std::{
-    io::{Write, stdout},
-    time::SystemTime,
-};
+use std::io::{Write, stdout};
 
 use anyhow::bail;
 use application::ports::{ApiKey, ApiKeys, NewApiKey};
 use domain::{ApiKeyId, ApiKeyText, InvalidApiKey, Scopes};
 use rand_core::CryptoRng;
 
-use super::{Output, rfc3339};
+use super::{
+    Output, rfc3339,
+    table::{Form, Table, text},
+};
 use crate::random::seeded;
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
@@ -26,7 +26,11 @@ pub enum Command {
         scopes: Scopes,
     },
     /// List all keys, the oldest first, revoked ones too.
-    List,
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Revoke a key. Running processes refuse it within five seconds.
     Revoke {
         /// The id that `list` shows, or the whole key.
@@ -38,17 +42,19 @@ pub enum Command {
 /// Carries out `messager keys …`.
 pub async fn execute(keys: &impl ApiKeys, command: Command) -> anyhow::Result<()> {
     let mut rng = seeded()?;
+    let form = Form::of(matches!(command, Command::List { json: true }));
     if matches!(command, Command::Create { .. }) {
         // The key is shown only once, so a closed output is an error.
-        carry_out(keys, command, &mut rng, &mut stdout()).await
+        carry_out(keys, command, form, &mut rng, &mut stdout()).await
     } else {
-        carry_out(keys, command, &mut rng, &mut Output).await
+        carry_out(keys, command, form, &mut rng, &mut Output).await
     }
 }
 
 async fn carry_out(
     keys: &impl ApiKeys,
     command: Command,
+    form: Form,
     rng: &mut (impl CryptoRng + Send),
     out: &mut (impl Write + Send),
 ) -> anyhow::Result<()> {
@@ -59,12 +65,7 @@ async fn carry_out(
             // Alone on its line, so that a script can read it.
             writeln!(out, "{}", key.reveal())?;
         }
-        Command::List => {
-            writeln!(out, "id\tname\tscopes\tcreated\tlast used\trevoked")?;
-            for key in keys.all().await? {
-                list(&key, out)?;
-            }
-        }
+        Command::List { .. } => write!(out, "{}", listed(&keys.all().await?).text(form))?,
         Command::Revoke { id } => {
             if !keys.revoke(id).await? {
                 bail!("there is no key {id}");
@@ -75,13 +76,20 @@ async fn carry_out(
     Ok(())
 }
 
-fn list(key: &ApiKey, out: &mut impl Write) -> anyhow::Result<()> {
-    let ApiKey { id, name, scopes, created_at, last_used_at, revoked_at, .. } = key;
-    let or_never = |time: &Option<SystemTime>| time.map_or_else(|| "-".to_owned(), rfc3339);
-    let (created, used, revoked) =
-        (rfc3339(*created_at), or_never(last_used_at), or_never(revoked_at));
-    writeln!(out, "{id}\t{name}\t{scopes}\t{created}\t{used}\t{revoked}")?;
-    Ok(())
+fn listed(keys: &[ApiKey]) -> Table<6> {
+    let mut table = Table::new(["id", "name", "scopes", "created", "last used", "revoked"]);
+    for key in keys {
+        let ApiKey { id, name, scopes, created_at, last_used_at, revoked_at, .. } = key;
+        table.row([
+            text(id),
+            name.as_str().into(),
+            text(scopes),
+            rfc3339(*created_at).into(),
+            last_used_at.map(rfc3339).into(),
+            revoked_at.map(rfc3339).into(),
+        ]);
+    }
+    table
 }
 
 /// Of a whole key, too: clap would show it with the error.
@@ -102,7 +110,7 @@ fn scopes(text: &str) -> Result<Scopes, &'static str> {
 mod tests {
     use std::{
         sync::{Arc, Mutex},
-        time::Duration,
+        time::{Duration, SystemTime},
     };
 
     use application::ports::MockApiKeys;
@@ -124,7 +132,7 @@ mod tests {
     async fn said(keys: MockApiKeys, line: &str) -> anyhow::Result<String> {
         let mut out = Vec::new();
         let mut rng = StdRng::seed_from_u64(1);
-        carry_out(&keys, parse(line)?, &mut rng, &mut out).await?;
+        carry_out(&keys, parse(line)?, Form::Tabs, &mut rng, &mut out).await?;
         Ok(String::from_utf8(out)?)
     }
 

@@ -11,7 +11,11 @@ use adapters_persistence::{Database, DatabaseSettings};
 use anyhow::Context;
 use migration::{MigrationStatus, Migrator, MigratorTrait};
 
-use super::{Output, ensure_exists, existing_database};
+use super::{
+    Output, ensure_exists, existing_database,
+    progress::Progress,
+    table::{Form, Table},
+};
 use crate::config::Config;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
@@ -29,7 +33,11 @@ pub enum Command {
         yes: bool,
     },
     /// List the migrations, and whether the database has them.
-    Status,
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Carries out `messager migrate …`.
@@ -38,16 +46,19 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
         Command::Up => {
             let database = Database::connect_to_migrate(&config.database, MIGRATE);
             migrating(database, config, async |database| {
-                let missing = migrate_up(database, &config.database).await?;
+                let progress = Progress::of("migrations");
+                let missing = apply(database, &config.database, &progress).await?;
+                drop(progress);
                 writeln!(io::stderr(), "schema is up to date ({missing} migrations were missing)")?;
                 Ok(())
             })
             .await
         }
         Command::Down { steps, yes } => down::execute(config, steps, yes).await,
-        Command::Status => {
+        Command::Status { json } => {
             let database = existing_database(config, MIGRATE)?;
-            migrating(database, config, status).await
+            let form = Form::of(json);
+            migrating(database, config, async |database| status(database, form).await).await
         }
     }
 }
@@ -72,8 +83,26 @@ async fn migrating(
 
 /// Applies the missing migrations. Returns how many there were.
 pub async fn migrate_up(database: &Database, settings: &DatabaseSettings) -> anyhow::Result<usize> {
-    let before = pending(database).await?;
+    apply(database, settings, &Progress::silent()).await
+}
+
+/// Applies the missing migrations one after the other, and shows which one runs.
+async fn apply(
+    database: &Database,
+    settings: &DatabaseSettings,
+    progress: &Progress,
+) -> anyhow::Result<usize> {
+    let before = pending(database).await?.len();
     take_turns(database, settings, async || {
+        // Another process may have applied some of them meanwhile.
+        let missing = pending(database).await?;
+        for (place, name) in missing.iter().enumerate() {
+            let doing = format!("migration {} of {}: {name}", place + 1, missing.len());
+            let connection = database.connection();
+            let applied = Migrator::up(&connection, Some(1));
+            progress.during(&doing, applied).await.context("migrate up")?;
+        }
+        // Without any, this refuses a schema that has migrations that this version does not know.
         Migrator::up(&database.connection(), None).await.context("migrate up")
     })
     .await?;
@@ -102,21 +131,24 @@ async fn take_turns(
     changed
 }
 
-async fn pending(database: &Database) -> anyhow::Result<usize> {
+/// Returns the names of the migrations that the database lacks.
+async fn pending(database: &Database) -> anyhow::Result<Vec<String>> {
     let pending = Migrator::get_pending_migrations_read_only(&database.connection()).await;
-    Ok(pending.context("look at the schema")?.len())
+    let pending = pending.context("look at the schema")?;
+    Ok(pending.iter().map(|migration| migration.name().to_owned()).collect())
 }
 
-async fn status(database: &Database) -> anyhow::Result<()> {
+async fn status(database: &Database, form: Form) -> anyhow::Result<()> {
     let migrations = Migrator::get_migration_with_status_read_only(&database.connection())
         .await
         .context("look at the schema")?;
+    let mut table = Table::new(["status", "migration"]);
     for migration in migrations {
         let status = match migration.status() {
             MigrationStatus::Applied => "applied",
             MigrationStatus::Pending => "pending",
         };
-        writeln!(Output, "{status}  {}", migration.name())?;
+        table.row([status.into(), migration.name().into()]);
     }
-    Ok(())
+    Ok(write!(Output, "{}", table.text(form))?)
 }

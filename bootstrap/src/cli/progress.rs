@@ -6,15 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::interval;
+
 /// Shows on standard error how far work has come, if that is a terminal and the work takes long. The
 /// line is removed at the end.
 #[derive(Debug)]
 pub(crate) struct Progress {
     what: &'static str,
-    is_terminal: bool,
+    is_shown: bool,
     begun: Instant,
     /// When the line was written last.
-    shown: Mutex<Option<Instant>>,
+    written: Mutex<Option<Instant>>,
 }
 
 /// Work that ends before is not shown.
@@ -25,35 +27,58 @@ const BETWEEN: Duration = Duration::from_millis(100);
 impl Progress {
     /// `what` names what is counted, such as "rows read".
     pub(crate) fn of(what: &'static str) -> Self {
-        let is_terminal = stderr().is_terminal();
-        Self { what, is_terminal, begun: Instant::now(), shown: Mutex::default() }
+        let is_shown = stderr().is_terminal();
+        Self { what, is_shown, begun: Instant::now(), written: Mutex::default() }
+    }
+
+    /// Shows nothing.
+    pub(crate) fn silent() -> Self {
+        let mut silent = Self::of("");
+        silent.is_shown = false;
+        silent
     }
 
     /// Shows that `done` things are done.
     pub(crate) fn at(&self, done: u64) {
+        self.say(&format!("{done} {}", self.what));
+    }
+
+    /// Shows what is being done, and for how long, until `work` ends.
+    pub(crate) async fn during<T>(&self, doing: &str, work: impl Future<Output = T>) -> T {
+        let mut ticks = interval(Duration::from_secs(1));
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = ticks.tick() => self.say(doing),
+            }
+        }
+    }
+
+    fn say(&self, text: &str) {
         let now = Instant::now();
-        if !self.is_terminal || now - self.begun < QUIET {
+        if !self.is_shown || now - self.begun < QUIET {
             return;
         }
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if shown.is_none_or(|last| now - last >= BETWEEN) {
-            *shown = Some(now);
-            let _ = write!(stderr(), "\r\u{1b}[K{}", line(self.what, done, now - self.begun));
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_none_or(|last| now - last >= BETWEEN) {
+            *written = Some(now);
+            let _ = write!(stderr(), "\r\u{1b}[K{}", line(text, now - self.begun));
         }
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        if shown.is_some() {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.is_some() {
             let _ = write!(stderr(), "\r\u{1b}[K");
         }
     }
 }
 
-fn line(what: &str, done: u64, lasted: Duration) -> String {
-    format!("{done} {what}, {} s", lasted.as_secs())
+fn line(text: &str, lasted: Duration) -> String {
+    format!("{text}, {} s", lasted.as_secs())
 }
 
 #[cfg(test)]
@@ -61,7 +86,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_says_what_is_counted_and_how_long_it_takes() {
-        assert_eq!(line("rows read", 12_000, Duration::from_millis(3_900)), "12000 rows read, 3 s");
+    fn line_says_what_is_done_and_how_long_it_takes() {
+        assert_eq!(line("12000 rows read", Duration::from_millis(3_900)), "12000 rows read, 3 s");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_is_done_while_it_is_shown() {
+        let work = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            7
+        };
+
+        assert_eq!(Progress::silent().during("working", work).await, 7);
     }
 }

@@ -1,13 +1,14 @@
 //! `messager settings`: the settings that a process started here would run with.
 
 use std::{
-    io::{self, IsTerminal, Write, stdout},
+    io::{self, Write},
     process::ExitCode,
 };
 
-use serde_json::{Value, json};
-
-use super::Output;
+use super::{
+    Output,
+    table::{Form, Table, text},
+};
 use crate::config::{Effective, Shown, example, markdown};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
@@ -32,13 +33,7 @@ pub fn execute(args: Args) -> ExitCode {
         return write!(Output, "{text}").map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let Effective { settings, config, remarks } = Effective::read();
-    let text = if args.json {
-        json_of(&settings)
-    } else if stdout().is_terminal() {
-        table(&settings)
-    } else {
-        lines(&settings)
-    };
+    let text = table(&settings).text(Form::of(args.json));
     if write!(Output, "{text}").is_err() {
         return ExitCode::FAILURE;
     }
@@ -54,51 +49,18 @@ pub fn execute(args: Args) -> ExitCode {
     }
 }
 
-fn rows(settings: &[Shown]) -> impl Iterator<Item = [String; 3]> {
-    let head = ["name", "value", "source"].map(str::to_owned);
-    let row = |setting: &Shown| {
-        [setting.name.clone(), on_one_line(&setting.value), setting.source.to_string()]
-    };
-    [head].into_iter().chain(settings.iter().map(row))
-}
-
-fn lines(settings: &[Shown]) -> String {
-    rows(settings).map(|row| row.join("\t") + "\n").collect()
-}
-
-/// Formats the settings in columns, for a terminal.
-fn table(settings: &[Shown]) -> String {
-    /// A longer value moves only its own source to the right.
-    const WIDEST: usize = 48;
-
-    let width = |column: usize| rows(settings).map(|row| row[column].chars().count()).max();
-    let names = width(0).unwrap_or_default();
-    let values = width(1).unwrap_or_default().min(WIDEST);
-    let row =
-        |[name, value, source]: [String; 3]| format!("{name:names$}  {value:values$}  {source}");
-    rows(settings).map(row).collect::<Vec<_>>().join("\n") + "\n"
-}
-
-fn json_of(settings: &[Shown]) -> String {
-    let object = |setting: &Shown| {
-        let Shown { name, value, source } = setting;
-        json!({ "name": name, "value": value, "source": source.to_string() })
-    };
-    let all: Vec<Value> = settings.iter().map(object).collect();
-    format!("{:#}\n", Value::from(all))
-}
-
-/// Writes line breaks and other control characters as escapes.
-fn on_one_line(value: &str) -> String {
-    let mut line = String::with_capacity(value.len());
-    for c in value.chars() {
-        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+fn table(settings: &[Shown]) -> Table<3> {
+    let mut table = Table::new(["name", "value", "source"]);
+    for Shown { name, value, source } in settings {
+        table.row([name.as_str().into(), value.as_str().into(), text(source)]);
     }
-    line
+    table
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::environment::Source;
 
@@ -118,28 +80,19 @@ mod tests {
     #[test]
     fn each_setting_is_one_line() {
         assert_eq!(
-            lines(&settings()),
+            table(&settings()).text(Form::Tabs),
             "name\tvalue\tsource\nAPP_PORT\t8080\tdefault\n\
              SMS_TEMPLATE\tShop\\nCode:\\t{code}\t.env line 3\nLOG\t\tenvironment\n"
         );
     }
 
     #[test]
-    fn columns_are_aligned() {
-        let table = table(&settings());
-
-        let at: Vec<_> = table.lines().map(|line| line.rfind("  ").unwrap()).collect();
-        assert!(at.iter().all(|it| *it == at[0]), "{table}");
-        assert!(table.contains("APP_PORT      8080"), "{table}");
-    }
-
-    #[test]
     fn json_has_the_unescaped_value() {
-        let all: Vec<Value> = serde_json::from_str(&json_of(&settings())).unwrap();
+        let all = table(&settings()).json();
 
         let template = json!({
             "name": "SMS_TEMPLATE", "value": "Shop\nCode:\t{code}", "source": ".env line 3",
         });
-        assert_eq!((all.len(), &all[1]), (3, &template));
+        assert_eq!(all[1], template);
     }
 }

@@ -37,6 +37,9 @@ pub(crate) struct Fields(Vec<(&'static str, Value)>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Colour {
     Bold,
+    Green,
+    Yellow,
+    Red,
 }
 
 impl Form {
@@ -61,6 +64,9 @@ impl Colour {
     pub(crate) fn paint(self, text: &str, form: Form) -> String {
         let code = match self {
             Self::Bold => 1,
+            Self::Green => 32,
+            Self::Yellow => 33,
+            Self::Red => 31,
         };
         if form.has_colours() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
     }

@@ -118,7 +118,7 @@ async fn receipt_of_the_provider_shows_in_the_timeline_the_events_and_the_metric
 
     let printing = with_settings(Binary::new("messager", folder.path()));
     let printed = printing.args(&["gateways", "urls"]).output().await;
-    let expected = format!("default\thttps://sms.example{}\n", receipts_url());
+    let expected = format!("gateway\turl\ndefault\thttps://sms.example{}\n", receipts_url());
     assert_eq!(String::from_utf8(printed.stdout).unwrap(), expected, "{:?}", printed.stderr);
 
     // The first receipt comes before the answer to the call.

@@ -6,7 +6,7 @@ use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use super::support::{accepted, enqueue, new_postgres, phone, start};
 use crate::{
     Database, DatabaseSettings, Part, PostgresSettings, SqlForgetting, SqlStories, StorageError,
-    check_storage, storage::probe,
+    check_storage, overview, storage::probe,
 };
 
 const GRANTS: &str = include_str!("../grants.sql");
@@ -82,6 +82,7 @@ async fn operator_may_read_and_erase_a_phone() {
     let stories = SqlStories::new(database.clone());
     let found = stories.of_phone(&number, 1, 10, &|_| ()).await.unwrap();
     assert_eq!(found.stories.len(), 1);
+    assert_eq!(overview(&database).await.unwrap().accepted, 1);
 
     let forgetting = SqlForgetting::new(database, "1".to_owned(), "message".to_owned());
     let traces = forgetting.find(&number, &|_| ()).await.unwrap();

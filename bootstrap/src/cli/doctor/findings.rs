@@ -1,6 +1,8 @@
 //! The findings, and their forms.
 
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use super::super::table::{Colour, Form, Table};
 
 /// The state of a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +35,11 @@ impl State {
         }
     }
 
-    /// Returns the escape sequence of the state's colour on a terminal.
-    const fn colour(self) -> &'static str {
+    const fn colour(self) -> Colour {
         match self {
-            Self::Ok => "\u{1b}[32m",
-            Self::Warning => "\u{1b}[33m",
-            Self::Failure => "\u{1b}[31m",
+            Self::Ok => Colour::Green,
+            Self::Warning => Colour::Yellow,
+            Self::Failure => Colour::Red,
         }
     }
 }
@@ -65,27 +66,33 @@ impl Findings {
         self.0.iter().any(|finding| finding.state == State::Failure)
     }
 
-    /// Formats the findings for a pipe: a line for each, with tabs.
-    pub(super) fn lines(&self) -> String {
-        let line = |it: &Finding| {
-            format!("{}\t{}\t{}\t{}\n", it.state.as_str(), it.subject, it.text, it.advice)
-        };
-        ["state\tsubject\tfinding\tadvice\n".to_owned()]
-            .into_iter()
-            .chain(self.0.iter().map(line))
-            .collect()
+    /// On a terminal, the advice is below its finding.
+    pub(super) fn text(&self, form: Form) -> String {
+        match form {
+            Form::Columns { .. } => self.columns(form),
+            form => self.table(form).text(form),
+        }
     }
 
-    /// Formats the findings in columns, for a terminal, with the advice below the finding.
-    pub(super) fn table(&self, colours: bool) -> String {
+    fn table(&self, form: Form) -> Table<4> {
+        let mut table = Table::new(["state", "subject", "finding", "advice"]);
+        for Finding { state, subject, text, advice } in &self.0 {
+            let has_none = advice.is_empty() && form == Form::Json;
+            let advice = if has_none { Value::Null } else { advice.as_str().into() };
+            table.row([state.as_str().into(), (*subject).into(), text.as_str().into(), advice]);
+        }
+        table
+    }
+
+    fn columns(&self, form: Form) -> String {
         const STATE: usize = 7;
 
         let subjects = self.0.iter().map(|it| it.subject.len()).max().unwrap_or(0);
         let indent = " ".repeat(STATE + subjects + 4);
         let line = |it: &Finding| {
-            let (state, subject) = (it.state.as_str(), it.subject);
-            let (on, off) = if colours { (it.state.colour(), "\u{1b}[0m") } else { ("", "") };
-            let mut line = format!("{on}{state:STATE$}{off}  {subject:subjects$}  {}\n", it.text);
+            let subject = it.subject;
+            let state = it.state.colour().paint(&format!("{:STATE$}", it.state.as_str()), form);
+            let mut line = format!("{state}  {subject:subjects$}  {}\n", it.text);
             if !it.advice.is_empty() {
                 line.extend([indent.as_str(), &it.advice, "\n"]);
             }
@@ -94,16 +101,9 @@ impl Findings {
         self.0.iter().map(line).collect()
     }
 
-    pub(super) fn json(&self) -> String {
-        let object = |it: &Finding| {
-            json!({
-                "state": it.state.as_str(),
-                "subject": it.subject,
-                "finding": it.text,
-                "advice": Some(&it.advice).filter(|advice| !advice.is_empty()),
-            })
-        };
-        format!("{:#}\n", Value::from(self.0.iter().map(object).collect::<Vec<_>>()))
+    #[cfg(test)]
+    pub(super) fn lines(&self) -> String {
+        self.text(Form::Tabs)
     }
 
     #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn pipe_gets_a_line_for_each_finding() {
         assert_eq!(
-            findings().lines(),
+            findings().text(Form::Tabs),
             "state\tsubject\tfinding\tadvice\n\
              ok\tdatabase\tit answers\t\n\
              failure\ttopic\tno broker answers\tstart Kafka\n"
@@ -136,16 +136,20 @@ mod tests {
     #[test]
     fn terminal_gets_the_advice_below_the_finding() {
         assert_eq!(
-            findings().table(false),
+            findings().text(Form::Columns { colours: false }),
             "ok       database  it answers\n\
              failure  topic     no broker answers\n                   start Kafka\n"
         );
-        assert!(findings().table(true).starts_with("\u{1b}[32mok     \u{1b}[0m  database"));
+        assert!(
+            findings()
+                .text(Form::Columns { colours: true })
+                .starts_with("\u{1b}[32mok     \u{1b}[0m  database")
+        );
     }
 
     #[test]
     fn json_has_null_for_no_advice() {
-        let json: Value = serde_json::from_str(&findings().json()).unwrap();
+        let json: Value = serde_json::from_str(&findings().text(Form::Json)).unwrap();
 
         assert_eq!(json[0]["advice"], Value::Null);
         assert_eq!(json[1]["advice"], "start Kafka");

@@ -2,17 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{IsTerminal, Write, stdout},
+    io::Write,
     time::Duration,
 };
 
-use adapters_persistence::{ReportedGateway, SqlGatewayHealth, SqlGateways};
+use adapters_persistence::{Database, ReportedGateway, SqlGatewayHealth, SqlGateways};
 use application::{BudgetStatus, Spent};
 use domain::{Amount, GatewayName};
 use serde_json::{Value, json};
 
 use super::{
-    super::{Output, with_database},
+    super::{
+        Output,
+        table::{Form, Table, json_text},
+        with_database,
+    },
     health::Health,
 };
 use crate::{
@@ -37,9 +41,33 @@ struct Row<'a> {
     budgets: &'a [BudgetStatus],
 }
 
+/// What is known of the gateways.
+#[derive(Debug)]
+pub(in crate::cli) struct Gateways {
+    table: Table<{ HEAD.len() }>,
+    json: Value,
+}
+
 /// Prints a row for each gateway and process.
 pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
     with_database(config, "messager gateways", async |database| {
+        let gateways = Gateways::read(config, database).await?;
+        let text = match Form::of(json) {
+            Form::Json => json_text(&gateways.json),
+            form => gateways.table.text(form),
+        };
+        Ok(write!(Output, "{text}")?)
+    })
+    .await
+}
+
+impl Gateways {
+    #[cfg(test)]
+    pub(in crate::cli) fn none() -> Self {
+        Self { table: Table::new(HEAD), json: Value::Null }
+    }
+
+    pub(in crate::cli) async fn read(config: &Config, database: &Database) -> anyhow::Result<Self> {
         let gateways = SqlGateways::new(database.clone());
         let drained = gateways.drained().await?;
         let reported = gateways.reported(SILENT).await?;
@@ -47,16 +75,16 @@ pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
         let health = Health::read(&SqlGatewayHealth::new(database.clone()), moves).await?;
         let budgets = budgets(config, &gateways.spent_today().await?);
         let rows = rows(&config.gateways, &reported, &drained, &health, &budgets);
-        let text = if json {
-            json_of(&rows)
-        } else if stdout().is_terminal() {
-            table(&rows)
-        } else {
-            lines(&rows)
-        };
-        Ok(write!(Output, "{text}")?)
-    })
-    .await
+        Ok(Self { table: table(&rows), json: json_of(&rows) })
+    }
+
+    pub(in crate::cli) fn table(&self) -> &Table<{ HEAD.len() }> {
+        &self.table
+    }
+
+    pub(in crate::cli) fn json(&self) -> Value {
+        self.json.clone()
+    }
 }
 
 /// Returns the limits of each configured gateway that has any.
@@ -135,50 +163,35 @@ impl Row<'_> {
         if limits.is_empty() { "-".to_owned() } else { limits.join(", ") }
     }
 
-    fn cells(&self) -> [String; HEAD.len()] {
-        let count = |of: fn(&ReportedGateway) -> u64| {
-            self.reported.map_or("-".to_owned(), |it| of(it).to_string())
-        };
+    fn cells(&self) -> [Value; HEAD.len()] {
+        let count = |of: fn(&ReportedGateway) -> u64| Value::from(self.reported.map(of));
         let [in_time, approved, factor] = self.health.cells(self.gateway);
         [
-            self.gateway.to_string(),
-            self.provider.to_owned(),
-            self.reported.map_or("-", |it| it.process.as_str()).to_owned(),
-            self.state(),
+            self.gateway.as_str().into(),
+            self.provider.into(),
+            self.reported.map(|it| it.process.as_str()).into(),
+            self.state().into(),
             count(|it| it.report.in_flight),
             count(|it| it.report.accepted),
             count(|it| it.report.refused),
             count(|it| it.report.unclear),
-            in_time,
-            approved,
-            factor,
-            self.spent(),
+            in_time.into(),
+            approved.into(),
+            factor.into(),
+            self.spent().into(),
         ]
     }
 }
 
-fn all_cells(rows: &[Row<'_>]) -> Vec<[String; HEAD.len()]> {
-    [HEAD.map(str::to_owned)].into_iter().chain(rows.iter().map(Row::cells)).collect()
+fn table(rows: &[Row<'_>]) -> Table<{ HEAD.len() }> {
+    let mut table = Table::new(HEAD);
+    for row in rows {
+        table.row(row.cells());
+    }
+    table
 }
 
-fn lines(rows: &[Row<'_>]) -> String {
-    all_cells(rows).into_iter().map(|row| row.join("\t") + "\n").collect()
-}
-
-/// Formats the rows in columns, for a terminal.
-fn table(rows: &[Row<'_>]) -> String {
-    let all = all_cells(rows);
-    let width =
-        |column: usize| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; HEAD.len()] = std::array::from_fn(width);
-    let line = |row: &[String; HEAD.len()]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
-    };
-    all.iter().map(line).collect()
-}
-
-fn json_of(rows: &[Row<'_>]) -> String {
+fn json_of(rows: &[Row<'_>]) -> Value {
     let number = |amount: Amount| -> Value {
         serde_json::from_str(&amount.to_string()).expect("an amount is a number")
     };
@@ -203,8 +216,7 @@ fn json_of(rows: &[Row<'_>]) -> String {
             "reported_seconds_ago": row.reported.map(|it| it.age.as_secs()),
         })
     };
-    let all: Vec<Value> = rows.iter().map(object).collect();
-    format!("{:#}\n", Value::from(all))
+    rows.iter().map(object).collect()
 }
 
 #[cfg(test)]
@@ -246,17 +258,20 @@ mod tests {
         let rows = rows(&config, &reported, &BTreeSet::new(), &health, &budgets);
 
         assert_eq!(
-            lines(&rows),
+            table(&rows).text(Form::Tabs),
             "gateway\tprovider\tprocess\tstate\tin flight\taccepted\trefused\tunclear\t\
              in time\tapproved\tfactor\tspent today\n\
              default\tconsole\t-\tunused\t-\t-\t-\t-\t-\t-\t1\t-\n\
              gone\ttwilio\t12-a\tclosed\t3\t20\t1\t0\t-\t-\t1\t-\n\
              gone\ttwilio\t13-b\topen: misconfigured: HTTP 401\t3\t20\t1\t0\t-\t-\t1\t-\n"
         );
-        let columns = table(&rows);
+        let columns = table(&rows).text(Form::Columns { colours: false });
         assert!(columns.contains("gone     twilio    12-a     closed "), "{columns}");
-        let json: Vec<Value> = serde_json::from_str(&json_of(&rows)).unwrap();
-        assert_eq!((json.len(), &json[2]["reason"]), (3, &json!("misconfigured: HTTP 401")));
+        let json = json_of(&rows);
+        assert_eq!(
+            (json.as_array().unwrap().len(), &json[2]["reason"]),
+            (3, &json!("misconfigured: HTTP 401"))
+        );
         assert_eq!((&json[0]["process"], &json[1]["accepted"]), (&Value::Null, &json!(20)));
     }
 
@@ -272,8 +287,12 @@ mod tests {
         let health = Health::default();
         let rows = rows(&config.gateways, &[], &BTreeSet::new(), &health, &budgets);
 
-        assert!(lines(&rows).ends_with("\t2.55 of 100.5\n"), "{}", lines(&rows));
-        let json: Value = serde_json::from_str(&json_of(&rows)).unwrap();
+        assert!(
+            table(&rows).text(Form::Tabs).ends_with("\t2.55 of 100.5\n"),
+            "{}",
+            table(&rows).text(Form::Tabs)
+        );
+        let json = json_of(&rows);
         let expected = json!([{ "scope": "total", "spent": 2.55, "limit": 100.5 }]);
         assert_eq!(json[0]["budgets"], expected);
         let status = |scope: &str| BudgetStatus {
@@ -294,7 +313,9 @@ mod tests {
         let drained = BTreeSet::from([GatewayName::default()]);
 
         let health = Health::default();
-        let shown = lines(&rows(&config, &reported, &drained, &health, &Budgets::new()));
+        let budgets = Budgets::new();
+        let rows = rows(&config, &reported, &drained, &health, &budgets);
+        let shown = table(&rows).text(Form::Tabs);
 
         assert!(shown.contains("\tdrained\t3\t"), "{shown}");
     }

@@ -21,11 +21,11 @@ pub use self::{
     error::{BoxError, Chain},
     pipeline::{
         AfterAmbiguous, BudgetStatus, Budgets, DeliverMessages, DeliverSettings, Delivered,
-        GatewayLimits, GatewayState, GatewayStatus, JudgeGateways, Judged, Preference,
+        GatewayLimits, GatewayState, GatewayStatus, GiveBack, JudgeGateways, Judged, Preference,
         ReceiptsInTime, RegionOf, RelayBatch, RelayError, RelaySettings, Relayed, Retried,
         RetryDeadLetter, RetryError, Route, RoutedGateway, Router, RoutingTable, SharePartitions,
         ShareSettings, Shared, Spent, Submission, SubmitError, SubmitMessage, SubmitSettings,
-        Tariff,
+        TakeOver, TakeOverClaimed, TakeOverError, TakenOver, Tariff,
     },
     trace::{InvalidTraceParent, TraceParent},
     vault::{

@@ -7,6 +7,7 @@ mod relay;
 mod routing;
 mod share;
 mod submit;
+mod take_over;
 
 pub use self::{
     dead_letters::{Retried, RetryDeadLetter, RetryError},
@@ -20,4 +21,5 @@ pub use self::{
     },
     share::{SharePartitions, ShareSettings, Shared},
     submit::{Submission, SubmitError, SubmitMessage, SubmitSettings},
+    take_over::{GiveBack, TakeOver, TakeOverClaimed, TakeOverError, TakenOver},
 };

@@ -11,6 +11,7 @@ mod broker;
 mod dead_letters;
 mod events;
 mod gateway;
+mod go_table;
 mod guard;
 mod health;
 mod history;
@@ -36,6 +37,7 @@ pub use self::{
     broker::{BrokerError, MessageBroker},
     dead_letters::{DeadLetter, DeadLetters, Revived},
     gateway::{Accepted, GatewayReceipt, Reported, SendError, Sms, SmsGateway},
+    go_table::{GivingBack, GoCounts, GoRow, GoTable, Ids, Stored, Taking},
     health::{FactorChange, GatewayHealth, Measured, Minute, SampledMessage, StoredFactor},
     leases::{Lease, PartitionLeases, Renewed},
     ledger::{
@@ -80,6 +82,7 @@ pub use self::{
     dead_letters::MockDeadLetters,
     events::{MockEventOutbox, MockEventSink},
     gateway::MockSmsGateway,
+    go_table::MockGoTable,
     guard::{MockGuardCounts, MockGuardRecords},
     health::MockGatewayHealth,
     idempotency::MockAnswers,

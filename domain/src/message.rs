@@ -53,6 +53,17 @@ impl MessageId {
         Self(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
     }
 
+    /// Returns the id of a message that the Go service stored in the row `row` of its table
+    /// `message`. It is the same each time the row is read.
+    ///
+    /// `created_at` is the time in the row, in microseconds. It distinguishes the row from a row of
+    /// the same number in an earlier table.
+    pub fn of_go_row(row: i64, created_at: i64) -> Self {
+        /// Like that of [`of_record`](Self::of_record).
+        const NAMESPACE: Uuid = Uuid::from_u128(0x6d65_7373_6167_6572_8000_676f_2074_6162);
+        Self(Uuid::new_v5(&NAMESPACE, format!("{row}/{created_at}").as_bytes()))
+    }
+
     pub const fn from_uuid(uuid: Uuid) -> Self {
         Self(uuid)
     }
@@ -104,6 +115,15 @@ mod tests {
         assert_ne!(id, MessageId::of_record("message", 2, 42, 1_700_000_000_000));
         assert_ne!(id, MessageId::of_record("massage", 1, 42, 1_700_000_000_000));
         assert_ne!(id, MessageId::of_record("message", 1, 42, 1_700_000_000_001));
+    }
+
+    #[test]
+    fn the_id_of_a_row_of_the_go_service_is_stable_and_unique() {
+        let id = MessageId::of_go_row(17, 1_700_000_000_000_000);
+
+        assert_eq!(id, MessageId::of_go_row(17, 1_700_000_000_000_000));
+        assert_ne!(id, MessageId::of_go_row(18, 1_700_000_000_000_000));
+        assert_ne!(id, MessageId::of_go_row(17, 1_700_000_000_000_001));
     }
 
     #[test]

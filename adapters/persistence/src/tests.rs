@@ -11,6 +11,7 @@ mod forgetting;
 mod gateway_receipts;
 mod gateway_states;
 mod gateways;
+mod go_table;
 mod guards;
 mod health;
 mod hosts;

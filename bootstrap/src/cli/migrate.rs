@@ -1,13 +1,14 @@
 //! `messager migrate`: the database schema.
 
 mod down;
+mod from_go;
 
 use std::{
     io::{self, Write},
     time::Duration,
 };
 
-use adapters_persistence::{Database, DatabaseSettings};
+use adapters_persistence::{Database, DatabaseSettings, SqlGoTable};
 use anyhow::Context;
 use migration::{MigrationStatus, Migrator, MigratorTrait};
 
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::config::Config;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Command {
     /// Apply the migrations that the database lacks.
     Up,
@@ -38,6 +39,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Take over the messages that wait in the table of the Go service, while it may still run.
+    FromGo(from_go::Args),
 }
 
 /// Carries out `messager migrate …`.
@@ -50,6 +53,13 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
                 let missing = apply(database, &config.database, &progress).await?;
                 drop(progress);
                 writeln!(io::stderr(), "schema is up to date ({missing} migrations were missing)")?;
+                if SqlGoTable::exists(database).await? {
+                    writeln!(
+                        io::stderr(),
+                        "the table message was left as it is; if it is that of the Go service, \
+                         `messager migrate from-go` takes its messages over"
+                    )?;
+                }
                 Ok(())
             })
             .await
@@ -60,6 +70,7 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
             let form = Form::of(json);
             migrating(database, config, async |database| status(database, form).await).await
         }
+        Command::FromGo(args) => from_go::execute(config, &args).await,
     }
 }
 

@@ -9,6 +9,7 @@ mod doctor;
 mod embedded;
 mod events;
 mod failover;
+mod from_go;
 mod gateway_health;
 mod gateway_receipts;
 mod gateways;

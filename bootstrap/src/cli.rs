@@ -1,5 +1,6 @@
 //! The command lines of the binaries.
 
+mod completions;
 mod confirm;
 pub mod dead_letters;
 pub mod doctor;
@@ -29,7 +30,10 @@ use anyhow::{Context, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{CommandFactory, FromArgMatches, Parser};
 
-pub use self::healthcheck::healthcheck;
+pub use self::{
+    completions::{CompletionsArgs, ManArgs, completions, man},
+    healthcheck::healthcheck,
+};
 
 use crate::{
     config::{Config, Effective, InvalidConfig, LogFormat},

@@ -3,7 +3,10 @@
 //! Without any settings it runs on the embedded default: an SQLite file, the embedded queue and the
 //! console gateway. It migrates that file by itself; an operator migrates PostgreSQL.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use adapters_persistence::{SqlApiKeys, SqlGuard};
 use anyhow::Context;
@@ -11,13 +14,14 @@ use application::Vault;
 use bootstrap::{
     Audience, Pool, Process,
     cli::{
-        SETTINGS, dead_letters, doctor, forget, gateways, guard, healthcheck, keys, limits,
-        message, migrate, run, secrets, settings, status, with_database,
+        CompletionsArgs, ManArgs, SETTINGS, completions, dead_letters, doctor, forget, gateways,
+        guard, healthcheck, keys, limits, man, message, migrate, run, secrets, settings, status,
+        with_database,
     },
     config::Config,
     roles::{self, StoredSecrets},
 };
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 const METRICS_PORT: u16 = 8082;
 
@@ -71,6 +75,10 @@ enum Command {
     Doctor(doctor::Args),
     /// Exit with 0 if the running service on this machine is ready.
     Healthcheck,
+    /// Print the completions of a shell.
+    Completions(CompletionsArgs),
+    /// Print the man page, or write one for each command.
+    Man(ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -82,13 +90,23 @@ fn main() -> ExitCode {
         Some(Command::Gateways(args)) if let Some(file) = args.to_check() => {
             return gateways::check(file);
         }
+        Some(Command::Completions(args)) => {
+            completions(Args::command(), args);
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Man(args)) => return pages(args),
         None | Some(Command::Run) => Audience::Log,
         Some(_) => Audience::Person,
     };
     run(audience, async |config| match args.command {
-        None | Some(Command::Run | Command::Settings(_) | Command::Doctor(_)) => {
-            serve(config).await
-        }
+        None
+        | Some(
+            Command::Run
+            | Command::Settings(_)
+            | Command::Doctor(_)
+            | Command::Completions(_)
+            | Command::Man(_),
+        ) => serve(config).await,
         Some(Command::Migrate(command)) => migrate::execute(&config, command).await,
         Some(Command::DeadLetters(command)) => dead_letters::execute(&config, command).await,
         Some(Command::Gateways(args)) => gateways::execute(&config, args).await,
@@ -139,6 +157,16 @@ fn main() -> ExitCode {
         }
         Some(Command::Healthcheck) => healthcheck(&config, METRICS_PORT),
     })
+}
+
+fn pages(args: &ManArgs) -> ExitCode {
+    match man(Args::command(), args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod budgets;
 mod clients;
 mod codes;
+mod command_line;
 mod database;
 mod dead_letters;
 mod doctor;

@@ -26,13 +26,13 @@ pub(super) struct Called<G> {
     message: QueuedMessage,
     attempt: u32,
     permit: Permit<G>,
-    begun: Instant,
 }
 
 /// The end of a task that makes a call.
 #[derive(Debug)]
 pub(super) enum Made {
-    Called(Result<Accepted, SendError>),
+    /// With the time that the gateway took.
+    Called(Result<Accepted, SendError>, Duration),
     /// The gateway was not called.
     NotCalled(SendError),
 }
@@ -76,12 +76,13 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             let result = timeout(end_by - now, gateway.send(&sms))
                 .await
                 .unwrap_or_else(|_| Err(SendError::Ambiguous("no outcome in time".to_owned())));
-            Made::Called(result.map(|accepted| Accepted {
+            let result = result.map(|accepted| Accepted {
                 reference: accepted.reference.filter(|it| !repeats(it, sms.code.as_str())),
                 ..accepted
-            }))
+            });
+            Made::Called(result, now.elapsed())
         });
-        let called = Called { message, attempt: call.attempt, permit, begun: Instant::now() };
+        let called = Called { message, attempt: call.attempt, permit };
         self.called.insert(handle.id(), called);
     }
 
@@ -150,10 +151,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             Ok(ended) => ended,
             Err(error) => {
                 let panicked = SendError::Ambiguous("the gateway adapter panicked".to_owned());
-                (error.id(), Made::Called(Err(panicked)))
+                (error.id(), Made::Called(Err(panicked), Duration::ZERO))
             }
         };
-        let Called { mut message, attempt, permit, begun } =
+        let Called { mut message, attempt, permit } =
             self.called.remove(&task).expect("every call is recorded when it is spawned");
         let gateway = permit.name().clone();
         self.load.end(&gateway);
@@ -164,8 +165,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             tracing::warn!(message.id = %id, attempt, %gateway, %error, "message not accepted by the gateway");
         }
         self.delivered.outcomes.push((gateway.clone(), class));
-        if let Made::Called(_) = made {
-            self.delivered.durations.push((gateway.clone(), begun.elapsed()));
+        if let Made::Called(_, took) = made {
+            self.delivered.durations.push((gateway.clone(), took));
         }
         // As the ledger will have it.
         (message.interrupted, message.past.attempts) = (false, attempt);
@@ -186,7 +187,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     fn judge(&mut self, made: Made, permit: Permit<G>, message: &QueuedMessage) -> Verdict {
         let attempt = message.past.attempts;
         let result = match made {
-            Made::Called(result) => result,
+            Made::Called(result, _) => result,
             Made::NotCalled(SendError::Rejected(_)) => return Verdict::Failed,
             // Another gateway would not be called either.
             Made::NotCalled(_) => return self.later(None, attempt),
@@ -248,7 +249,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
 impl Made {
     fn error(&self) -> Option<&SendError> {
         match self {
-            Self::Called(result) => result.as_ref().err(),
+            Self::Called(result, _) => result.as_ref().err(),
             Self::NotCalled(error) => Some(error),
         }
     }

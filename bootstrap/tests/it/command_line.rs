@@ -74,7 +74,10 @@ async fn message_status_and_forget_show_and_erase_a_verification() {
     assert!(counted.contains("verification\t1\tdeleted\n"), "{counted}");
     stdout(&run(&folder, &[&forget[..], &["--yes"]].concat()).await);
 
-    let gone = run(&folder, &["message", &id]).await;
+    // The ledger keeps the message, without its number.
+    let kept = stdout(&run(&folder, &["message", &id]).await);
+    assert!(kept.contains("\taccepted\t") && !kept.contains("\tstarted\t"), "{kept}");
+    let gone = run(&folder, &["message", "--phone", "+79991234567"]).await;
     let said = String::from_utf8(gone.stderr).unwrap();
     assert_eq!(gone.status.code(), Some(1));
     assert!(said.contains("nothing is known of") && said.contains("DELIVERY_RETENTION"), "{said}");

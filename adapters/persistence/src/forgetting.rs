@@ -15,7 +15,7 @@ use domain::{MessageId, PhoneNumber, VerificationId};
 use sea_orm::FromQueryResult;
 use uuid::Uuid;
 
-use self::tables::{By, ERASURES, Erasure};
+use self::tables::{BEFORE_ITS_MESSAGES_END, By, ERASURES, Erasure};
 use crate::{
     database::{Database, DatabaseError, Parameters, Sql, parsed},
     stories::{
@@ -79,11 +79,14 @@ impl SqlForgetting {
         let mut walk = async |of: &crate::stories::walk::Walk| {
             of.of_phone(&self.database, phone, u64::MAX, &mut looked, progress).await
         };
-        let verifications = walk(&VERIFICATIONS).await?;
+        let mut verifications: BTreeSet<VerificationId> =
+            walk(&VERIFICATIONS).await?.into_iter().map(VerificationId::of).collect();
         messages.extend(walk(&LEDGER).await?);
+        // Also those that an earlier run erased before it stopped halfway.
+        verifications.extend(messages.iter().copied().map(VerificationId::of));
         let mut traces = Traces {
             phone: phone.clone(),
-            verifications: verifications.into_iter().map(VerificationId::of).collect(),
+            verifications: verifications.into_iter().collect(),
             messages: messages.into_iter().collect(),
             tables: Vec::new(),
         };
@@ -95,11 +98,10 @@ impl SqlForgetting {
         Ok(traces)
     }
 
-    /// Ends what is underway: pending verifications are canceled without an event, and no message is
-    /// sent that no gateway was called for.
+    /// Ends what is underway: verifications are erased with their events, so that no event tells how
+    /// their messages end, and no message is sent that no gateway was called for.
     pub async fn stop(&self, traces: &Traces) -> Result<(), StoreError> {
-        let verifications = traces.verifications.iter().map(|id| id.as_uuid());
-        self.with_ids(&CANCEL, verifications).await?;
+        self.erase_from(&ERASURES[..BEFORE_ITS_MESSAGES_END], traces).await?;
         let messages = || traces.messages.iter().map(|id| id.as_uuid());
         self.with_ids(&AWAIT_NO_RECEIPT, messages()).await?;
         // Before the messages leave the outbox: whatever was published is then known to each group.
@@ -139,7 +141,11 @@ impl SqlForgetting {
 
     /// Erases the number. Every message must have ended.
     pub async fn erase(&self, traces: &Traces) -> Result<(), StoreError> {
-        for erasure in &ERASURES {
+        Ok(self.erase_from(&ERASURES, traces).await?)
+    }
+
+    async fn erase_from(&self, erasures: &[Erasure], traces: &Traces) -> Result<(), DatabaseError> {
+        for erasure in erasures {
             let erase = async |parameters| self.database.execute(&erasure.erase, parameters).await;
             self.each(erasure.by, traces, erase).await?;
         }
@@ -273,18 +279,6 @@ UNION ALL
 SELECT 1 FROM outbox WHERE phone = :phone
 UNION ALL
 SELECT 1 FROM in_transit WHERE phone = :phone",
-);
-
-// No event tells of it: the number of the event would leave the service.
-static CANCEL: Sql = Sql::pair(
-    "
-UPDATE verification
-SET status = 'canceled', ended_at = now(), code_hash = NULL, seed = NULL
-WHERE id = ANY (:ids::uuid[]) AND status || '' = 'pending'",
-    "
-UPDATE verification
-SET status = 'canceled', ended_at = {now}, code_hash = NULL, seed = NULL
-WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 'pending'",
 );
 
 static AWAIT_NO_RECEIPT: Sql = Sql::pair(

@@ -46,19 +46,32 @@ macro_rules! delete {
     };
 }
 
-/// In the order in which they are erased. `gateway_receipt` is found through `delivery`.
+/// In the order in which they are erased. A row is erased after the rows that are found through it:
+/// if the work stops halfway, the next run still finds the others. `delivery` is the last.
 pub(super) static ERASURES: [Erasure; 13] = [
     delete!("phone", By::Phone, "phone IN (:phone, 'api:' || :phone)"),
     delete!(
-        "limit_counter",
-        By::Phone,
-        "key IN (:phone, '+' || :phone, '?' || :phone, 'api:' || :phone, 'api?' || :phone)"
+        "idempotency",
+        By::Verifications,
+        "done = ANY (:ids::uuid[])",
+        "done IN (SELECT value FROM json_each(:ids))"
+    ),
+    delete!(
+        "event",
+        By::Verifications,
+        "verification = ANY (:ids::uuid[])",
+        "verification IN (SELECT value FROM json_each(:ids))"
     ),
     delete!(
         "verification",
         By::Verifications,
         "id = ANY (:ids::uuid[])",
         "id IN (SELECT value FROM json_each(:ids))"
+    ),
+    delete!(
+        "limit_counter",
+        By::Phone,
+        "key IN (:phone, '+' || :phone, '?' || :phone, 'api:' || :phone, 'api?' || :phone)"
     ),
     delete!(
         "outbox",
@@ -85,39 +98,6 @@ pub(super) static ERASURES: [Erasure; 13] = [
             WHERE delivery.message_id IN (SELECT value FROM json_each(:ids))
               AND delivery.reference IS NOT NULL)"
     ),
-    Erasure {
-        table: "delivery",
-        how: "kept without the number and the provider's id",
-        by: By::Messages,
-        count: Sql::pair(
-            "
-SELECT count(*) AS rows
-FROM delivery
-WHERE message_id = ANY (:ids::uuid[]) AND phone <> '0000000'",
-            "
-SELECT count(*) AS rows
-FROM delivery
-WHERE message_id IN (SELECT value FROM json_each(:ids)) AND phone <> '0000000'",
-        ),
-        erase: Sql::pair(
-            "
-UPDATE delivery
-SET phone = '0000000', reference = NULL, trace = NULL
-WHERE message_id = ANY (:ids::uuid[]) AND phone <> '0000000'
-  AND state || '' NOT IN ('pending', 'calling')",
-            "
-UPDATE delivery
-SET phone = '0000000', reference = NULL, trace = NULL
-WHERE message_id IN (SELECT value FROM json_each(:ids)) AND phone <> '0000000'
-  AND state NOT IN ('pending', 'calling')",
-        ),
-    },
-    delete!(
-        "event",
-        By::Verifications,
-        "verification = ANY (:ids::uuid[])",
-        "verification IN (SELECT value FROM json_each(:ids))"
-    ),
     delete!(
         "awaited_receipt",
         By::Messages,
@@ -135,12 +115,6 @@ WHERE message_id IN (SELECT value FROM json_each(:ids)) AND phone <> '0000000'
         By::Messages,
         "message_id = ANY (:ids::uuid[])",
         "message_id IN (SELECT value FROM json_each(:ids))"
-    ),
-    delete!(
-        "idempotency",
-        By::Verifications,
-        "done = ANY (:ids::uuid[])",
-        "done IN (SELECT value FROM json_each(:ids))"
     ),
     // A record stays, because the queue may have no gap. One that every group has read is emptied.
     // Of one in clear that is still to be read, the ledger knows the message; a sealed one leaves
@@ -181,4 +155,35 @@ SET key = NULL,
 WHERE key = :key"#,
         ),
     },
+    Erasure {
+        table: "delivery",
+        how: "kept without the number and the provider's id",
+        by: By::Messages,
+        count: Sql::pair(
+            "
+SELECT count(*) AS rows
+FROM delivery
+WHERE message_id = ANY (:ids::uuid[]) AND phone <> '0000000'",
+            "
+SELECT count(*) AS rows
+FROM delivery
+WHERE message_id IN (SELECT value FROM json_each(:ids)) AND phone <> '0000000'",
+        ),
+        erase: Sql::pair(
+            "
+UPDATE delivery
+SET phone = '0000000', reference = NULL, trace = NULL
+WHERE message_id = ANY (:ids::uuid[]) AND phone <> '0000000'
+  AND state || '' NOT IN ('pending', 'calling')",
+            "
+UPDATE delivery
+SET phone = '0000000', reference = NULL, trace = NULL
+WHERE message_id IN (SELECT value FROM json_each(:ids)) AND phone <> '0000000'
+  AND state NOT IN ('pending', 'calling')",
+        ),
+    },
 ];
+
+/// So many of [`ERASURES`] come before the messages of the phone end: a message whose verification is
+/// gone ends without an event.
+pub(super) const BEFORE_ITS_MESSAGES_END: usize = 4;

@@ -16,7 +16,7 @@ use super::{
     },
 };
 use crate::{
-    Database, SqlBacklog, SqlDeliveryLedger, SqlForgetting, SqlVerifications, Traces,
+    Database, Events, SqlBacklog, SqlDeliveryLedger, SqlForgetting, SqlVerifications, Traces,
     takedown::all_columns,
 };
 
@@ -26,6 +26,8 @@ on_both_databases!(
     open_message_ends_before_it_is_erased,
     phone_that_is_not_known_is_erased_without_a_change,
     message_that_is_accepted_meanwhile_is_noticed_and_kept,
+    end_of_a_message_of_a_forgotten_phone_is_in_no_event,
+    erasure_that_stopped_halfway_is_completed,
 );
 
 fn forgetting(database: &Database) -> SqlForgetting {
@@ -222,6 +224,51 @@ async fn open_message_ends_before_it_is_erased(database: Database) {
     assert_eq!(forgetting.open(&found).await.unwrap(), 0);
     forgetting.erase(&found).await.unwrap();
     assert_eq!(columns_with(&database, &[&phone(3)]).await, Vec::<String>::new());
+}
+
+async fn end_of_a_message_of_a_forgotten_phone_is_in_no_event(database: Database) {
+    let database = database.with_events(Events::Recorded);
+    let (ledger, lease) = ledger(&database, "1").await;
+    let (pending, _) = taken_over(&database, 1, &(ledger.clone(), lease.clone())).await;
+    let (called, _) = taken_over(&database, 2, &(ledger.clone(), lease.clone())).await;
+    let call =
+        ledger.start(&lease, &calls(&[called.message(1)]), LONG).await.unwrap().calls.remove(0);
+    let forgetting = forgetting(&database);
+
+    for number in [1, 2] {
+        forgetting.stop(&traces(&database, number).await).await.unwrap();
+    }
+    ledger.start(&lease, &calls(&[pending.message(1)]), LONG).await.unwrap();
+    let verdict = Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None };
+    let (class, detail) = (OutcomeClass::Accepted, String::new());
+    let outcome = CallOutcome { id: call.id, attempt: call.attempt, verdict, class, detail };
+    ledger.finish(&[outcome]).await.unwrap();
+
+    assert_eq!(count(&database, "delivery WHERE state IN ('sent', 'expired')").await, 2);
+    assert_eq!(count(&database, "event").await, 0);
+}
+
+async fn erasure_that_stopped_halfway_is_completed(database: Database) {
+    let group = ledger(&database, "1").await;
+    let (id, _) = taken_over(&database, 1, &group).await;
+    send(&group.0, &group.1, id).await;
+    let forgetting = forgetting(&database);
+    forgetting.stop(&traces(&database, 1).await).await.unwrap();
+    // Only the id of the verification, which is gone, leads to it.
+    let now = if database.is_postgres() { "now()" } else { "unixepoch() * 1000" };
+    let event = format!(
+        "INSERT INTO event (id, kind, verification, at, due_at)
+         VALUES ('{0}', 'sent', '{0}', {now}, {now})",
+        id.as_uuid()
+    );
+    database.connection().execute_unprepared(&event).await.unwrap();
+
+    let found = traces(&database, 1).await;
+    forgetting.stop(&found).await.unwrap();
+    forgetting.erase(&found).await.unwrap();
+
+    assert_eq!(count(&database, "event").await, 0);
+    assert_eq!(columns_with(&database, &[&phone(1)]).await, Vec::<String>::new());
 }
 
 async fn phone_that_is_not_known_is_erased_without_a_change(database: Database) {

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -157,13 +157,14 @@ impl<T: GoTable, S: MessageStream, R: CryptoRng + Send + 'static> TakeOverClaime
         Ok(done)
     }
 
-    /// Returns the ids of the rows whose phone and code are in a record of the topic.
+    /// Returns the ids of the rows whose phone and code are in a record of the topic. Of several rows
+    /// with the same phone and code, as many as there are records.
     async fn published(&self, rows: &[GoRow]) -> Result<HashSet<i64>, TakeOverError> {
-        let mut wanted: HashMap<_, Vec<i64>> = HashMap::new();
+        let mut wanted: HashMap<_, VecDeque<i64>> = HashMap::new();
         for row in rows {
             if let Ok((phone, code)) = &row.content {
                 let content = (phone.clone(), code.as_str().to_owned());
-                wanted.entry(content).or_default().push(row.id);
+                wanted.entry(content).or_default().push_back(row.id);
             }
         }
         let Some(oldest) = rows.iter().map(|row| row.accepted_at).min() else {
@@ -183,8 +184,9 @@ impl<T: GoTable, S: MessageStream, R: CryptoRng + Send + 'static> TakeOverClaime
                 let contents = fetched.records.into_iter().filter_map(|it| it.content.ok());
                 for Message { phone, code, .. } in contents.map(|it| it.message) {
                     if let CarriedCode::Clear { code, .. } = code {
-                        let rows = wanted.remove(&(phone, code.as_str().to_owned()));
-                        found.extend(rows.into_iter().flatten());
+                        // A record is of one row, the oldest first.
+                        let rows = wanted.get_mut(&(phone, code.as_str().to_owned()));
+                        found.extend(rows.and_then(VecDeque::pop_front));
                     }
                 }
                 offset = fetched.next_offset;

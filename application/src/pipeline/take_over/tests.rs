@@ -174,6 +174,23 @@ async fn claimed_row_whose_message_is_in_the_topic_is_done_and_not_taken() {
 }
 
 #[tokio::test]
+async fn record_in_the_topic_is_of_one_row_only() {
+    let rows = vec![row(7, "111111"), row(8, "111111")];
+    let mut table = table(true, rows.clone());
+    takes(&mut table, &[8]);
+    table
+        .expect_mark_done()
+        .withf(|rows| rows.len() == 1 && rows[0].id == 7)
+        .once()
+        .returning(|_| Ok(1));
+    let claimed = TakeOverClaimed::new(table, topic(&["111111"]), vault(), rng());
+
+    let taken = claimed.execute(ALL, &rows).await.unwrap();
+
+    assert_eq!((taken.taken, taken.published), (1, 1));
+}
+
+#[tokio::test]
 async fn nothing_is_taken_while_the_go_processor_still_claims() {
     let claimed = [row(7, "111111"), row(8, "222222")];
     let earlier = [claimed[0].clone(), GoRow { reserved_to: 6, ..row(8, "222222") }];

@@ -87,7 +87,24 @@ pub(super) async fn execute(config: &Config, args: &Args) -> anyhow::Result<()> 
     result.with_context(|| config.database.to_string())
 }
 
+/// Fails if Messager uses the topic of the Go service: each of the two would send what is the other's.
+fn check_topics(config: &Config, of_go: &str) -> anyhow::Result<()> {
+    for (setting, broker) in
+        [("PROCESSOR_TOPIC", &config.relay.broker), ("CONSUMER_TOPIC", &config.consumer.broker)]
+    {
+        ensure!(
+            !broker.is_kafka() || broker.topic != of_go,
+            "{setting} is {of_go}, the topic of the Go service (--topic): each service would also \
+             send the messages of the other; give Messager a topic of its own"
+        );
+    }
+    Ok(())
+}
+
 async fn carry_out(config: &Config, database: &Database, args: &Args) -> anyhow::Result<()> {
+    if !args.dry_run && !args.back {
+        check_topics(config, &args.topic)?;
+    }
     let ttl = config.codes.ttl;
     let table = SqlGoTable::open(database.clone(), args.time_zone.clone(), ttl).await?;
     let counts = count(&table).await?;
@@ -247,4 +264,31 @@ fn stopping() -> anyhow::Result<CancellationToken> {
         cancel.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(settings: &[(&str, &str)]) -> Config {
+        let value = |name: &str| {
+            settings.iter().find(|(known, _)| *known == name).map(|(_, it)| (*it).to_owned())
+        };
+        Config::from_lookup(&value).unwrap()
+    }
+
+    #[test]
+    fn topic_of_the_go_service_is_refused_as_messagers_own() {
+        let kafka = [("PRODUCER_URL", "127.0.0.1:9092"), ("CONSUMER_URL", "127.0.0.1:9092")];
+        let with = |topics: [(&'static str, &'static str); 2]| config(&[kafka, topics].concat());
+        let own = [("PROCESSOR_TOPIC", "messager"), ("CONSUMER_TOPIC", "messager")];
+        let half = [("PROCESSOR_TOPIC", "messager"), ("CONSUMER_TOPIC", "message")];
+
+        assert!(check_topics(&with(own), "message").is_ok());
+        let refused = check_topics(&config(&kafka), "message").unwrap_err().to_string();
+        assert!(refused.starts_with("PROCESSOR_TOPIC is message, "), "{refused}");
+        let refused = check_topics(&with(half), "message").unwrap_err().to_string();
+        assert!(refused.starts_with("CONSUMER_TOPIC is message, "), "{refused}");
+        assert!(check_topics(&config(&[]), "message").is_ok(), "the embedded queue has no topic");
+    }
 }

@@ -31,8 +31,8 @@ pub(super) struct Called<G> {
 /// The end of a task that makes a call.
 #[derive(Debug)]
 pub(super) enum Made {
-    /// With the time that the gateway took.
-    Called(Result<Accepted, SendError>, Duration),
+    /// With the time that the gateway took, unless its adapter panicked.
+    Called(Result<Accepted, SendError>, Option<Duration>),
     /// The gateway was not called.
     NotCalled(SendError),
 }
@@ -80,7 +80,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 reference: accepted.reference.filter(|it| !repeats(it, sms.code.as_str())),
                 ..accepted
             });
-            Made::Called(result, now.elapsed())
+            Made::Called(result, Some(now.elapsed()))
         });
         let called = Called { message, attempt: call.attempt, permit };
         self.called.insert(handle.id(), called);
@@ -151,7 +151,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             Ok(ended) => ended,
             Err(error) => {
                 let panicked = SendError::Ambiguous("the gateway adapter panicked".to_owned());
-                (error.id(), Made::Called(Err(panicked), Duration::ZERO))
+                (error.id(), Made::Called(Err(panicked), None))
             }
         };
         let Called { mut message, attempt, permit } =
@@ -165,7 +165,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             tracing::warn!(message.id = %id, attempt, %gateway, %error, "message not accepted by the gateway");
         }
         self.delivered.outcomes.push((gateway.clone(), class));
-        if let Made::Called(_, took) = made {
+        if let Made::Called(_, Some(took)) = made {
             self.delivered.durations.push((gateway.clone(), took));
         }
         // As the ledger will have it.

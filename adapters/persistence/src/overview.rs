@@ -236,7 +236,7 @@ static ERRORS: Sql = Sql::new(
     "
 SELECT {text(message_id)} AS id, state, gateway, detail, {millis(ended_at)} AS ended_at
 FROM (SELECT * FROM delivery ORDER BY message_id DESC, group_id DESC LIMIT 300) AS newest
-WHERE state IN ('failed', 'unknown') AND ended_at IS NOT NULL
+WHERE state IN ('failed', 'unknown', 'expired') AND ended_at IS NOT NULL
 ORDER BY newest.ended_at DESC
 LIMIT 5",
 );

@@ -59,16 +59,18 @@ async fn latest_bad_ends_are_shown(database: Database) {
     let id = record.message.id;
     group.0.admit(&group.1, &batch(&[record])).await.unwrap();
     let now = if database.is_postgres() { "now()" } else { "unixepoch() * 1000" };
-    let sql = format!(
-        "UPDATE delivery SET state = 'failed', code = NULL, ended_at = {now}, gateway = 'main',
-             detail = 'rejected: HTTP 400'"
-    );
-    database.connection().execute_unprepared(&sql).await.unwrap();
+    for state in ["failed", "unknown", "expired"] {
+        let sql = format!(
+            "UPDATE delivery SET state = '{state}', code = NULL, ended_at = {now}, gateway = 'main',
+                 detail = 'rejected: HTTP 400'"
+        );
+        database.connection().execute_unprepared(&sql).await.unwrap();
 
-    let seen = overview(&database).await.unwrap();
+        let seen = overview(&database).await.unwrap();
 
-    let end = &seen.errors[0];
-    assert_eq!((end.message, &*end.state, end.gateway.as_deref()), (id, "failed", Some("main")));
-    assert_eq!(end.detail, "rejected: HTTP 400");
-    assert_eq!(seen.open.count, 0);
+        let end = &seen.errors[0];
+        assert_eq!((end.message, &*end.state, end.gateway.as_deref()), (id, state, Some("main")));
+        assert_eq!(end.detail, "rejected: HTTP 400");
+        assert_eq!(seen.open.count, 0);
+    }
 }

@@ -56,10 +56,12 @@ fn fitted(text: &str, columns: usize, rows: usize) -> String {
     fitted.iter().map(|line| format!("{line}\u{1b}[K")).collect::<Vec<_>>().join("\r\n")
 }
 
-/// Cuts a line after `columns` characters. Escape sequences take no place and are kept.
+/// Cuts a line to `columns` characters, of which the last is an ellipsis then: a part of a number
+/// would be another number. Escape sequences take no place and are kept.
 fn cut(line: &str, columns: usize) -> String {
     let mut cut = String::with_capacity(line.len());
     let (mut taken, mut in_escape) = (0, false);
+    let kept = if width(line) > columns { columns.saturating_sub(1) } else { columns };
     for c in line.chars() {
         if c == '\u{1b}' {
             in_escape = true;
@@ -67,12 +69,27 @@ fn cut(line: &str, columns: usize) -> String {
         if in_escape {
             cut.push(c);
             in_escape = !c.is_ascii_alphabetic();
-        } else if taken < columns {
+        } else if taken < kept {
             cut.push(c);
+            taken += 1;
+        } else if taken == kept {
+            cut.push('…');
             taken += 1;
         }
     }
     cut
+}
+
+/// Returns the number of characters outside of escape sequences.
+fn width(line: &str) -> usize {
+    let mut in_escape = false;
+    let is_shown = |c: &char| {
+        in_escape |= *c == '\u{1b}';
+        let is_shown = !in_escape;
+        in_escape &= !c.is_ascii_alphabetic();
+        is_shown
+    };
+    line.chars().filter(is_shown).count()
 }
 
 #[cfg(test)]
@@ -81,7 +98,8 @@ mod tests {
 
     #[test]
     fn long_line_is_cut_and_its_colour_still_ends() {
-        assert_eq!(cut("\u{1b}[1mabcdef\u{1b}[0m", 3), "\u{1b}[1mabc\u{1b}[0m");
+        assert_eq!(cut("\u{1b}[1mabcdef\u{1b}[0m", 3), "\u{1b}[1mab…\u{1b}[0m");
+        assert_eq!(cut("\u{1b}[1mabc\u{1b}[0m", 3), "\u{1b}[1mabc\u{1b}[0m");
         assert_eq!(cut("abc", 3), "abc");
     }
 

@@ -57,30 +57,34 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
         config.consumer.broker.topic.clone(),
     );
     let form = Form::of(args.json);
-    let phone = args.phone.number(config.numbers.default_region);
-    let traces = {
+    let phones = args.phone.numbers(config.numbers.default_region);
+    let mut found = Vec::new();
+    for phone in &phones {
         let progress = Progress::of("rows read");
-        forgetting.find(&phone, &|rows| progress.at(rows)).await?
-    };
+        found.push(forgetting.find(phone, &|rows| progress.at(rows)).await?);
+    }
+    let tables = together(&found);
+    let masked = phones.iter().map(PhoneNumber::masked).collect::<Vec<_>>().join(" and ");
     if args.dry_run {
-        write!(Output, "{}", listed(&traces.tables, form))?;
+        write!(Output, "{}", listed(&tables, form))?;
         writeln!(io::stderr(), "{STAYS}")?;
         return Ok(());
     }
-    if traces.is_empty() {
-        writeln!(io::stderr(), "the database has nothing of {}", phone.masked())?;
+    if found.iter().all(Traces::is_empty) {
+        writeln!(io::stderr(), "the database has nothing of {masked}")?;
         return Ok(());
     }
     if !args.yes {
-        write!(io::stderr(), "{}", listed(&traces.tables, Form::Columns { colours: false }))?;
+        write!(io::stderr(), "{}", listed(&tables, Form::Columns { colours: false }))?;
         writeln!(io::stderr(), "{STAYS}")?;
-        let question = format!("Type yes to erase {} from the database", phone.masked());
-        if !confirmed(&question)? {
+        if !confirmed(&format!("Type yes to erase {masked} from the database"))? {
             bail!("nothing was changed");
         }
     }
-    erase(&forgetting, &traces, &phone).await?;
-    write!(Output, "{}", listed(&traces.tables, form))?;
+    for (phone, traces) in phones.iter().zip(&found).filter(|(_, traces)| !traces.is_empty()) {
+        erase(&forgetting, traces, phone).await?;
+    }
+    write!(Output, "{}", listed(&tables, form))?;
     writeln!(io::stderr(), "{STAYS}")?;
     Ok(())
 }
@@ -121,6 +125,18 @@ async fn erase(
         );
     }
     Ok(())
+}
+
+/// Returns the rows of each table, of all notations of a number.
+fn together(found: &[Traces]) -> Vec<Erased> {
+    let mut tables = found.first().map_or_else(Vec::new, |traces| traces.tables.clone());
+    for other in found.iter().skip(1).flat_map(|traces| &traces.tables) {
+        match tables.iter_mut().find(|table| table.table == other.table) {
+            Some(table) => table.rows += other.rows,
+            None => tables.push(*other),
+        }
+    }
+    tables
 }
 
 fn listed(tables: &[Erased], form: Form) -> String {

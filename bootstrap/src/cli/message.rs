@@ -61,7 +61,9 @@ impl FromStr for Id {
             return Ok(Self::Verification(id));
         }
         let id: MessageId =
-            text.parse().map_err(|_| "ver_ and 32 hexadecimal digits, or the UUID of a message")?;
+            text.parse().map_err(|_| {
+                "ver_ and 32 hexadecimal digits, of which the last two are 00, or the UUID of a message"
+            })?;
         let verification = VerificationId::of(id);
         // As the database has it, without `ver_`.
         let is_verification = verification.as_uuid() == id.as_uuid();
@@ -93,18 +95,22 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
             (vec![story], None)
         }
         (None, Some(phone)) => {
-            let phone = phone.number(config.numbers.default_region);
-            let progress = Progress::of("rows read");
-            let at = |rows| progress.at(rows);
-            let found = stories.of_phone(&phone, args.limit, args.look_through, &at).await?;
-            drop(progress);
-            ensure!(
-                !found.stories.is_empty(),
-                "{}",
-                unknown_phone(&phone, found.looked, retention)
-            );
-            let note = note(found.stories.len(), found.has_more, found.looked);
-            (found.stories, Some(note))
+            let (mut told, mut notes) = (Vec::new(), Vec::new());
+            for phone in phone.numbers(config.numbers.default_region) {
+                let progress = Progress::of("rows read");
+                let at = |rows| progress.at(rows);
+                let found = stories.of_phone(&phone, args.limit, args.look_through, &at).await?;
+                drop(progress);
+                notes.push(if found.stories.is_empty() {
+                    unknown_phone(&phone, found.looked, retention)
+                } else {
+                    note(found.stories.len(), found.has_more, found.looked)
+                });
+                told.extend(found.stories);
+            }
+            let note = notes.join("\n");
+            ensure!(!told.is_empty(), "{note}");
+            (told, Some(note))
         }
         (None, None) => bail!("name an id, or a number with --phone"),
     };

@@ -17,6 +17,14 @@ impl Phone {
         self.recipient(default_region).phone().clone()
     }
 
+    /// Returns the number as it is stored, and as it would be stored with no default region, if that
+    /// differs: `/api` may have received it before the region was set.
+    pub(super) fn numbers(&self, default_region: Option<Region>) -> Vec<PhoneNumber> {
+        let mut numbers = vec![self.number(default_region), self.number(None)];
+        numbers.dedup();
+        numbers
+    }
+
     fn recipient(&self, default_region: Option<Region>) -> Recipient {
         recipient(&self.digits, default_region.filter(|_| !self.has_plus))
     }
@@ -51,5 +59,16 @@ mod tests {
         assert_eq!(number("89991234567").as_str(), "79991234567");
         assert_eq!(number("+89991234567").as_str(), "89991234567");
         assert_eq!(number("+79991234567").as_str(), "79991234567");
+    }
+
+    #[test]
+    fn a_phone_as_dialled_is_looked_for_in_both_notations() {
+        let numbers = |text: &str| -> Vec<String> {
+            let numbers = phone(text).unwrap().numbers("RU".parse().ok());
+            numbers.iter().map(|number| number.as_str().to_owned()).collect()
+        };
+
+        assert_eq!(numbers("89991234567"), ["79991234567", "89991234567"]);
+        assert_eq!(numbers("+79991234567"), ["79991234567"]);
     }
 }

@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -277,11 +277,13 @@ impl Route {
     async fn carry(&self, mut near: UnixStream) {
         let Ok(startup) = read_startup(&mut near).await else { return };
         // A client that gives up closes its end. It sends nothing before it has an answer.
+        // The host that is being tried. Another connection may have passed it over meanwhile.
+        let tried = AtomicUsize::new(self.hosts.current().0);
         let begun = tokio::select! {
-            begun = self.begin(&startup) => begun,
+            begun = self.begin(&startup, &tried) => begun,
             () = left(&near) => {
                 // It had no more time for this host.
-                self.hosts.pass_over(self.hosts.current().0);
+                self.hosts.pass_over(tried.load(Ordering::Relaxed));
                 return;
             }
         };
@@ -333,8 +335,13 @@ impl Route {
         }
     }
 
-    /// Begins at the current host, or at the next one that accepts the connection.
-    async fn begin(&self, startup: &[u8]) -> Result<(usize, Far, Vec<u8>), Failure> {
+    /// Begins at the current host, or at the next one that accepts the connection. `tried` becomes the
+    /// number of the host that is being tried.
+    async fn begin(
+        &self,
+        startup: &[u8],
+        tried: &AtomicUsize,
+    ) -> Result<(usize, Far, Vec<u8>), Failure> {
         let (index, host) = self.hosts.current();
         if self.hosts.len() == 1 {
             return self.begin_at(host, startup).await.map(|(far, answer)| (index, far, answer));
@@ -342,6 +349,7 @@ impl Route {
         let (mut transient, mut reasons) = (false, Vec::new());
         for _ in 0..self.hosts.len() {
             let (index, host) = self.hosts.current();
+            tried.store(index, Ordering::Relaxed);
             let failure = match self.begin_at(host, startup).await {
                 Ok((far, answer)) if answer.first() != Some(&ERROR) => {
                     return Ok((index, far, answer));

@@ -1,12 +1,12 @@
 //! Several hosts of PostgreSQL: a primary and its standby.
 
-use std::time::Duration;
+use std::{net::TcpListener, time::Duration};
 
 use ports::free_port;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::time::{Instant, sleep};
 
-use super::tls::Server;
+use super::{support::new_postgres, tls::Server};
 use crate::{Database, DatabaseSettings, PostgresHost, PostgresSettings, SslMode, SslRootCert};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -119,4 +119,28 @@ async fn session_is_opened_at_the_host_that_can_write_also_after_a_failover() {
         server.port,
         server.folder.path().display()
     ));
+}
+
+#[tokio::test]
+async fn host_that_never_answers_is_passed_over_once_by_all_connections_that_wait_for_it() {
+    let Some(settings) = new_postgres().await else { return };
+    // The kernel accepts connections for it, and nothing answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = PostgresHost { name: settings.host.clone(), port: settings.port };
+    let expected = Ok(settings.port.to_string());
+    let settings = PostgresSettings {
+        host: "127.0.0.1".to_owned(),
+        port: silent.local_addr().unwrap().port(),
+        more_hosts: vec![other],
+        ..settings
+    };
+    let pool = Database::connect_lazily(&DatabaseSettings::Postgres(settings), "messager hosts", 4);
+
+    let _ = tokio::join!(port_in(&pool), port_in(&pool), port_in(&pool), port_in(&pool));
+    let found = tokio::join!(port_in(&pool), port_in(&pool), port_in(&pool), port_in(&pool));
+
+    for port in [found.0, found.1, found.2, found.3] {
+        assert_eq!(port, expected);
+    }
+    pool.close().await.unwrap();
 }

@@ -21,7 +21,7 @@ deb: build ## a Debian package of the release binaries, with systemd units, in t
 
 # No doc comment has an example, and looking for some takes as long as many tests.
 test: ## all tests on a real PostgreSQL and a real Kafka, of the backups and of the dashboards; then three minutes of faults, beside the API's description
-	scripts/services run sh -c 'cargo test --workspace --lib --bins --tests && deploy/try-backup $(TARGET)/debug/messager && \
+	scripts/services run sh -c 'cargo test --workspace --tests && deploy/try-backup $(TARGET)/debug/messager && \
 		deploy/try-dashboards $(TARGET)/debug && \
 		scripts/side-by-side "$$@" && $(TARGET)/debug/chaos gateways --minutes 1 --seed 1' - \
 		'$(TARGET)/debug/chaos run --minutes 2 --seed 1' \

@@ -15,7 +15,7 @@ use domain::{MessageId, PhoneNumber, VerificationId};
 use sea_orm::FromQueryResult;
 use uuid::Uuid;
 
-use self::tables::{BEFORE_ITS_MESSAGES_END, By, ERASURES, Erasure};
+use self::tables::{ACCOUNT, By, Erasure, WAITING_MESSAGES, all};
 use crate::{
     database::{Database, DatabaseError, Parameters, Sql, parsed},
     stories::{
@@ -33,7 +33,7 @@ pub struct SqlForgetting {
     topic: String,
 }
 
-/// What the database has of a phone.
+/// The rows of a phone.
 #[derive(Debug, Clone)]
 pub struct Traces {
     phone: PhoneNumber,
@@ -90,7 +90,7 @@ impl SqlForgetting {
             messages: messages.into_iter().collect(),
             tables: Vec::new(),
         };
-        for erasure in &ERASURES {
+        for erasure in all() {
             let rows = self.each(erasure.by, &traces, async |it| self.count(erasure, it).await);
             let rows = rows.await?;
             traces.tables.push(Erased { table: erasure.table, rows, how: erasure.how });
@@ -101,9 +101,7 @@ impl SqlForgetting {
     /// Ends what is underway: verifications are erased with their events, so that no event tells how
     /// their messages end, and no message is sent that no gateway was called for.
     pub async fn stop(&self, traces: &Traces) -> Result<(), StoreError> {
-        self.erase_from(&ERASURES[..BEFORE_ITS_MESSAGES_END], traces).await?;
-        let messages = || traces.messages.iter().map(|id| id.as_uuid());
-        self.with_ids(&AWAIT_NO_RECEIPT, messages()).await?;
+        self.erase_all(&ACCOUNT, traces).await?;
         // Before the messages leave the outbox: whatever was published is then known to each group.
         for (group, topic, partitions) in self.groups().await? {
             let key = adapters_wire::key_of(&traces.phone);
@@ -117,9 +115,8 @@ impl SqlForgetting {
                 self.database.execute(&CLOSE, parameters).await?;
             }
         }
-        self.with_ids(&LEAVE_OUTBOX, messages()).await?;
-        self.with_ids(&LEAVE_TRANSIT, messages()).await?;
-        self.with_ids(&EXPIRE, messages()).await?;
+        self.erase_all(&WAITING_MESSAGES, traces).await?;
+        self.with_ids(&EXPIRE, traces.messages.iter().map(|id| id.as_uuid())).await?;
         Ok(())
     }
 
@@ -141,10 +138,14 @@ impl SqlForgetting {
 
     /// Erases the number. Every message must have ended.
     pub async fn erase(&self, traces: &Traces) -> Result<(), StoreError> {
-        Ok(self.erase_from(&ERASURES, traces).await?)
+        Ok(self.erase_all(all(), traces).await?)
     }
 
-    async fn erase_from(&self, erasures: &[Erasure], traces: &Traces) -> Result<(), DatabaseError> {
+    async fn erase_all(
+        &self,
+        erasures: impl IntoIterator<Item = &'static Erasure>,
+        traces: &Traces,
+    ) -> Result<(), DatabaseError> {
         for erasure in erasures {
             let erase = async |parameters| self.database.execute(&erasure.erase, parameters).await;
             self.each(erasure.by, traces, erase).await?;
@@ -281,11 +282,6 @@ UNION ALL
 SELECT 1 FROM in_transit WHERE phone = :phone",
 );
 
-static AWAIT_NO_RECEIPT: Sql = Sql::pair(
-    "DELETE FROM awaited_receipt WHERE message_id = ANY (:ids::uuid[])",
-    "DELETE FROM awaited_receipt WHERE message_id IN (SELECT value FROM json_each(:ids))",
-);
-
 // A group that reads the record of such a message knows the message already, and does not send it.
 static CLOSE: Sql = Sql::pair(
     "
@@ -325,16 +321,6 @@ FROM (
 WHERE true
 GROUP BY known.id
 ON CONFLICT DO NOTHING",
-);
-
-static LEAVE_OUTBOX: Sql = Sql::pair(
-    "DELETE FROM outbox WHERE id = ANY (:ids::uuid[])",
-    "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))",
-);
-
-static LEAVE_TRANSIT: Sql = Sql::pair(
-    "DELETE FROM in_transit WHERE id = ANY (:ids::uuid[])",
-    "DELETE FROM in_transit WHERE id IN (SELECT value FROM json_each(:ids))",
 );
 
 // As a cancel does: a consumer ends the pending ones at once, and repeats no call.

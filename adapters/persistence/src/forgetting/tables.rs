@@ -1,8 +1,8 @@
-//! The tables that have something of a phone, and what becomes of it.
+//! The tables that have rows of a phone, and how each is erased.
 
 use crate::database::Sql;
 
-/// What is erased in one table.
+/// The erasure of a phone from one table.
 pub(super) struct Erasure {
     pub(super) table: &'static str,
     pub(super) how: &'static str,
@@ -26,7 +26,18 @@ pub(super) enum By {
 
 /// Makes the statements that count and that delete the same rows.
 macro_rules! delete {
-    ($table:literal, $by:expr, $postgres:literal, $sqlite:literal) => {
+    ($table:literal, $by:expr, where $both:literal) => {
+        delete!($table, $by, $both, $both)
+    };
+    ($table:literal, $by:expr, ids in $column:literal) => {
+        delete!(
+            $table,
+            $by,
+            concat!($column, " = ANY (:ids::uuid[])"),
+            concat!($column, " IN (SELECT value FROM json_each(:ids))")
+        )
+    };
+    ($table:literal, $by:expr, $postgres:expr, $sqlite:expr) => {
         Erasure {
             table: $table,
             how: "deleted",
@@ -41,49 +52,33 @@ macro_rules! delete {
             ),
         }
     };
-    ($table:literal, $by:expr, $both:literal) => {
-        delete!($table, $by, $both, $both)
-    };
 }
 
-/// In the order in which they are erased. A row is erased after the rows that are found through it:
-/// if the work stops halfway, the next run still finds the others. `delivery` is the last.
-pub(super) static ERASURES: [Erasure; 13] = [
-    delete!("phone", By::Phone, "phone IN (:phone, 'api:' || :phone)"),
-    delete!(
-        "idempotency",
-        By::Verifications,
-        "done = ANY (:ids::uuid[])",
-        "done IN (SELECT value FROM json_each(:ids))"
-    ),
-    delete!(
-        "event",
-        By::Verifications,
-        "verification = ANY (:ids::uuid[])",
-        "verification IN (SELECT value FROM json_each(:ids))"
-    ),
-    delete!(
-        "verification",
-        By::Verifications,
-        "id = ANY (:ids::uuid[])",
-        "id IN (SELECT value FROM json_each(:ids))"
-    ),
+// The lists are erased in their order. A row is erased after the rows that are found through it: if the
+// work stops halfway, the next run still finds the others.
+
+/// Erased before the messages of the phone end: a message whose verification is gone ends without an
+/// event, and without a receipt that is awaited no code is sent again.
+pub(super) static ACCOUNT: [Erasure; 5] = [
+    delete!("phone", By::Phone, where "phone IN (:phone, 'api:' || :phone)"),
+    delete!("idempotency", By::Verifications, ids in "done"),
+    delete!("event", By::Verifications, ids in "verification"),
+    delete!("verification", By::Verifications, ids in "id"),
+    delete!("awaited_receipt", By::Messages, ids in "message_id"),
+];
+
+/// Erased as soon as each group knows these messages.
+pub(super) static WAITING_MESSAGES: [Erasure; 2] = [
+    delete!("outbox", By::Messages, ids in "id"),
+    delete!("in_transit", By::Messages, ids in "id"),
+];
+
+/// Erased when all messages have ended.
+pub(super) static REST: [Erasure; 6] = [
     delete!(
         "limit_counter",
         By::Phone,
-        "key IN (:phone, '+' || :phone, '?' || :phone, 'api:' || :phone, 'api?' || :phone)"
-    ),
-    delete!(
-        "outbox",
-        By::Messages,
-        "id = ANY (:ids::uuid[])",
-        "id IN (SELECT value FROM json_each(:ids))"
-    ),
-    delete!(
-        "in_transit",
-        By::Messages,
-        "id = ANY (:ids::uuid[])",
-        "id IN (SELECT value FROM json_each(:ids))"
+        where "key IN (:phone, '+' || :phone, '?' || :phone, 'api:' || :phone, 'api?' || :phone)"
     ),
     delete!(
         "gateway_receipt",
@@ -98,24 +93,8 @@ pub(super) static ERASURES: [Erasure; 13] = [
             WHERE delivery.message_id IN (SELECT value FROM json_each(:ids))
               AND delivery.reference IS NOT NULL)"
     ),
-    delete!(
-        "awaited_receipt",
-        By::Messages,
-        "message_id = ANY (:ids::uuid[])",
-        "message_id IN (SELECT value FROM json_each(:ids))"
-    ),
-    delete!(
-        "extra_send",
-        By::Messages,
-        "message_id = ANY (:ids::uuid[])",
-        "message_id IN (SELECT value FROM json_each(:ids))"
-    ),
-    delete!(
-        "gateway_note",
-        By::Messages,
-        "message_id = ANY (:ids::uuid[])",
-        "message_id IN (SELECT value FROM json_each(:ids))"
-    ),
+    delete!("extra_send", By::Messages, ids in "message_id"),
+    delete!("gateway_note", By::Messages, ids in "message_id"),
     // A record stays, because the queue may have no gap. One that every group has read is emptied.
     // Of one in clear that is still to be read, the ledger knows the message; a sealed one leaves
     // with the queue's next trimming.
@@ -184,6 +163,7 @@ WHERE message_id IN (SELECT value FROM json_each(:ids)) AND phone <> '0000000'
     },
 ];
 
-/// So many of [`ERASURES`] come before the messages of the phone end: a message whose verification is
-/// gone ends without an event.
-pub(super) const BEFORE_ITS_MESSAGES_END: usize = 4;
+/// Returns all erasures.
+pub(super) fn all() -> impl Iterator<Item = &'static Erasure> {
+    ACCOUNT.iter().chain(&WAITING_MESSAGES).chain(&REST)
+}

@@ -27,7 +27,9 @@ pub struct Overview {
     pub open: Many,
     /// Those of them for which a call is in progress.
     pub calling: u64,
-    pub dead_letters: Many,
+    pub dead_letters: u64,
+    /// The time since the newest dead letter was recorded. Zero if there is none.
+    pub newest_dead_letter: Duration,
     /// Events that wait to be posted.
     pub events: Many,
     /// Those of them whose post has failed.
@@ -66,7 +68,7 @@ pub struct PartitionState {
     pub behind: Option<Duration>,
 }
 
-/// A message that ended `failed` or `unknown`.
+/// A message that ended `failed`, `unknown` or `expired`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadEnd {
     pub at: SystemTime,
@@ -85,10 +87,8 @@ async fn read(database: &Database) -> Result<Overview, DatabaseError> {
     let parameters = || database.parameters();
     let row: Option<Row> = database.row(&NUMBERS, parameters()).await?;
     let row = row.ok_or_else(|| DatabaseError::missing("the overview"))?;
-    let many = |count: i64, since: Option<i64>| Many {
-        count: count.unsigned_abs(),
-        oldest: lasting(since.map_or(0, |since| (row.now - since).max(0))),
-    };
+    let age = |since: Option<i64>| lasting(since.map_or(0, |since| (row.now - since).max(0)));
+    let many = |count: i64, since| Many { count: count.unsigned_abs(), oldest: age(since) };
     let partitions: Vec<PartitionRow> = database.rows(&PARTITIONS, parameters()).await?;
     let errors: Vec<ErrorRow> = database.rows(&ERRORS, parameters()).await?;
     Ok(Overview {
@@ -99,7 +99,8 @@ async fn read(database: &Database) -> Result<Overview, DatabaseError> {
         in_transit: many(row.in_transit, row.oldest_in_transit),
         open: many(row.open, row.oldest_open),
         calling: row.calling.unsigned_abs(),
-        dead_letters: many(row.dead_letters, row.newest_dead_letter),
+        dead_letters: row.dead_letters.unsigned_abs(),
+        newest_dead_letter: age(row.newest_dead_letter),
         events: many(row.events, row.oldest_event),
         failed_events: row.failed_events.unsigned_abs(),
         partitions: partitions.into_iter().map(PartitionRow::read).collect(),
@@ -231,7 +232,7 @@ impl PartitionRow {
     }
 }
 
-// Ids begin with the time.
+// Ids that this service draws begin with the time. Those of other producers do not, and come first.
 static ERRORS: Sql = Sql::new(
     "
 SELECT {text(message_id)} AS id, state, gateway, detail, {millis(ended_at)} AS ended_at

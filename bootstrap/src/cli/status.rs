@@ -164,8 +164,8 @@ impl Shown {
             "calling": overview.calling,
             "consumers": overview.consumers,
             "dead_letters": {
-                "count": overview.dead_letters.count,
-                "newest_seconds": overview.dead_letters.oldest.as_secs(),
+                "count": overview.dead_letters,
+                "newest_seconds": overview.newest_dead_letter.as_secs(),
             },
             "events": many(overview.events),
             "failed_events": overview.failed_events,
@@ -194,19 +194,19 @@ fn numbers(overview: &Overview, rates: Rates, form: Form) -> String {
     table.row(["taken over".into(), taken_over, rate(rates.taken_over), consumers]);
     table.row(["ended".into(), Value::Null, rate(rates.ended), Value::Null]);
     let waiting = oldest(overview.waiting);
-    table.row(["waiting".into(), count(overview.waiting), Value::Null, waiting]);
+    table.row(["waiting".into(), count(overview.waiting.count), Value::Null, waiting]);
     let transit = oldest(overview.in_transit);
-    table.row(["in transit".into(), count(overview.in_transit), Value::Null, transit]);
+    table.row(["in transit".into(), count(overview.in_transit.count), Value::Null, transit]);
     let open = match oldest(overview.open) {
         Value::String(oldest) => {
             format!("{oldest}, {} are being called for", overview.calling).into()
         }
         none => none,
     };
-    table.row(["open".into(), count(overview.open), Value::Null, open]);
-    let dead = match overview.dead_letters.count {
+    table.row(["open".into(), count(overview.open.count), Value::Null, open]);
+    let dead = match overview.dead_letters {
         0 => Value::Null,
-        _ => format!("the newest {} ago", lasting(overview.dead_letters.oldest)).into(),
+        _ => format!("the newest {} ago", lasting(overview.newest_dead_letter)).into(),
     };
     table.row(["dead letters".into(), count(overview.dead_letters), Value::Null, dead]);
     let events = match (oldest(overview.events), overview.failed_events) {
@@ -215,13 +215,13 @@ fn numbers(overview: &Overview, rates: Rates, form: Form) -> String {
         }
         (oldest, _) => oldest,
     };
-    table.row(["events".into(), count(overview.events), Value::Null, events]);
+    table.row(["events".into(), count(overview.events.count), Value::Null, events]);
     table.text(form)
 }
 
 /// Returns a count, or that there are at least so many.
-fn count(many: Many) -> Value {
-    if many.count >= COUNTED { format!("{COUNTED}+").into() } else { many.count.into() }
+fn count(count: u64) -> Value {
+    if count >= COUNTED { format!("{COUNTED}+").into() } else { count.into() }
 }
 
 fn partition_table(partitions: &[PartitionState]) -> Table<8> {

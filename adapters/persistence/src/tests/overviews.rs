@@ -1,5 +1,7 @@
 //! The state of the service in one look.
 
+use std::time::Duration;
+
 use application::ports::{DeliveryLedger, PartitionLeases};
 use sea_orm::ConnectionTrait;
 
@@ -19,7 +21,8 @@ async fn overview_of_an_empty_database_is_empty(database: Database) {
     let seen = overview(&database).await.unwrap();
 
     assert_eq!((seen.accepted, seen.taken_over, seen.consumers, seen.calling), (0, 0, 0, 0));
-    for many in [seen.waiting, seen.in_transit, seen.open, seen.dead_letters, seen.events] {
+    assert_eq!((seen.dead_letters, seen.newest_dead_letter), (0, Duration::ZERO));
+    for many in [seen.waiting, seen.in_transit, seen.open, seen.events] {
         assert_eq!(many, Many::default());
     }
     assert!(seen.partitions.is_empty() && seen.errors.is_empty());

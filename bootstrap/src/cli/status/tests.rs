@@ -11,7 +11,8 @@ fn overview() -> Overview {
         in_transit: Many::default(),
         open: Many { count: 4, oldest: Duration::from_secs(3) },
         calling: 1,
-        dead_letters: Many::default(),
+        dead_letters: 0,
+        newest_dead_letter: Duration::ZERO,
         events: Many::default(),
         failed_events: 0,
         partitions: vec![PartitionState {

@@ -18,14 +18,7 @@ use super::support::{Postgres, Stack, Topic, eventually, phone};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The only migration of the Go service.
-const SCHEMA: &str = "
-CREATE TABLE message (
-    id serial PRIMARY KEY,
-    payload jsonb NOT NULL,
-    status varchar(4) NOT NULL DEFAULT 'new' CHECK (status IN ('new', 'done')),
-    reserved_to timestamp DEFAULT now(),
-    created_at timestamp DEFAULT now()
-)";
+const SCHEMA: &str = include_str!("../../../adapters/persistence/src/tests/go_table.sql");
 
 /// Returns a statement that stores messages to phones from this number on, as the API of the Go service
 /// does.

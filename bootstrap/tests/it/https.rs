@@ -15,22 +15,10 @@ use tokio_rustls::TlsConnector;
 use super::support::{ACCEPTED, Binary, Folder, Running, eventually};
 
 /// Makes `ca.crt`, and `one` and `two`, which it has signed for `localhost`.
-const CERTIFICATES: &str = r"
-set -e
-key() { openssl ecparam -name prime256v1 -genkey -noout -out $1.key; }
-key ca
-openssl req -new -x509 -key ca.key -subj /CN=ca -days 100 -out ca.crt
-printf 'subjectAltName=DNS:localhost\n' >server.ext
-for name in one two; do
-    key $name
-    openssl req -new -key $name.key -subj /CN=$name -out $name.csr
-    openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 10 \
-        -extfile server.ext -out $name.crt
-done
-cp one.crt current.crt
-cp one.key current.key
-chmod 644 current.key
-";
+const CERTIFICATES: &str = include_str!("../../../adapters/http/src/server/tests/certificates.sh");
+
+/// Makes the pair that the service reads. Everyone may read its key.
+const CURRENT: &str = "cp one.crt current.crt && cp one.key current.key && chmod 644 current.key";
 
 /// Sends a request over a new connection. Returns the answer, and the certificate of the server.
 async fn ask(running: &Running, folder: &Path, request: &str) -> (String, CertificateDer<'static>) {
@@ -62,9 +50,11 @@ async fn renewed_certificate_is_shown_without_a_restart() {
     let folder = Folder::new();
     let path = |name: &str| folder.path().join(name);
     let certificate = |name: &str| CertificateDer::from_pem_file(path(name)).unwrap();
-    let made =
-        Command::new("sh").args(["-c", CERTIFICATES]).current_dir(folder.path()).output().unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    for script in [CERTIFICATES, CURRENT] {
+        let made =
+            Command::new("sh").args(["-c", script]).current_dir(folder.path()).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
     let messager = Binary::new("messager", folder.path())
         .env("APP_TLS_CERT", "current.crt")
         .env("APP_TLS_KEY", "current.key")

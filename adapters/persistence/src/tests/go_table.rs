@@ -16,14 +16,7 @@ use super::support::{LONG, count, in_time, number, phone, postgres, rng, sqlite}
 use crate::{Database, DatabaseSettings, NoGoTable, SqlBacklog, SqlGoTable};
 
 /// The only migration of the Go service.
-const SCHEMA: &str = "
-CREATE TABLE message (
-    id serial PRIMARY KEY,
-    payload jsonb NOT NULL,
-    status varchar(4) NOT NULL DEFAULT 'new' CHECK (status IN ('new', 'done')),
-    reserved_to timestamp DEFAULT now(),
-    created_at timestamp DEFAULT now()
-)";
+const SCHEMA: &str = include_str!("go_table.sql");
 
 /// Its API.
 const ACCEPT: &str = "INSERT INTO message (payload) VALUES ($1::jsonb)";

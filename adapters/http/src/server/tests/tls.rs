@@ -20,19 +20,7 @@ impl Drop for Certificates {
 impl Certificates {
     /// Makes the authority, `one.crt` and `two.crt`.
     fn make(test: &str) -> Self {
-        const SCRIPT: &str = r"
-set -e
-key() { openssl ecparam -name prime256v1 -genkey -noout -out $1.key; }
-key ca
-openssl req -new -x509 -key ca.key -subj /CN=ca -days 100 -out ca.crt
-printf 'subjectAltName=DNS:localhost\n' >server.ext
-for name in one two; do
-    key $name
-    openssl req -new -key $name.key -subj /CN=$name -out $name.csr
-    openssl x509 -req -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 10 \
-        -extfile server.ext -out $name.crt
-done
-";
+        const SCRIPT: &str = include_str!("certificates.sh");
         let folder = std::env::temp_dir().join(format!("messager-{test}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let made = Command::new("sh").args(["-c", SCRIPT]).current_dir(&folder).output().unwrap();

@@ -399,7 +399,7 @@ where
     }
 }
 
-/// What is known of the callers on one connection.
+/// Finds the caller of each request on one connection.
 struct Callers {
     /// The address at the other end.
     peer: IpAddr,

@@ -17,7 +17,7 @@ pub struct SqlGoTable {
     ttl: Duration,
 }
 
-/// The reason why there is no table of the Go service that can be used.
+/// The reason why the table of the Go service cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NoGoTable {
     #[error("{0}")]

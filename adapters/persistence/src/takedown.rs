@@ -73,12 +73,12 @@ pub async fn loss(database: &Database, steps: u32) -> Result<Loss, DbErr> {
     Ok(Loss { migrations, tables: rows, columns, secrets })
 }
 
-/// Returns all columns of the service's tables, as pairs of table and column.
 #[cfg(test)]
 pub(crate) async fn all_columns(database: &Database) -> Result<BTreeSet<(String, String)>, DbErr> {
     columns(database, &database.connection()).await
 }
 
+/// Returns all columns of the service's tables, as pairs of table and column.
 async fn columns(
     database: &Database,
     connection: &impl ConnectionTrait,

@@ -41,8 +41,8 @@ struct Args {
 enum Command {
     /// Run the service (the default).
     Run,
-    /// Show what goes on: rates, what waits, partitions, gateways and the last errors. On a terminal,
-    /// again and again until Ctrl-C.
+    /// Show rates, what waits, partitions, gateways and the last errors. On a terminal, refreshed until
+    /// Ctrl-C.
     Status(status::Args),
     /// Tell what became of a message, of a verification, or of the messages to a phone.
     Message(message::Args),

@@ -52,9 +52,9 @@ impl TrustedProxies {
 
     /// Returns the address of the caller whose request came from `peer`.
     ///
-    /// Each trusted proxy adds the address that it was called from to the end of the header. So the
-    /// caller is the last address that is no trusted proxy: what stands before it may be invented.
-    /// An entry that is no address ends the search at the proxy that passed it on.
+    /// Each trusted proxy appends the address that called it to the header. So the caller is the last
+    /// address that is not a trusted proxy: a client can forge every entry before it. If an entry is not
+    /// an address, the proxy that passed it on counts as the caller.
     pub(super) fn caller(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut caller = peer.to_canonical();
         if !self.contains(caller) {

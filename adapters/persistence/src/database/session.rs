@@ -35,7 +35,7 @@ pub(crate) enum Purpose {
 #[derive(Debug, Clone)]
 pub(crate) struct Sessions {
     options: PgConnectOptions,
-    /// What the options connect to. It stays open as long as the pool.
+    /// The relay that `options` connect to, if there is one. It runs as long as the pool.
     relay: Option<Arc<Relay>>,
     apply: String,
     check: String,

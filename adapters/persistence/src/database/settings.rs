@@ -45,8 +45,8 @@ impl DatabaseSettings {
         }
     }
 
-    /// Returns whether connections go through the relay: for TLS, or to choose among hosts. As with libpq, a local socket has no TLS
-    /// in any mode.
+    /// Returns whether connections go through the relay: for TLS, or to choose among hosts. As with
+    /// libpq, a local socket has no TLS in any mode.
     fn has_relay(&self) -> bool {
         match self {
             Self::Postgres(postgres) => {

@@ -1,7 +1,8 @@
 //! The verifications and messages of a phone, for which no index exists.
 //!
-//! The tables are walked through by their primary keys, page by page and the newest first: ids
-//! begin with the time. A page takes some milliseconds and locks nothing.
+//! The tables are walked through by their primary keys, page by page and the newest first: ids that
+//! this service draws begin with the time. Those of other producers come before them. A page takes
+//! some milliseconds and locks nothing.
 
 use domain::{MessageId, PhoneNumber};
 use sea_orm::FromQueryResult;

@@ -10,7 +10,7 @@ use tokio::{
     net::UnixStream,
 };
 
-/// What the opening of a session has come to.
+/// The result of opening a session.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Opened {
     /// The session can write, or the server does not say. These bytes of the server are not

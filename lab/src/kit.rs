@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod clock;
+pub mod cluster;
 pub mod environment;
 pub mod gateway;
 pub mod gateways_file;

@@ -1,5 +1,6 @@
 //! Trials: each tests one promise of the service, and shows with figures whether it held.
 
+pub mod brokers;
 pub mod burst;
 pub mod disconnect;
 pub mod failover;
@@ -7,6 +8,7 @@ pub mod isolation;
 pub mod overload;
 pub mod poison;
 pub mod recovery;
+pub mod reroute;
 pub mod rollover;
 pub mod verdict;
 pub mod wrong_clocks;
@@ -36,7 +38,7 @@ pub enum Trial {
     },
     /// The first of two gateways fails in one way after the other: messages take the second, and
     /// other routes are as fast as before.
-    Failover {
+    Reroute {
         /// How long each fault lasts.
         #[arg(long, default_value_t = 15)]
         seconds: u64,
@@ -46,6 +48,20 @@ pub enum Trial {
         /// What follows an ambiguous call.
         #[arg(long, value_enum, default_value_t = AmbiguousArg::Same)]
         ambiguous: AmbiguousArg,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Three Kafka brokers, `min.insync.replicas=2`: each is killed in turn under load, and messages
+    /// go on through the others within 5 s.
+    Brokers {
+        /// How often a broker is killed.
+        #[arg(long, default_value_t = 3)]
+        kills: usize,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// PostgreSQL dies under load, and its synchronous standby is promoted: no message is lost.
+    Failover {
         #[command(flatten)]
         common: Common,
     },
@@ -154,12 +170,14 @@ impl Trial {
             Self::Isolation { seconds, .. } => {
                 isolation::isolation(plan, Duration::from_secs(seconds)).await
             }
-            Self::Failover { seconds, faults, ambiguous, .. } => {
+            Self::Reroute { seconds, faults, ambiguous, .. } => {
                 let length = Duration::from_secs(seconds);
                 let ambiguous = ambiguous.into();
-                let faults = failover::Faults { length, words: faults, ambiguous };
-                failover::failover(plan, faults).await
+                let faults = reroute::Faults { length, words: faults, ambiguous };
+                reroute::reroute(plan, faults).await
             }
+            Self::Brokers { kills, .. } => brokers::brokers(plan, kills).await,
+            Self::Failover { .. } => failover::failover(plan).await,
             Self::Burst { .. } => burst::burst(plan).await,
             Self::Recovery { pause_seconds, .. } => {
                 recovery::recovery(plan, Duration::from_secs(pause_seconds)).await
@@ -182,7 +200,9 @@ impl Trial {
     fn common(&self) -> &Common {
         match self {
             Self::Isolation { common, .. }
-            | Self::Failover { common, .. }
+            | Self::Reroute { common, .. }
+            | Self::Brokers { common, .. }
+            | Self::Failover { common }
             | Self::Burst { common }
             | Self::Recovery { common, .. }
             | Self::Overload { common, .. }

@@ -47,6 +47,7 @@ pub struct Listener {
 #[derive(Debug, Clone)]
 pub struct Topic {
     pub name: String,
+    /// That of one broker, or several by comma.
     address: String,
 }
 
@@ -76,7 +77,7 @@ impl Kafka {
     }
 
     pub fn topic(&self, name: String) -> Topic {
-        Topic { name, address: self.address.clone() }
+        Topic::new(name, self.address.clone())
     }
 
     /// Restarts it with further listeners, which replace those of an earlier run.
@@ -150,20 +151,8 @@ impl Kafka {
 
     /// Sets how many partitions a topic has. Kafka can only add some.
     pub async fn set_partitions(&self, topic: &Topic, count: usize) -> anyhow::Result<()> {
-        let output = Command::new(&self.java)
-            .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
-            .args(["-cp", &format!("{}/*", self.libs)])
-            .arg("org.apache.kafka.tools.TopicCommand")
-            .args(["--bootstrap-server", &self.address, "--alter", "--topic", &topic.name])
-            .args(["--partitions", &count.to_string()])
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .context("run Kafka's TopicCommand")?;
-        if !output.status.success() {
-            bail!("partitions not added: {}", String::from_utf8_lossy(&output.stdout).trim());
-        }
-        Ok(())
+        let alter = ["--alter", "--topic", &topic.name, "--partitions", &count.to_string()];
+        topic_command(&self.java, &self.libs, &self.address, &alter).await.map(|_| ())
     }
 
     /// Finds the broker that runs with this configuration.
@@ -180,6 +169,10 @@ impl Kafka {
 }
 
 impl Topic {
+    pub(super) fn new(name: String, address: String) -> Self {
+        Self { name, address }
+    }
+
     pub async fn create(&self, partitions: usize) -> anyhow::Result<()> {
         let client = client(&self.address).await?;
         let partitions = i32::try_from(partitions)?;
@@ -294,10 +287,32 @@ impl Records {
     }
 }
 
+/// Runs Kafka's tool for topics, and returns what it prints.
+pub(super) async fn topic_command(
+    java: &str,
+    libs: &str,
+    addresses: &str,
+    args: &[&str],
+) -> anyhow::Result<String> {
+    let output = Command::new(java)
+        .args(["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+        .args(["-cp", &format!("{libs}/*"), "org.apache.kafka.tools.TopicCommand"])
+        .args(["--bootstrap-server", addresses])
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .context("run Kafka's TopicCommand")?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    anyhow::ensure!(output.status.success(), "TopicCommand {args:?}: {}", told.trim());
+    Ok(told)
+}
+
 async fn client(address: &str) -> Result<Client, rskafka::client::error::Error> {
     let backoff =
         BackoffConfig { deadline: Some(Duration::from_secs(5)), ..BackoffConfig::default() };
-    ClientBuilder::new(vec![address.to_owned()]).backoff_config(backoff).build().await
+    let brokers = address.split(',').map(ToOwned::to_owned).collect();
+    ClientBuilder::new(brokers).backoff_config(backoff).build().await
 }
 
 fn with_listeners(config: &str, listeners: &[Listener]) -> String {

@@ -3,6 +3,7 @@
 use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::Context;
+use ports::free_port;
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -66,8 +67,13 @@ impl Postgres {
         let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
         sqlx::query(create).execute(&admin).await?;
         admin.close().await;
+        Ok(self.database(name))
+    }
+
+    /// Returns a pool for a database, which connects when it is used.
+    pub fn database(&self, name: &str) -> PgPool {
         let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(5));
-        Ok(pool.connect_lazy_with(self.options(name)))
+        pool.connect_lazy_with(self.options(name))
     }
 
     async fn admin(&self) -> sqlx::Result<PgPool> {
@@ -123,18 +129,59 @@ impl Postgres {
 
     /// Restarts the server, and waits until it answers again.
     pub async fn restart(&self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let mode = match shutdown {
-            Shutdown::Fast => "fast",
-            Shutdown::Immediate => "immediate",
-        };
-        let words = self.user_switch.iter().map(String::as_str).chain([&*self.program, "restart"]);
+        self.control(&["restart", "-m", shutdown.mode(), "-l", &self.log]).await
+    }
+
+    pub async fn stop(&self, shutdown: Shutdown) -> anyhow::Result<()> {
+        self.control(&["stop", "-m", shutdown.mode()]).await
+    }
+
+    /// Starts the server with these options of its command line.
+    pub async fn start(&self, options: &str) -> anyhow::Result<()> {
+        self.control(&["start", "-l", &self.log, "-o", options]).await
+    }
+
+    /// Copies the server while it runs. The copy follows it as a standby, on a port of its own, once
+    /// it is started. Its data is beside that of the original.
+    pub async fn copy(&self) -> anyhow::Result<Self> {
+        let port = free_port();
+        let beside = |path: &str| format!("{path}-{port}");
+        let copy = Self { port, data: beside(&self.data), log: beside(&self.log), ..self.clone() };
+        let program = Path::new(&self.program).with_file_name("pg_basebackup");
+        let from = self.port.to_string();
+        let program = program.to_str().context("no pg_basebackup")?;
+        let mut words = vec![program, "-D", &copy.data, "-R", "-X", "stream", "--no-sync"];
+        words.extend(["--checkpoint=fast", "-h", &self.host, "-p", &from, "-U", &self.user]);
+        self.run(&words).await?;
+        Ok(copy)
+    }
+
+    /// Makes a standby the primary.
+    pub async fn promote(&self) -> anyhow::Result<()> {
+        self.control(&["promote"]).await
+    }
+
+    /// Removes the data of a copy, which must not run.
+    pub async fn remove(&self) -> anyhow::Result<()> {
+        self.run(&["rm", "-r", &self.data, &self.log]).await
+    }
+
+    /// Runs `pg_ctl`, and waits until it is done.
+    async fn control(&self, words: &[&str]) -> anyhow::Result<()> {
         // A machine that is busy writing may need more than the usual minute for a checkpoint.
-        let patience = ["-t", "180"];
-        let words = words.chain(["-w", "-s", "-m", mode, "-D", &self.data, "-l", &self.log]);
-        let mut words = words.chain(patience);
-        let program = words.next().context("no pg_ctl")?;
+        let common = ["-w", "-s", "-t", "180", "-D", &self.data];
+        let words: Vec<&str> =
+            std::iter::once(&*self.program).chain(words.iter().copied()).chain(common).collect();
+        self.run(&words).await
+    }
+
+    /// Runs a program as the user of the server.
+    async fn run(&self, words: &[&str]) -> anyhow::Result<()> {
+        let mut all = self.user_switch.iter().map(String::as_str).chain(words.iter().copied());
+        let program = all.next().context("no program")?;
         let status = Command::new(program)
-            .args(words)
+            .args(all)
+            .envs(self.client_env())
             .env("LC_ALL", "C")
             .current_dir("/")
             .stdin(Stdio::null())
@@ -142,9 +189,18 @@ impl Postgres {
             .stderr(Stdio::null())
             .status()
             .await
-            .context("run pg_ctl")?;
-        anyhow::ensure!(status.success(), "pg_ctl restart: {status}");
+            .with_context(|| format!("run {}", words.join(" ")))?;
+        anyhow::ensure!(status.success(), "{}: {status}", words.join(" "));
         Ok(())
+    }
+}
+
+impl Shutdown {
+    fn mode(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Immediate => "immediate",
+        }
     }
 }
 

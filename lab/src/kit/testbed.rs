@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     clients::{Clients, Habits},
+    cluster::Cluster,
     gateway::{Character, Gateway},
     gateways_file::GatewaysFile,
     kafka::{Kafka, Listener, Topic},
@@ -52,6 +53,8 @@ pub struct Plan {
     pub further: Vec<Character>,
     /// A library that `env_of` preloads.
     pub library: Option<PathBuf>,
+    /// Brokers that are used instead of the one of `scripts/services`.
+    pub cluster: Option<Arc<Cluster>>,
 }
 
 /// A connection between two parts.
@@ -121,6 +124,7 @@ impl Plan {
             gateway: Character::PLAIN,
             further: Vec::new(),
             library: None,
+            cluster: None,
         }
     }
 }
@@ -188,7 +192,10 @@ impl<R: Recorder> Testbed<R> {
         if plan.has_proxies {
             testbed.proxy_kafka().await?;
         }
-        testbed.topic.create(PARTITIONS).await.context("create a topic")?;
+        match &plan.cluster {
+            Some(cluster) => testbed.topic = cluster.create(&testbed.name, PARTITIONS).await?,
+            None => testbed.topic.create(PARTITIONS).await.context("create a topic")?,
+        }
         for (role, count) in [
             (Role::Consumer, plan.consumers),
             (Role::Processor, plan.processors),
@@ -243,11 +250,11 @@ impl<R: Recorder> Testbed<R> {
                 LinkKind::ApiPostgres
             }
             Role::Processor => {
-                set("PRODUCER_URL", self.kafka_address(LinkKind::ProcessorKafka));
+                set("PRODUCER_URL", self.kafka_address(plan, LinkKind::ProcessorKafka));
                 LinkKind::ProcessorPostgres
             }
             Role::Consumer | Role::Messager => {
-                set("CONSUMER_URL", self.kafka_address(LinkKind::ConsumerKafka));
+                set("CONSUMER_URL", self.kafka_address(plan, LinkKind::ConsumerKafka));
                 let (kind, port) = (LinkKind::ConsumerGateway, self.gateway.port());
                 let port = self.link(plan, kind, &owner, port).await?;
                 if self.further.is_empty() {
@@ -285,7 +292,10 @@ impl<R: Recorder> Testbed<R> {
         Ok(port)
     }
 
-    fn kafka_address(&self, kind: LinkKind) -> String {
+    fn kafka_address(&self, plan: &Plan, kind: LinkKind) -> String {
+        if let Some(cluster) = &plan.cluster {
+            return cluster.addresses();
+        }
         let proxied = self.links_of(kind).next().map(|link| link.proxy.port());
         proxied.map_or_else(|| self.kafka.address().to_owned(), |port| format!("127.0.0.1:{port}"))
     }

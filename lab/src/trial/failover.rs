@@ -1,240 +1,109 @@
-//! The first of two gateways fails in one way after the other. Its route goes on through the second
-//! gateway, and no other route notices.
+//! PostgreSQL dies under load, and its synchronous standby takes its place.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use anyhow::ensure;
-use tokio::time::{sleep, timeout};
+use anyhow::Context;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::verdict::Verdict;
-use crate::{
-    chaos::{
-        checker::{self, Failover},
-        faults::is_meant,
-        gateways::{FAULTS, HEALING, first_is_used},
-        history::{FIRST_GATEWAY, History, Incident, Round, SharedHistory},
-    },
-    kit::{
-        clock::{Moment, millis, now},
-        gateway::Character,
-        gateways_file::GatewaysFile,
-        load::Running,
-        recorder::{AfterAmbiguous, Answer, GatewayKind, Reply},
-        tables::{self, Ledger},
-        tally::Latency,
-        testbed::{Plan, Testbed},
-    },
+use crate::kit::{
+    postgres::{Postgres, Shutdown},
+    process::Role,
+    tables,
+    tally::Tally,
+    testbed::{Plan, Testbed},
 };
 
-/// Numbers of a route that goes on through the second gateway.
-const FAILING: &str = "7901";
-/// Numbers of a route without another gateway. Its messages wait until the fault is over.
-const STUCK: &str = "7902";
-/// Numbers of a route that has nothing to do with the first gateway.
-const OTHER: &str = "7903";
+const RATE: f64 = 100.0;
+/// How long the load runs before the failover, and after it.
+const CALM: Duration = Duration::from_secs(10);
+/// How long after the promotion messages may go on.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The prefixes of numbers, and messages a second to each.
-const STREAMS: [(&str, f64); 3] = [(FAILING, 50.0), (STUCK, 20.0), (OTHER, 50.0)];
-
-const ROUTES: &str = r#"
-[[route]]
-prefixes = ["+7901"]
-gateways = ["first", "second"]
-[[route]]
-prefixes = ["+7902"]
-gateways = ["first"]
-[[route]]
-gateways = ["second"]
-"#;
-
-/// The default of the service.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the load runs before each fault, for comparison.
-const CALM: Duration = Duration::from_secs(4);
-/// A fault is noticed within this time. After it, messages leave this soon, too.
-const NOTICED: Moment = 5_000;
-const LIMIT: f64 = 200.0;
-/// The share of messages that must leave in time once a fault is noticed. The others probe the first
-/// gateway.
-const IN_TIME: f64 = 0.9;
-
-/// What the trial does.
-#[derive(Debug)]
-pub struct Faults {
-    /// How long each lasts.
-    pub length: Duration,
-    /// Beginnings of their names. Without any, all are used.
-    pub words: Vec<String>,
-    pub ambiguous: AfterAmbiguous,
-}
-
-/// All that happened, and what came of it.
-struct Seen<'a> {
-    history: &'a History,
-    ledger: &'a Ledger,
-    /// The first call that took each message, by its phone: each phone gets one message.
-    taken_at: HashMap<&'a str, Moment>,
-}
-
-pub async fn failover(mut plan: Plan, faults: Faults) -> anyhow::Result<Verdict> {
-    plan.gateway = Character { refuses_numbers: false, ..Character::CHAOS };
-    plan.further = vec![plan.gateway];
-    plan.env.push(("CODE_TTL", "600".to_owned()));
-    let ambiguous = faults.ambiguous;
-    let kind = match ambiguous {
-        AfterAmbiguous::Same => GatewayKind::Idempotent,
-        AfterAmbiguous::Next => GatewayKind::Plain,
-    };
-    let history = SharedHistory::default();
-    let testbed = Testbed::prepare(&plan, history.clone()).await?;
-    let setup = GatewaysFile { routes: ROUTES, ambiguous, timeout: TIMEOUT };
-    testbed.use_gateways(kind, &setup).await?;
-    history.lock().rounds.push(Round { from: now(), kind, ambiguous });
-
-    let load = STREAMS.map(|(prefix, rate)| begin_asking(&testbed, prefix, rate));
-    sleep(CALM).await;
-    for answer in FAULTS.into_iter().filter(|fault| is_meant(fault, &faults.words)) {
-        fail(&testbed, answer, faults.length).await;
-    }
-    for load in load {
-        load.end().await?;
-    }
-    let done = testbed.wait_until_done(HEALING).await;
-    let ledger = tables::read(&testbed.database).await?;
-    let bad = testbed.stop().await;
-    history.all_faults_ended();
-    let history = history.lock().clone();
-
-    let mut verdict = Verdict::new("failover");
-    verdict.figure("gateways", format!("{kind}, ambiguous = {ambiguous}"));
-    verdict.figure("backlog empty", format!("{done:.1?} after the load"));
-    judge(&Seen::new(&history, &ledger), &mut verdict)?;
-    verdict.claim("all messages end", done.is_some(), format!("{done:.1?}"));
-    verdict.claim("all processes ended well", bad.is_empty(), bad.join(", "));
+pub async fn failover(plan: Plan) -> anyhow::Result<Verdict> {
+    let primary = Postgres::from_environment()?;
+    let standby = primary.copy().await.context("copy the server")?;
+    let verdict = with_standby(plan, &primary, &standby).await;
+    // Other runs in the same `scripts/services run` find the server as it was. What they have not
+    // used is lost with the copy.
+    let stopped = standby.stop(Shutdown::Immediate).await;
+    let restarted = primary.restart(Shutdown::Fast).await;
+    let removed = standby.remove().await;
+    let verdict = verdict?;
+    stopped.and(restarted).and(removed)?;
     Ok(verdict)
 }
 
-/// Asks for messages to new numbers with this prefix, at a steady rate.
-fn begin_asking(testbed: &Testbed<SharedHistory>, prefix: &'static str, rate: f64) -> Running {
-    let clients = Arc::new(testbed.clients(0));
-    // Even numbers, because those that end with 13 stand for refused ones.
-    let mut numbers = (0_u32..).step_by(2);
-    Running::begin(rate, move || {
-        let phone = format!("{prefix}{:07}", numbers.next().unwrap_or_default());
-        let clients = Arc::clone(&clients);
-        async move {
-            clients.ask(&phone).await;
+async fn with_standby(
+    mut plan: Plan,
+    primary: &Postgres,
+    standby: &Postgres,
+) -> anyhow::Result<Verdict> {
+    standby.start(&format!("-p {}", standby.port)).await?;
+    // On the command line, so that the copy does not wait for a standby after its promotion.
+    primary.stop(Shutdown::Fast).await?;
+    primary.start("-c synchronous_standby_names=*").await?;
+    plan.env.extend([
+        ("POSTGRES_HOST", "127.0.0.1,127.0.0.1".to_owned()),
+        ("POSTGRES_PORT", format!("{},{}", primary.port, standby.port)),
+    ]);
+    let mut testbed = Testbed::prepare(&plan, Tally::default()).await?;
+    let replicated = async {
+        let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        while tables::count(&testbed.database, sql).await? == 0 {
+            sleep(Duration::from_millis(50)).await;
         }
-    })
-}
-
-/// Lets the first gateway fail for a while, and waits until it is used again.
-async fn fail(testbed: &Testbed<SharedHistory>, answer: Answer, length: Duration) {
-    let history = &testbed.recorder;
-    let number = history.fault_began(format!("gateway-{answer}"), FIRST_GATEWAY);
-    testbed.gateway.answer(answer);
-    sleep(length).await;
-    testbed.gateway.answer(Answer::Accept);
-    history.fault_ended(number);
-    // If it takes longer, the verdict says so.
-    let _ = timeout(HEALING, first_is_used(history)).await;
+        anyhow::Ok(())
+    };
+    timeout(PATIENCE, replicated).await.context("the standby does not follow")??;
+    testbed.start(&Role::ALL).await?;
+    let load = Arc::new(testbed.clients(0)).begin_asking(RATE);
     sleep(CALM).await;
-}
 
-fn judge(seen: &Seen<'_>, verdict: &mut Verdict) -> anyhow::Result<()> {
-    let Seen { history, ledger, .. } = *seen;
-    ensure!(history.outages().next().is_some(), "--faults names no fault");
-    for outage in history.outages() {
-        let end = outage.to.unwrap_or(Moment::MAX);
-        let calm = seen.latency(OTHER, outage.from - millis(CALM), outage.from);
-        let other = seen.latency(OTHER, outage.from, end);
-        let failing = seen.latency(FAILING, outage.from + NOTICED, end);
-        let in_time = seen.in_time(outage);
-        let kind = &outage.kind;
-        verdict.figure(format!("{kind}: other route, before"), calm);
-        verdict.figure(format!("{kind}: other route, during"), other);
-        verdict.figure(format!("{kind}: its route, noticed"), failing);
-        let to_second = seen.to_second(outage);
-        let found = Failover { to_second, ..Failover::of(history, ledger, outage) };
-        verdict.figure(format!("{kind}: used"), &found);
-        let p99 = other.p99;
-        verdict.claim(format!("{kind}: p99 of the other route under 200 ms"), p99 < LIMIT, p99);
-        verdict.claim(
-            format!("{kind}: its route takes the second gateway within 5 s"),
-            to_second.is_some_and(|took| took <= NOTICED),
-            format!("{to_second:?} ms"),
-        );
-        verdict.claim(
-            format!("{kind}: once noticed, messages of its route leave within 5 s"),
-            in_time >= IN_TIME,
-            format!("{:.1} %", in_time * 100.0),
-        );
-    }
-    // It also checks how soon the first gateway was used again.
-    let violations = checker::check(history, ledger, millis(TIMEOUT)).violations;
-    for violation in violations.iter().take(3) {
-        let detail = format!("{} {}", violation.invariant, violation.detail);
-        verdict.figure("  violation", detail);
-    }
-    let asked = history.requests.len();
-    verdict.claim(
-        "none is lost, none sent twice, the first gateway is used again within a minute",
-        violations.is_empty(),
-        format!("{} violations of {asked} messages", violations.len()),
-    );
-    Ok(())
-}
-
-impl<'a> Seen<'a> {
-    fn new(history: &'a History, ledger: &'a Ledger) -> Self {
-        let mut taken_at = HashMap::new();
-        for call in history.calls.iter().filter(|call| call.paid) {
-            taken_at.entry(&*call.phone).or_insert(call.began_at);
+    let died = Instant::now();
+    primary.stop(Shutdown::Immediate).await?;
+    testbed.database = standby.database(&testbed.name);
+    standby.promote().await?;
+    let promoted = Instant::now();
+    let from = testbed.recorder.elapsed();
+    let (called, accepted) = testbed.recorder.progress();
+    let goes_on = async {
+        let (mut accepts, mut calls) = (None, None);
+        while accepts.is_none() || calls.is_none() {
+            sleep(Duration::from_millis(5)).await;
+            let now = testbed.recorder.progress();
+            if now.1 > accepted {
+                accepts.get_or_insert_with(|| promoted.elapsed());
+            }
+            if now.0 > called {
+                calls.get_or_insert_with(|| promoted.elapsed());
+            }
         }
-        Self { history, ledger, taken_at }
-    }
+        (accepts, calls)
+    };
+    let (accepts, calls) = timeout(PATIENCE, goes_on).await.unwrap_or_default();
+    sleep(CALM).await;
+    let offered = load.end().await?;
+    let done = testbed.wait_until_done(PATIENCE).await;
+    let bad = testbed.stop().await;
 
-    /// Returns how long each message to these numbers that was accepted between the two times waited
-    /// until a gateway took it, in milliseconds.
-    fn waits(&self, prefix: &str, from: Moment, to: Moment) -> Vec<Moment> {
-        let accepted = self.history.requests.iter().filter(|request| {
-            request.reply == Reply::Accepted
-                && request.phone.starts_with(prefix)
-                && (from..to).contains(&request.ended_at)
-        });
-        let wait = |phone: &str, since: Moment| {
-            self.taken_at.get(phone).map_or(Moment::MAX, |taken_at| (taken_at - since).max(0))
-        };
-        accepted.map(|request| wait(&request.phone, request.ended_at)).collect()
+    let mut verdict = Verdict::new("failover");
+    verdict.figure("asked", offered.asked);
+    verdict.figure("promoted", format!("{:.1?} after the crash", promoted - died));
+    verdict.figure("backlog empty", format!("{done:.1?} after the load"));
+    verdict.figure("waits after the promotion", testbed.recorder.latency_since(from));
+    for (what, pause) in [("requests are accepted", accepts), ("gateways are called", calls)] {
+        verdict.claim(
+            format!("{what} within 5 s of the promotion"),
+            pause.is_some_and(|pause| pause < LONGEST_PAUSE),
+            format!("{pause:.1?}"),
+        );
     }
-
-    fn latency(&self, prefix: &str, from: Moment, to: Moment) -> Latency {
-        let micros = |wait: Moment| u32::try_from(wait.saturating_mul(1_000)).unwrap_or(u32::MAX);
-        Latency::of(self.waits(prefix, from, to).into_iter().map(micros).collect())
-    }
-
-    /// Returns the time from the beginning of the fault until the second gateway took a message of its
-    /// route that was accepted since.
-    fn to_second(&self, outage: &Incident) -> Option<Moment> {
-        let accepted = self.history.requests.iter().filter(|request| {
-            request.phone.starts_with(FAILING) && request.ended_at >= outage.from
-        });
-        let accepted: HashSet<&str> = accepted.map(|request| &*request.phone).collect();
-        let mut taken = self.history.taken_by(1, outage.from);
-        let first = taken.find(|call| accepted.contains(&*call.phone))?;
-        outage.to.is_none_or(|end| first.began_at <= end).then_some(first.began_at - outage.from)
-    }
-
-    /// Returns the share of messages that left in time after the fault was noticed.
-    #[expect(clippy::cast_precision_loss, reason = "some thousand messages")]
-    fn in_time(&self, outage: &Incident) -> f64 {
-        let end = outage.to.unwrap_or(Moment::MAX);
-        let waits = self.waits(FAILING, outage.from + NOTICED, end);
-        let in_time = waits.iter().filter(|wait| **wait <= NOTICED).count();
-        in_time as f64 / waits.len().max(1) as f64
-    }
+    verdict.judge(&testbed.recorder.account());
+    verdict.judge_writes(&testbed.database).await?;
+    verdict.claim("all messages end", done.is_some(), format!("{done:.1?}"));
+    verdict.claim("all processes ended well", bad.is_empty(), bad.join(", "));
+    testbed.database.close().await;
+    Ok(verdict)
 }

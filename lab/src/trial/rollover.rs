@@ -13,9 +13,8 @@ use tokio::time::{Instant, sleep};
 use super::verdict::Verdict;
 use crate::kit::{
     process::{Process, Role},
-    recorder::Reply,
     tables,
-    tally::{Account, Tally},
+    tally::Tally,
     testbed::{Plan, Testbed},
 };
 
@@ -82,55 +81,21 @@ pub async fn rollover(
     verdict.figure("states", format!("{:?}", tables::states(&testbed.database).await?));
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
     verdict.figure("  rows left in transit", tables::left_in_transit(&testbed.database).await?);
-    judge(&testbed.recorder.account(), &mut verdict);
+    let account = testbed.recorder.account();
+    verdict.judge(&account);
+    verdict.claim(
+        "no message waits for a lease to run out",
+        account.latency.max < LONGEST_WAIT,
+        account.latency,
+    );
     let longest = times.ends.values().flatten().max().copied().unwrap_or_default();
     verdict.claim(
         "every process exits 0 within its grace period",
         times.bad.is_empty() && longest <= GRACE,
         format!("longest {longest:.1?}; {}", times.bad.join(", ")),
     );
-    let illegal = tables::illegal_writes(&testbed.database).await?;
-    verdict.claim(
-        "no process writes after it lost its lease",
-        illegal.is_empty(),
-        format!(
-            "{} illegal writes {}",
-            illegal.len(),
-            illegal.iter().take(3).cloned().collect::<Vec<_>>().join("; ")
-        ),
-    );
+    verdict.judge_writes(&testbed.database).await?;
     Ok(verdict)
-}
-
-fn judge(account: &Account, verdict: &mut Verdict) {
-    verdict.figure("answers", format!("{:?}", account.replies));
-    for sample in &account.samples {
-        verdict.figure("  unclean", sample);
-    }
-    verdict.claim(
-        "no answer but 200 and 503 with Retry-After",
-        account.unclean() == 0,
-        format!(
-            "{} lost on new connections, {} on kept ones, {} found no listener, {} others",
-            account.of(Reply::Lost),
-            account.of(Reply::LostOnKept),
-            account.of(Reply::Nowhere),
-            account.of(Reply::Silent) + account.of(Reply::Illegal) + account.of(Reply::Pending)
-        ),
-    );
-    verdict.claim(
-        "no message is lost or doubled",
-        account.lost == 0 && account.repeated == 0 && account.strangers == 0,
-        format!(
-            "{} of {} lost, {} repeated ({} as another message), {} called without a 200",
-            account.lost, account.accepted, account.repeated, account.doubled, account.unasked
-        ),
-    );
-    verdict.claim(
-        "no message waits for a lease to run out",
-        account.latency.max < LONGEST_WAIT,
-        account.latency,
-    );
 }
 
 async fn migrate(testbed: &Testbed<Tally>, bins: &Path) -> anyhow::Result<Duration> {

@@ -20,10 +20,12 @@ deb: build ## a Debian package of the release binaries, with systemd units, in t
 	scripts/deb
 
 # No doc comment has an example, and looking for some takes as long as many tests.
-test: ## all tests on a real PostgreSQL and a real Kafka, of the backups and of the dashboards; then three minutes of faults, beside the API's description
-	scripts/services run sh -c 'cargo test --workspace --tests && deploy/try-backup $(TARGET)/debug/messager && \
-		deploy/try-dashboards $(TARGET)/debug && \
-		scripts/side-by-side "$$@" && $(TARGET)/debug/chaos gateways --minutes 1 --seed 1' - \
+test: ## all tests on a real PostgreSQL and a real Kafka; then backups, dashboards, the API's description and three minutes of faults, side by side
+	scripts/services run sh -c 'cargo test --workspace --tests && scripts/side-by-side "$$1" "$$2" "$$3" && \
+		scripts/side-by-side "$$4" "$$5" "$$6"' - \
+		'deploy/try-backup $(TARGET)/debug/messager' \
+		'deploy/try-dashboards $(TARGET)/debug' \
+		'$(TARGET)/debug/chaos gateways --minutes 1 --seed 1' \
 		'$(TARGET)/debug/chaos run --minutes 2 --seed 1' \
 		'$(TARGET)/debug/chaos embedded --minutes 2 --seed 1' \
 		'scripts/schemathesis $(TARGET)/debug/messager'

@@ -141,6 +141,13 @@ impl Postgres {
         self.control(&["start", "-l", &self.log, "-o", options]).await
     }
 
+    /// Stops the server if it runs, and starts it with these options and no earlier ones.
+    pub async fn start_over(&self, options: &str) -> anyhow::Result<()> {
+        // It fails if the server does not run.
+        let _ = self.stop(Shutdown::Fast).await;
+        self.start(options).await
+    }
+
     /// Copies the server while it runs. The copy follows it as a standby, on a port of its own, once
     /// it is started. Its data is beside that of the original.
     pub async fn copy(&self) -> anyhow::Result<Self> {

@@ -28,7 +28,7 @@ pub async fn failover(plan: Plan) -> anyhow::Result<Verdict> {
     // Other runs in the same `scripts/services run` find the server as it was. What they have not
     // used is lost with the copy.
     let stopped = standby.stop(Shutdown::Immediate).await;
-    let restarted = primary.restart(Shutdown::Fast).await;
+    let restarted = primary.start_over("").await;
     let removed = standby.remove().await;
     let verdict = verdict?;
     stopped.and(restarted).and(removed)?;
@@ -42,8 +42,7 @@ async fn with_standby(
 ) -> anyhow::Result<Verdict> {
     standby.start(&format!("-p {}", standby.port)).await?;
     // On the command line, so that the copy does not wait for a standby after its promotion.
-    primary.stop(Shutdown::Fast).await?;
-    primary.start("-c synchronous_standby_names=*").await?;
+    primary.start_over("-c synchronous_standby_names=*").await?;
     plan.env.extend([
         ("POSTGRES_HOST", "127.0.0.1,127.0.0.1".to_owned()),
         ("POSTGRES_PORT", format!("{},{}", primary.port, standby.port)),

@@ -22,6 +22,7 @@ use std::{
 use clap::ValueEnum;
 
 use self::report::{Found, Machine, Report, Run};
+use crate::kit::progress::{Progress, clock, say};
 
 /// How a benchmark runs.
 #[derive(Debug, Clone)]
@@ -67,9 +68,13 @@ pub enum Scenario {
 pub async fn run(setting: &Setting, scenarios: &[Scenario]) -> anyhow::Result<Report> {
     let run = Run::now(setting.repeats, setting.measured, setting.scale).await;
     let mut report = Report::new(run, Machine::here().await?);
-    for scenario in scenarios {
+    for (number, scenario) in (1..).zip(scenarios) {
         let name = scenario.to_possible_value().map_or_else(String::new, |it| it.get_name().into());
-        eprintln!("bench: {name}");
+        say(&format!("bench: {name}"));
+        let (shown, count) = (name.clone(), scenarios.len());
+        let _progress = Progress::show(move |lasted| {
+            format!("  {shown}, scenario {number} of {count}: {}", clock(lasted))
+        });
         let found: anyhow::Result<Found> = match scenario {
             Scenario::Accept => scenario::accept::measure(setting).await,
             Scenario::Relay => scenario::relay::measure(setting).await,
@@ -85,11 +90,11 @@ pub async fn run(setting: &Setting, scenarios: &[Scenario]) -> anyhow::Result<Re
         // One failure must not lose half an hour of other figures.
         let Found { rows, curves } = found.unwrap_or_else(|error| {
             report.failures.push(format!("{name}: {error:#}"));
-            eprintln!("  failed: {error:#}");
+            say(&format!("  failed: {error:#}"));
             Found::default()
         });
         for row in &rows {
-            eprintln!("  {row}");
+            say(&format!("  {row}"));
         }
         report.rows.extend(rows);
         report.curves.extend(curves);

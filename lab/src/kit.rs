@@ -12,6 +12,7 @@ pub mod load;
 pub mod phones;
 pub mod postgres;
 pub mod process;
+pub mod progress;
 pub mod proxy;
 pub mod recorder;
 pub mod tables;

@@ -17,6 +17,7 @@ use lab::{
     },
     kit::{
         environment::{are_services_required, binaries},
+        progress::{Progress, clock},
         recorder::{AfterAmbiguous, GatewayKind},
     },
     trial::{AmbiguousArg, Trial},
@@ -287,7 +288,7 @@ async fn mutants(args: MutantsArgs) -> anyhow::Result<ExitCode> {
     let workshop = Workshop::new(root, target)?;
 
     let mut survivors = 0;
-    for mutant in &mutants {
+    for (number, mutant) in (1..).zip(&mutants) {
         let (name, about) = (&mutant.name, &mutant.about);
         if args.check_patches {
             match workshop.check(mutant).await {
@@ -300,7 +301,13 @@ async fn mutants(args: MutantsArgs) -> anyhow::Result<ExitCode> {
             continue;
         }
         eprintln!("mutants: {name}: {about}");
-        let verdict = match workshop.judge(mutant, &chaos).await {
+        let (shown, count) = (name.clone(), mutants.len());
+        let progress = Progress::show(move |lasted| {
+            format!("mutants: {shown}, {number} of {count}: {}", clock(lasted))
+        });
+        let verdict = workshop.judge(mutant, &chaos).await;
+        drop(progress);
+        let verdict = match verdict {
             Ok(verdict) => verdict,
             Err(error) => {
                 survivors += 1;

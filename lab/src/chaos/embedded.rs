@@ -28,6 +28,7 @@ use super::{
 };
 use crate::kit::{
     clock::{millis, now},
+    progress::say,
     recorder::GatewayKind,
     tables,
 };
@@ -83,6 +84,7 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let pace = Pace { rate: scenario.rate, sequences: SEQUENCES };
     let mut traffic = Traffic::new(testbed.ports.clone(), pace, history.clone(), draw());
 
+    let _progress = history.show_progress(scenario.duration);
     let memory = Arc::default();
     let watch = watch(Arc::clone(&testbed), Arc::clone(&memory));
     let watch = AbortOnDropHandle::new(tokio::spawn(watch));
@@ -93,11 +95,11 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
         let gateway = if number % 2 == 1 { GatewayKind::Idempotent } else { GatewayKind::Plain };
         let length = scenario.duration / count;
         let recovered = run.round(gateway, length, &nemesis, &mut traffic).await?;
-        eprintln!(
+        say(&format!(
             "chaos: round {number} of {count}: {gateway} gateway, {} accepted, {} violations so far",
             run.findings.report.accepted,
             run.findings.report.violations.len()
-        );
+        ));
         if !recovered {
             break;
         }

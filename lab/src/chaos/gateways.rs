@@ -19,6 +19,7 @@ use crate::kit::{
     gateway::Character,
     gateways_file::{GatewaysFile, ONE_ROUTE},
     process::Role,
+    progress::say,
     recorder::{AfterAmbiguous, Answer, GatewayKind},
     testbed::{Plan, Testbed},
 };
@@ -91,6 +92,7 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let draw = StdRng::seed_from_u64(rng.random());
     let mut traffic = Traffic::new(ports, pace, history.clone(), draw);
 
+    let _progress = history.show_progress(scenario.duration);
     let mut run = Run::begin(testbed, history, scenario.seed);
     let setups = setups(scenario);
     let length = scenario.duration / u32::try_from(setups.len()).unwrap_or(u32::MAX);
@@ -143,10 +145,10 @@ impl Run {
             recovery_milliseconds: recovery.map(|time| millis(time).unsigned_abs()),
         });
         let violations = self.findings.report.violations.len();
-        eprintln!(
+        say(&format!(
             "chaos: {kind} gateways, ambiguous = {ambiguous}: {accepted} accepted, recovery \
             {recovery:.1?}, {violations} violations so far"
-        );
+        ));
         Ok(recovery.is_some())
     }
 }

@@ -3,12 +3,14 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use serde::Serialize;
 
 use crate::kit::{
     clock::{Moment, now},
+    progress::{Progress, clock},
     recorder::{self, AfterAmbiguous, Answer, GatewayKind, Recorder, Reply},
 };
 
@@ -128,6 +130,17 @@ impl SharedHistory {
         for incident in &mut self.lock().incidents {
             incident.to.get_or_insert(at);
         }
+    }
+
+    /// Shows how far a run of this length has come.
+    pub fn show_progress(&self, length: Duration) -> Progress {
+        let history = self.clone();
+        Progress::show(move |lasted| {
+            let history = history.lock();
+            let (requests, faults) = (history.requests.len(), history.incidents.len());
+            let (lasted, length) = (clock(lasted), clock(length));
+            format!("chaos: {lasted} of {length}, {requests} requests, {faults} faults")
+        })
     }
 
     pub fn crashed(&self, process: String) {

@@ -27,6 +27,7 @@ use crate::kit::{
     clock::{millis, now},
     gateway::Character,
     kafka::Records,
+    progress::say,
     recorder::GatewayKind,
     tables::{self, Backlog},
     testbed::{Plan, Testbed},
@@ -105,6 +106,7 @@ pub async fn run(scenario: &Scenario) -> anyhow::Result<Report> {
     let ports = testbed.api_ports.clone();
     let mut traffic = Traffic::new(ports, pace, history.clone(), draw(&mut rng));
 
+    let _progress = history.show_progress(scenario.duration);
     let mut run = Run::begin(testbed, history, scenario.seed);
     if scenario.fail_fast {
         run.extra_wait = Duration::ZERO;
@@ -194,10 +196,10 @@ impl Run {
                     .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             });
             let violations = self.findings.report.violations.len();
-            eprintln!(
+            say(&format!(
                 "chaos: round {number} of {rounds}: {gateway} gateway, {accepted} accepted, \
                 recovery {recovery:.1?}, {violations} violations so far"
-            );
+            ));
             if recovery.is_none() || (violations > 0 && scenario.fail_fast) {
                 break;
             }

@@ -15,7 +15,7 @@ use crate::{
         measure::{closed, submissions},
         report::{Found, Row, Spread},
     },
-    kit::{process::Role, tables, tally::Tally, testbed::Testbed},
+    kit::{process::Role, progress::say, tables, tally::Tally, testbed::Testbed},
 };
 
 const CONNECTIONS: usize = 256;
@@ -32,7 +32,8 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     wait(&full.0, waiting).await?;
     let size =
         tables::count(&full.0.database, "SELECT pg_database_size(current_database())").await?;
-    eprintln!("  loaded {} MB in {:.0} s", size / 1_000_000, begun.elapsed().as_secs_f64());
+    let seconds = begun.elapsed().as_secs_f64();
+    say(&format!("  loaded {} MB in {seconds:.0} s", size / 1_000_000));
     let (mut accepts, mut relays) = (Pair::default(), Pair::default());
     for round in 1..=setting.repeats {
         let first = u64::try_from(round)? << 28;

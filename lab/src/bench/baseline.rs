@@ -60,6 +60,35 @@ impl PgBench<'_> {
         self.measure(clients, &["-t", &share.to_string(), "-D", share_is, "-D", turn_is]).await
     }
 
+    /// Runs prepared statements at a steady rate, and returns the latencies in microseconds, the
+    /// shortest first. Each counts from when its transaction was due.
+    pub async fn open(
+        &self,
+        clients: usize,
+        rate: f64,
+        duration: Duration,
+    ) -> anyhow::Result<Vec<u32>> {
+        let prefix = self.folder.join("pgbench-log");
+        let (log, rate) = (format!("--log-prefix={}", prefix.display()), rate.to_string());
+        let seconds = duration.as_secs().max(3).to_string();
+        self.measure(clients, &["-T", &seconds, "-R", &rate, "-l", &log]).await?;
+        // A file of each thread, named after the process. Its lines are "client transaction latency …".
+        let mut latencies = Vec::new();
+        for file in std::fs::read_dir(self.folder)? {
+            let file = file?.path();
+            let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !name.starts_with("pgbench-log.") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&file)?;
+            let latency = |line: &str| line.split(' ').nth(2)?.parse::<u32>().ok();
+            latencies.extend(text.lines().filter_map(latency));
+            std::fs::remove_file(file)?;
+        }
+        latencies.sort_unstable();
+        Ok(latencies)
+    }
+
     async fn measure(&self, clients: usize, how_long: &[&str]) -> anyhow::Result<Transactions> {
         let script = self.folder.join("pgbench.sql");
         std::fs::File::create(&script)?.write_all(self.script.as_bytes())?;

@@ -50,8 +50,7 @@ impl Outcome {
 
     /// Returns the latency in milliseconds that this many in a thousand do not exceed.
     pub fn percentile(&self, thousandths: usize) -> f64 {
-        let place = (self.latencies.len() * thousandths).div_ceil(1_000).max(1) - 1;
-        self.latencies.get(place).map_or(f64::NAN, |micros| f64::from(*micros) / 1_000.0)
+        percentile(&self.latencies, thousandths)
     }
 }
 
@@ -94,6 +93,13 @@ pub async fn open(
 /// Returns requests of `POST /api`, each for a message to another phone.
 pub fn submissions() -> Requests {
     Arc::new(|number, request| submission(request, &Numbered::Quick(number).to_string()))
+}
+
+/// Returns the latency in milliseconds that this many in a thousand do not exceed. The latencies are
+/// in microseconds, the shortest first.
+pub fn percentile(latencies: &[u32], thousandths: usize) -> f64 {
+    let place = (latencies.len() * thousandths).div_ceil(1_000).max(1) - 1;
+    latencies.get(place).map_or(f64::NAN, |micros| f64::from(*micros) / 1_000.0)
 }
 
 /// Returns percentiles of repeated loads.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use tokio::time::{Instant, sleep};
 
 use super::{BASELINE, end, pgbench, prepare};
@@ -10,13 +10,16 @@ use crate::{
     bench::{
         Setting,
         baseline::INSERT,
-        measure::{Requests, closed},
+        measure::{Requests, closed, open, percentile, submissions},
         report::{Bar, Curve, Found, Row, Spread},
     },
     kit::{http::post, process::Role, tally::Latency},
 };
 
 const RATE: f64 = 200.0;
+/// Requests a second that accepting is measured with.
+const BUSY_RATE: f64 = 2_000.0;
+const PGBENCH_CLIENTS: usize = 64;
 const WARM_UP: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 const PROBES: usize = 300;
@@ -51,6 +54,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
         all.extend(waits);
         end(&testbed).await?;
     }
+    let (accepting, pgbench) = accepting(setting).await?;
     let row = |name: &str, values| Row::new("latency", name, "ms", Spread::of(values));
     let rows = vec![
         row("answer to call, p50 at 200/s", p50.clone())
@@ -58,9 +62,34 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
             .at_most(2.5, 2.5),
         row("answer to call, p50 at 200/s", p50).wanted(Bar::AtMost(5.0)),
         row("answer to call, p99 at 200/s", p99).at_most(50.0, 15.0),
+        row("POST /api, p99 at 2,000/s, all parts running", accepting)
+            .against("pgbench, one insert per commit, p99 at 2,000/s", Spread::of(pgbench))
+            .at_most(5.0, 2.0),
     ];
     let curve = Curve::new("latency", "answer to call, 200 a second", all);
     Ok(Found { rows, curves: vec![curve] })
+}
+
+/// Returns the p99 of accepting at a steady rate while all parts deliver what is accepted, and that of
+/// as many inserts by pgbench in the same database, both from when they were due.
+async fn accepting(setting: &Setting) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+    let (mut ours, mut floors) = (vec![], vec![]);
+    for _ in 0..setting.repeats {
+        let testbed = prepare(setting, (1, 1, 1), &[("LIMIT_PHONE", "off")]).await?;
+        sqlx::query(BASELINE).execute(&testbed.database).await?;
+        let pgbench = pgbench(setting, &testbed, INSERT);
+        let latencies = pgbench.open(PGBENCH_CLIENTS, BUSY_RATE, setting.measured).await?;
+        floors.push(percentile(&latencies, 990));
+
+        testbed.start(&Role::ALL).await?;
+        let port = testbed.api_ports.first().copied().context("no API")?;
+        open(port, BUSY_RATE, WARM_UP, 0, &submissions()).await?;
+        let load = open(port, BUSY_RATE, setting.measured, 1 << 28, &submissions()).await?;
+        ours.push(load.only_good()?.percentile(990));
+        ensure!(testbed.wait_until_done(PATIENCE).await.is_some(), "messages are left");
+        end(&testbed).await?;
+    }
+    Ok((ours, floors))
 }
 
 /// Returns calls like those of a consumer.

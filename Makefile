@@ -3,7 +3,8 @@
 SHELL := /bin/sh
 CHAOS_MINUTES ?= 30
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-COMPOSE := docker compose --file deploy/compose.yaml $(if $(wildcard .env),--env-file .env)
+COMPOSE := docker compose --file deploy/compose.yaml $(OVERLAYS:%=--file %) \
+	$(if $(wildcard .env),--env-file .env)
 
 .PHONY: help run build deb test check fmt lint docs pages book boundaries deny instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
 
@@ -107,7 +108,8 @@ services: ## PostgreSQL and Kafka of the tests, kept running for development
 services-stop: ## stop them
 	scripts/services stop
 
-up: ## the whole stack in Docker Compose
+up: ## the whole stack in Docker Compose; OVERLAYS=deploy/compose.external.yaml: with a PostgreSQL and a Kafka of yours
+	deploy/draw-secrets
 	$(COMPOSE) up --build --detach --wait
 
 down: ## stop the stack; its data stays

@@ -27,7 +27,10 @@ pub use self::{
         ShareSettings, Shared, Spent, Submission, SubmitError, SubmitMessage, SubmitSettings,
         TakeOver, TakeOverClaimed, TakeOverError, TakenOver, Tariff,
     },
-    trace::{InvalidTraceParent, TraceParent},
+    trace::{
+        Attribute, InvalidTraceParent, Messaging, OpenSpan, Sampler, Span, SpanKind, Spans,
+        TraceParent, TracedMessages, Tracer,
+    },
     vault::{
         CODE_PEPPER, DrawnKeys, KeySource, Keys, OpenError, OpenVault, PAYLOAD_KEY, Vault,
         VaultClosed, VaultSettings,

@@ -1,8 +1,20 @@
+//! The trace of a message, and the spans that are recorded of it.
+
+mod messages;
+mod sampler;
+mod tracer;
+
 use std::{fmt, str::FromStr};
 
 use rand_core::Rng;
 
-/// The trace of a message. It connects the log lines of all processes.
+pub use self::{
+    messages::{Messaging, TracedMessages},
+    sampler::Sampler,
+    tracer::{Attribute, OpenSpan, Span, SpanKind, Spans, Tracer},
+};
+
+/// The trace of a message. It goes with the message through all processes.
 ///
 /// It is the value of a `traceparent` header (W3C Trace Context, version 00):
 /// `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, in lower case. Neither id is all zeros.
@@ -10,19 +22,54 @@ use rand_core::Rng;
 pub struct TraceParent(String);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a traceparent of version 00")]
+#[error("not a traceparent")]
 pub struct InvalidTraceParent;
 
+/// The flag that says that spans of the trace are recorded.
+const SAMPLED: u8 = 1;
+
 impl TraceParent {
-    /// Starts a new trace, for a request without one.
+    /// Starts a new trace of which no span is recorded, for a request without one.
     pub fn generate(rng: &mut impl Rng) -> Self {
         let trace = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64() | 1);
-        let span = rng.next_u64() | 1;
-        Self(format!("00-{trace:032x}-{span:016x}-01"))
+        Self::of(trace, rng.next_u64() | 1, 0)
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The id of the trace, in hex digits.
+    pub fn trace_id(&self) -> &str {
+        &self.0[3..35]
+    }
+
+    /// The id of the span, in hex digits.
+    pub fn span_id(&self) -> &str {
+        &self.0[36..52]
+    }
+
+    /// Whether the sender may have recorded spans of the trace.
+    pub fn is_sampled(&self) -> bool {
+        self.flags() & SAMPLED != 0
+    }
+
+    fn flags(&self) -> u8 {
+        u8::from_str_radix(&self.0[53..55], 16).expect("flags are two hex digits")
+    }
+
+    fn of(trace: u128, span: u64, flags: u8) -> Self {
+        Self(format!("00-{trace:032x}-{span:016x}-{flags:02x}"))
+    }
+
+    /// Returns a recorded span of the same trace.
+    fn child(&self, span: u64) -> Self {
+        Self(format!("{}{span:016x}-{:02x}", &self.0[..36], self.flags() | SAMPLED))
+    }
+
+    /// Returns the same span, of which nothing is recorded.
+    fn unsampled(&self) -> Self {
+        Self(format!("{}{:02x}", &self.0[..53], self.flags() & !SAMPLED))
     }
 }
 
@@ -30,11 +77,15 @@ impl FromStr for TraceParent {
     type Err = InvalidTraceParent;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fields: Vec<&str> = text.split('-').collect();
-        let [version, trace, span, flags] = fields[..] else { return Err(InvalidTraceParent) };
+        let mut fields = text.split('-');
+        let mut field = || fields.next().unwrap_or_default();
+        let (version, trace, span, flags) = (field(), field(), field(), field());
         let id = |field: &str, length| is_hex(field, length) && field.bytes().any(|b| b != b'0');
-        if version == "00" && id(trace, 32) && id(span, 16) && is_hex(flags, 2) {
-            Ok(Self(text.to_owned()))
+        let (is_known, is_first) = (is_hex(version, 2) && version != "ff", version == "00");
+        // A later version may have more fields. Those of version 00 are used, as the standard asks.
+        let has_more = is_first && fields.next().is_some();
+        if is_known && id(trace, 32) && id(span, 16) && is_hex(flags, 2) && !has_more {
+            Ok(Self(if is_first { text.to_owned() } else { format!("00-{trace}-{span}-{flags}") }))
         } else {
             Err(InvalidTraceParent)
         }
@@ -58,14 +109,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_traceparents_of_version_00_parse() {
+    fn only_valid_traceparents_parse() {
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(good.parse::<TraceParent>().unwrap().as_str(), good);
+        for later in ["00", "01", "fe-what"] {
+            let (version, rest) = later.split_once('-').unwrap_or((later, ""));
+            let more = if rest.is_empty() { String::new() } else { format!("-{rest}") };
+            let text = format!("{version}{}{more}", &good[2..]);
+            assert_eq!(text.parse::<TraceParent>().unwrap().as_str(), good, "{text}");
+        }
 
         for bad in [
             "",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01what",
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
@@ -79,6 +136,23 @@ mod tests {
     fn a_generated_trace_is_valid() {
         let trace = TraceParent::generate(&mut StdRng::seed_from_u64(3));
 
+        assert!(!trace.is_sampled());
         assert_eq!(trace.as_str().parse(), Ok(trace));
+    }
+
+    #[test]
+    fn parts_are_those_of_the_text() {
+        let trace: TraceParent =
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03".parse().unwrap();
+
+        assert_eq!(trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(trace.span_id(), "b7ad6b7169203331");
+        assert!(trace.is_sampled());
+        let unsampled = trace.unsampled();
+        assert_eq!(unsampled.as_str(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02");
+        assert_eq!(
+            unsampled.child(9).as_str(),
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000009-03"
+        );
     }
 }

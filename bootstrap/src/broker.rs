@@ -2,8 +2,9 @@
 
 use adapters_broker::{KafkaBroker, KafkaStream};
 use adapters_persistence::EmbeddedQueue;
-use application::ports::{
-    BrokerError, Claimed, Fetched, MessageBroker, MessageStream, StartFrom, StreamError,
+use application::{
+    OpenSpan, TracedMessages,
+    ports::{BrokerError, Claimed, Fetched, MessageBroker, MessageStream, StartFrom, StreamError},
 };
 
 /// The broker that the relay publishes to.
@@ -12,6 +13,15 @@ use application::ports::{
 pub enum Broker {
     Kafka(KafkaBroker),
     Embedded(EmbeddedQueue),
+}
+
+/// A broker whose publications are recorded as spans.
+///
+/// A record then names the span of its publication, so that the consumer goes on with that.
+#[derive(Debug)]
+pub(crate) struct TracedBroker<B> {
+    pub(crate) broker: B,
+    pub(crate) traced: TracedMessages,
 }
 
 /// The stream that a consumer reads.
@@ -38,6 +48,38 @@ impl MessageBroker for Broker {
     }
 }
 
+impl<B: MessageBroker> MessageBroker for TracedBroker<B> {
+    async fn ready(&self) -> Result<(), BrokerError> {
+        self.broker.ready().await
+    }
+
+    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+        if !messages.iter().any(|it| self.traced.samples(&it.trace)) {
+            return self.broker.publish(messages).await;
+        }
+        let mut messages = messages.to_vec();
+        let mut spans = Vec::with_capacity(messages.len());
+        for message in &mut messages {
+            let span = self.traced.publish(&message.trace, message.message.id);
+            if let Some(context) = span.as_ref().and_then(OpenSpan::context) {
+                message.trace = context.clone();
+            }
+            spans.push(span);
+        }
+        let answers = self.broker.publish(&messages).await;
+        for (span, answer) in spans.into_iter().zip(&answers) {
+            let Some(mut span) = span else { continue };
+            match answer {
+                Ok(()) => {}
+                // It was not tried.
+                Err(BrokerError::Held) => span.discard(),
+                Err(BrokerError::Unavailable(_)) => span.fail("unavailable"),
+            }
+        }
+        answers
+    }
+}
+
 impl MessageStream for Stream {
     async fn partitions(&self) -> Result<Vec<i32>, StreamError> {
         match self {
@@ -58,5 +100,89 @@ impl MessageStream for Stream {
             Self::Kafka(stream) => stream.fetch(partition, offset).await,
             Self::Embedded(queue) => queue.fetch(partition, offset).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use application::{
+        Messaging, Sampler, Tracer,
+        ports::{Claim, MockMessageBroker},
+    };
+    use domain::{Message, MessageId, Validity};
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn claimed(sequence: i64, trace: &str) -> Claimed {
+        let validity = Validity::starting_at(SystemTime::UNIX_EPOCH, Duration::from_secs(600));
+        Claimed {
+            claim: Claim { sequence, attempt: 1 },
+            message: Message {
+                id: MessageId::of_record("t", 0, sequence, 0),
+                phone: "79991234567".parse().unwrap(),
+                code: "123456".parse().unwrap(),
+            },
+            validity,
+            trace: trace.parse().unwrap(),
+            age: Duration::ZERO,
+        }
+    }
+
+    fn batch() -> Vec<Claimed> {
+        let unsampled = TRACE.replace("-01", "-00");
+        vec![claimed(1, TRACE), claimed(2, &unsampled), claimed(3, TRACE), claimed(4, TRACE)]
+    }
+
+    fn answers() -> Vec<Result<(), BrokerError>> {
+        let failed = Err(BrokerError::Unavailable("gone".into()));
+        vec![Ok(()), Ok(()), failed, Err(BrokerError::Held)]
+    }
+
+    #[tokio::test]
+    async fn record_names_the_span_of_its_publication() {
+        let rng = StdRng::seed_from_u64(1);
+        let (tracer, mut spans) =
+            Tracer::start(Sampler::default(), || SystemTime::UNIX_EPOCH, rng, 9);
+        let messaging = Messaging { system: "kafka", topic: "codes".to_owned(), group: None };
+        let messages = TracedMessages::new(tracer, messaging);
+        let (told, published) = std::sync::mpsc::channel();
+        let mut broker = MockMessageBroker::new();
+        broker.expect_publish().once().returning(move |messages| {
+            told.send(messages.to_vec()).unwrap();
+            answers()
+        });
+
+        let broker = TracedBroker { broker, traced: messages };
+        let answered = broker.publish(&batch()).await;
+
+        assert_eq!(answered.iter().filter(|answer| answer.is_ok()).count(), 2);
+        let mut recorded = Vec::new();
+        spans.take(&mut recorded, 9);
+        let [first, failed] = &recorded[..] else { panic!("{recorded:?}") };
+        assert_eq!((first.name.as_str(), &first.error), ("send codes", &None));
+        assert_eq!(first.parent, TRACE.parse().ok());
+        assert_eq!(failed.error.as_deref(), Some("unavailable"));
+        let published = published.recv().unwrap();
+        assert_eq!(published[0].trace, first.context);
+        assert_eq!(published[1].trace, batch()[1].trace);
+        assert_eq!(published[2].trace, failed.context);
+    }
+
+    #[tokio::test]
+    async fn messages_pass_unchanged_if_nothing_is_traced() {
+        let mut broker = MockMessageBroker::new();
+        broker
+            .expect_publish()
+            .withf(|messages| messages.iter().zip(batch()).all(|(it, of)| it.trace == of.trace))
+            .once()
+            .returning(|_| answers());
+
+        let traced = TracedMessages::default();
+        assert_eq!(TracedBroker { broker, traced }.publish(&batch()).await.len(), 4);
     }
 }

@@ -20,6 +20,7 @@ mod reader;
 mod relay;
 mod setting;
 mod texts;
+mod traces;
 mod verification;
 mod warnings;
 
@@ -43,6 +44,7 @@ pub use self::{
     process::{LogFormat, Mode, ProcessConfig},
     relay::RelayConfig,
     setting::{Section, Setting, Values, example, markdown},
+    traces::TracesConfig,
     verification::VerificationConfig,
 };
 pub(crate) use self::{
@@ -66,6 +68,8 @@ pub struct Config {
     pub consumer: ConsumerConfig,
     pub kafka: KafkaSecurity,
     pub process: ProcessConfig,
+    /// `None`: nothing is traced.
+    pub traces: Option<TracesConfig>,
     /// Values that the operator probably did not intend, such as a name that no setting has.
     pub remarks: Vec<String>,
 }
@@ -127,6 +131,7 @@ impl Config {
         let guard = guard::read(env);
         let events = events::read(env);
         let gateways = gateway::read(env);
+        let traces = traces::read(env);
 
         Some(Self {
             api: api?,
@@ -142,6 +147,7 @@ impl Config {
             consumer: consumer?,
             kafka: kafka?,
             process: process?,
+            traces,
             remarks: Vec::new(),
         })
     }

@@ -18,6 +18,7 @@ pub mod receipts;
 mod relay;
 mod report;
 pub mod roles;
+mod spans;
 pub mod status;
 mod telemetry;
 mod watched_files;

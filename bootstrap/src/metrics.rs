@@ -6,6 +6,7 @@ mod gateways;
 mod health;
 mod on_demand;
 mod receipts;
+mod spans;
 mod steps;
 
 use adapters_persistence::Expired;
@@ -23,7 +24,7 @@ use prometheus::{
 
 pub(crate) use self::{
     budgets::BudgetMetrics, certificates::CertificateMetrics, gateways::GatewayMetrics,
-    health::HealthMetrics, steps::Step,
+    health::HealthMetrics, spans::SpanMetrics, steps::Step,
 };
 pub use self::{receipts::ReceiptMetrics, steps::StepMetrics};
 

@@ -16,12 +16,13 @@ use adapters_persistence::{
     Database, DatabaseSettings, Evidence, Part, SchemaError, check_schema, check_storage,
 };
 use anyhow::{Context, bail};
+use application::Tracer;
 use prometheus::{IntCounter, Registry};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +34,7 @@ use crate::{
     metrics::{CertificateMetrics, ReceiptMetrics, StepMetrics, expired_messages},
     periodic::every,
     pools::Pool,
+    spans::{self, SpanExport},
     telemetry::{self, Terminal},
 };
 
@@ -54,6 +56,9 @@ pub struct Process {
     /// The time to each step of a message.
     pub steps: StepMetrics,
     pub(crate) certificates: CertificateMetrics,
+    /// Records spans, if there is a collector.
+    pub tracer: Tracer,
+    export: Option<SpanExport>,
     pub stop: CancellationToken,
     /// The gateways in force. `None` until a part asks.
     pub(crate) gateways: Option<watch::Receiver<Arc<GatewaysConfig>>>,
@@ -109,6 +114,8 @@ impl Process {
             && is_terminal
             && config.process.log_format(is_terminal) == LogFormat::Text;
         let steps = StepMetrics::register(&registry)?;
+        let started = config.traces.as_ref().map(|it| spans::start(name, it, &registry));
+        let (tracer, export) = started.transpose()?.unzip();
         let mut process = Self {
             has_banner,
             terminal,
@@ -120,6 +127,8 @@ impl Process {
             receipts: ReceiptMetrics::register(&registry, &steps)?,
             steps,
             certificates: CertificateMetrics::register(&registry)?,
+            tracer: tracer.unwrap_or_default(),
+            export,
             keeps_house: false,
             stop: CancellationToken::new(),
             gateways: None,
@@ -361,11 +370,20 @@ impl Process {
                 }
             }
         };
+        let deadline = Instant::now() + self.config.process.shutdown_grace;
         let clean = tokio::select! {
-            ended = timeout(self.config.process.shutdown_grace, all) => ended.is_ok(),
+            ended = timeout_at(deadline, all) => ended.is_ok(),
             _ = interrupt.recv() => false,
             _ = terminate.recv() => false,
         };
+        // Spans that are lost do not make a stop unclean.
+        if clean && let Some(export) = self.export.take() {
+            tokio::select! {
+                () = export.finish(deadline) => {}
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }
         self.tasks.abort_all();
         clean
     }

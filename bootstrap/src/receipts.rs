@@ -14,7 +14,7 @@ use adapters_http::{
 };
 use adapters_persistence::{Database, SqlReceipts};
 use application::{
-    NoteGatewayReceipt, ReceiptUrls, VaultClosed,
+    NoteGatewayReceipt, ReceiptUrls, TraceParent, TracedMessages, VaultClosed,
     ports::{GatewayReceipt, Noted, Receipt, ReceiptSink, Reported, StoreError},
 };
 use domain::GatewayName;
@@ -73,13 +73,14 @@ impl Warned {
 }
 
 impl StoredReceipts {
-    pub fn new(database: Database, metrics: ReceiptMetrics) -> Self {
-        Self { note: Arc::new(NoteGatewayReceipt::new(SqlReceipts::new(database))), metrics }
+    pub fn new(database: Database, metrics: ReceiptMetrics, traced: TracedMessages) -> Self {
+        let note = NoteGatewayReceipt::new(SqlReceipts::new(database)).traced(traced);
+        Self { note: Arc::new(note), metrics }
     }
 
-    fn count(&self, gateway: &GatewayName, receipt: Receipt, noted: Noted) {
+    fn count(&self, gateway: &GatewayName, receipt: Receipt, noted: &Noted) {
         self.metrics.noted(gateway, receipt, noted);
-        if noted == Noted::Unknown {
+        if !noted.is_known() {
             // A provider's account may have other users.
             tracing::debug!(%gateway, "a receipt is of no message of this service");
         }
@@ -95,8 +96,8 @@ impl ReceiptSink for StoredReceipts {
     ) -> Pin<Box<dyn Future<Output = Result<bool, StoreError>> + Send + 'a>> {
         Box::pin(async move {
             let of = Reported::Reference(reference);
-            let noted = self.note.execute(gateway, GatewayReceipt { of, receipt }).await?;
-            self.count(gateway, receipt, noted);
+            let noted = self.note.execute(gateway, GatewayReceipt { of, receipt }, None).await?;
+            self.count(gateway, receipt, &noted);
             Ok(!matches!(noted, Noted::Early | Noted::Unknown))
         })
     }
@@ -193,11 +194,12 @@ impl ReceiptGateway for HttpReceiptGateway {
     fn note(
         &self,
         receipt: GatewayReceipt,
+        request: Option<TraceParent>,
     ) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + '_>> {
         Box::pin(async move {
             let kind = receipt.receipt;
-            let noted = self.stored.note.execute(&self.name, receipt).await?;
-            self.stored.count(&self.name, kind, noted);
+            let noted = self.stored.note.execute(&self.name, receipt, request).await?;
+            self.stored.count(&self.name, kind, &noted);
             Ok(())
         })
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use adapters_broker::{KafkaSettings, KafkaStream, KafkaStreamSettings};
 use adapters_persistence::{Database, EmbeddedQueue, EmbeddedQueueSettings, Part};
-use application::Vault;
+use application::{Messaging, TracedMessages, Vault};
 
 pub use self::{
     api::api,
@@ -76,6 +76,13 @@ fn kafka(config: &Config, broker: &BrokerConfig, client_id: &str) -> KafkaSettin
         request_timeout: Duration::from_secs(5),
         security: config.kafka.clone(),
     }
+}
+
+/// Returns what records the messages that go through a topic.
+fn traced(process: &Process, broker: &BrokerConfig, group: Option<String>) -> TracedMessages {
+    let system = if broker.is_kafka() { "kafka" } else { "messager" };
+    let messaging = Messaging { system, topic: broker.topic.clone(), group };
+    TracedMessages::new(process.tracer.clone(), messaging)
 }
 
 /// Returns the parts of the database that a role writes to: without Kafka, the queue too.

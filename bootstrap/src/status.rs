@@ -102,7 +102,7 @@ impl<R: Receipts, S: StatusSource> Questions<R, S> {
     async fn ask(&mut self, message: MessageId, asked: usize) {
         match self.ask.execute(message).await {
             Ok(Asked::Answered { gateway, receipt, noted }) => {
-                self.metrics.noted(&gateway, receipt, noted);
+                self.metrics.noted(&gateway, receipt, &noted);
             }
             Ok(Asked::Settled) => {}
             Ok(Asked::Open) => self.plan(message, asked + 1),

@@ -1,10 +1,11 @@
 //! The SMS gateways: a console for development, providers that are called over HTTP, and SMSCs that
-//! speak SMPP. Also the receiver of events.
+//! speak SMPP. Also the receiver of events, and the collector of spans.
 
 mod answer;
 mod authorities;
 mod catalogue;
 mod client;
+mod collector;
 mod console;
 mod events;
 #[cfg_attr(not(test), expect(dead_code, reason = "the first providers use it"))]
@@ -32,6 +33,10 @@ use self::smpp::SmppGateway;
 
 pub use authorities::Authorities;
 pub use catalogue::{COMMON, Common, Listed, build, catalogue, costs};
+pub use collector::{
+    CollectorHeaders, InvalidCollectorHeaders, InvalidSpanCollector, NotCollected, SpanCollector,
+    SpanCollectorSettings,
+};
 pub use console::ConsoleGateway;
 pub use events::{EventSinkSettings, InvalidEventSink, WebhookEventSink};
 pub use fields::{FieldProblem, Fields, Secret};

@@ -1,7 +1,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use application::{
-    Authorize, AuthorizeError, Submission, SubmitError, SubmitMessage,
+    Authorize, AuthorizeError, Submission, SubmitError, SubmitMessage, TraceParent,
     ports::{ApiKeys, Outbox, Violation},
 };
 use axum::{
@@ -14,13 +14,12 @@ use axum::{
 use domain::{ApiKeyId, Origin, Region, Scope};
 use futures_util::FutureExt;
 use rand_core::CryptoRng;
-use tokio::time::Instant;
 
 use crate::{
     ApiAuth, ApiMetrics, auth,
     error::{ApiError, FailureLog, JSON, retry_after},
     numbering,
-    request::{Content, Unread, read_within, trace},
+    request::{Content, Unread, read_within},
 };
 
 mod phone;
@@ -102,9 +101,10 @@ where
     K: ApiKeys,
     R: CryptoRng + Send + 'static,
 {
-    let started = Instant::now();
+    let mut observed = api.metrics.begin("POST", "/api", request.headers());
+    let trace = observed.trace.take();
     // A panic cannot leave broken state: only the use case is shared, and it has none between calls.
-    let response = match AssertUnwindSafe(api.send(request)).catch_unwind().await {
+    let response = match AssertUnwindSafe(api.send(request, trace)).catch_unwind().await {
         Ok(Ok(())) => ([(CONTENT_TYPE, JSON)], ACCEPTED).into_response(),
         Ok(Err(error)) => error.into_response(),
         Err(_) => {
@@ -112,7 +112,7 @@ where
             ApiError::Internal.into_response()
         }
     };
-    api.metrics.answered(response.status(), started.elapsed());
+    api.metrics.answered(response.status(), observed);
     response
 }
 
@@ -124,13 +124,13 @@ where
     R: CryptoRng + Send + 'static,
 {
     let response = ApiError::MethodNotAllowed.into_response();
-    api.metrics.answered(response.status(), Duration::ZERO);
+    api.metrics.refused(response.status());
     response
 }
 
 impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
-    async fn send(&self, request: Request) -> Result<(), ApiError> {
-        let submission = self.parse(request).await?;
+    async fn send(&self, request: Request, trace: Option<TraceParent>) -> Result<(), ApiError> {
+        let submission = self.parse(request, trace).await?;
         let region = submission.to.region();
         let Err(error) = self.submit.execute(submission).await else {
             self.metrics.started(Origin::Api, region);
@@ -161,7 +161,11 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
     ///
     /// It keeps nothing of the request: the headers alone hold the whole buffer that they came in,
     /// and while the message waits to be stored the connection would take another buffer.
-    async fn parse(&self, request: Request) -> Result<Submission, ApiError> {
+    async fn parse(
+        &self,
+        request: Request,
+        trace: Option<TraceParent>,
+    ) -> Result<Submission, ApiError> {
         let (head, body) = request.into_parts();
         let allowed = self.authorize(&head.headers).await;
         let patience = self.settings.body_timeout;
@@ -176,7 +180,7 @@ impl<O: Outbox, K: ApiKeys, R: CryptoRng + Send + 'static> Api<O, K, R> {
         let written = phone::read(&head, bytes).await?;
         drop(room);
         let to = numbering::recipient(&written, self.settings.default_region);
-        Ok(Submission { to, written, api_key, trace: trace(&head.headers) })
+        Ok(Submission { to, written, api_key, trace })
     }
 
     async fn authorize(&self, headers: &HeaderMap) -> Result<Option<ApiKeyId>, ApiError> {

@@ -1,11 +1,14 @@
 use std::time::Duration;
 
-use application::{Approved, Checked, ports::Violation};
-use axum::http::StatusCode;
+use application::{Approved, Checked, OpenSpan, SpanKind, TraceParent, Tracer, ports::Violation};
+use axum::http::{HeaderMap, StatusCode};
 use domain::{CustomLimit, Origin, Region};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
+use tokio::time::Instant;
+
+use crate::request::trace;
 
 /// From the fastest answer of the outbox to more than a client will wait for.
 const BUCKETS: [f64; 14] =
@@ -23,9 +26,10 @@ const LIMITS: [(Origin, &[&str]); 2] = [
 const STARTED: &str = "started";
 const APPROVED: &str = "approved";
 
-/// Answers of the API, counted and timed by status.
+/// Answers of the API, counted and timed by status, and the spans of its requests.
 #[derive(Debug, Clone)]
 pub struct ApiMetrics {
+    tracer: Tracer,
     answers: IntCounterVec,
     durations: HistogramVec,
     /// Looked up once, because a lookup takes a lock.
@@ -36,6 +40,15 @@ pub struct ApiMetrics {
     wrong: IntCounter,
     verifications: IntCounterVec,
     limits: IntCounterVec,
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    started: Instant,
+    /// The span of the request, or the trace of the caller if no span is recorded.
+    pub(crate) trace: Option<TraceParent>,
+    span: Option<OpenSpan>,
 }
 
 /// The metrics of [`crate::serve`].
@@ -130,6 +143,7 @@ impl ApiMetrics {
             }
         }
         Ok(Self {
+            tracer: Tracer::default(),
             answers,
             durations,
             usual,
@@ -140,6 +154,28 @@ impl ApiMetrics {
             verifications,
             limits,
         })
+    }
+
+    /// Records a span of each request with this tracer.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    /// Begins a request. `route` is the template of its path: a path may hold a token.
+    pub(crate) fn begin(
+        &self,
+        method: &'static str,
+        route: &'static str,
+        headers: &HeaderMap,
+    ) -> Observed {
+        let name = format_args!("{method} {route}");
+        let (trace, mut span) = self.tracer.enter(trace(headers), SpanKind::Server, name);
+        if let Some(span) = &mut span {
+            span.set("http.request.method", method);
+            span.set("http.route", route);
+        }
+        Observed { started: Instant::now(), trace, span }
     }
 
     /// Starts the verifications of a region at zero. The other regions begin with their first one.
@@ -167,7 +203,17 @@ impl ApiMetrics {
         }
     }
 
-    pub(crate) fn answered(&self, status: StatusCode, took: Duration) {
+    /// Counts the answer to a request of `/api`.
+    pub(crate) fn answered(&self, status: StatusCode, request: Observed) {
+        self.count(status, request.end(status));
+    }
+
+    /// Counts a request of `/api` that was refused at once.
+    pub(crate) fn refused(&self, status: StatusCode) {
+        self.count(status, Duration::ZERO);
+    }
+
+    fn count(&self, status: StatusCode, took: Duration) {
         let seconds = took.as_secs_f64();
         if let Some((_, answers, durations)) = self.usual.iter().find(|usual| usual.0 == status) {
             answers.inc();
@@ -217,10 +263,118 @@ impl ApiMetrics {
         self.verifications.with_label_values(&[origin.as_str(), region, event])
     }
 
-    /// `route` is the template of a path, never a path.
-    pub(crate) fn answered_v1(&self, route: &'static str, status: StatusCode, took: Duration) {
+    /// Counts the answer to a request of `/v1`. `route` is the template of a path, never a path.
+    pub(crate) fn answered_v1(&self, route: &'static str, status: StatusCode, request: Observed) {
+        self.count_v1(route, status, request.end(status));
+    }
+
+    /// Counts a request of `/v1` that was refused at once.
+    pub(crate) fn refused_v1(&self, route: &'static str, status: StatusCode) {
+        self.count_v1(route, status, Duration::ZERO);
+    }
+
+    fn count_v1(&self, route: &'static str, status: StatusCode, took: Duration) {
         let label = [route, status.as_str()];
         self.v1_answers.with_label_values(&label).inc();
         self.v1_durations.with_label_values(&label).observe(took.as_secs_f64());
+    }
+}
+
+impl Observed {
+    /// Ends the span. Returns how long the request took.
+    fn end(self, status: StatusCode) -> Duration {
+        let took = self.started.elapsed();
+        if let Some(mut span) = self.span {
+            span.set("http.response.status_code", status.as_u16());
+            // As the semantic conventions ask, only a fault of the server is an error of its span.
+            if status.is_server_error() {
+                span.fail(status.as_str().to_owned());
+            }
+        }
+        took
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use application::{Attribute, Sampler, Span, Spans};
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    fn traced() -> (ApiMetrics, Spans) {
+        let rng = StdRng::seed_from_u64(1);
+        let (tracer, spans) = Tracer::start(Sampler::default(), || SystemTime::UNIX_EPOCH, rng, 9);
+        (ApiMetrics::register(&Registry::new()).unwrap().with_tracer(tracer), spans)
+    }
+
+    fn taken(spans: &mut Spans) -> Vec<Span> {
+        let mut batch = Vec::new();
+        spans.take(&mut batch, 9);
+        batch
+    }
+
+    #[test]
+    fn request_is_a_span_below_that_of_the_caller() {
+        let (metrics, mut spans) = traced();
+        let headers = HeaderMap::from_iter([(
+            axum::http::HeaderName::from_static("traceparent"),
+            TRACE.parse().unwrap(),
+        )]);
+
+        let request = metrics.begin("GET", "/v1/verifications/{id}", &headers);
+        let trace = request.trace.clone();
+        metrics.answered_v1("/v1/verifications/{id}", StatusCode::NOT_FOUND, request);
+
+        let [span] = &taken(&mut spans)[..] else { panic!("one span") };
+        assert_eq!(
+            (span.name.as_str(), span.kind),
+            ("GET /v1/verifications/{id}", SpanKind::Server)
+        );
+        assert_eq!(
+            (trace.as_ref(), span.parent.clone()),
+            (Some(&span.context), TRACE.parse().ok())
+        );
+        let attributes = [
+            ("http.request.method", Attribute::from("GET")),
+            ("http.route", Attribute::from("/v1/verifications/{id}")),
+            ("http.response.status_code", Attribute::from(404_u16)),
+        ];
+        assert_eq!((&span.attributes[..], &span.error), (&attributes[..], &None));
+    }
+
+    #[test]
+    fn only_a_fault_of_the_server_is_an_error() {
+        let (metrics, mut spans) = traced();
+        for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
+            metrics.answered(status, metrics.begin("POST", "/api", &HeaderMap::new()));
+        }
+
+        let errors: Vec<_> = taken(&mut spans).into_iter().map(|span| span.error).collect();
+        assert_eq!(errors, [None, Some("503".into())]);
+    }
+
+    #[test]
+    fn request_whose_client_left_is_a_span_without_a_status() {
+        let (metrics, mut spans) = traced();
+
+        drop(metrics.begin("POST", "/api", &HeaderMap::new()));
+
+        let [span] = &taken(&mut spans)[..] else { panic!("one span") };
+        assert_eq!(span.attributes.len(), 2);
+    }
+
+    #[test]
+    fn trace_of_the_caller_goes_on_if_nothing_is_traced() {
+        let metrics = ApiMetrics::register(&Registry::new()).unwrap();
+        let mut headers = HeaderMap::new();
+        assert!(metrics.begin("POST", "/api", &headers).trace.is_none());
+
+        headers.insert("traceparent", TRACE.parse().unwrap());
+        assert_eq!(metrics.begin("POST", "/api", &headers).trace, TRACE.parse().ok());
     }
 }

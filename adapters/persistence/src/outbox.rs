@@ -9,7 +9,10 @@ pub(crate) mod stored;
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
-use application::ports::{Enqueued, NewSend, Outbox, StoreError, Violation};
+use application::{
+    OpenSpan, SpanKind, Tracer,
+    ports::{Enqueued, NewSend, Outbox, StoreError, Violation},
+};
 use autometrics::autometrics;
 use domain::{Origin, VerificationId};
 use sea_orm::DatabaseConnection;
@@ -37,6 +40,7 @@ use crate::{
 pub struct CoalescingOutbox {
     queue: Coalescer<Writer>,
     stored: Arc<Notify>,
+    tracer: Tracer,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +92,20 @@ impl CoalescingOutbox {
             // The sender is dropped with the last writer.
             while closed.recv().await.is_some() {}
         });
-        (Self { queue: Coalescer::new(writer, limits), stored }, writers)
+        let queue = Coalescer::new(writer, limits);
+        (Self { queue, stored, tracer: Tracer::default() }, writers)
+    }
+
+    /// Records a span of each message that is stored: it lasts until the commit.
+    #[must_use]
+    pub fn with_tracer(self, tracer: Tracer) -> Self {
+        Self { tracer, ..self }
+    }
+
+    fn begin_span(&self, send: &NewSend) -> Option<OpenSpan> {
+        let mut span = self.tracer.begin(&send.trace, SpanKind::Internal, "store message")?;
+        span.set("messaging.message.id", send.message.id.to_string());
+        Some(span)
     }
 
     /// Notified after each commit, for a relay in the same process.
@@ -100,7 +117,22 @@ impl CoalescingOutbox {
 impl Outbox for CoalescingOutbox {
     #[autometrics(struct_name = "CoalescingOutbox")]
     async fn enqueue(&self, send: NewSend) -> Result<Enqueued, StoreError> {
-        self.queue.ask(send).await
+        let span = self.begin_span(&send);
+        let answer = self.queue.ask(send).await;
+        if let Some(span) = span {
+            end_span(span, &answer);
+        }
+        answer
+    }
+}
+
+fn end_span(mut span: OpenSpan, answer: &Result<Enqueued, StoreError>) {
+    match answer {
+        Ok(Enqueued::Accepted { .. }) => {}
+        Ok(Enqueued::Pending(_)) => span.set("messager.outcome", "pending"),
+        Ok(Enqueued::Limited(_)) => span.set("messager.outcome", "limited"),
+        Err(StoreError::Full) => span.fail("full"),
+        Err(StoreError::Unavailable(_)) => span.fail("unavailable"),
     }
 }
 

@@ -138,6 +138,7 @@ struct NotedRow {
     since_call: Option<i64>,
     since_acceptance: Option<i64>,
     region: Option<String>,
+    trace: Option<String>,
 }
 
 /// Stores a receipt. Without a `gateway`, it is taken for one of the latest gateway that was called.
@@ -178,6 +179,7 @@ async fn note_of_call(
             region: row.region.and_then(|region| region.parse().ok()),
             since_call: lasting(row.since_call.unwrap_or_default()),
             since_acceptance: lasting(row.since_acceptance.unwrap_or_default()),
+            trace: row.trace.and_then(|trace| trace.parse().ok()),
         };
         (Noted::Stored(receipt), None)
     } else if receipt == Receipt::Undelivered && calling.is_some() {

@@ -108,9 +108,12 @@ impl Verifications for SqlVerifications {
     }
 
     #[autometrics(struct_name = "SqlVerifications")]
-    async fn note_receipt(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError> {
-        let noted = receipts::note(&self.database, None, message, receipt).await?;
-        Ok(noted != Noted::Unknown)
+    async fn note_receipt(
+        &self,
+        message: MessageId,
+        receipt: Receipt,
+    ) -> Result<Noted, StoreError> {
+        Ok(receipts::note(&self.database, None, message, receipt).await?)
     }
 }
 

@@ -9,6 +9,7 @@ mod budget;
 mod calls;
 mod choosing;
 mod lanes;
+mod spans;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,10 +31,11 @@ use self::{
     calls::{Called, Ended, Made},
     choosing::Blocked,
     lanes::{Lanes, QueuedMessage},
+    spans::TakeOvers,
 };
 use super::routing::{PartitionLoad, Router};
 use crate::{
-    ReceiptUrls, Vault,
+    ReceiptUrls, TracedMessages, Vault,
     ports::{
         Batch, Call, DeliveryLedger, DeliveryState, Due, Fetched, Incoming, Lease, LedgerError,
         OutcomeClass, Recorded, SmsGateway,
@@ -98,6 +100,7 @@ pub struct DeliverSettings {
     pub templates: Arc<Templates>,
     /// The keys that open sealed codes. The vault must be open before a message is delivered.
     pub vault: Vault,
+    pub traced: TracedMessages,
     /// The URLs at which gateways report deliveries.
     pub receipt_urls: ReceiptUrls,
     /// The time to live of a message whose record has no time.
@@ -317,6 +320,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             default_ttl: self.settings.default_ttl,
             ..Batch::default()
         };
+        let mut spans = TakeOvers::begin(&self.settings.traced, &mut batch, self.lease.partition);
         let messages = batch.messages().map(|it| it.message.id).collect();
         let passed_over = choosing::passed_over(&*self.ledger, messages).await?;
         let mut permits = self.callable(batch.messages(), &passed_over);
@@ -345,6 +349,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             // The request without an answer was carried out after the look at the ledger.
             self.synced = None;
         }
+        spans.end_expired(&admitted.expired);
         self.delivered.ended.extend(admitted.expired);
         self.arrived = None;
         let messages = batch.records.into_iter().filter_map(|record| record.content.ok());
@@ -354,6 +359,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             let queued = QueuedMessage { past, ..QueuedMessage::new(message, trace) };
             let id = queued.message.id;
             // Removed, because a batch may contain a message twice.
+            if calls.contains_key(&id) || fresh.contains(&id) {
+                spans.end(id);
+            }
             if let Some((call, permit)) = calls.remove(&id).zip(permits.remove(&id)) {
                 self.lanes.begin(&queued.message.phone, route);
                 self.call(call, permit, queued, begun);

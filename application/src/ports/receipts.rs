@@ -2,7 +2,10 @@ use std::{fmt, pin::Pin, time::Duration};
 
 use domain::{GatewayName, MessageId, Region};
 
-use crate::ports::{Receipt, StoreError};
+use crate::{
+    TraceParent,
+    ports::{Receipt, StoreError},
+};
 
 /// Delivery receipts that gateways report.
 ///
@@ -72,7 +75,7 @@ pub trait StatusSource: Sync + 'static {
 }
 
 /// The result of noting a receipt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Noted {
     /// It is stored, and it told something new.
     Stored(NewReceipt),
@@ -84,8 +87,15 @@ pub enum Noted {
     Unknown,
 }
 
+impl Noted {
+    /// Whether a gateway was called for the message, as far as that is known.
+    pub fn is_known(&self) -> bool {
+        *self != Self::Unknown
+    }
+}
+
 /// A receipt that told something new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewReceipt {
     /// The region of the number, if it is known.
     pub region: Option<Region>,
@@ -93,6 +103,8 @@ pub struct NewReceipt {
     pub since_call: Duration,
     /// The time since the message was accepted.
     pub since_acceptance: Duration,
+    /// The trace of the message: of one of its entries, if several groups have called a gateway for it.
+    pub trace: Option<TraceParent>,
 }
 
 /// Takes the receipts that a gateway reports over its own connection.

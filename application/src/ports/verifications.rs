@@ -8,7 +8,7 @@ use domain::{
 use crate::{
     TraceParent,
     ports::{
-        AnswerClaim, History, NewSecret, NewVerification, Receipt, StoreError, Verification,
+        AnswerClaim, History, NewSecret, NewVerification, Noted, Receipt, StoreError, Verification,
         Violation,
     },
 };
@@ -67,12 +67,13 @@ pub trait Verifications: Sync + 'static {
     async fn start_test(&self, test: NewTest) -> Result<Verification, StoreError>;
 
     /// Stores a delivery receipt on the entries of all groups that called the gateway for `message`.
-    /// Returns false if no group did.
+    /// Returns [`Noted::Unknown`] if no group did.
     ///
-    /// Once this returns `Ok(true)`, the receipt is stored. It may arrive before the outcome of the
+    /// Once this returns any other result, the receipt is stored. It may arrive before the outcome of the
     /// call is recorded; this does not wait for the outcome. Receipts may arrive twice and in any
     /// order: the first of each kind counts, and `Undelivered` is ignored after `Delivered`.
-    async fn note_receipt(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError>;
+    async fn note_receipt(&self, message: MessageId, receipt: Receipt)
+    -> Result<Noted, StoreError>;
 }
 
 /// One more message of a verification.

@@ -5,57 +5,85 @@ use std::sync::Arc;
 
 use autometrics::autometrics;
 use domain::{GatewayName, MessageId};
+use tokio::time::Instant;
 
 pub use self::{
     status::{AskStatus, Asked},
     urls::ReceiptUrls,
 };
-use crate::ports::{GatewayReceipt, Noted, Receipt, Receipts, Reported, StoreError, Verifications};
+use crate::{
+    TraceParent, TracedMessages,
+    ports::{GatewayReceipt, Noted, Receipt, Receipts, Reported, StoreError, Verifications},
+};
 
 /// Stores delivery receipts that a client of the API reports.
 #[derive(Debug)]
 pub struct NoteReceipt<V> {
     verifications: Arc<V>,
+    traced: TracedMessages,
 }
 
 /// Stores delivery receipts that gateways report.
 #[derive(Debug)]
 pub struct NoteGatewayReceipt<R> {
     receipts: R,
+    traced: TracedMessages,
 }
 
 impl<V: Verifications> NoteReceipt<V> {
     pub fn new(verifications: Arc<V>) -> Self {
-        Self { verifications }
+        Self { verifications, traced: TracedMessages::default() }
+    }
+
+    #[must_use]
+    pub fn traced(self, traced: TracedMessages) -> Self {
+        Self { traced, ..self }
     }
 
     /// Stores a receipt. Returns whether a gateway was called for the message. Safe to repeat.
+    /// `request` is the span of the request.
     #[autometrics(struct_name = "NoteReceipt")]
-    pub async fn execute(&self, message: MessageId, receipt: Receipt) -> Result<bool, StoreError> {
-        self.verifications.note_receipt(message, receipt).await
+    pub async fn execute(
+        &self,
+        message: MessageId,
+        receipt: Receipt,
+        request: Option<TraceParent>,
+    ) -> Result<bool, StoreError> {
+        let begun = Instant::now();
+        let noted = self.verifications.note_receipt(message, receipt).await?;
+        self.traced.receipt(&noted, None, receipt, request, begun);
+        Ok(noted.is_known())
     }
 }
 
 impl<R: Receipts> NoteGatewayReceipt<R> {
     pub fn new(receipts: R) -> Self {
-        Self { receipts }
+        Self { receipts, traced: TracedMessages::default() }
     }
 
-    /// Stores a receipt as the provider of `gateway` reported it. Safe to repeat.
+    #[must_use]
+    pub fn traced(self, traced: TracedMessages) -> Self {
+        Self { traced, ..self }
+    }
+
+    /// Stores a receipt as the provider of `gateway` reported it. Safe to repeat. `request` is the span
+    /// of the request that brought it, if one did.
     #[autometrics(struct_name = "NoteGatewayReceipt")]
     pub async fn execute(
         &self,
         gateway: &GatewayName,
-        receipt: GatewayReceipt,
+        GatewayReceipt { of, receipt }: GatewayReceipt,
+        request: Option<TraceParent>,
     ) -> Result<Noted, StoreError> {
-        match receipt.of {
-            Reported::Message(message) => {
-                self.receipts.note(gateway, message, receipt.receipt).await
-            }
+        let begun = Instant::now();
+        let noted = match of {
+            Reported::Message(message) => self.receipts.note(gateway, message, receipt).await,
             Reported::Reference(reference) => {
-                self.receipts.note_reference(gateway, &reference, receipt.receipt).await
+                self.receipts.note_reference(gateway, &reference, receipt).await
             }
-        }
+        }?;
+        self.traced.receipt(&noted, Some(gateway), receipt, request, begun);
+        Ok(noted)
     }
 
     /// Returns those of `references` that calls of the gateway ended with.
@@ -87,6 +115,7 @@ mod tests {
             region: None,
             since_call: Duration::ZERO,
             since_acceptance: Duration::ZERO,
+            trace: None,
         });
         let mut receipts = MockReceipts::new();
         receipts
@@ -95,7 +124,10 @@ mod tests {
                 *gateway == main() && *of == message && *receipt == Receipt::Delivered
             })
             .once()
-            .returning(move |_, _, _| Ok(stored));
+            .return_once({
+                let stored = stored.clone();
+                move |_, _, _| Ok(stored)
+            });
         receipts
             .expect_note_reference()
             .withf(|gateway, reference, receipt| {
@@ -112,7 +144,7 @@ mod tests {
             receipt: Receipt::Undelivered,
         };
 
-        assert_eq!(note.execute(&main(), of_message).await.unwrap(), stored);
-        assert_eq!(note.execute(&main(), of_reference).await.unwrap(), Noted::Early);
+        assert_eq!(note.execute(&main(), of_message, None).await.unwrap(), stored);
+        assert_eq!(note.execute(&main(), of_reference, None).await.unwrap(), Noted::Early);
     }
 }

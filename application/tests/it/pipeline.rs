@@ -13,7 +13,8 @@ use std::{
 use application::{
     AfterAmbiguous, DeliverMessages, DeliverSettings, GatewayLimits, Guard, Keys, Preference,
     ReceiptUrls, RelayBatch, RelaySettings, Route, RoutedGateway, Router, RoutingTable, SendRules,
-    SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, Vault,
+    SharePartitions, ShareSettings, Submission, SubmitMessage, SubmitSettings, TracedMessages,
+    Vault,
     ports::{
         Backlog, DeliveryState, Fetched, Lease, LedgerError, MessageStream, PartitionLeases,
         StreamError,
@@ -286,6 +287,7 @@ async fn work(
     let settings = DeliverSettings {
         templates: Arc::new(Templates::new("Your code: {code}".parse().expect("it is one"))),
         vault: vault(),
+        traced: TracedMessages::default(),
         receipt_urls: ReceiptUrls::default(),
         default_ttl: TTL,
         concurrency: 2,

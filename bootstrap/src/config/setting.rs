@@ -68,6 +68,7 @@ impl Section {
         &super::consumer::SECTION,
         &super::kafka::SECTION,
         &super::process::SECTION,
+        &super::traces::SECTION,
     ];
 }
 

@@ -1,5 +1,6 @@
 mod kafka;
 mod texts;
+mod traces;
 mod verification;
 
 use std::{path::Path, time::Duration};

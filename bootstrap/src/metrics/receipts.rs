@@ -96,10 +96,10 @@ impl ReceiptMetrics {
         self.rerouted.with_label_values(&[gateway.as_str(), reason.as_str()]).inc();
     }
 
-    pub fn noted(&self, gateway: &GatewayName, receipt: Receipt, noted: Noted) {
+    pub fn noted(&self, gateway: &GatewayName, receipt: Receipt, noted: &Noted) {
         let (gateway, receipt) = (gateway.as_str(), receipt.as_str());
         let result = match noted {
-            Noted::Stored(NewReceipt { region, since_call, since_acceptance }) => {
+            Noted::Stored(NewReceipt { region, since_call, since_acceptance, .. }) => {
                 let region = region.as_ref().map_or(NO_REGION, Region::as_str);
                 self.regions.with_label_values(&[gateway, region, receipt]).inc();
                 self.delay.with_label_values(&[gateway, receipt]).observe(since_call.as_secs_f64());
@@ -153,11 +153,12 @@ mod tests {
                 region: region.parse().ok(),
                 since_call: Duration::from_secs(2),
                 since_acceptance: Duration::from_secs(7),
+                trace: None,
             })
         };
-        metrics.noted(&main, Receipt::Delivered, stored("RU"));
-        metrics.noted(&main, Receipt::Undelivered, stored(""));
-        metrics.noted(&main, Receipt::Delivered, Noted::Unknown);
+        metrics.noted(&main, Receipt::Delivered, &stored("RU"));
+        metrics.noted(&main, Receipt::Undelivered, &stored(""));
+        metrics.noted(&main, Receipt::Delivered, &Noted::Unknown);
         metrics.unverified(&main);
         metrics.expect_reroutes(&main);
         metrics.rerouted(&main, Rerouting::NoReceipt);

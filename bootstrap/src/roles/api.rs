@@ -15,8 +15,8 @@ use adapters_persistence::{
 use anyhow::{Context, bail};
 use application::{
     AnswerOnce, Authorize, CancelVerification, CheckCode, CodeSender, FindVerification, FlushGuard,
-    Guard, NoteReceipt, ReceiptUrls, ResendVerification, SendElsewhere, SendRules,
-    StartVerification, SubmitMessage, SubmitSettings, Vault,
+    Guard, Messaging, NoteReceipt, ReceiptUrls, ResendVerification, SendElsewhere, SendRules,
+    StartVerification, SubmitMessage, SubmitSettings, TracedMessages, Vault,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,7 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let writing = process.database(Pool::Api);
     let usable = process.watch_database(writing.clone(), &[Part::Api]);
     let (outbox, mut writers) = CoalescingOutbox::start(&writing, settings);
+    let outbox = outbox.with_tracer(process.tracer.clone());
     let stored = outbox.stored();
     let database = process.database(Pool::Verification);
     let verifications = Arc::new(SqlVerifications::new(database.clone()));
@@ -87,7 +88,7 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
         ),
         find: FindVerification::new(Arc::clone(&verifications)),
         cancel: CancelVerification::new(Arc::clone(&verifications)),
-        receipts: NoteReceipt::new(Arc::clone(&verifications)),
+        receipts: NoteReceipt::new(Arc::clone(&verifications)).traced(traced(process)),
         answers: AnswerOnce::new(SqlAnswers::new(database.clone()), vault.clone()),
         auth: Arc::clone(&keys),
     };
@@ -95,7 +96,7 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let receipts = receipts(process, database.clone(), vault);
 
     // The surfaces.
-    let metrics = ApiMetrics::register(&process.registry)?;
+    let metrics = ApiMetrics::register(&process.registry)?.with_tracer(process.tracer.clone());
     let settings = Arc::new(v1_settings(&config));
     let mut router =
         router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), legacy_settings(&config))
@@ -136,9 +137,14 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     Ok(stored)
 }
 
+/// Returns what records the receipts.
+fn traced(process: &Process) -> TracedMessages {
+    TracedMessages::new(process.tracer.clone(), Messaging::default())
+}
+
 /// Returns what takes the receipts of providers, and follows changes of the gateways.
 fn receipts(process: &mut Process, database: Database, vault: Vault) -> Arc<HttpReceipts> {
-    let stored = StoredReceipts::new(database, process.receipts.clone());
+    let stored = StoredReceipts::new(database, process.receipts.clone(), traced(process));
     let urls = ReceiptUrls::new(process.config.gateways.public_url.as_deref(), vault);
     let receipts = Arc::new(HttpReceipts::new(stored, urls));
     receipts.take_over(&process.config.gateways);

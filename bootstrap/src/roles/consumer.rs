@@ -5,14 +5,17 @@ use adapters_persistence::{
     Database, EmbeddedQueue, Part, SqlCallNotes, SqlDeliveryLedger, SqlGateways,
     SqlPartitionLeases, SqlReceipts,
 };
-use application::{AskStatus, DeliverSettings, ReceiptUrls, RoutedGateway, Router, Vault};
+use application::{
+    AskStatus, DeliverSettings, Messaging, ReceiptUrls, RoutedGateway, Router, TracedMessages,
+    Vault,
+};
 use rand_core::Rng;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     gateways::{Channels, follow, judge, region_of, share, table},
     housekeeping::clean_up_orphans,
-    parts, stream,
+    parts, stream, traced,
 };
 use crate::{
     Pool, Process,
@@ -53,7 +56,9 @@ pub fn consumer(
     router.set_tariffs(tariffs);
     let unknown = ask_for_unknown(process, &database, &usable, router.clone());
     GatewayMetrics::register(&process.registry, router.clone(), Gateway::channel)?;
-    let settings = settings(&config, process.is_embedded(), &stream, vault.clone());
+    let mut settings = settings(&config, process.is_embedded(), &stream, vault.clone());
+    let group = Some(config.consumer.group.clone());
+    settings.deliver.traced = traced(process, &config.consumer.broker, group);
     let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
     let gateways = SqlGateways::new(database.clone());
     follow(process, router.clone(), prepare, gateways.clone());
@@ -95,7 +100,8 @@ fn prepare_gateways(
     metrics: DeliveryMetrics,
 ) -> impl Fn(&[RoutedGateway<Gateway>]) + Send + use<> {
     let counted = process.receipts.clone();
-    let receipts = Arc::new(StoredReceipts::new(database.clone(), counted.clone()));
+    let traced = TracedMessages::new(process.tracer.clone(), Messaging::default());
+    let receipts = Arc::new(StoredReceipts::new(database.clone(), counted.clone(), traced));
     let notes = Arc::new(SqlCallNotes::new(database.clone()));
     move |gateways| {
         for RoutedGateway { name, gateway, .. } in gateways {
@@ -137,6 +143,7 @@ fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -
             templates: Arc::clone(&config.texts),
             receipt_urls: ReceiptUrls::new(config.gateways.public_url.as_deref(), vault.clone()),
             vault,
+            traced: TracedMessages::default(),
             default_ttl: config.codes.ttl,
             concurrency,
             in_hand: 1_000.max(2 * concurrency),

@@ -8,10 +8,10 @@ use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts};
+use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts, traced};
 use crate::{
     Pool, Process,
-    broker::Broker,
+    broker::{Broker, TracedBroker},
     config::{Config, EventsConfig},
     metrics::{EventMetrics, RelayMetrics},
     periodic::{every, repeat},
@@ -38,9 +38,10 @@ pub fn processor(
         trim(process, &usable, queue.clone(), config.codes.ttl);
     }
     let backlog = SqlBacklog::new(database.clone(), config.relay.broker.topic.clone());
+    let traced = traced(process, &config.relay.broker, None);
     let batch = RelayBatch::new(
         backlog.clone(),
-        broker,
+        TracedBroker { broker, traced },
         RelaySettings {
             batch: config.relay.batch,
             lease: config.relay.reservation,

@@ -31,4 +31,5 @@ mod storage;
 mod support;
 mod telegram;
 mod terminal;
+mod traces;
 mod verification;

@@ -20,6 +20,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use tower::ServiceExt;
 
 use std::{sync::Mutex, time::SystemTime};
+use tokio::time::Instant;
 
 use super::*;
 

@@ -1,8 +1,8 @@
 //! An operation of `/v1`: its description, and how a request for it is answered.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use application::{Repeatable, ports::AnswerClaim};
+use application::{Repeatable, TraceParent, ports::AnswerClaim};
 use axum::{
     body::Body,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
@@ -12,7 +12,6 @@ use axum::{
 };
 use domain::{ApiKeyId, Scope};
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
 use utoipa::openapi::Object;
 
 use super::{
@@ -106,7 +105,7 @@ impl Endpoint {
         };
         let refuse = async move |request: Request| {
             let response = refuse_method(request).await;
-            refusing.metrics.answered_v1(self.route, response.status(), Duration::ZERO);
+            refusing.metrics.refused_v1(self.route, response.status());
             response
         };
         let router = match self.method {
@@ -122,7 +121,8 @@ impl Endpoint {
         id: Option<String>,
         request: Request,
     ) -> Response {
-        let started = Instant::now();
+        let mut observed = v1.metrics.begin(self.method.as_str(), self.route, request.headers());
+        let trace = observed.trace.take();
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         let api_key = v1.authorize(&head.headers, self.scope).await;
@@ -130,7 +130,7 @@ impl Endpoint {
         // A separate task goes on if the client disconnects, so that no work is left half done.
         let work = {
             let v1 = Arc::clone(&v1);
-            async move { self.work(&v1, id, head, api_key?, body).await }
+            async move { self.work(&v1, id, head, api_key?, body, trace).await }
         };
         let done = tokio::spawn(work).await.unwrap_or_else(|error| {
             if error.is_panic() {
@@ -139,7 +139,7 @@ impl Endpoint {
             Err(ProblemKind::Internal.into())
         });
         let reply = done.unwrap_or_else(|problem| problem.reply(&path));
-        v1.metrics.answered_v1(self.route, reply.status, started.elapsed());
+        v1.metrics.answered_v1(self.route, reply.status, observed);
         reply.into_response()
     }
 
@@ -169,11 +169,12 @@ impl Endpoint {
         head: Parts,
         api_key: Option<ApiKeyId>,
         body: Result<Vec<u8>, Problem>,
+        trace: Option<TraceParent>,
     ) -> Result<Reply, Problem> {
         let headers = &head.headers;
         let key = if self.takes_idempotency_key { idempotency::key(headers)? } else { None };
         let body = &body?;
-        let request = V1Request { headers, id: id.as_deref(), body, api_key, claim: None };
+        let request = V1Request { headers, id: id.as_deref(), body, api_key, trace, claim: None };
         let Some(key) = key else { return (self.handle)(v1, &request).await };
         let (method, path) = (self.method.as_str(), head.uri.path());
         let repeatable = Repeatable { api_key, method, path, key };

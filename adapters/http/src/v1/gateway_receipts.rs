@@ -6,7 +6,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use application::{
-    VaultClosed,
+    TraceParent, VaultClosed,
     ports::{GatewayReceipt, StoreError},
 };
 use axum::{
@@ -19,7 +19,6 @@ use axum::{
 };
 use domain::GatewayName;
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
 
 use super::{
     problem::{Problem, ProblemKind, refuse_method},
@@ -67,8 +66,13 @@ pub trait ReceiptGateway: Send + Sync + 'static {
     /// Reads what the provider sent. There may be nothing final in it.
     fn read(&self, call: &ReceiptRequest<'_>) -> Result<Vec<GatewayReceipt>, ReceiptError>;
 
-    /// Stores a receipt. Returns once it is stored, or known to be of no message of ours.
-    fn note(&self, receipt: GatewayReceipt) -> BoxFuture<'_, Result<(), StoreError>>;
+    /// Stores a receipt. Returns once it is stored, or known to be of no message of ours. `request` is
+    /// the span of the request that brought it.
+    fn note(
+        &self,
+        receipt: GatewayReceipt,
+        request: Option<TraceParent>,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// Counts a call that was refused.
     fn refused(&self, error: ReceiptError);
@@ -128,7 +132,7 @@ pub fn receipts_router(
     };
     let refuse = async move |request: Request| {
         let response = refuse_method(request).await;
-        refusing.metrics.answered_v1(ROUTE, response.status(), Duration::ZERO);
+        refusing.metrics.refused_v1(ROUTE, response.status());
         response
     };
     Router::new().route(ROUTE, get(take.clone()).post(take).fallback(refuse))
@@ -136,7 +140,9 @@ pub fn receipts_router(
 
 impl Desk {
     async fn take(self: Arc<Self>, name: Option<String>, request: Request) -> Response {
-        let started = Instant::now();
+        let method = if request.method() == Method::GET { "GET" } else { "POST" };
+        let mut observed = self.metrics.begin(method, ROUTE, request.headers());
+        let trace = observed.trace.take();
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
         // Strangers are refused before their body is kept, and before the database is asked.
@@ -145,7 +151,7 @@ impl Desk {
         // A separate task goes on if the provider disconnects, so that no work is left half done.
         let work = {
             let desk = Arc::clone(&self);
-            async move { desk.note(&*gateway?, &head, &body?.bytes).await }
+            async move { desk.note(&*gateway?, &head, &body?.bytes, trace).await }
         };
         let done = tokio::spawn(work).await.unwrap_or_else(|error| {
             if error.is_panic() {
@@ -154,7 +160,7 @@ impl Desk {
             Err(ProblemKind::Internal.into())
         });
         let reply = done.unwrap_or_else(|problem| problem.reply(&path));
-        self.metrics.answered_v1(ROUTE, reply.status, started.elapsed());
+        self.metrics.answered_v1(ROUTE, reply.status, observed);
         reply.into_response()
     }
 
@@ -203,6 +209,7 @@ impl Desk {
         gateway: &dyn ReceiptGateway,
         head: &Parts,
         body: &[u8],
+        trace: Option<TraceParent>,
     ) -> Result<Reply, Problem> {
         let call = ReceiptRequest {
             method: &head.method,
@@ -212,7 +219,7 @@ impl Desk {
         };
         let receipts = gateway.read(&call).map_err(|error| refuse(gateway, error))?;
         for receipt in receipts {
-            gateway.note(receipt).await.map_err(|error| {
+            gateway.note(receipt, trace.clone()).await.map_err(|error| {
                 self.failures.log(&error);
                 ProblemKind::ReducedCapacity
             })?;

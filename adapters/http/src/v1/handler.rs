@@ -3,7 +3,7 @@
 use std::{error::Error, sync::Arc};
 
 use application::{
-    AuthorizeError,
+    AuthorizeError, TraceParent,
     ports::{AnswerClaim, Violation},
 };
 use axum::http::HeaderMap;
@@ -39,6 +39,8 @@ pub(super) struct V1Request<'a> {
     pub(super) id: Option<&'a str>,
     pub(super) body: &'a [u8],
     pub(super) api_key: Option<ApiKeyId>,
+    /// The span of the request, or the trace of the caller.
+    pub(super) trace: Option<TraceParent>,
     /// The claim on the request's `Idempotency-Key`, if it has one.
     pub(super) claim: Option<AnswerClaim>,
 }

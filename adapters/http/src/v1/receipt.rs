@@ -44,7 +44,7 @@ struct ReceiptMembers {
 
 async fn note_receipt(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Problem> {
     let (message, receipt) = parse(request.json()?)?;
-    match v1.use_cases.note_receipt(message, receipt).await {
+    match v1.use_cases.note_receipt(message, receipt, request.trace.clone()).await {
         Ok(true) => Ok(Reply::empty()),
         Ok(false) => Err(ProblemKind::NotFound.into()),
         Err(error) => Err(v1.unavailable(&error)),

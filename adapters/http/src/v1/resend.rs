@@ -12,7 +12,6 @@ use super::{
     reply::Reply,
     verification::{VERIFICATION, shown},
 };
-use crate::request::trace;
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "resendVerification",
@@ -43,7 +42,7 @@ async fn resend(v1: &V1Handler, request: &V1Request<'_>) -> Result<Reply, Proble
     let id = request.id()?;
     let caller = Caller {
         api_key: request.api_key,
-        trace: trace(request.headers),
+        trace: request.trace.clone(),
         claim: request.claim.clone(),
         ..Caller::default()
     };

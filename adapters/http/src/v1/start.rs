@@ -26,7 +26,7 @@ use super::{
     settings::V1Settings,
     verification::{VERIFICATION, shown},
 };
-use crate::{numbering, request::trace};
+use crate::numbering;
 
 pub(super) static ENDPOINT: Endpoint = Endpoint {
     operation_id: "startVerification",
@@ -145,7 +145,7 @@ fn start_request(start: Start, request: &V1Request<'_>, settings: &V1Settings) -
             ip: start.ip,
             custom: start.limits,
             api_key: request.api_key,
-            trace: trace(request.headers),
+            trace: request.trace.clone(),
             claim: request.claim.clone(),
         },
         test_code,

@@ -11,7 +11,7 @@ use application::{
     ports::{
         Answer, AnswerClaim, Answers, ApiKey, Approval, Attempt, Begun, CheckOutcome, Enqueued,
         Event, EventKind, EventReason, History, MockAnswers, MockApiKeys, MockOutbox,
-        MockVerifications, NewSend, Newest, Outbox, Receipt, Rerouting, Resent, StoreError,
+        MockVerifications, NewSend, Newest, Noted, Outbox, Receipt, Rerouting, Resent, StoreError,
         Verification, Violation,
     },
 };

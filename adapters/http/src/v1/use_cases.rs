@@ -5,7 +5,7 @@ use std::sync::Arc;
 use application::{
     AnswerError, AnswerOnce, Authorize, AuthorizeError, Caller, CancelError, CancelVerification,
     CheckCode, CheckError, Checked, CodeOf, FindVerification, NoteReceipt, Repeatable, ResendError,
-    ResendVerification, StartError, StartRequest, StartVerification,
+    ResendVerification, StartError, StartRequest, StartVerification, TraceParent,
     ports::{
         Answer, AnswerClaim, Answers, ApiKeys, Begun, History, Outbox, Receipt, StoreError,
         Verifications,
@@ -59,6 +59,7 @@ pub trait UseCases: Send + Sync + 'static {
         &self,
         message: MessageId,
         receipt: Receipt,
+        request: Option<TraceParent>,
     ) -> BoxFuture<'_, Result<bool, StoreError>>;
 
     fn authorize<'a>(
@@ -132,8 +133,9 @@ where
         &self,
         message: MessageId,
         receipt: Receipt,
+        request: Option<TraceParent>,
     ) -> BoxFuture<'_, Result<bool, StoreError>> {
-        Box::pin(self.receipts.execute(message, receipt))
+        Box::pin(self.receipts.execute(message, receipt, request))
     }
 
     fn authorize<'a>(

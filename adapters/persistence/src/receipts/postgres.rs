@@ -50,7 +50,7 @@ SELECT count(*) > 0 AS known, (SELECT count(*) FROM noted) > 0 AS is_new,
     max(attempt) FILTER (WHERE state = 'calling' AND {called} = :gateway) AS calling,
     {millis(now() - max(called_at))} AS since_call,
     {millis(now() - min(accepted_at))} AS since_acceptance,
-    (SELECT region FROM verification WHERE id = :verification) AS region
+    (SELECT region FROM verification WHERE id = :verification) AS region, max(trace) AS trace
 FROM delivery
 WHERE message_id = :message AND called_at IS NOT NULL AND {has_called}",
     "",

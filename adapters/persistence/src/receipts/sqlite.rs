@@ -76,7 +76,7 @@ SELECT count(*) > 0 AS known, :noted AS is_new,
     max(CASE WHEN state = 'calling' AND {called} = :gateway THEN attempt END) AS calling,
     {now} - max(called_at) AS since_call,
     {now} - min(accepted_at) AS since_acceptance,
-    (SELECT region FROM verification WHERE id = :verification) AS region
+    (SELECT region FROM verification WHERE id = :verification) AS region, max(trace) AS trace
 FROM delivery
 WHERE message_id = :message AND called_at IS NOT NULL AND {has_called}",
 );

@@ -89,7 +89,12 @@ async fn channel_of_the_gateway_that_sent_shows_in_the_timeline_and_the_events(d
     let attempt = pending.call("telegram").await;
     pending.finish(attempt, OutcomeClass::Accepted, SENT).await;
     assert!(
-        pending.verifications().note_receipt(pending.message, Receipt::Delivered).await.unwrap()
+        pending
+            .verifications()
+            .note_receipt(pending.message, Receipt::Delivered)
+            .await
+            .unwrap()
+            .is_known()
     );
 
     let telegram = Some(Channel::Telegram);
@@ -107,7 +112,12 @@ async fn event_keeps_the_channel_of_its_time(database: Database) {
     let again = Verdict::Retry { after: Duration::ZERO };
     pending.finish(attempt, OutcomeClass::Unroutable, again).await;
     assert!(
-        pending.verifications().note_receipt(pending.message, Receipt::Delivered).await.unwrap()
+        pending
+            .verifications()
+            .note_receipt(pending.message, Receipt::Delivered)
+            .await
+            .unwrap()
+            .is_known()
     );
     tokio::time::sleep(Duration::from_millis(2)).await;
     let attempt = pending.call("sms").await;
@@ -123,7 +133,12 @@ async fn event_before_the_first_outcome_has_the_channel_that_is_called(database:
     let pending = pending(&database).await;
     pending.call("telegram").await;
     assert!(
-        pending.verifications().note_receipt(pending.message, Receipt::Delivered).await.unwrap()
+        pending
+            .verifications()
+            .note_receipt(pending.message, Receipt::Delivered)
+            .await
+            .unwrap()
+            .is_known()
     );
 
     assert_eq!(pending.told().await, [(EventKind::Delivered, Channel::Telegram)]);

@@ -149,6 +149,8 @@ async fn receipt_finds_its_message_by_our_id(database: Database) {
     let new = stored(it.note("main", message, Receipt::Delivered).await);
 
     assert_eq!(new.region, "RU".parse().ok());
+    let traced = format!("delivery WHERE trace = '{}'", new.trace.clone().unwrap());
+    assert_eq!(count(&database, &traced).await, 1);
     assert!(new.since_call <= new.since_acceptance && new.since_acceptance < LONG, "{new:?}");
     assert_eq!(it.note("main", message, Receipt::Delivered).await, Noted::Repeated);
     assert_eq!(it.note("main", message, Receipt::Undelivered).await, Noted::Repeated);

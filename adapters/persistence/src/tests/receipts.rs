@@ -57,7 +57,7 @@ impl Called {
     #[track_caller]
     fn note(&self, receipt: Receipt) -> impl Future<Output = ()> {
         let noted = self.verifications.note_receipt(self.message, receipt);
-        async { assert!(noted.await.unwrap()) }
+        async { assert!(noted.await.unwrap().is_known()) }
     }
 
     /// Returns the events after its publication.
@@ -175,7 +175,7 @@ async fn receipt_of_a_message_that_was_not_called_is_unknown(database: Database)
     accepted(&enqueue(&database, &send).await);
     let note = async || {
         let noted = verifications.note_receipt(send.message.id, Receipt::Delivered).await;
-        assert!(!noted.unwrap());
+        assert!(!noted.unwrap().is_known());
     };
 
     note().await;
@@ -202,7 +202,7 @@ async fn receipt_is_noted_for_the_groups_that_called(database: Database) {
     }
     let verifications = SqlVerifications::new(database.clone().with_events(Events::Recorded));
 
-    assert!(verifications.note_receipt(id, Receipt::Delivered).await.unwrap());
+    assert!(verifications.note_receipt(id, Receipt::Delivered).await.unwrap().is_known());
 
     let noted = "delivery WHERE delivered_at IS NOT NULL AND group_id IN ('a', 'b')";
     assert_eq!(count(&database, noted).await, 2);
@@ -215,7 +215,7 @@ async fn receipt_has_no_event_if_events_are_off(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
 
     for receipt in [Receipt::Undelivered, Receipt::Delivered] {
-        assert!(verifications.note_receipt(called.message, receipt).await.unwrap());
+        assert!(verifications.note_receipt(called.message, receipt).await.unwrap().is_known());
     }
 
     assert_eq!(called.history().await, [EventKind::Delivered]);

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{DeliverMessages, backoff::backoff, lanes::QueuedMessage};
 use crate::{
+    OpenSpan,
     pipeline::routing::{Ask, FollowUp, Permit},
     ports::{
         Accepted, AwaitedReceipt, Call, CallOutcome, DeliveryLedger, OutcomeClass, SendError, Sms,
@@ -26,6 +27,7 @@ pub(super) struct Called<G> {
     message: QueuedMessage,
     attempt: u32,
     permit: Permit<G>,
+    span: Option<OpenSpan>,
 }
 
 /// The end of a task that makes a call.
@@ -59,7 +61,16 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let end_by = granted + permit.call_limit();
         // A call that begins in time may end after the code has expired. Its outcome counts.
         let begin_by = end_by.min(granted + call.good_for);
-        let sms = self.sms(call, &permit, &message);
+        let span = self.settings.traced.call(
+            message.trace.as_ref(),
+            message.message.id,
+            permit.name(),
+            call.attempt,
+        );
+        let mut sms = self.sms(call, &permit, &message);
+        if let (Ok(sms), Some(span)) = (&mut sms, &span) {
+            sms.trace = span.context().cloned();
+        }
         let gateway = Arc::clone(permit.gateway());
         let handle = self.calls.spawn(async move {
             let sms = match sms {
@@ -82,7 +93,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             });
             Made::Called(result, Some(now.elapsed()))
         });
-        let called = Called { message, attempt: call.attempt, permit };
+        let called = Called { message, attempt: call.attempt, permit, span };
         self.called.insert(handle.id(), called);
     }
 
@@ -154,7 +165,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 (error.id(), Made::Called(Err(panicked), None))
             }
         };
-        let Called { mut message, attempt, permit } =
+        let Called { mut message, attempt, permit, span } =
             self.called.remove(&task).expect("every call is recorded when it is spawned");
         let gateway = permit.name().clone();
         self.load.end(&gateway);
@@ -163,6 +174,9 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let detail = made.error().map_or("", SendError::detail).to_owned();
         if let Some(error) = made.error() {
             tracing::warn!(message.id = %id, attempt, %gateway, %error, "message not accepted by the gateway");
+        }
+        if let Some(span) = span {
+            end_span(span, &made);
         }
         self.delivered.outcomes.push((gateway.clone(), class));
         if let Made::Called(_, Some(took)) = made {
@@ -256,6 +270,19 @@ impl Made {
 
     fn class(&self) -> OutcomeClass {
         self.error().map_or(OutcomeClass::Accepted, SendError::class)
+    }
+}
+
+/// Ends the span of a call. The text of an error is left out, because a gateway may have written it.
+fn end_span(mut span: OpenSpan, made: &Made) {
+    let Made::Called(_, took) = made else { return span.discard() };
+    let outcome = made.class().as_str();
+    span.set("messager.outcome", outcome);
+    if made.error().is_some() {
+        span.fail(outcome);
+    }
+    if let Some(took) = took {
+        span.took(*took);
     }
 }
 

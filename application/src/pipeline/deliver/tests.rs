@@ -4,6 +4,7 @@
 //! gateways and a ledger that remembers.
 
 mod failover;
+mod traces;
 
 use std::{
     sync::{
@@ -127,6 +128,7 @@ fn deliver<G: SmsGateway>(
     let settings = DeliverSettings {
         templates: Arc::new(Templates::new("Your code: {code}".parse().unwrap())),
         vault: Vault::default(),
+        traced: TracedMessages::default(),
         receipt_urls: ReceiptUrls::default(),
         default_ttl: TTL,
         concurrency: 3,

@@ -19,6 +19,7 @@ pub(crate) struct Sms {
     pub(crate) phone: String,
     pub(crate) code: String,
     pub(crate) text: String,
+    pub(crate) traceparent: Option<String>,
 }
 
 /// A gateway that records every SMS.
@@ -88,7 +89,14 @@ async fn take(
     assert_eq!(keys, ["code", "expires_at", "id", "phone", "text"]);
     let text = |key: &str| body[key].as_str().unwrap().to_owned();
     assert_eq!(headers["idempotency-key"], text("id"));
-    let sms = Sms { id: text("id"), phone: text("phone"), code: text("code"), text: text("text") };
+    let traceparent = headers.get("traceparent").map(|it| it.to_str().unwrap().to_owned());
+    let sms = Sms {
+        id: text("id"),
+        phone: text("phone"),
+        code: text("code"),
+        text: text("text"),
+        traceparent,
+    };
     if let Ok(refusal) = StatusCode::from_u16(book.refusal.load(Ordering::Relaxed)) {
         return Err(refusal);
     }

@@ -76,7 +76,7 @@ proptest! {
         let mut verifications = checking(|attempt| compared(attempt, 1));
         verifications.expect_history().returning(|_| Ok(Some(history(pending()))));
         verifications.expect_cancel().returning(|_| Ok(None));
-        verifications.expect_note_receipt().returning(|_, _| Ok(true));
+        verifications.expect_note_receipt().returning(|_, _| Ok(Noted::Repeated));
         verifications.expect_find().returning(|_| Ok(Some(pending())));
         let parts = Parts { verifications, ..parts() }.with_outbox(outbox);
         let router = parts.with_answers(idempotency::Book::default()).router();

@@ -44,7 +44,7 @@ async fn every_operation_requires_its_scope() {
         .expect_find()
         .returning(|_| Ok(Some(Verification { read_at: after(60), ..pending() })));
     verifications.expect_resend().returning(|_| Ok(Resent::Sent(Box::new(pending()))));
-    verifications.expect_note_receipt().returning(|_, _| Ok(true));
+    verifications.expect_note_receipt().returning(|_, _| Ok(Noted::Repeated));
     let mut parts = Parts { verifications, keys, ..parts() }.with_outbox(outbox);
     parts.settings.auth = ApiAuth::V1;
     let router = parts.router();

@@ -53,7 +53,11 @@ impl ReceiptGateway for Main {
         Ok(text.lines().map(reported).collect())
     }
 
-    fn note(&self, receipt: GatewayReceipt) -> BoxFuture<'_, Result<(), StoreError>> {
+    fn note(
+        &self,
+        receipt: GatewayReceipt,
+        _request: Option<TraceParent>,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             if self.0.is_down {
                 return Err(StoreError::Full);

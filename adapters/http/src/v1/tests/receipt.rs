@@ -14,7 +14,7 @@ async fn receipt_is_204_for_a_known_message_and_404_otherwise() {
             .expect_note_receipt()
             .withf(move |message, told| *message == id.message(1) && *told == receipt)
             .once()
-            .returning(move |_, _| Ok(known));
+            .returning(move |_, _| Ok(if known { Noted::Repeated } else { Noted::Unknown }));
         let router = Parts { verifications, ..parts() }.router();
 
         let told = ask(&router, post("/v1/receipts", body.to_owned())).await;

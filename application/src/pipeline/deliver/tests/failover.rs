@@ -309,6 +309,7 @@ impl Service {
         let settings = DeliverSettings {
             templates: Arc::new(Templates::new("Your code: {code}".parse().unwrap())),
             vault: Vault::default(),
+            traced: TracedMessages::default(),
             receipt_urls: ReceiptUrls::default(),
             default_ttl: TTL,
             concurrency: 64,

@@ -1,0 +1,57 @@
+//! The spans of messages that are taken over.
+
+use std::collections::HashMap;
+
+use domain::MessageId;
+
+use crate::{
+    OpenSpan, TracedMessages,
+    ports::{Batch, Recorded},
+};
+
+/// The take-overs of a batch. One that is not ended was none: the ledger already had the message, or it
+/// did not answer.
+#[derive(Debug)]
+pub(super) struct TakeOvers(HashMap<MessageId, OpenSpan>);
+
+impl TakeOvers {
+    /// Begins the take-overs. What the ledger stores of each message is its new span.
+    pub(super) fn begin(traced: &TracedMessages, batch: &mut Batch, partition: i32) -> Self {
+        let mut spans = HashMap::new();
+        if !traced.is_on() {
+            return Self(spans);
+        }
+        for record in &mut batch.records {
+            let Ok(incoming) = &mut record.content else { continue };
+            let id = incoming.message.id;
+            let trace = incoming.trace.take();
+            let (trace, span) = traced.take_over(trace, id, partition, record.offset);
+            incoming.trace = trace;
+            // A batch may contain a message twice. The ledger takes the first.
+            match span {
+                Some(span) if spans.contains_key(&id) => span.discard(),
+                Some(span) => drop(spans.insert(id, span)),
+                None => {}
+            }
+        }
+        Self(spans)
+    }
+
+    pub(super) fn end(&mut self, id: MessageId) {
+        self.0.remove(&id);
+    }
+
+    pub(super) fn end_expired(&mut self, expired: &[Recorded]) {
+        for recorded in expired {
+            if let Some(mut span) = self.0.remove(&recorded.id) {
+                span.fail("expired");
+            }
+        }
+    }
+}
+
+impl Drop for TakeOvers {
+    fn drop(&mut self) {
+        self.0.drain().for_each(|(_, span)| span.discard());
+    }
+}

@@ -6,6 +6,9 @@ use application::{
     OpenSpan, TracedMessages,
     ports::{BrokerError, Claimed, Fetched, MessageBroker, MessageStream, StartFrom, StreamError},
 };
+use tokio::time::Instant;
+
+use crate::metrics::{Step, StepMetrics};
 
 /// The broker that the relay publishes to.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub enum Broker {
 pub(crate) struct TracedBroker<B> {
     pub(crate) broker: B,
     pub(crate) traced: TracedMessages,
+    pub(crate) steps: StepMetrics,
 }
 
 /// The stream that a consumer reads.
@@ -66,11 +70,15 @@ impl<B: MessageBroker> MessageBroker for TracedBroker<B> {
             }
             spans.push(span);
         }
+        let begun = Instant::now();
         let answers = self.broker.publish(&messages).await;
-        for (span, answer) in spans.into_iter().zip(&answers) {
+        for ((span, answer), message) in spans.into_iter().zip(&answers).zip(&messages) {
             let Some(mut span) = span else { continue };
             match answer {
-                Ok(()) => {}
+                Ok(()) => {
+                    let age = message.age + begun.elapsed();
+                    self.steps.note(Step::Published, age, span.context());
+                }
                 // It was not tried.
                 Err(BrokerError::Held) => span.discard(),
                 Err(BrokerError::Unavailable(_)) => span.fail("unavailable"),
@@ -133,6 +141,10 @@ mod tests {
         }
     }
 
+    fn steps() -> StepMetrics {
+        StepMetrics::register(&prometheus::Registry::new()).unwrap()
+    }
+
     fn batch() -> Vec<Claimed> {
         let unsampled = TRACE.replace("-01", "-00");
         vec![claimed(1, TRACE), claimed(2, &unsampled), claimed(3, TRACE), claimed(4, TRACE)]
@@ -157,7 +169,7 @@ mod tests {
             answers()
         });
 
-        let broker = TracedBroker { broker, traced: messages };
+        let broker = TracedBroker { broker, traced: messages, steps: steps() };
         let answered = broker.publish(&batch()).await;
 
         assert_eq!(answered.iter().filter(|answer| answer.is_ok()).count(), 2);
@@ -183,6 +195,9 @@ mod tests {
             .returning(|_| answers());
 
         let traced = TracedMessages::default();
-        assert_eq!(TracedBroker { broker, traced }.publish(&batch()).await.len(), 4);
+        assert_eq!(
+            TracedBroker { broker, traced, steps: steps() }.publish(&batch()).await.len(),
+            4
+        );
     }
 }

@@ -169,6 +169,10 @@ pub fn register_no_publications(registry: &Registry) -> prometheus::Result<()> {
     counter(registry, "processed_messages", "Messages published to the broker.").map(|_| ())
 }
 
+const CALL_SECONDS: &str = "messager_gateway_call_duration_seconds";
+const CALL_BUCKETS: [f64; 12] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
 /// Metrics of the consumer.
 #[derive(Debug, Clone)]
 pub struct DeliveryMetrics {
@@ -176,6 +180,7 @@ pub struct DeliveryMetrics {
     deliveries: IntCounterVec,
     time_to_take_over: Histogram,
     time_to_send: Histogram,
+    steps: StepMetrics,
     call_durations: HistogramVec,
     calls: IntCounter,
     retries: IntCounter,
@@ -205,16 +210,15 @@ impl DeliveryMetrics {
             )?,
             time_to_take_over: steps.of(Step::TakenOver),
             time_to_send: steps.of(Step::Sent),
+            steps: steps.clone(),
             call_durations: registered(
                 registry,
                 HistogramVec::new(
                     HistogramOpts::new(
-                        "messager_gateway_call_duration_seconds",
+                        CALL_SECONDS,
                         "How long calls of a gateway took, also those that failed.",
                     )
-                    .buckets(vec![
-                        0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-                    ]),
+                    .buckets(CALL_BUCKETS.to_vec()),
                     &["gateway"],
                 ),
             )?,
@@ -276,9 +280,14 @@ impl DeliveryMetrics {
         records("passed_over").inc_by(delivered.passed_over as u64);
         records("unreadable").inc_by(delivered.unreadable as u64);
         self.calls.inc_by(delivered.calls as u64);
-        for (gateway, took) in &delivered.durations {
-            let durations = self.call_durations.with_label_values(&[gateway.as_str()]);
-            durations.observe(took.as_secs_f64());
+        for (gateway, took, trace) in &delivered.durations {
+            let (labels, seconds) = ([("gateway", gateway.as_str())], took.as_secs_f64());
+            self.call_durations.with_label_values(&[gateway.as_str()]).observe(seconds);
+            let exemplars = self.steps.exemplars();
+            exemplars.note(CALL_SECONDS, &labels, &CALL_BUCKETS, seconds, trace.as_ref());
+        }
+        for (age, trace) in &delivered.sent_traces {
+            self.steps.note(Step::Sent, *age, Some(trace));
         }
         self.retries.inc_by(delivered.retries as u64);
         self.held_back.inc_by(delivered.held_back as u64);

@@ -10,7 +10,7 @@ use std::{
 
 use adapters_broker::KafkaTls;
 use adapters_http::{
-    ConnectionMetrics, Hosts, Listeners, Readiness, ServerLimits, metrics_router, serve,
+    ConnectionMetrics, Exemplars, Hosts, Listeners, Readiness, ServerLimits, metrics_router, serve,
 };
 use adapters_persistence::{
     Database, DatabaseSettings, Evidence, Part, SchemaError, check_schema, check_storage,
@@ -34,6 +34,7 @@ use crate::{
     metrics::{CertificateMetrics, ReceiptMetrics, StepMetrics, expired_messages},
     periodic::every,
     pools::Pool,
+    roles::clock,
     spans::{self, SpanExport},
     telemetry::{self, Terminal},
 };
@@ -58,6 +59,8 @@ pub struct Process {
     pub(crate) certificates: CertificateMetrics,
     /// Records spans, if there is a collector.
     pub tracer: Tracer,
+    /// The traces of observations, if there is a collector.
+    pub exemplars: Exemplars,
     export: Option<SpanExport>,
     pub stop: CancellationToken,
     /// The gateways in force. `None` until a part asks.
@@ -113,7 +116,9 @@ impl Process {
         let has_banner = name == "messager"
             && is_terminal
             && config.process.log_format(is_terminal) == LogFormat::Text;
-        let steps = StepMetrics::register(&registry)?;
+        let exemplars =
+            if config.traces.is_some() { Exemplars::kept(clock) } else { Exemplars::default() };
+        let steps = StepMetrics::register(&registry)?.with_exemplars(exemplars.clone());
         let started = config.traces.as_ref().map(|it| spans::start(name, it, &registry));
         let (tracer, export) = started.transpose()?.unzip();
         let mut process = Self {
@@ -128,6 +133,7 @@ impl Process {
             steps,
             certificates: CertificateMetrics::register(&registry)?,
             tracer: tracer.unwrap_or_default(),
+            exemplars,
             export,
             keeps_house: false,
             stop: CancellationToken::new(),
@@ -157,7 +163,9 @@ impl Process {
             tracing::info!(address = %listeners, "listening for metrics and health checks");
         }
         let token = config.process.metrics_token.clone();
-        let router = metrics_router(process.registry.clone(), process.readiness.clone(), token);
+        let exemplars = process.exemplars.clone();
+        let (registry, readiness) = (process.registry.clone(), process.readiness.clone());
+        let router = metrics_router(registry, readiness, token, exemplars);
         let limits = metrics_limits(&process.shares);
         let (connections, stop) = (process.connections.clone(), CancellationToken::new());
         // The metrics server stops last, so that it answers probes during the shutdown.

@@ -7,6 +7,7 @@ mod error;
 mod metrics;
 mod monitoring;
 mod numbering;
+mod openmetrics;
 mod page;
 mod readiness;
 mod request;
@@ -21,6 +22,7 @@ pub use docs::router as docs_router;
 pub use metrics::{ApiMetrics, ConnectionMetrics};
 pub use monitoring::metrics_router;
 pub use numbering::{has_numbers, recipient};
+pub use openmetrics::Exemplars;
 pub use page::router as page_router;
 pub use readiness::Readiness;
 pub use server::{

@@ -8,11 +8,14 @@ use prometheus::{
 };
 use tokio::time::Instant;
 
-use crate::request::trace;
+use crate::{openmetrics::Exemplars, request::trace};
 
 /// From the fastest answer of the outbox to more than a client will wait for.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+const API_SECONDS: &str = "messager_http_request_duration_seconds";
+const V1_SECONDS: &str = "messager_v1_request_duration_seconds";
 
 /// The limits of each origin, without those whose key the caller sends.
 const LIMITS: [(Origin, &[&str]); 2] = [
@@ -30,6 +33,7 @@ const APPROVED: &str = "approved";
 #[derive(Debug, Clone)]
 pub struct ApiMetrics {
     tracer: Tracer,
+    exemplars: Exemplars,
     answers: IntCounterVec,
     durations: HistogramVec,
     /// Looked up once, because a lookup takes a lock.
@@ -90,7 +94,7 @@ impl ApiMetrics {
         )?;
         let durations = HistogramVec::new(
             HistogramOpts::new(
-                "messager_http_request_duration_seconds",
+                API_SECONDS,
                 "Time from the head of a request to the answer, by HTTP status.",
             )
             .buckets(BUCKETS.to_vec()),
@@ -110,7 +114,7 @@ impl ApiMetrics {
         )?;
         let v1_durations = HistogramVec::new(
             HistogramOpts::new(
-                "messager_v1_request_duration_seconds",
+                V1_SECONDS,
                 "Time from the head of a request to the answer, by route and HTTP status.",
             )
             .buckets(BUCKETS.to_vec()),
@@ -144,6 +148,7 @@ impl ApiMetrics {
         }
         Ok(Self {
             tracer: Tracer::default(),
+            exemplars: Exemplars::default(),
             answers,
             durations,
             usual,
@@ -156,10 +161,10 @@ impl ApiMetrics {
         })
     }
 
-    /// Records a span of each request with this tracer.
+    /// Records a span of each request with this tracer, and keeps exemplars.
     #[must_use]
-    pub fn with_tracer(self, tracer: Tracer) -> Self {
-        Self { tracer, ..self }
+    pub fn traced(self, tracer: Tracer, exemplars: Exemplars) -> Self {
+        Self { tracer, exemplars, ..self }
     }
 
     /// Begins a request. `route` is the template of its path: a path may hold a token.
@@ -205,7 +210,10 @@ impl ApiMetrics {
 
     /// Counts the answer to a request of `/api`.
     pub(crate) fn answered(&self, status: StatusCode, request: Observed) {
-        self.count(status, request.end(status));
+        let (took, trace) = request.end(status);
+        self.count(status, took);
+        let labels = [("status", status.as_str())];
+        self.exemplars.note(API_SECONDS, &labels, &BUCKETS, took.as_secs_f64(), trace.as_ref());
     }
 
     /// Counts a request of `/api` that was refused at once.
@@ -265,7 +273,10 @@ impl ApiMetrics {
 
     /// Counts the answer to a request of `/v1`. `route` is the template of a path, never a path.
     pub(crate) fn answered_v1(&self, route: &'static str, status: StatusCode, request: Observed) {
-        self.count_v1(route, status, request.end(status));
+        let (took, trace) = request.end(status);
+        self.count_v1(route, status, took);
+        let labels = [("route", route), ("status", status.as_str())];
+        self.exemplars.note(V1_SECONDS, &labels, &BUCKETS, took.as_secs_f64(), trace.as_ref());
     }
 
     /// Counts a request of `/v1` that was refused at once.
@@ -281,9 +292,10 @@ impl ApiMetrics {
 }
 
 impl Observed {
-    /// Ends the span. Returns how long the request took.
-    fn end(self, status: StatusCode) -> Duration {
+    /// Ends the span. Returns how long the request took, and the span.
+    fn end(self, status: StatusCode) -> (Duration, Option<TraceParent>) {
         let took = self.started.elapsed();
+        let trace = self.span.as_ref().and_then(OpenSpan::context).cloned();
         if let Some(mut span) = self.span {
             span.set("http.response.status_code", status.as_u16());
             // As the semantic conventions ask, only a fault of the server is an error of its span.
@@ -291,7 +303,7 @@ impl Observed {
                 span.fail(status.as_str().to_owned());
             }
         }
-        took
+        (took, trace)
     }
 }
 
@@ -309,7 +321,10 @@ mod tests {
     fn traced() -> (ApiMetrics, Spans) {
         let rng = StdRng::seed_from_u64(1);
         let (tracer, spans) = Tracer::start(Sampler::default(), || SystemTime::UNIX_EPOCH, rng, 9);
-        (ApiMetrics::register(&Registry::new()).unwrap().with_tracer(tracer), spans)
+        (
+            ApiMetrics::register(&Registry::new()).unwrap().traced(tracer, Exemplars::default()),
+            spans,
+        )
     }
 
     fn taken(spans: &mut Spans) -> Vec<Span> {

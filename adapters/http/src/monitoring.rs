@@ -9,8 +9,9 @@ use prometheus::{Registry, TextEncoder};
 use serde::Serialize;
 
 use crate::{
-    MetricsToken, Readiness,
+    Exemplars, MetricsToken, Readiness,
     error::{ApiError, JSON},
+    openmetrics::{self, takes_open_metrics},
 };
 
 #[derive(Serialize)]
@@ -23,14 +24,17 @@ struct ReadinessPage<'a> {
 ///
 /// `/healthz` reports only that the process runs: a restart would not repair a dependency.
 ///
+/// With exemplars, a caller that asks for `OpenMetrics` gets it.
+///
 /// If there is a token, callers of `/metrics` must show it. Probes never need it.
 pub fn metrics_router(
     registry: Registry,
     readiness: Readiness,
     token: Option<MetricsToken>,
+    exemplars: Exemplars,
 ) -> Router {
     Router::new()
-        .route("/metrics", get(metrics).with_state((registry, token)))
+        .route("/metrics", get(metrics).with_state((registry, token, exemplars)))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz).with_state(readiness))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
@@ -38,15 +42,22 @@ pub fn metrics_router(
 }
 
 async fn metrics(
-    State((registry, token)): State<(Registry, Option<MetricsToken>)>,
+    State((registry, token, exemplars)): State<(Registry, Option<MetricsToken>, Exemplars)>,
     headers: HeaderMap,
 ) -> Response {
     const TEXT: HeaderValue = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+    const OPEN_METRICS: HeaderValue = HeaderValue::from_static(openmetrics::OPEN_METRICS);
     if token.is_some_and(|token| !token.is_shown(&headers)) {
         return ApiError::TokenNeeded.into_response();
     }
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
-        Ok(text) => ([(CONTENT_TYPE, TEXT)], text).into_response(),
+    let families = registry.gather();
+    let (kind, encoded) = if exemplars.are_kept() && takes_open_metrics(&headers) {
+        (OPEN_METRICS, exemplars.encode(&families))
+    } else {
+        (TEXT, TextEncoder::new().encode_to_string(&families))
+    };
+    match encoded {
+        Ok(text) => ([(CONTENT_TYPE, kind)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot encode the metrics");
             ApiError::Internal.into_response()
@@ -97,7 +108,7 @@ mod tests {
     async fn metrics_are_in_the_text_format_of_prometheus() {
         let registry = Registry::new();
         ApiMetrics::register(&registry).unwrap();
-        let router = metrics_router(registry, Readiness::new(&[]), None);
+        let router = metrics_router(registry, Readiness::new(&[]), None, Exemplars::default());
 
         let (status, kind, text) = get(&router, "/metrics").await;
 
@@ -108,11 +119,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn openmetrics_is_spoken_only_with_exemplars() {
+        let ask = async |exemplars| {
+            let router = metrics_router(Registry::new(), Readiness::new(&[]), None, exemplars);
+            let request = Request::get("/metrics").header("accept", openmetrics::OPEN_METRICS);
+            let response = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            response.headers()[CONTENT_TYPE].to_str().unwrap().to_owned()
+        };
+
+        let exemplars = Exemplars::kept(|| std::time::SystemTime::UNIX_EPOCH);
+        assert_eq!(ask(exemplars).await, openmetrics::OPEN_METRICS);
+        assert_eq!(ask(Exemplars::default()).await, prometheus::TEXT_FORMAT);
+    }
+
+    #[tokio::test]
     async fn metrics_are_shown_to_callers_with_the_token_only() {
         let token = "metrics-token-of-32-characters-xx";
         let registry = Registry::new();
         ApiMetrics::register(&registry).unwrap();
-        let router = metrics_router(registry, Readiness::new(&[]), token.parse().ok());
+        let router =
+            metrics_router(registry, Readiness::new(&[]), token.parse().ok(), Exemplars::default());
         let ask = async |path: &str, shown: &[&str]| {
             let mut request = Request::get(path);
             for value in shown {
@@ -143,7 +169,7 @@ mod tests {
     #[tokio::test]
     async fn process_is_healthy_always_and_ready_if_all_checks_are_up() {
         let readiness = Readiness::new(&["database", "broker"]);
-        let router = metrics_router(Registry::new(), readiness.clone(), None);
+        let router = metrics_router(Registry::new(), readiness.clone(), None, Exemplars::default());
         let json = |status, text: &str| (status, "application/json".to_owned(), text.to_owned());
 
         assert_eq!(get(&router, "/healthz").await, json(StatusCode::OK, r#"{"status":"ok"}"#));

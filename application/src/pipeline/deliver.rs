@@ -35,7 +35,7 @@ use self::{
 };
 use super::routing::{PartitionLoad, Router};
 use crate::{
-    ReceiptUrls, TracedMessages, Vault,
+    ReceiptUrls, TraceParent, TracedMessages, Vault,
     ports::{
         Batch, Call, DeliveryLedger, DeliveryState, Due, Fetched, Incoming, Lease, LedgerError,
         OutcomeClass, Recorded, SmsGateway,
@@ -124,8 +124,12 @@ pub struct Delivered {
     pub calls: usize,
     /// The outcomes of calls that ended, and the gateway of each.
     pub outcomes: Vec<(GatewayName, OutcomeClass)>,
-    /// How long each of these calls took, and its gateway. Calls that were not made are left out.
-    pub durations: Vec<(GatewayName, Duration)>,
+    /// How long each of these calls took, its gateway, and its span if there is one. Calls that were not
+    /// made are left out.
+    pub durations: Vec<(GatewayName, Duration, Option<TraceParent>)>,
+    /// The traces of the messages of `ended` that a gateway accepted and that are traced, with their
+    /// ages.
+    pub sent_traces: Vec<(Duration, TraceParent)>,
     pub retries: usize,
     /// Messages that wait in the ledger because no gateway can take them now.
     pub deferred: usize,
@@ -279,9 +283,10 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let outcomes: Vec<_> = self.ended.iter().map(|ended| ended.outcome.clone()).collect();
         let recorded = self.ledger.finish(&outcomes).await?;
 
+        self.note_sent(&recorded);
         let state: HashMap<MessageId, DeliveryState> =
             recorded.iter().map(|recorded| (recorded.id, recorded.state)).collect();
-        for Ended { phone, outcome, goes_on } in self.ended.drain(..) {
+        for Ended { phone, outcome, goes_on, .. } in self.ended.drain(..) {
             match (state.get(&outcome.id), goes_on) {
                 // Another gateway can take it at once.
                 (Some(DeliveryState::Pending), Some(message)) => self.lanes.put_back(message),
@@ -307,6 +312,21 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             }
         }
         Ok(())
+    }
+
+    /// Notes the traces of messages that were sent. Without a tracer there are none to note.
+    fn note_sent(&mut self, recorded: &[Recorded]) {
+        if !self.settings.traced.is_on() {
+            return;
+        }
+        for Recorded { id, state, age } in recorded {
+            let ended = self.ended.iter().find(|it| it.outcome.id == *id);
+            if *state == DeliveryState::Sent
+                && let Some(trace) = ended.and_then(|it| it.trace.clone())
+            {
+                self.delivered.sent_traces.push((*age, trace));
+            }
+        }
     }
 
     async fn admit(&mut self) -> Result<(), LedgerError> {

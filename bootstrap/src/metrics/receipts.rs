@@ -99,12 +99,13 @@ impl ReceiptMetrics {
     pub fn noted(&self, gateway: &GatewayName, receipt: Receipt, noted: &Noted) {
         let (gateway, receipt) = (gateway.as_str(), receipt.as_str());
         let result = match noted {
-            Noted::Stored(NewReceipt { region, since_call, since_acceptance, .. }) => {
+            Noted::Stored(NewReceipt { region, since_call, since_acceptance, trace }) => {
                 let region = region.as_ref().map_or(NO_REGION, Region::as_str);
                 self.regions.with_label_values(&[gateway, region, receipt]).inc();
                 self.delay.with_label_values(&[gateway, receipt]).observe(since_call.as_secs_f64());
                 if receipt == Receipt::Delivered.as_str() {
                     self.steps.of(Step::Delivered).observe(since_acceptance.as_secs_f64());
+                    self.steps.note(Step::Delivered, *since_acceptance, trace.as_ref());
                 }
                 receipt
             }

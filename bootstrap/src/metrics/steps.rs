@@ -1,10 +1,23 @@
+use std::time::Duration;
+
+use adapters_http::Exemplars;
+use application::TraceParent;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry};
 
 use super::registered;
 
 /// The time from the acceptance of a message to each later step. All parts of a process share it.
 #[derive(Debug, Clone)]
-pub struct StepMetrics(HistogramVec);
+pub struct StepMetrics {
+    steps: HistogramVec,
+    exemplars: Exemplars,
+}
+
+const NAME: &str = "messager_time_to_step_seconds";
+const BUCKETS: [f64; 17] = [
+    0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    300.0, 600.0,
+];
 
 /// A step of a message after its acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,22 +36,35 @@ impl StepMetrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let steps = HistogramVec::new(
             HistogramOpts::new(
-                "messager_time_to_step_seconds",
+                NAME,
                 "Time from the acceptance of a message to a later step, by step.",
             )
-            .buckets(vec![
-                0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-                120.0, 300.0, 600.0,
-            ]),
+            .buckets(BUCKETS.to_vec()),
             &["step"],
         );
-        Ok(Self(registered(registry, steps)?))
+        Ok(Self { steps: registered(registry, steps)?, exemplars: Exemplars::default() })
+    }
+
+    /// Keeps exemplars of the metrics that these steps are given to.
+    #[must_use]
+    pub(crate) fn with_exemplars(self, exemplars: Exemplars) -> Self {
+        Self { exemplars, ..self }
+    }
+
+    pub(crate) fn exemplars(&self) -> &Exemplars {
+        &self.exemplars
+    }
+
+    /// Notes the trace of a message that reached a step at this age.
+    pub(crate) fn note(&self, step: Step, age: Duration, trace: Option<&TraceParent>) {
+        let labels = [("step", step.as_str())];
+        self.exemplars.note(NAME, &labels, &BUCKETS, age.as_secs_f64(), trace);
     }
 
     /// Returns the histogram of a step, which has a series from then on. The caller keeps it, because
     /// a lookup takes a lock.
     pub(crate) fn of(&self, step: Step) -> Histogram {
-        self.0.with_label_values(&[step.as_str()])
+        self.steps.with_label_values(&[step.as_str()])
     }
 }
 
@@ -55,8 +81,6 @@ impl Step {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use application::{Delivered, Relayed};
     use prometheus::TextEncoder;
 

@@ -96,7 +96,8 @@ pub fn api(process: &mut Process, vault: Vault) -> anyhow::Result<Arc<Notify>> {
     let receipts = receipts(process, database.clone(), vault);
 
     // The surfaces.
-    let metrics = ApiMetrics::register(&process.registry)?.with_tracer(process.tracer.clone());
+    let metrics = ApiMetrics::register(&process.registry)?
+        .traced(process.tracer.clone(), process.exemplars.clone());
     let settings = Arc::new(v1_settings(&config));
     let mut router =
         router(Arc::new(submit), Arc::clone(&keys), metrics.clone(), legacy_settings(&config))

@@ -41,7 +41,7 @@ pub fn processor(
     let traced = traced(process, &config.relay.broker, None);
     let batch = RelayBatch::new(
         backlog.clone(),
-        TracedBroker { broker, traced },
+        TracedBroker { broker, traced, steps: process.steps.clone() },
         RelaySettings {
             batch: config.relay.batch,
             lease: config.relay.reservation,

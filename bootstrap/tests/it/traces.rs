@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use super::support::{
     Binary, Client, Collector, Folder, Gateway, Running, Span, Stack, code_for, eventually,
-    free_port, phone, post_all,
+    free_port, phone, post_all, raw,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,6 +35,17 @@ async fn message_is_one_trace_from_the_request_to_the_receipt() {
     assert_eq!(client.post("/v1/receipts", &receipt).await.status, 204);
     let find = |name: &str| collector.spans().into_iter().find(|span| span.name == name);
     eventually("the receipt", PATIENCE, async || find("receipt")).await;
+    for (process, series) in [
+        (&api, r#"messager_v1_request_duration_seconds_bucket{route="/v1/verifications","#),
+        (&consumer, r#"messager_time_to_step_seconds_bucket{step="sent","#),
+        (&consumer, r#"messager_gateway_call_duration_seconds_bucket{gateway="default","#),
+    ] {
+        let metrics = open_metrics(process).await;
+        let exemplar = format!(" # {{trace_id=\"{TRACE}\"}} ");
+        let has = |line: &str| line.starts_with(series) && line.contains(&exemplar);
+        assert!(metrics.lines().any(has), "{series}\n{metrics}");
+        assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    }
     // A stop exports what is left.
     for process in [api, processor, consumer] {
         assert_eq!(process.stop("TERM").await.0.code(), Some(0));
@@ -82,6 +93,13 @@ async fn message_is_one_trace_from_the_request_to_the_receipt() {
     assert_eq!(String::from_utf8_lossy(header), format!("00-{TRACE}-{}-01", send.id));
     assert_eq!(sms.traceparent, Some(format!("00-{TRACE}-{}-01", call.id)));
     assert_tell_nothing(&collector.spans(), &code);
+}
+
+/// Asks as Prometheus does.
+async fn open_metrics(process: &Running) -> String {
+    let request = "GET /metrics HTTP/1.1\r\nhost: messager\r\nconnection: close\r\n\
+                   accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.5\r\n\r\n";
+    raw(process.metrics_port, request.as_bytes()).await
 }
 
 /// Asserts that no span has the number or the code.

@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{DeliverMessages, backoff::backoff, lanes::QueuedMessage};
 use crate::{
-    OpenSpan,
+    OpenSpan, TraceParent,
     pipeline::routing::{Ask, FollowUp, Permit},
     ports::{
         Accepted, AwaitedReceipt, Call, CallOutcome, DeliveryLedger, OutcomeClass, SendError, Sms,
@@ -44,6 +44,8 @@ pub(super) enum Made {
 pub(super) struct Ended {
     pub(super) phone: PhoneNumber,
     pub(super) outcome: CallOutcome,
+    /// The span of the call, if there is one.
+    pub(super) trace: Option<TraceParent>,
     /// The message, if another gateway can take it as soon as the outcome is recorded.
     pub(super) goes_on: Option<QueuedMessage>,
 }
@@ -175,12 +177,13 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         if let Some(error) = made.error() {
             tracing::warn!(message.id = %id, attempt, %gateway, %error, "message not accepted by the gateway");
         }
+        let trace = span.as_ref().and_then(OpenSpan::context).cloned();
         if let Some(span) = span {
             end_span(span, &made);
         }
         self.delivered.outcomes.push((gateway.clone(), class));
         if let Made::Called(_, Some(took)) = made {
-            self.delivered.durations.push((gateway.clone(), took));
+            self.delivered.durations.push((gateway.clone(), took, trace.clone()));
         }
         // As the ledger will have it.
         (message.interrupted, message.past.attempts) = (false, attempt);
@@ -194,7 +197,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let goes_on = verdict == Verdict::Retry { after: Duration::ZERO };
         let goes_on = goes_on.then_some(message);
         let outcome = CallOutcome { id, attempt, class, verdict, detail };
-        self.ended.push(Ended { phone, outcome, goes_on });
+        self.ended.push(Ended { phone, outcome, trace, goes_on });
     }
 
     /// Decides what follows from a call. The past of `message` includes it.

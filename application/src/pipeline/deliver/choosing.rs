@@ -202,7 +202,12 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                     verdict: Verdict::Unknown,
                     detail: "interrupted: the call may have been made".to_owned(),
                 };
-                self.ended.push(Ended { phone: message.message.phone, outcome, goes_on: None });
+                self.ended.push(Ended {
+                    phone: message.message.phone,
+                    outcome,
+                    trace: None,
+                    goes_on: None,
+                });
             }
             (Step::Wait(_), _) => {
                 self.delivered.deferred += 1;

@@ -1,16 +1,17 @@
 //! Models of the protocol, small enough to check every state.
 //!
-//! There are three models. [`publishing`] has accept, relays, sweep and a consumer that takes messages
-//! over. It meets at the topic with [`delivering`], which has lease, epoch, ledger and gateway.
-//! [`failover`] has two gateways in place of topic and offset. Everything that can happen next is an action. A slow, paused or crashed process is one whose actions do not
-//! happen. Faults have a budget, so every run ends, and time passes when no other action is left.
+//! There are three models. [`publishing`] has accept, relays and a consumer that takes messages over. It
+//! meets at the topic with [`delivering`], which has lease, epoch, ledger and gateway. [`failover`] has
+//! two gateways in place of topic and offset. Everything that can happen next is an action. A slow,
+//! paused or crashed process is one whose actions do not happen. Faults have a budget, so every run
+//! ends, and time passes when no other action is left.
 //!
 //! Each model takes a flaw, which removes one safeguard. A test for each flaw names the property that
 //! fails without the safeguard. It shows the purpose of the safeguard, and that the model detects its
 //! absence.
 //!
-//! The models do not have the expiry of codes, several partitions, or the order in a lane. The state
-//! machine in `pipeline.rs` covers these with the code itself.
+//! The models do not have several partitions, the order in a lane, or the expiry of codes, apart from a
+//! cancel in [`publishing`]. The state machine in `pipeline.rs` covers these with the code itself.
 
 mod delivering;
 mod failover;

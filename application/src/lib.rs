@@ -21,11 +21,11 @@ pub use self::{
     error::{BoxError, Chain},
     pipeline::{
         AfterAmbiguous, BudgetStatus, Budgets, DeliverMessages, DeliverSettings, Delivered,
-        GatewayLimits, GatewayState, GatewayStatus, GiveBack, JudgeGateways, Judged, Preference,
-        ReceiptsInTime, RegionOf, RelayBatch, RelayError, RelaySettings, Relayed, Retried,
-        RetryDeadLetter, RetryError, Route, RoutedGateway, Router, RoutingTable, SharePartitions,
-        ShareSettings, Shared, Spent, Submission, SubmitError, SubmitMessage, SubmitSettings,
-        TakeOver, TakeOverClaimed, TakeOverError, TakenOver, Tariff,
+        GatewayLimits, GatewayState, GatewayStatus, GiveBack, GiveBackError, JudgeGateways, Judged,
+        Preference, ReceiptsInTime, RegionOf, RelayBatch, RelayError, RelaySettings, Relayed,
+        Retried, RetryDeadLetter, RetryError, Route, RoutedGateway, Router, RoutingTable,
+        SharePartitions, ShareSettings, Shared, Spent, Submission, SubmitError, SubmitMessage,
+        SubmitSettings, TakeOver, TakeOverClaimed, TakeOverError, TakenOver, Tariff,
     },
     trace::{
         Attribute, InvalidTraceParent, Messaging, OpenSpan, Sampler, Span, SpanKind, Spans,

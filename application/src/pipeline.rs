@@ -21,5 +21,5 @@ pub use self::{
     },
     share::{SharePartitions, ShareSettings, Shared},
     submit::{Submission, SubmitError, SubmitMessage, SubmitSettings},
-    take_over::{GiveBack, TakeOver, TakeOverClaimed, TakeOverError, TakenOver},
+    take_over::{GiveBack, GiveBackError, TakeOver, TakeOverClaimed, TakeOverError, TakenOver},
 };

@@ -4,7 +4,7 @@ use adapters_broker::{KafkaBroker, KafkaStream};
 use adapters_persistence::EmbeddedQueue;
 use application::{
     OpenSpan, TracedMessages,
-    ports::{BrokerError, Claimed, Fetched, MessageBroker, MessageStream, StartFrom, StreamError},
+    ports::{BrokerError, Fetched, MessageBroker, MessageStream, Outgoing, StartFrom, StreamError},
 };
 use tokio::time::Instant;
 
@@ -44,7 +44,7 @@ impl MessageBroker for Broker {
         }
     }
 
-    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
         match self {
             Self::Kafka(broker) => broker.publish(messages).await,
             Self::Embedded(queue) => queue.publish(messages).await,
@@ -57,7 +57,7 @@ impl<B: MessageBroker> MessageBroker for TracedBroker<B> {
         self.broker.ready().await
     }
 
-    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
         if !messages.iter().any(|it| self.traced.samples(&it.trace)) {
             return self.broker.publish(messages).await;
         }
@@ -115,10 +115,7 @@ impl MessageStream for Stream {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use application::{
-        Messaging, Sampler, Tracer,
-        ports::{Claim, MockMessageBroker},
-    };
+    use application::{Messaging, Sampler, Tracer, ports::MockMessageBroker};
     use domain::{Message, MessageId, Validity};
     use rand::{SeedableRng, rngs::StdRng};
 
@@ -126,10 +123,10 @@ mod tests {
 
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn claimed(sequence: i64, trace: &str) -> Claimed {
+    fn outgoing(sequence: i64, trace: &str) -> Outgoing {
         let validity = Validity::starting_at(SystemTime::UNIX_EPOCH, Duration::from_secs(600));
-        Claimed {
-            claim: Claim { sequence, attempt: 1 },
+        Outgoing {
+            sequence,
             message: Message {
                 id: MessageId::of_record("t", 0, sequence, 0),
                 phone: "79991234567".parse().unwrap(),
@@ -145,9 +142,9 @@ mod tests {
         StepMetrics::register(&prometheus::Registry::new()).unwrap()
     }
 
-    fn batch() -> Vec<Claimed> {
+    fn batch() -> Vec<Outgoing> {
         let unsampled = TRACE.replace("-01", "-00");
-        vec![claimed(1, TRACE), claimed(2, &unsampled), claimed(3, TRACE), claimed(4, TRACE)]
+        vec![outgoing(1, TRACE), outgoing(2, &unsampled), outgoing(3, TRACE), outgoing(4, TRACE)]
     }
 
     fn answers() -> Vec<Result<(), BrokerError>> {

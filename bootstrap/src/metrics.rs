@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use application::{
     Delivered, Flushed, Posted, Relayed,
-    ports::{BacklogSize, DeliveryState, Swept},
+    ports::{BacklogSize, DeliveryState},
 };
 use domain::GatewayName;
 use prometheus::{
@@ -91,11 +91,11 @@ impl RelayMetrics {
     pub fn relayed(&self, relayed: &Relayed) {
         self.published.inc_by(relayed.published.len() as u64);
         observe(&self.time_to_publish, &relayed.published);
+        self.republished.inc_by(relayed.overdue as u64);
     }
 
-    pub fn swept(&self, swept: &Swept) {
-        self.republished.inc_by(swept.waiting_again);
-        self.expired.inc_by(swept.expired);
+    pub fn expired(&self, messages: u64) {
+        self.expired.inc_by(messages);
     }
 
     pub fn size(&self, size: &BacklogSize) {

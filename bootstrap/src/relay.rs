@@ -2,8 +2,8 @@ use std::{sync::Arc, time::Duration};
 
 use adapters_http::Readiness;
 use application::{
-    Chain, RelayBatch, RelayError,
-    ports::{Backlog, MessageBroker, Swept},
+    Chain, RelayBatch, RelayError, Relayed,
+    ports::{Backlog, MessageBroker},
 };
 use tokio::{
     sync::Notify,
@@ -32,6 +32,12 @@ struct PollPause {
 
 /// The pause after a failure.
 const FAILED: Duration = Duration::from_millis(500);
+
+/// The pause after a batch of which the broker did not take a message.
+const REFUSED: Duration = Duration::from_millis(200);
+
+/// The pause while another process relays.
+const STAND_BY: Duration = Duration::from_millis(200);
 
 impl PollPause {
     fn new(pauses: Pauses) -> Self {
@@ -63,16 +69,24 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
 ) {
     let mut pacing = PollPause::new(pauses);
     while !stop.is_cancelled() {
-        // A stop does not interrupt a claimed batch.
+        // A stop does not interrupt a batch.
         let pause = match relay.execute().await {
-            Ok(relayed) => {
+            Ok(None) => {
                 readiness.set_up("broker");
-                metrics.relayed(&relayed);
-                let pause = pacing.after(relayed.claimed);
-                if relayed.published.len() == batch {
+                stop.run_until_cancelled(sleep(STAND_BY)).await;
+                continue;
+            }
+            Ok(Some(relayed)) => {
+                readiness.set_up("broker");
+                note_relayed(&relayed, &metrics);
+                let pause = pacing.after(relayed.found);
+                if relayed.published.len() < relayed.found {
+                    REFUSED
+                } else if relayed.found == batch {
                     continue;
+                } else {
+                    pause
                 }
-                pause
             }
             Err(RelayError::Broker(error)) => {
                 readiness.set_down("broker", Chain(&error));
@@ -89,22 +103,38 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
             () = sleep(pause) => {}
         }
     }
-    if let Err(error) = relay.settle().await {
-        tracing::warn!(error = %Chain(&error), "published messages were not recorded as published; they will be published again, and \
-             consumers will ignore the duplicates");
+    if let Err(error) = relay.release().await {
+        tracing::warn!(error = %Chain(&error), "the progress of the relay was not stored; the next one publishes some messages again, and \
+             consumers ignore the duplicates");
     }
 }
 
-/// Publishes messages again that no consumer took over, ends expired messages, and counts the
-/// backlog. Repeats this every five seconds until a stop.
+fn note_relayed(relayed: &Relayed, metrics: &RelayMetrics) {
+    metrics.relayed(relayed);
+    if relayed.overdue > 0 {
+        tracing::warn!(
+            messages = relayed.overdue,
+            "published messages were not taken over by a consumer in time; publishing them again"
+        );
+    }
+}
+
+/// Ends expired messages, and counts the backlog. Repeats this every five seconds until a stop.
 pub(crate) async fn sweep<B: Backlog>(backlog: B, metrics: RelayMetrics, stop: CancellationToken) {
     const PAUSE: Duration = Duration::from_secs(5);
     every(PAUSE, &stop, || async {
-        match backlog.sweep().await {
-            Ok(swept) => note_swept(&swept, &metrics),
+        match backlog.end_expired().await {
+            Ok(0) => {}
+            Ok(messages) => {
+                metrics.expired(messages);
+                tracing::warn!(
+                    messages,
+                    "messages expired before a consumer took them over; they are not sent"
+                );
+            }
             Err(error) => tracing::warn!(
                 error = %Chain(&error),
-                "the outbox was not checked for messages that no consumer took over; trying again"
+                "the outbox was not checked for expired messages; trying again"
             ),
         }
         match backlog.size().await {
@@ -113,22 +143,6 @@ pub(crate) async fn sweep<B: Backlog>(backlog: B, metrics: RelayMetrics, stop: C
         }
     })
     .await;
-}
-
-fn note_swept(swept: &Swept, metrics: &RelayMetrics) {
-    metrics.swept(swept);
-    if swept.waiting_again > 0 {
-        tracing::warn!(
-            messages = swept.waiting_again,
-            "published messages were not taken over by a consumer in time; publishing them again"
-        );
-    }
-    if swept.expired > 0 {
-        tracing::warn!(
-            messages = swept.expired,
-            "messages expired before a consumer took them over; they are not sent"
-        );
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use adapters_broker::{KafkaSettings, KafkaStream, KafkaStreamSettings};
 use adapters_persistence::{Database, EmbeddedQueue, EmbeddedQueueSettings, Part};
 use application::{Messaging, TracedMessages, Vault};
+use rand_core::Rng;
 
 pub use self::{
     api::api,
@@ -24,6 +25,7 @@ use crate::{
     Pool, Process,
     broker::Stream,
     config::{BrokerConfig, Config},
+    random::seeded,
 };
 
 /// Opens a topic for reading.
@@ -38,6 +40,11 @@ pub fn stream(config: &Config, database: &Database, topic: &str, vault: &Vault) 
         require_sealed: config.codes.require_sealed,
     };
     Stream::Kafka(KafkaStream::new(settings, vault.clone()))
+}
+
+/// Returns a name that no other process has, and that shows an operator which process it is.
+fn unique_name() -> anyhow::Result<String> {
+    Ok(format!("{}-{:016x}", std::process::id(), seeded()?.next_u64()))
 }
 
 /// Returns the queue that the processor and the consumer of one process share: the processor wakes

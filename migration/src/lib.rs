@@ -37,6 +37,7 @@ mod m20261130_000080_gateway_note;
 mod m20261130_000081_gateway_channel;
 mod m20261130_000090_event_reason;
 mod m20261130_000100_receipt_attempt;
+mod m20261201_200081_transit_ends;
 
 /// All migrations, oldest first.
 #[derive(Debug)]
@@ -71,6 +72,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000081_gateway_channel::Migration),
             Box::new(m20261130_000090_event_reason::Migration),
             Box::new(m20261130_000100_receipt_attempt::Migration),
+            Box::new(m20261201_200081_transit_ends::Migration),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! Claims and settles all rows of an outbox, with a broker that accepts everything at once. The
+//! Relays all rows of an outbox, with a broker that accepts everything at once. The
 //! benchmark compares the relay with this rate, which a relay would reach if Kafka cost nothing.
 //!
 //! Reads `POSTGRES_HOST`, `_PORT`, `_USER`, `_PASSWORD` and `_DB`.
@@ -8,7 +8,7 @@ use std::{num::NonZeroU32, time::Duration};
 use adapters_persistence::{Database, DatabaseSettings, PostgresSettings, SqlBacklog, SslMode};
 use application::{
     RelayBatch, RelaySettings,
-    ports::{BrokerError, Claimed, MessageBroker},
+    ports::{BrokerError, MessageBroker, Outgoing},
 };
 
 struct NoBroker;
@@ -18,7 +18,7 @@ impl MessageBroker for NoBroker {
         Ok(())
     }
 
-    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
         messages.iter().map(|_| Ok(())).collect()
     }
 }
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let database = Database::connect_lazily(&settings, "drain", 4);
     let mut relay = RelayBatch::new(
-        SqlBacklog::new(database, "drain".to_owned()),
+        SqlBacklog::new(database, "drain".to_owned(), "drain".to_owned()),
         NoBroker,
         // The defaults of the processor.
         RelaySettings {
@@ -47,8 +47,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             confirm_within: Duration::from_secs(30),
         },
     );
-    while relay.execute().await?.claimed > 0 {}
-    relay.settle().await?;
+    while relay.execute().await?.is_none_or(|relayed| relayed.found > 0) {}
+    relay.release().await?;
     Ok(())
 }
 

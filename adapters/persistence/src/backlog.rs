@@ -1,156 +1,87 @@
-mod claims;
 mod expiry;
-mod postgres;
-mod sqlite;
-mod transit;
-mod watermark;
+mod look;
+mod tenure;
+mod untaken;
 
-use std::{num::NonZeroU32, ops::Range, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 
-use application::ports::{Backlog, BacklogSize, Claim, Claimed, StoreError, Swept};
+use application::ports::{Backlog, BacklogSize, Outgoing, Reached, StoreError, Tenure};
 use autometrics::autometrics;
 use sea_orm::FromQueryResult;
 
-use self::{
-    claims::{ClaimedRow, claim_rows},
-    watermark::Watermark,
-};
-use crate::{
-    database::{Database, DatabaseError, Sql, lasting, millis},
-    refusal::{code, in_parts},
-};
+pub(crate) use self::expiry::end_expired;
+use crate::database::{Database, DatabaseError, Sql, lasting};
 
 /// The outbox as a relay reads it.
 #[derive(Debug, Clone)]
 pub struct SqlBacklog {
     database: Database,
     topic: String,
-    watermark: Watermark,
+    owner: String,
 }
 
 impl SqlBacklog {
-    /// `topic` is where the messages are published to.
-    pub fn new(database: Database, topic: String) -> Self {
-        Self { watermark: Watermark::new(database.clone()), database, topic }
-    }
-
-    /// Returns the low watermark.
-    #[cfg(test)]
-    pub(crate) async fn oldest(&self) -> Result<i64, DatabaseError> {
-        self.watermark.sequence().await
-    }
-
-    /// For tests, which have no time for inserts that take long.
-    #[cfg(test)]
-    pub(crate) fn with_insert_limit(self, insert_limit: Duration) -> Self {
-        Self { watermark: self.watermark.with_insert_limit(insert_limit), ..self }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn look_again(&self) {
-        self.watermark.look_again();
-    }
-
-    /// Ends messages that expired before a consumer took them over. Returns how many.
-    pub(crate) async fn end_expired(&self) -> Result<u64, DatabaseError> {
-        let oldest = self.watermark.sequence().await?;
-        expiry::end_expired(&self.database, oldest).await
-    }
-
-    async fn try_settle(
-        &self,
-        claims: &[Claim],
-        confirm_within: Duration,
-    ) -> Result<(), DatabaseError> {
-        let parameters = self.database.parameters().with("confirm_within", millis(confirm_within));
-        let parameters = claim_rows(parameters, claims);
-        if self.database.is_postgres() {
-            return postgres::settle(&self.database, parameters).await;
-        }
-        self.database.step(async |it| sqlite::settle(&it, parameters).await).await
-    }
-
-    async fn try_extend(&self, claims: &[Claim], lease: Duration) -> Result<(), DatabaseError> {
-        let parameters = self.database.parameters().with("lease", millis(lease));
-        self.database.execute(&claims::EXTEND, claim_rows(parameters, claims)).await?;
-        Ok(())
+    /// `topic` is where the messages are published to. `owner` is a name that no other process has.
+    pub fn new(database: Database, topic: String, owner: String) -> Self {
+        Self { database, topic, owner }
     }
 }
 
 impl Backlog for SqlBacklog {
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn claim(&self, limit: NonZeroU32, lease: Duration) -> Result<Vec<Claimed>, StoreError> {
-        let parameters = self
-            .database
-            .parameters()
-            .with("limit", i64::from(limit.get()))
-            .with("lease", millis(lease))
-            .with("oldest", self.watermark.sequence().await?);
-        let claimed = self.database.readable_rows(&claims::CLAIM, parameters, ClaimedRow::claimed);
-        let mut claimed = claimed.await?;
-        // `RETURNING` promises no order.
-        claimed.sort_unstable_by_key(|claimed| claimed.claim.sequence);
-        Ok(claimed)
+    async fn acquire(&self, lease: Duration) -> Result<Option<Tenure>, StoreError> {
+        Ok(tenure::acquire(&self.database, &self.owner, lease).await?)
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError> {
-        Ok(self.try_extend(claims, lease).await?)
+    async fn renew(
+        &self,
+        tenure: &Tenure,
+        reached: Reached,
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        Ok(tenure::renew(&self.database, &self.owner, tenure, reached, lease).await?)
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), StoreError> {
-        if claims.is_empty() {
-            return Ok(());
-        }
-        let settle = |places: Range<usize>| self.try_settle(&claims[places], confirm_within);
-        let wait = |place: usize, error: DatabaseError| async move {
-            let claim = claims[place];
-            tracing::error!(
-                sequence = claim.sequence,
-                sqlstate = code(&error),
-                "the database refuses a settlement; the message waits in the outbox"
-            );
-            self.try_extend(&[claim], confirm_within).await
-        };
-        in_parts(claims.len(), settle, wait).await?;
-        Ok(())
+    async fn release(&self, tenure: &Tenure, reached: Reached) -> Result<(), StoreError> {
+        Ok(tenure::release(&self.database, &self.owner, tenure, reached).await?)
     }
 
     #[autometrics(struct_name = "SqlBacklog")]
-    async fn sweep(&self) -> Result<Swept, StoreError> {
-        transit::forget_known(&self.database, &self.topic).await?;
-        let expired = self.end_expired().await?;
-        let waiting_again = transit::return_late(&self.database, &self.topic).await?;
-        if waiting_again > 0 {
-            self.watermark.look_again();
-        }
-        Ok(Swept { waiting_again, expired })
+    async fn look(
+        &self,
+        tenure: &Tenure,
+        gaps: &[RangeInclusive<i64>],
+        cursor: i64,
+        limit: NonZeroU32,
+    ) -> Result<Vec<Outgoing>, StoreError> {
+        Ok(look::look(&self.database, tenure, gaps, cursor, limit).await?)
     }
 
+    #[autometrics(struct_name = "SqlBacklog")]
+    async fn survey(&self, tenure: &Tenure) -> Result<Option<Duration>, StoreError> {
+        tenure::note_oldest(&self.database, &self.owner, tenure).await?;
+        Ok(untaken::last_read(&self.database, &self.topic).await?)
+    }
+
+    #[autometrics(struct_name = "SqlBacklog")]
+    async fn untaken(
+        &self,
+        range: RangeInclusive<i64>,
+        limit: NonZeroU32,
+    ) -> Result<Vec<i64>, StoreError> {
+        Ok(untaken::untaken(&self.database, range, limit).await?)
+    }
+
+    #[autometrics(struct_name = "SqlBacklog")]
+    async fn end_expired(&self) -> Result<u64, StoreError> {
+        Ok(end_expired(&self.database).await?)
+    }
+
+    #[autometrics(struct_name = "SqlBacklog")]
     async fn size(&self) -> Result<BacklogSize, StoreError> {
-        static SIZE: Sql = Sql::new(
-            "
-SELECT
-    (SELECT count(*) FROM outbox WHERE sequence >= :oldest) AS waiting,
-    (SELECT count(*) FROM in_transit) AS in_transit,
-    (SELECT {millis({now} - accepted_at)} FROM outbox WHERE sequence >= :oldest
-     ORDER BY sequence LIMIT 1) AS oldest_waiting,
-    (SELECT {millis({now} - accepted_at)} FROM in_transit
-     ORDER BY sequence LIMIT 1) AS oldest_in_transit",
-        );
-
-        #[derive(FromQueryResult)]
-        struct Row {
-            waiting: i64,
-            in_transit: i64,
-            oldest_waiting: Option<i64>,
-            oldest_in_transit: Option<i64>,
-        }
-
-        let oldest = self.watermark.sequence().await?;
-        let row: Option<Row> =
-            self.database.row(&SIZE, self.database.parameters().with("oldest", oldest)).await?;
+        let row: Option<SizeRow> = self.database.row(&SIZE, self.database.parameters()).await?;
         let row = row.ok_or_else(|| DatabaseError::missing("the size of the backlog"))?;
         Ok(BacklogSize {
             waiting: row.waiting.unsigned_abs(),
@@ -160,3 +91,23 @@ SELECT
         })
     }
 }
+
+#[derive(FromQueryResult)]
+struct SizeRow {
+    waiting: i64,
+    in_transit: i64,
+    oldest_waiting: Option<i64>,
+    oldest_in_transit: Option<i64>,
+}
+
+static SIZE: Sql = Sql::new(
+    "
+SELECT
+    (SELECT count(*) FROM outbox WHERE sequence > published) AS waiting,
+    (SELECT count(*) FROM outbox WHERE sequence BETWEEN oldest AND published) AS in_transit,
+    (SELECT {millis({now} - accepted_at)} FROM outbox WHERE sequence > published
+     ORDER BY sequence LIMIT 1) AS oldest_waiting,
+    (SELECT {millis({now} - accepted_at)} FROM outbox WHERE sequence BETWEEN oldest AND published
+     ORDER BY sequence LIMIT 1) AS oldest_in_transit
+FROM relay",
+);

@@ -75,12 +75,13 @@ struct NowRow {
     now: i64,
 }
 
-// Dead rows at the beginning of the outbox make the look for the oldest one slow, and not wrong.
 static PIPELINE: Sql = Sql::new(
     "
 SELECT
-    (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 10000) AS waiting) AS waiting,
-    (SELECT {millis(accepted_at)} FROM outbox ORDER BY sequence LIMIT 1) AS oldest_waiting,
+    (SELECT count(*)
+     FROM (SELECT 1 FROM outbox WHERE sequence > published LIMIT 10000) AS waiting) AS waiting,
+    (SELECT {millis(accepted_at)} FROM outbox WHERE sequence > published
+     ORDER BY sequence LIMIT 1) AS oldest_waiting,
     (SELECT count(*) FROM consumer_member
      WHERE group_id = :group AND topic = :topic AND expires_at > {now}) AS consumers,
     (SELECT count(*) FROM partition_lease
@@ -91,7 +92,8 @@ SELECT
     (SELECT count(*) FROM (SELECT 1 FROM dead_letter LIMIT 10000) AS dead) AS dead_letters,
     (SELECT count(*) FROM (SELECT 1 FROM event LIMIT 10000) AS events) AS events,
     (SELECT {millis(at)} FROM event ORDER BY sequence LIMIT 1) AS oldest_event,
-    {millis({clock})} AS now",
+    {millis({clock})} AS now
+FROM relay",
 );
 
 #[derive(FromQueryResult)]

@@ -262,12 +262,7 @@ impl SqlForgetting {
     }
 }
 
-static WAITING: Sql = Sql::new(
-    "
-SELECT {text(id)} AS id FROM outbox WHERE phone = :phone
-UNION
-SELECT {text(id)} FROM in_transit WHERE phone = :phone",
-);
+static WAITING: Sql = Sql::new("SELECT {text(id)} AS id FROM outbox WHERE phone = :phone");
 
 static GROUPS: Sql = Sql::new(
     "SELECT group_id, topic, count(*) AS partitions FROM partition_lease GROUP BY group_id, topic",
@@ -277,9 +272,7 @@ static BACK: Sql = Sql::new(
     "
 SELECT 1 FROM phone WHERE phone IN (:phone, 'api:' || :phone)
 UNION ALL
-SELECT 1 FROM outbox WHERE phone = :phone
-UNION ALL
-SELECT 1 FROM in_transit WHERE phone = :phone",
+SELECT 1 FROM outbox WHERE phone = :phone",
 );
 
 // A group that reads the record of such a message knows the message already, and does not send it.
@@ -292,8 +285,6 @@ SELECT DISTINCT ON (known.id) :group, :topic, :partition, known.id, '0000000', '
     known.accepted_at, known.expires_at, now(), NULL, 'forgotten'
 FROM (
     SELECT id, accepted_at, expires_at FROM outbox WHERE id = ANY (:ids::uuid[])
-    UNION ALL
-    SELECT id, accepted_at, expires_at FROM in_transit WHERE id = ANY (:ids::uuid[])
     UNION ALL
     SELECT message_id, accepted_at, expires_at
     FROM delivery
@@ -310,9 +301,6 @@ SELECT :group, :topic, :partition, known.id, '0000000', 'expired', min(known.acc
 FROM (
     SELECT id, accepted_at, expires_at
     FROM outbox WHERE id IN (SELECT value FROM json_each(:ids))
-    UNION ALL
-    SELECT id, accepted_at, expires_at
-    FROM in_transit WHERE id IN (SELECT value FROM json_each(:ids))
     UNION ALL
     SELECT message_id, accepted_at, expires_at
     FROM delivery

@@ -126,20 +126,28 @@ impl GoTable for SqlGoTable {
         Ok(self.database.execute(&MARK_DONE, parameters).await?)
     }
 
-    async fn unclaimed(&self, after: i64, limit: usize) -> Result<Vec<Stored>, StoreError> {
+    async fn unpublished(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Option<Vec<Stored>>, StoreError> {
         #[derive(FromQueryResult)]
         struct Row {
-            sequence: i64,
-            id: String,
+            sequence: Option<i64>,
+            id: Option<String>,
         }
 
         let parameters =
             self.database.parameters().with("after", after).with("limit", limited(limit));
-        let rows: Vec<Row> = self.database.rows(&UNCLAIMED, parameters).await?;
-        let stored = |row: Row| {
-            Ok::<_, DatabaseError>(Stored { sequence: row.sequence, id: parsed(&row.id, "an id")? })
+        let rows: Vec<Row> = self.database.rows(&UNPUBLISHED, parameters).await?;
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let stored = |(sequence, id): (i64, String)| {
+            Ok::<_, DatabaseError>(Stored { sequence, id: parsed(&id, "an id")? })
         };
-        Ok(rows.into_iter().map(stored).collect::<Result<_, _>>()?)
+        let rows = rows.into_iter().filter_map(|row| row.sequence.zip(row.id));
+        Ok(Some(rows.map(stored).collect::<Result<_, _>>()?))
     }
 
     async fn done(&self, ids: Ids) -> Result<Vec<(i64, MessageId)>, StoreError> {
@@ -154,11 +162,17 @@ impl GoTable for SqlGoTable {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    async fn give_back(&self, rows: &[GivingBack]) -> Result<u64, StoreError> {
+    async fn give_back(&self, rows: &[GivingBack]) -> Result<Option<u64>, StoreError> {
+        #[derive(FromQueryResult)]
+        struct Row {
+            given: i64,
+        }
+
         let parameters = self.database.parameters().rows("back", rows.iter(), |back| {
             back.column("go_id", |it| it.row).column("sequence", |it| it.sequence)
         });
-        Ok(self.database.execute(&GIVE_BACK, parameters).await?)
+        let row: Option<Row> = self.database.row(&GIVE_BACK, parameters).await?;
+        Ok(row.map(|row| row.given.unsigned_abs()))
     }
 }
 
@@ -452,13 +466,27 @@ UPDATE message SET status = 'done' WHERE id = ANY (ARRAY(SELECT id FROM mine))",
     "",
 );
 
-static UNCLAIMED: Sql = Sql::new(
+/// A message that may have been published: by a relay, or by a processor of an earlier version, which
+/// claimed it.
+const MAY_BE_PUBLISHED: Fragment =
+    Fragment::new("may_be_published", "(sequence <= free.read_up_to OR attempt > 0)");
+
+// One row without a message if there is none, and no row while there is a relay. One that was killed
+// still has the outbox, and has not said how far it got.
+static UNPUBLISHED: Sql = Sql::with(
+    &[MAY_BE_PUBLISHED],
     "
-SELECT sequence, id::text AS id
-FROM outbox
-WHERE sequence > :after AND attempt = 0
-ORDER BY sequence
-LIMIT :limit",
+SELECT stored.sequence, stored.id
+FROM (SELECT read_up_to FROM relay WHERE owner IS NULL) AS free
+    LEFT JOIN LATERAL (
+        SELECT sequence, id::text AS id
+        FROM outbox
+        WHERE sequence > :after AND NOT {may_be_published}
+        ORDER BY sequence
+        LIMIT :limit
+    ) AS stored ON true
+ORDER BY stored.sequence",
+    "",
 );
 
 static DONE: Sql = Sql::with(
@@ -470,17 +498,21 @@ WHERE id > :after AND id <= :last AND status = 'done' AND created_at IS NOT NULL
     "",
 );
 
-static GIVE_BACK: Sql = Sql::new(
+// No relay begins before the commit, because the row of `relay` is locked.
+static GIVE_BACK: Sql = Sql::with(
+    &[MAY_BE_PUBLISHED],
     "
-WITH wanted AS MATERIALIZED (
+WITH free AS MATERIALIZED (
+    SELECT read_up_to FROM relay WHERE owner IS NULL FOR UPDATE
+), wanted AS MATERIALIZED (
     SELECT * FROM :back
 ), mine AS MATERIALIZED (
     SELECT message.id, stored.sequence
-    FROM (SELECT * FROM wanted ORDER BY sequence) AS wanted
+    FROM free CROSS JOIN (SELECT * FROM wanted ORDER BY sequence) AS wanted
         CROSS JOIN LATERAL (
             SELECT sequence
             FROM outbox
-            WHERE sequence = wanted.sequence AND attempt = 0
+            WHERE sequence = wanted.sequence AND NOT {may_be_published}
             FOR UPDATE SKIP LOCKED
         ) AS stored
         CROSS JOIN LATERAL (
@@ -491,10 +523,14 @@ WITH wanted AS MATERIALIZED (
         ) AS message
 ), removed AS (
     DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM mine)) RETURNING sequence
+), given AS (
+    UPDATE message
+    SET status = 'new', reserved_to = created_at
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM mine WHERE (sequence IN (SELECT sequence FROM removed)) IS TRUE
+    ))
+    RETURNING 1
 )
-UPDATE message
-SET status = 'new', reserved_to = created_at
-WHERE id = ANY (ARRAY(
-    SELECT id FROM mine WHERE (sequence IN (SELECT sequence FROM removed)) IS TRUE
-))",
+SELECT (SELECT count(*) FROM given) AS given FROM free",
+    "",
 );

@@ -8,7 +8,7 @@ use autometrics::autometrics;
 use sea_orm::FromQueryResult;
 
 use crate::{
-    backlog::SqlBacklog,
+    backlog,
     database::{Database, DatabaseError, Sql, millis},
     receipts::references,
 };
@@ -20,7 +20,6 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct SqlHousekeeping {
     database: Database,
-    backlog: SqlBacklog,
 }
 
 /// What [`SqlHousekeeping::end_expired`] ended.
@@ -42,8 +41,7 @@ const OVERDUE: Duration = Duration::from_secs(3_600);
 
 impl SqlHousekeeping {
     pub fn new(database: Database) -> Self {
-        let backlog = SqlBacklog::new(database.clone(), String::new());
-        Self { database, backlog }
+        Self { database }
     }
 
     /// Ends what has expired and wipes its codes: messages that no consumer took over, entries of
@@ -85,7 +83,7 @@ impl SqlHousekeeping {
     }
 
     async fn try_end_expired(&self) -> Result<Expired, DatabaseError> {
-        let untaken = self.backlog.end_expired().await?;
+        let untaken = backlog::end_expired(&self.database).await?;
         let parameters = self.database.parameters();
         let (expired, unknown) =
             entries::end(&self.database, &entries::ABANDONED, &parameters).await?;

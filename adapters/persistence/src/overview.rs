@@ -116,10 +116,15 @@ static NUMBERS: Sql = Sql::pair(
 SELECT
     coalesce(pg_sequence_last_value('outbox_sequence_seq'), 0) AS accepted,
     coalesce(pg_sequence_last_value('delivery_place_seq'), 0) AS taken_over,
-    (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 10000) AS waiting) AS waiting,
-    (SELECT {millis(accepted_at)} FROM outbox ORDER BY sequence LIMIT 1) AS oldest_waiting,
-    (SELECT count(*) FROM (SELECT 1 FROM in_transit LIMIT 10000) AS published) AS in_transit,
-    (SELECT {millis(published_at)} FROM in_transit ORDER BY sequence LIMIT 1) AS oldest_in_transit,
+    (SELECT count(*)
+     FROM (SELECT 1 FROM outbox WHERE sequence > published LIMIT 10000) AS its) AS waiting,
+    (SELECT {millis(accepted_at)} FROM outbox WHERE sequence > published
+     ORDER BY sequence LIMIT 1) AS oldest_waiting,
+    (SELECT count(*)
+     FROM (SELECT 1 FROM outbox WHERE sequence BETWEEN relay.oldest AND published
+           LIMIT 10000) AS its) AS in_transit,
+    (SELECT {millis(accepted_at)} FROM outbox WHERE sequence BETWEEN relay.oldest AND published
+     ORDER BY sequence LIMIT 1) AS oldest_in_transit,
     open.count AS open, open.calling, open.oldest AS oldest_open,
     (SELECT count(*) FROM (SELECT 1 FROM dead_letter LIMIT 10000) AS dead) AS dead_letters,
     (SELECT {millis(recorded_at)} FROM dead_letter ORDER BY id DESC LIMIT 1) AS newest_dead_letter,
@@ -139,15 +144,19 @@ FROM (
     SELECT count(*) AS count, count(*) FILTER (WHERE attempt > 0) AS failed,
         {millis(min(at))} AS oldest
     FROM (SELECT attempt, at FROM event ORDER BY sequence LIMIT 10000) AS its
-) AS events",
+) AS events, relay",
     "
 SELECT
     coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0) AS accepted,
     coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'delivery'), 0) AS taken_over,
-    (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 10000)) AS waiting,
-    (SELECT accepted_at FROM outbox ORDER BY sequence LIMIT 1) AS oldest_waiting,
-    (SELECT count(*) FROM (SELECT 1 FROM in_transit LIMIT 10000)) AS in_transit,
-    (SELECT published_at FROM in_transit ORDER BY sequence LIMIT 1) AS oldest_in_transit,
+    (SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sequence > published LIMIT 10000)) AS waiting,
+    (SELECT accepted_at FROM outbox WHERE sequence > published
+     ORDER BY sequence LIMIT 1) AS oldest_waiting,
+    (SELECT count(*)
+     FROM (SELECT 1 FROM outbox WHERE sequence BETWEEN relay.oldest AND published
+           LIMIT 10000)) AS in_transit,
+    (SELECT accepted_at FROM outbox WHERE sequence BETWEEN relay.oldest AND published
+     ORDER BY sequence LIMIT 1) AS oldest_in_transit,
     open.count AS open, open.calling, open.oldest AS oldest_open,
     (SELECT count(*) FROM (SELECT 1 FROM dead_letter LIMIT 10000)) AS dead_letters,
     (SELECT recorded_at FROM dead_letter ORDER BY id DESC LIMIT 1) AS newest_dead_letter,
@@ -166,7 +175,7 @@ FROM (
 ) AS open, (
     SELECT count(*) AS count, count(*) FILTER (WHERE attempt > 0) AS failed, min(at) AS oldest
     FROM (SELECT attempt, at FROM event ORDER BY sequence LIMIT 10000)
-) AS events",
+) AS events, relay",
 );
 
 #[derive(FromQueryResult)]

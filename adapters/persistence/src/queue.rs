@@ -20,7 +20,7 @@ use adapters_wire::{DecodeSettings, Headers, Place, WireRecord, decode, encode, 
 use application::{
     Keys, Vault, VaultClosed,
     ports::{
-        BrokerError, Claimed, Fetched, MessageBroker, MessageStream, Record, StartFrom,
+        BrokerError, Fetched, MessageBroker, MessageStream, Outgoing, Record, StartFrom,
         StreamError, Unreadable,
     },
 };
@@ -224,7 +224,7 @@ impl MessageBroker for EmbeddedQueue {
     }
 
     #[autometrics(struct_name = "EmbeddedQueue")]
-    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
         let records: Vec<WireRecord> = messages.iter().map(encode).collect();
         // The phones of refused records. Their later records must not overtake them.
         let phones = Mutex::new(HashSet::new());

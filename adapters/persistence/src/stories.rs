@@ -1,7 +1,7 @@
 //! The story of a verification, a message or a phone, for an operator.
 //!
-//! Everything is read by primary keys, but for two kinds of rows: rows of `outbox`, `in_transit`,
-//! `event` and `dead_letter`, which leave soon, and of which [`LOOKED_AT`] are looked at; and the
+//! Everything is read by primary keys, but for two kinds of rows: rows of `outbox`, `event` and
+//! `dead_letter`, which leave soon, and of which [`LOOKED_AT`] are looked at; and the
 //! verifications and messages of a phone, which have no index by phone ([`walk`]).
 
 mod rows;
@@ -58,16 +58,14 @@ pub struct MessageStory {
     pub dead_letters: Vec<i64>,
 }
 
-/// A message in the outbox, or in transit.
+/// A message in the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingMessage {
     pub phone: PhoneNumber,
     pub accepted_at: SystemTime,
     pub expires_at: SystemTime,
-    /// How often a processor has claimed it.
-    pub claims: u64,
-    /// `None` while it is in the outbox.
-    pub published_at: Option<SystemTime>,
+    /// It is in transit: the relay says that it has published it.
+    pub is_published: bool,
 }
 
 /// What one group did with a message.

@@ -12,7 +12,7 @@ pub(crate) const VERIFICATION_COLUMNS: Fragment = Fragment::pair(
         id::text AS id, origin, phone, region, attempts::integer AS attempts,
         sends::integer AS sends, extra_sends::integer AS extra_sends,
         code_length::integer AS code_length, template, metadata,
-        pepper_id, sequence, api_key::text AS api_key,
+        pepper_id, api_key::text AS api_key,
         CASE WHEN status = 'pending' AND expires_at <= now() THEN 'expired' ELSE status END
             AS status,
         CASE WHEN expires_at > now() THEN encode(seed, 'hex') END AS seed,
@@ -23,7 +23,7 @@ pub(crate) const VERIFICATION_COLUMNS: Fragment = Fragment::pair(
         {millis(now())} AS read_at",
     "
         id, origin, phone, region, attempts, sends, extra_sends, code_length, template, metadata, pepper_id,
-        sequence, api_key,
+        api_key,
         CASE WHEN status = 'pending' AND expires_at <= {now} THEN 'expired' ELSE status END
             AS status,
         CASE WHEN expires_at > {now} THEN nullif(lower(hex(seed)), '') END AS seed,
@@ -46,8 +46,6 @@ pub(crate) struct VerificationRow {
     template: Option<String>,
     metadata: Option<String>,
     pepper_id: String,
-    /// The place of its latest message in the outbox.
-    pub(crate) sequence: i64,
     api_key: Option<String>,
     status: String,
     seed: Option<String>,

@@ -46,9 +46,8 @@ impl SqlVerifications {
 
     async fn find_history(&self, id: VerificationId) -> Result<Option<History>, DatabaseError> {
         let Some(row) = self.row(id).await? else { return Ok(None) };
-        let sequence = row.sequence;
         let verification = row.verification()?;
-        let events = timeline::events(&self.database, &verification, sequence).await?;
+        let events = timeline::events(&self.database, &verification).await?;
         Ok(Some(History { verification, events }))
     }
 }

@@ -17,7 +17,9 @@ use std::{
     time::Instant,
 };
 
-use application::ports::{Claimed, Incoming, MessageBroker, MessageStream, StartFrom, StreamError};
+use application::ports::{
+    Incoming, MessageBroker, MessageStream, Outgoing, StartFrom, StreamError,
+};
 
 use self::{reading::fetch_some, samples::as_received};
 pub use self::{
@@ -38,7 +40,7 @@ pub struct Rig<B, S> {
 }
 
 impl<B: MessageBroker, S> Rig<B, S> {
-    async fn publish(&self, messages: &[Claimed]) {
+    async fn publish(&self, messages: &[Outgoing]) {
         publish(&self.broker, messages).await;
     }
 }
@@ -77,7 +79,7 @@ macro_rules! broker_conformance {
     };
 }
 
-async fn publish(broker: &impl MessageBroker, messages: &[Claimed]) {
+async fn publish(broker: &impl MessageBroker, messages: &[Outgoing]) {
     in_time(broker.ready()).await.unwrap();
     let answers = in_time(broker.publish(messages)).await;
     assert_eq!(answers.len(), messages.len());
@@ -108,8 +110,8 @@ where
         }
     }
     let mut wanted: HashMap<_, Vec<Incoming>> = HashMap::new();
-    for claimed in &sent {
-        wanted.entry(claimed.message.phone.clone()).or_default().push(as_received(claimed));
+    for outgoing in &sent {
+        wanted.entry(outgoing.message.phone.clone()).or_default().push(as_received(outgoing));
     }
     assert_eq!(received, wanted);
 }
@@ -329,5 +331,5 @@ where
             received.insert(record.content.unwrap().message.id);
         }
     }
-    assert!(sent.iter().all(|claimed| received.contains(&claimed.message.id)));
+    assert!(sent.iter().all(|outgoing| received.contains(&outgoing.message.id)));
 }

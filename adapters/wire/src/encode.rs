@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use application::ports::Claimed;
+use application::ports::Outgoing;
 
 use crate::{
     headers::{
@@ -35,8 +35,8 @@ impl fmt::Debug for WireRecord {
 /// Makes the record of a message.
 ///
 /// The code goes out as the message carries it, in clear or sealed.
-pub fn encode(claimed: &Claimed) -> WireRecord {
-    let Claimed { claim, message, validity, trace, age: _ } = claimed;
+pub fn encode(outgoing: &Outgoing) -> WireRecord {
+    let Outgoing { sequence, message, validity, trace, age: _ } = outgoing;
     let headers = [
         (SPEC_VERSION, "1.0".to_owned()),
         (ID, message.id.to_string()),
@@ -44,7 +44,7 @@ pub fn encode(claimed: &Claimed) -> WireRecord {
         (TYPE, ACCEPTED_V1.to_owned()),
         (TIME, time_text(validity.accepted_at)),
         (EXPIRY_TIME, time_text(validity.expires_at)),
-        (SEQUENCE, claim.sequence.to_string()),
+        (SEQUENCE, sequence.to_string()),
         (CONTENT_TYPE, "application/json".to_owned()),
         (TRACE_PARENT, trace.as_str().to_owned()),
     ];
@@ -61,12 +61,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::fixtures::{TRACE, claimed, sealed};
+    use crate::fixtures::{TRACE, outgoing, sealed};
 
     /// The headers are ours. The Go service ignores them.
     #[test]
     fn value_in_clear_has_the_bytes_of_the_go_service() {
-        let record = encode(&claimed());
+        let record = encode(&outgoing());
 
         assert_eq!(record.key, "7264d734cbe904bd");
         assert_eq!(
@@ -98,9 +98,9 @@ mod tests {
     fn template_is_written_beside_the_code() {
         let (code, template) = ("048291".parse().unwrap(), "login/de".parse().ok());
         let code = CarriedCode::Clear { code, template };
-        let claimed = Claimed { message: Message { code, ..claimed().message }, ..claimed() };
+        let outgoing = Outgoing { message: Message { code, ..outgoing().message }, ..outgoing() };
 
-        let record = encode(&claimed);
+        let record = encode(&outgoing);
 
         assert_eq!(
             str::from_utf8(&record.value).unwrap(),
@@ -110,13 +110,13 @@ mod tests {
 
     #[test]
     fn sealed_value_has_the_seal_only() {
-        let claimed = sealed();
+        let outgoing = sealed();
 
-        let record = encode(&claimed);
+        let record = encode(&outgoing);
 
         let value: Value = serde_json::from_slice(&record.value).unwrap();
-        assert_eq!(value, json!({ "sealed": claimed.message.code.as_text() }));
-        let clear = encode(&self::claimed());
+        assert_eq!(value, json!({ "sealed": outgoing.message.code.as_text() }));
+        let clear = encode(&self::outgoing());
         assert_eq!((record.key, record.headers), (clear.key, clear.headers));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use application::ports::{Claim, Claimed, Incoming};
+use application::ports::{Incoming, Outgoing};
 use domain::{Message, PayloadKeys, Validity};
 
 use crate::{DecodeSettings, Place};
@@ -28,9 +28,9 @@ pub(crate) fn with_keys(keys: &PayloadKeys) -> DecodeSettings<'_> {
 }
 
 /// A message whose code is in clear.
-pub(crate) fn claimed() -> Claimed {
-    Claimed {
-        claim: Claim { sequence: 7, attempt: 1 },
+pub(crate) fn outgoing() -> Outgoing {
+    Outgoing {
+        sequence: 7,
         message: Message {
             id: "6f2c1a52-9d3f-4f0e-8a55-0d2f6f3b9c11".parse().unwrap(),
             phone: "79991234567".parse().unwrap(),
@@ -43,20 +43,20 @@ pub(crate) fn claimed() -> Claimed {
 }
 
 /// The same message, sealed with [`KEY`].
-pub(crate) fn sealed() -> Claimed {
-    let Claimed { message: Message { id, phone, .. }, .. } = claimed();
+pub(crate) fn sealed() -> Outgoing {
+    let Outgoing { message: Message { id, phone, .. }, .. } = outgoing();
     let (code, template) = ("048291".parse().unwrap(), "login/de".parse().ok());
     let code = keys(KEY).seal(id, &phone, &code, template.as_ref(), [9; 24]);
-    Claimed { message: Message { id, phone, code }, ..claimed() }
+    Outgoing { message: Message { id, phone, code }, ..outgoing() }
 }
 
 /// The message as a consumer receives it.
-pub(crate) fn received(claimed: Claimed) -> Incoming {
+pub(crate) fn received(outgoing: Outgoing) -> Incoming {
     Incoming {
-        message: claimed.message,
-        validity: Some(claimed.validity),
-        trace: Some(claimed.trace),
-        sequence: Some(claimed.claim.sequence),
+        message: outgoing.message,
+        validity: Some(outgoing.validity),
+        trace: Some(outgoing.trace),
+        sequence: Some(outgoing.sequence),
     }
 }
 

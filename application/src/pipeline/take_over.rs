@@ -46,10 +46,21 @@ pub struct TakeOverClaimed<T, S, R> {
     stream: S,
 }
 
-/// Gives messages back to the Go service that no relay has claimed.
+/// Gives messages back to the Go service that were never published.
 #[derive(Debug)]
 pub struct GiveBack<T> {
     table: T,
+}
+
+/// The reason why messages were not given back.
+#[derive(Debug, thiserror::Error)]
+pub enum GiveBackError {
+    #[error(
+        "a processor publishes messages, or was killed: start one if none runs, and stop all of them"
+    )]
+    Relayed,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// The result of a batch.
@@ -201,18 +212,19 @@ impl<T: GoTable> GiveBack<T> {
         Self { table }
     }
 
-    /// Gives back each message of `ids` that waits in the outbox and that no relay has claimed.
-    /// Returns how many. Each batch is one commit: after a crash, a message is either in the outbox
+    /// Gives back each message of `ids` that is in the outbox and was never published. Returns how
+    /// many. Each batch is one commit: after a crash, a message is either in the outbox
     /// or its row is `new`.
     ///
     /// The id of a message tells which row it came from.
     #[autometrics(struct_name = "GiveBack")]
-    pub async fn execute(&self, ids: Ids) -> Result<u64, StoreError> {
-        let mut unclaimed = HashMap::new();
+    pub async fn execute(&self, ids: Ids) -> Result<u64, GiveBackError> {
+        let mut unpublished = HashMap::new();
         let mut after = 0;
         loop {
-            let stored = self.table.unclaimed(after, BATCH).await?;
-            unclaimed.extend(stored.iter().map(|Stored { sequence, id }| (*id, *sequence)));
+            let stored = self.table.unpublished(after, BATCH).await?;
+            let stored = stored.ok_or(GiveBackError::Relayed)?;
+            unpublished.extend(stored.iter().map(|Stored { sequence, id }| (*id, *sequence)));
             match stored.last() {
                 Some(last) if stored.len() >= BATCH => after = last.sequence,
                 _ => break,
@@ -223,11 +235,11 @@ impl<T: GoTable> GiveBack<T> {
             let rows = self.table.done(part).await?.into_iter();
             let rows: Vec<_> = rows
                 .filter_map(|(row, id)| {
-                    unclaimed.get(&id).map(|sequence| GivingBack { row, sequence: *sequence })
+                    unpublished.get(&id).map(|sequence| GivingBack { row, sequence: *sequence })
                 })
                 .collect();
             for rows in rows.chunks(BATCH) {
-                given += self.table.give_back(rows).await?;
+                given += self.table.give_back(rows).await?.ok_or(GiveBackError::Relayed)?;
             }
         }
         Ok(given)

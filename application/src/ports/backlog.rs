@@ -1,75 +1,100 @@
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 
 use domain::{Message, Validity};
 
 use crate::{TraceParent, ports::StoreError};
 
-/// The outbox as a relay sees it: messages that no consumer has taken over yet.
+/// The outbox as a relay sees it: messages that no consumer has taken over yet, each under a number.
 ///
-/// A message is *waiting* until a relay settles it, and then *in transit*. A consumer's ledger may
-/// take it over in either state, which removes it from the backlog. A message that is in transit for
-/// too long returns to *waiting*.
+/// A later message of a phone has a higher number, if the caller knew that the earlier one was
+/// accepted. A number may become visible after a higher one, soon after it was drawn, or never.
+///
+/// A relay changes no message. A consumer's ledger removes the messages that it takes over.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Backlog: Sync + 'static {
-    /// Leases up to `limit` waiting messages for `lease`, in the order of their acceptance.
-    ///
-    /// A leased message is invisible to other callers. If the lease ends before a `settle`, the
-    /// message may be claimed again. A message is not claimed while an older message to the same
-    /// phone, which was never settled, is not in this batch or is leased. An expired message is never
-    /// claimed.
-    async fn claim(&self, limit: NonZeroU32, lease: Duration) -> Result<Vec<Claimed>, StoreError>;
+    /// Makes the caller the relay for `lease`, or returns `None` if another one is.
+    async fn acquire(&self, lease: Duration) -> Result<Option<Tenure>, StoreError>;
 
-    /// Renews the lease of each claim that the caller still holds.
-    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError>;
+    /// Renews the lease and stores the progress. Returns whether the caller is still the relay.
+    ///
+    /// It is, even after the end of its lease, until another one acquires the outbox. It is not if the
+    /// database may have lost commits since, because another server answers.
+    async fn renew(
+        &self,
+        tenure: &Tenure,
+        reached: Reached,
+        lease: Duration,
+    ) -> Result<bool, StoreError>;
 
-    /// Records messages as published. They are now in transit.
-    ///
-    /// If no consumer has taken a message over after `confirm_within`, it returns to waiting as soon
-    /// as a group has read the topic up to its end at the time of the publication. If no group reads
-    /// that far, it returns to waiting after sixteen times `confirm_within`. Both times double with
-    /// each publication.
-    ///
-    /// A claim that the caller no longer holds, or whose message a consumer has taken over, is
-    /// skipped. Safe to repeat.
-    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), StoreError>;
+    /// Stores the progress and lets another relay begin, if the caller is still the relay.
+    async fn release(&self, tenure: &Tenure, reached: Reached) -> Result<(), StoreError>;
 
-    /// Returns messages to waiting that were in transit for too long, and ends expired messages.
+    /// Reads the first `limit` messages whose number is in one of `gaps` or above `cursor`, in the order
+    /// of their numbers. Leaves out what has expired.
     ///
-    /// An expired message is recorded as expired, unless a ledger already has it.
-    async fn sweep(&self) -> Result<Swept, StoreError>;
+    /// Reads nothing if the database may have lost commits since the tenure began.
+    async fn look(
+        &self,
+        tenure: &Tenure,
+        gaps: &[RangeInclusive<i64>],
+        cursor: i64,
+        limit: NonZeroU32,
+    ) -> Result<Vec<Outgoing>, StoreError>;
+
+    /// Looks up the lowest number, from which all reads of the whole outbox begin. Returns how long
+    /// ago some group had read all that was on the topic then, if any has.
+    async fn survey(&self, tenure: &Tenure) -> Result<Option<Duration>, StoreError>;
+
+    /// Returns up to `limit` numbers within `range`, in their order, of messages that are in no ledger
+    /// and have not expired.
+    async fn untaken(
+        &self,
+        range: RangeInclusive<i64>,
+        limit: NonZeroU32,
+    ) -> Result<Vec<i64>, StoreError>;
+
+    /// Ends messages that expired before a consumer took them over. Returns how many.
+    ///
+    /// They are recorded as expired, unless a ledger already has them.
+    async fn end_expired(&self) -> Result<u64, StoreError>;
 
     /// Counts the messages that are waiting and those in transit, and says how old the oldest are.
     async fn size(&self) -> Result<BacklogSize, StoreError>;
 }
 
-/// The right to publish and settle one message. `attempt` is its fencing token: the next claim of the
-/// message has a higher one.
+/// The right to relay the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    pub sequence: i64,
-    pub attempt: i32,
+pub struct Tenure {
+    /// The fencing token: the next relay has a higher one.
+    pub epoch: i64,
+    /// The instance of the database server that gave the tenure.
+    pub server: i64,
+    /// The progress of the relay before.
+    pub published: i64,
 }
 
-/// A claimed message.
+/// How far a relay got.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// Every message up to this number was published, or never will be visible.
+    pub published: i64,
+    /// No message above this number was published.
+    pub read: i64,
+}
+
+/// A message to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claimed {
-    pub claim: Claim,
+pub struct Outgoing {
+    pub sequence: i64,
     pub message: Message,
     pub validity: Validity,
     pub trace: TraceParent,
-    /// The time from the acceptance to the claim.
+    /// The time from its acceptance to the look.
     pub age: Duration,
 }
 
-/// The result of a sweep.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Swept {
-    pub waiting_again: u64,
-    pub expired: u64,
-}
-
-/// The messages in each state.
+/// The messages in each state: *waiting* to be published, or *in transit* to a consumer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BacklogSize {
     pub waiting: u64,

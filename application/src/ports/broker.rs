@@ -1,4 +1,4 @@
-use crate::{BoxError, ports::Claimed};
+use crate::{BoxError, ports::Outgoing};
 
 /// The broker that messages are published to.
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
@@ -13,7 +13,7 @@ pub trait MessageBroker: Sync + 'static {
     /// error means that the outcome is unknown: the broker may have stored the message. Messages to
     /// one phone go to one partition in the given order. After one of them fails, the later ones are
     /// not tried.
-    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>>;
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>>;
 }
 
 /// The reason why a message was not published.

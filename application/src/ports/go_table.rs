@@ -40,19 +40,26 @@ pub trait GoTable: Sync + 'static {
     /// A row that changed since it was read is left alone.
     async fn mark_done(&self, rows: &[GoRow]) -> Result<u64, StoreError>;
 
-    /// Returns up to `limit` messages of the outbox that no relay has ever claimed, in the order of
-    /// their place, which is after `after`.
-    async fn unclaimed(&self, after: i64, limit: usize) -> Result<Vec<Stored>, StoreError>;
+    /// Returns up to `limit` messages of the outbox that were never published, in the order of their
+    /// place, which is after `after`.
+    ///
+    /// Returns `None` while there is a relay, also one that was killed: nobody knows what it has
+    /// published.
+    async fn unpublished(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Option<Vec<Stored>>, StoreError>;
 
     /// Returns the rows of `ids` that are `done` and would not have expired, as their number and the
     /// id of their message.
     async fn done(&self, ids: Ids) -> Result<Vec<(i64, MessageId)>, StoreError>;
 
     /// Deletes messages from the outbox and sets their rows to `new` and never claimed, in one
-    /// commit. Returns how many.
+    /// commit. Returns how many, or `None` while there is a relay.
     ///
-    /// A message that a relay has claimed in the meantime stays.
-    async fn give_back(&self, rows: &[GivingBack]) -> Result<u64, StoreError>;
+    /// A message that may have been published in the meantime stays.
+    async fn give_back(&self, rows: &[GivingBack]) -> Result<Option<u64>, StoreError>;
 }
 
 /// The ids after `after`, up to and including `last`.

@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     num::NonZeroU32,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
@@ -16,11 +17,11 @@ use std::{
 use application::{
     BoxError, TraceParent,
     ports::{
-        Accepted, Admitted, Backlog, BacklogSize, Batch, BrokerError, Call, CallOutcome, Claim,
-        Claimed, DeliveryLedger, DeliveryState, Due, Enqueued, Fetched, Incoming, Lease,
-        LedgerError, MessageBroker, MessageStream, NewSend, Next, Outbox, OutcomeClass,
-        PartitionLeases, Past, Record, Recorded, Renewed, SendError, Sms, SmsGateway, Start,
-        StartFrom, Started, StoreError, StreamError, Swept, Verdict,
+        Accepted, Admitted, Backlog, BacklogSize, Batch, BrokerError, Call, CallOutcome,
+        DeliveryLedger, DeliveryState, Due, Enqueued, Fetched, Incoming, Lease, LedgerError,
+        MessageBroker, MessageStream, NewSend, Next, Outbox, OutcomeClass, Outgoing,
+        PartitionLeases, Past, Reached, Record, Recorded, Renewed, SendError, Sms, SmsGateway,
+        Start, StartFrom, Started, StoreError, StreamError, Tenure, Verdict,
     },
 };
 use domain::{GatewayName, Message, MessageId, PhoneNumber, Validity};
@@ -34,9 +35,6 @@ pub(crate) const PARTITIONS: i32 = 2;
 /// The maximum number of records in a fetch. It is small, so that readers lag.
 const FETCH_LIMIT: usize = 3;
 
-/// How much longer a group must have read than to a publication to have seen it.
-const MARGIN: Duration = Duration::from_secs(2);
-
 #[derive(Debug, Clone)]
 pub(crate) struct Memory {
     state: Arc<Mutex<State>>,
@@ -46,7 +44,11 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 pub(crate) struct State {
     outbox: BTreeMap<i64, Row>,
-    in_transit: BTreeMap<i64, Transit>,
+    /// The highest number that was drawn.
+    drawn: i64,
+    /// How long the next messages take to be stored after their number was drawn.
+    pub(crate) slow: VecDeque<Duration>,
+    relay: RelayRow,
     ledger: Vec<Entry>,
     leases: BTreeMap<i32, PartitionRow>,
     members: BTreeMap<u32, Duration>,
@@ -68,17 +70,14 @@ struct Row {
     message: Message,
     validity: Validity,
     trace: TraceParent,
-    claimable_at: Duration,
-    attempt: i32,
-    publications: u32,
 }
 
-/// A settled row. Its `publications` include that publication.
-#[derive(Debug)]
-struct Transit {
-    row: Row,
-    published_at: Duration,
-    confirm_within: Duration,
+#[derive(Debug, Default)]
+struct RelayRow {
+    is_held: bool,
+    epoch: i64,
+    expires_at: Duration,
+    published: i64,
 }
 
 #[derive(Debug)]
@@ -111,7 +110,7 @@ struct PartitionRow {
 pub(crate) enum Statement {
     #[default]
     Any,
-    Settle,
+    Renew,
     Admit,
     Start,
     Finish,
@@ -193,11 +192,9 @@ impl Memory {
         Ok(answer)
     }
 
-    /// Ends the leases of all claims.
-    pub(crate) fn end_claims(&self) {
-        for row in self.state().outbox.values_mut() {
-            row.claimable_at = Duration::ZERO;
-        }
+    /// Ends the lease of the relay.
+    pub(crate) fn end_tenure(&self) {
+        self.state().relay.expires_at = Duration::ZERO;
     }
 
     /// Ends the lease of a partition.
@@ -215,7 +212,7 @@ impl Memory {
     pub(crate) fn is_quiet(&self) -> bool {
         let state = self.state();
         let open = state.ledger.iter().any(Entry::is_open);
-        state.outbox.is_empty() && state.in_transit.is_empty() && !open
+        state.outbox.is_empty() && !open
     }
 }
 
@@ -232,18 +229,6 @@ fn partition_of(phone: &PhoneNumber) -> i32 {
 impl Row {
     fn expires_by(&self, now: Duration) -> bool {
         self.validity.expires_at <= clock(now)
-    }
-}
-
-impl Transit {
-    /// Whether the row returns to waiting: its time has passed and the group has read past it, or much
-    /// more time has passed.
-    fn is_late(&self, now: Duration, seen: Option<Duration>) -> bool {
-        let doublings = (self.row.publications - 1).min(10);
-        let due_at = self.published_at + self.confirm_within * (1 << doublings);
-        let lost_at = self.published_at + self.confirm_within * (16 << doublings);
-        let is_passed = seen.is_some_and(|seen| seen > self.published_at + MARGIN);
-        due_at <= now && (is_passed || lost_at <= now)
     }
 }
 
@@ -340,6 +325,11 @@ impl State {
         self.leases.values().map(|row| row.seen_until).min().flatten()
     }
 
+    /// The row of the relay, if it has this tenure.
+    fn held(&mut self, tenure: &Tenure) -> Option<&mut RelayRow> {
+        Some(&mut self.relay).filter(|row| row.is_held && row.epoch == tenure.epoch)
+    }
+
     fn records(&self, partition: i32, offset: i64) -> Result<Vec<Record>, StreamError> {
         let topic = self.topic.get(&partition).map_or(&[][..], Vec::as_slice);
         let first = usize::try_from(offset).expect("offsets begin at zero");
@@ -363,20 +353,19 @@ impl Outbox for Memory {
     /// Limits are not modelled; these tests set none.
     async fn enqueue(&self, new: NewSend) -> Result<Enqueued, StoreError> {
         assert!(new.phone_limits.is_off() && new.extra.is_empty(), "nothing is counted here");
+        let (sequence, slow) = {
+            let mut state = self.state();
+            state.drawn += 1;
+            (state.drawn, state.slow.pop_front())
+        };
+        if let Some(slow) = slow {
+            sleep(slow).await;
+        }
         self.commit(Statement::Any, |state, now| {
             let at = clock(now);
             let validity = Validity::starting_at(at, new.ttl);
-            let sequence = i64::try_from(state.stored.len()).expect("few are stored");
             state.stored.push((new.message.id, validity));
-            let row = Row {
-                message: new.message,
-                validity,
-                trace: new.trace,
-                claimable_at: Duration::ZERO,
-                attempt: 0,
-                publications: 0,
-            };
-            state.outbox.insert(sequence, row);
+            state.outbox.insert(sequence, Row { message: new.message, validity, trace: new.trace });
             Enqueued::Accepted { at }
         })
         .map_err(StoreError::Unavailable)
@@ -384,117 +373,104 @@ impl Outbox for Memory {
 }
 
 impl Backlog for Memory {
-    async fn claim(&self, limit: NonZeroU32, lease: Duration) -> Result<Vec<Claimed>, StoreError> {
+    async fn acquire(&self, lease: Duration) -> Result<Option<Tenure>, StoreError> {
         self.commit(Statement::Any, |state, now| {
+            let row = &mut state.relay;
+            if row.is_held && row.expires_at > now {
+                return None;
+            }
+            row.is_held = true;
+            row.epoch += 1;
+            row.expires_at = now + lease;
+            Some(Tenure { epoch: row.epoch, server: 0, published: row.published })
+        })
+        .map_err(StoreError::Unavailable)
+    }
+
+    async fn renew(
+        &self,
+        tenure: &Tenure,
+        reached: Reached,
+        lease: Duration,
+    ) -> Result<bool, StoreError> {
+        self.commit(Statement::Renew, |state, now| {
+            let Some(row) = state.held(tenure) else { return false };
+            row.expires_at = now + lease;
+            row.published = reached.published;
+            true
+        })
+        .map_err(StoreError::Unavailable)
+    }
+
+    async fn release(&self, tenure: &Tenure, reached: Reached) -> Result<(), StoreError> {
+        self.commit(Statement::Any, |state, _| {
+            if let Some(row) = state.held(tenure) {
+                row.is_held = false;
+                row.published = reached.published;
+            }
+        })
+        .map_err(StoreError::Unavailable)
+    }
+
+    async fn look(
+        &self,
+        _: &Tenure,
+        gaps: &[RangeInclusive<i64>],
+        cursor: i64,
+        limit: NonZeroU32,
+    ) -> Result<Vec<Outgoing>, StoreError> {
+        self.commit(Statement::Any, |state, now| {
+            let wanted = state.outbox.iter().filter(|(sequence, row)| {
+                let is_unread =
+                    **sequence > cursor || gaps.iter().any(|gap| gap.contains(*sequence));
+                is_unread && !row.expires_by(now)
+            });
+            let outgoing = |(sequence, row): (&i64, &Row)| Outgoing {
+                sequence: *sequence,
+                message: row.message.clone(),
+                validity: row.validity,
+                trace: row.trace.clone(),
+                age: Duration::ZERO,
+            };
             let limit = usize::try_from(limit.get()).expect("it is small");
-            let is_free = |row: &Row| row.claimable_at <= now && !row.expires_by(now);
-            let candidates: Vec<i64> = state
-                .outbox
-                .iter()
-                .filter(|(_, row)| is_free(row))
-                .map(|(sequence, _)| *sequence)
-                .take(limit)
-                .collect();
-            let elsewhere: Vec<(i64, PhoneNumber)> = state
-                .outbox
-                .iter()
-                .filter(|(sequence, row)| {
-                    row.publications == 0 && !row.expires_by(now) && !candidates.contains(sequence)
-                })
-                .map(|(sequence, row)| (*sequence, row.message.phone.clone()))
-                .collect();
-            let mut claimed = Vec::new();
-            for sequence in candidates {
-                let row = state.outbox.get_mut(&sequence).expect("it was just found");
-                let must_wait = |(older, phone): &(i64, PhoneNumber)| {
-                    *older < sequence && *phone == row.message.phone
-                };
-                if elsewhere.iter().any(must_wait) {
-                    continue;
-                }
-                row.claimable_at = now + lease;
-                row.attempt += 1;
-                claimed.push(Claimed {
-                    claim: Claim { sequence, attempt: row.attempt },
-                    message: row.message.clone(),
-                    validity: row.validity,
-                    trace: row.trace.clone(),
-                    age: Duration::ZERO,
-                });
-            }
-            claimed
+            wanted.take(limit).map(outgoing).collect()
         })
         .map_err(StoreError::Unavailable)
     }
 
-    async fn extend(&self, claims: &[Claim], lease: Duration) -> Result<(), StoreError> {
+    async fn survey(&self, _: &Tenure) -> Result<Option<Duration>, StoreError> {
+        self.commit(Statement::Any, |state, now| state.seen().map(|seen| now.saturating_sub(seen)))
+            .map_err(StoreError::Unavailable)
+    }
+
+    async fn untaken(
+        &self,
+        range: RangeInclusive<i64>,
+        limit: NonZeroU32,
+    ) -> Result<Vec<i64>, StoreError> {
         self.commit(Statement::Any, |state, now| {
-            for claim in claims {
-                let row = state.outbox.get_mut(&claim.sequence);
-                if let Some(row) = row.filter(|row| row.attempt == claim.attempt) {
-                    row.claimable_at = now + lease;
-                }
-            }
+            let untaken = state
+                .outbox
+                .range(range)
+                .filter(|(_, row)| !row.expires_by(now) && !state.knows(row.message.id));
+            let limit = usize::try_from(limit.get()).expect("it is small");
+            untaken.take(limit).map(|(sequence, _)| *sequence).collect()
         })
         .map_err(StoreError::Unavailable)
     }
 
-    async fn settle(&self, claims: &[Claim], confirm_within: Duration) -> Result<(), StoreError> {
-        self.commit(Statement::Settle, |state, now| {
-            for claim in claims {
-                let row = state.outbox.get(&claim.sequence);
-                if row.is_none_or(|row| row.attempt != claim.attempt) {
-                    continue;
-                }
-                let mut row = state.outbox.remove(&claim.sequence).expect("it was just found");
-                row.publications += 1;
-                let transit = Transit { row, published_at: now, confirm_within };
-                state.in_transit.insert(claim.sequence, transit);
-            }
-        })
-        .map_err(StoreError::Unavailable)
-    }
-
-    async fn sweep(&self) -> Result<Swept, StoreError> {
+    async fn end_expired(&self) -> Result<u64, StoreError> {
         self.commit(Statement::Any, |state, now| {
-            let seen = state.seen();
-            let State { outbox, in_transit, ledger, expired, .. } = state;
-            let mut swept = Swept::default();
-            let mut removed = Vec::new();
-            outbox.retain(|_, row| {
-                let stays = !row.expires_by(now) || row.claimable_at > now;
-                removed.extend((!stays).then_some(row.message.id));
-                stays
-            });
-            let mut late = Vec::new();
-            in_transit.retain(|sequence, transit| {
-                let row = &transit.row;
-                if ledger.iter().any(|entry| entry.message.id == row.message.id) {
-                    return false;
-                }
-                let stays = !row.expires_by(now) && !transit.is_late(now, seen);
-                if row.expires_by(now) {
-                    removed.push(row.message.id);
-                } else if !stays {
-                    late.push((*sequence, row.clone()));
-                }
-                stays
-            });
-            swept.expired = removed.len() as u64;
-            swept.waiting_again = late.len() as u64;
-            expired.extend(removed);
-            for (sequence, row) in late {
-                outbox.insert(sequence, Row { claimable_at: Duration::ZERO, ..row });
-            }
-            swept
+            let rows = state.outbox.extract_if(.., |_, row| row.expires_by(now));
+            let ended: Vec<MessageId> = rows.map(|(_, row)| row.message.id).collect();
+            state.expired.extend(&ended);
+            ended.len() as u64
         })
         .map_err(StoreError::Unavailable)
     }
 
     async fn size(&self) -> Result<BacklogSize, StoreError> {
-        let state = self.state();
-        let (waiting, in_transit) = (state.outbox.len() as u64, state.in_transit.len() as u64);
-        Ok(BacklogSize { waiting, in_transit, ..BacklogSize::default() })
+        Ok(BacklogSize::default())
     }
 }
 
@@ -503,11 +479,11 @@ impl MessageBroker for Memory {
         Ok(())
     }
 
-    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
         let mut failed = [false; PARTITIONS as usize];
         let mut answers = Vec::new();
-        for claimed in messages {
-            let partition = partition_of(&claimed.message.phone);
+        for outgoing in messages {
+            let partition = partition_of(&outgoing.message.phone);
             let failed = &mut failed[usize::try_from(partition).expect("it is no negative number")];
             if *failed {
                 answers.push(Err(BrokerError::Held));
@@ -518,10 +494,10 @@ impl MessageBroker for Memory {
             sleep(Duration::from_millis(latency)).await;
             if publication != Some(Publication::DoesNotArrive) {
                 let incoming = Incoming {
-                    message: claimed.message.clone(),
-                    validity: Some(claimed.validity),
-                    trace: Some(claimed.trace.clone()),
-                    sequence: Some(claimed.claim.sequence),
+                    message: outgoing.message.clone(),
+                    validity: Some(outgoing.validity),
+                    trace: Some(outgoing.trace.clone()),
+                    sequence: Some(outgoing.sequence),
                 };
                 self.state().topic.entry(partition).or_default().push(incoming);
             }
@@ -672,9 +648,8 @@ impl DeliveryLedger for Member {
             for Incoming { message, validity, trace, sequence } in batch.messages() {
                 if let Some(sequence) = sequence {
                     state.outbox.remove(sequence);
-                    state.in_transit.remove(sequence);
                 }
-                if state.knows(message.id) {
+                if state.knows(message.id) || state.expired.contains(&message.id) {
                     continue;
                 }
                 let mut entry = Entry {

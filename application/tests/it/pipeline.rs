@@ -91,6 +91,8 @@ impl Case {
 #[derive(Debug, Clone)]
 enum Step {
     Accept(u8),
+    /// Accepts a message to another phone, whose number becomes visible after this time.
+    AcceptSlowly(Duration),
     Relay(usize),
     Sweep,
     TimePasses(Duration),
@@ -98,7 +100,7 @@ enum Step {
     /// What the gateway with this number does next.
     NextAnswers(usize, Vec<Answer>),
     LoseAnswers(Statement, u32),
-    EndClaims,
+    EndTenure,
     EndLease(i32),
     WipeTopic,
     CrashRelay(usize),
@@ -139,7 +141,7 @@ impl ReferenceStateMachine for Steps {
         ]);
         let statements = select(vec![
             Statement::Any,
-            Statement::Settle,
+            Statement::Renew,
             Statement::Admit,
             Statement::Start,
             Statement::Finish,
@@ -153,6 +155,8 @@ impl ReferenceStateMachine for Steps {
         ]);
         prop_oneof![
             6 => (0..PHONES).prop_map(Step::Accept),
+            2 => select(vec![10, 300, 3_000, 9_000])
+                .prop_map(|time| Step::AcceptSlowly(Duration::from_millis(time))),
             6 => (0..RELAYS).prop_map(Step::Relay),
             8 => milliseconds.prop_map(|time| Step::TimePasses(Duration::from_millis(time))),
             2 => prop::collection::vec(publications, 1..3).prop_map(Step::NextPublications),
@@ -160,7 +164,7 @@ impl ReferenceStateMachine for Steps {
                 .prop_map(|(gateway, next)| Step::NextAnswers(gateway, next)),
             3 => (statements, 1_u32..4).prop_map(|(which, times)| Step::LoseAnswers(which, times)),
             1 => Just(Step::Sweep),
-            1 => Just(Step::EndClaims),
+            1 => Just(Step::EndTenure),
             1 => (0..PARTITIONS).prop_map(Step::EndLease),
             1 => Just(Step::WipeTopic),
             1 => (0..RELAYS).prop_map(Step::CrashRelay),
@@ -193,7 +197,9 @@ struct Pipeline {
     runtime: Runtime,
     case: Case,
     memory: Memory,
-    submit: SubmitMessage<Memory, StdRng>,
+    submit: Arc<SubmitMessage<Memory, StdRng>>,
+    slow: JoinSet<Option<MessageId>>,
+    slow_phones: u8,
     relays: [Option<Relaying>; RELAYS],
     consumers: [Running; CONSUMERS],
     names: u32,
@@ -226,14 +232,20 @@ fn vault() -> Vault {
 }
 
 fn phone(number: u8) -> PhoneNumber {
-    format!("7999000000{number}").parse().expect("it has eleven digits")
+    format!("79990000{number:03}").parse().expect("it has eleven digits")
+}
+
+fn submission(number: u8) -> Submission {
+    let written = phone(number);
+    let to = Recipient::Unreadable(written.clone());
+    Submission { to, written, api_key: None, trace: None }
 }
 
 /// Does a round on request.
 async fn relay(memory: Memory, mut rounds: mpsc::Receiver<()>) {
     let settings = RelaySettings {
         batch: NonZeroU32::new(3).expect("it is not zero"),
-        lease: Duration::from_secs(1),
+        lease: Duration::from_secs(3),
         confirm_within: Duration::from_secs(10),
     };
     let mut relay = RelayBatch::new(memory.clone(), memory, settings);
@@ -364,14 +376,14 @@ impl Pipeline {
         };
         let rng = StdRng::seed_from_u64(1);
         let guard = Arc::new(Guard::new(Vec::new(), TTL));
-        let submit = SubmitMessage::new(
+        let submit = Arc::new(SubmitMessage::new(
             memory.clone(),
             || SystemTime::UNIX_EPOCH,
             rng,
             vault(),
             guard,
             settings,
-        );
+        ));
         let consumers = [0, 1].map(|name| run(&memory, case, name));
         drop(entered);
         Self {
@@ -379,6 +391,8 @@ impl Pipeline {
             case,
             memory,
             submit,
+            slow: JoinSet::new(),
+            slow_phones: PHONES,
             relays: [None, None],
             consumers,
             names: 2,
@@ -393,14 +407,18 @@ impl Pipeline {
         let _clock = runtime.enter();
         match step {
             Step::Accept(number) => {
-                let written = phone(number);
-                let to = Recipient::Unreadable(written.clone());
-                let submission = Submission { to, written, api_key: None, trace: None };
-                let accept = self.submit.execute(submission);
+                let accept = self.submit.execute(submission(number));
                 self.accepted.extend(self.runtime.block_on(accept));
             }
+            Step::AcceptSlowly(time) => {
+                self.memory.state().slow.push_back(time);
+                let (submit, submission) = (Arc::clone(&self.submit), submission(self.slow_phones));
+                self.slow_phones += 1;
+                let accept = async move { submit.execute(submission).await.ok() };
+                self.slow.spawn_on(accept, &runtime);
+            }
             Step::Relay(relay) => self.relay(relay),
-            Step::Sweep => drop(self.runtime.block_on(self.memory.sweep())),
+            Step::Sweep => drop(self.runtime.block_on(self.memory.end_expired())),
             Step::TimePasses(time) => self.runtime.block_on(sleep(time)),
             Step::NextPublications(next) => self.memory.state().publications.extend(next),
             Step::NextAnswers(gateway, next) => {
@@ -411,7 +429,7 @@ impl Pipeline {
                 self.disturbed = true;
                 self.memory.state().unheard = (statement, times);
             }
-            Step::EndClaims => self.memory.end_claims(),
+            Step::EndTenure => self.memory.end_tenure(),
             Step::EndLease(partition) => self.memory.end_lease(partition),
             Step::WipeTopic => {
                 self.wiped = true;
@@ -459,6 +477,9 @@ impl Pipeline {
         for consumer in &self.consumers {
             consumer.pace.send_replace(Pace::Goes);
         }
+        while let Some(accepted) = self.runtime.block_on(self.slow.join_next()) {
+            self.accepted.extend(accepted.expect("no request panics"));
+        }
         let mut state = self.memory.state();
         state.unheard = (Statement::Any, 0);
         state.publications.clear();
@@ -473,7 +494,7 @@ impl Pipeline {
             }
             let round = async {
                 sleep(Duration::from_secs(1)).await;
-                self.memory.sweep().await
+                self.memory.end_expired().await
             };
             self.runtime.block_on(round).expect("it is healed");
             if self.memory.is_quiet() {
@@ -505,6 +526,7 @@ impl Pipeline {
         for (id, end) in &state.ended {
             assert_eq!(ends.insert(*id, *end), None, "it ended twice");
         }
+        assert!(!state.expired.iter().any(|id| ends.contains_key(id)), "it ended twice");
         for (id, _) in &state.stored {
             let calls = || state.calls.iter().filter(|call| call.id == *id);
             let paid = calls().filter(|call| call.accepted).count();

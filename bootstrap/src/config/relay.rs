@@ -17,9 +17,9 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct RelayConfig {
     pub broker: BrokerConfig,
-    /// Messages in one batch.
+    /// Messages of a look.
     pub batch: NonZeroU32,
-    /// How long a claim of a batch lasts.
+    /// How long the lease of the relay lasts.
     pub reservation: Duration,
     /// How long a consumer may take to pick up a published message.
     pub confirm_within: Duration,
@@ -52,15 +52,16 @@ pub(super) const SECTION: Section = Section {
             default: "1000",
             example: None,
             values: Number(1, 10_000),
-            meaning: "Messages in one batch.",
+            meaning: "Messages that the processor reads and publishes at once.",
         },
         Setting {
             name: "PROCESSOR_RESERVATION_TIME",
             default: "1",
             example: None,
             values: Seconds(1, 3_600),
-            meaning: "Seconds for which a batch stays hidden from other processors if its \
-                      processor dies. A processor looks for new messages at least every 50 ms.",
+            meaning: "Seconds after which another processor goes on if the one that publishes \
+                      dies. One processor publishes at a time; it looks for new messages at least \
+                      every 50 ms, and stores its progress five times in these seconds.",
         },
         Setting {
             name: "PROCESSOR_CONFIRM_WITHIN",

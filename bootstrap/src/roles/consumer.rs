@@ -9,13 +9,12 @@ use application::{
     AskStatus, DeliverSettings, Messaging, ReceiptUrls, RoutedGateway, Router, TracedMessages,
     Vault,
 };
-use rand_core::Rng;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     gateways::{Channels, follow, judge, region_of, share, table},
     housekeeping::clean_up_orphans,
-    parts, stream, traced,
+    parts, stream, traced, unique_name,
 };
 use crate::{
     Pool, Process,
@@ -23,7 +22,6 @@ use crate::{
     config::{Beginning, Config},
     consumer::{Consumer, ConsumerSettings},
     metrics::{DeliveryMetrics, GatewayMetrics},
-    random::seeded,
     receipts::StoredReceipts,
     status::{AskedGateways, UnknownMessages},
 };
@@ -59,7 +57,8 @@ pub fn consumer(
     let mut settings = settings(&config, process.is_embedded(), &stream, vault.clone());
     let group = Some(config.consumer.group.clone());
     settings.deliver.traced = traced(process, &config.consumer.broker, group);
-    let (group, topic, member) = (config.consumer.group, config.consumer.broker.topic, member()?);
+    let (group, topic, member) =
+        (config.consumer.group, config.consumer.broker.topic, unique_name()?);
     let gateways = SqlGateways::new(database.clone());
     follow(process, router.clone(), prepare, gateways.clone());
     share(process, &usable, database.clone(), member.clone(), router.clone());
@@ -149,9 +148,4 @@ fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -
             in_hand: 1_000.max(2 * concurrency),
         },
     }
-}
-
-/// Returns a name that no other consumer has, and that shows an operator which process it is.
-fn member() -> anyhow::Result<String> {
-    Ok(format!("{}-{:016x}", std::process::id(), seeded()?.next_u64()))
 }

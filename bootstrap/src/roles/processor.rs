@@ -8,7 +8,7 @@ use application::{Chain, DeliverEvents, EventSettings, RelayBatch, RelaySettings
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts, traced};
+use super::{embedded_queue, housekeeping::clean_up_orphans, kafka, parts, traced, unique_name};
 use crate::{
     Pool, Process,
     broker::{Broker, TracedBroker},
@@ -27,7 +27,7 @@ pub fn processor(
     stored: Arc<Notify>,
 ) -> anyhow::Result<()> {
     let config = process.config.clone();
-    // A claim, a settlement, a publication and a posted event do no harm if they are repeated.
+    // A publication and a posted event do no harm if they are repeated.
     // Everything that a consumer has taken over is durable, and so is everything before it.
     let database = process.database_to_repeat(Pool::Processor);
     let usable =
@@ -37,7 +37,8 @@ pub fn processor(
     if let Broker::Embedded(queue) = &broker {
         trim(process, &usable, queue.clone(), config.codes.ttl);
     }
-    let backlog = SqlBacklog::new(database.clone(), config.relay.broker.topic.clone());
+    let topic = config.relay.broker.topic.clone();
+    let backlog = SqlBacklog::new(database.clone(), topic, unique_name()?);
     let traced = traced(process, &config.relay.broker, None);
     let batch = RelayBatch::new(
         backlog.clone(),

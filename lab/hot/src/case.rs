@@ -8,7 +8,7 @@ use std::{
 
 use adapters_wire::{DecodeSettings, Place, decode, encode};
 use anyhow::Context;
-use application::ports::{Claim, Claimed};
+use application::ports::Outgoing;
 use domain::{
     CodeLength, Message, PayloadKeys, Peppers, PhoneNumber, Seed, Templates, Validity,
     VerificationId,
@@ -82,18 +82,18 @@ impl Cases {
 
     /// The record on the topic, in clear and sealed.
     fn records(&mut self) -> anyhow::Result<()> {
-        let clear = claimed()?;
+        let clear = outgoing()?;
         let keys: PayloadKeys = PEPPER.parse()?;
         let Message { id, phone, .. } = clear.message.clone();
         let code = "048291".parse()?;
         let sealed = keys.seal(id, &phone, &code, None, [9; 24]);
-        let sealed = Claimed { message: Message { id, phone, code: sealed }, ..claimed()? };
+        let sealed = Outgoing { message: Message { id, phone, code: sealed }, ..outgoing()? };
 
         let place = Place { topic: "message", partition: 1, offset: 42, written_at: 1 };
-        for (name, claimed, keys) in
+        for (name, outgoing, keys) in
             [("record, read", &clear, None), ("sealed record, read", &sealed, Some(keys.clone()))]
         {
-            let record = encode(claimed);
+            let record = encode(outgoing);
             self.add(name, move || {
                 let keys = keys.as_ref();
                 let settings = DecodeSettings { default_ttl: TTL, keys, require_sealed: false };
@@ -105,10 +105,10 @@ impl Cases {
     }
 }
 
-fn claimed() -> anyhow::Result<Claimed> {
+fn outgoing() -> anyhow::Result<Outgoing> {
     let accepted_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_005);
-    Ok(Claimed {
-        claim: Claim { sequence: 7, attempt: 1 },
+    Ok(Outgoing {
+        sequence: 7,
         message: Message { id: ID.parse()?, phone: PHONE.parse()?, code: "048291".parse()? },
         validity: Validity::starting_at(accepted_at, TTL),
         trace: TRACE.parse()?,

@@ -312,13 +312,13 @@ impl Run {
         const TABLES: [(&str, &str); 4] = [
             (
                 "outbox",
-                "SELECT format('%s attempt %s, claimable %s, publications %s', id, attempt,
-                    claimable_at, publications) FROM outbox ORDER BY sequence LIMIT 5",
+                "SELECT format('%s %s, expires %s', sequence, id, expires_at)
+                FROM outbox ORDER BY sequence LIMIT 5",
             ),
             (
-                "in_transit",
-                "SELECT format('%s attempt %s, due %s, publications %s', id, attempt, due_at,
-                    publications) FROM in_transit ORDER BY sequence LIMIT 5",
+                "relay",
+                "SELECT format('%s, epoch %s, until %s, published %s, read %s, oldest %s', owner,
+                    epoch, expires_at, published, read_up_to, oldest) FROM relay",
             ),
             (
                 "delivery",
@@ -332,8 +332,8 @@ impl Run {
                     expires_at, next_offset) FROM partition_lease ORDER BY partition",
             ),
         ];
-        let Backlog { outbox, in_transit, open } = tables::backlog(&self.testbed.database).await?;
-        let mut text = format!("  {outbox} in outbox, {in_transit} in transit, {open} open");
+        let Backlog { outbox, open } = tables::backlog(&self.testbed.database).await?;
+        let mut text = format!("  {outbox} in outbox, {open} open");
         for (table, sql) in TABLES {
             for row in sqlx::query(sql).fetch_all(&self.testbed.database).await? {
                 let line: String = row.try_get(0)?;

@@ -38,7 +38,6 @@ pub struct IllegalWrite {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
 pub struct Backlog {
     pub outbox: i64,
-    pub in_transit: i64,
     pub open: i64,
 }
 
@@ -145,7 +144,6 @@ pub async fn read(database: &PgPool) -> sqlx::Result<Ledger> {
 
 const BACKLOG: &str = "
 SELECT (SELECT count(*) FROM outbox) AS outbox,
-    (SELECT count(*) FROM in_transit) AS in_transit,
     (SELECT count(*) FROM delivery WHERE state IN ('pending', 'calling')) AS open";
 
 /// Counts the rows that are not done yet.
@@ -185,13 +183,12 @@ pub async fn backlog_of_file(file: &Path) -> sqlx::Result<Backlog> {
 
 /// Returns whether no message waits. Cheap at any size, unlike [`backlog`].
 ///
-/// A row that is settled just when its message is taken over stays in transit until it is due. Its
-/// message does not wait, so the row does not count.
+/// A row that a processor of an earlier version settles just when its message is taken over stays in
+/// the outbox until it expires. Its message does not wait, so the row does not count.
 pub async fn is_done(database: &PgPool) -> sqlx::Result<bool> {
-    let sql = "SELECT NOT EXISTS (SELECT FROM outbox)
-        AND NOT EXISTS (SELECT FROM delivery WHERE state IN ('pending', 'calling'))
-        AND NOT EXISTS (SELECT FROM in_transit
-            WHERE NOT EXISTS (SELECT FROM delivery WHERE message_id = in_transit.id))";
+    let sql = "SELECT NOT EXISTS (SELECT FROM delivery WHERE state IN ('pending', 'calling'))
+        AND NOT EXISTS (SELECT FROM outbox
+            WHERE NOT EXISTS (SELECT FROM delivery WHERE message_id = outbox.id))";
     sqlx::query_scalar(sql).fetch_one(database).await
 }
 
@@ -208,11 +205,17 @@ pub async fn illegal_writes(database: &PgPool) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(sql).fetch_all(database).await
 }
 
-/// Counts the rows in transit whose message was taken over. Only time removes them.
-pub async fn left_in_transit(database: &PgPool) -> sqlx::Result<i64> {
-    let sql = "SELECT count(*) FROM in_transit
-        WHERE EXISTS (SELECT FROM delivery WHERE message_id = in_transit.id)";
+/// Counts the rows of the outbox whose message was taken over. Only time removes them.
+pub async fn left_in_outbox(database: &PgPool) -> sqlx::Result<i64> {
+    let sql = "SELECT count(*) FROM outbox
+        WHERE EXISTS (SELECT FROM delivery WHERE message_id = outbox.id)";
     count(database, sql).await
+}
+
+/// Returns whether the relay has published the whole outbox.
+pub async fn is_published(database: &PgPool) -> sqlx::Result<bool> {
+    let sql = "SELECT published >= coalesce((SELECT max(sequence) FROM outbox), 0) FROM relay";
+    sqlx::query_scalar(sql).fetch_one(database).await
 }
 
 /// Returns the one number that a statement yields.

@@ -89,7 +89,7 @@ pub async fn disconnect(plan: Plan, count: usize) -> anyhow::Result<Verdict> {
     verdict.figure("states", format!("{states:?}"));
     verdict.figure("idle in transaction, most seen", most_idle);
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
-    verdict.figure("  rows left in transit", tables::left_in_transit(&testbed.database).await?);
+    verdict.figure("  rows left in the outbox", tables::left_in_outbox(&testbed.database).await?);
     for sample in &account.samples {
         verdict.figure("  unclean", sample);
     }

@@ -89,7 +89,7 @@ pub async fn isolation(mut plan: Plan, duration: Duration) -> anyhow::Result<Ver
     }
     verdict.figure("states", format!("{states:?}"));
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
-    verdict.figure("  rows left in transit", tables::left_in_transit(&testbed.database).await?);
+    verdict.figure("  rows left in the outbox", tables::left_in_outbox(&testbed.database).await?);
     verdict.figure("longest waits (ms, at ms)", format!("{:?}", testbed.recorder.longest(3)));
     verdict.claim("p99 under 200 ms", latency.p99 < LIMIT, latency);
     verdict.claim(

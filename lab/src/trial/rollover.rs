@@ -80,7 +80,7 @@ pub async fn rollover(
     verdict.figure("longest waits (ms, at ms)", format!("{:?}", testbed.recorder.longest(5)));
     verdict.figure("states", format!("{:?}", tables::states(&testbed.database).await?));
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
-    verdict.figure("  rows left in transit", tables::left_in_transit(&testbed.database).await?);
+    verdict.figure("  rows left in the outbox", tables::left_in_outbox(&testbed.database).await?);
     let account = testbed.recorder.account();
     verdict.judge(&account);
     verdict.claim(

@@ -74,7 +74,7 @@ pub async fn wrong_clocks(mut plan: Plan, duration: Duration) -> anyhow::Result<
     verdict.figure("answered to called, all", account.latency);
     verdict.figure("called again after a kill", account.repeated);
     verdict.figure("backlog empty", format!("{done:.1?} after the load"));
-    verdict.figure("  rows left in transit", tables::left_in_transit(&testbed.database).await?);
+    verdict.figure("  rows left in the outbox", tables::left_in_outbox(&testbed.database).await?);
     let (off, wrong) = clocks(&testbed)?;
     verdict.claim("the clocks are wrong", wrong, off.join(", "));
     verdict.claim(

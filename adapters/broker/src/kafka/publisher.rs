@@ -11,7 +11,7 @@ use std::{
 use adapters_wire::{WireRecord, encode, milliseconds, partition_of};
 use application::{
     BoxError,
-    ports::{BrokerError, Claimed, MessageBroker},
+    ports::{BrokerError, MessageBroker, Outgoing},
 };
 use autometrics::autometrics;
 use chrono::{DateTime, Utc};
@@ -229,7 +229,7 @@ impl MessageBroker for KafkaBroker {
     }
 
     #[autometrics(struct_name = "KafkaBroker")]
-    async fn publish(&self, messages: &[Claimed]) -> Vec<Result<(), BrokerError>> {
+    async fn publish(&self, messages: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
         let partitions = match self.connected().await {
             Ok(partitions) => partitions,
             Err(error) => return failed(error, messages.len(), 0),
@@ -252,25 +252,25 @@ impl MessageBroker for KafkaBroker {
     }
 }
 
-fn share_out(messages: &[Claimed], partitions: usize) -> BTreeMap<i32, Share> {
+fn share_out(messages: &[Outgoing], partitions: usize) -> BTreeMap<i32, Share> {
     let mut shares: BTreeMap<i32, Share> = BTreeMap::new();
-    for (place, claimed) in messages.iter().enumerate() {
-        let record = encode(claimed);
+    for (place, outgoing) in messages.iter().enumerate() {
+        let record = encode(outgoing);
         let partition = partition_of(record.key.as_bytes(), partitions);
         let (places, records) = shares.entry(partition).or_default();
         places.push(place);
-        records.push(to_kafka(record, claimed));
+        records.push(to_kafka(record, outgoing));
     }
     shares
 }
 
-fn to_kafka(record: WireRecord, claimed: &Claimed) -> Record {
+fn to_kafka(record: WireRecord, outgoing: &Outgoing) -> Record {
     // Kafka's retention counts from this time. A record that is older than the retention of the topic
     // may be deleted at once, but its message expired long before.
     //
     // Whole milliseconds: rskafka rounds the first time of a request and the differences to it
     // separately.
-    let accepted_at = milliseconds(claimed.validity.accepted_at);
+    let accepted_at = milliseconds(outgoing.validity.accepted_at);
     Record {
         key: Some(record.key.into_bytes()),
         value: Some(record.value),

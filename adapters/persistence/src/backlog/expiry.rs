@@ -6,7 +6,7 @@ use std::ops::Range;
 use sea_orm::{DatabaseConnection, FromQueryResult};
 
 use crate::{
-    database::{Database, DatabaseError, Fragment, Parameters, Sql, begin},
+    database::{Database, DatabaseError, Parameters, Sql, begin},
     events::record_ended,
     refusal::{code, first_taken, in_parts},
 };
@@ -14,30 +14,8 @@ use crate::{
 /// Rows that one statement touches at most, so that none takes long.
 const ENDED: u64 = 10_000;
 
-/// How messages of one table end.
-#[derive(Debug)]
-struct Expiry {
-    find: Sql,
-    end_postgres: Sql,
-    /// In SQLite rows are noted before they leave.
-    note_sqlite: Sql,
-    leave_sqlite: Sql,
-    /// Deletes rows without noting them.
-    forget: Sql,
-}
-
-/// Returns how many messages it ended. `oldest` is the low watermark of the outbox.
-pub(super) async fn end_expired(database: &Database, oldest: i64) -> Result<u64, DatabaseError> {
-    let in_outbox =
-        expire(database, &IN_OUTBOX, &database.parameters().with("oldest", oldest)).await?;
-    Ok(in_outbox + expire(database, &IN_TRANSIT, &database.parameters()).await?)
-}
-
-async fn expire(
-    database: &Database,
-    late: &Expiry,
-    find: &Parameters,
-) -> Result<u64, DatabaseError> {
+/// Ends messages that expired before a consumer took them over. Returns how many.
+pub(crate) async fn end_expired(database: &Database) -> Result<u64, DatabaseError> {
     #[derive(FromQueryResult)]
     struct Row {
         sequence: i64,
@@ -46,7 +24,7 @@ async fn expire(
     let recorded = database.events().are_recorded();
     let mut expired = 0;
     loop {
-        let found: Vec<Row> = database.rows(&late.find, find.clone()).await?;
+        let found: Vec<Row> = database.rows(&EXPIRED, database.parameters()).await?;
         if found.is_empty() {
             return Ok(expired);
         }
@@ -55,7 +33,7 @@ async fn expire(
             let sequences = found[places].iter().map(|row| row.sequence);
             database.parameters().list("sequences", sequences)
         };
-        let end_part = |places: Range<usize>| end(database, late, list(places), recorded);
+        let end_part = |places: Range<usize>| end(database, list(places), recorded);
         let end_alone = |place: usize, error: DatabaseError| async move {
             tracing::error!(
                 sequence = found[place].sequence,
@@ -66,9 +44,9 @@ async fn expire(
             let step = |noted: bool| async move {
                 let alone = list(place..place + 1);
                 if noted {
-                    end(database, late, alone, false).await
+                    end(database, alone, false).await
                 } else {
-                    database.execute(&late.forget, alone).await
+                    database.execute(&FORGET, alone).await
                 }
             };
             Ok(first_taken([true, false], step).await?.unwrap_or(0))
@@ -85,21 +63,19 @@ async fn expire(
 /// Notes messages as expired and deletes them, in one commit.
 async fn end(
     database: &Database,
-    late: &Expiry,
     sequences: Parameters,
     recorded: bool,
 ) -> Result<u64, DatabaseError> {
     if database.is_postgres() {
-        return database.execute(&late.end_postgres, sequences.with("events", recorded)).await;
+        return database.execute(&END, sequences.with("events", recorded)).await;
     }
-    let step = async |it| end_sqlite(database, &it, late, sequences, recorded).await;
+    let step = async |it| end_sqlite(database, &it, sequences, recorded).await;
     database.step(step).await
 }
 
 async fn end_sqlite(
     database: &Database,
     connection: &DatabaseConnection,
-    late: &Expiry,
     sequences: Parameters,
     recorded: bool,
 ) -> Result<u64, DatabaseError> {
@@ -109,28 +85,37 @@ async fn end_sqlite(
     }
 
     let transaction = begin(connection).await?;
-    let noted: Vec<Row> = transaction.rows(&late.note_sqlite, sequences.clone()).await?;
+    let noted: Vec<Row> = transaction.rows(&NOTE, sequences.clone()).await?;
     if recorded && !noted.is_empty() {
         let ended = noted.iter().map(|row| (&*row.id, "expired"));
         record_ended(database, &transaction, "", ended).await?;
     }
-    transaction.execute(&late.leave_sqlite, sequences).await?;
+    transaction.execute(&LEAVE, sequences).await?;
     transaction.commit().await?;
     Ok(u64::try_from(noted.len()).unwrap_or(u64::MAX))
 }
+
+static EXPIRED: Sql = Sql::new(
+    "
+SELECT sequence
+FROM outbox
+WHERE sequence >= (SELECT oldest FROM relay) AND expires_at <= {now}
+LIMIT 10000",
+);
 
 // A message that ends in the ledger of no group has failed: see `events::RECORD_ENDED`.
 //
 // The rows of `event` and `delivery` are new, so their order is harmless: no other transaction sees
 // them, and one that ends the same message waits for or skips its row in the table that it leaves.
-const END_POSTGRES: &str = "
+static END: Sql = Sql::pair(
+    "
 WITH late AS (
     SELECT sequence
-    FROM {table}
-    WHERE sequence = ANY (:sequences) AND {late} <= now()
+    FROM outbox
+    WHERE sequence = ANY (:sequences) AND expires_at <= now()
     FOR UPDATE SKIP LOCKED
 ), gone AS (
-    DELETE FROM {table} WHERE sequence = ANY (ARRAY(SELECT sequence FROM late)) RETURNING *
+    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM late)) RETURNING *
 ), told AS (
     INSERT INTO event (id, kind, verification, delivery)
     SELECT gone.id, 'failed', verification.id, 'expired'
@@ -146,57 +131,36 @@ SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now(),
     'no consumer took it over in time'
 FROM gone
 WHERE NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = gone.id)
-ON CONFLICT DO NOTHING";
+ON CONFLICT DO NOTHING",
+    "",
+);
 
-const NOTE_SQLITE: &str = "
+static NOTE: Sql = Sql::pair(
+    "",
+    "
 INSERT INTO delivery
     (group_id, topic, partition, message_id, phone, trace, state, accepted_at, expires_at, due_at,
      ended_at, detail)
 SELECT '', '', -1, id, phone, trace, 'expired', accepted_at, expires_at, now, now,
     'no consumer took it over in time'
-FROM {table}, (SELECT {now} AS now)
-WHERE sequence IN (SELECT value FROM json_each(:sequences)) AND {late} <= now
-  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = {table}.id)
+FROM outbox, (SELECT {now} AS now)
+WHERE sequence IN (SELECT value FROM json_each(:sequences)) AND expires_at <= now
+  AND NOT EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = outbox.id)
 ON CONFLICT DO NOTHING
-RETURNING message_id AS id";
+RETURNING message_id AS id",
+);
 
-const LEAVE_SQLITE: &str = "
-DELETE FROM {table}
-WHERE sequence IN (SELECT value FROM json_each(:sequences)) AND {late} <= {now}
-  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = {table}.id)";
+static LEAVE: Sql = Sql::pair(
+    "",
+    "
+DELETE FROM outbox
+WHERE sequence IN (SELECT value FROM json_each(:sequences)) AND expires_at <= {now}
+  AND EXISTS (SELECT 1 FROM delivery WHERE delivery.message_id = outbox.id)",
+);
 
-const FORGET_POSTGRES: &str =
-    "DELETE FROM {table} WHERE sequence = ANY (:sequences) AND expires_at <= now()";
-
-const FORGET_SQLITE: &str = "
-DELETE FROM {table}
-WHERE sequence IN (SELECT value FROM json_each(:sequences)) AND expires_at <= {now}";
-
-const OUTBOX: &[Fragment] = &[
-    Fragment::new("table", "outbox"),
-    // a relay that has a lease may still publish it
-    Fragment::pair("late", "greatest(expires_at, claimable_at)", "max(expires_at, claimable_at)"),
-];
-
-static IN_OUTBOX: Expiry = Expiry {
-    find: Sql::with(
-        OUTBOX,
-        "SELECT sequence FROM outbox WHERE sequence >= :oldest AND {late} <= now() LIMIT 10000",
-        "SELECT sequence FROM outbox WHERE sequence >= :oldest AND {late} <= {now} LIMIT 10000",
-    ),
-    end_postgres: Sql::with(OUTBOX, END_POSTGRES, ""),
-    note_sqlite: Sql::with(OUTBOX, "", NOTE_SQLITE),
-    leave_sqlite: Sql::with(OUTBOX, "", LEAVE_SQLITE),
-    forget: Sql::with(OUTBOX, FORGET_POSTGRES, FORGET_SQLITE),
-};
-
-const TRANSIT: &[Fragment] =
-    &[Fragment::new("table", "in_transit"), Fragment::new("late", "expires_at")];
-
-static IN_TRANSIT: Expiry = Expiry {
-    find: Sql::new("SELECT sequence FROM in_transit WHERE expires_at <= {now} LIMIT 10000"),
-    end_postgres: Sql::with(TRANSIT, END_POSTGRES, ""),
-    note_sqlite: Sql::with(TRANSIT, "", NOTE_SQLITE),
-    leave_sqlite: Sql::with(TRANSIT, "", LEAVE_SQLITE),
-    forget: Sql::with(TRANSIT, FORGET_POSTGRES, FORGET_SQLITE),
-};
+static FORGET: Sql = Sql::pair(
+    "DELETE FROM outbox WHERE sequence = ANY (:sequences) AND expires_at <= now()",
+    "
+DELETE FROM outbox
+WHERE sequence IN (SELECT value FROM json_each(:sequences)) AND expires_at <= {now}",
+);

@@ -68,10 +68,7 @@ pub(super) static ACCOUNT: [Erasure; 5] = [
 ];
 
 /// Erased as soon as each group knows these messages.
-pub(super) static WAITING_MESSAGES: [Erasure; 2] = [
-    delete!("outbox", By::Messages, ids in "id"),
-    delete!("in_transit", By::Messages, ids in "id"),
-];
+pub(super) static WAITING_MESSAGES: [Erasure; 1] = [delete!("outbox", By::Messages, ids in "id")];
 
 /// Erased when all messages have ended.
 pub(super) static REST: [Erasure; 6] = [

@@ -40,9 +40,8 @@ impl Ledger<'_> {
             return Ok(None);
         }
         transaction.execute(&BURY, part.dead_rows(self.fence.clone())).await?;
-        transaction.execute(&LEAVE_OUTBOX, take.clone()).await?;
-        transaction.execute(&LEAVE_TRANSIT, take.clone()).await?;
-        let rows: Vec<EntryRow> = transaction.rows(&TAKE, take).await?;
+        let rows: Vec<EntryRow> = transaction.rows(&TAKE, take.clone()).await?;
+        transaction.execute(&LEAVE_OUTBOX, take).await?;
         self.record(&transaction, &rows).await?;
         transaction.commit().await?;
         Ok(Some(rows))
@@ -164,9 +163,8 @@ WHERE NOT EXISTS (
 static LEAVE_OUTBOX: Sql =
     Sql::new("DELETE FROM outbox WHERE (sequence, id) IN (SELECT sequence, id FROM :new)");
 
-static LEAVE_TRANSIT: Sql =
-    Sql::new("DELETE FROM in_transit WHERE (sequence, id) IN (SELECT sequence, id FROM :new)");
-
+// A message that has ended under no group, because it expired in the outbox or was canceled, is not
+// taken over. One that was canceled and is still there expires now.
 static TAKE: Sql = Sql::with(
     &[ENTRY_COLUMNS],
     "",
@@ -190,13 +188,20 @@ FROM (
             END AS state
     FROM (
         -- The times of a record are bounded: an entry must expire, and leave the ledger, one day.
-        SELECT id, phone, code, trace,
+        SELECT new.id, new.phone, new.code, new.trace,
             CASE WHEN new.accepted_at < 0 THEN clock.now ELSE min(new.accepted_at, clock.now) END
                 AS accepted_at,
-            CASE WHEN new.expires_at < 0 THEN clock.now + :default_ttl
-                 ELSE min(new.expires_at, clock.now + 86400000) END AS expires_at,
+            min(
+                CASE WHEN new.expires_at < 0 THEN clock.now + :default_ttl
+                     ELSE min(new.expires_at, clock.now + 86400000) END,
+                coalesce(outbox.expires_at, 9223372036854775807)
+            ) AS expires_at,
             gateway, clock.now, place
-        FROM :new#place, (SELECT {now} AS now) AS clock
+        FROM (SELECT {now} AS now) AS clock CROSS JOIN :new#place
+            LEFT JOIN outbox ON outbox.sequence = new.sequence AND outbox.id = new.id
+        WHERE NOT EXISTS (
+            SELECT 1 FROM delivery AS ended WHERE ended.message_id = new.id AND ended.group_id = ''
+        )
     )
 )
 WHERE true

@@ -91,8 +91,7 @@ static COUNT_AND_STORE: EventSql = EventSql::postgres(
 // two requests that use the same ids, the second waits for the first at the phone.
 const TEXT: &str = "
 WITH new AS MATERIALIZED (
-    -- read when the phones are locked: places in the outbox are drawn after that
-    SELECT *, nextval('outbox_sequence_seq') AS sequence FROM :new
+    SELECT * FROM :new
 ), wanted AS (
     -- one row for each account, whatever is sent to it
     SELECT * FROM :wanted
@@ -113,11 +112,16 @@ WITH new AS MATERIALIZED (
     FROM wanted
     ORDER BY account{count_on_phone}
     RETURNING known.phone AS account
-){counters}, stored AS (
+){counters}, numbered AS MATERIALIZED (
+    -- Places in the outbox are drawn when the phones are locked, and only for what is stored: the
+    -- relay waits for a place that it does not see.
+    SELECT *, nextval('outbox_sequence_seq') AS sequence
+    FROM new
+    WHERE {holds} AND (account IN (SELECT account FROM allowed)) IS TRUE
+), stored AS (
     INSERT INTO outbox (sequence, id, phone, code, trace, expires_at)
     SELECT sequence, id, written, code, trace, now() + {duration(ttl)}
-    FROM new
-    WHERE (account IN (SELECT account FROM allowed)) IS TRUE
+    FROM numbered
 ), created AS (
     INSERT INTO verification
         (id, phone, origin, region, code_hash, seed, pepper_id, code_length, template, metadata,
@@ -126,8 +130,7 @@ WITH new AS MATERIALIZED (
         nullif(template, ''), nullif(metadata, ''),
         nullif(api_key, '00000000-0000-0000-0000-000000000000'), sequence,
         now() + {duration(ttl)}
-    FROM new
-    WHERE (account IN (SELECT account FROM allowed)) IS TRUE
+    FROM numbered
     RETURNING id
 ){events}
 SELECT account, {millis(now())} AS accepted_at, {holds} AS holds

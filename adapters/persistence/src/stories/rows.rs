@@ -7,18 +7,13 @@ use serde_json::Value;
 use super::{Awaited, EndedCall, ExtraMessage, LedgerEntry, UnpostedEvent, WaitingMessage};
 use crate::database::{DatabaseError, Sql, parsed, time};
 
-/// The messages that wait. The tables have no index by id, and few rows.
+/// The messages that wait. The table has no index by id, and few rows.
 pub(super) static WAITING: Sql = Sql::new(
     "
 SELECT {text(id)} AS id, phone, {millis(accepted_at)} AS accepted_at,
-    {millis(expires_at)} AS expires_at, attempt AS claims,
-    CAST(NULL AS bigint) AS published_at
+    {millis(expires_at)} AS expires_at,
+    sequence <= (SELECT published FROM relay) AS is_published
 FROM (SELECT * FROM outbox ORDER BY sequence LIMIT 10000) AS waiting
-WHERE id BETWEEN :first AND :last
-UNION ALL
-SELECT {text(id)}, phone, {millis(accepted_at)}, {millis(expires_at)}, attempt,
-    {millis(published_at)}
-FROM (SELECT * FROM in_transit ORDER BY sequence LIMIT 10000) AS published
 WHERE id BETWEEN :first AND :last",
 );
 
@@ -28,8 +23,7 @@ pub(super) struct WaitingRow {
     phone: String,
     accepted_at: i64,
     expires_at: i64,
-    claims: i32,
-    published_at: Option<i64>,
+    is_published: bool,
 }
 
 impl WaitingRow {
@@ -38,8 +32,7 @@ impl WaitingRow {
             phone: phone(&self.phone)?,
             accepted_at: time(self.accepted_at),
             expires_at: time(self.expires_at),
-            claims: u64::from(self.claims.unsigned_abs()),
-            published_at: self.published_at.map(time),
+            is_published: self.is_published,
         };
         Ok((id(&self.id)?, waiting))
     }

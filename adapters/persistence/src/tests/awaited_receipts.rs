@@ -84,8 +84,7 @@ const LATER: u64 = 600;
 impl Fixture {
     /// Hands the messages of the outbox to the ledger, and calls `gateway` for them.
     async fn call(&self, gateway: &str) -> Vec<MessageId> {
-        let messages = published(&self.database, LONG).await.into_iter();
-        let incoming: Vec<_> = messages.map(|(incoming, _)| incoming).collect();
+        let incoming = published(&self.database).await;
         let ids: Vec<MessageId> = incoming.iter().map(|it| it.message.id).collect();
         self.ledger.admit(&self.lease, &batch(&incoming)).await.unwrap();
         let starts = calls_of(gateway, &ids);
@@ -292,7 +291,7 @@ async fn extra_message_is_stored_once(database: Database) {
     assert_eq!(count(&it.database, "outbox").await, 1);
     assert_eq!(count(&it.database, "extra_send").await, 1);
     assert!(!it.awaited.send_elsewhere(extra(&overdue)).await.unwrap());
-    let stored = published(&it.database, LONG).await.remove(0).0;
+    let stored = published(&it.database).await.remove(0);
     assert_eq!(stored.message.id, VerificationId::of(message).message(2));
     assert_eq!(stored.message.phone.as_str(), phone(1));
     let expires_at = stored.validity.unwrap().expires_at;

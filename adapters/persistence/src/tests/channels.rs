@@ -35,7 +35,7 @@ async fn pending(database: &Database) -> Pending {
     let channels = [(name("telegram"), Channel::Telegram), (name("sms"), Channel::Sms)];
     SqlGateways::new(database.clone()).name_channels(&channels).await.unwrap();
     accepted(&enqueue(database, &start(&phone(1))).await);
-    let (incoming, _) = published(database, LONG).await.remove(0);
+    let incoming = published(database).await.remove(0);
     let message = incoming.message.id;
     let (ledger, lease) = ledger(database, "group").await;
     ledger.admit(&lease, &batch(&[incoming])).await.unwrap();

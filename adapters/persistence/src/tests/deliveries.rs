@@ -5,35 +5,32 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use application::ports::{
-    Admitted, Backlog, Batch, CallOutcome, Claimed, DeadLetter, DeadLetters, DeliveryLedger,
-    DeliveryState, Incoming, Lease, LedgerError, NewSend, Outbox, OutcomeClass, PartitionLeases,
-    Record, Resent, Revived, Started, Swept, Unreadable, Verdict, Verifications,
+    Admitted, Backlog, Batch, CallOutcome, DeadLetter, DeadLetters, DeliveryLedger, DeliveryState,
+    Incoming, Lease, LedgerError, NewSend, OutcomeClass, PartitionLeases, Record, Resent, Revived,
+    Started, Unreadable, Verdict, Verifications,
 };
 use domain::{MessageId, Validity};
 use sea_orm::ConnectionTrait;
-use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     on_both_databases,
     resends::again,
     support::{
-        accepted, call_now, calls, count, enqueue, id_of, in_time, incoming, new_message, phone,
-        published, records, start, statement,
+        accepted, backlog, call_now, calls, count, enqueue, id_of, in_time, incoming, new_message,
+        phone, published, records, start, statement,
     },
 };
 use crate::{
-    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlDeadLetters, SqlDeliveryLedger,
-    SqlPartitionLeases, SqlVerifications,
+    Database, SqlDeadLetters, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications,
+    database::{Sql, begin},
 };
 
 on_both_databases!(
     message_is_admitted_once,
     offset_moves_in_the_commit_of_the_messages,
     admission_removes_the_message_from_the_outbox,
-    message_admitted_while_it_was_settled_is_not_published_again,
-    admitted_message_leaves_transit_once_consumers_have_read_past_it,
-    message_that_consumers_have_not_read_yet_is_not_published_again,
-    concurrent_settling_and_admission_do_not_deadlock,
+    message_that_ended_under_no_group_is_never_taken_over,
+    concurrent_admissions_and_expiry_do_not_deadlock,
     each_group_has_its_own_ledger,
     fenced_owner_writes_nothing,
     call_is_begun_once,
@@ -156,134 +153,110 @@ async fn offset_moves_in_the_commit_of_the_messages(database: Database) {
 }
 
 async fn admission_removes_the_message_from_the_outbox(database: Database) {
-    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
     for number in 0..3 {
-        outbox.enqueue(new_message(&phone(number))).await.unwrap();
+        accepted(&enqueue(&database, &new_message(&phone(number))).await);
     }
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
-    backlog.settle(&[claimed[0].claim], LONG).await.unwrap();
-    let record = |number: usize| Incoming {
-        message: claimed[number].message.clone(),
-        validity: Some(claimed[number].validity),
-        trace: Some(claimed[number].trace.clone()),
-        sequence: Some(claimed[number].claim.sequence),
+    let records = published(&database).await;
+    let consumer = consumer(&database, "1", "a", LONG).await;
+
+    // The third has the sequence of another message.
+    let foreign = Incoming { sequence: records[2].sequence, ..incoming(&phone(7)) };
+    consumer.admit(&[records[0].clone(), records[1].clone(), foreign]).await;
+
+    let left = published(&database).await;
+    assert_eq!(left, records[2..]);
+}
+
+async fn message_that_ended_under_no_group_is_never_taken_over(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let sends = [1, 2].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(&database, send).await);
+    }
+    let records = published(&database).await;
+    let consumer = consumer(&database, "1", "a", LONG).await;
+
+    verifications.cancel(id_of(&sends[0])).await.unwrap().unwrap();
+    assert_eq!(backlog(&database).end_expired().await.unwrap(), 1);
+    let admitted = consumer.ledger.admit(&consumer.lease, &batch(&records, 2)).await.unwrap();
+
+    assert_eq!((admitted.fresh, admitted.expired), (vec![records[1].message.id], vec![]));
+    assert_eq!(count(&database, "delivery WHERE state = 'expired'").await, 1);
+}
+
+/// The end of a message is in no snapshot of a statement that waited for it.
+#[tokio::test]
+async fn message_that_ends_while_an_admission_waits_for_it_is_not_taken_over() {
+    static END: Sql = Sql::new("DELETE FROM outbox WHERE sequence = :sequence");
+    static NOTE: Sql = Sql::new(
+        "
+INSERT INTO delivery
+    (group_id, topic, partition, message_id, phone, state, accepted_at, expires_at, ended_at)
+VALUES ('', '', -1, :id, '0', 'expired', now(), now(), now())",
+    );
+
+    let Some(database) = super::support::postgres().await else { return };
+    let sends = [1, 2].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(&database, send).await);
+    }
+    let records = published(&database).await;
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let other = begin(&database.connection()).await.unwrap();
+    let first = database.parameters().with("sequence", records[0].sequence.unwrap());
+    other.execute(&END, first).await.unwrap();
+
+    let admission = async {
+        let batch = batch(&records, 2);
+        consumer.ledger.admit(&consumer.lease, &batch).await.unwrap()
     };
-    let consumer = consumer(&database, "1", "a", LONG).await;
+    let ending = async {
+        in_time(async {
+            while count(
+                &database,
+                "pg_stat_activity WHERE wait_event_type = 'Lock'
+                AND datname = current_database()",
+            )
+            .await
+                == 0
+            {}
+        })
+        .await;
+        let id = records[0].message.id.as_uuid();
+        other.execute(&NOTE, database.parameters().id("id", id)).await.unwrap();
+        other.commit().await.unwrap();
+    };
+    let (admitted, ()) = tokio::join!(admission, ending);
 
-    // The first is in transit, the second is not settled, the third has the sequence of another
-    // message.
-    let foreign = Incoming { sequence: record(2).sequence, ..incoming(&phone(7)) };
-    consumer.admit(&[record(0), record(1), foreign]).await;
-
-    let size = backlog.size().await.unwrap();
-    assert_eq!((size.waiting, size.in_transit), (1, 0));
-    backlog.settle(&[claimed[1].claim], LONG).await.unwrap();
-    assert_eq!(backlog.size().await.unwrap().in_transit, 0);
+    assert_eq!(admitted.fresh, [records[1].message.id]);
+    assert_eq!(count(&database, "delivery").await, 2);
+    assert_eq!(count(&database, "outbox").await, 0);
+    assert_eq!(count(&database, "partition_lease WHERE next_offset = 2").await, 1);
 }
 
-async fn message_admitted_while_it_was_settled_is_not_published_again(database: Database) {
-    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
-    outbox.enqueue(new_message(&phone(1))).await.unwrap();
-    outbox.enqueue(new_message(&phone(2))).await.unwrap();
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
-    let consumer = consumer(&database, "1", "a", LONG).await;
-
-    // Without its sequence, as if it had not been found in the outbox.
-    let unseen = Incoming { message: claimed[0].message.clone(), ..incoming(&phone(1)) };
-    consumer.admit(&[unseen]).await;
-    backlog.settle(&[claimed[0].claim, claimed[1].claim], NONE).await.unwrap();
-
-    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 1, expired: 0 });
-    let again = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
-    assert_eq!(again.len(), 1);
-    assert_eq!(again[0].message, claimed[1].message);
-}
-
-async fn admitted_message_leaves_transit_once_consumers_have_read_past_it(database: Database) {
-    accepted(&enqueue(&database, &new_message(&phone(1))).await);
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let consumer = consumer(&database, "1", "a", LONG).await;
-    let (incoming, claim) = published(&database, LONG).await.remove(0);
-    // Without its sequence, as if it had not been found in the outbox.
-    consumer.admit(&[Incoming { sequence: None, ..incoming }]).await;
-    backlog.settle(&[claim], NONE).await.unwrap();
-
-    assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
-    assert_eq!(backlog.size().await.unwrap().in_transit, 1);
-    in_time(async {
-        while backlog.size().await.unwrap().in_transit > 0 {
-            let read = Lease { seen: Some(Instant::now()), ..consumer.lease.clone() };
-            consumer.leases.renew(&[read], LONG).await.unwrap();
-            assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
-        }
-    })
-    .await;
-}
-
-async fn message_that_consumers_have_not_read_yet_is_not_published_again(database: Database) {
-    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
-    outbox.enqueue(new_message(&phone(1))).await.unwrap();
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = backlog.claim(10.try_into().unwrap(), LONG).await.unwrap();
-    let consumer = consumer(&database, "1", "a", LONG).await;
-    let read_until_now = || Lease { seen: Some(Instant::now()), ..consumer.lease.clone() };
-    consumer.leases.renew(&[read_until_now()], LONG).await.unwrap();
-    let begun = Instant::now();
-
-    backlog.settle(&[claimed[0].claim], Duration::from_millis(500)).await.unwrap();
-    while begun.elapsed() < Duration::from_millis(1_500) {
-        assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
-    }
-
-    let mut waiting_again = 0;
-    in_time(async {
-        while waiting_again == 0 {
-            consumer.leases.renew(&[read_until_now()], LONG).await.unwrap();
-            waiting_again = backlog.sweep().await.unwrap().waiting_again;
-        }
-    })
-    .await;
-    assert_eq!(waiting_again, 1);
-    assert!(begun.elapsed() < Duration::from_secs(8), "not only because of the time");
-}
-
-async fn concurrent_settling_and_admission_do_not_deadlock(database: Database) {
-    const MESSAGES: usize = 200;
-    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
+async fn concurrent_admissions_and_expiry_do_not_deadlock(database: Database) {
+    const MESSAGES: usize = 9;
     let one = consumer(&database, "1", "a", LONG).await;
     let two = consumer(&database, "2", "a", LONG).await;
-    for _ in 0..5 {
-        let mut requests = JoinSet::new();
+    for _ in 0..20 {
         for number in 0..MESSAGES {
-            let outbox = outbox.clone();
-            requests.spawn(async move { outbox.enqueue(new_message(&phone(number))).await });
+            accepted(&enqueue(&database, &new_message(&phone(number))).await);
         }
-        assert!(requests.join_all().await.iter().all(Result::is_ok));
-        let claimed = backlog.claim(1_000.try_into().unwrap(), LONG).await.unwrap();
-        let claims: Vec<_> = claimed.iter().map(|claimed| claimed.claim).collect();
-        let record = |claimed: &Claimed| Incoming {
-            message: claimed.message.clone(),
-            validity: Some(claimed.validity),
-            trace: Some(claimed.trace.clone()),
-            sequence: Some(claimed.claim.sequence),
-        };
-        let forwards = batch(&claimed.iter().map(record).collect::<Vec<_>>(), 1);
-        let backwards = batch(&claimed.iter().rev().map(record).collect::<Vec<_>>(), 1);
+        let mut records = published(&database).await;
+        let forwards = batch(&records, 1);
+        records.reverse();
+        let backwards = batch(&records, 1);
+        let expiring = backlog(&database);
 
-        let (settled, first, second, swept) = tokio::join!(
-            backlog.settle(&claims, NONE),
+        let (first, second, ended) = tokio::join!(
             one.ledger.admit(&one.lease, &backwards),
             two.ledger.admit(&two.lease, &forwards),
-            backlog.sweep(),
+            expiring.end_expired(),
         );
 
-        settled.unwrap();
         assert_eq!(first.unwrap().fresh.len(), MESSAGES);
         assert_eq!(second.unwrap().fresh.len(), MESSAGES);
-        swept.unwrap();
+        assert_eq!(ended.unwrap(), 0);
     }
 }
 
@@ -543,7 +516,7 @@ async fn expired_message_is_never_called(database: Database) {
     assert_eq!(count(&database, "delivery WHERE state = 'expired' AND code IS NULL").await, 2);
 }
 
-/// This holds in the outbox, before another call and during a call, but not while a relay holds it.
+/// This holds in the outbox, also if it was published, before another call and during a call.
 async fn waiting_message_of_a_canceled_verification_is_never_called(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
     let consumer = consumer(&database, "1", "a", LONG).await;
@@ -552,7 +525,7 @@ async fn waiting_message_of_a_canceled_verification_is_never_called(database: Da
         accepted(&enqueue(&database, send).await);
     }
     sent_again(&verifications, &sends[0]).await;
-    let records: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    let records = published(&database).await;
     let [first, called, relayed, second] = &records[..] else { panic!("{records:?}") };
     assert_eq!(first.message.phone, second.message.phone);
     consumer.admit(&[first.clone(), second.clone(), called.clone()]).await;
@@ -562,13 +535,10 @@ async fn waiting_message_of_a_canceled_verification_is_never_called(database: Da
     }
     assert!(!consumer.due().await.contains(&first.message.id));
     let attempt = consumer.call(called.message.id, LONG).await;
-    let had = start(&phone(5));
-    accepted(&enqueue(&database, &had).await);
-    assert_eq!(published(&database, NONE).await.len(), 1);
     let waiting = start(&phone(4));
     accepted(&enqueue(&database, &waiting).await);
 
-    for send in sends.iter().chain([&had, &waiting]) {
+    for send in sends.iter().chain([&waiting]) {
         verifications.cancel(id_of(send)).await.unwrap().unwrap();
     }
 
@@ -580,13 +550,11 @@ async fn waiting_message_of_a_canceled_verification_is_never_called(database: Da
     }
     let state = consumer.finish(called.message.id, attempt, parked).await;
     assert_eq!(state, Some(DeliveryState::Expired));
-    let again = published(&database, LONG).await;
-    assert_eq!(again.len(), 1, "a relay that has it may have published it");
-    assert_eq!(again[0].0.message.id, had.message.id);
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 0, expired: 1 });
-    assert_eq!(consumer.admit(std::slice::from_ref(relayed)).await, [relayed.message.id]);
-    assert_eq!(consumer.start(relayed.message.id, LONG).await.calls.len(), 1);
+    assert_eq!(published(&database).await, []);
+    let late = batch(std::slice::from_ref(relayed), 9);
+    let admitted = consumer.ledger.admit(&consumer.lease, &late).await.unwrap();
+    assert_eq!((admitted.fresh.len(), admitted.expired[0].id), (0, relayed.message.id));
+    assert_eq!(backlog(&database).end_expired().await.unwrap(), 1);
 }
 
 async fn sent_again(verifications: &SqlVerifications, first: &NewSend) {

@@ -1,7 +1,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use application::ports::{
-    Backlog, CallOutcome, CheckOutcome, Claim, DeliveryLedger, DueEvent, EventKind, EventOutbox,
+    Backlog, CallOutcome, CheckOutcome, DeliveryLedger, DueEvent, EventKind, EventOutbox,
     EventReason, FailureReason, GuardCounts, GuardDecision, Housekeeping, Incoming, NewSend,
     NewTest, NewVerification, Next, Outbox, OutcomeClass, Start, Verdict, Verifications,
 };
@@ -11,13 +11,12 @@ use sea_orm::ConnectionTrait;
 use super::{
     on_both_databases,
     support::{
-        LONG, accepted, approve, batch, calls, count, enqueue, id_of, in_time, incoming, ledger,
-        new_id, phone, published, right, start, try_by_id,
+        LONG, accepted, approve, backlog, batch, calls, count, enqueue, id_of, in_time, incoming,
+        ledger, new_id, phone, published, reach, right, start, try_by_id,
     },
 };
 use crate::{
-    CoalescingOutbox, Database, Events, OutboxSettings, SqlBacklog, SqlEventOutbox, SqlGuard,
-    SqlVerifications,
+    CoalescingOutbox, Database, Events, OutboxSettings, SqlEventOutbox, SqlGuard, SqlVerifications,
 };
 
 on_both_databases!(
@@ -119,7 +118,7 @@ async fn outcomes_of_calls_are_recorded_as_events(database: Database) {
     for send in &sends {
         accepted(&enqueue(&database, send).await);
     }
-    let ours = published(&database, LONG).await.into_iter().map(|(incoming, _)| incoming);
+    let ours = published(&database).await.into_iter();
     // And a message without a verification.
     let messages: Vec<Incoming> = ours.chain([incoming(&phone(9))]).collect();
     let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
@@ -167,7 +166,7 @@ async fn message_that_no_gateway_takes_has_a_reason(database: Database) {
     for send in &sends {
         accepted(&enqueue(&database, send).await);
     }
-    let ours = published(&database, LONG).await.into_iter().map(|(incoming, _)| incoming);
+    let ours = published(&database).await.into_iter();
     let messages: Vec<Incoming> = ours.collect();
     let ids: Vec<_> = messages.iter().map(|incoming| incoming.message.id).collect();
     let (ledger, lease) = ledger(&database, "group").await;
@@ -206,12 +205,10 @@ async fn expired_message_has_one_event(database: Database) {
     for send in &sends {
         accepted(&enqueue(&database, send).await);
     }
-    let messages = published(&database, NONE).await;
-    let backlog = SqlBacklog::new(database.clone().with_events(Events::Recorded), "message".into());
-    let claims: Vec<Claim> = messages.iter().map(|(_, claim)| *claim).collect();
-    backlog.settle(&claims[..4], LONG).await.unwrap();
-    let mut messages: Vec<Incoming> =
-        messages.into_iter().map(|(incoming, _)| incoming).chain([incoming(&phone(9))]).collect();
+    let mut messages = published(&database).await;
+    messages.push(incoming(&phone(9)));
+    reach(&database, messages[3].sequence.unwrap()).await;
+    let backlog = backlog(&database.clone().with_events(Events::Recorded));
     let long_ago = Some(Validity::starting_at(UNIX_EPOCH + LONG, LONG));
     let (ledger, lease) = ledger(&database, "group").await;
     let expire = async |table: &str| {
@@ -239,10 +236,8 @@ async fn expired_message_has_one_event(database: Database) {
         let late = batch(std::slice::from_ref(&messages[place]));
         assert_eq!(ledger.admit(&lease, &late).await.unwrap().expired.len(), 1);
     }
-    for table in ["in_transit", "outbox"] {
-        expire(table).await;
-    }
-    assert_eq!(backlog.sweep().await.unwrap().expired, 2);
+    expire("outbox").await;
+    assert_eq!(backlog.end_expired().await.unwrap(), 2);
 
     let told_of = told(&SqlEventOutbox::new(database.clone())).await;
     let mut told_of: Vec<_> = told_of
@@ -257,21 +252,21 @@ async fn expired_message_has_one_event(database: Database) {
     expected.sort_unstable();
     assert_eq!(told_of, expected);
 
-    // It is read again, by this group and by another.
+    // All are read again, by this group and by another. Two have ended under no group.
     for message in &mut messages {
         message.validity = long_ago;
     }
     let (other, other_lease) = super::support::ledger(&database, "other").await;
-    let swept = ledger.admit(&lease, &batch(&messages)).await.unwrap();
+    let ours = ledger.admit(&lease, &batch(&messages)).await.unwrap();
     let late = other.admit(&other_lease, &batch(&messages)).await.unwrap();
-    assert_eq!((swept.expired.len(), late.expired.len()), (2, 6));
-    assert_eq!(backlog.sweep().await.unwrap().expired, 0);
+    assert_eq!((ours.expired.len(), late.expired.len()), (0, 4));
+    assert_eq!(backlog.end_expired().await.unwrap(), 0);
     assert_eq!(count(&database, "event").await, 5);
 }
 
 async fn message_that_one_group_sent_has_not_failed(database: Database) {
     accepted(&enqueue(&database, &start(&phone(1))).await);
-    let (message, _) = published(&database, LONG).await.remove(0);
+    let message = published(&database).await.remove(0);
     let id = message.message.id;
     for (group, verdict) in [
         ("a", Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None }),
@@ -320,8 +315,8 @@ async fn no_event_is_stored_if_events_are_off(database: Database) {
     let over = NewSend { ttl: NONE, ..start(&phone(4)) };
     accepted(&enqueue(&database, &over).await);
     verifications.expire().await.unwrap();
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    assert_eq!(backlog.sweep().await.unwrap().expired, 1);
+    let backlog = backlog(&database);
+    assert_eq!(backlog.end_expired().await.unwrap(), 1);
 
     assert_eq!(count(&database, "event").await, 0);
 }

@@ -3,7 +3,7 @@
 use std::{fmt::Write, time::Duration};
 
 use application::ports::{
-    Backlog, CallOutcome, DeliveryLedger, Incoming, Lease, OutcomeClass, Verdict, Verifications,
+    CallOutcome, DeliveryLedger, Incoming, Lease, OutcomeClass, Verdict, Verifications,
 };
 use domain::{Counter, VerificationId};
 use sea_orm::ConnectionTrait;
@@ -12,11 +12,11 @@ use super::{
     on_both_databases,
     support::{
         LONG, accepted, batch, calls, count, counters, enqueue, id_of, ledger, limited, phone,
-        published, start, statement,
+        published, reach, start, statement,
     },
 };
 use crate::{
-    Database, Events, SqlBacklog, SqlDeliveryLedger, SqlForgetting, SqlVerifications, Traces,
+    Database, Events, SqlDeliveryLedger, SqlForgetting, SqlVerifications, Traces,
     takedown::all_columns,
 };
 
@@ -47,7 +47,7 @@ async fn taken_over(
     let extra: Vec<Counter> = counters("device", "9/1h", &format!("+{}", phone(number)));
     let send = application::ports::NewSend { extra, ..limited("9/1h", start(&phone(number))) };
     accepted(&enqueue(database, &send).await);
-    let (record, _) = published(database, LONG).await.remove(0);
+    let record = published(database).await.remove(0);
     let (ledger, lease) = group;
     ledger.admit(lease, &batch(std::slice::from_ref(&record))).await.unwrap();
     (id_of(&send), record)
@@ -103,8 +103,7 @@ async fn forgotten_phone_is_in_no_column_of_any_table(database: Database) {
     SqlVerifications::new(database.clone()).cancel(sent).await.unwrap();
     // One that waits, one in transit, records of the queue, and the rows around a message.
     accepted(&enqueue(&database, &super::support::new_message(&number)).await);
-    let (_, claim) = published(&database, LONG).await.remove(0);
-    SqlBacklog::new(database.clone(), "message".into()).settle(&[claim], LONG).await.unwrap();
+    reach(&database, published(&database).await[0].sequence.unwrap()).await;
     accepted(&enqueue(&database, &super::support::new_message(&number)).await);
     let now = if database.is_postgres() { "now()" } else { "unixepoch() * 1000" };
     let id = sent.message(1);
@@ -141,7 +140,6 @@ async fn forgotten_phone_is_in_no_column_of_any_table(database: Database) {
     let before = columns_with(&database, &texts).await;
     for column in [
         "delivery.phone",
-        "in_transit.phone",
         "outbox.phone",
         "verification.phone",
         "phone.phone",
@@ -172,7 +170,7 @@ async fn forgotten_phone_is_in_no_column_of_any_table(database: Database) {
 async fn message_of_a_forgotten_phone_is_not_sent_by_any_group(database: Database) {
     let groups = [ledger(&database, "1").await, ledger(&database, "2").await];
     accepted(&enqueue(&database, &start(&phone(1))).await);
-    let (record, _) = published(&database, LONG).await.remove(0);
+    let record = published(&database).await.remove(0);
 
     let found = traces(&database, 1).await;
     let forgetting = forgetting(&database);

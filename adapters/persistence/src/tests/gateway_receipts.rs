@@ -83,7 +83,7 @@ impl Fixture {
         let mut send = start(&phone(number));
         send.verification.region = "RU".parse().ok();
         accepted(&enqueue(&self.database, &send).await);
-        let (incoming, _) = published(&self.database, LONG).await.remove(0);
+        let incoming = published(&self.database).await.remove(0);
         let message = incoming.message.id;
         self.ledger.admit(&self.lease, &batch(&[incoming])).await.unwrap();
         self.call("main", message).await;

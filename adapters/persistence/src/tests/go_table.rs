@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use application::{
     TraceParent,
-    ports::{Backlog, GivingBack, GoRow, GoTable, Ids, Taking},
+    ports::{Backlog, GivingBack, GoRow, GoTable, Ids, Reached, Taking},
 };
 use domain::{Message, MessageId};
 use sea_orm::{
@@ -12,8 +12,8 @@ use sea_orm::{
     sqlx::{self, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions},
 };
 
-use super::support::{LONG, count, in_time, number, phone, postgres, rng, sqlite};
-use crate::{Database, DatabaseSettings, NoGoTable, SqlBacklog, SqlGoTable};
+use super::support::{backlog, count, in_time, look, number, phone, postgres, rng, sqlite};
+use crate::{Database, DatabaseSettings, NoGoTable, SqlGoTable};
 
 /// The only migration of the Go service.
 const SCHEMA: &str = include_str!("go_table.sql");
@@ -114,14 +114,13 @@ async fn taken_row_is_done_and_its_message_waits_in_the_outbox() {
     let taken = table.take(&rows).await.unwrap();
 
     assert_eq!(taken, 3);
-    let claimed = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = claimed.claim(10.try_into().unwrap(), LONG).await.unwrap();
-    let messages: Vec<_> = claimed.iter().map(|it| it.message.clone()).collect();
+    let waiting = look(&database, 0).await;
+    let messages: Vec<_> = waiting.iter().map(|it| it.message.clone()).collect();
     assert_eq!(messages, rows.iter().map(|it| it.message.clone()).collect::<Vec<_>>());
-    for (claimed, taken) in claimed.iter().zip(&rows) {
-        assert_eq!(claimed.validity.accepted_at, taken.row.accepted_at);
-        assert_eq!(claimed.validity.expires_at, taken.row.accepted_at + TTL);
-        assert_eq!(claimed.trace, taken.trace);
+    for (waiting, taken) in waiting.iter().zip(&rows) {
+        assert_eq!(waiting.validity.accepted_at, taken.row.accepted_at);
+        assert_eq!(waiting.validity.expires_at, taken.row.accepted_at + TTL);
+        assert_eq!(waiting.trace, taken.trace);
     }
     let kept = "message WHERE status = 'done' AND payload ->> 'code' = '123456' AND created_at = reserved_to";
     assert_eq!(count(&database, kept).await, 3);
@@ -274,30 +273,37 @@ async fn each_row_goes_to_one_of_two_take_overs_and_the_go_processor() {
 }
 
 #[tokio::test]
-async fn only_messages_that_no_relay_claimed_are_given_back() {
+async fn only_messages_that_were_never_published_are_given_back() {
     let Some(database) = database().await else { return };
     accept(&database, 0..3).await;
     let table = open(&database).await;
     table.take(&taking(waiting(&table).await)).await.unwrap();
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let before = table.unclaimed(0, 10).await.unwrap();
-    let of_relay = backlog.claim(1.try_into().unwrap(), LONG).await.unwrap();
-
-    let unclaimed = table.unclaimed(0, 10).await.unwrap();
+    let before = table.unpublished(0, 10).await.unwrap().expect("there was no relay");
     let done = table.done(ALL).await.unwrap();
     let sequence_of = |id| before.iter().find(|it| it.id == id).unwrap().sequence;
     let all: Vec<_> =
         done.iter().map(|(row, id)| GivingBack { row: *row, sequence: sequence_of(*id) }).collect();
+    let backlog = backlog(&database);
+
+    let tenure = backlog.acquire(Duration::ZERO).await.unwrap().unwrap();
+    assert_eq!(table.unpublished(0, 10).await.unwrap(), None);
+    assert_eq!(table.give_back(&all).await.unwrap(), None);
+    // The first was published, and the second by a processor of an earlier version.
+    let reached = Reached { published: 0, read: before[0].sequence };
+    backlog.release(&tenure, reached).await.unwrap();
+    let second = format!("UPDATE outbox SET attempt = 1 WHERE sequence = {}", before[1].sequence);
+    run(&database, &second).await;
+    assert_eq!(table.unpublished(0, 10).await.unwrap(), Some(vec![before[2]]));
     let given = table.give_back(&all).await.unwrap();
     let again = table.give_back(&all).await.unwrap();
 
-    assert_eq!((unclaimed.len(), all.len(), given, again), (2, 3, 2, 0));
-    assert_eq!(of_relay.len(), 1);
-    assert_eq!(count(&database, "outbox").await, 1);
-    assert_eq!(count(&database, "message WHERE status = 'done'").await, 1);
-    assert_eq!(waiting(&table).await.len(), 2, "as if never claimed");
+    assert_eq!((all.len(), given, again), (3, Some(1), Some(0)));
+    assert_eq!(table.unpublished(0, 10).await.unwrap(), Some(vec![]));
+    assert_eq!(count(&database, "outbox").await, 2);
+    assert_eq!(count(&database, "message WHERE status = 'done'").await, 2);
+    assert_eq!(waiting(&table).await.len(), 1, "as if never claimed");
     let mut go = session(&database).await;
-    assert_eq!(claim(&mut go, 1, 10).await.len(), 2);
+    assert_eq!(claim(&mut go, 1, 10).await.len(), 1);
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ impl Service {
     /// Accepts a message and admits it to the ledger.
     async fn admit(&self, send: &NewSend) -> MessageId {
         accepted(&enqueue(&self.database, send).await);
-        let (incoming, _) = published(&self.database, LONG).await.remove(0);
+        let incoming = published(&self.database).await.remove(0);
         self.ledger.admit(&self.lease, &batch(&[incoming])).await.unwrap();
         send.message.id
     }

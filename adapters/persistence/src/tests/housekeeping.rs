@@ -103,7 +103,7 @@ async fn expired_entries_of_a_lost_group_are_ended(database: Database) {
     for number in 1..=2 {
         accepted(&enqueue(&database, &start(&phone(number))).await);
     }
-    let messages: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    let messages = published(&database).await;
     let (ledger, lease) = ledger(&database, "renamed").await;
     ledger.admit(&lease, &batch(&messages)).await.unwrap();
     leave(&database, "renamed", &lease).await;

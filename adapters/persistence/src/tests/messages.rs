@@ -1,33 +1,33 @@
-use std::{collections::HashSet, num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 
 use application::ports::{
-    Backlog, BacklogSize, Claim, Claimed, Enqueued, NewSend, Outbox, StoreError, Swept,
+    Backlog, BacklogSize, Enqueued, Lease, NewSend, Outbox, PartitionLeases, Reached, StoreError,
 };
 use sea_orm::ConnectionTrait;
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     on_both_databases,
-    support::{count, limited, new_message, phone},
+    support::{backlog, count, ledger, limited, look, new_message, phone, reach},
 };
 use crate::{
-    CoalescingOutbox, Database, OutboxSettings, SqlBacklog,
+    CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlPartitionLeases,
     database::{Sql, begin},
 };
 
 on_both_databases!(
-    claimed_message_is_the_stored_message,
-    oldest_messages_are_claimed_first,
-    two_relays_never_claim_the_same_message,
-    message_with_an_ended_lease_is_claimed_again,
-    extended_lease_keeps_the_message_hidden,
-    settled_message_is_in_transit,
+    message_to_publish_is_the_stored_message,
+    look_finds_the_first_messages_in_gaps_and_above_the_cursor,
+    one_relay_works_at_a_time,
+    released_outbox_is_acquired_at_once,
+    relay_whose_lease_has_ended_stays_until_another_begins,
+    refused_message_draws_no_number,
     backlog_says_how_old_its_oldest_messages_are,
-    message_that_no_consumer_took_over_in_time_waits_again,
-    expired_message_is_never_claimed,
+    late_message_is_counted_after_the_next_survey,
+    survey_says_how_long_ago_a_group_had_read_everything,
+    message_that_a_ledger_has_or_that_expired_is_not_untaken,
+    expired_message_is_never_published,
     message_that_expires_before_admission_ends_as_expired,
-    messages_of_a_phone_keep_their_order_across_relays,
-    message_that_returns_below_the_low_watermark_is_claimed,
     refused_row_fails_only_its_own_caller,
     message_to_a_full_queue_is_refused_at_once,
     storing_has_begun_while_a_message_may_be_stored,
@@ -49,145 +49,128 @@ async fn store(database: &Database, messages: &[NewSend]) {
     }
 }
 
-fn claims(claimed: &[Claimed]) -> Vec<Claim> {
-    claimed.iter().map(|claimed| claimed.claim).collect()
+/// Stores messages to this many phones, and returns their numbers.
+async fn numbers(database: &Database, messages: usize) -> Vec<i64> {
+    let messages: Vec<_> = (0..messages).map(|number| new_message(&phone(number))).collect();
+    store(database, &messages).await;
+    look(database, 0).await.iter().map(|it| it.sequence).collect()
 }
 
-/// Returns how many messages wait, and how many are in transit.
-async fn size(backlog: &SqlBacklog) -> (u64, u64) {
-    let BacklogSize { waiting, in_transit, .. } = backlog.size().await.unwrap();
-    (waiting, in_transit)
+fn of(database: &Database, owner: &str) -> SqlBacklog {
+    SqlBacklog::new(database.clone(), "message".into(), owner.into())
 }
 
-async fn claimed_message_is_the_stored_message(database: Database) {
+async fn message_to_publish_is_the_stored_message(database: Database) {
     let stored = new_message(&phone(1));
     store(&database, std::slice::from_ref(&stored)).await;
 
-    let claimed = SqlBacklog::new(database, "message".into()).claim(limit(10), LONG).await.unwrap();
+    let found = look(&database, 0).await;
 
-    let [claimed] = &claimed[..] else { panic!("{} claimed", claimed.len()) };
-    assert_eq!(claimed.message, stored.message);
-    assert_eq!(claimed.trace, stored.trace);
-    let validity = claimed.validity;
+    let [found] = &found[..] else { panic!("{} found", found.len()) };
+    assert_eq!(found.message, stored.message);
+    assert_eq!(found.trace, stored.trace);
+    let validity = found.validity;
     assert_eq!(validity.expires_at.duration_since(validity.accepted_at).unwrap(), stored.ttl);
 }
 
-async fn oldest_messages_are_claimed_first(database: Database) {
-    let stored: Vec<_> = (0..20).map(|number| new_message(&phone(number))).collect();
-    store(&database, &stored).await;
-    let backlog = SqlBacklog::new(database, "message".into());
+async fn look_finds_the_first_messages_in_gaps_and_above_the_cursor(database: Database) {
+    let all = numbers(&database, 8).await;
+    let backlog = backlog(&database);
+    let tenure = backlog.acquire(LONG).await.unwrap().unwrap();
+    let gaps = [all[0]..=all[0], all[2]..=all[3]];
+    let look = async |most| {
+        let found = backlog.look(&tenure, &gaps, all[4], limit(most)).await.unwrap();
+        found.iter().map(|it| it.sequence).collect::<Vec<_>>()
+    };
 
-    let mut claimed = backlog.claim(limit(15), LONG).await.unwrap();
-    claimed.extend(backlog.claim(limit(15), LONG).await.unwrap());
-
-    let expected: Vec<_> = stored.into_iter().map(|stored| stored.message).collect();
-    let claimed: Vec<_> = claimed.into_iter().map(|claimed| claimed.message).collect();
-    assert_eq!(claimed, expected);
+    assert_eq!(look(9).await, [all[0], all[2], all[3], all[5], all[6], all[7]]);
+    assert_eq!(look(4).await, [all[0], all[2], all[3], all[5]]);
+    assert_eq!(look(2).await, [all[0], all[2]]);
 }
 
-async fn two_relays_never_claim_the_same_message(database: Database) {
-    const MESSAGES: usize = 200;
-    let (outbox, _writers) = CoalescingOutbox::start(&database, OutboxSettings::default());
-    let mut requests = JoinSet::new();
-    for number in 0..MESSAGES {
-        let outbox = outbox.clone();
-        requests.spawn(async move { outbox.enqueue(new_message(&phone(number))).await.unwrap() });
-    }
-    requests.join_all().await;
+async fn one_relay_works_at_a_time(database: Database) {
+    let (a, b) = (of(&database, "a"), of(&database, "b"));
+    let reached = |published| Reached { published, read: 9 };
+    let first = a.acquire(LONG).await.unwrap().unwrap();
+    assert_eq!(b.acquire(LONG).await.unwrap(), None);
+    assert!(a.renew(&first, reached(5), NONE).await.unwrap());
 
-    let mut claimers = JoinSet::new();
-    for _ in 0..6 {
-        let backlog = SqlBacklog::new(database.clone(), "message".into());
-        claimers.spawn(async move {
-            let mut mine = Vec::new();
-            loop {
-                let claimed = backlog.claim(limit(25), LONG).await.unwrap();
-                if claimed.is_empty() {
-                    return mine;
-                }
-                mine.extend(claimed.into_iter().map(|claimed| claimed.message.id));
-            }
-        });
-    }
-    let claimed: Vec<_> = claimers.join_all().await.into_iter().flatten().collect();
+    // The lease has ended.
+    let second = b.acquire(LONG).await.unwrap().unwrap();
 
-    assert_eq!(claimed.len(), MESSAGES);
-    assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), MESSAGES);
+    assert_eq!((second.epoch, second.published), (first.epoch + 1, 5));
+    assert!(!a.renew(&first, reached(7), LONG).await.unwrap());
+    a.release(&first, reached(7)).await.unwrap();
+    assert!(!a.renew(&second, reached(7), LONG).await.unwrap());
+    assert_eq!(a.acquire(LONG).await.unwrap(), None);
+    assert!(b.renew(&second, reached(6), LONG).await.unwrap());
+    assert_eq!(count(&database, "relay WHERE owner = 'b' AND published = 6").await, 1);
+    // It did not hear the answer.
+    let third = b.acquire(LONG).await.unwrap().unwrap();
+    assert_eq!(third.epoch, second.epoch + 1);
 }
 
-async fn message_with_an_ended_lease_is_claimed_again(database: Database) {
-    store(&database, &[new_message(&phone(1))]).await;
-    let backlog = SqlBacklog::new(database, "message".into());
+async fn released_outbox_is_acquired_at_once(database: Database) {
+    let (a, b) = (of(&database, "a"), of(&database, "b"));
+    let first = a.acquire(LONG).await.unwrap().unwrap();
 
-    let first = backlog.claim(limit(1), NONE).await.unwrap();
-    let second = backlog.claim(limit(1), LONG).await.unwrap();
-    let third = backlog.claim(limit(1), LONG).await.unwrap();
-    assert_eq!(second[0].claim.attempt, first[0].claim.attempt + 1);
-    assert_eq!(third, []);
+    a.release(&first, Reached { published: 3, read: 4 }).await.unwrap();
 
-    backlog.settle(&claims(&first), LONG).await.unwrap();
-    assert_eq!(size(&backlog).await, (1, 0));
-    backlog.settle(&claims(&second), LONG).await.unwrap();
-    assert_eq!(size(&backlog).await, (0, 1));
+    assert_eq!(count(&database, "relay WHERE owner IS NULL AND read_up_to = 4").await, 1);
+    assert_eq!(b.acquire(LONG).await.unwrap().unwrap().published, 3);
 }
 
-async fn extended_lease_keeps_the_message_hidden(database: Database) {
-    store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database, "message".into());
+async fn relay_whose_lease_has_ended_stays_until_another_begins(database: Database) {
+    let a = of(&database, "a");
+    let tenure = a.acquire(NONE).await.unwrap().unwrap();
 
-    let claimed = backlog.claim(limit(2), NONE).await.unwrap();
-    let stale = Claim { attempt: claimed[1].claim.attempt - 1, ..claimed[1].claim };
-    backlog.extend(&[claimed[0].claim, stale], LONG).await.unwrap();
-
-    let free = backlog.claim(limit(2), LONG).await.unwrap();
-    assert_eq!(free.len(), 1);
-    assert_eq!(free[0].message, claimed[1].message);
+    assert!(a.renew(&tenure, Reached::default(), LONG).await.unwrap());
+    assert_eq!(of(&database, "b").acquire(LONG).await.unwrap(), None);
 }
 
-async fn settled_message_is_in_transit(database: Database) {
-    store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database, "message".into());
+/// After a failover, numbers may be given again. A relay that remembers them must begin anew.
+#[tokio::test]
+async fn relay_reads_nothing_from_another_server() {
+    let Some(database) = super::support::postgres().await else { return };
+    assert_eq!(numbers(&database, 1).await.len(), 1);
+    let backlog = backlog(&database);
+    let tenure = backlog.acquire(LONG).await.unwrap().unwrap();
+    let before = application::ports::Tenure { server: tenure.server - 1, ..tenure };
 
-    let claimed = backlog.claim(limit(1), LONG).await.unwrap();
-    backlog.settle(&claims(&claimed), LONG).await.unwrap();
-    backlog.settle(&claims(&claimed), LONG).await.unwrap();
-    backlog.settle(&[], LONG).await.unwrap();
+    assert_eq!(backlog.look(&before, &[], 0, limit(9)).await.unwrap(), []);
+    assert!(!backlog.renew(&before, Reached::default(), LONG).await.unwrap());
+    assert_eq!(backlog.look(&tenure, &[], 0, limit(9)).await.unwrap().len(), 1);
+}
 
-    assert_eq!(size(&backlog).await, (1, 1));
-    assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
+/// A relay waits for a number that it does not see.
+async fn refused_message_draws_no_number(database: Database) {
+    let again = |number| limited("1/1h", new_message(&phone(number)));
+    store(&database, &[again(1)]).await;
+    store(&database, &[again(1), again(1), again(2)]).await;
+
+    let numbers: Vec<i64> = look(&database, 0).await.iter().map(|it| it.sequence).collect();
+
+    assert_eq!(numbers, [1, 2]);
 }
 
 async fn backlog_says_how_old_its_oldest_messages_are(database: Database) {
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let backlog = backlog(&database);
     assert_eq!(backlog.size().await.unwrap(), BacklogSize::default());
-    store(&database, &[1, 2, 3].map(|number| new_message(&phone(number)))).await;
-    let claimed = backlog.claim(limit(1), LONG).await.unwrap();
-    backlog.settle(&claims(&claimed), LONG).await.unwrap();
-    let earlier = |seconds: u32| {
-        if database.is_postgres() {
-            format!("accepted_at = accepted_at - interval '{seconds} seconds'")
+    let all = numbers(&database, 3).await;
+    reach(&database, all[0]).await;
+    for (sequence, seconds) in [(all[0], 300), (all[1], 100)] {
+        let earlier = if database.is_postgres() {
+            format!("accepted_at - interval '{seconds} seconds'")
         } else {
-            format!("accepted_at = accepted_at - {seconds}000")
-        }
-    };
-    for sql in [
-        format!("UPDATE in_transit SET {}", earlier(300)),
-        format!(
-            "UPDATE outbox SET {} WHERE sequence = (SELECT min(sequence) FROM outbox)",
-            earlier(100)
-        ),
-    ] {
+            format!("accepted_at - {seconds}000")
+        };
+        let sql = format!("UPDATE outbox SET accepted_at = {earlier} WHERE sequence = {sequence}");
         database.connection().execute_unprepared(&sql).await.unwrap();
     }
 
     let size = backlog.size().await.unwrap();
-    let ages: Vec<u64> = backlog
-        .claim(limit(9), LONG)
-        .await
-        .unwrap()
-        .iter()
-        .map(|claimed| claimed.age.as_secs() / 50)
-        .collect();
+    let ages: Vec<u64> =
+        look(&database, all[0]).await.iter().map(|it| it.age.as_secs() / 50).collect();
 
     assert_eq!((size.waiting, size.in_transit), (2, 1));
     assert_eq!(size.oldest_waiting.as_secs() / 50, 2);
@@ -195,34 +178,77 @@ async fn backlog_says_how_old_its_oldest_messages_are(database: Database) {
     assert_eq!(ages, [2, 0]);
 }
 
-async fn message_that_no_consumer_took_over_in_time_waits_again(database: Database) {
-    store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database, "message".into());
-    let claimed = backlog.claim(limit(2), LONG).await.unwrap();
-    backlog.settle(&claims(&claimed[..1]), NONE).await.unwrap();
-    backlog.settle(&claims(&claimed[1..]), LONG).await.unwrap();
+/// Reads of the whole outbox begin behind the many messages that were taken over.
+async fn late_message_is_counted_after_the_next_survey(database: Database) {
+    let all = numbers(&database, 3).await;
+    reach(&database, all[2]).await;
+    let backlog = backlog(&database);
+    let remove = format!("DELETE FROM outbox WHERE sequence < {}", all[2]);
+    database.connection().execute_unprepared(&remove).await.unwrap();
+    let oldest = async |oldest: i64| {
+        let tenure = backlog.acquire(LONG).await.unwrap().unwrap();
+        backlog.survey(&tenure).await.unwrap();
+        count(&database, &format!("relay WHERE oldest = {oldest}")).await == 1
+    };
+    assert!(oldest(all[2]).await);
 
-    let swept = backlog.sweep().await.unwrap();
+    let late = format!("UPDATE outbox SET sequence = {} WHERE sequence = {}", all[0], all[2]);
+    database.connection().execute_unprepared(&late).await.unwrap();
 
-    assert_eq!(swept, Swept { waiting_again: 1, expired: 0 });
-    assert_eq!(size(&backlog).await, (1, 1));
-    let again = backlog.claim(limit(2), LONG).await.unwrap();
-    assert_eq!(again[0].claim.sequence, claimed[0].claim.sequence);
-    assert_eq!(again[0].message, claimed[0].message);
-    assert_eq!(again[0].validity, claimed[0].validity);
-
-    backlog.settle(&claims(&again), NONE).await.unwrap();
-    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 1, expired: 0 });
+    assert_eq!(backlog.size().await.unwrap().in_transit, 0);
+    assert!(oldest(all[0]).await);
+    assert_eq!(backlog.size().await.unwrap().in_transit, 1);
+    database.connection().execute_unprepared("DELETE FROM outbox").await.unwrap();
+    assert!(oldest(all[2] + 1).await);
 }
 
-async fn expired_message_is_never_claimed(database: Database) {
+async fn survey_says_how_long_ago_a_group_had_read_everything(database: Database) {
+    let backlog = backlog(&database);
+    let tenure = backlog.acquire(LONG).await.unwrap().unwrap();
+    let leases =
+        SqlPartitionLeases::new(database.clone(), "1".into(), "message".into(), "m".into());
+    leases.register(&[0, 1]).await.unwrap();
+    let held = leases.acquire(2, LONG).await.unwrap();
+    let read = async |partitions: usize, ago: u64| {
+        let seen = Instant::now().checked_sub(Duration::from_secs(ago));
+        let read = held.iter().take(partitions).map(|it| Lease { seen, ..it.clone() });
+        leases.renew(&read.collect::<Vec<_>>(), LONG).await.unwrap();
+        backlog.survey(&tenure).await.unwrap().map(|ago| ago.as_secs())
+    };
+
+    assert_eq!(read(2, 50).await.map(|ago| ago / 10), Some(5));
+    assert_eq!(read(1, 0).await.map(|ago| ago / 10), Some(5), "the other is behind");
+    assert_eq!(read(2, 20).await.map(|ago| ago / 10), Some(2));
+    // A partition that nobody has read, and a group that has read none.
+    leases.register(&[2]).await.unwrap();
+    assert_eq!(backlog.survey(&tenure).await.unwrap(), None);
+}
+
+async fn message_that_a_ledger_has_or_that_expired_is_not_untaken(database: Database) {
+    use application::ports::{Batch, DeliveryLedger, Incoming};
+    let (group, lease) = ledger(&database, "1").await;
+    let all = numbers(&database, 5).await;
+    let messages = super::support::published(&database).await;
+    // Without its sequence, as if it had not been found in the outbox.
+    let unseen = Incoming { sequence: None, ..messages[1].clone() };
+    let batch = Batch { records: super::support::records(&[unseen]), ..Batch::default() };
+    group.admit(&lease, &batch).await.unwrap();
+    let expire = format!("UPDATE outbox SET expires_at = accepted_at WHERE sequence = {}", all[2]);
+    database.connection().execute_unprepared(&expire).await.unwrap();
+    let backlog = backlog(&database);
+
+    assert_eq!(backlog.untaken(0..=all[3], limit(9)).await.unwrap(), [all[0], all[3]]);
+    assert_eq!(backlog.untaken(all[1]..=i64::MAX, limit(1)).await.unwrap(), [all[3]]);
+}
+
+async fn expired_message_is_never_published(database: Database) {
     let expired = NewSend { ttl: NONE, ..new_message(&phone(1)) };
     store(&database, &[expired, new_message(&phone(2))]).await;
-    let backlog = SqlBacklog::new(database, "message".into());
+    let backlog = backlog(&database);
 
-    assert_eq!(backlog.claim(limit(10), LONG).await.unwrap().len(), 1);
-    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 0, expired: 1 });
-    assert_eq!(size(&backlog).await, (1, 0));
+    assert_eq!(look(&database, 0).await.len(), 1);
+    assert_eq!(backlog.end_expired().await.unwrap(), 1);
+    assert_eq!(backlog.size().await.unwrap().waiting, 1);
 }
 
 async fn message_that_expires_before_admission_ends_as_expired(database: Database) {
@@ -230,61 +256,19 @@ async fn message_that_expires_before_admission_ends_as_expired(database: Databas
     let messages: Vec<_> =
         (1..=3).map(|number| NewSend { ttl: short, ..new_message(&phone(number)) }).collect();
     store(&database, &messages).await;
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = backlog.claim(limit(2), NONE).await.unwrap();
-    backlog.settle(&claims(&claimed), LONG).await.unwrap();
+    let backlog = backlog(&database);
+    reach(&database, 2).await;
 
     // Two are in transit, one waits.
     let mut expired = 0;
     while expired < 3 {
-        expired += backlog.sweep().await.unwrap().expired;
+        expired += backlog.end_expired().await.unwrap();
     }
 
     assert_eq!(backlog.size().await.unwrap(), BacklogSize::default());
     let ended = "delivery WHERE state = 'expired' AND group_id = '' AND ended_at IS NOT NULL";
     assert_eq!(count(&database, ended).await, 3);
-    assert_eq!(backlog.sweep().await.unwrap(), Swept::default());
-}
-
-async fn messages_of_a_phone_keep_their_order_across_relays(database: Database) {
-    let stored: Vec<_> = [1, 1, 2, 1].map(|number| new_message(&phone(number))).to_vec();
-    store(&database, &stored).await;
-    let backlog = SqlBacklog::new(database, "message".into());
-
-    let first = backlog.claim(limit(1), LONG).await.unwrap();
-    let meanwhile = backlog.claim(limit(10), LONG).await.unwrap();
-    assert_eq!(first[0].message, stored[0].message);
-    assert_eq!(meanwhile.len(), 1, "only the other phone's message is free");
-    assert_eq!(meanwhile[0].message, stored[2].message);
-
-    backlog.settle(&claims(&first), LONG).await.unwrap();
-    let rest = backlog.claim(limit(10), LONG).await.unwrap();
-    assert_eq!(rest.len(), 2);
-    assert_eq!(rest[0].message, stored[1].message);
-    assert_eq!(rest[1].message, stored[3].message);
-}
-
-/// Claims begin behind the many relayed messages.
-async fn message_that_returns_below_the_low_watermark_is_claimed(database: Database) {
-    let backlog = SqlBacklog::new(database.clone(), "message".into()).with_insert_limit(NONE);
-    store(&database, &[new_message(&phone(1)), new_message(&phone(2))]).await;
-    let [first, second] = &backlog.claim(limit(10), LONG).await.unwrap()[..] else { panic!() };
-    backlog.settle(&[first.claim], NONE).await.unwrap();
-
-    backlog.look_again();
-    let watermark = if database.is_postgres() { second.claim.sequence } else { 0 };
-    assert_eq!(backlog.oldest().await.unwrap(), watermark);
-    // A sequence that is drawn and not yet committed may be below the rows that exist.
-    let late = SqlBacklog::new(database.clone(), "message".into());
-    for _ in 0..2 {
-        assert_eq!(late.oldest().await.unwrap(), 0);
-        late.look_again();
-    }
-
-    assert_eq!(backlog.sweep().await.unwrap(), Swept { waiting_again: 1, expired: 0 });
-    let again = backlog.claim(limit(10), LONG).await.unwrap();
-    assert_eq!(again.len(), 1);
-    assert_eq!(again[0].claim.sequence, first.claim.sequence);
+    assert_eq!(backlog.end_expired().await.unwrap(), 0);
 }
 
 async fn refused_row_fails_only_its_own_caller(database: Database) {
@@ -309,7 +293,7 @@ async fn refused_row_fails_only_its_own_caller(database: Database) {
     for (number, answer) in answers {
         assert_eq!(answer.is_ok(), number != 3, "request {number}: {answer:?}");
     }
-    assert_eq!(SqlBacklog::new(database, "message".into()).size().await.unwrap().waiting, 19);
+    assert_eq!(backlog(&database).size().await.unwrap().waiting, 19);
 }
 
 async fn message_to_a_full_queue_is_refused_at_once(database: Database) {

@@ -38,7 +38,7 @@ async fn overview_follows_messages_and_leases(database: Database) {
     let seen = overview(&database).await.unwrap();
     assert_eq!((seen.accepted, seen.waiting.count), (1, 1));
 
-    let (record, _) = published(&database, LONG).await.remove(0);
+    let record = published(&database).await.remove(0);
     ledger.admit(&lease, &batch(&[record])).await.unwrap();
     let id = id_of(&send).message(1);
     ledger.start(&lease, &calls(&[id]), LONG).await.unwrap();
@@ -58,7 +58,7 @@ async fn overview_follows_messages_and_leases(database: Database) {
 async fn latest_bad_ends_are_shown(database: Database) {
     let group = ledger(&database, "1").await;
     accepted(&enqueue(&database, &start(&phone(1))).await);
-    let (record, _) = published(&database, LONG).await.remove(0);
+    let record = published(&database).await.remove(0);
     let id = record.message.id;
     group.0.admit(&group.1, &batch(&[record])).await.unwrap();
     let now = if database.is_postgres() { "now()" } else { "unixepoch() * 1000" };

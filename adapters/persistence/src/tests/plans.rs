@@ -4,9 +4,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use application::ports::{
-    AnswerClaim, Attempt, AwaitedReceipt, Backlog, Batch, CallOutcome, Claim, DeliveryLedger,
-    GatewayHealth, Incoming, Lease, Minute, NewSend, OutcomeClass, Receipt, Receipts, Resent,
-    Target, Verdict, Verifications,
+    AnswerClaim, Attempt, AwaitedReceipt, Batch, CallOutcome, DeliveryLedger, GatewayHealth,
+    Incoming, Lease, Minute, NewSend, OutcomeClass, Receipt, Receipts, Resent, Target, Verdict,
+    Verifications,
 };
 use domain::{GatewayName, VerificationStatus};
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -18,9 +18,7 @@ use super::{
         postgres, published, right, start,
     },
 };
-use crate::{
-    Database, SqlBacklog, SqlDeliveryLedger, SqlGatewayHealth, SqlReceipts, SqlVerifications,
-};
+use crate::{Database, SqlDeliveryLedger, SqlGatewayHealth, SqlReceipts, SqlVerifications};
 
 /// More rows than the statements of a few messages should read.
 const ROWS: usize = 3_000;
@@ -84,14 +82,9 @@ impl Pipeline {
         for send in &sends {
             enqueue(&self.database, send).await;
         }
-        let ours = |(incoming, _): &(Incoming, Claim)| {
-            sends.iter().any(|send| send.message.id == incoming.message.id)
-        };
-        let (messages, claims): (Vec<_>, Vec<_>) =
-            published(&self.database, LONG).await.into_iter().filter(ours).unzip();
-        let backlog = SqlBacklog::new(self.database.clone(), "message".into());
-        backlog.extend(&claims, LONG).await.unwrap();
-        backlog.settle(&claims[..1], LONG).await.unwrap();
+        let ours =
+            |incoming: &Incoming| sends.iter().any(|send| send.message.id == incoming.message.id);
+        let messages: Vec<_> = published(&self.database).await.into_iter().filter(ours).collect();
 
         let ids: Vec<_> = messages.iter().map(|it| it.message.id).collect();
         assert!(self.ledger.passed_over(&ids).await.unwrap().is_empty());
@@ -149,13 +142,6 @@ impl Pipeline {
             "INSERT INTO outbox (sequence, id, phone, code, trace, expires_at)
              SELECT 1000000 + nextval(pg_get_serial_sequence('outbox', 'sequence')),
                  gen_random_uuid(), 79990000000 + n, '1234', '', now() + interval '1 hour'
-             FROM generate_series(1, {rows}) AS n;
-             INSERT INTO in_transit
-                 (sequence, id, phone, code, trace, accepted_at, expires_at, attempt, publications,
-                  due_at)
-             SELECT 1000000 + nextval(pg_get_serial_sequence('outbox', 'sequence')),
-                 gen_random_uuid(), 79990000000 + n, '1234', '', now(), now() + interval '1 hour', 1, 1,
-                 now() + interval '1 hour'
              FROM generate_series(1, {rows}) AS n;
              INSERT INTO delivery
                  (group_id, topic, partition, message_id, phone, code, state, accepted_at,
@@ -216,4 +202,4 @@ impl Pipeline {
     }
 }
 
-const EMPTY: &str = "TRUNCATE outbox, in_transit, delivery, verification, phone, limit_counter, idempotency, event, gateway_receipt, awaited_receipt, extra_send, partition_lease";
+const EMPTY: &str = "TRUNCATE outbox, delivery, verification, phone, limit_counter, idempotency, event, gateway_receipt, awaited_receipt, extra_send, partition_lease";

@@ -40,7 +40,7 @@ async fn called(database: &Database) -> Called {
 
 async fn called_by(database: &Database, group: &str, number: usize) -> Called {
     accepted(&enqueue(database, &start(&phone(number))).await);
-    let (incoming, _) = published(database, LONG).await.remove(0);
+    let incoming = published(database).await.remove(0);
     let message = incoming.message.id;
     let (ledger, lease) = ledger(database, group).await;
     ledger.admit(&lease, &batch(&[incoming])).await.unwrap();
@@ -179,7 +179,7 @@ async fn receipt_of_a_message_that_was_not_called_is_unknown(database: Database)
     };
 
     note().await;
-    let (incoming, _) = published(&database, LONG).await.remove(0);
+    let incoming = published(&database).await.remove(0);
     let (ledger, lease) = ledger(&database, "group").await;
     ledger.admit(&lease, &batch(&[incoming])).await.unwrap();
     note().await;

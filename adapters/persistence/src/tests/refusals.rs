@@ -2,7 +2,7 @@
 
 use application::ports::{
     Backlog, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, OutcomeClass,
-    PartitionLeases, Record, Swept, Unreadable, Verdict,
+    PartitionLeases, Record, Unreadable, Verdict,
 };
 use domain::MessageId;
 use sea_orm::ConnectionTrait;
@@ -10,11 +10,11 @@ use sea_orm::ConnectionTrait;
 use super::{
     on_both_databases,
     support::{
-        LONG, accepted, call_now, calls, count, enqueue, in_time, incoming, ledger, new_message,
-        phone, published, records, start,
+        LONG, accepted, backlog, call_now, calls, count, enqueue, in_time, incoming, ledger,
+        new_message, phone, published, records, start,
     },
 };
-use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases};
+use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases};
 
 on_both_databases!(
     outcome_whose_texts_cannot_be_stored_is_recorded_without_them,
@@ -24,8 +24,6 @@ on_both_databases!(
     expired_message_whose_event_cannot_be_stored_is_recorded,
     dead_letter_that_cannot_be_stored_is_skipped,
     entry_whose_call_cannot_be_recorded_ends,
-    refused_settlement_leaves_the_message_in_the_outbox,
-    message_that_cannot_return_to_the_outbox_stays_in_transit,
     expired_message_that_cannot_be_noted_is_deleted_with_its_code,
 );
 
@@ -114,7 +112,7 @@ async fn outcome_whose_event_cannot_be_stored_is_recorded(database: Database) {
     for number in 1..=3 {
         accepted(&enqueue(&database, &start(&phone(number))).await);
     }
-    let messages: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    let messages = published(&database).await;
     ledger.admit(&lease, &batch(records(&messages), 3)).await.unwrap();
     ledger.start(&lease, &calls(&ids(&messages)), LONG).await.unwrap();
     let verification = domain::VerificationId::of(messages[1].message.id).as_uuid();
@@ -142,7 +140,7 @@ async fn message_that_cannot_be_stored_becomes_a_dead_letter(database: Database)
     for number in 1..=5 {
         accepted(&enqueue(&database, &new_message(&phone(number))).await);
     }
-    let messages: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.0).collect();
+    let messages = published(&database).await;
     let mut records = records(&messages);
     records.push(Record { offset: 5, content: Err(Unreadable("not JSON")) });
 
@@ -165,7 +163,7 @@ async fn message_that_cannot_be_stored_becomes_a_dead_letter(database: Database)
 async fn expired_message_whose_event_cannot_be_stored_is_recorded(database: Database) {
     let (ledger, lease) = ledger(&database, "1").await;
     accepted(&enqueue(&database, &start(&phone(1))).await);
-    let (mut late, _) = published(&database, LONG).await.remove(0);
+    let mut late = published(&database).await.remove(0);
     late.validity = late.validity.map(|it| domain::Validity { expires_at: it.accepted_at, ..it });
     refuse(&database, "event", "NEW.kind = 'failed'").await;
 
@@ -202,50 +200,6 @@ async fn entry_whose_call_cannot_be_recorded_ends(database: Database) {
     assert_eq!(count(&database, "delivery WHERE state = 'failed' AND code IS NULL").await, 1);
 }
 
-async fn refused_settlement_leaves_the_message_in_the_outbox(database: Database) {
-    refuse(&database, "in_transit", &format!("NEW.phone = '{}'", phone(2))).await;
-    for number in 1..=3 {
-        accepted(&enqueue(&database, &new_message(&phone(number))).await);
-    }
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claims: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.1).collect();
-
-    backlog.settle(&claims, LONG).await.unwrap();
-
-    let size = backlog.size().await.unwrap();
-    assert_eq!((size.waiting, size.in_transit), (1, 2));
-}
-
-/// Sweeps until this many messages have moved. The rows of a refused statement may stay locked for
-/// a moment, and the next sweep moves them.
-async fn swept(backlog: &SqlBacklog, messages: u64) -> Swept {
-    in_time(async {
-        let mut all = Swept::default();
-        while all.waiting_again + all.expired < messages {
-            let swept = backlog.sweep().await.unwrap();
-            all.waiting_again += swept.waiting_again;
-            all.expired += swept.expired;
-        }
-        all
-    })
-    .await
-}
-
-async fn message_that_cannot_return_to_the_outbox_stays_in_transit(database: Database) {
-    for number in 1..=3 {
-        accepted(&enqueue(&database, &new_message(&phone(number))).await);
-    }
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claims: Vec<_> = published(&database, LONG).await.into_iter().map(|it| it.1).collect();
-    backlog.settle(&claims, std::time::Duration::ZERO).await.unwrap();
-    refuse(&database, "outbox", &format!("NEW.phone = '{}'", phone(2))).await;
-
-    assert_eq!(swept(&backlog, 2).await, Swept { waiting_again: 2, expired: 0 });
-
-    let size = backlog.size().await.unwrap();
-    assert_eq!((size.waiting, size.in_transit), (2, 1));
-}
-
 async fn expired_message_that_cannot_be_noted_is_deleted_with_its_code(database: Database) {
     for number in 1..=3 {
         let ttl = std::time::Duration::ZERO;
@@ -253,9 +207,16 @@ async fn expired_message_that_cannot_be_noted_is_deleted_with_its_code(database:
         accepted(&enqueue(&database, &send).await);
     }
     refuse(&database, "delivery", &format!("NEW.phone = '{}'", phone(2))).await;
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let backlog = backlog(&database);
 
-    assert_eq!(swept(&backlog, 3).await, Swept { waiting_again: 0, expired: 3 });
+    // The rows of a refused statement may stay locked for a moment.
+    in_time(async {
+        let mut ended = 0;
+        while ended < 3 {
+            ended += backlog.end_expired().await.unwrap();
+        }
+    })
+    .await;
 
     assert_eq!(count(&database, "outbox").await, 0);
     assert_eq!(count(&database, "delivery WHERE state = 'expired'").await, 2);

@@ -1,20 +1,20 @@
-use std::{num::NonZeroU32, time::Duration};
+use std::time::Duration;
 
 use application::ports::{
-    Backlog, Batch, CallOutcome, CheckOutcome, DeliveryLedger, EventKind, Incoming, NewSecret,
-    NewSend, OutcomeClass, PartitionLeases, Resend, Resent, Verdict, Verification, Verifications,
+    Batch, CallOutcome, CheckOutcome, DeliveryLedger, EventKind, Incoming, NewSecret, NewSend,
+    OutcomeClass, PartitionLeases, Resend, Resent, Verdict, Verification, Verifications,
 };
-use domain::{CodeHash, MessageId, Seed, Validity, VerificationId, Windows};
+use domain::{CodeHash, MessageId, Seed, VerificationId, Windows};
 use tokio::task::JoinSet;
 
 use super::{
     on_both_databases,
     support::{
-        accepted, approve, calls, count, counters, enqueue, id_of, limited, names, new_message,
-        phone, records, right, start, try_by_id, wrong,
+        self, accepted, approve, calls, count, counters, enqueue, id_of, limited, look, names,
+        new_message, phone, records, right, start, try_by_id, wrong,
     },
 };
-use crate::{Database, SqlBacklog, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications};
+use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases, SqlVerifications};
 
 on_both_databases!(
     resend_is_one_more_message_of_the_same_verification,
@@ -87,12 +87,11 @@ async fn resend_is_one_more_message_of_the_same_verification(database: Database)
     assert!(sent_at >= before.sent_at);
     let found = find(&verifications, id_of(&first)).await;
     assert_eq!(found, Verification { read_at: found.read_at, ..after });
-    let backlog = SqlBacklog::new(database, "message".into());
-    let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), LONG).await.unwrap();
-    assert_eq!(claimed.len(), 2);
-    assert_eq!(claimed[1].message, second.message);
-    assert_eq!(claimed[1].trace, second.trace);
-    assert_eq!(claimed[1].validity.expires_at, before.expires_at);
+    let waiting = look(&database, 0).await;
+    assert_eq!(waiting.len(), 2);
+    assert_eq!(waiting[1].message, second.message);
+    assert_eq!(waiting[1].trace, second.trace);
+    assert_eq!(waiting[1].validity.expires_at, before.expires_at);
     let history = verifications.history(id_of(&first)).await.unwrap().unwrap();
     let events: Vec<_> = history.events.iter().map(|event| (event.kind, event.at)).collect();
     let queued = (EventKind::Queued, sent_at);
@@ -243,25 +242,12 @@ async fn events_of_a_message_are_read_from_its_rows(database: Database) {
         times.dedup();
         history.events.iter().map(|event| event.kind).collect::<Vec<_>>()
     };
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let publish = async || {
-        let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), LONG).await.unwrap();
-        let claims: Vec<_> = claimed.iter().map(|claimed| claimed.claim).collect();
-        backlog.settle(&claims, LONG).await.unwrap();
-        let incoming = claimed.into_iter().map(|claimed| Incoming {
-            validity: Some(Validity { ..claimed.validity }),
-            trace: Some(claimed.trace),
-            sequence: Some(claimed.claim.sequence),
-            message: claimed.message,
-        });
-        incoming.collect::<Vec<Incoming>>()
-    };
     let [created, queued, published] =
         [EventKind::Created, EventKind::Queued, EventKind::Published];
     assert_eq!(kinds().await, [created, queued]);
 
-    let messages = publish().await;
-    assert_eq!(kinds().await, [created, queued, published]);
+    let messages = support::published(&database).await;
+    assert_eq!(kinds().await, [created, queued], "no consumer has it");
 
     let names = ("group".to_owned(), "message".to_owned(), "member".to_owned());
     let leases = SqlPartitionLeases::new(
@@ -292,7 +278,7 @@ async fn events_of_a_message_are_read_from_its_rows(database: Database) {
     assert_eq!(kinds().await, [created, queued, published, EventKind::Failed]);
 
     sent(verifications.resend(again(&first, 1)).await.unwrap());
-    let messages = publish().await;
+    let messages = support::published(&database).await;
     deliver(
         messages,
         Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None },

@@ -1,7 +1,7 @@
 //! The stories of verifications, messages and phones.
 
 use application::ports::{
-    Backlog, CallOutcome, DeliveryLedger, Incoming, OutcomeClass, Receipt, Verdict, Verifications,
+    CallOutcome, DeliveryLedger, Incoming, OutcomeClass, Receipt, Verdict, Verifications,
 };
 use domain::VerificationId;
 use sea_orm::ConnectionTrait;
@@ -10,10 +10,10 @@ use super::{
     on_both_databases,
     support::{
         LONG, accepted, approve, batch, calls, enqueue, id_of, incoming, ledger, new_id,
-        new_message, phone, published, start,
+        new_message, phone, published, reach, start,
     },
 };
-use crate::{Database, Looked, MessageStory, SqlBacklog, SqlStories, SqlVerifications, Story};
+use crate::{Database, Looked, MessageStory, SqlStories, SqlVerifications, Story};
 
 on_both_databases!(
     story_follows_a_message_from_the_outbox_to_its_receipt,
@@ -40,14 +40,14 @@ async fn story_follows_a_message_from_the_outbox_to_its_receipt(database: Databa
     let story = of(&database, id).await;
     assert_eq!(story.verification.as_ref().unwrap().id, id);
     let waiting = only(&story).waiting.clone().unwrap();
-    assert_eq!((waiting.published_at, waiting.claims), (None, 0));
+    assert!(!waiting.is_published);
     assert_eq!(waiting.phone.as_str(), phone(1));
 
-    let (record, claim) = published(&database, LONG).await.remove(0);
-    SqlBacklog::new(database.clone(), "message".into()).settle(&[claim], LONG).await.unwrap();
+    let record = published(&database).await.remove(0);
+    reach(&database, record.sequence.unwrap()).await;
     let story = of(&database, id).await;
     let waiting = only(&story).waiting.clone().unwrap();
-    assert!(waiting.published_at.is_some_and(|at| at >= waiting.accepted_at), "{waiting:?}");
+    assert!(waiting.is_published);
 
     let (ledger, lease) = ledger(&database, "1").await;
     ledger.admit(&lease, &batch(&[record])).await.unwrap();

@@ -11,8 +11,8 @@ use std::{
 use application::{
     TraceParent,
     ports::{
-        Attempt, Backlog, Batch, CheckOutcome, Claim, Claimed, Enqueued, Incoming, Lease,
-        NewSecret, NewSend, NewVerification, Newest, Next, Outbox, PartitionLeases, Record, Start,
+        Attempt, Backlog, Batch, CheckOutcome, Enqueued, Incoming, Lease, NewSecret, NewSend,
+        NewVerification, Newest, Next, Outbox, Outgoing, PartitionLeases, Reached, Record, Start,
         Storing, Target, Verifications, Violation,
     },
 };
@@ -308,15 +308,35 @@ pub(super) fn incoming(phone: &str) -> Incoming {
     Incoming { message, validity: None, trace: None, sequence: None }
 }
 
-/// Claims messages, and returns them as a consumer reads them.
-pub(super) async fn published(database: &Database, lease: Duration) -> Vec<(Incoming, Claim)> {
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
-    let claimed = backlog.claim(NonZeroU32::new(9).unwrap(), lease).await.unwrap();
-    let incoming = |Claimed { claim, message, validity, trace, .. }| {
-        let (validity, trace) = (Some(validity), Some(trace));
-        (Incoming { message, validity, trace, sequence: Some(claim.sequence) }, claim)
-    };
-    claimed.into_iter().map(incoming).collect()
+/// The outbox as a relay reads it. All of them are the same relay.
+pub(super) fn backlog(database: &Database) -> SqlBacklog {
+    SqlBacklog::new(database.clone(), "message".to_owned(), "relay".to_owned())
+}
+
+/// Looks for the messages above a number.
+pub(super) async fn look(database: &Database, above: i64) -> Vec<Outgoing> {
+    let backlog = backlog(database);
+    let tenure = backlog.acquire(LONG).await.unwrap().expect("it is free or ours");
+    backlog.look(&tenure, &[], above, NonZeroU32::new(9).unwrap()).await.unwrap()
+}
+
+/// Returns the messages of the outbox as a consumer reads them.
+pub(super) async fn published(database: &Database) -> Vec<Incoming> {
+    look(database, 0).await.into_iter().map(received).collect()
+}
+
+/// Notes all messages up to a number as published.
+pub(super) async fn reach(database: &Database, published: i64) {
+    let backlog = backlog(database);
+    let tenure = backlog.acquire(LONG).await.unwrap().expect("it is free or ours");
+    let reached = Reached { published, read: published };
+    assert!(backlog.renew(&tenure, reached, LONG).await.unwrap());
+}
+
+/// A message as a consumer reads it.
+pub(super) fn received(outgoing: Outgoing) -> Incoming {
+    let Outgoing { sequence, message, validity, trace, .. } = outgoing;
+    Incoming { message, validity: Some(validity), trace: Some(trace), sequence: Some(sequence) }
 }
 
 /// The ledger of a group that holds partition 0 and records events.

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use application::ports::{Backlog, DeliveryLedger, NewSend, Outbox, StoreError};
+use application::ports::{Backlog, DeliveryLedger, NewSend, Outbox, Reached, StoreError};
 use sea_orm::ConnectionTrait;
 use tokio::time::timeout;
 
 use super::{
     on_both_databases,
     support::{
-        Folder, LONG, batch, empty_sqlite, enqueue, ledger, new_message, new_postgres, phone,
-        published, sqlite, statement,
+        Folder, LONG, backlog, batch, empty_sqlite, enqueue, ledger, new_message, new_postgres,
+        phone, published, sqlite, statement,
     },
 };
 use crate::{
-    CoalescingOutbox, Database, DatabaseSettings, Evidence, OutboxSettings, SqlBacklog,
+    CoalescingOutbox, Database, DatabaseSettings, Evidence, OutboxSettings,
     database::{Sql, begin},
 };
 use migration::{Migrator, MigratorTrait};
@@ -95,7 +95,7 @@ async fn acknowledged_messages_are_stored_after_sqlite_rolled_back_by_itself() {
     }
 
     let other = Database::connect_lazily(database.settings(), "other", 1);
-    let backlog = SqlBacklog::new(other, "message".into());
+    let backlog = backlog(&other);
     assert_eq!(backlog.size().await.unwrap().waiting, 7);
 }
 
@@ -151,9 +151,10 @@ async fn failed_writes_of_the_ledger_and_the_backlog_are_evidence() {
     let sends = [1, 2].map(|number| new_message(&phone(number)));
     enqueue(&database, &sends[0]).await;
     enqueue(&database, &NewSend { ttl: Duration::ZERO, ..sends[1].clone() }).await;
-    let (messages, claims): (Vec<_>, Vec<_>) = published(&database, LONG).await.into_iter().unzip();
+    let messages = published(&database).await;
+    let tenure = backlog(&database).acquire(LONG).await.unwrap().unwrap();
     let (ledger, lease) = ledger(&database, "group").await;
-    let backlog = SqlBacklog::new(database.clone(), "message".into());
+    let backlog = backlog(&database);
     let becomes_read_only = async || {
         assert!(evidence.latest().is_none());
         // The pool replaces the connection that failed, at the latest when this releases it.
@@ -169,7 +170,7 @@ async fn failed_writes_of_the_ledger_and_the_backlog_are_evidence() {
     ledger.admit(&lease, &batch(&messages)).await.unwrap_err();
     is_noted();
     becomes_read_only().await;
-    backlog.settle(&claims, LONG).await.unwrap_err();
+    backlog.renew(&tenure, Reached::default(), LONG).await.unwrap_err();
     is_noted();
     becomes_read_only().await;
     backlog.end_expired().await.unwrap_err();

@@ -47,12 +47,11 @@ WITH target AS (
     WHERE id = (SELECT id FROM target) AND status || '' = 'pending' AND expires_at > now()
       AND (SELECT count(*) FROM cleared) >= 0
     RETURNING id, sequence, sends
-), unclaimed AS (
-    -- Its messages expire now. A message that a relay has had may be in the topic, and must not be
-    -- reported as ended.
+), untaken AS (
+    -- Its message expires now. A consumer that reads it from the topic looks at this row, too.
     UPDATE outbox
-    SET expires_at = now()
-    WHERE sequence = (SELECT sequence FROM canceled) AND attempt = 0
+    SET expires_at = least(expires_at, now())
+    WHERE sequence = (SELECT sequence FROM canceled)
     RETURNING 1
 ), uncalled AS (
     UPDATE delivery
@@ -64,7 +63,7 @@ WITH target AS (
             FROM canceled, generate_series(1, sends) AS send
         ))
       AND state || '' IN ('pending', 'calling')
-      AND (SELECT count(*) FROM unclaimed) >= 0
+      AND (SELECT count(*) FROM untaken) >= 0
     RETURNING 1
 )
 INSERT INTO event (kind, verification)

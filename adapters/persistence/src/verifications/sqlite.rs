@@ -25,7 +25,7 @@ pub(super) async fn cancel(
     let cancel = parameters().id("id", id.as_uuid());
     let Some(row) = transaction.row::<Row>(&CANCEL, cancel).await? else { return Ok(()) };
     clear_newest(database, &transaction, &row.phone, id).await?;
-    transaction.execute(&CANCEL_UNCLAIMED, parameters().with("sequence", row.sequence)).await?;
+    transaction.execute(&CANCEL_UNTAKEN, parameters().with("sequence", row.sequence)).await?;
     let messages = (1..=row.sends).map(|send| id.message(send).as_uuid());
     transaction.execute(&CANCEL_UNCALLED, parameters().list("messages", messages)).await?;
     record(database, &transaction, EventKind::Canceled, id, now).await?;
@@ -95,9 +95,9 @@ WHERE id = :id AND status = 'pending' AND expires_at > {now}
 RETURNING phone, sequence, sends",
 );
 
-// A message that a relay has had may be in the topic, and must not be reported as ended.
-static CANCEL_UNCLAIMED: Sql =
-    Sql::new("UPDATE outbox SET expires_at = {now} WHERE sequence = :sequence AND attempt = 0");
+// A consumer that reads the message from the topic looks at this row, too.
+static CANCEL_UNTAKEN: Sql =
+    Sql::new("UPDATE outbox SET expires_at = min(expires_at, {now}) WHERE sequence = :sequence");
 
 static CANCEL_UNCALLED: Sql = Sql::new(
     "

@@ -8,7 +8,7 @@ use sea_orm::FromQueryResult;
 
 use crate::database::{Database, DatabaseError, Sql, parsed, time};
 
-/// What ledgers and the outbox know of one message.
+/// What ledgers know of one message.
 #[derive(Debug, Default)]
 struct Story {
     published: Option<i64>,
@@ -39,32 +39,25 @@ struct MessageRow {
     detail: Option<String>,
 }
 
-// A message that is in a ledger is no longer in transit. A message that expired before any group had
+// A message that a consumer has taken over was published. A message that expired before any group had
 // it is in the ledger of no group (`''`).
 static MESSAGES: Sql = Sql::pair(
     "
-SELECT id::text AS id, 'in transit' AS state, {millis(published_at)} AS published_at,
-    NULL::bigint AS ended_at, NULL::bigint AS delivered_at, NULL::bigint AS undelivered_at,
-    NULL AS gateway, NULL AS channel, NULL AS detail
-FROM in_transit
-WHERE sequence = :sequence AND id = ANY (:ids::uuid[])
-UNION ALL
-SELECT message_id::text, state, {millis(CASE WHEN group_id <> '' THEN admitted_at END)},
-    {millis(ended_at)}, {millis(delivered_at)}, {millis(undelivered_at)}, gateway,
-    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway),
-    CASE state WHEN 'failed' THEN detail END
+SELECT message_id::text AS id, state,
+    {millis(CASE WHEN group_id <> '' THEN admitted_at END)} AS published_at,
+    {millis(ended_at)} AS ended_at, {millis(delivered_at)} AS delivered_at,
+    {millis(undelivered_at)} AS undelivered_at, gateway,
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway)
+        AS channel,
+    CASE state WHEN 'failed' THEN detail END AS detail
 FROM delivery
 WHERE message_id = ANY (:ids::uuid[])",
     "
-SELECT id, 'in transit' AS state, published_at, NULL AS ended_at, NULL AS delivered_at,
-    NULL AS undelivered_at, NULL AS gateway, NULL AS channel, NULL AS detail
-FROM in_transit
-WHERE sequence = :sequence AND id IN (SELECT value FROM json_each(:ids))
-UNION ALL
-SELECT message_id, state, CASE WHEN group_id <> '' THEN admitted_at END, ended_at, delivered_at,
-    undelivered_at, gateway,
-    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway),
-    CASE state WHEN 'failed' THEN detail END
+SELECT message_id AS id, state, CASE WHEN group_id <> '' THEN admitted_at END AS published_at,
+    ended_at, delivered_at, undelivered_at, gateway,
+    (SELECT channel FROM gateway_channel WHERE gateway_channel.gateway = delivery.gateway)
+        AS channel,
+    CASE state WHEN 'failed' THEN detail END AS detail
 FROM delivery
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
@@ -111,14 +104,13 @@ FROM extra_send
 WHERE message_id IN (SELECT value FROM json_each(:ids))",
 );
 
-/// Returns the events in their order. `sequence` is the place of the latest message in the outbox.
+/// Returns the events in their order.
 pub(super) async fn events(
     database: &Database,
     verification: &Verification,
-    sequence: i64,
 ) -> Result<Vec<Event>, DatabaseError> {
     let ids = || (1..=verification.sends).map(|send| verification.id.message(send).as_uuid());
-    let parameters = database.parameters().with("sequence", sequence).list("ids", ids());
+    let parameters = database.parameters().list("ids", ids());
     let rows: Vec<MessageRow> = database.rows(&MESSAGES, parameters).await?;
     let mut stories: BTreeMap<String, Story> = BTreeMap::new();
     for row in rows {

@@ -11,7 +11,7 @@ use std::{
 
 use application::{
     Keys, Vault,
-    ports::{Claim, Claimed, Incoming},
+    ports::{Incoming, Outgoing},
 };
 use domain::{CarriedCode, Code, Message, MessageId, PayloadKeys, PhoneNumber, Validity};
 
@@ -28,12 +28,12 @@ fn payload_keys() -> PayloadKeys {
 }
 
 /// Returns `count` different messages, to the phones of this range in turn.
-pub fn messages(count: usize, phones: Range<u64>) -> Vec<Claimed> {
+pub fn messages(count: usize, phones: Range<u64>) -> Vec<Outgoing> {
     phones.cycle().take(count).map(message_to).collect()
 }
 
 /// Returns a new message to a phone. Every second message is sealed.
-pub fn message_to(phone: u64) -> Claimed {
+pub fn message_to(phone: u64) -> Outgoing {
     static SEQUENCE: AtomicI64 = AtomicI64::new(1);
     let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
     let accepted_at = start_of_tests() + Duration::from_millis(sequence.unsigned_abs());
@@ -45,8 +45,8 @@ pub fn message_to(phone: u64) -> Claimed {
     } else {
         CarriedCode::from(code)
     };
-    Claimed {
-        claim: Claim { sequence, attempt: 1 },
+    Outgoing {
+        sequence,
         message: Message { id, phone, code },
         validity: Validity::starting_at(accepted_at, TTL),
         trace: format!("00-{:032x}-{sequence:016x}-01", sequence + 5).parse().unwrap(),
@@ -55,12 +55,12 @@ pub fn message_to(phone: u64) -> Claimed {
 }
 
 /// Returns the message as a consumer receives it.
-pub(super) fn as_received(claimed: &Claimed) -> Incoming {
+pub(super) fn as_received(outgoing: &Outgoing) -> Incoming {
     Incoming {
-        message: claimed.message.clone(),
-        validity: Some(claimed.validity),
-        trace: Some(claimed.trace.clone()),
-        sequence: Some(claimed.claim.sequence),
+        message: outgoing.message.clone(),
+        validity: Some(outgoing.validity),
+        trace: Some(outgoing.trace.clone()),
+        sequence: Some(outgoing.sequence),
     }
 }
 

@@ -1,11 +1,11 @@
-use application::ports::{Claim, Claimed};
+use application::ports::Outgoing;
 use proptest::{collection, option, prelude::*, sample::Index};
 use serde_json::Value;
 
 use super::*;
 use crate::{
     encode,
-    fixtures::{CLEAR, KEY, PLACE, at, claimed, keys, received, sealed, with_keys},
+    fixtures::{CLEAR, KEY, PLACE, at, keys, outgoing, received, sealed, with_keys},
     headers::{EXPIRY_TIME, SPEC_VERSION, TIME, TYPE},
 };
 
@@ -31,19 +31,19 @@ proptest! {
             Some(nonce) => keys.seal(id, &phone, &code, template.as_ref(), nonce),
             None => CarriedCode::Clear { code, template },
         };
-        let claimed = Claimed {
-            claim: Claim { sequence, attempt: 3 },
+        let outgoing = Outgoing {
+            sequence,
             message: Message { id, phone, code },
             validity: Validity::starting_at(at(accepted_at), Duration::from_millis(ttl)),
             trace: format!("00-{trace:032x}-{span:016x}-{flags:02x}").parse().unwrap(),
             age: Duration::ZERO,
         };
 
-        let record = encode(&claimed);
+        let record = encode(&outgoing);
         let incoming =
             decode(PLACE, Some(&record.value), &record.headers, with_keys(&keys));
 
-        prop_assert_eq!(incoming, Ok(received(claimed)));
+        prop_assert_eq!(incoming, Ok(received(outgoing)));
     }
 
     #[test]
@@ -85,7 +85,7 @@ proptest! {
         missing in option::of(any::<Index>()),
     ) {
         let keys = keys(KEY);
-        let was = if is_sealed { sealed() } else { claimed() };
+        let was = if is_sealed { sealed() } else { outgoing() };
         let whole = encode(&was);
         let mut value = whole.value.clone();
         for (at, byte) in changes {

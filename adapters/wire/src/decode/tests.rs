@@ -1,14 +1,16 @@
 use super::*;
 use crate::{
     MAX_VALUE_LENGTH, encode,
-    fixtures::{CLEAR, KEY, OTHER_KEY, PLACE, TTL, at, claimed, keys, received, sealed, with_keys},
+    fixtures::{
+        CLEAR, KEY, OTHER_KEY, PLACE, TTL, at, keys, outgoing, received, sealed, with_keys,
+    },
     headers::{EXPIRY_TIME, SPEC_VERSION, TIME, TYPE},
 };
-use application::ports::Claimed;
+use application::ports::Outgoing;
 
 /// Decodes a record of ours with some headers changed or removed.
 fn with(changes: &[(&str, Option<&str>)]) -> Result<Incoming, Unreadable> {
-    let mut record = encode(&claimed());
+    let mut record = encode(&outgoing());
     for (name, text) in changes {
         match text {
             Some(text) => record.headers.insert((*name).to_owned(), text.as_bytes().to_vec()),
@@ -27,16 +29,16 @@ fn bare(value: &str) -> Result<Incoming, Unreadable> {
 fn template_beside_the_code_is_read() {
     let (code, template) = ("048291".parse().unwrap(), "login/de".parse().ok());
     let code = CarriedCode::Clear { code, template };
-    let claimed = Claimed { message: Message { code, ..claimed().message }, ..claimed() };
+    let outgoing = Outgoing { message: Message { code, ..outgoing().message }, ..outgoing() };
 
-    let record = encode(&claimed);
+    let record = encode(&outgoing);
 
     assert_eq!(
         str::from_utf8(&record.value).unwrap(),
         r#"{"phone":"79991234567","code":"048291","template":"login/de"}"#
     );
     let incoming = decode(PLACE, Some(&record.value), &record.headers, CLEAR);
-    assert_eq!(incoming, Ok(received(claimed)));
+    assert_eq!(incoming, Ok(received(outgoing)));
 }
 
 #[test]
@@ -82,16 +84,16 @@ fn seal_is_valid_for_its_message_only() {
 
 #[test]
 fn message_in_clear_is_read_if_keys_are_set() {
-    let record = encode(&claimed());
+    let record = encode(&outgoing());
     let keys = keys(KEY);
 
     let incoming = decode(PLACE, Some(&record.value), &record.headers, with_keys(&keys));
 
-    assert_eq!(incoming, Ok(received(claimed())));
+    assert_eq!(incoming, Ok(received(outgoing())));
     // A member of that name of another producer is ignored.
     let more = br#"{"phone":"79991234567","code":"048291","sealed":true}"#;
     let incoming = decode(PLACE, Some(more), &record.headers, with_keys(&keys));
-    assert_eq!(incoming, Ok(received(claimed())));
+    assert_eq!(incoming, Ok(received(outgoing())));
 }
 
 #[test]
@@ -213,7 +215,7 @@ fn only_sealed_messages_are_read_if_seals_are_required() {
     let strict = DecodeSettings { require_sealed: true, ..with_keys(&keys) };
     let refused = Err(Unreadable("not sealed, which REQUIRE_SEALED refuses"));
 
-    let clear = encode(&claimed());
+    let clear = encode(&outgoing());
     assert_eq!(decode(PLACE, Some(&clear.value), &clear.headers, strict), refused);
     for value in [
         br#"{"Phone":"79991234567","Code":"1234"}"#.as_slice(),

@@ -218,18 +218,18 @@ async fn claimed_rows_are_left_if_the_topic_does_not_exist() {
 }
 
 #[tokio::test]
-async fn only_messages_of_rows_that_no_relay_has_claimed_are_given_back() {
+async fn only_messages_of_rows_that_were_never_published_are_given_back() {
     let mut table = MockGoTable::new();
-    table.expect_unclaimed().withf(|after, _| *after == 0).once().returning(|_, _| {
+    table.expect_unpublished().withf(|after, _| *after == 0).once().returning(|_, _| {
         let stored = |sequence, id| Stored { sequence, id };
-        Ok(vec![
+        Ok(Some(vec![
             stored(40, MessageId::of_go_row(7, 7)),
             // A message that Messager accepted itself.
             stored(41, MessageId::of_record("other", 0, 0, 0)),
             stored(42, MessageId::of_go_row(9, 9)),
-        ])
+        ]))
     });
-    // A relay has the message of row 8.
+    // The message of row 8 was published.
     table
         .expect_done()
         .returning(|_| Ok([7, 8, 9].map(|row| (row, MessageId::of_go_row(row, row))).to_vec()));
@@ -239,7 +239,18 @@ async fn only_messages_of_rows_that_no_relay_has_claimed_are_given_back() {
             rows == [GivingBack { row: 7, sequence: 40 }, GivingBack { row: 9, sequence: 42 }]
         })
         .once()
-        .returning(|_| Ok(2));
+        .returning(|_| Ok(Some(2)));
 
     assert_eq!(GiveBack::new(table).execute(ALL).await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_given_back_while_there_is_a_relay() {
+    let mut table = MockGoTable::new();
+    table.expect_unpublished().returning(|_, _| Ok(None));
+    table.expect_give_back().never();
+
+    let refused = GiveBack::new(table).execute(ALL).await;
+
+    assert!(matches!(refused, Err(GiveBackError::Relayed)), "{refused:?}");
 }

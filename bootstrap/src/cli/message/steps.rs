@@ -112,12 +112,10 @@ impl Messages<'_> {
 
     fn waiting(&mut self, waiting: &WaitingMessage) {
         let until = rfc3339(waiting.expires_at);
-        if let Some(at) = waiting.published_at {
-            self.at(at, "published", times(waiting.claims, "claim"));
+        if waiting.is_published {
             self.now("in transit", format!("no consumer has it yet; expires {until}"));
         } else {
-            let claims = times(waiting.claims, "claim");
-            self.now("waiting", format!("to be published, after {claims}; expires {until}"));
+            self.now("waiting", format!("to be published; expires {until}"));
         }
     }
 
@@ -224,9 +222,8 @@ pub(super) fn message_json(message: &MessageStory) -> Value {
     };
     let waiting = message.waiting.as_ref().map(|it| {
         json!({
-            "place": if it.published_at.is_some() { "in transit" } else { "outbox" },
+            "place": if it.is_published { "in transit" } else { "outbox" },
             "accepted": at(Some(it.accepted_at)), "expires": at(Some(it.expires_at)),
-            "claims": it.claims, "published": at(it.published_at),
         })
     });
     json!({

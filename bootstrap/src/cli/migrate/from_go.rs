@@ -41,7 +41,7 @@ pub struct Args {
     /// messages are in its topic.
     #[arg(long, conflicts_with = "back")]
     stopped: bool,
-    /// The way back: give the messages back that no `processor` of Messager has claimed.
+    /// The way back: give the messages back that no `processor` of Messager has published. No `processor` may run.
     #[arg(long)]
     back: bool,
     /// The topic of the Go service. Only `--stopped` reads it.

@@ -1,23 +1,17 @@
 //! The admission of a batch.
 
-use std::time::Duration;
-
 use sea_orm::FromQueryResult;
-use tokio::time::timeout;
 
 use super::super::{entry::EntryRow, part::Part};
 use crate::{
-    database::{Database, DatabaseError, EventSql, Events, Fragment, Parameters, Sql},
+    database::{Database, DatabaseError, EventSql, Events, Fragment, Parameters},
     events::RECORD_ENDED,
 };
 
-/// How long work may take that a sweep would do as well.
-const TIDYING: Duration = Duration::from_secs(1);
-
 #[derive(FromQueryResult)]
 struct Admitted {
-    /// Messages that left the outbox or transit.
-    moved: i64,
+    /// Messages that left the outbox while the statement waited for them.
+    missed: i64,
     #[sea_orm(nested)]
     entry: Option<EntryRow>,
 }
@@ -30,49 +24,62 @@ pub(in crate::ledger) async fn admit(
     events: Events,
 ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
     let parameters = part.dead_rows(part.message_rows(parameters));
-    let rows: Vec<Admitted> = database.rows(ADMIT.of(events), parameters).await?;
-    let Some(first) = rows.first() else { return Ok(None) };
-    leave_transit(database, part, first.moved).await;
-    Ok(Some(rows.into_iter().filter_map(|row| row.entry).collect()))
-}
-
-/// Takes messages out of transit that were settled while they were taken over.
-async fn leave_transit(database: &Database, part: Part<'_>, moved: i64) {
-    let ours = part.messages().filter_map(|it| Some((it.sequence?, it.message.id)));
-    if usize::try_from(moved).is_ok_and(|moved| moved >= ours.clone().count()) {
-        return;
-    }
-    let parameters = database.parameters().rows("taken", ours, |taken| {
-        taken.column("sequence", |(sequence, _)| sequence).column("id", |(_, id)| id.as_uuid())
-    });
-    let step = database.execute(&LEAVE_TRANSIT, parameters);
-    // The calls that were just begun wait for this.
-    if !matches!(timeout(TIDYING, step).await, Ok(Ok(_))) {
-        tracing::debug!("messages that were taken over stay in transit until the next sweep");
+    loop {
+        let rows: Vec<Admitted> = database.rows(ADMIT.of(events), parameters.clone()).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        if first.missed == 0 {
+            return Ok(Some(rows.into_iter().filter_map(|row| row.entry).collect()));
+        }
     }
 }
 
-// The rows of `delivery` are new, so they may come before the locks on `outbox` and `in_transit`: no
-// other transaction sees them, and consumers of one group that insert the same message lock the
-// tables in the same order.
+// A message that has ended under no group, because it expired in the outbox or was canceled, must not
+// be taken over. It ends in the commit that deletes its row, so a row that is locked here has not
+// ended. If a row is deleted while this waits for its lock, the end is in no snapshot that this
+// statement sees: then it does nothing, and is repeated.
 static ADMIT: EventSql = EventSql::postgres(
     "
 WITH lease AS (
+    SELECT 1
+    FROM partition_lease
+    WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
+      AND epoch = :epoch
+    FOR NO KEY UPDATE
+), named AS MATERIALIZED (
+    -- in the order in which all statements lock these rows
+    SELECT new.*, stored.sequence AS stored, stored.expires_at AS ends_at
+    FROM (SELECT * FROM :new#place ORDER BY sequence) AS new
+        CROSS JOIN lease
+        LEFT JOIN LATERAL (
+            SELECT sequence, expires_at
+            FROM outbox
+            WHERE sequence = new.sequence AND id = new.id
+            FOR UPDATE
+        ) AS stored ON true
+), missed AS (
+    SELECT count(*) AS messages
+    FROM named
+    WHERE stored IS NULL AND EXISTS (
+        SELECT 1 FROM outbox WHERE outbox.sequence = named.sequence AND outbox.id = named.id
+    )
+), moved_on AS (
     UPDATE partition_lease
     SET next_offset = :next_offset
     WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
-      AND epoch = :epoch
+      AND epoch = :epoch AND (SELECT messages FROM missed) = 0
     RETURNING 1
 ), incoming AS (
     -- The times of a record are bounded: an entry must expire, and leave the ledger, one day.
-    SELECT new.id, new.phone, new.code, nullif(new.trace, '') AS trace, new.sequence, new.place,
-        nullif(new.gateway, '') AS gateway,
-        CASE WHEN new.accepted_at < 0 THEN now()
-             ELSE least(to_timestamp(new.accepted_at / 1000.0), now()) END AS accepted_at,
-        CASE WHEN new.expires_at < 0 THEN now() + {duration(:default_ttl)}
-             ELSE least(to_timestamp(new.expires_at / 1000.0), now() + interval '1 day')
+    SELECT named.id, phone, code, nullif(trace, '') AS trace, place, nullif(gateway, '') AS gateway,
+        CASE WHEN accepted_at < 0 THEN now()
+             ELSE least(to_timestamp(accepted_at / 1000.0), now()) END AS accepted_at,
+        CASE WHEN expires_at < 0 THEN least(now() + {duration(:default_ttl)}, ends_at)
+             ELSE least(to_timestamp(expires_at / 1000.0), now() + interval '1 day', ends_at)
              END AS expires_at
-    FROM lease, :new#place
+    FROM moved_on, named
+    WHERE stored IS NOT NULL OR NOT EXISTS (
+        SELECT 1 FROM delivery AS ended WHERE ended.message_id = named.id AND ended.group_id = ''
+    )
 ), judged AS (
     SELECT *,
         CASE WHEN expires_at <= now() THEN 'expired'
@@ -97,42 +104,12 @@ WITH lease AS (
     ORDER BY place
     ON CONFLICT DO NOTHING
     RETURNING message_id, state, attempt, expires_at, accepted_at
-), waiting AS (
-    -- After all rows of `delivery`, and in the order of their sequence, as the statements of the
-    -- backlog lock them: two statements that lock the same rows in different orders wait for each
-    -- other.
-    SELECT own.sequence
-    FROM (
-            SELECT sequence, id
-            FROM incoming
-            WHERE (SELECT count(*) FROM taken) >= 0
-            ORDER BY sequence
-        ) AS named
-        CROSS JOIN LATERAL (
-            SELECT sequence FROM outbox WHERE sequence = named.sequence AND id = named.id FOR UPDATE
-        ) AS own
 ), left_outbox AS (
-    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT sequence FROM waiting))
-), transit AS (
-    SELECT own.sequence
-    FROM (
-            SELECT sequence, id
-            FROM incoming
-            WHERE (SELECT count(*) FROM taken) >= 0
-            ORDER BY sequence
-        ) AS named
-        CROSS JOIN LATERAL (
-            SELECT sequence
-            FROM in_transit
-            WHERE sequence = named.sequence AND id = named.id
-            FOR UPDATE
-        ) AS own
-), left_transit AS (
-    DELETE FROM in_transit WHERE sequence = ANY (ARRAY(SELECT sequence FROM transit))
+    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT stored FROM moved_on, named))
 ), buried AS (
     INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
     SELECT :group, :topic, :partition, dead.record_offset, dead.reason
-    FROM lease, :dead
+    FROM moved_on, :dead
     -- this may be a retry of a commit whose answer was lost
     WHERE NOT EXISTS (
         SELECT 1
@@ -143,7 +120,7 @@ WITH lease AS (
 ){events}
 SELECT message_id::text AS id, state, attempt, {millis(expires_at)} AS expires_at,
     {millis(expires_at - now())} AS good_for, {millis(now() - accepted_at)} AS age,
-    (SELECT count(*) FROM waiting) + (SELECT count(*) FROM transit) AS moved
+    (SELECT messages FROM missed) AS missed
 FROM lease LEFT JOIN taken ON true",
     &[
         Fragment::new(
@@ -153,21 +130,4 @@ FROM lease LEFT JOIN taken ON true",
         RECORD_ENDED,
     ],
     &[Fragment::NO_EVENTS],
-);
-
-// A message that was settled while `ADMIT` waited for its row in the outbox is in transit in a
-// snapshot that `ADMIT` did not see.
-static LEAVE_TRANSIT: Sql = Sql::new(
-    "
-DELETE FROM in_transit
-WHERE sequence = ANY (ARRAY(
-    SELECT own.sequence
-    FROM (SELECT * FROM :taken ORDER BY 1) AS taken
-        CROSS JOIN LATERAL (
-            SELECT sequence
-            FROM in_transit
-            WHERE sequence = taken.sequence AND id = taken.id
-            FOR UPDATE SKIP LOCKED
-        ) AS own
-))",
 );

@@ -1,0 +1,123 @@
+//! The row of `relay`: who relays the outbox, until when, and how far it got.
+
+use std::time::Duration;
+
+use application::ports::{Reached, Tenure};
+use sea_orm::FromQueryResult;
+
+use crate::database::{Database, DatabaseError, Fragment, Parameters, Sql, millis};
+
+pub(super) async fn acquire(
+    database: &Database,
+    owner: &str,
+    lease: Duration,
+) -> Result<Option<Tenure>, DatabaseError> {
+    #[derive(FromQueryResult)]
+    struct Row {
+        epoch: i64,
+        server: i64,
+        published: i64,
+    }
+
+    let parameters = database.parameters().with("owner", owner).with("lease", millis(lease));
+    let row: Option<Row> = database.row(&ACQUIRE, parameters).await?;
+    Ok(row.map(|Row { epoch, server, published }| Tenure { epoch, server, published }))
+}
+
+/// Returns whether the tenure goes on.
+pub(super) async fn renew(
+    database: &Database,
+    owner: &str,
+    tenure: &Tenure,
+    reached: Reached,
+    lease: Duration,
+) -> Result<bool, DatabaseError> {
+    let parameters = progress(database, owner, tenure, reached).with("lease", millis(lease));
+    Ok(database.execute(&RENEW, parameters).await? > 0)
+}
+
+pub(super) async fn release(
+    database: &Database,
+    owner: &str,
+    tenure: &Tenure,
+    reached: Reached,
+) -> Result<(), DatabaseError> {
+    database.execute(&RELEASE, progress(database, owner, tenure, reached)).await?;
+    Ok(())
+}
+
+/// Looks up the lowest number of the outbox.
+pub(super) async fn note_oldest(
+    database: &Database,
+    owner: &str,
+    tenure: &Tenure,
+) -> Result<(), DatabaseError> {
+    database.execute(&NOTE_OLDEST, fence(database, owner, tenure)).await?;
+    Ok(())
+}
+
+fn fence(database: &Database, owner: &str, tenure: &Tenure) -> Parameters {
+    database.parameters().with("owner", owner).with("epoch", tenure.epoch)
+}
+
+fn progress(database: &Database, owner: &str, tenure: &Tenure, reached: Reached) -> Parameters {
+    fence(database, owner, tenure)
+        .with("server", tenure.server)
+        .with("published", reached.published)
+        .with("read_up_to", reached.read)
+}
+
+/// The instance of the server. After a failover it is another one, which may have lost the latest
+/// commits, and then gives their numbers to other messages.
+pub(super) const SERVER: Fragment =
+    Fragment::pair("server", "{millis(pg_postmaster_start_time())}", "0");
+
+/// What no message is above that was published: by a relay that was killed, any number that was drawn
+/// so far. SQLite has no use for it (ADR 73).
+const READ_BY_OTHERS: Fragment = Fragment::pair(
+    "read_by_others",
+    "CASE
+        WHEN owner IS NULL THEN read_up_to
+        ELSE greatest(read_up_to, pg_sequence_last_value('outbox_sequence_seq'))
+    END",
+    "read_up_to",
+);
+
+const READ: Fragment =
+    Fragment::pair("read", "greatest(read_up_to, :read_up_to)", "max(read_up_to, :read_up_to)");
+
+// The owner may ask again: it did not hear the answer.
+const ACQUIRE_TEXT: &str = "
+UPDATE relay
+SET owner = :owner, epoch = epoch + 1, expires_at = {now} + {duration(:lease)},
+    read_up_to = {read_by_others}
+WHERE owner IS NULL OR owner = :owner OR expires_at <= {now}
+RETURNING epoch, published, {server} AS server";
+
+static ACQUIRE: Sql = Sql::with(&[SERVER, READ_BY_OTHERS], ACQUIRE_TEXT, ACQUIRE_TEXT);
+
+const RENEW_TEXT: &str = "
+UPDATE relay
+SET expires_at = {now} + {duration(:lease)}, published = :published, read_up_to = {read}
+WHERE owner = :owner AND epoch = :epoch AND {server} = :server";
+
+static RENEW: Sql = Sql::with(&[SERVER, READ], RENEW_TEXT, RENEW_TEXT);
+
+const RELEASE_TEXT: &str = "
+UPDATE relay
+SET owner = NULL, expires_at = {now}, published = :published, read_up_to = {read}
+WHERE owner = :owner AND epoch = :epoch AND {server} = :server";
+
+static RELEASE: Sql = Sql::with(&[SERVER, READ], RELEASE_TEXT, RELEASE_TEXT);
+
+// From the beginning, and not from the last time: a message may have become visible late.
+static NOTE_OLDEST: Sql = Sql::pair(
+    "
+UPDATE relay
+SET oldest = least(published + 1, (SELECT min(sequence) FROM outbox))
+WHERE owner = :owner AND epoch = :epoch",
+    "
+UPDATE relay
+SET oldest = coalesce(min(published + 1, (SELECT min(sequence) FROM outbox)), published + 1)
+WHERE owner = :owner AND epoch = :epoch",
+);

@@ -1,8 +1,10 @@
 //! Assembles the service: settings, telemetry, the loops around the use cases, and the shutdown.
 //!
-//! Each binary only lists its roles. This crate has the code that they share.
+//! Each binary only lists its roles, in `binaries` or in `bin/messager.rs`. The rest is code that they
+//! share.
 
 mod banner;
+pub mod binaries;
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -4,6 +4,7 @@
 //! console gateway. It migrates that file by itself; an operator migrates PostgreSQL.
 
 use std::{
+    env,
     io::{self, Write},
     process::ExitCode,
 };
@@ -12,7 +13,7 @@ use adapters_persistence::{SqlApiKeys, SqlGuard};
 use anyhow::Context;
 use application::Vault;
 use bootstrap::{
-    Audience, Pool, Process,
+    Audience, Pool, Process, binaries,
     cli::{
         CompletionsArgs, ManArgs, SETTINGS, completions, dead_letters, doctor, forget, gateways,
         guard, healthcheck, keys, limits, man, message, migrate, run, secrets, settings, status,
@@ -82,6 +83,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let role = env::args_os().next().and_then(|program| binaries::called(&program));
+    role.map_or_else(messager, |main| main())
+}
+
+fn messager() -> ExitCode {
     let args = Args::parse();
     let audience = match &args.command {
         // These also work with bad settings.

@@ -1,6 +1,9 @@
 //! The command line of `messager`, on the embedded default.
 
-use std::process::Output;
+use std::{
+    os::unix::fs::symlink,
+    process::{Command, Output},
+};
 
 use serde_json::Value;
 
@@ -24,6 +27,22 @@ async fn mistyped_command_is_answered_with_the_right_one() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("'message'") && !said.contains('\u{1b}'), "{said}");
+}
+
+#[tokio::test]
+async fn messager_is_the_binary_by_whose_name_it_is_called() {
+    let folder = Folder::new();
+    for name in ["api", "processor", "consumer", "messager"] {
+        let link = folder.path().join(name);
+        symlink(env!("CARGO_BIN_EXE_messager"), &link).unwrap();
+        let own = Binary::new(name, folder.path()).args(&["--help"]).output().await;
+
+        let called = Command::new(link).arg("--help").output().unwrap();
+
+        let help = stdout(&own);
+        assert!(help.contains(&format!("Usage: {name} ")), "{help}");
+        assert_eq!(stdout(&called), help);
+    }
 }
 
 #[tokio::test]

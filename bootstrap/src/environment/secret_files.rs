@@ -20,6 +20,9 @@ pub(super) struct SecretFiles {
 /// The permission of users that neither own the file nor are in its group.
 const READABLE_BY_OTHERS: u32 = 0o004;
 
+/// The folder of a container in which Docker mounts its secrets, readable for every user.
+const OF_DOCKER: &str = "/run/secrets";
+
 /// Returns the name of the setting for the path.
 pub(super) fn path_name(secret: &str) -> String {
     format!("{secret}_FILE")
@@ -27,7 +30,12 @@ pub(super) fn path_name(secret: &str) -> String {
 
 /// Returns whether every user of this machine may read a file. `false` if there is none.
 pub(crate) fn is_readable_by_others(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.mode() & READABLE_BY_OTHERS != 0)
+    fs::metadata(path).is_ok_and(|file| is_open(path, file.mode()))
+}
+
+/// A secret of Docker is not open: its container has no other users.
+fn is_open(path: &Path, mode: u32) -> bool {
+    mode & READABLE_BY_OTHERS != 0 && !path.starts_with(OF_DOCKER)
 }
 
 impl SecretFiles {
@@ -59,7 +67,7 @@ impl SecretFiles {
                 self.problems.push(format!("{name} names {}, which is empty", path.display()));
             }
             Ok((value, mode)) => {
-                if mode & READABLE_BY_OTHERS != 0 {
+                if is_open(path, mode) {
                     self.warnings.push(format!(
                         "{name} names {}, which every user of this machine can read: take that right \
                          away, such as with chmod o-r",
@@ -136,6 +144,12 @@ mod tests {
 
         assert_eq!(files.values["KEY"], "a");
         assert!(files.warnings[0].starts_with("KEY_FILE names "), "{:?}", files.warnings);
+    }
+
+    #[test]
+    fn secret_of_docker_is_not_open() {
+        assert!(is_open(Path::new("/run/secret"), 0o100_444));
+        assert!(!is_open(Path::new("/run/secrets/key"), 0o100_444));
     }
 
     #[test]

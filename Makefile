@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 COMPOSE := docker compose --file deploy/compose.yaml $(OVERLAYS:%=--file %) \
 	$(if $(wildcard .env),--env-file .env)
 
-.PHONY: help run build deb test check fmt lint docs pages book boundaries deny instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
+.PHONY: help run build deb image sbom test check fmt lint docs pages book boundaries deny instructions instructions-accept deploy-check settings clients chaos bench bench-docs mutants services services-stop up down logs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -17,8 +17,21 @@ run: ## the whole service in one process: SQLite, embedded queue, SMS on the con
 build: ## release binaries in target/release
 	cargo build --release --package bootstrap --bins
 
-deb: build ## a Debian package of the release binaries, with systemd units, in target/debian
+deb: sbom ## a Debian package with systemd units, in target/debian
+	scripts/dist
 	scripts/deb
+
+sbom: ## the bill of materials (CycloneDX) of image and package, in target/sbom
+	scripts/sbom
+
+IMAGE := target/image/messager.tar
+
+image: sbom ## the image with its bill of materials and provenance, as an OCI archive in target/image
+	mkdir -p $(dir $(IMAGE))
+	docker buildx build --file deploy/Dockerfile --tag messager $(if $(RUST),--build-arg RUST=$(RUST)) \
+		--build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml) --build-arg REVISION=$(shell git rev-parse HEAD) \
+		--build-arg SOURCE_DATE_EPOCH=$(shell git log -1 --format=%ct) \
+		--build-context sbom=target/sbom --provenance mode=max --output type=oci,dest=$(IMAGE),rewrite-timestamp=true .
 
 # No doc comment has an example, and looking for some takes as long as many tests.
 test: ## all tests on a real PostgreSQL and a real Kafka; then backups, dashboards, the API's description and three minutes of faults, side by side

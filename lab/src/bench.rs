@@ -6,6 +6,7 @@
 pub mod baseline;
 pub mod compare;
 pub mod cost;
+pub mod debezium;
 pub mod measure;
 pub mod model;
 pub mod pages;

@@ -36,7 +36,7 @@ impl Usage {
             (SELECT sum(n_tup_upd + n_tup_del)::float8 FROM pg_stat_user_tables)";
         let (wal_bytes, commits, dead_tuples) =
             sqlx::query_as::<_, (f64, f64, f64)>(sql).fetch_one(database).await?;
-        let own = |pid| cpu_of(pid).map_or(0.0, |cpu| cpu.own);
+        let own = |pid| cpu_time(pid).unwrap_or(0.0);
         let mut usage = Self {
             postgres: postgres_cpu()?,
             kafka: own(variable("TEST_KAFKA_PID")?.parse()?),
@@ -79,6 +79,11 @@ impl Usage {
             dead_tuples: each(|it| it.dead_tuples),
         }
     }
+}
+
+/// Returns the CPU time of a process so far, in microseconds.
+pub fn cpu_time(pid: u32) -> Option<f64> {
+    cpu_of(pid).map(|cpu| cpu.own)
 }
 
 /// CPU time in microseconds.

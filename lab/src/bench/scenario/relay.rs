@@ -11,10 +11,12 @@ use crate::{
         Setting,
         baseline::producer_performance,
         cost::Usage,
+        debezium::{self, Drained},
         report::{Found, Row, Spread},
     },
     kit::{
         process::{Role, run_once},
+        progress::say,
         tables,
         tally::Tally,
         testbed::Testbed,
@@ -28,6 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let rows = setting.scaled(ROWS);
+    let libs = debezium::jars();
+    if libs.is_none() {
+        say(
+            "  without Debezium: TEST_DEBEZIUM does not name its jars, which scripts/debezium fetches",
+        );
+    }
+    let mut debeziums = Vec::new();
     let (mut ours, mut alone, mut kafka, mut cost) = (vec![], vec![], vec![], vec![]);
     for _ in 0..setting.repeats {
         let testbed = prepare(setting, (0, 1, 0), &[]).await?;
@@ -42,6 +51,11 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
         alone.push(rate(rows, begun.elapsed()));
         ensure!(tables::is_published(&testbed.database).await?, "the drain left rows");
         sqlx::query("TRUNCATE outbox").execute(&testbed.database).await?;
+
+        if let Some(libs) = &libs {
+            let drained = debezium::drain(&testbed, &setting.folder, libs, 2 * rows).await;
+            debeziums.push(drained.context("Debezium")?);
+        }
 
         fill(&testbed, rows).await?;
         let before = Usage::now(testbed.processes.iter(), &testbed.database).await?;
@@ -64,7 +78,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     };
     let each = |part: fn(&Usage) -> f64| Spread::of(cost.iter().map(part).collect());
     let rate = || Row::new("relay", format!("{rows} rows by one processor"), "/s", ours);
-    let rows = vec![
+    let mut rows = vec![
         rate().against(slower.0, slower.1).at_least(0.5, 0.8),
         rate().at_least(20_000.0, 60_000.0),
         Row::new("relay", "relay without a broker", "/s", alone),
@@ -74,6 +88,13 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
         Row::new("relay", "WAL a message", "bytes", each(|it| it.wal_bytes)),
         Row::new("relay", "commits a message", "", each(|it| it.commits)),
     ];
+    if !debeziums.is_empty() {
+        let each = |part: fn(&Drained) -> f64| Spread::of(debeziums.iter().map(part).collect());
+        let best = ("Debezium, its best 10 s", each(|it| it.best));
+        rows.insert(0, rate().against(best.0, best.1).at_least(1.0, 2.0));
+        rows.push(Row::new("relay", "Debezium, from 2 % to the end", "/s", each(|it| it.rate)));
+        rows.push(Row::new("relay", "CPU of Debezium a message", "µs", each(|it| it.cpu)));
+    }
     Ok(rows.into())
 }
 

@@ -8,6 +8,7 @@ mod metrics;
 mod monitoring;
 mod numbering;
 mod openmetrics;
+mod operator;
 mod page;
 mod readiness;
 mod request;
@@ -17,12 +18,16 @@ mod testing;
 mod v1;
 
 pub use api::{ApiSettings, router};
-pub use auth::{ApiAuth, InvalidMetricsToken, MetricsToken};
+pub use auth::{ApiAuth, InvalidToken, MetricsToken, OperatorPassword};
 pub use docs::router as docs_router;
 pub use metrics::{ApiMetrics, ConnectionMetrics};
 pub use monitoring::metrics_router;
 pub use numbering::{has_numbers, recipient};
 pub use openmetrics::Exemplars;
+pub use operator::{
+    Action, Cell, Details, Found, Operator, OperatorError, Status, Story, Table,
+    router as operator_router,
+};
 pub use page::router as page_router;
 pub use readiness::Readiness;
 pub use server::{

@@ -66,6 +66,11 @@ pub(crate) fn hash(html: &str, tag: &str) -> String {
         .and_then(|(_, rest)| rest.split_once(&end))
         .map(|(content, _)| content)
         .expect("our pages have the element once");
+    hash_of(content)
+}
+
+/// Returns the hash of a script or a style, as a policy names it.
+pub(crate) fn hash_of(content: &str) -> String {
     format!("sha256-{}", STANDARD.encode(Sha256::digest(content)))
 }
 

@@ -18,11 +18,12 @@ pub struct Readiness {
 #[derive(Debug)]
 struct Check {
     name: &'static str,
-    state: Mutex<State>,
+    state: Mutex<Standing>,
 }
 
+/// The state of a dependency.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
+pub(crate) enum Standing {
     Starting,
     Up,
     Down(String),
@@ -31,7 +32,7 @@ enum State {
 impl Readiness {
     /// Creates the checks. The process is ready once [`set_up`](Self::set_up) was called for each.
     pub fn new(names: &[&'static str]) -> Self {
-        let check = |&name| Check { name, state: Mutex::new(State::Starting) };
+        let check = |&name| Check { name, state: Mutex::new(Standing::Starting) };
         Self { checks: names.iter().map(check).collect() }
     }
 
@@ -40,11 +41,11 @@ impl Readiness {
         let Some(check) = self.check(name) else { return };
         let mut state = check.state();
         match *state {
-            State::Up => return,
-            State::Starting => tracing::info!(check = check.name, "check is up"),
-            State::Down(_) => tracing::info!(check = check.name, "check is up again"),
+            Standing::Up => return,
+            Standing::Starting => tracing::info!(check = check.name, "check is up"),
+            Standing::Down(_) => tracing::info!(check = check.name, "check is up again"),
         }
-        *state = State::Up;
+        *state = Standing::Up;
     }
 
     /// Reports that a dependency is down or does not work. Operators see `reason`.
@@ -52,15 +53,20 @@ impl Readiness {
         let Some(check) = self.check(name) else { return };
         let reason = reason.to_string();
         let mut state = check.state();
-        if !matches!(*state, State::Down(_)) {
+        if !matches!(*state, Standing::Down(_)) {
             tracing::warn!(check = check.name, %reason, "check is down");
         }
-        *state = State::Down(reason);
+        *state = Standing::Down(reason);
     }
 
     /// Whether every dependency is up.
     pub fn is_ready(&self) -> bool {
-        self.checks.iter().all(|check| *check.state() == State::Up)
+        self.checks.iter().all(|check| *check.state() == Standing::Up)
+    }
+
+    /// Returns the state of each dependency.
+    pub(crate) fn standings(&self) -> impl Iterator<Item = (&'static str, Standing)> + '_ {
+        self.checks.iter().map(|check| (check.name, check.state().clone()))
     }
 
     fn check(&self, name: &str) -> Option<&Check> {
@@ -71,7 +77,7 @@ impl Readiness {
 }
 
 impl Check {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Standing> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -81,9 +87,9 @@ impl Serialize for Readiness {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.checks.iter().map(|check| {
             let state = match &*check.state() {
-                State::Starting => "starting".to_owned(),
-                State::Up => "up".to_owned(),
-                State::Down(reason) => format!("down: {reason}"),
+                Standing::Starting => "starting".to_owned(),
+                Standing::Up => "up".to_owned(),
+                Standing::Down(reason) => format!("down: {reason}"),
             };
             (check.name, state)
         }))

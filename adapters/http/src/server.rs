@@ -37,8 +37,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::connections::Peer;
 use self::{
-    connections::{Connections, Entry, Link, Peer},
+    connections::{Connections, Entry, Link},
     refusals::Refusals,
     tls::{Opening, Stream},
     watched::{Body, Watched},
@@ -177,6 +178,7 @@ pub async fn serve(
 ) {
     let listeners = listeners.into();
     let (tls, proxies) = (listeners.tls().cloned(), listeners.proxies().clone());
+    let tells = listeners.tells_callers();
     let mut number = 0;
     let refusals = Arc::new(Refusals::default());
     let http = http();
@@ -212,7 +214,8 @@ pub async fn serve(
             tracing::debug!(%error, "a client closed its connection before it was served");
             return;
         }
-        let callers = Callers { peer, proxies: proxies.clone(), refusals: Arc::clone(&refusals) };
+        let (proxies, refusals) = (proxies.clone(), Arc::clone(&refusals));
+        let callers = Callers { peer, proxies, refusals, tells };
         let (link, all) = (Arc::clone(&entry.link), Arc::clone(&connections));
         let service = answering(router.clone(), link, all, callers);
         let (http, link) = (http.clone(), Arc::clone(&entry.link));
@@ -399,12 +402,28 @@ where
     }
 }
 
+/// The address of the caller of a request, if the listeners tell it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller(IpAddr);
+
+impl Caller {
+    pub(crate) fn of<B>(request: &Request<B>) -> Option<IpAddr> {
+        request.extensions().get::<Self>().map(|caller| caller.0)
+    }
+}
+
+/// Marks a 401 to a request that showed no credentials because it could not know that it must.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NoCredentials;
+
 /// Finds the caller of each request on one connection.
 struct Callers {
     /// The address at the other end.
     peer: IpAddr,
     proxies: TrustedProxies,
     refusals: Arc<Refusals>,
+    /// Whether requests name their caller.
+    tells: bool,
 }
 
 /// Returns the service of one connection. A router is always ready, and cheap to clone.
@@ -419,7 +438,10 @@ fn answering(
         let caller = callers.proxies.caller(callers.peer, request.headers());
         let refusals = Arc::clone(&callers.refusals);
         let answer = host::is_valid(request.version(), request.headers()).then(|| {
-            let request = request.map(|body| Body::new(body, Arc::clone(&link)));
+            let mut request = request.map(|body| Body::new(body, Arc::clone(&link)));
+            if callers.tells {
+                request.extensions_mut().insert(Caller(caller));
+            }
             tower::Service::call(&mut router.clone(), request)
         });
         let (link, connections) = (Arc::clone(&link), Arc::clone(&connections));
@@ -429,7 +451,8 @@ fn answering(
                 None => refuse_host(),
             };
             link.answered();
-            if answer.status() == StatusCode::UNAUTHORIZED {
+            let is_refused = answer.status() == StatusCode::UNAUTHORIZED;
+            if is_refused && answer.extensions().get::<NoCredentials>().is_none() {
                 refusals.note(caller);
             }
             if link.is_told() || connections.is_stopping() {

@@ -33,7 +33,7 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(1);
 
 /// A client: an IPv4 address, or the /64 of an IPv6 address, which usually belongs to one customer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Peer {
+pub(crate) enum Peer {
     V4(Ipv4Addr),
     V6(u64),
     /// A connection of a trusted proxy, with its number. The clients behind the proxy are not one

@@ -174,6 +174,8 @@ pub struct Listeners {
     next: AtomicUsize,
     tls: Option<ServerTls>,
     proxies: TrustedProxies,
+    /// Whether requests name their caller to the router.
+    tells_callers: bool,
 }
 
 impl From<TcpListener> for Listeners {
@@ -184,7 +186,13 @@ impl From<TcpListener> for Listeners {
 
 impl From<Vec<TcpListener>> for Listeners {
     fn from(sockets: Vec<TcpListener>) -> Self {
-        Self { sockets, next: AtomicUsize::new(0), tls: None, proxies: TrustedProxies::default() }
+        Self {
+            sockets,
+            next: AtomicUsize::new(0),
+            tls: None,
+            proxies: TrustedProxies::default(),
+            tells_callers: false,
+        }
     }
 }
 
@@ -207,6 +215,17 @@ impl Listeners {
     #[must_use]
     pub fn behind(self, proxies: TrustedProxies) -> Self {
         Self { proxies, ..self }
+    }
+
+    /// Names the caller of each request to the router, as [`operator_router`](crate::operator_router)
+    /// needs it. It costs each request an allocation.
+    #[must_use]
+    pub fn telling_callers(self) -> Self {
+        Self { tells_callers: true, ..self }
+    }
+
+    pub(super) fn tells_callers(&self) -> bool {
+        self.tells_callers
     }
 
     pub(super) fn proxies(&self) -> &TrustedProxies {

@@ -772,8 +772,12 @@ async fn request_that_arrives_with_the_close_is_answered() {
         let peer = address.into();
         let entry = connections.admit(peer).unwrap();
         let link = Arc::clone(&entry.link);
-        let callers =
-            Callers { peer: address, proxies: TrustedProxies::default(), refusals: Arc::default() };
+        let callers = Callers {
+            peer: address,
+            proxies: TrustedProxies::default(),
+            refusals: Arc::default(),
+            tells: false,
+        };
         let (own, all) = (Arc::clone(&link), Arc::clone(&connections));
         let service = answering(Router::new(), own, all, callers);
         let stream = open(Opening::new(ours, None), &link).await.ok().unwrap();

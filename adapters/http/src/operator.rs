@@ -1,0 +1,321 @@
+//! The operator's page, at `/operator` of the metrics port: what goes on, and what can be done about
+//! it.
+//!
+//! `access` decides who may see it, and `html` writes it. What it shows comes through [`Operator`].
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    http::{
+        StatusCode,
+        header::{CONTENT_TYPE, LOCATION},
+    },
+    middleware::from_fn_with_state,
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get},
+};
+use domain::{GatewayName, MessageId, VerificationId};
+use maud::Markup;
+
+use self::{
+    access::{Access, guard},
+    html::Here,
+};
+use crate::{
+    OperatorPassword, Readiness,
+    error::ApiError,
+    request::{Unread, read_within},
+    server::Caller,
+};
+
+mod access;
+mod html;
+
+#[cfg(test)]
+mod tests;
+
+/// A form has one short field.
+const MAX_BODY: usize = 4 * 1024;
+
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the page shows and does.
+///
+/// An answer has no code, no whole number and no secret. Each call ends within some seconds, also if
+/// the database does not answer.
+pub trait Operator: Send + Sync + 'static {
+    /// What goes on.
+    fn status(&self) -> impl Future<Output = Result<Status, OperatorError>> + Send;
+
+    /// The state of the gateways, with what can be done about them.
+    fn gateways(&self) -> impl Future<Output = Result<Vec<Table>, OperatorError>> + Send;
+
+    /// The story of a verification or a message.
+    fn message(&self, id: &str) -> impl Future<Output = Result<Found, OperatorError>> + Send;
+
+    /// The stories of the newest messages to a phone.
+    fn messages_to(&self, phone: &str)
+    -> impl Future<Output = Result<Found, OperatorError>> + Send;
+
+    /// The oldest dead letters, with what can be done about them.
+    fn dead_letters(&self) -> impl Future<Output = Result<Table, OperatorError>> + Send;
+
+    /// What there is to know before an action is confirmed.
+    fn before(
+        &self,
+        action: &Action,
+    ) -> impl Future<Output = Result<Details, OperatorError>> + Send;
+
+    /// Carries out an action. Returns what came of it.
+    fn act(&self, action: Action) -> impl Future<Output = Result<String, OperatorError>> + Send;
+}
+
+/// The reason why something is not shown, or not done. The text is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OperatorError {
+    /// The text is neither an id nor a phone.
+    Invalid(String),
+    /// There is no such thing.
+    Unknown(String),
+    /// The action was not carried out.
+    Refused(String),
+    /// The action still goes on.
+    Unfinished(String),
+    /// The database cannot be read, or not in time.
+    Unavailable(String),
+}
+
+/// Something that the operator can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Reads the record of a dead letter again.
+    Retry(i64),
+    /// Deletes a dead letter.
+    Discard(i64),
+    /// Takes a gateway out of service.
+    Drain(GatewayName),
+    /// Puts a gateway back into service.
+    Undrain(GatewayName),
+}
+
+/// The state of the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The time of the database.
+    pub time: String,
+    pub tables: Vec<Table>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    pub title: &'static str,
+    /// What is said if there are no rows.
+    pub empty: &'static str,
+    pub head: Vec<&'static str>,
+    pub rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cell {
+    None,
+    Number(String),
+    Text(String),
+    /// The id of a message or a verification, whose story can be told.
+    Message(String),
+    Actions(Vec<Action>),
+}
+
+/// Properties of one thing, by name.
+pub type Details = Vec<(&'static str, Cell)>;
+
+/// What was found about messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub stories: Vec<Story>,
+    /// How far was looked.
+    pub note: Option<String>,
+}
+
+/// What became of a verification, or of a message without one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Story {
+    /// Its id.
+    pub title: Cell,
+    pub details: Details,
+    pub steps: Table,
+}
+
+struct Desk<O> {
+    operator: O,
+    readiness: Readiness,
+}
+
+type Shared<O> = State<Arc<Desk<O>>>;
+
+/// The router of the page, for callers who show the password.
+pub fn router<O: Operator>(
+    operator: O,
+    readiness: Readiness,
+    password: OperatorPassword,
+) -> Router {
+    Router::new()
+        .route("/operator", get(status::<O>))
+        .route("/operator/messages", get(search).post(find::<O>))
+        .route("/operator/messages/{id}", get(message::<O>))
+        .route("/operator/dead-letters", get(dead_letters::<O>))
+        .route("/operator/dead-letters/{id}/retry", ask::<O>(retry))
+        .route("/operator/dead-letters/{id}/discard", ask::<O>(discard))
+        .route("/operator/gateways", get(gateways::<O>))
+        .route("/operator/gateways/{name}/drain", ask::<O>(drain))
+        .route("/operator/gateways/{name}/undrain", ask::<O>(undrain))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .route_layer(from_fn_with_state(Arc::new(Access::new(password)), guard))
+        .with_state(Arc::new(Desk { operator, readiness }))
+}
+
+impl Action {
+    fn path(&self) -> String {
+        match self {
+            Self::Retry(id) => format!("/operator/dead-letters/{id}/retry"),
+            Self::Discard(id) => format!("/operator/dead-letters/{id}/discard"),
+            Self::Drain(name) => format!("/operator/gateways/{name}/drain"),
+            Self::Undrain(name) => format!("/operator/gateways/{name}/undrain"),
+        }
+    }
+
+    fn is_of_gateways(&self) -> bool {
+        matches!(self, Self::Drain(_) | Self::Undrain(_))
+    }
+}
+
+fn retry(id: &str) -> Option<Action> {
+    id.parse().ok().map(Action::Retry)
+}
+
+fn discard(id: &str) -> Option<Action> {
+    id.parse().ok().map(Action::Discard)
+}
+
+fn drain(name: &str) -> Option<Action> {
+    name.parse().ok().map(Action::Drain)
+}
+
+fn undrain(name: &str) -> Option<Action> {
+    name.parse().ok().map(Action::Undrain)
+}
+
+/// `GET` asks whether the action is meant, and `POST` carries it out.
+fn ask<O: Operator>(parse: fn(&str) -> Option<Action>) -> MethodRouter<Arc<Desk<O>>> {
+    let confirm = async move |State(desk): Shared<O>, Path(of): Path<String>| {
+        let Some(action) = parse(&of) else { return ApiError::NotFound.into_response() };
+        let here = Here::of(&action);
+        match desk.operator.before(&action).await {
+            Ok(details) => page(html::confirm(&action, &details)),
+            Err(error) => failure(here, &error),
+        }
+    };
+    let act = async move |State(desk): Shared<O>, Path(of): Path<String>, request: Request| {
+        let Some(action) = parse(&of) else { return ApiError::NotFound.into_response() };
+        let here = Here::of(&action);
+        let caller = Caller::of(&request).map(tracing::field::display);
+        let what = action.to_string();
+        match desk.operator.act(action).await {
+            Ok(done) => {
+                tracing::info!(client.address = caller, %what, done, "acted for the operator");
+                page(html::done(here, &done))
+            }
+            Err(error) => {
+                let reason = error.text();
+                tracing::warn!(client.address = caller, %what, reason, "did not act for the operator");
+                failure(here, &error)
+            }
+        }
+    };
+    get(confirm).post(act)
+}
+
+async fn status<O: Operator>(State(desk): Shared<O>) -> Response {
+    let status = desk.operator.status().await;
+    let code = status.as_ref().err().map_or(StatusCode::OK, OperatorError::code);
+    (code, page(html::status(&desk.readiness, status.as_ref()))).into_response()
+}
+
+async fn gateways<O: Operator>(State(desk): Shared<O>) -> Response {
+    match desk.operator.gateways().await {
+        Ok(tables) => page(html::gateways(&tables)),
+        Err(error) => failure(Here::Gateways, &error),
+    }
+}
+
+async fn dead_letters<O: Operator>(State(desk): Shared<O>) -> Response {
+    match desk.operator.dead_letters().await {
+        Ok(table) => page(html::dead_letters(&table)),
+        Err(error) => failure(Here::DeadLetters, &error),
+    }
+}
+
+async fn search() -> Response {
+    page(html::search(None))
+}
+
+/// Sends a search for an id to the page of the id. What is found for a phone has no address of its
+/// own: no number gets into an address, the history of a browser, or a log.
+async fn find<O: Operator>(State(desk): Shared<O>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let read = read_within(BODY_TIMEOUT, body, &parts.headers, MAX_BODY, true).await;
+    let body = match read {
+        Ok(content) => content.bytes,
+        Err(Unread::TooLate) => return ApiError::BodyTimeout.into_response(),
+        Err(_) => return ApiError::InvalidBody.into_response(),
+    };
+    let mut fields = form_urlencoded::parse(&body);
+    let about = fields.find(|(name, _)| name == "about").map(|(_, value)| value);
+    let about = about.as_deref().unwrap_or_default().trim();
+    if about.parse::<VerificationId>().is_ok() || about.parse::<MessageId>().is_ok() {
+        let address = format!("/operator/messages/{about}");
+        return (StatusCode::SEE_OTHER, [(LOCATION, address)]).into_response();
+    }
+    found(&desk.operator.messages_to(about).await)
+}
+
+async fn message<O: Operator>(State(desk): Shared<O>, Path(id): Path<String>) -> Response {
+    found(&desk.operator.message(&id).await)
+}
+
+fn found(found: &Result<Found, OperatorError>) -> Response {
+    let code = found.as_ref().err().map_or(StatusCode::OK, OperatorError::code);
+    (code, page(html::search(Some(found.as_ref())))).into_response()
+}
+
+fn failure(here: Here, error: &OperatorError) -> Response {
+    (error.code(), page(html::failure(here, error))).into_response()
+}
+
+fn page(markup: Markup) -> Response {
+    let headers = [(CONTENT_TYPE, "text/html; charset=utf-8")];
+    (headers, Body::from(markup.into_string())).into_response()
+}
+
+impl OperatorError {
+    fn code(&self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Unknown(_) => StatusCode::NOT_FOUND,
+            Self::Refused(_) => StatusCode::CONFLICT,
+            Self::Unfinished(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Self::Invalid(text)
+            | Self::Unknown(text)
+            | Self::Refused(text)
+            | Self::Unfinished(text)
+            | Self::Unavailable(text) => text,
+        }
+    }
+}

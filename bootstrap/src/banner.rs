@@ -14,6 +14,8 @@ pub(crate) fn banner(config: &Config, metrics_port: u16, colours: bool) -> Strin
     let metrics = url("http", &config.process.metrics_hosts, metrics_port);
     let is_embedded = matches!(config.database, DatabaseSettings::Sqlite(_));
     let page = is_embedded.then(|| ("Try it", format!("{api}/")));
+    let is_watched = config.process.operator_password.is_some();
+    let operator = is_watched.then(|| ("Operator", format!("{metrics}/operator")));
     let rest = [
         ("API reference", format!("{api}/docs")),
         ("API", listens(&config.api.hosts, config.api.port)),
@@ -26,7 +28,7 @@ pub(crate) fn banner(config: &Config, metrics_port: u16, colours: bool) -> Strin
     let (bold, plain) = if colours { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     let mut text =
         format!("\n{bold}Messager {} is starting.{plain}\n\n", env!("CARGO_PKG_VERSION"));
-    for (name, words) in page.into_iter().chain(rest) {
+    for (name, words) in page.into_iter().chain(operator).chain(rest) {
         for (number, line) in wrapped(&words).into_iter().enumerate() {
             let name = if number == 0 { name } else { "" };
             let _ = writeln!(text, "  {bold}{name:13}{plain}  {line}");
@@ -104,6 +106,16 @@ mod tests {
     fn shown(settings: &[(&str, &str)]) -> String {
         let value = |name: &str| settings.iter().find(|it| it.0 == name).map(|it| it.1.to_owned());
         banner(&Config::from_lookup(&value).unwrap(), 8083, false)
+    }
+
+    #[test]
+    fn page_of_the_operator_is_named_if_there_is_one() {
+        let password = ("OPERATOR_PASSWORD", "a-password-of-the-page");
+
+        let text = shown(&[password]);
+
+        assert!(text.contains("Operator       http://localhost:8083/operator\n"), "{text}");
+        assert!(!text.contains(password.1) && !shown(&[]).contains("/operator"), "{text}");
     }
 
     #[test]

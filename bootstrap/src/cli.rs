@@ -12,12 +12,12 @@ pub mod keys;
 pub mod limits;
 pub mod message;
 pub mod migrate;
-mod phone;
+pub(crate) mod phone;
 mod progress;
 pub mod secrets;
 pub mod settings;
 pub mod status;
-mod table;
+pub(crate) mod table;
 
 use std::{
     io::{self, IsTerminal, Write, stderr, stdout},

@@ -12,6 +12,7 @@ mod consumer;
 pub mod descriptors;
 mod environment;
 pub mod metrics;
+mod operator;
 mod periodic;
 mod pools;
 mod process;

@@ -16,6 +16,8 @@ pub enum Pool {
     Queue,
     Keys,
     Migration,
+    /// Serves the operator's page.
+    Operator,
 }
 
 impl Pool {
@@ -29,6 +31,7 @@ impl Pool {
             Self::Queue => "queue",
             Self::Keys => "keys",
             Self::Migration => "migrate",
+            Self::Operator => "operator",
         }
     }
 
@@ -39,7 +42,7 @@ impl Pool {
             Self::Processor => 4,
             Self::Consumer => 10,
             Self::Queue => 6,
-            Self::Keys | Self::Migration => 1,
+            Self::Keys | Self::Migration | Self::Operator => 1,
         }
     }
 
@@ -55,6 +58,9 @@ impl Pool {
         };
         if ["processor", "messager"].contains(&name) && !config.relay.broker.is_kafka() {
             pools.push(Self::Queue);
+        }
+        if config.process.operator_password.is_some() {
+            pools.push(Self::Operator);
         }
         pools
     }
@@ -93,5 +99,14 @@ mod tests {
             assert_eq!(connections(name, "kafka:9092"), with_kafka, "{name}");
             assert_eq!(connections(name, ""), without, "{name} without Kafka");
         }
+    }
+
+    #[test]
+    fn page_of_the_operator_has_a_connection() {
+        let config = Config::from_lookup(&|name| {
+            (name == "OPERATOR_PASSWORD").then(|| "a-password-of-the-page".to_owned())
+        });
+
+        assert!(Pool::of("api", &config.unwrap()).contains(&Pool::Operator));
     }
 }

@@ -10,7 +10,8 @@ use std::{
 
 use adapters_broker::KafkaTls;
 use adapters_http::{
-    ConnectionMetrics, Exemplars, Hosts, Listeners, Readiness, ServerLimits, metrics_router, serve,
+    ConnectionMetrics, Exemplars, Hosts, Listeners, Readiness, ServerLimits, metrics_router,
+    operator_router, serve,
 };
 use adapters_persistence::{
     Database, DatabaseSettings, Evidence, Part, SchemaError, check_schema, check_storage,
@@ -32,9 +33,10 @@ use crate::{
     descriptors::{self, Shares},
     environment::Environment,
     metrics::{CertificateMetrics, ReceiptMetrics, StepMetrics, expired_messages},
+    operator,
     periodic::every,
     pools::Pool,
-    roles::clock,
+    roles::{clock, gateways},
     spans::{self, SpanExport},
     telemetry::{self, Terminal},
 };
@@ -156,7 +158,7 @@ impl Process {
         };
         let config = &process.config;
         let port = config.process.metrics_port.unwrap_or(metrics_port);
-        let listeners = listen_from(&config.process.metrics_hosts, port, config.api.port)
+        let mut listeners = listen_from(&config.process.metrics_hosts, port, config.api.port)
             .context("open the metrics port")?;
         process.metrics_port = listeners.addresses().first().map_or(port, SocketAddr::port);
         if !has_banner {
@@ -165,7 +167,15 @@ impl Process {
         let token = config.process.metrics_token.clone();
         let exemplars = process.exemplars.clone();
         let (registry, readiness) = (process.registry.clone(), process.readiness.clone());
-        let router = metrics_router(registry, readiness, token, exemplars);
+        let mut router = metrics_router(registry, readiness, token, exemplars);
+        if let Some(password) = config.process.operator_password.clone() {
+            if let Some(warning) = config.warning_of_page() {
+                tracing::warn!("{warning}");
+            }
+            let readiness = process.readiness.clone();
+            router = router.merge(operator_router(process.operator(), readiness, password));
+            listeners = listeners.telling_callers();
+        }
         let limits = metrics_limits(&process.shares);
         let (connections, stop) = (process.connections.clone(), CancellationToken::new());
         // The metrics server stops last, so that it answers probes during the shutdown.
@@ -175,6 +185,19 @@ impl Process {
         });
         process.report_client_certificates();
         Ok(process)
+    }
+
+    /// Returns what the operator's page shows and does.
+    ///
+    /// What its statements show about the database does not count: a role that lacks a privilege for the
+    /// page is ready all the same.
+    fn operator(&mut self) -> operator::Desk {
+        let pool = Pool::Operator;
+        let database = self.sqlite.clone().unwrap_or_else(|| {
+            let name = format!("messager {}", pool.name());
+            Database::connect_lazily(&self.config.database, &name, pool.connections())
+        });
+        operator::Desk::new(self.config.clone(), gateways(self), database)
     }
 
     /// Reports when the certificates expire that this process shows to PostgreSQL and Kafka.

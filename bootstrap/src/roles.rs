@@ -20,7 +20,10 @@ pub use self::{
     keys::{StoredSecrets, open_vault, receipt_urls, unlock},
     processor::processor,
 };
-pub(crate) use self::{gateways::tariffs, processor::kafka_broker};
+pub(crate) use self::{
+    gateways::{gateways, tariffs},
+    processor::kafka_broker,
+};
 use crate::{
     Pool, Process,
     broker::Stream,

@@ -62,7 +62,8 @@ pub async fn execute(config: &Config, command: Command) -> anyhow::Result<()> {
     result.with_context(|| config.database.to_string())
 }
 
-const NAMES: [&str; 7] = ["id", "group", "topic", "partition", "offset", "recorded", "reason"];
+pub(crate) const NAMES: [&str; 7] =
+    ["id", "group", "topic", "partition", "offset", "recorded", "reason"];
 
 async fn list(letters: &SqlDeadLetters, limit: u64, form: Form) -> anyhow::Result<()> {
     let mut table = Table::new(NAMES);
@@ -80,7 +81,8 @@ async fn show(letters: &SqlDeadLetters, id: i64, form: Form) -> anyhow::Result<(
     Ok(write!(Output, "{}", fields.text(form))?)
 }
 
-fn values(letter: DeadLetter) -> [Value; 7] {
+/// Returns the properties of a dead letter, as [`NAMES`] names them.
+pub(crate) fn values(letter: DeadLetter) -> [Value; 7] {
     let DeadLetter { id, group, topic, partition, offset, reason, recorded_at } = letter;
     [
         id.into(),
@@ -93,7 +95,8 @@ fn values(letter: DeadLetter) -> [Value; 7] {
     ]
 }
 
-async fn retry(
+/// Reads the record of a dead letter again. Returns what came of it.
+pub(crate) async fn retry(
     config: &Config,
     database: &Database,
     letters: &SqlDeadLetters,
@@ -113,11 +116,12 @@ async fn retry(
     }
 }
 
-async fn discard(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<&'static str> {
+/// Deletes a dead letter. Returns what came of it.
+pub(crate) async fn discard(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<&'static str> {
     if letters.discard(id).await? { Ok("discarded") } else { bail!("there is no such dead letter") }
 }
 
-async fn find(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<DeadLetter> {
+pub(crate) async fn find(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<DeadLetter> {
     letters.find(id).await?.context("there is no such dead letter")
 }
 

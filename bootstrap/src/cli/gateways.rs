@@ -9,12 +9,12 @@ mod urls;
 
 use std::{io::Write, path::PathBuf};
 
-use adapters_persistence::SqlGateways;
+use adapters_persistence::{Database, SqlGateways};
 use anyhow::bail;
 use domain::GatewayName;
 
 pub use self::check::check;
-pub(super) use self::list::Gateways;
+pub(crate) use self::list::Gateways;
 use super::{Output, with_database};
 use crate::config::{Config, GatewaysConfig};
 
@@ -79,23 +79,42 @@ pub async fn execute(config: &Config, args: Args) -> anyhow::Result<()> {
         Command::Drain { name } => {
             ensure_is_configured(&config.gateways, &name)?;
             with_database(config, "messager gateways", async |database| {
-                let is_new = SqlGateways::new(database.clone()).drain(&name).await?;
-                Ok(writeln!(Output, "{}", drained(&name, is_new))?)
+                Ok(writeln!(Output, "{}", drain(&config.gateways, database, &name).await?)?)
             })
             .await
         }
         Command::Undrain { name } => {
             with_database(config, "messager gateways", async |database| {
-                let was = SqlGateways::new(database.clone()).undrain(&name).await?;
-                if !was {
-                    // The name of a gateway that was removed may still be drained.
-                    ensure_is_configured(&config.gateways, &name)?;
-                }
-                Ok(writeln!(Output, "{}", undrained(&name, was))?)
+                Ok(writeln!(Output, "{}", undrain(&config.gateways, database, &name).await?)?)
             })
             .await
         }
     }
+}
+
+/// Takes a gateway out of service. Returns what came of it.
+pub(crate) async fn drain(
+    gateways: &GatewaysConfig,
+    database: &Database,
+    name: &GatewayName,
+) -> anyhow::Result<String> {
+    ensure_is_configured(gateways, name)?;
+    let is_new = SqlGateways::new(database.clone()).drain(name).await?;
+    Ok(drained(name, is_new))
+}
+
+/// Puts a gateway back into service. Returns what came of it.
+pub(crate) async fn undrain(
+    gateways: &GatewaysConfig,
+    database: &Database,
+    name: &GatewayName,
+) -> anyhow::Result<String> {
+    let was = SqlGateways::new(database.clone()).undrain(name).await?;
+    if !was {
+        // The name of a gateway that was removed may still be drained.
+        ensure_is_configured(gateways, name)?;
+    }
+    Ok(undrained(name, was))
 }
 
 fn drained(name: &GatewayName, is_new: bool) -> String {

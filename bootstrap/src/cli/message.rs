@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use adapters_persistence::{Database, LOOKED_AT, Looked, SqlStories, Story};
+use adapters_persistence::{Database, LOOKED_AT, Looked, PhoneStories, SqlStories, Story};
 use anyhow::{bail, ensure};
-use application::ports::Verification;
+use application::ports::{StoreError, Verification};
 use domain::{MessageId, PhoneNumber, Region, VerificationId};
 use serde_json::{Value, json};
 
@@ -87,10 +87,7 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
     let retention = Retention::of(config);
     let (found, note) = match (args.id, &args.phone) {
         (Some(id), _) => {
-            let story = match id {
-                Id::Verification(id) => stories.of_verification(id).await?,
-                Id::Message(id) => stories.of_message(id).await?,
-            };
+            let story = find(&stories, id).await?;
             let Some(story) = story else { bail!("{}", unknown(id, retention)) };
             (vec![story], None)
         }
@@ -101,11 +98,7 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
                 let at = |rows| progress.at(rows);
                 let found = stories.of_phone(&phone, args.limit, args.look_through, &at).await?;
                 drop(progress);
-                notes.push(if found.stories.is_empty() {
-                    unknown_phone(&phone, found.looked, retention)
-                } else {
-                    note(found.stories.len(), found.has_more, found.looked)
-                });
+                notes.push(More::COMMAND.note(&phone, &found, retention));
                 told.extend(found.stories);
             }
             let note = notes.join("\n");
@@ -121,15 +114,23 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
     Ok(())
 }
 
+/// Returns the story of an id.
+pub(crate) async fn find(stories: &SqlStories, id: Id) -> Result<Option<Story>, StoreError> {
+    match id {
+        Id::Verification(id) => stories.of_verification(id).await,
+        Id::Message(id) => stories.of_message(id).await,
+    }
+}
+
 /// How long the database keeps things.
 #[derive(Debug, Clone, Copy)]
-struct Retention {
+pub(crate) struct Retention {
     verifications: Duration,
     ledger: Duration,
 }
 
 impl Retention {
-    fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config) -> Self {
         Self { verifications: config.verification.retention, ledger: config.consumer.retention }
     }
 }
@@ -148,7 +149,8 @@ impl fmt::Display for Retention {
     }
 }
 
-fn unknown(id: Id, retention: Retention) -> String {
+/// Says where an id was looked for, and why it may be gone.
+pub(crate) fn unknown(id: Id, retention: Retention) -> String {
     format!(
         "nothing is known of {id}: it is not in the verifications, not in the ledger of any group, \
          and not among the first {LOOKED_AT} messages that wait in the outbox and in transit; \
@@ -156,28 +158,50 @@ fn unknown(id: Id, retention: Retention) -> String {
     )
 }
 
-fn unknown_phone(phone: &PhoneNumber, looked: Looked, retention: Retention) -> String {
-    format!(
-        "nothing is known of {}: {}; {retention}",
-        phone.masked(),
-        how_far(looked, "no verification and no entry of the ledger is of it")
-    )
+/// What shows more of a phone, and reads more rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct More {
+    shows: &'static str,
+    reads: &'static str,
 }
 
-fn note(shown: usize, has_more: bool, looked: Looked) -> String {
-    let of_it = if has_more {
-        format!("the newest {shown} are shown, and --limit shows more")
-    } else {
-        format!("{shown} found")
-    };
-    how_far(looked, &of_it)
-}
+impl More {
+    const COMMAND: Self = Self { shows: "--limit", reads: "--look-through" };
 
-fn how_far(Looked { rows, everywhere }: Looked, found: &str) -> String {
-    if everywhere {
-        format!("{found}; all {rows} rows of the verifications and of the ledger were read")
-    } else {
-        format!("{found}; only the newest {rows} rows were read, and --look-through reads more")
+    /// For a page, which has no options.
+    pub(crate) const PAGE: Self =
+        Self { shows: "`messager message --phone`", reads: "`messager message --phone`" };
+
+    /// Says what is known of a phone, and how far was looked.
+    pub(crate) fn note(
+        self,
+        phone: &PhoneNumber,
+        found: &PhoneStories,
+        retention: Retention,
+    ) -> String {
+        let PhoneStories { stories, has_more, looked } = found;
+        match (stories.len(), has_more) {
+            (0, _) => {
+                let none = "no verification and no entry of the ledger is of it";
+                let how_far = self.how_far(*looked, none);
+                format!("nothing is known of {}: {how_far}; {retention}", phone.masked())
+            }
+            (shown, true) => {
+                let more = self.shows;
+                let newest = format!("the newest {shown} are shown, and {more} shows more");
+                self.how_far(*looked, &newest)
+            }
+            (shown, false) => self.how_far(*looked, &format!("{shown} found")),
+        }
+    }
+
+    fn how_far(self, Looked { rows, everywhere }: Looked, found: &str) -> String {
+        if everywhere {
+            format!("{found}; all {rows} rows of the verifications and of the ledger were read")
+        } else {
+            let reads = self.reads;
+            format!("{found}; only the newest {rows} rows were read, and {reads} reads more")
+        }
     }
 }
 
@@ -209,11 +233,16 @@ fn told(story: &Story, form: Form) -> String {
     for (name, value) in head(story) {
         fields.add(name, value);
     }
+    format!("{}\n{}", fields.text(form), step_table(story).text(form))
+}
+
+/// Returns a row for each step.
+pub(crate) fn step_table(story: &Story) -> Table<4> {
     let mut table = Table::new(["time", "message", "step", "detail"]);
     for step in steps(story) {
         table.row(cells(step));
     }
-    format!("{}\n{}", fields.text(form), table.text(form))
+    table
 }
 
 fn cells(step: Step) -> [Value; 4] {
@@ -223,7 +252,7 @@ fn cells(step: Step) -> [Value; 4] {
 }
 
 /// The properties of a verification, or of a message without one.
-fn head(story: &Story) -> Vec<(&'static str, Value)> {
+pub(crate) fn head(story: &Story) -> Vec<(&'static str, Value)> {
     let Some(verification) = &story.verification else {
         let phone = steps::phone(story).map_or(Value::Null, |phone| phone.masked().into());
         let ids: Vec<String> = story.messages.iter().map(|it| it.id.to_string()).collect();

@@ -19,7 +19,7 @@ impl Phone {
 
     /// Returns the number as it is stored, and as it would be stored with no default region, if that
     /// differs: `/api` may have received it before the region was set.
-    pub(super) fn numbers(&self, default_region: Option<Region>) -> Vec<PhoneNumber> {
+    pub(crate) fn numbers(&self, default_region: Option<Region>) -> Vec<PhoneNumber> {
         let mut numbers = vec![self.number(default_region), self.number(None)];
         numbers.dedup();
         numbers
@@ -31,7 +31,7 @@ impl Phone {
 }
 
 /// Parses a phone. The error does not show the text, which is personal.
-pub(super) fn phone(text: &str) -> Result<Phone, &'static str> {
+pub(crate) fn phone(text: &str) -> Result<Phone, &'static str> {
     let (digits, has_plus) = text.strip_prefix('+').map_or((text, false), |rest| (rest, true));
     let digits = digits.parse().map_err(|_| "7 to 15 digits, with or without a leading +")?;
     Ok(Phone { digits, has_plus })

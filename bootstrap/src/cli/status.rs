@@ -19,7 +19,7 @@ use super::{
     Output, gateways, rfc3339,
     table::{Colour, Form, Table, json_text, text},
 };
-use crate::config::Config;
+use crate::config::{Config, GatewaysConfig};
 
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct Args {
@@ -35,12 +35,12 @@ pub struct Args {
     json: bool,
 }
 
-/// The time between the two looks that tell the rates, if the command looks only once.
-const BETWEEN: Duration = Duration::from_secs(1);
+/// The time between the two looks that tell the rates, if there was no look before.
+pub(crate) const BETWEEN: Duration = Duration::from_secs(1);
 
 /// What is shown at one moment.
-struct Shown {
-    overview: Overview,
+pub(crate) struct Shown {
+    pub(crate) overview: Overview,
     rates: Rates,
     gateways: gateways::Gateways,
 }
@@ -63,7 +63,7 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
     let mut before = overview(database).await?;
     if args.once || form == Form::Json || !stdout().is_terminal() {
         sleep(BETWEEN).await;
-        let shown = look(config, database, &before, began.elapsed()).await?;
+        let shown = look(config, &config.gateways, database, &before, began.elapsed()).await?;
         let shown = match form {
             Form::Json => json_text(&shown.json()),
             form => shown.text(form),
@@ -80,7 +80,7 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
     loop {
         let next = async {
             looks.tick().await;
-            look(config, database, &before, looked.elapsed()).await
+            look(config, &config.gateways, database, &before, looked.elapsed()).await
         };
         let shown = tokio::select! {
             shown = next => shown,
@@ -98,15 +98,19 @@ pub async fn execute(config: &Config, database: &Database, args: Args) -> anyhow
     }
 }
 
-async fn look(
+/// Looks again, with the gateways that are in force. `before` is what the last look saw, and `lasted` is
+/// the time since it.
+pub(crate) async fn look(
     config: &Config,
+    in_force: &GatewaysConfig,
     database: &Database,
     before: &Overview,
     lasted: Duration,
 ) -> anyhow::Result<Shown> {
     let overview = overview(database).await?;
     let rates = Rates::between(before, &overview, lasted);
-    let gateways = gateways::Gateways::read(config, database).await?;
+    let region = config.numbers.default_region;
+    let gateways = gateways::Gateways::read(in_force, region, database).await?;
     Ok(Shown { overview, rates, gateways })
 }
 
@@ -138,13 +142,30 @@ impl Shown {
             let title = Colour::Bold.paint("messager status", form);
             parts.push(format!("{title}  {}\n", rfc3339(overview.now)));
         }
-        parts.push(numbers(overview, *rates, form));
+        parts.push(numbers(overview, *rates).text(form));
         parts.push(partitions(&overview.partitions, form));
         parts.push(gateways.table().text(form));
         if !overview.errors.is_empty() {
             parts.push(errors(&overview.errors).text(form));
         }
         parts.join("\n")
+    }
+
+    /// Returns what waits and how fast it moves.
+    pub(crate) fn numbers(&self) -> Table<4> {
+        numbers(&self.overview, self.rates)
+    }
+
+    pub(crate) fn partitions(&self) -> Table<8> {
+        partition_table(&self.overview.partitions)
+    }
+
+    pub(crate) fn gateways(&self) -> &gateways::Gateways {
+        &self.gateways
+    }
+
+    pub(crate) fn errors(&self) -> Table<5> {
+        errors(&self.overview.errors)
     }
 
     fn json(&self) -> Value {
@@ -176,7 +197,7 @@ impl Shown {
     }
 }
 
-fn numbers(overview: &Overview, rates: Rates, form: Form) -> String {
+fn numbers(overview: &Overview, rates: Rates) -> Table<4> {
     let mut table = Table::new(["what", "count", "per second", "remark"]);
     let oldest = |it: Many| match it.count {
         0 => Value::Null,
@@ -216,7 +237,7 @@ fn numbers(overview: &Overview, rates: Rates, form: Form) -> String {
         (oldest, _) => oldest,
     };
     table.row(["events".into(), count(overview.events.count), Value::Null, events]);
-    table.text(form)
+    table
 }
 
 /// Returns a count, or that there are at least so many.

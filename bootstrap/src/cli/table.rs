@@ -98,6 +98,15 @@ impl<const N: usize> Table<N> {
         self.rows.iter().map(object).collect::<Vec<_>>().into()
     }
 
+    /// Returns the names of the columns.
+    pub(crate) fn head(&self) -> &[&'static str; N] {
+        &self.head
+    }
+
+    pub(crate) fn rows(&self) -> &[[Value; N]] {
+        &self.rows
+    }
+
     fn cells(&self) -> impl Iterator<Item = [String; N]> {
         let head = self.head.map(str::to_owned);
         [head].into_iter().chain(self.rows.iter().map(|row| row.each_ref().map(shown)))
@@ -164,7 +173,7 @@ pub(crate) fn json_text(value: &Value) -> String {
 }
 
 /// Shows a value on one line. None is a hyphen.
-fn shown(value: &Value) -> String {
+pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => on_one_line(text),

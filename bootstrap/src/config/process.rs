@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use adapters_http::{Hosts, MetricsToken};
+use adapters_http::{Hosts, MetricsToken, OperatorPassword};
 use tracing_subscriber::EnvFilter;
 
 use super::{
@@ -26,6 +26,8 @@ pub struct ProcessConfig {
     pub metrics_port: Option<u16>,
     /// `None`: everyone who reaches the port may read the metrics.
     pub metrics_token: Option<MetricsToken>,
+    /// `None`: there is no page for the operator.
+    pub operator_password: Option<OperatorPassword>,
     pub shutdown_grace: Duration,
 }
 
@@ -104,6 +106,14 @@ pub(super) const SECTION: Section = Section {
                       asks for none. Health checks never do.",
         },
         Setting {
+            name: "OPERATOR_PASSWORD",
+            default: "",
+            example: Some(""),
+            values: Secret("16 to 256 visible characters of ASCII"),
+            meaning: "Password of the [operator's page](operating.md#the-operators-page), at \
+                      `/operator` of the metrics port. Unset, there is no page.",
+        },
+        Setting {
             name: "SHUTDOWN_GRACE",
             default: "20",
             example: None,
@@ -134,6 +144,7 @@ pub(super) fn read(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<ProcessCo
     let metrics_hosts = env.hosts("PROMETHEUS_SERVER_HOST");
     let metrics_port = env.port("PROMETHEUS_SERVER_PORT");
     let metrics_token = env.secret("METRICS_TOKEN");
+    let operator_password = env.secret("OPERATOR_PASSWORD");
     let shutdown_grace = env.seconds("SHUTDOWN_GRACE");
 
     Some(ProcessConfig {
@@ -143,6 +154,7 @@ pub(super) fn read(env: &mut Reader<'_>, mode: Option<Mode>) -> Option<ProcessCo
         metrics_hosts: metrics_hosts?,
         metrics_port,
         metrics_token,
+        operator_password,
         shutdown_grace: shutdown_grace?,
     })
 }

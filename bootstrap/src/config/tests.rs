@@ -410,6 +410,23 @@ fn token_of_metrics_is_a_secret() {
 }
 
 #[test]
+fn password_of_the_page_is_a_secret_that_should_not_leave_the_machine() {
+    let with = |password: &str, host: &str| {
+        read(&[("OPERATOR_PASSWORD", password), ("PROMETHEUS_SERVER_HOST", host)])
+    };
+
+    let config = with("a-password-of-the-page", "*").unwrap();
+    assert!(!format!("{config:?}").contains("a-password"));
+    assert!(config.warning_of_page().unwrap().contains("clear text"));
+    assert_eq!(with("a-password-of-the-page", "localhost").unwrap().warning_of_page(), None);
+    assert_eq!(with("", "*").unwrap().warning_of_page(), None);
+    let InvalidConfig(problems) = with("too-short", "*").unwrap_err();
+    let expected = "OPERATOR_PASSWORD cannot be used: it must have 16 to 256 characters, visible \
+                    ones of ASCII";
+    assert_eq!(problems, [expected]);
+}
+
+#[test]
 fn authority_of_the_receiver_of_events_is_read_at_the_start() {
     let problems = |url: &str, ca: &str| {
         let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";

@@ -52,6 +52,17 @@ impl Config {
         )
     }
 
+    /// Returns the warning for the operator of a process with a page that other machines can reach.
+    pub(crate) fn warning_of_page(&self) -> Option<&'static str> {
+        let process = &self.process;
+        let is_open = process.operator_password.is_some() && !process.metrics_hosts.is_loopback();
+        is_open.then_some(
+            "OPERATOR_PASSWORD crosses the network in clear text: reach the page through an SSH \
+             tunnel, `kubectl port-forward` or a proxy with TLS, and set \
+             PROMETHEUS_SERVER_HOST=localhost if nothing else needs the metrics port",
+        )
+    }
+
     /// Says which paths need no API key.
     fn open_paths(&self) -> Option<&'static str> {
         match (self.api.auth, self.api.legacy.is_open) {

@@ -17,7 +17,8 @@ use application::{
 };
 use domain::{GatewayName, PhoneNumber, Region};
 
-pub(super) use self::{changes::gateways, channels::Channels, health::judge, shared::share};
+pub(crate) use self::changes::gateways;
+pub(super) use self::{channels::Channels, health::judge, shared::share};
 use crate::{
     Process,
     config::{Ambiguous, GatewayConfig, GatewaysConfig, RouteConfig, callback},

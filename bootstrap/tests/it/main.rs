@@ -19,6 +19,7 @@ mod kannel;
 mod keys;
 mod limits;
 mod no_receipt;
+mod operator;
 mod outages;
 mod page;
 mod pipeline;

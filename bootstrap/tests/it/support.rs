@@ -1,6 +1,7 @@
 //! The fixtures of the tests: a new database and topic, the binaries, and a gateway.
 
 mod binary;
+mod browser;
 mod collector;
 mod disk;
 mod gateway;
@@ -15,6 +16,7 @@ mod verification;
 use std::time::{Duration, Instant};
 
 pub(crate) use binary::{Binary, Running};
+pub(crate) use browser::Page;
 pub(crate) use collector::{Collector, Span};
 pub(crate) use disk::SmallDisk;
 pub(crate) use gateway::{Gateway, Sms};

@@ -16,7 +16,7 @@ use prometheus::Registry;
 use tower::ServiceExt;
 
 use super::*;
-use crate::{metrics_router, page::hash_of, server::NoCredentials};
+use crate::{Exemplars, metrics_router, page::hash_of, server::NoCredentials};
 
 const PASSWORD: &str = "operator-password-1";
 const EVIL: &str = "<script>alert(\"1\")</script>";
@@ -145,9 +145,13 @@ const ACTIONS: [(&str, &str); 4] = [
     ("/operator/gateways/main/undrain", "undrain gateway main"),
 ];
 
+fn monitoring() -> Router {
+    metrics_router(Registry::new(), Readiness::new(&[]), None, Exemplars::default())
+}
+
 #[tokio::test]
 async fn there_is_no_page_without_a_password() {
-    let router = metrics_router(Registry::new(), Readiness::new(&[]), None);
+    let router = monitoring();
     for path in PAGES {
         let request = request(Method::GET, path).body(Body::empty()).unwrap();
         let answer = router.clone().oneshot(request).await.unwrap();
@@ -157,8 +161,7 @@ async fn there_is_no_page_without_a_password() {
 
 #[tokio::test]
 async fn page_is_beside_metrics_and_health_checks() {
-    let beside =
-        metrics_router(Registry::new(), Readiness::new(&[]), None).merge(router(&Told::default()));
+    let beside = monitoring().merge(router(&Told::default()));
     let ask = async |path: &str| {
         let request = Request::get(path).body(Body::empty()).unwrap();
         beside.clone().oneshot(request).await.unwrap().status()

@@ -8,7 +8,7 @@ use std::{
 
 use adapters_persistence::{Database, ReportedGateway, SqlGatewayHealth, SqlGateways};
 use application::{BudgetStatus, Spent};
-use domain::{Amount, GatewayName};
+use domain::{Amount, GatewayName, Region};
 use serde_json::{Value, json};
 
 use super::{
@@ -43,15 +43,18 @@ struct Row<'a> {
 
 /// What is known of the gateways.
 #[derive(Debug)]
-pub(in crate::cli) struct Gateways {
+pub(crate) struct Gateways {
     table: Table<{ HEAD.len() }>,
     json: Value,
+    /// Whether each gateway is in service, which it is unless it is drained.
+    in_service: Vec<(GatewayName, bool)>,
 }
 
 /// Prints a row for each gateway and process.
 pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
     with_database(config, "messager gateways", async |database| {
-        let gateways = Gateways::read(config, database).await?;
+        let region = config.numbers.default_region;
+        let gateways = Gateways::read(&config.gateways, region, database).await?;
         let text = match Form::of(json) {
             Form::Json => json_text(&gateways.json),
             form => gateways.table.text(form),
@@ -63,33 +66,45 @@ pub(super) async fn execute(config: &Config, json: bool) -> anyhow::Result<()> {
 
 impl Gateways {
     #[cfg(test)]
-    pub(in crate::cli) fn none() -> Self {
-        Self { table: Table::new(HEAD), json: Value::Null }
+    pub(crate) fn none() -> Self {
+        Self { table: Table::new(HEAD), json: Value::Null, in_service: Vec::new() }
     }
 
-    pub(in crate::cli) async fn read(config: &Config, database: &Database) -> anyhow::Result<Self> {
+    /// Reads what the database has of the gateways of `config`. `region` is the default region.
+    pub(crate) async fn read(
+        config: &GatewaysConfig,
+        region: Option<Region>,
+        database: &Database,
+    ) -> anyhow::Result<Self> {
         let gateways = SqlGateways::new(database.clone());
         let drained = gateways.drained().await?;
         let reported = gateways.reported(SILENT).await?;
-        let moves = config.gateways.weights == Weights::Move;
+        let moves = config.weights == Weights::Move;
         let health = Health::read(&SqlGatewayHealth::new(database.clone()), moves).await?;
-        let budgets = budgets(config, &gateways.spent_today().await?);
-        let rows = rows(&config.gateways, &reported, &drained, &health, &budgets);
-        Ok(Self { table: table(&rows), json: json_of(&rows) })
+        let budgets = budgets(config, region, &gateways.spent_today().await?);
+        let rows = rows(config, &reported, &drained, &health, &budgets);
+        let mut in_service: Vec<(GatewayName, bool)> =
+            rows.iter().map(|row| (row.gateway.clone(), !row.is_drained)).collect();
+        in_service.dedup();
+        Ok(Self { table: table(&rows), json: json_of(&rows), in_service })
     }
 
-    pub(in crate::cli) fn table(&self) -> &Table<{ HEAD.len() }> {
+    pub(crate) fn table(&self) -> &Table<{ HEAD.len() }> {
         &self.table
     }
 
-    pub(in crate::cli) fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         self.json.clone()
+    }
+
+    pub(crate) fn in_service(&self) -> &[(GatewayName, bool)] {
+        &self.in_service
     }
 }
 
 /// Returns the limits of each configured gateway that has any.
-fn budgets(config: &Config, spent: &Spent) -> Budgets {
-    let tariffs = tariffs(&config.gateways, config.numbers.default_region).into_iter();
+fn budgets(config: &GatewaysConfig, region: Option<Region>, spent: &Spent) -> Budgets {
+    let tariffs = tariffs(config, region).into_iter();
     let status =
         tariffs.map(|(name, tariff)| (name.clone(), tariff.status(&name, spent.get(&name))));
     status.collect()
@@ -283,7 +298,7 @@ mod tests {
         });
         let config = config.unwrap();
         let spent = [(GatewayName::default(), [(String::new(), 2_550_000)].into())].into();
-        let budgets = budgets(&config, &spent);
+        let budgets = budgets(&config.gateways, None, &spent);
         let health = Health::default();
         let rows = rows(&config.gateways, &[], &BTreeSet::new(), &health, &budgets);
 

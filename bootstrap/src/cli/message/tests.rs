@@ -147,7 +147,8 @@ fn unknown_id_says_where_it_was_looked_for_and_what_removes_it() {
         assert!(text.contains(part), "{text}");
     }
     let looked = Looked { rows: 10_000, everywhere: false };
-    let text = unknown_phone(&"79991234567".parse().unwrap(), looked, retention);
+    let none = PhoneStories { stories: Vec::new(), has_more: false, looked };
+    let text = More::COMMAND.note(&"79991234567".parse().unwrap(), &none, retention);
     assert!(text.contains("only the newest 10000 rows were read"), "{text}");
     assert!(!text.contains("79991234567"), "{text}");
 }

@@ -1,0 +1,305 @@
+//! What the operator's page shows and does: what the commands of `messager` show and do.
+//!
+//! It has one connection, and one thing is read or done at a time. A request that a client gives up
+//! does not end what it began: a statement runs in a task of its own.
+
+mod tables;
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use adapters_http::{Action, Details, Found, Operator, OperatorError, Status, Table};
+use adapters_persistence::{Database, Overview, SqlDeadLetters, SqlStories, overview};
+use anyhow::Context;
+use application::ports::DeadLetters;
+use tokio::{
+    sync::{Mutex, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use self::tables::{gateway_tables, letter_details, letter_table, status_tables, story};
+use crate::{
+    cli::{
+        dead_letters, gateways,
+        message::{self, Id, More, Retention},
+        phone::phone,
+        rfc3339, status,
+    },
+    config::{Config, GatewaysConfig},
+};
+
+/// How long a request waits for what it shows, and for the end of an action.
+const PATIENCE: Duration = Duration::from_secs(5);
+const ACTION: Duration = Duration::from_secs(15);
+
+/// How long something that was read is shown again.
+const KEPT: Duration = Duration::from_secs(1);
+
+/// The age up to which the last look tells the rates.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// The dead letters and the verifications of a phone that are shown at most, and the rows of each
+/// table that are looked through for a phone.
+const MOST_LETTERS: u64 = 100;
+const MOST_STORIES: usize = 20;
+const MOST_ROWS: u64 = 100_000;
+
+type Answer<T> = Result<T, OperatorError>;
+
+/// Shows and does what the page asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Desk {
+    source: Arc<Source>,
+    /// Who has it may use the database.
+    views: Arc<Mutex<Views>>,
+}
+
+#[derive(Debug)]
+struct Source {
+    config: Config,
+    /// Those in force: the file of gateways may have changed since the start.
+    gateways: watch::Receiver<Arc<GatewaysConfig>>,
+    database: Database,
+    /// The last look at the status.
+    before: std::sync::Mutex<Option<(Instant, Overview)>>,
+}
+
+/// What was read a moment ago.
+#[derive(Debug, Default)]
+struct Views {
+    status: Kept<Status>,
+    gateways: Kept<Vec<Table>>,
+    dead_letters: Kept<Table>,
+}
+
+#[derive(Debug)]
+struct Kept<T>(Option<(Instant, Answer<T>)>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Clone> Kept<T> {
+    fn fresh(&self) -> Option<Answer<T>> {
+        let (read, answer) = self.0.as_ref()?;
+        (read.elapsed() < KEPT).then(|| answer.clone())
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(
+        config: Config,
+        gateways: watch::Receiver<Arc<GatewaysConfig>>,
+        database: Database,
+    ) -> Self {
+        let before = std::sync::Mutex::default();
+        let source = Arc::new(Source { config, gateways, database, before });
+        Self { source, views: Arc::default() }
+    }
+
+    /// Reads a view, unless it was read a moment ago.
+    async fn view<T, F>(
+        &self,
+        slot: fn(&mut Views) -> &mut Kept<T>,
+        read: impl FnOnce(Arc<Source>) -> F,
+    ) -> Answer<T>
+    where
+        T: Clone + Send + 'static,
+        F: Future<Output = anyhow::Result<T>> + Send + 'static,
+    {
+        let read = read(Arc::clone(&self.source));
+        let views = Arc::clone(&self.views);
+        let answer = async {
+            let mut views = views.lock_owned().await;
+            if let Some(answer) = slot(&mut views).fresh() {
+                return answer;
+            }
+            let task = tokio::spawn(async move {
+                let answer = read.await.map_err(unavailable);
+                slot(&mut views).0 = Some((Instant::now(), answer.clone()));
+                answer
+            });
+            task.await.unwrap_or_else(|panic| Err(unavailable(panic)))
+        };
+        timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(too_late()))
+    }
+
+    /// Reads what is not kept.
+    async fn look<T, F>(&self, read: impl FnOnce(Arc<Source>) -> F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = anyhow::Result<T>> + Send + 'static,
+    {
+        let read = read(Arc::clone(&self.source));
+        let views = Arc::clone(&self.views);
+        let answer = async {
+            let views = views.lock_owned().await;
+            let task = tokio::spawn(async move {
+                let answer = read.await;
+                drop(views);
+                answer
+            });
+            task.await.map_err(anyhow::Error::from).flatten().map_err(unavailable)
+        };
+        timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(too_late()))
+    }
+}
+
+impl Operator for Desk {
+    async fn status(&self) -> Answer<Status> {
+        self.view(|views| &mut views.status, async |source| source.status().await).await
+    }
+
+    async fn gateways(&self) -> Answer<Vec<Table>> {
+        let read =
+            async |source: Arc<Source>| source.gateways().await.map(|it| gateway_tables(&it));
+        self.view(|views| &mut views.gateways, read).await
+    }
+
+    async fn message(&self, id: &str) -> Answer<Found> {
+        let id: Id =
+            id.parse().map_err(|rule| OperatorError::Invalid(format!("an id is {rule}")))?;
+        let found = self.look(async move |source: Arc<Source>| {
+            Ok(message::find(&SqlStories::new(source.database.clone()), id).await?)
+        });
+        let Some(found) = found.await? else {
+            let retention = Retention::of(&self.source.config);
+            return Err(OperatorError::Unknown(message::unknown(id, retention)));
+        };
+        Ok(Found { stories: vec![story(&found)], note: None })
+    }
+
+    async fn messages_to(&self, text: &str) -> Answer<Found> {
+        // As people write it.
+        let digits = text.replace([' ', '-', '(', ')', '.', '\u{a0}'], "");
+        let typed = phone(&digits).map_err(|rule| {
+            OperatorError::Invalid(format!(
+                "neither an id nor a number: an id is a UUID, also with ver_ in front, and a \
+                 number has {rule}"
+            ))
+        })?;
+        let numbers = typed.numbers(self.source.config.numbers.default_region);
+        let read = self.look(async move |source: Arc<Source>| {
+            let retention = Retention::of(&source.config);
+            let stories = SqlStories::new(source.database.clone());
+            let (mut told, mut notes) = (Vec::new(), Vec::new());
+            for phone in numbers {
+                let found = stories.of_phone(&phone, MOST_STORIES, MOST_ROWS, &|_| ()).await?;
+                notes.push(More::PAGE.note(&phone, &found, retention));
+                told.extend(found.stories.iter().map(story));
+            }
+            Ok((told, notes.join("; ")))
+        });
+        let (stories, note) = read.await?;
+        if stories.is_empty() {
+            return Err(OperatorError::Unknown(note));
+        }
+        Ok(Found { stories, note: Some(note) })
+    }
+
+    async fn dead_letters(&self) -> Answer<Table> {
+        let read = async |source: Arc<Source>| {
+            let letters = SqlDeadLetters::new(source.database.clone());
+            Ok(letter_table(letters.list(MOST_LETTERS).await?, MOST_LETTERS))
+        };
+        self.view(|views| &mut views.dead_letters, read).await
+    }
+
+    async fn before(&self, action: &Action) -> Answer<Details> {
+        let (Action::Retry(id) | Action::Discard(id)) = *action else { return Ok(Vec::new()) };
+        let read = self.look(async move |source: Arc<Source>| {
+            Ok(SqlDeadLetters::new(source.database.clone()).find(id).await?)
+        });
+        let letter = read.await?;
+        let letter = letter.ok_or_else(|| {
+            OperatorError::Unknown(format!("there is no dead letter {id}; it may be done already"))
+        })?;
+        Ok(letter_details(letter))
+    }
+
+    async fn act(&self, action: Action) -> Answer<String> {
+        let views = Arc::clone(&self.views).lock_owned();
+        let Ok(mut views) = timeout(PATIENCE, views).await else { return Err(too_late()) };
+        let source = Arc::clone(&self.source);
+        let task = tokio::spawn(async move {
+            let done = source.act(action).await;
+            // What follows must show what was done.
+            *views = Views::default();
+            done
+        });
+        match timeout(ACTION, task).await {
+            Ok(done) => done
+                .map_err(anyhow::Error::from)
+                .flatten()
+                .map_err(|error| OperatorError::Refused(format!("{error:#}"))),
+            Err(_) => Err(OperatorError::Unfinished(format!(
+                "it goes on after {} s: look again later",
+                ACTION.as_secs()
+            ))),
+        }
+    }
+}
+
+impl Source {
+    async fn status(&self) -> anyhow::Result<Status> {
+        let place = || self.config.database.to_string();
+        let before = self.before().take().filter(|(at, _)| at.elapsed() < RECENT);
+        let (at, before) = if let Some(before) = before {
+            before
+        } else {
+            let first = (Instant::now(), overview(&self.database).await.with_context(place)?);
+            sleep(status::BETWEEN).await;
+            first
+        };
+        let gateways = self.in_force();
+        let shown = status::look(&self.config, &gateways, &self.database, &before, at.elapsed());
+        let shown = shown.await.with_context(place)?;
+        let status = Status { time: rfc3339(shown.overview.now), tables: status_tables(&shown) };
+        *self.before() = Some((Instant::now(), shown.overview));
+        Ok(status)
+    }
+
+    async fn gateways(&self) -> anyhow::Result<gateways::Gateways> {
+        let region = self.config.numbers.default_region;
+        gateways::Gateways::read(&self.in_force(), region, &self.database).await
+    }
+
+    async fn act(&self, action: Action) -> anyhow::Result<String> {
+        let letters = SqlDeadLetters::new(self.database.clone());
+        let letter = |id: i64, done: &str| format!("dead letter {id}: {done}");
+        match action {
+            Action::Retry(id) => {
+                let done = dead_letters::retry(&self.config, &self.database, &letters, id);
+                Ok(letter(id, Box::pin(done).await?))
+            }
+            Action::Discard(id) => Ok(letter(id, dead_letters::discard(&letters, id).await?)),
+            Action::Drain(name) => gateways::drain(&self.in_force(), &self.database, &name).await,
+            Action::Undrain(name) => {
+                gateways::undrain(&self.in_force(), &self.database, &name).await
+            }
+        }
+    }
+
+    fn in_force(&self) -> Arc<GatewaysConfig> {
+        Arc::clone(&self.gateways.borrow())
+    }
+
+    fn before(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Overview)>> {
+        self.before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unavailable(error: impl Into<anyhow::Error>) -> OperatorError {
+    OperatorError::Unavailable(format!("{:#}", error.into()))
+}
+
+fn too_late() -> OperatorError {
+    OperatorError::Unavailable(format!(
+        "the database did not answer within {} s; nothing was changed",
+        PATIENCE.as_secs()
+    ))
+}

@@ -41,23 +41,30 @@ impl DeadLetters for SqlDeadLetters {
             Some(validity) => (validity.accepted_at, validity.expires_at),
             None => (letter.recorded_at, letter.recorded_at + default_ttl),
         };
-        let Incoming { message, trace, .. } = message;
-        let id = self.database.parameters().with("id", letter.id);
-        let expiry = self.database.parameters().with("expires_at", since_1970(expires_at));
+        let Incoming { message, trace, sequence, .. } = message;
+        let parameters = || self.database.parameters();
+        let id = parameters().with("id", letter.id);
+        let named = parameters().id("message", message.id.as_uuid());
+        let stored = named.clone().with("sequence", sequence.unwrap_or(-1));
         let take = id
             .clone()
             .id("message", message.id.as_uuid())
             .with("phone", message.phone.as_str())
             .with("code", message.code.as_text().into_owned())
             .with("trace", trace.as_ref().map(|trace| trace.as_str().to_owned()))
-            .with("accepted_at", since_1970(accepted_at))
-            .with("expires_at", since_1970(expires_at));
+            .with("accepted_at", since_1970(accepted_at));
         let revived = self.database.step(async |connection| {
             let transaction = begin(&connection).await?;
-            if transaction.finds(&IS_LATE, expiry).await? {
+            let left: Option<Left> = transaction.row(&LEAVE_OUTBOX, stored).await?;
+            let expires_at = since_1970(expires_at);
+            let expires_at = left.map_or(expires_at, |left| left.expires_at.min(expires_at));
+            let expiry = parameters().with("expires_at", expires_at);
+            if transaction.finds(&IS_LATE, expiry).await?
+                || transaction.finds(&HAS_ENDED, named).await?
+            {
                 return Ok(Revived::Expired);
             }
-            let taken = transaction.execute(&TAKE, take).await?;
+            let taken = transaction.execute(&TAKE, take.with("expires_at", expires_at)).await?;
             transaction.execute(&DISCARD, id).await?;
             transaction.commit().await?;
             Ok(if taken > 0 { Revived::Pending } else { Revived::KnownAlready })
@@ -85,6 +92,23 @@ SELECT id, group_id, topic, partition, record_offset, reason, {millis(recorded_a
 FROM dead_letter
 WHERE id = :id",
 );
+
+// As in an admission: a cancel lets the row expire, and then the message ends under no group.
+static LEAVE_OUTBOX: Sql = Sql::new(
+    "
+DELETE FROM outbox
+WHERE sequence = :sequence AND id = :message
+RETURNING {millis(expires_at)} AS expires_at",
+);
+
+#[derive(FromQueryResult)]
+struct Left {
+    expires_at: i64,
+}
+
+// After the row of the outbox is locked, so that an end in the same commit is seen.
+static HAS_ENDED: Sql =
+    Sql::new("SELECT 1 FROM delivery WHERE message_id = :message AND group_id = ''");
 
 static IS_LATE: Sql = Sql::pair(
     "SELECT 1 WHERE to_timestamp(:expires_at / 1000.0) <= now()",

@@ -47,6 +47,6 @@ pub enum Revived {
     Pending,
     /// The group's ledger already had the message. The dead letter is removed.
     KnownAlready,
-    /// The message has expired. The dead letter remains.
+    /// The message has expired or was canceled. The dead letter remains.
     Expired,
 }

@@ -110,7 +110,9 @@ pub(crate) async fn retry(
     match Box::pin(retry.execute(&letter)).await? {
         Retried::Revived(Revived::Pending) => Ok("will be sent"),
         Retried::Revived(Revived::KnownAlready) => Ok("was already taken over"),
-        Retried::Revived(Revived::Expired) => bail!("the message has expired and is not sent"),
+        Retried::Revived(Revived::Expired) => {
+            bail!("the message has expired or was canceled, and is not sent")
+        }
         Retried::Unreadable(reason) => bail!("the record still cannot be read: {reason}"),
         Retried::Gone => bail!("the topic no longer has the record"),
     }

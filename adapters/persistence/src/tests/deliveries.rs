@@ -51,6 +51,7 @@ on_both_databases!(
     times_of_a_record_are_bounded,
     unreadable_record_becomes_a_dead_letter_with_its_place,
     dead_letter_is_retried_or_discarded,
+    dead_letter_of_a_canceled_message_is_not_retried,
     oldest_message_of_each_phone_is_due,
     interrupted_call_is_due_when_its_time_is_over,
     untried_and_expired_messages_are_due_first,
@@ -628,6 +629,31 @@ async fn dead_letter_is_retried_or_discarded(database: Database) {
     assert!(letters.discard(third.id).await.unwrap());
     assert!(!letters.discard(third.id).await.unwrap());
     assert_eq!(letters.list(10).await.unwrap(), []);
+}
+
+async fn dead_letter_of_a_canceled_message_is_not_retried(database: Database) {
+    let verifications = SqlVerifications::new(database.clone());
+    let sends = [1, 2].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(&database, send).await);
+    }
+    let records = published(&database).await;
+    let consumer = consumer(&database, "1", "a", LONG).await;
+    let mut batch = batch(&[], 2);
+    batch.records = (0..2).map(|offset| unreadable(offset, "the key is missing")).collect();
+    consumer.ledger.admit(&consumer.lease, &batch).await.unwrap();
+    let letters = SqlDeadLetters::new(database.clone());
+    let [first, second]: [DeadLetter; 2] = letters.list(10).await.unwrap().try_into().unwrap();
+
+    verifications.cancel(id_of(&sends[0])).await.unwrap().unwrap();
+    let canceled = letters.revive(&first, &records[0], LONG).await.unwrap();
+    assert_eq!(backlog(&database).end_expired().await.unwrap(), 1);
+    let ended = letters.revive(&first, &records[0], LONG).await.unwrap();
+    let other = letters.revive(&second, &records[1], LONG).await.unwrap();
+
+    assert_eq!([canceled, ended, other], [Revived::Expired, Revived::Expired, Revived::Pending]);
+    assert_eq!(consumer.due().await, [records[1].message.id]);
+    assert_eq!(count(&database, "outbox").await, 0);
 }
 
 async fn oldest_message_of_each_phone_is_due(database: Database) {

@@ -59,7 +59,7 @@ pub(super) const SECTION: Section = Section {
             default: "1",
             example: None,
             values: Seconds(1, 3_600),
-            meaning: "Seconds after which another processor goes on if the one that publishes \
+            meaning: "Seconds after which another processor takes over if the one that publishes \
                       dies. One processor publishes at a time; it looks for new messages at least \
                       every 50 ms, and stores its progress five times in these seconds.",
         },

@@ -58,7 +58,7 @@ BENCH := bench/results/$(shell date +%Y-%m-%d).json
 bench: ## measure the service against baselines of its parts, as a table and as JSON
 	cargo build --release --workspace --bins --example drain
 	mkdir -p bench/results
-	scripts/services run sh -c 'TEST_DEBEZIUM=$$(scripts/debezium) && export TEST_DEBEZIUM; exec "$$@"' - \
+	scripts/services run sh -c 'TEST_DEBEZIUM=$$(scripts/services debezium) && export TEST_DEBEZIUM; exec "$$@"' - \
 		$(TARGET)/release/bench run --report $(BENCH) $(BENCH_ARGS)
 
 bench-docs: ## renew docs/performance.md and docs/scaling.md from RESULTS=bench/results/….json

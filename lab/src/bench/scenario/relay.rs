@@ -32,9 +32,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let rows = setting.scaled(ROWS);
     let libs = debezium::jars();
     if libs.is_none() {
-        say(
-            "  without Debezium: TEST_DEBEZIUM does not name its jars, which scripts/debezium fetches",
-        );
+        say("  without Debezium: TEST_DEBEZIUM is not set (`scripts/services debezium`)");
     }
     let mut debeziums = Vec::new();
     let (mut ours, mut alone, mut kafka, mut cost) = (vec![], vec![], vec![], vec![]);

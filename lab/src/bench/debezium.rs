@@ -1,5 +1,5 @@
-//! Debezium's PostgreSQL connector with its outbox router, in Kafka Connect: what people use to empty
-//! an outbox today.
+//! Debezium's PostgreSQL connector with its outbox router, in Kafka Connect: a common way to empty
+//! an outbox.
 
 use std::{
     fs::File,
@@ -23,14 +23,14 @@ use crate::kit::{
     testbed::{PARTITIONS, Testbed},
 };
 
-/// What it did with a full outbox.
+/// How fast Debezium emptied an outbox, and at what cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Drained {
-    /// Rows a second from the first fiftieth on: Kafka Connect takes a while to start.
+    /// Rows a second, without the first fiftieth: Kafka Connect takes a while to start.
     pub rate: f64,
-    /// Rows a second in its best ten seconds: its virtual machine takes a while to be warm.
+    /// Rows a second in its best ten seconds: the JVM takes a while to warm up.
     pub best: f64,
-    /// The CPU time of Kafka Connect a row, in microseconds, from the first fiftieth on.
+    /// The CPU time of Kafka Connect per row, in microseconds, without the first fiftieth.
     pub cpu: f64,
 }
 
@@ -58,7 +58,7 @@ CREATE TABLE bench_debezium (
 CREATE PUBLICATION bench_debezium FOR TABLE bench_debezium;
 ";
 
-/// The slot comes before the rows, so that it has all of them.
+/// The slot is created before the rows, so that it sees all of them.
 const SLOT: &str = "SELECT pg_create_logical_replication_slot('bench_debezium', 'pgoutput')";
 
 /// Rows like those of [`super::scenario::relay::fill`].
@@ -84,7 +84,7 @@ pub async fn drain(
 ) -> anyhow::Result<Drained> {
     testbed.postgres.start_over("-c wal_level=logical").await?;
     let drained = drain_by_log(testbed, folder, libs, rows).await;
-    // An ended connector may hold its slot for a moment.
+    // A connector that has ended may hold its slot for a moment.
     let sql = "SELECT pg_drop_replication_slot('bench_debezium')";
     let dropped = async {
         for _ in 0..50 {

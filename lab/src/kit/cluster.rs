@@ -29,7 +29,7 @@ pub struct Cluster {
     brokers: Vec<Broker>,
 }
 
-/// A broker that is a controller, too.
+/// A broker that is also a controller.
 #[derive(Debug)]
 struct Broker {
     id: usize,
@@ -78,14 +78,14 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Returns the addresses of all brokers, by comma.
+    /// Returns the addresses of all brokers, separated by commas.
     pub fn addresses(&self) -> String {
         let addresses = self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port));
         addresses.collect::<Vec<_>>().join(",")
     }
 
-    /// Creates a topic that every broker has, and without which two brokers nothing is acknowledged.
-    /// Waits until all brokers have joined and follow.
+    /// Creates a topic that is replicated to every broker and acknowledges a record once two have
+    /// it. Waits until all brokers have joined and are in sync.
     pub async fn create(&self, name: &str, partitions: usize) -> anyhow::Result<Topic> {
         let (partitions, brokers) = (partitions.to_string(), BROKERS.to_string());
         let mut words = vec!["--create", "--if-not-exists", "--topic", name];
@@ -107,7 +107,7 @@ impl Cluster {
         Ok(told.lines().filter_map(described).collect())
     }
 
-    /// Waits until all brokers have all records of a topic, and each leads what it leads by right.
+    /// Waits until all brokers are in sync, and each leads a partition of the topic.
     pub async fn wait_until_whole(&self, topic: &str) -> anyhow::Result<()> {
         let whole = async {
             loop {

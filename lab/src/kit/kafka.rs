@@ -47,7 +47,7 @@ pub struct Listener {
 #[derive(Debug, Clone)]
 pub struct Topic {
     pub name: String,
-    /// That of one broker, or several by comma.
+    /// The address of one broker, or those of several, separated by commas.
     address: String,
 }
 

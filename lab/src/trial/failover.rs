@@ -17,7 +17,7 @@ use crate::kit::{
 const RATE: f64 = 100.0;
 /// How long the load runs before the failover, and after it.
 const CALM: Duration = Duration::from_secs(10);
-/// How long after the promotion messages may go on.
+/// The longest time from the promotion until messages go on.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -25,8 +25,8 @@ pub async fn failover(plan: Plan) -> anyhow::Result<Verdict> {
     let primary = Postgres::from_environment()?;
     let standby = primary.copy().await.context("copy the server")?;
     let verdict = with_standby(plan, &primary, &standby).await;
-    // Other runs in the same `scripts/services run` find the server as it was. What they have not
-    // used is lost with the copy.
+    // Later runs in the same `scripts/services run` find the server as it was. Commits since the
+    // promotion are lost with the copy.
     let stopped = standby.stop(Shutdown::Immediate).await;
     let restarted = primary.start_over("").await;
     let removed = standby.remove().await;

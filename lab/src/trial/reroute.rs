@@ -1,5 +1,5 @@
-//! The first of two gateways fails in one way after the other. Its route goes on through the second
-//! gateway, and no other route notices.
+//! The first of two gateways fails in one way after another. Its route goes on through the second
+//! gateway, and no other route is affected.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,7 +34,7 @@ use crate::{
 const FAILING: &str = "7901";
 /// Numbers of a route without another gateway. Its messages wait until the fault is over.
 const STUCK: &str = "7902";
-/// Numbers of a route that has nothing to do with the first gateway.
+/// Numbers of a route that does not use the first gateway.
 const OTHER: &str = "7903";
 
 /// The prefixes of numbers, and messages a second to each.
@@ -67,12 +67,12 @@ const IN_TIME: f64 = 0.9;
 pub struct Faults {
     /// How long each lasts.
     pub length: Duration,
-    /// Beginnings of their names. Without any, all are used.
+    /// The beginnings of their names. If there are none, all faults are used.
     pub words: Vec<String>,
     pub ambiguous: AfterAmbiguous,
 }
 
-/// All that happened, and what came of it.
+/// The history of the run, and the ledger at its end.
 struct Seen<'a> {
     history: &'a History,
     ledger: &'a Ledger,

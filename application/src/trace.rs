@@ -1,4 +1,4 @@
-//! The trace of a message, and the spans that are recorded of it.
+//! The trace of a message, and the spans that are recorded in it.
 
 mod messages;
 mod sampler;
@@ -29,7 +29,7 @@ pub struct InvalidTraceParent;
 const SAMPLED: u8 = 1;
 
 impl TraceParent {
-    /// Starts a new trace of which no span is recorded, for a request without one.
+    /// Starts a new trace that is not recorded, for a request without one.
     pub fn generate(rng: &mut impl Rng) -> Self {
         let trace = u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64() | 1);
         Self::of(trace, rng.next_u64() | 1, 0)
@@ -67,7 +67,7 @@ impl TraceParent {
         Self(format!("{}{span:016x}-{:02x}", &self.0[..36], self.flags() | SAMPLED))
     }
 
-    /// Returns the same span, of which nothing is recorded.
+    /// Returns the same span, marked as not recorded.
     fn unsampled(&self) -> Self {
         Self(format!("{}{:02x}", &self.0[..53], self.flags() & !SAMPLED))
     }

@@ -471,8 +471,8 @@ UPDATE message SET status = 'done' WHERE id = ANY (ARRAY(SELECT id FROM mine))",
 const MAY_BE_PUBLISHED: Fragment =
     Fragment::new("may_be_published", "(sequence <= free.read_up_to OR attempt > 0)");
 
-// One row without a message if there is none, and no row while there is a relay. One that was killed
-// still has the outbox, and has not said how far it got.
+// Returns one row without a message if there is none, and no row while a processor has the outbox.
+// A processor that was killed still has it, and did not store how far it got.
 static UNPUBLISHED: Sql = Sql::with(
     &[MAY_BE_PUBLISHED],
     "

@@ -64,7 +64,7 @@ pub struct WaitingMessage {
     pub phone: PhoneNumber,
     pub accepted_at: SystemTime,
     pub expires_at: SystemTime,
-    /// It is in transit: the relay says that it has published it.
+    /// Whether the relay has stored that it published the message.
     pub is_published: bool,
 }
 

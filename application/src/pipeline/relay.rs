@@ -15,8 +15,9 @@ use crate::{
 
 /// Moves messages from the outbox to the broker, while no other relay does.
 ///
-/// It changes no message: what it has published is in its memory, and how far it got is stored from
-/// time to time. After a crash, the next relay begins there and publishes some messages again.
+/// It changes no message: it keeps in memory which messages it has published, and stores from time
+/// to time how far it got. After a crash, the next relay begins there and publishes some messages
+/// again.
 #[derive(Debug)]
 pub struct RelayBatch<B, M> {
     backlog: B,
@@ -30,14 +31,14 @@ pub struct RelayBatch<B, M> {
 pub struct RelaySettings {
     /// The maximum number of messages in a batch.
     pub batch: NonZeroU32,
-    /// How long the others wait if this relay crashes. A renewal also stores the progress: every fifth
-    /// of the lease, or every three fifths if nothing was published.
+    /// How long the outbox has no relay if this one crashes. A renewal also stores the progress:
+    /// every fifth of the lease, or every three fifths if nothing was published.
     pub lease: Duration,
-    /// The time in which a consumer must take a published message over, before it is published again.
+    /// How long a consumer has to take over a published message before it is published again.
     pub confirm_within: Duration,
 }
 
-/// What a relay has while it relays.
+/// The state of a relay while it has the outbox.
 #[derive(Debug)]
 struct Held {
     tenure: Tenure,
@@ -50,17 +51,17 @@ struct Held {
 /// How often the relay looks for messages that no consumer took over.
 const SURVEY_EVERY: Duration = Duration::from_secs(5);
 
-/// How many of them a survey finds at most: they must not swamp new messages.
+/// The most messages that one survey publishes again: they must not hold up new ones.
 const OVERDUE: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
 /// The result of one round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relayed {
-    /// The messages that were read.
+    /// The number of messages that were read.
     pub found: usize,
     /// The time from the acceptance of each published message to its publication.
     pub published: Vec<Duration>,
-    /// The messages that no consumer took over in time. They are published again.
+    /// The number of messages that no consumer took over in time. They are published again.
     pub overdue: usize,
 }
 
@@ -78,10 +79,11 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         Self { backlog, broker, settings, held: None }
     }
 
-    /// Publishes one batch. Returns `None` if another relay works.
+    /// Publishes one batch. Returns `None` if another process is the relay.
     ///
-    /// Each batch begins with what was not published before, so the messages of a phone reach the
-    /// broker in their order. While the broker is not reachable, others may relay.
+    /// Each batch begins with the messages that earlier batches did not publish, so the messages of
+    /// a phone reach the broker in their order. While the broker is unreachable, another process
+    /// may relay.
     #[autometrics(struct_name = "RelayBatch")]
     pub async fn execute(&mut self) -> Result<Option<Relayed>, RelayError> {
         if let Err(error) = self.broker.ready().await {
@@ -102,7 +104,8 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         self.backlog.release(&held.tenure, held.progress.reached()).await
     }
 
-    /// Becomes the relay, or stays it.
+    /// Acquires the outbox, or renews the lease if it is time. Returns `None` if another process is
+    /// the relay.
     async fn hold(&mut self) -> Result<Option<Held>, StoreError> {
         let (now, lease, renewal) = (Instant::now(), self.settings.lease, self.renewal());
         let Some(held) = &mut self.held else {
@@ -118,7 +121,10 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         let fifths = if reached == held.stored { 3 } else { 1 };
         if now - held.renewed_at >= fifths * renewal {
             if !self.backlog.renew(&held.tenure, reached, lease).await? {
-                tracing::warn!(epoch = held.tenure.epoch, "another process relays the outbox now");
+                tracing::warn!(
+                    epoch = held.tenure.epoch,
+                    "the tenure ended: another process relays, or the database server changed"
+                );
                 self.held = None;
                 return Ok(None);
             }
@@ -127,7 +133,7 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         Ok(self.held.take())
     }
 
-    /// Does one round, and renews the lease in the meantime.
+    /// Relays one batch, and renews the lease in the meantime.
     async fn round(&self, held: &mut Held) -> Result<Relayed, StoreError> {
         let Held { tenure, progress, renewed_at, surveyed_at, .. } = held;
         let reached = progress.reached();
@@ -178,8 +184,8 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         self.broker.publish(batch).await
     }
 
-    /// Renews the lease until it is dropped. Otherwise, if the broker or a look at the whole outbox is
-    /// slow, another relay would begin.
+    /// Renews the lease until this future is dropped. Without it, another relay would begin while
+    /// the broker or a survey is slow.
     async fn keep(
         &self,
         tenure: &Tenure,
@@ -191,7 +197,7 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
             let now = Instant::now();
             match self.backlog.renew(tenure, reached, self.settings.lease).await {
                 Ok(true) => *renewed_at = now,
-                // The next round notices it. What the broker has already got cannot be taken back.
+                // The next round notices it. A publication cannot be taken back.
                 Ok(false) => pending().await,
                 Err(error) => {
                     tracing::warn!(error = %Chain(&error), "the lease of the relay was not renewed; another process may relay the outbox");
@@ -200,7 +206,7 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         }
     }
 
-    /// Makes messages unpublished again that a consumer should have taken over by now. Returns how many.
+    /// Reopens the messages that a consumer should have taken over by now. Returns how many.
     async fn reopen_overdue(
         &self,
         tenure: &Tenure,
@@ -282,7 +288,7 @@ mod tests {
         }
     }
 
-    /// An outbox that gives the tenure once.
+    /// An outbox that can be acquired once.
     fn backlog() -> MockBacklog {
         let mut backlog = MockBacklog::new();
         backlog.expect_acquire().once().returning(|_| Ok(Some(TENURE)));

@@ -56,7 +56,7 @@ pub struct GiveBack<T> {
 #[derive(Debug, thiserror::Error)]
 pub enum GiveBackError {
     #[error(
-        "a processor publishes messages, or was killed: start one if none runs, and stop all of them"
+        "a processor relays the outbox, or was killed: start one if none runs, and stop all of them"
     )]
     Relayed,
     #[error(transparent)]

@@ -13,13 +13,14 @@ use crate::{TraceParent, ports::StoreError};
 #[cfg_attr(any(test, feature = "mocks"), mockall::automock)]
 #[trait_variant::make(Send)]
 pub trait Backlog: Sync + 'static {
-    /// Makes the caller the relay for `lease`, or returns `None` if another one is.
+    /// Makes the caller the relay for `lease`. Returns `None` if another process is the relay.
     async fn acquire(&self, lease: Duration) -> Result<Option<Tenure>, StoreError>;
 
     /// Renews the lease and stores the progress. Returns whether the caller is still the relay.
     ///
-    /// It is, even after the end of its lease, until another one acquires the outbox. It is not if the
-    /// database may have lost commits since, because another server answers.
+    /// The caller stays the relay after the end of its lease, until another process acquires the
+    /// outbox. It is no longer the relay if another server answers, because that one may have lost
+    /// commits.
     async fn renew(
         &self,
         tenure: &Tenure,
@@ -43,7 +44,7 @@ pub trait Backlog: Sync + 'static {
     ) -> Result<Vec<Outgoing>, StoreError>;
 
     /// Looks up the lowest number, from which all reads of the whole outbox begin. Returns how long
-    /// ago some group had read all that was on the topic then, if any has.
+    /// ago a group last reached the end of all partitions, if any has.
     async fn survey(&self, tenure: &Tenure) -> Result<Option<Duration>, StoreError>;
 
     /// Returns up to `limit` numbers within `range`, in their order, of messages that are in no ledger
@@ -70,7 +71,7 @@ pub struct Tenure {
     pub epoch: i64,
     /// The instance of the database server that gave the tenure.
     pub server: i64,
-    /// The progress of the relay before.
+    /// How far the previous relay got.
     pub published: i64,
 }
 

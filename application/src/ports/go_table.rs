@@ -43,8 +43,8 @@ pub trait GoTable: Sync + 'static {
     /// Returns up to `limit` messages of the outbox that were never published, in the order of their
     /// place, which is after `after`.
     ///
-    /// Returns `None` while there is a relay, also one that was killed: nobody knows what it has
-    /// published.
+    /// Returns `None` while a processor has the outbox, even if it was killed: nobody knows which
+    /// messages it has published.
     async fn unpublished(
         &self,
         after: i64,
@@ -56,7 +56,7 @@ pub trait GoTable: Sync + 'static {
     async fn done(&self, ids: Ids) -> Result<Vec<(i64, MessageId)>, StoreError>;
 
     /// Deletes messages from the outbox and sets their rows to `new` and never claimed, in one
-    /// commit. Returns how many, or `None` while there is a relay.
+    /// commit. Returns how many, or `None` while a processor has the outbox.
     ///
     /// A message that may have been published in the meantime stays.
     async fn give_back(&self, rows: &[GivingBack]) -> Result<Option<u64>, StoreError>;

@@ -13,7 +13,7 @@ pub struct TracedMessages {
     messaging: Arc<Messaging>,
 }
 
-/// What spans say of the broker.
+/// The attributes of spans that describe the broker.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Messaging {
     /// `kafka`, or `messager` for the embedded queue.
@@ -46,7 +46,7 @@ impl TracedMessages {
     }
 
     /// Begins the take-over of a message from a partition. A message of another producer begins a new
-    /// trace if it has none. Also returns what goes on with the message.
+    /// trace if it has none. Also returns the trace that goes on with the message.
     pub fn take_over(
         &self,
         trace: Option<TraceParent>,

@@ -1,6 +1,6 @@
 use super::TraceParent;
 
-/// Decides of which traces spans are recorded.
+/// Decides which traces are recorded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampler {
     /// The part of the traces that are recorded, from 0 to 1.

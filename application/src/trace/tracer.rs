@@ -119,7 +119,7 @@ impl Tracer {
     }
 
     /// Begins a span of the trace of a caller, or of a new trace if the caller has none. Also returns
-    /// what goes on with the message. Off, that is the trace of the caller.
+    /// the trace that goes on with the message: that of the caller if the tracer is off.
     pub fn enter(
         &self,
         caller: Option<TraceParent>,
@@ -174,7 +174,8 @@ impl Recorder {
 }
 
 impl OpenSpan {
-    /// What goes on to whatever this span causes. `None` after [`discard`](Self::discard).
+    /// The context of the operations that this span causes. `None` after
+    /// [`discard`](Self::discard).
     pub fn context(&self) -> Option<&TraceParent> {
         self.span.as_ref().map(|span| &span.context)
     }

@@ -63,8 +63,8 @@ impl Row {
     }
 }
 
-// In PostgreSQL, the gaps are read apart, through the index: what was published stays between them.
-// SQLite passes that. One writer at a time leaves no gaps there, unless the queue refuses messages.
+// In PostgreSQL, each gap is read through the index, because published messages stay between the
+// gaps. SQLite reads past them: its one writer leaves no gaps, unless the queue refuses messages.
 static LOOK: Sql = Sql::with(
     &[SERVER],
     "

@@ -67,13 +67,13 @@ fn progress(database: &Database, owner: &str, tenure: &Tenure, reached: Reached)
         .with("read_up_to", reached.read)
 }
 
-/// The instance of the server. After a failover it is another one, which may have lost the latest
-/// commits, and then gives their numbers to other messages.
+/// The instance of the server. After a failover another one answers, which may have lost the latest
+/// commits and give their numbers to other messages.
 pub(super) const SERVER: Fragment =
     Fragment::pair("server", "{millis(pg_postmaster_start_time())}", "0");
 
-/// What no message is above that was published: by a relay that was killed, any number that was drawn
-/// so far. SQLite has no use for it (ADR 73).
+/// The number above which no message was published. A relay that was killed may have published any
+/// number that was drawn so far. SQLite has no use for it (ADR 73).
 const READ_BY_OTHERS: Fragment = Fragment::pair(
     "read_by_others",
     "CASE
@@ -110,7 +110,8 @@ WHERE owner = :owner AND epoch = :epoch AND {server} = :server";
 
 static RELEASE: Sql = Sql::with(&[SERVER, READ], RELEASE_TEXT, RELEASE_TEXT);
 
-// From the beginning, and not from the last time: a message may have become visible late.
+// It searches from the beginning of the outbox: a message with a lower number may have become
+// visible.
 static NOTE_OLDEST: Sql = Sql::pair(
     "
 UPDATE relay

@@ -6,8 +6,8 @@ use sea_orm::FromQueryResult;
 
 use crate::database::{Database, DatabaseError, Sql, lasting};
 
-/// Returns how long ago some group had read all partitions of the topic up to their end then, as it
-/// reports itself.
+/// Returns how long ago a group last reached the end of all partitions of the topic, as its members
+/// report.
 pub(super) async fn last_read(
     database: &Database,
     topic: &str,

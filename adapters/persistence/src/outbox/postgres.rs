@@ -113,8 +113,8 @@ WITH new AS MATERIALIZED (
     ORDER BY account{count_on_phone}
     RETURNING known.phone AS account
 ){counters}, numbered AS MATERIALIZED (
-    -- Places in the outbox are drawn when the phones are locked, and only for what is stored: the
-    -- relay waits for a place that it does not see.
+    -- Places in the outbox are drawn after the phones are locked, and only for messages that are
+    -- stored: the relay waits for a place that it does not see.
     SELECT *, nextval('outbox_sequence_seq') AS sequence
     FROM new
     WHERE {holds} AND (account IN (SELECT account FROM allowed)) IS TRUE

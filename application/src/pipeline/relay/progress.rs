@@ -1,4 +1,4 @@
-//! What a relay has read of the outbox, and when it published what it read.
+//! Tracks which messages a relay has read from the outbox, and when it published them.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -10,14 +10,15 @@ use tokio::time::Instant;
 
 use crate::ports::Reached;
 
-/// How long after it was drawn a number can become visible: a statement that stores messages has ten
-/// seconds, and so has a client to commit it.
+/// How long after it was drawn a number can still become visible: a statement that stores messages
+/// may take ten seconds, and its commit ten more.
 const DECIDED_AFTER: Duration = Duration::from_secs(25);
 
-/// How much longer than to a publication a group must have read to have met it.
+/// How long after a publication a group must reach the end of the topic, to be sure that it has read
+/// the message.
 const MARGIN: Duration = Duration::from_secs(2);
 
-/// How much longer a message waits if no group has read past it.
+/// How many times as long a message waits if no group has read past it.
 const UNREAD_TIMES: u32 = 16;
 
 /// How often the cursor is noted within `confirm_within`.
@@ -93,12 +94,12 @@ impl Progress {
         self.gaps.iter().map(|(first, gap)| *first..=gap.last).collect()
     }
 
-    /// Notes what a look found, and what became of it.
+    /// Notes the messages that a look found, and whether they were published.
     pub(super) fn note(&mut self, looked: &Looked<'_>) {
         let now = Instant::now();
         let last = looked.found.last().map(|(sequence, _)| *sequence);
-        // A look may have found fewer than there are, also if it found fewer than it asked for: rows that
-        // cannot be read are left out.
+        // A look may miss messages even if it found fewer than it asked for: rows that cannot be
+        // read count towards its limit and are left out.
         let covered = last.unwrap_or(i64::MAX);
         self.gaps.retain(|_, gap| {
             let is_decided = looked.asked.saturating_duration_since(gap.since) >= DECIDED_AFTER;
@@ -130,7 +131,7 @@ impl Progress {
         Some(self.marks.get(past.checked_sub(1)?)?.cursor)
     }
 
-    /// Whether a message up to [`Progress::overdue_until`] is to be published again.
+    /// Returns whether a message up to [`Progress::overdue_until`] must be published again.
     pub(super) fn is_overdue(&self, sequence: i64, read: Option<Duration>) -> bool {
         if self.is_gap(sequence) {
             return false;
@@ -146,13 +147,14 @@ impl Progress {
         self.open(sequence, now);
     }
 
-    /// Forgets the publications of messages up to `until` that are not in `there` any more.
+    /// Forgets the publications of messages up to `until` that are no longer in `there`.
     pub(super) fn forget_taken(&mut self, until: i64, there: &HashSet<i64>) {
         self.apart.retain(|sequence, _| *sequence > until || there.contains(sequence));
     }
 
-    /// How long a message is left alone that was published so many times. It doubles each time: a
-    /// message that groups read and cannot take over must not come back for ever.
+    /// Returns how long a message waits after it was published `times` times. The time doubles with
+    /// each publication: a message that groups read but cannot take over must not come back for
+    /// ever.
     fn patience(&self, times: u32, read: Option<Duration>) -> Duration {
         let least = self.confirm_within * (1 << times.saturating_sub(1).min(10));
         let most = least * UNREAD_TIMES;
@@ -166,7 +168,7 @@ impl Progress {
         if self.marks.back().is_none_or(is_due) {
             self.marks.push_back(Mark { at: now, cursor });
         }
-        // Of the marks that even the longest patience includes, the newest is enough.
+        // Of the marks that are older than the longest patience, the newest is enough.
         let longest = self.patience(1, None);
         while self.marks.get(1).is_some_and(|second| now - second.at >= longest) {
             self.marks.pop_front();

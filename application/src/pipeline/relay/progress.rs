@@ -14,7 +14,7 @@ use crate::ports::Reached;
 /// may take ten seconds, and its commit ten more.
 const DECIDED_AFTER: Duration = Duration::from_secs(25);
 
-/// How long after a publication a group must reach the end of the topic, to be sure that it has read
+/// How long after a publication a group must reach the end of the topic, so that it has surely read
 /// the message.
 const MARGIN: Duration = Duration::from_secs(2);
 

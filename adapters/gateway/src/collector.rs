@@ -35,7 +35,7 @@ pub struct SpanCollectorSettings {
     pub headers: CollectorHeaders,
     /// The authorities that sign the certificate of the collector.
     pub authorities: Authorities,
-    /// The name of this process among others, and what else is known of it.
+    /// Attributes that describe this process, such as its name.
     pub resource: Vec<(&'static str, String)>,
 }
 
@@ -43,9 +43,9 @@ pub struct SpanCollectorSettings {
 #[derive(Clone, Default)]
 pub struct CollectorHeaders(HeaderMap);
 
-/// The reason why a text has no headers. It does not repeat the text.
+/// The error of a text that is not a list of headers. It does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("headers are name=value, by comma, with a value that is percent-encoded")]
+#[error("headers are name=value pairs, separated by commas, with percent-encoded values")]
 pub struct InvalidCollectorHeaders;
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub enum InvalidSpanCollector {
     Tls(#[source] BoxError),
 }
 
-/// The reason why a batch was not taken.
+/// The reason why the collector did not accept a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum NotCollected {
     /// A retry may succeed.
@@ -88,10 +88,10 @@ impl SpanCollector {
         request(self.resource.clone(), spans).encode_to_vec().into()
     }
 
-    /// Posts a batch. Returns the number of spans that the collector took none of.
+    /// Posts a batch. Returns the number of spans that the collector rejected.
     pub async fn post(&self, batch: Bytes) -> Result<u64, NotCollected> {
         let (head, body) = self.client.call(self.request(batch)).await.map_err(|none| {
-            tracing::debug!(error = %Chain(&none), "no answer of the collector");
+            tracing::debug!(error = %Chain(&none), "the collector did not answer");
             NotCollected::Unavailable(none.to_string())
         })?;
         judge(head.status, body.unwrap_or_default())
@@ -110,7 +110,7 @@ impl SpanCollector {
     }
 }
 
-/// Returns the number of spans that were rejected.
+/// Reads the answer of the collector. Returns the number of spans that it rejected.
 fn judge(status: StatusCode, body: Bytes) -> Result<u64, NotCollected> {
     let detail = || format!("status {}", status.as_u16());
     match status.as_u16() {
@@ -119,13 +119,13 @@ fn judge(status: StatusCode, body: Bytes) -> Result<u64, NotCollected> {
             let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
             Ok(rejected.try_into().unwrap_or_default())
         }
-        // These may be repeated, as OTLP specifies.
+        // OTLP allows a retry after these.
         429 | 502..=504 => Err(NotCollected::Unavailable(detail())),
         _ => Err(NotCollected::Refused(detail())),
     }
 }
 
-/// Returns the URL of traces below the endpoint of a collector.
+/// Appends the path of traces to the endpoint of a collector.
 fn traces_of(endpoint: &Uri) -> Option<Uri> {
     let mut parts = endpoint.clone().into_parts();
     let path = format!("{}/v1/traces", endpoint.path().trim_end_matches('/'));

@@ -13,7 +13,7 @@ pub(super) struct ExportRequest {
     resource_spans: Vec<ResourceSpans>,
 }
 
-/// What a collector answers.
+/// The answer of a collector.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Answer {
     #[prost(message, optional, tag = "1")]
@@ -175,7 +175,7 @@ impl KeyValue {
     }
 }
 
-/// Returns the bytes of hex digits, which the ids of a [`TraceParent`] are.
+/// Decodes an id of a [`TraceParent`]. That type guarantees an even number of hex digits.
 fn bytes(hex: &str) -> Vec<u8> {
     let digits = hex.as_bytes().chunks_exact(2).map(|pair| str::from_utf8(pair).ok());
     let bytes = digits.map(|pair| u8::from_str_radix(pair?, 16).ok());

@@ -58,7 +58,7 @@ fn texts(attributes: &[KeyValue]) -> Vec<(&str, String)> {
 }
 
 #[test]
-fn batch_is_what_the_types_of_opentelemetry_read() {
+fn types_of_opentelemetry_read_the_batch() {
     let root = Span { parent: None, link: None, error: None, attributes: vec![], ..span() };
 
     let bytes = collector("http://127.0.0.1:1").encode(vec![span(), root]);
@@ -151,7 +151,7 @@ async fn rejected_spans_are_counted() {
 }
 
 #[tokio::test]
-async fn batch_may_be_repeated_after_some_answers_only() {
+async fn batch_may_be_retried_only_after_some_answers() {
     for (status, may_repeat) in [
         ("429 Too Many Requests", true),
         ("502 Bad Gateway", true),

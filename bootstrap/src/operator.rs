@@ -1,7 +1,7 @@
-//! What the operator's page shows and does: what the commands of `messager` show and do.
+//! The data and the actions of the operator's page. They are those of the commands of `messager`.
 //!
-//! It has one connection, and one thing is read or done at a time. A request that a client gives up
-//! does not end what it began: a statement runs in a task of its own.
+//! The page has one connection, and runs one read or one action at a time. Each has its own task,
+//! and so continues if the client disconnects.
 
 mod tables;
 
@@ -30,29 +30,29 @@ use crate::{
     config::{Config, GatewaysConfig},
 };
 
-/// How long a request waits for what it shows, and for the end of an action.
+/// How long a request waits for its data, and for the end of an action.
 const PATIENCE: Duration = Duration::from_secs(5);
 const ACTION: Duration = Duration::from_secs(15);
 
-/// How long something that was read is shown again.
+/// How long the data of a view is reused.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// The age up to which the last look tells the rates.
+/// The maximum age of a look from which rates are computed.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// The dead letters and the verifications of a phone that are shown at most, and the rows of each
-/// table that are looked through for a phone.
+/// The maximum numbers of dead letters, of stories for a phone, and of rows of each table that
+/// a search for a phone reads.
 const MOST_LETTERS: u64 = 100;
 const MOST_STORIES: usize = 20;
 const MOST_ROWS: u64 = 100_000;
 
 type Answer<T> = Result<T, OperatorError>;
 
-/// Shows and does what the page asks for.
+/// Reads the data of the page, and carries out its actions.
 #[derive(Debug, Clone)]
 pub(crate) struct Desk {
     source: Arc<Source>,
-    /// Who has it may use the database.
+    /// Only the holder of this lock may use the database.
     views: Arc<Mutex<Views>>,
 }
 
@@ -66,7 +66,7 @@ struct Source {
     before: std::sync::Mutex<Option<(Instant, Overview)>>,
 }
 
-/// What was read a moment ago.
+/// The latest data of each view.
 #[derive(Debug, Default)]
 struct Views {
     status: Kept<Status>,
@@ -128,7 +128,7 @@ impl Desk {
         timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(too_late()))
     }
 
-    /// Reads what is not kept.
+    /// Reads data that is not reused.
     async fn look<T, F>(&self, read: impl FnOnce(Arc<Source>) -> F) -> Answer<T>
     where
         T: Send + 'static,
@@ -178,8 +178,8 @@ impl Operator for Desk {
         let digits = text.replace([' ', '-', '(', ')', '.', '\u{a0}'], "");
         let typed = phone(&digits).map_err(|rule| {
             OperatorError::Invalid(format!(
-                "neither an id nor a number: an id is a UUID, also with ver_ in front, and a \
-                 number has {rule}"
+                "neither an id nor a phone number: an id is a UUID, with or without ver_ in front, \
+                 and a number has {rule}"
             ))
         })?;
         let numbers = typed.numbers(self.source.config.numbers.default_region);
@@ -216,7 +216,7 @@ impl Operator for Desk {
         });
         let letter = read.await?;
         let letter = letter.ok_or_else(|| {
-            OperatorError::Unknown(format!("there is no dead letter {id}; it may be done already"))
+            OperatorError::Unknown(format!("dead letter {id} does not exist, or no longer exists"))
         })?;
         Ok(letter_details(letter))
     }
@@ -227,7 +227,7 @@ impl Operator for Desk {
         let source = Arc::clone(&self.source);
         let task = tokio::spawn(async move {
             let done = source.act(action).await;
-            // What follows must show what was done.
+            // The next view must show the result.
             *views = Views::default();
             done
         });
@@ -237,7 +237,7 @@ impl Operator for Desk {
                 .flatten()
                 .map_err(|error| OperatorError::Refused(format!("{error:#}"))),
             Err(_) => Err(OperatorError::Unfinished(format!(
-                "it goes on after {} s: look again later",
+                "it is still running after {} s: check again later",
                 ACTION.as_secs()
             ))),
         }

@@ -187,10 +187,10 @@ impl Process {
         Ok(process)
     }
 
-    /// Returns what the operator's page shows and does.
+    /// Returns the source of the operator's page.
     ///
-    /// What its statements show about the database does not count: a role that lacks a privilege for the
-    /// page is ready all the same.
+    /// A failure of its statements does not affect readiness: the role of a part may lack a
+    /// privilege that only the page needs.
     fn operator(&mut self) -> operator::Desk {
         let pool = Pool::Operator;
         let database = self.sqlite.clone().unwrap_or_else(|| {

@@ -93,8 +93,8 @@ impl fmt::Debug for OperatorPassword {
     }
 }
 
-/// Returns the password of `Authorization: Basic`, whatever the user name, if there is exactly one
-/// such header.
+/// Returns the password of `Authorization: Basic`, if there is exactly one such header. The user
+/// name does not matter.
 pub(crate) fn basic_password(headers: &HeaderMap) -> Option<Vec<u8>> {
     let mut decoded = STANDARD.decode(authorization(headers, "basic")?).ok()?;
     let colon = decoded.iter().position(|byte| *byte == b':')?;

@@ -1,7 +1,7 @@
-//! The operator's page, at `/operator` of the metrics port: what goes on, and what can be done about
-//! it.
+//! The operator's page, at `/operator` of the metrics port. It shows the state of the service, and
+//! the operator can act on it.
 //!
-//! `access` decides who may see it, and `html` writes it. What it shows comes through [`Operator`].
+//! `access` decides who may see it, and `html` writes it. [`Operator`] supplies its data.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,49 +42,49 @@ const MAX_BODY: usize = 4 * 1024;
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the page shows and does.
+/// Supplies the data of the page, and carries out its actions.
 ///
-/// An answer has no code, no whole number and no secret. Each call ends within some seconds, also if
-/// the database does not answer.
+/// An answer contains no code, no full phone number and no secret. Each call ends within seconds,
+/// even if the database does not answer.
 pub trait Operator: Send + Sync + 'static {
-    /// What goes on.
+    /// Returns the state of the service.
     fn status(&self) -> impl Future<Output = Result<Status, OperatorError>> + Send;
 
-    /// The state of the gateways, with what can be done about them.
+    /// Returns the state of the gateways, with their actions.
     fn gateways(&self) -> impl Future<Output = Result<Vec<Table>, OperatorError>> + Send;
 
-    /// The story of a verification or a message.
+    /// Returns the story of a verification or a message.
     fn message(&self, id: &str) -> impl Future<Output = Result<Found, OperatorError>> + Send;
 
-    /// The stories of the newest messages to a phone.
+    /// Returns the stories of the newest messages to a phone.
     fn messages_to(&self, phone: &str)
     -> impl Future<Output = Result<Found, OperatorError>> + Send;
 
-    /// The oldest dead letters, with what can be done about them.
+    /// Returns the oldest dead letters, with their actions.
     fn dead_letters(&self) -> impl Future<Output = Result<Table, OperatorError>> + Send;
 
-    /// What there is to know before an action is confirmed.
+    /// Returns the details that the operator sees before confirming an action.
     fn before(
         &self,
         action: &Action,
     ) -> impl Future<Output = Result<Details, OperatorError>> + Send;
 
-    /// Carries out an action. Returns what came of it.
+    /// Carries out an action. Returns its result.
     fn act(&self, action: Action) -> impl Future<Output = Result<String, OperatorError>> + Send;
 }
 
-/// The reason why something is not shown, or not done. The text is shown.
+/// The reason why a page has no data, or why an action failed. The page shows the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OperatorError {
     /// The text is neither an id nor a phone.
     Invalid(String),
-    /// There is no such thing.
+    /// Nothing has this id or this phone number.
     Unknown(String),
     /// The action was not carried out.
     Refused(String),
-    /// The action still goes on.
+    /// The action is still running.
     Unfinished(String),
-    /// The database cannot be read, or not in time.
+    /// The database could not be read, or not in time.
     Unavailable(String),
 }
 
@@ -112,7 +112,7 @@ pub struct Status {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     pub title: &'static str,
-    /// What is said if there are no rows.
+    /// The text that stands for an empty table.
     pub empty: &'static str,
     pub head: Vec<&'static str>,
     pub rows: Vec<Vec<Cell>>,
@@ -123,7 +123,7 @@ pub enum Cell {
     None,
     Number(String),
     Text(String),
-    /// The id of a message or a verification, whose story can be told.
+    /// The id of a message or a verification. The page links it to the story.
     Message(String),
     Actions(Vec<Action>),
 }
@@ -131,15 +131,15 @@ pub enum Cell {
 /// Properties of one thing, by name.
 pub type Details = Vec<(&'static str, Cell)>;
 
-/// What was found about messages.
+/// The result of a search for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub stories: Vec<Story>,
-    /// How far was looked.
+    /// How many rows the search read, and how to find more.
     pub note: Option<String>,
 }
 
-/// What became of a verification, or of a message without one.
+/// The story of a verification, or of a message without one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Story {
     /// Its id.
@@ -207,7 +207,7 @@ fn undrain(name: &str) -> Option<Action> {
     name.parse().ok().map(Action::Undrain)
 }
 
-/// `GET` asks whether the action is meant, and `POST` carries it out.
+/// `GET` asks the operator to confirm the action, and `POST` carries it out.
 fn ask<O: Operator>(parse: fn(&str) -> Option<Action>) -> MethodRouter<Arc<Desk<O>>> {
     let confirm = async move |State(desk): Shared<O>, Path(of): Path<String>| {
         let Some(action) = parse(&of) else { return ApiError::NotFound.into_response() };
@@ -261,8 +261,8 @@ async fn search() -> Response {
     page(html::search(None))
 }
 
-/// Sends a search for an id to the page of the id. What is found for a phone has no address of its
-/// own: no number gets into an address, the history of a browser, or a log.
+/// Redirects a search for an id to the page of that id. The result for a phone has no URL of its
+/// own, so that no number gets into a URL, the history of a browser, or a log.
 async fn find<O: Operator>(State(desk): Shared<O>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let read = read_within(BODY_TIMEOUT, body, &parts.headers, MAX_BODY, true).await;

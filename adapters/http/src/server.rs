@@ -402,7 +402,7 @@ where
     }
 }
 
-/// The address of the caller of a request, if the listeners tell it.
+/// The address of the caller of a request, if the listeners pass it on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Caller(IpAddr);
 
@@ -412,7 +412,7 @@ impl Caller {
     }
 }
 
-/// Marks a 401 to a request that showed no credentials because it could not know that it must.
+/// Marks a 401 that is not logged: a browser sends its first request without credentials.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NoCredentials;
 
@@ -422,7 +422,7 @@ struct Callers {
     peer: IpAddr,
     proxies: TrustedProxies,
     refusals: Arc<Refusals>,
-    /// Whether requests name their caller.
+    /// Whether the router learns the caller of each request.
     tells: bool,
 }
 

@@ -15,8 +15,8 @@ use crate::cli::{
 };
 
 pub(super) fn status_tables(shown: &Shown) -> Vec<Page> {
-    let mut errors = page("Last errors", "No message ended badly.", &shown.errors());
-    // The command has no room for a title.
+    let mut errors = page("Last errors", "There are no errors.", &shown.errors());
+    // The command prints no title, and names the table in its first column instead.
     errors.head[0] = "time";
     vec![
         page("Messages", "", &shown.numbers()),
@@ -57,7 +57,7 @@ pub(super) fn letter_table(letters: Vec<DeadLetter>, most: u64) -> Page {
     let mut head = dead_letters::NAMES.to_vec();
     head.push("action");
     let rows = letters.into_iter().map(row).collect();
-    Page { title, empty: "There is no dead letter.", head, rows }
+    Page { title, empty: "There are no dead letters.", head, rows }
 }
 
 pub(super) fn letter_details(letter: DeadLetter) -> Details {
@@ -69,7 +69,7 @@ pub(super) fn letter_details(letter: DeadLetter) -> Details {
 pub(super) fn story(story: &Told) -> Story {
     let verification = story.verification.as_ref().map(|it| it.id.to_string());
     let title = || story.messages.first().map(|it| it.id.to_string());
-    // The title has the first.
+    // The first is the id, which the title shows.
     let details = message::head(story).into_iter().skip(usize::from(verification.is_some()));
     Story {
         title: verification.or_else(title).map_or(Cell::None, Cell::Message),

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "a-password-of-the-page";
 const SHOWN: (&str, &str) = ("OPERATOR_PASSWORD", PASSWORD);
 
-/// Someone who looks at the page of a process.
+/// An operator who uses the page of a process.
 struct Operator {
     port: u16,
     /// The answers so far.
@@ -48,7 +48,7 @@ impl Operator {
         (status.expect(&answer), answer)
     }
 
-    /// Waits until a page shows `text`. What was read is shown again for a second.
+    /// Waits until a page shows `text`. A page may be a second old.
     async fn shows(&self, path: &str, text: &str) -> String {
         eventually(text, PATIENCE, async || {
             let (_, page) = self.get(path).await;
@@ -152,7 +152,7 @@ async fn operator_retries_and_discards_dead_letters() {
 
     assert_eq!(stack.postgres.number(count).await, 0);
     let (_, page) = operator.get(list).await;
-    assert!(page.contains("There is no dead letter."), "{page}");
+    assert!(page.contains("There are no dead letters."), "{page}");
     let log = consumer.stderr();
     assert_eq!(log.matches("\"acted for the operator\"").count(), 2, "{log}");
     assert!(log.contains("\"what\":\"retry dead letter 20\""), "{log}");
@@ -183,7 +183,7 @@ async fn operator_drains_a_gateway() {
     assert!(status == 409 && unknown.contains("there is no gateway other"), "{unknown}");
 }
 
-/// A role of its own for each part has no rights for the page, and needs none to work.
+/// The role of each part lacks the privileges of the page, and works without them.
 #[tokio::test]
 async fn process_without_the_rights_for_its_page_says_so_and_is_ready() {
     let Some(stack) = Stack::new().await else { return };
@@ -204,7 +204,7 @@ async fn process_without_the_rights_for_its_page_says_so_and_is_ready() {
 }
 
 #[tokio::test]
-async fn page_works_without_a_database_and_is_there_with_a_password_only() {
+async fn page_works_without_a_database_and_exists_only_with_a_password() {
     let folder = Folder::new();
     std::fs::write(folder.path().join("password"), format!("{PASSWORD}\n")).unwrap();
     let nowhere = free_port().to_string();
@@ -247,7 +247,7 @@ async fn page_refreshes_finds_and_drains_in_a_browser_and_fits_a_phone() {
     let (name, password) = SHOWN;
     let messager = Binary::new("messager", folder.path()).env(name, password).ready().await;
     assert_eq!(post(messager.port, &phone(1)).await.0, 200);
-    // A browser trusts a name that is not of its machine less: it sends no `Sec-Fetch-Site`.
+    // Over HTTP to a name that is not of its own machine, a browser sends no `Sec-Fetch-Site`.
     let origin = format!("http://messager.test:{}", messager.metrics_port);
     let with_password = origin.replace("://", &format!("://operator:{PASSWORD}@"));
     let mut page = Page::open(&chromium, &format!("{with_password}/operator")).await;

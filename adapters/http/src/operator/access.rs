@@ -1,4 +1,4 @@
-//! Who may see the operator's page, and what browsers may do with it.
+//! Decides who may see the operator's page, and restricts what browsers do with it.
 
 use std::{
     collections::HashMap,
@@ -34,11 +34,11 @@ use crate::{
 const WRONG: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(60);
 
-/// The callers with wrong passwords that are remembered. If there are more, others are not compared
-/// either.
+/// The maximum number of callers with wrong passwords that are remembered. At the limit, the
+/// password of no further caller is compared.
 const CALLERS: usize = 1_024;
 
-/// The password, and who has guessed at it.
+/// The password, and the callers that sent wrong ones.
 #[derive(Debug)]
 pub(super) struct Access {
     password: OperatorPassword,
@@ -60,7 +60,7 @@ enum Refusal {
     WrongPassword,
     /// The caller has sent too many wrong passwords.
     TooManyWrong,
-    /// The request may come from a page of somebody else.
+    /// The request may come from another site.
     ForeignPage,
 }
 
@@ -92,7 +92,7 @@ impl Access {
         if reads || is_of_this_page(request.headers()) { Ok(()) } else { Err(Refusal::ForeignPage) }
     }
 
-    /// Compares and counts under one lock, so that guesses at the same time are counted, too.
+    /// Compares and counts under one lock, so that concurrent guesses are counted, too.
     fn compare(&self, caller: Peer, shown: &[u8]) -> Result<(), Refusal> {
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         wrong.retain(|_, it| it.since.elapsed() < PERIOD);
@@ -109,8 +109,8 @@ impl Access {
     }
 }
 
-/// Returns whether a form of this page sent the request. Browsers say where a request comes from:
-/// in `Sec-Fetch-Site`, but not over HTTP to another machine, and in `Origin`.
+/// Returns whether a form of this page sent the request. Browsers report where a request comes
+/// from in `Sec-Fetch-Site`, except over HTTP to another machine, and in `Origin`.
 fn is_of_this_page(headers: &HeaderMap) -> bool {
     static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
     if let Some(site) = headers.get(&SEC_FETCH_SITE) {
@@ -125,7 +125,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (code, text) = match self {
             Self::NoPassword | Self::WrongPassword => {
-                (StatusCode::UNAUTHORIZED, "the password of OPERATOR_PASSWORD is needed\n")
+                (StatusCode::UNAUTHORIZED, "the password in OPERATOR_PASSWORD is required\n")
             }
             Self::TooManyWrong => {
                 (StatusCode::TOO_MANY_REQUESTS, "too many wrong passwords: wait a minute\n")
@@ -148,15 +148,15 @@ impl IntoResponse for Refusal {
             Self::ForeignPage => {}
         }
         if self == Self::NoPassword {
-            // Every visit begins so. It is no attack to warn of.
+            // A browser begins every visit without a password, so the log does not warn of it.
             answer.extensions_mut().insert(NoCredentials);
         }
         answer
     }
 }
 
-/// The page runs its own script and style, talks to this server, and nothing else. Nobody keeps it,
-/// and nobody shows it in a frame.
+/// The page may run only its own script and style, and may connect only to this server. It may not
+/// be cached or framed.
 static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; img-src data:; connect-src 'self'; \
@@ -170,7 +170,7 @@ static HEADERS: LazyLock<HeaderMap> = LazyLock::new(|| {
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
         (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
-        // Not `no-referrer`: with that, browsers hide the origin of a form.
+        // Not `no-referrer`: with that, a browser sends `Origin: null` with a form.
         (REFERRER_POLICY, HeaderValue::from_static("same-origin")),
         (
             HeaderName::from_static("cross-origin-resource-policy"),
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn callers_who_guess_take_a_bounded_memory() {
+    async fn memory_for_callers_with_wrong_passwords_is_bounded() {
         let access = access();
         for number in 0..2 * CALLERS {
             let address = IpAddr::from(u32::try_from(number).unwrap().to_be_bytes());

@@ -1,5 +1,4 @@
-//! The HTML of the operator's page. Maud escapes every text; only the style and the script, which are
-//! ours, are written as they are.
+//! The HTML of the operator's page. Maud escapes every text except our own style and script.
 
 use std::fmt;
 
@@ -54,7 +53,7 @@ pub(super) fn status(readiness: &Readiness, status: Result<&Status, &OperatorErr
             p.soft #time {
                 @match status {
                     Ok(status) => { "As of " time { (status.time) } }
-                    Err(_) => "The state of the service is not known.",
+                    Err(_) => "The state of the service is unknown.",
                 }
             }
             (checks(readiness))
@@ -74,7 +73,7 @@ pub(super) fn status(readiness: &Readiness, status: Result<&Status, &OperatorErr
     layout(Here::Status, Here::Status.name(), &html! { (refresh) (body) })
 }
 
-/// What `/readyz` of this process says.
+/// Lists the checks of `/readyz`.
 fn checks(readiness: &Readiness) -> Markup {
     html! {
         ul.checks aria-label="Checks of this process" {
@@ -100,8 +99,8 @@ pub(super) fn search(found: Option<Result<&Found, &OperatorError>>) -> Markup {
                 button.act type="submit" { "Search" }
             }
             p.hint #about-hint {
-                "Such as ver_0193ad2f… or +79991234567. A number is shown masked, and is in no "
-                "address and no log."
+                "For example ver_0193ad2f… or +79991234567. Numbers are masked, and appear in no "
+                "URL and no log."
             }
         }
         @match found {
@@ -136,7 +135,7 @@ pub(super) fn gateways(tables: &[Table]) -> Markup {
     layout(Here::Gateways, Here::Gateways.name(), &body)
 }
 
-/// Asks whether an action is meant.
+/// Asks the operator to confirm an action.
 pub(super) fn confirm(action: &Action, about: &[(&str, Cell)]) -> Markup {
     let here = Here::of(action);
     let (title, consequence) = match action {
@@ -147,7 +146,7 @@ pub(super) fn confirm(action: &Action, about: &[(&str, Cell)]) -> Markup {
         ),
         Action::Discard(id) => (
             format!("Discard dead letter {id}?"),
-            "It cannot be retried any more. Its record stays in the topic.",
+            "It cannot be retried after that. Its record stays in the topic.",
         ),
         Action::Drain(name) => (
             format!("Take gateway {name} out of service?"),
@@ -172,7 +171,7 @@ pub(super) fn confirm(action: &Action, about: &[(&str, Cell)]) -> Markup {
     layout(here, &title, &body)
 }
 
-/// Tells what came of an action.
+/// Shows the result of an action.
 pub(super) fn done(here: Here, done: &str) -> Markup {
     let body = html! {
         p.note.good role="status" { (done) }
@@ -191,10 +190,10 @@ pub(super) fn failure(here: Here, error: &OperatorError) -> Markup {
 
 fn problem(error: &OperatorError) -> Markup {
     let title = match error {
-        OperatorError::Invalid(_) => "Not searched",
+        OperatorError::Invalid(_) => "Invalid input",
         OperatorError::Unknown(_) => "Nothing found",
-        OperatorError::Refused(_) => "Not done",
-        OperatorError::Unfinished(_) => "Not finished",
+        OperatorError::Refused(_) => "The action failed",
+        OperatorError::Unfinished(_) => "The action is still running",
         OperatorError::Unavailable(_) => "The database cannot be read",
     };
     html! { div.note.bad role="alert" { b { (title) } p { (error.text()) } } }
@@ -216,8 +215,8 @@ fn table(table: &Table) -> Markup {
     }
 }
 
-/// Writes the rows. On a narrow screen the style shows each row as a list, which takes the roles of a
-/// table away, so they are named.
+/// Writes the rows. On a narrow screen, the style shows each row as a list, and browsers then drop
+/// the roles of a table. So each element names its role.
 fn rows(table: &Table, label: &str) -> Markup {
     html! {
         @if table.rows.is_empty() { p.soft { (table.empty) } } @else {
@@ -249,7 +248,7 @@ fn rows(table: &Table, label: &str) -> Markup {
     }
 }
 
-/// Numbers stand at the right edge of their column.
+/// Returns the class that right-aligns a column of numbers.
 fn class(table: &Table, column: usize) -> Option<&'static str> {
     let cells = || table.rows.iter().filter_map(|row| row.get(column));
     let has_numbers = cells().any(|it| matches!(it, Cell::Number(_)));
@@ -334,7 +333,7 @@ impl Action {
         }
     }
 
-    /// Whether it takes something away.
+    /// Whether the action is destructive.
     fn is_grave(&self) -> bool {
         matches!(self, Self::Discard(_) | Self::Drain(_))
     }

@@ -1,11 +1,11 @@
 'use strict';
-// Replaces the state every 5 seconds, while somebody may see it.
+// Replaces the state every 5 seconds while the page is visible.
 const state = document.getElementById('state');
 const live = document.getElementById('live');
 const stale = document.getElementById('stale');
 document.getElementById('live-label').hidden = false;
 
-// A browser fetches no address with a password in it.
+// `fetch` rejects a URL that contains a password.
 const address = new URL(location.href);
 address.username = address.password = '';
 
@@ -20,7 +20,7 @@ async function refresh() {
     state.replaceChildren(...fresh.childNodes);
     stale.hidden = true;
   } catch (error) {
-    stale.textContent = `Not refreshed: ${error.message}. What is below is old.`;
+    stale.textContent = `Not refreshed: ${error.message}. The data below is out of date.`;
     stale.hidden = false;
   }
 }

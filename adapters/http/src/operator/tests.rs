@@ -22,7 +22,7 @@ const PASSWORD: &str = "operator-password-1";
 const EVIL: &str = "<script>alert(\"1\")</script>";
 const ID: &str = "ver_0193ad2f6c4e7b5f8e2a4d1c9b8a7f00";
 
-/// Shows the same text everywhere, and notes what it is asked for.
+/// Answers with the same text everywhere, and records each call.
 #[derive(Debug, Clone, Default)]
 struct Told {
     asked: Arc<Mutex<Vec<String>>>,
@@ -150,7 +150,7 @@ fn monitoring() -> Router {
 }
 
 #[tokio::test]
-async fn there_is_no_page_without_a_password() {
+async fn page_does_not_exist_without_a_password() {
     let router = monitoring();
     for path in PAGES {
         let request = request(Method::GET, path).body(Body::empty()).unwrap();
@@ -198,7 +198,7 @@ async fn every_page_and_action_needs_the_password() {
             assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path} {shown:?}");
             let asks = answer.headers()[WWW_AUTHENTICATE].to_str().unwrap();
             assert!(asks.starts_with("Basic "), "{asks}");
-            // The log warns of a password that is wrong, and not of one that is missing.
+            // The log warns of a wrong password, but not of a missing one.
             let is_silent = answer.extensions().get::<NoCredentials>().is_some();
             let is_basic = shown.is_some_and(|it| it.starts_with("Basic"));
             assert_eq!(is_silent, !is_basic, "{path}");
@@ -208,7 +208,7 @@ async fn every_page_and_action_needs_the_password() {
 }
 
 #[tokio::test]
-async fn answers_are_not_kept_framed_or_mixed_with_others() {
+async fn answers_may_not_be_cached_framed_or_extended() {
     let told = Told::default();
     let wrong = Request::get("/operator").header(AUTHORIZATION, basic("wrong"));
     let mut answers = vec![
@@ -266,7 +266,7 @@ async fn every_text_is_escaped() {
 }
 
 #[tokio::test]
-async fn action_is_asked_for_and_then_carried_out() {
+async fn action_is_confirmed_and_then_carried_out() {
     for (path, action) in ACTIONS {
         let told = Told::default();
 
@@ -305,7 +305,7 @@ async fn other_sites_cannot_act_or_search() {
     }
     assert_eq!(told.asked(), [""; 0]);
 
-    // Over HTTP to another machine, browsers say only the origin.
+    // Over HTTP to another machine, browsers send only `Origin`.
     let own = request(Method::POST, ACTIONS[0].0)
         .header(HOST, "sms.example:8082")
         .header(ORIGIN, "http://sms.example:8082");
@@ -335,7 +335,7 @@ async fn search_sends_ids_to_their_page_and_shows_numbers_in_place() {
 }
 
 #[tokio::test]
-async fn page_says_what_is_wrong_with_the_database() {
+async fn page_shows_the_error_of_the_database() {
     let error = OperatorError::Unavailable("connection refused".to_owned());
     let told = Told { error: Some(error), ..Told::default() };
 
@@ -349,7 +349,7 @@ async fn page_says_what_is_wrong_with_the_database() {
 }
 
 #[tokio::test]
-async fn failures_have_a_status_of_their_own() {
+async fn each_failure_has_its_own_status() {
     let error = |error: fn(String) -> OperatorError| Told {
         error: Some(error("why".to_owned())),
         ..Told::default()
@@ -382,7 +382,7 @@ async fn unknown_names_and_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn tables_name_their_columns_also_where_each_row_is_a_list() {
+async fn tables_name_their_columns_even_if_each_row_is_a_list() {
     let body = get(&Told::default(), "/operator").await.body;
 
     for part in [

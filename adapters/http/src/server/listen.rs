@@ -174,7 +174,7 @@ pub struct Listeners {
     next: AtomicUsize,
     tls: Option<ServerTls>,
     proxies: TrustedProxies,
-    /// Whether requests name their caller to the router.
+    /// Whether the router learns the caller of each request.
     tells_callers: bool,
 }
 
@@ -217,8 +217,8 @@ impl Listeners {
         Self { proxies, ..self }
     }
 
-    /// Names the caller of each request to the router, as [`operator_router`](crate::operator_router)
-    /// needs it. It costs each request an allocation.
+    /// Passes the caller of each request to the router. [`operator_router`](crate::operator_router)
+    /// needs it. It costs one allocation for each request.
     #[must_use]
     pub fn telling_callers(self) -> Self {
         Self { tells_callers: true, ..self }

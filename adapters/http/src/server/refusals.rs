@@ -28,8 +28,8 @@ impl Refusals {
             tracing::warn!(
                 requests,
                 client.address = %caller,
-                "requests without a valid API key or token were refused; client.address sent the \
-                 last one"
+                "requests without a valid API key, token or password were refused; client.address \
+                 sent the last one"
             );
         }
     }

@@ -298,7 +298,7 @@ impl Observed {
         let trace = self.span.as_ref().and_then(OpenSpan::context).cloned();
         if let Some(mut span) = self.span {
             span.set("http.response.status_code", status.as_u16());
-            // As the semantic conventions ask, only a fault of the server is an error of its span.
+            // As the semantic conventions require, only a server error fails the span of a server.
             if status.is_server_error() {
                 span.fail(status.as_str().to_owned());
             }
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_fault_of_the_server_is_an_error() {
+    fn only_a_server_error_fails_the_span() {
         let (metrics, mut spans) = traced();
         for status in [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE] {
             metrics.answered(status, metrics.begin("POST", "/api", &HeaderMap::new()));
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn request_whose_client_left_is_a_span_without_a_status() {
+    fn span_of_a_request_whose_client_left_has_no_status() {
         let (metrics, mut spans) = traced();
 
         drop(metrics.begin("POST", "/api", &HeaderMap::new()));
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn trace_of_the_caller_goes_on_if_nothing_is_traced() {
+    fn trace_of_the_caller_is_passed_on_if_tracing_is_off() {
         let metrics = ApiMetrics::register(&Registry::new()).unwrap();
         let mut headers = HeaderMap::new();
         assert!(metrics.begin("POST", "/api", &headers).trace.is_none());

@@ -24,7 +24,7 @@ struct ReadinessPage<'a> {
 ///
 /// `/healthz` reports only that the process runs: a restart would not repair a dependency.
 ///
-/// With exemplars, a caller that asks for `OpenMetrics` gets it.
+/// If exemplars are kept, a caller that accepts `OpenMetrics` gets it.
 ///
 /// If there is a token, callers of `/metrics` must show it. Probes never need it.
 pub fn metrics_router(
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn openmetrics_is_spoken_only_with_exemplars() {
+    async fn openmetrics_is_sent_only_with_exemplars() {
         let ask = async |exemplars| {
             let router = metrics_router(Registry::new(), Readiness::new(&[]), None, exemplars);
             let request = Request::get("/metrics").header("accept", openmetrics::OPEN_METRICS);

@@ -1,4 +1,4 @@
-//! The metrics in the format of `OpenMetrics`, which can have exemplars.
+//! Encodes the metrics as `OpenMetrics`, a format that can carry exemplars.
 
 use std::{
     collections::HashMap,
@@ -16,14 +16,14 @@ use prometheus::{
 
 pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The latest traced observation of each bucket of histograms. Off, it keeps none.
+/// The latest traced observation of each histogram bucket. The default keeps none.
 #[derive(Debug, Clone, Default)]
 pub struct Exemplars(Option<Arc<Kept>>);
 
 #[derive(Debug)]
 struct Kept {
     clock: fn() -> SystemTime,
-    /// By the series of the bucket, as the text format has it.
+    /// The key is the series of the bucket, as the text format writes it.
     by_bucket: Mutex<HashMap<String, Exemplar>>,
 }
 
@@ -35,7 +35,7 @@ struct Exemplar {
 }
 
 impl Exemplars {
-    /// Keeps exemplars, with times of this clock.
+    /// Keeps exemplars, with the times of this clock.
     pub fn kept(clock: fn() -> SystemTime) -> Self {
         Self(Some(Arc::new(Kept { clock, by_bucket: Mutex::default() })))
     }
@@ -44,8 +44,8 @@ impl Exemplars {
         self.0.is_some()
     }
 
-    /// Notes the trace of an observation. `labels` are in the order of their names, and `buckets` are
-    /// those of the histogram.
+    /// Records the trace of an observation. `labels` are in the order of their names, and `buckets`
+    /// are those of the histogram.
     pub fn note(
         &self,
         histogram: &str,
@@ -82,11 +82,11 @@ impl Exemplars {
         Ok(text)
     }
 
-    /// Appends a family, which differs from the text format in its head and has exemplars.
+    /// Appends a family: the samples of the text format, with another head and with exemplars.
     fn append(&self, text: &mut String, family: &MetricFamily, plain: &str) {
         let name = family.name();
         let (name, kind) = match family.get_field_type() {
-            // A counter whose samples have no `_total` is none in OpenMetrics.
+            // In OpenMetrics, the samples of every counter end in `_total`.
             MetricType::COUNTER => match name.strip_suffix("_total") {
                 Some(name) => (name, "counter"),
                 None => (name, "unknown"),
@@ -114,7 +114,7 @@ impl Exemplars {
     }
 }
 
-/// Whether a caller takes `OpenMetrics`. Prometheus asks for it first, and for the text format next.
+/// Whether a caller accepts `OpenMetrics`. Prometheus prefers it to the text format.
 pub(crate) fn takes_open_metrics(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     accepted.flat_map(|value| value.split(',')).any(|range| {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn metrics_have_the_heads_of_openmetrics_and_an_end() {
+    fn metrics_have_the_heads_and_the_end_marker_of_openmetrics() {
         let registry = Registry::new();
         let told = IntCounter::new("told_total", r#"A "quoted" \ text."#).unwrap();
         let counter = IntCounter::new("processed_messages", "Messages.").unwrap();
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn openmetrics_is_for_those_who_ask() {
+    fn openmetrics_is_sent_only_to_callers_that_accept_it() {
         let takes = |accept: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_str(accept).unwrap());

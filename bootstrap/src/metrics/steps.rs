@@ -45,7 +45,7 @@ impl StepMetrics {
         Ok(Self { steps: registered(registry, steps)?, exemplars: Exemplars::default() })
     }
 
-    /// Keeps exemplars of the metrics that these steps are given to.
+    /// Keeps exemplars, also of the other metrics that get these steps.
     #[must_use]
     pub(crate) fn with_exemplars(self, exemplars: Exemplars) -> Self {
         Self { exemplars, ..self }

@@ -20,7 +20,7 @@ pub enum Broker {
 
 /// A broker whose publications are recorded as spans.
 ///
-/// A record then names the span of its publication, so that the consumer goes on with that.
+/// A record then names the span of its publication, and the consumer continues from that span.
 #[derive(Debug)]
 pub(crate) struct TracedBroker<B> {
     pub(crate) broker: B,

@@ -28,7 +28,7 @@ struct Exporter {
     warned: Option<Instant>,
 }
 
-/// The spans that wait for their export at most. A further one is dropped.
+/// The maximum number of spans that wait for their export. Further ones are dropped.
 const QUEUE: usize = 4_096;
 const BATCH: usize = 512;
 /// How long the first span of a batch waits for others.
@@ -40,7 +40,7 @@ const LAST: Duration = Duration::from_secs(5);
 /// The interval between two warnings.
 const WARNING: Duration = Duration::from_secs(60);
 
-/// Starts the export. `binary` is the name of this one.
+/// Starts the export. `binary` is the name of this binary.
 pub(crate) fn start(
     binary: &str,
     config: &TracesConfig,
@@ -131,8 +131,8 @@ impl Exporter {
         self.warned = Some(Instant::now());
         tracing::warn!(
             %error,
-            "spans were dropped, because the collector did not take them; messages are not affected; \
-             others within a minute are not logged"
+            "spans were dropped, because the collector did not accept them; messages are not \
+             affected; further drops within a minute are not logged"
         );
     }
 }

@@ -13,7 +13,7 @@ pub struct TracedMessages {
     messaging: Arc<Messaging>,
 }
 
-/// The attributes of spans that describe the broker.
+/// The attributes that describe the broker in spans.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Messaging {
     /// `kafka`, or `messager` for the embedded queue.
@@ -45,8 +45,8 @@ impl TracedMessages {
         Some(span)
     }
 
-    /// Begins the take-over of a message from a partition. A message of another producer begins a new
-    /// trace if it has none. Also returns the trace that goes on with the message.
+    /// Begins the take-over of a message from a partition. A message of another producer begins a
+    /// new trace if it has none. Also returns the trace to store with the message.
     pub fn take_over(
         &self,
         trace: Option<TraceParent>,

@@ -5,7 +5,7 @@ use super::TraceParent;
 pub struct Sampler {
     /// The part of the traces that are recorded, from 0 to 1.
     pub ratio: f64,
-    /// Whether a trace that came from elsewhere is recorded exactly if its sender recorded it.
+    /// Whether the sender of a trace decides: it is recorded here if the sender recorded it.
     pub follows_parent: bool,
 }
 

@@ -50,7 +50,7 @@ pub struct Span {
     pub end: SystemTime,
     /// The names are those of the semantic conventions of OpenTelemetry, or begin with `messager.`.
     pub attributes: Vec<(&'static str, Attribute)>,
-    /// What failed, in a word. `None` if nothing did.
+    /// The kind of failure, in one word. `None` if nothing failed.
     pub error: Option<Cow<'static, str>>,
 }
 
@@ -118,8 +118,8 @@ impl Tracer {
         Some(recorder.open(context, Some(parent.clone()), kind, name.to_string()))
     }
 
-    /// Begins a span of the trace of a caller, or of a new trace if the caller has none. Also returns
-    /// the trace that goes on with the message: that of the caller if the tracer is off.
+    /// Begins a span of the trace of a caller, or of a new trace if the caller has none. Also
+    /// returns the trace to pass on. If tracing is off, that is the trace of the caller.
     pub fn enter(
         &self,
         caller: Option<TraceParent>,
@@ -174,8 +174,7 @@ impl Recorder {
 }
 
 impl OpenSpan {
-    /// The context of the operations that this span causes. `None` after
-    /// [`discard`](Self::discard).
+    /// The context to pass to what this span causes. `None` after [`discard`](Self::discard).
     pub fn context(&self) -> Option<&TraceParent> {
         self.span.as_ref().map(|span| &span.context)
     }
@@ -192,7 +191,7 @@ impl OpenSpan {
         }
     }
 
-    /// Notes what failed, in a word that has few values.
+    /// Marks the span as failed. `error` is a word of low cardinality.
     pub fn fail(&mut self, error: impl Into<Cow<'static, str>>) {
         let error = error.into();
         self.set("error.type", error.clone());
@@ -212,12 +211,12 @@ impl OpenSpan {
         self
     }
 
-    /// Says how long it took, if it ended before it is dropped.
+    /// Sets the duration, if the operation ended before the span is dropped.
     pub fn took(&mut self, took: Duration) {
         self.took = Some(took);
     }
 
-    /// Ends it without a record.
+    /// Drops the span without recording it.
     pub fn discard(mut self) {
         self.span = None;
     }

@@ -9,13 +9,13 @@ use crate::{
     ports::{Batch, Recorded},
 };
 
-/// The spans of the take-overs of a batch. A span that is not ended is discarded: the ledger
-/// already had the message, or did not answer.
+/// The open spans of a batch. A span that is not ended is discarded: the ledger already had the
+/// message, or did not answer.
 #[derive(Debug)]
 pub(super) struct TakeOvers(HashMap<MessageId, OpenSpan>);
 
 impl TakeOvers {
-    /// Begins the take-overs. The ledger stores the new span of each message as its trace.
+    /// Begins a span for each message, and replaces the trace of the message with it.
     pub(super) fn begin(traced: &TracedMessages, batch: &mut Batch, partition: i32) -> Self {
         let mut spans = HashMap::new();
         if !traced.is_on() {

@@ -26,7 +26,7 @@ fn with_header(number: i64, header: Option<&str>) -> Record {
     record
 }
 
-/// A ledger that notes the traces that it admits.
+/// A ledger that records the traces of the messages that it admits.
 fn noting(fresh: fn(MessageId) -> bool) -> (MockDeliveryLedger, Arc<Mutex<Vec<TraceParent>>>) {
     let stored = Arc::<Mutex<Vec<TraceParent>>>::default();
     let mut ledger = MockDeliveryLedger::new();
@@ -41,7 +41,7 @@ fn noting(fresh: fn(MessageId) -> bool) -> (MockDeliveryLedger, Arc<Mutex<Vec<Tr
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_is_a_child_of_the_take_over_and_that_of_the_header() {
+async fn call_is_a_child_of_the_take_over_which_is_a_child_of_the_header() {
     let (mut ledger, stored) = noting(|_| true);
     starts(&mut ledger);
     finishes(&mut ledger);

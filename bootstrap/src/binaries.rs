@@ -1,7 +1,7 @@
 //! The binaries that run one role each.
 //!
-//! `messager` has them too, and runs the one by whose name it is called. So an image or a package
-//! needs one file for all four, with a link for each name.
+//! `messager` contains them, too, and runs the one whose name it is started under. So an image or a
+//! package needs one file for all four, with a link for each name.
 
 pub mod api;
 pub mod consumer;
@@ -9,8 +9,8 @@ pub mod processor;
 
 use std::{ffi::OsStr, path::Path, process::ExitCode};
 
-/// Returns the main function of the binary that `program` calls: the path of the program, as its
-/// caller gave it. `None` if that is no role.
+/// Returns the main function of the role that `program` is named after. `program` is the first
+/// argument of the process. `None` if no role has that name.
 pub fn called(program: &OsStr) -> Option<fn() -> ExitCode> {
     match Path::new(program).file_name()?.to_str()? {
         "api" => Some(api::main),

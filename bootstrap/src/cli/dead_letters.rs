@@ -95,7 +95,7 @@ pub(crate) fn values(letter: DeadLetter) -> [Value; 7] {
     ]
 }
 
-/// Reads the record of a dead letter again. Returns what came of it.
+/// Reads the record of a dead letter again. Returns the result.
 pub(crate) async fn retry(
     config: &Config,
     database: &Database,
@@ -118,7 +118,7 @@ pub(crate) async fn retry(
     }
 }
 
-/// Deletes a dead letter. Returns what came of it.
+/// Deletes a dead letter. Returns the result.
 pub(crate) async fn discard(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<&'static str> {
     if letters.discard(id).await? { Ok("discarded") } else { bail!("there is no such dead letter") }
 }

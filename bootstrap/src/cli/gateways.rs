@@ -92,7 +92,7 @@ pub async fn execute(config: &Config, args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// Takes a gateway out of service. Returns what came of it.
+/// Takes a gateway out of service. Returns the result.
 pub(crate) async fn drain(
     gateways: &GatewaysConfig,
     database: &Database,
@@ -103,7 +103,7 @@ pub(crate) async fn drain(
     Ok(drained(name, is_new))
 }
 
-/// Puts a gateway back into service. Returns what came of it.
+/// Puts a gateway back into service. Returns the result.
 pub(crate) async fn undrain(
     gateways: &GatewaysConfig,
     database: &Database,

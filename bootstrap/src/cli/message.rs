@@ -158,7 +158,7 @@ pub(crate) fn unknown(id: Id, retention: Retention) -> String {
     )
 }
 
-/// What shows more of a phone, and reads more rows.
+/// The names of what shows more messages of a phone, and of what reads more rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct More {
     shows: &'static str,
@@ -172,7 +172,7 @@ impl More {
     pub(crate) const PAGE: Self =
         Self { shows: "`messager message --phone`", reads: "`messager message --phone`" };
 
-    /// Says what is known of a phone, and how far was looked.
+    /// Describes the result for a phone, and how many rows were read.
     pub(crate) fn note(
         self,
         phone: &PhoneNumber,

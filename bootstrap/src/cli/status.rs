@@ -151,7 +151,7 @@ impl Shown {
         parts.join("\n")
     }
 
-    /// Returns what waits and how fast it moves.
+    /// Returns the numbers of waiting messages, and their rates.
     pub(crate) fn numbers(&self) -> Table<4> {
         numbers(&self.overview, self.rates)
     }

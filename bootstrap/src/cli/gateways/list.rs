@@ -70,7 +70,7 @@ impl Gateways {
         Self { table: Table::new(HEAD), json: Value::Null, in_service: Vec::new() }
     }
 
-    /// Reads what the database has of the gateways of `config`. `region` is the default region.
+    /// Reads the state of the gateways of `config`. `region` is the default region.
     pub(crate) async fn read(
         config: &GatewaysConfig,
         region: Option<Region>,

@@ -33,7 +33,7 @@ pub use self::store::StoreError;
 
 // The pipeline of messages.
 pub use self::{
-    backlog::{Backlog, BacklogSize, Outgoing, Reached, Tenure},
+    backlog::{Backlog, BacklogSize, Found, Outgoing, Reached, Tenure},
     broker::{BrokerError, MessageBroker},
     dead_letters::{DeadLetter, DeadLetters, Revived},
     gateway::{Accepted, GatewayReceipt, Reported, SendError, Sms, SmsGateway},

@@ -79,10 +79,11 @@ pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
             Ok(Some(relayed)) => {
                 readiness.set_up("broker");
                 note_relayed(&relayed, &metrics);
-                let pause = pacing.after(relayed.found);
-                if relayed.published.len() < relayed.found {
+                let Relayed { found, unreadable, .. } = relayed;
+                let pause = pacing.after(found);
+                if relayed.published.len() < found {
                     REFUSED
-                } else if relayed.found == batch {
+                } else if found + unreadable == batch {
                     continue;
                 } else {
                     pause

@@ -5,7 +5,7 @@ mod untaken;
 
 use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 
-use application::ports::{Backlog, BacklogSize, Outgoing, Reached, StoreError, Tenure};
+use application::ports::{Backlog, BacklogSize, Found, Reached, StoreError, Tenure};
 use autometrics::autometrics;
 use sea_orm::FromQueryResult;
 
@@ -55,7 +55,7 @@ impl Backlog for SqlBacklog {
         gaps: &[RangeInclusive<i64>],
         cursor: i64,
         limit: NonZeroU32,
-    ) -> Result<Vec<Outgoing>, StoreError> {
+    ) -> Result<Found, StoreError> {
         Ok(look::look(&self.database, tenure, gaps, cursor, limit).await?)
     }
 

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use self::progress::{Looked, Progress};
 use crate::{
     Chain,
-    ports::{Backlog, BrokerError, MessageBroker, Outgoing, Reached, StoreError, Tenure},
+    ports::{Backlog, BrokerError, Found, MessageBroker, Outgoing, Reached, StoreError, Tenure},
 };
 
 /// Moves messages from the outbox to the broker, while no other relay does.
@@ -59,6 +59,8 @@ const OVERDUE: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 pub struct Relayed {
     /// The number of messages that were read.
     pub found: usize,
+    /// The number of rows that cannot be read. They stay in the outbox until they expire.
+    pub unreadable: usize,
     /// The time from the acceptance of each published message to its publication.
     pub published: Vec<Duration>,
     /// The number of messages that no consumer took over in time. They are published again.
@@ -152,7 +154,8 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
         let overdue = self.reopen_overdue(tenure, progress, surveyed_at).await?;
         let asked = Instant::now();
         let (gaps, cursor) = (progress.gaps(), progress.cursor());
-        let batch = self.backlog.look(tenure, &gaps, cursor, self.settings.batch).await?;
+        let looked = self.backlog.look(tenure, &gaps, cursor, self.settings.batch).await?;
+        let Found { messages: batch, unreadable } = looked;
         let found_at = Instant::now();
 
         let answers = self.publish(&batch).await;
@@ -169,12 +172,16 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
                 Err(error) => failure = Some(error),
             }
         }
+        // The cursor passes them, so that they hold up nothing.
+        found.extend(unreadable.iter().map(|sequence| (*sequence, true)));
+        found.sort_unstable();
         progress.note(&Looked { asked, found: &found });
+        progress.never_repeat(&unreadable);
         if let Some(error) = failure {
             let left = batch.len() - published.len();
             tracing::warn!(left, error = %Chain(&error), "some messages were not published; they stay in the outbox for a later batch");
         }
-        Ok(Relayed { found: batch.len(), published, overdue })
+        Ok(Relayed { found: batch.len(), unreadable: unreadable.len(), published, overdue })
     }
 
     async fn publish(&self, batch: &[Outgoing]) -> Vec<Result<(), BrokerError>> {
@@ -318,7 +325,9 @@ mod tests {
         backlog.expect_look().returning(move |_, gaps, cursor, _| {
             let gaps = gaps.iter().map(RangeInclusive::start).copied().collect();
             told.lock().unwrap().push((gaps, cursor));
-            Ok(batches.pop_front().unwrap_or_default().into_iter().map(outgoing).collect())
+            let batch = batches.pop_front().unwrap_or_default();
+            let messages = batch.into_iter().map(outgoing).collect();
+            Ok(Found { messages, unreadable: Vec::new() })
         });
         asked
     }
@@ -344,8 +353,8 @@ mod tests {
         relay.release().await.unwrap();
 
         let age = Duration::from_secs(2);
-        assert_eq!(first, Relayed { found: 3, published: vec![age], overdue: 0 });
-        assert_eq!(second, Relayed { found: 2, published: vec![age; 2], overdue: 0 });
+        assert_eq!(first, Relayed { found: 3, published: vec![age], ..Relayed::default() });
+        assert_eq!(second, Relayed { found: 2, published: vec![age; 2], ..Relayed::default() });
         assert_eq!(*asked.lock().unwrap(), [(vec![], 0), (vec![1, 3], 3)]);
     }
 
@@ -512,9 +521,9 @@ mod tests {
                 _: &[RangeInclusive<i64>],
                 _: i64,
                 _: NonZeroU32,
-            ) -> Result<Vec<Outgoing>, StoreError> {
+            ) -> Result<Found, StoreError> {
                 sleep(Duration::from_secs(5)).await;
-                Ok(Vec::new())
+                Ok(Found::default())
             }
 
             async fn survey(&self, _: &Tenure) -> Result<Option<Duration>, StoreError> {
@@ -565,5 +574,32 @@ mod tests {
 
         assert_eq!((relayed.overdue, relayed.found), (2, 2));
         assert_eq!(asked.lock().unwrap()[2], (vec![1, 3], 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unreadable_rows_are_passed() {
+        let mut backlog = backlog();
+        let cursors = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::clone(&cursors);
+        backlog.expect_look().returning(move |_, gaps, cursor, _| {
+            assert!(gaps.is_empty(), "{gaps:?}");
+            told.lock().unwrap().push(cursor);
+            if cursor > 0 {
+                return Ok(Found::default());
+            }
+            Ok(Found { messages: vec![outgoing(2)], unreadable: vec![1, 3] })
+        });
+        backlog.expect_renew().returning(|_, _, _| Ok(true));
+        backlog.expect_survey().returning(|_| Ok(Some(Duration::ZERO)));
+        backlog.expect_untaken().once().returning(|_, _| Ok(vec![1, 3]));
+        let mut relay = RelayBatch::new(backlog, willing_broker(), settings());
+
+        let first = relay.execute().await.unwrap().unwrap();
+        advance(Duration::from_secs(31)).await;
+        let later = relay.execute().await.unwrap().unwrap();
+
+        assert_eq!((first.found, first.published.len(), first.unreadable), (1, 1, 2));
+        assert_eq!(later, Relayed::default());
+        assert_eq!(*cursors.lock().unwrap(), [0, 3]);
     }
 }

@@ -32,7 +32,7 @@ pub trait Backlog: Sync + 'static {
     async fn release(&self, tenure: &Tenure, reached: Reached) -> Result<(), StoreError>;
 
     /// Reads the first `limit` messages whose number is in one of `gaps` or above `cursor`, in the order
-    /// of their numbers. Leaves out what has expired.
+    /// of their numbers. Leaves out what has expired. Logs each row that it cannot read.
     ///
     /// Reads nothing if the database may have lost commits since the tenure began.
     async fn look(
@@ -41,7 +41,7 @@ pub trait Backlog: Sync + 'static {
         gaps: &[RangeInclusive<i64>],
         cursor: i64,
         limit: NonZeroU32,
-    ) -> Result<Vec<Outgoing>, StoreError>;
+    ) -> Result<Found, StoreError>;
 
     /// Looks up the lowest number, from which all reads of the whole outbox begin. Returns how long
     /// ago a group last reached the end of all partitions, if any has.
@@ -82,6 +82,14 @@ pub struct Reached {
     pub published: i64,
     /// No message above this number was published.
     pub read: i64,
+}
+
+/// The result of a look.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    pub messages: Vec<Outgoing>,
+    /// The numbers of rows that this service did not write. They count towards the limit.
+    pub unreadable: Vec<i64>,
 }
 
 /// A message to publish.

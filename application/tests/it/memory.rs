@@ -18,7 +18,7 @@ use application::{
     BoxError, TraceParent,
     ports::{
         Accepted, Admitted, Backlog, BacklogSize, Batch, BrokerError, Call, CallOutcome,
-        DeliveryLedger, DeliveryState, Due, Enqueued, Fetched, Incoming, Lease, LedgerError,
+        DeliveryLedger, DeliveryState, Due, Enqueued, Fetched, Found, Incoming, Lease, LedgerError,
         MessageBroker, MessageStream, NewSend, Next, Outbox, OutcomeClass, Outgoing,
         PartitionLeases, Past, Reached, Record, Recorded, Renewed, SendError, Sms, SmsGateway,
         Start, StartFrom, Started, StoreError, StreamError, Tenure, Verdict,
@@ -418,7 +418,7 @@ impl Backlog for Memory {
         gaps: &[RangeInclusive<i64>],
         cursor: i64,
         limit: NonZeroU32,
-    ) -> Result<Vec<Outgoing>, StoreError> {
+    ) -> Result<Found, StoreError> {
         self.commit(Statement::Any, |state, now| {
             let wanted = state.outbox.iter().filter(|(sequence, row)| {
                 let is_unread =
@@ -433,7 +433,8 @@ impl Backlog for Memory {
                 age: Duration::ZERO,
             };
             let limit = usize::try_from(limit.get()).expect("it is small");
-            wanted.take(limit).map(outgoing).collect()
+            let messages = wanted.take(limit).map(outgoing).collect();
+            Found { messages, unreadable: Vec::new() }
         })
         .map_err(StoreError::Unavailable)
     }

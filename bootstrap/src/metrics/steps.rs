@@ -105,7 +105,7 @@ mod tests {
 
         let delivery = DeliveryMetrics::register(&registry, &steps).unwrap();
         let ages = || [1, 2, 20].map(Duration::from_secs).to_vec();
-        relay.relayed(&Relayed { found: 3, published: ages(), overdue: 0 });
+        relay.relayed(&Relayed { found: 3, published: ages(), ..Relayed::default() });
         delivery.delivered(0, &Delivered { admitted: 3, ages: ages(), ..Delivered::default() });
 
         for line in [

@@ -2,9 +2,9 @@
 
 use std::{num::NonZeroU32, ops::RangeInclusive};
 
-use application::ports::{Outgoing, Tenure};
+use application::ports::{Found, Outgoing, Tenure};
 use domain::{Message, Validity};
-use sea_orm::FromQueryResult;
+use sea_orm::{FromQueryResult, QueryResult};
 
 use super::tenure::SERVER;
 use crate::database::{Database, DatabaseError, Sql, lasting, parsed, time};
@@ -15,7 +15,7 @@ pub(super) async fn look(
     gaps: &[RangeInclusive<i64>],
     cursor: i64,
     limit: NonZeroU32,
-) -> Result<Vec<Outgoing>, DatabaseError> {
+) -> Result<Found, DatabaseError> {
     let parameters = database
         .parameters()
         .rows("gap", gaps.iter(), |gap| {
@@ -29,7 +29,27 @@ pub(super) async fn look(
         let lowest = gaps.first().map_or(cursor + 1, |gap| *gap.start());
         parameters.with("lowest", lowest)
     };
-    database.readable_rows(&LOOK, parameters, Row::outgoing).await
+    found(&database.raw_rows(&LOOK, parameters).await?)
+}
+
+fn found(rows: &[QueryResult]) -> Result<Found, DatabaseError> {
+    let mut found = Found::default();
+    for row in rows {
+        let sequence = row.try_get("", "sequence")?;
+        let read = Row::from_query_result(row, "").map_err(DatabaseError::from);
+        match read.and_then(Row::outgoing) {
+            Ok(message) => found.messages.push(message),
+            Err(error) => {
+                tracing::error!(
+                    sequence,
+                    %error,
+                    "skipping a row of the outbox that this service did not write; nothing is sent for it"
+                );
+                found.unreadable.push(sequence);
+            }
+        }
+    }
+    Ok(found)
 }
 
 #[derive(FromQueryResult)]

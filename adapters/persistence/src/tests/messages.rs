@@ -1,7 +1,8 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use application::ports::{
-    Backlog, BacklogSize, Enqueued, Lease, NewSend, Outbox, PartitionLeases, Reached, StoreError,
+    Backlog, BacklogSize, Enqueued, Found, Lease, NewSend, Outbox, PartitionLeases, Reached,
+    StoreError,
 };
 use sea_orm::ConnectionTrait;
 use tokio::{task::JoinSet, time::Instant};
@@ -18,6 +19,7 @@ use crate::{
 on_both_databases!(
     message_to_publish_is_the_stored_message,
     look_finds_the_first_messages_in_gaps_and_above_the_cursor,
+    unreadable_rows_are_passed,
     one_relay_works_at_a_time,
     released_outbox_is_acquired_at_once,
     relay_whose_lease_has_ended_stays_until_another_begins,
@@ -80,12 +82,27 @@ async fn look_finds_the_first_messages_in_gaps_and_above_the_cursor(database: Da
     let gaps = [all[0]..=all[0], all[2]..=all[3]];
     let look = async |most| {
         let found = backlog.look(&tenure, &gaps, all[4], limit(most)).await.unwrap();
-        found.iter().map(|it| it.sequence).collect::<Vec<_>>()
+        found.messages.iter().map(|it| it.sequence).collect::<Vec<_>>()
     };
 
     assert_eq!(look(9).await, [all[0], all[2], all[3], all[5], all[6], all[7]]);
     assert_eq!(look(4).await, [all[0], all[2], all[3], all[5]]);
     assert_eq!(look(2).await, [all[0], all[2]]);
+}
+
+async fn unreadable_rows_are_passed(database: Database) {
+    let all = numbers(&database, 4).await;
+    for (column, sequence) in [("code", all[0]), ("trace", all[2])] {
+        let spoil = format!("UPDATE outbox SET {column} = 'none' WHERE sequence = {sequence}");
+        database.connection().execute_unprepared(&spoil).await.unwrap();
+    }
+    let backlog = backlog(&database);
+    let tenure = backlog.acquire(LONG).await.unwrap().unwrap();
+
+    let found = backlog.look(&tenure, &[], 0, limit(3)).await.unwrap();
+
+    assert_eq!(found.unreadable, [all[0], all[2]]);
+    assert_eq!(found.messages.iter().map(|it| it.sequence).collect::<Vec<_>>(), [all[1]]);
 }
 
 async fn one_relay_works_at_a_time(database: Database) {
@@ -137,9 +154,9 @@ async fn relay_reads_nothing_from_another_server() {
     let tenure = backlog.acquire(LONG).await.unwrap().unwrap();
     let before = application::ports::Tenure { server: tenure.server - 1, ..tenure };
 
-    assert_eq!(backlog.look(&before, &[], 0, limit(9)).await.unwrap(), []);
+    assert_eq!(backlog.look(&before, &[], 0, limit(9)).await.unwrap(), Found::default());
     assert!(!backlog.renew(&before, Reached::default(), LONG).await.unwrap());
-    assert_eq!(backlog.look(&tenure, &[], 0, limit(9)).await.unwrap().len(), 1);
+    assert_eq!(backlog.look(&tenure, &[], 0, limit(9)).await.unwrap().messages.len(), 1);
 }
 
 /// A relay waits for a number that it does not see.

@@ -317,7 +317,7 @@ pub(super) fn backlog(database: &Database) -> SqlBacklog {
 pub(super) async fn look(database: &Database, above: i64) -> Vec<Outgoing> {
     let backlog = backlog(database);
     let tenure = backlog.acquire(LONG).await.unwrap().expect("it is free or ours");
-    backlog.look(&tenure, &[], above, NonZeroU32::new(9).unwrap()).await.unwrap()
+    backlog.look(&tenure, &[], above, NonZeroU32::new(9).unwrap()).await.unwrap().messages
 }
 
 /// Returns the messages of the outbox as a consumer reads them.

@@ -37,6 +37,8 @@ pub(super) struct Progress {
     /// Publications of messages that were in a gap. All others were published before the first mark
     /// that includes them.
     apart: HashMap<i64, Publication>,
+    /// Messages that are never overdue.
+    never_repeated: HashSet<i64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +79,7 @@ impl Progress {
             gaps: BTreeMap::new(),
             marks: VecDeque::from([mark]),
             apart: HashMap::new(),
+            never_repeated: HashSet::new(),
         }
     }
 
@@ -98,8 +101,7 @@ impl Progress {
     pub(super) fn note(&mut self, looked: &Looked<'_>) {
         let now = Instant::now();
         let last = looked.found.last().map(|(sequence, _)| *sequence);
-        // A look may miss messages even if it found fewer than it asked for: rows that cannot be
-        // read count towards its limit and are left out.
+        // A look that reached its limit says nothing about higher numbers.
         let covered = last.unwrap_or(i64::MAX);
         self.gaps.retain(|_, gap| {
             let is_decided = looked.asked.saturating_duration_since(gap.since) >= DECIDED_AFTER;
@@ -133,11 +135,16 @@ impl Progress {
 
     /// Returns whether a message up to [`Progress::overdue_until`] must be published again.
     pub(super) fn is_overdue(&self, sequence: i64, read: Option<Duration>) -> bool {
-        if self.is_gap(sequence) {
+        if self.is_gap(sequence) || self.never_repeated.contains(&sequence) {
             return false;
         }
         let publication = self.apart.get(&sequence);
         publication.is_none_or(|it| it.at.elapsed() >= self.patience(it.times, read))
+    }
+
+    /// Notes messages that another publication does not help.
+    pub(super) fn never_repeat(&mut self, sequences: &[i64]) {
+        self.never_repeated.extend(sequences);
     }
 
     /// Makes a published message a gap again.
@@ -147,9 +154,11 @@ impl Progress {
         self.open(sequence, now);
     }
 
-    /// Forgets the publications of messages up to `until` that are no longer in `there`.
+    /// Forgets what is known of messages up to `until` that are no longer in `there`.
     pub(super) fn forget_taken(&mut self, until: i64, there: &HashSet<i64>) {
-        self.apart.retain(|sequence, _| *sequence > until || there.contains(sequence));
+        let stays = |sequence: &i64| *sequence > until || there.contains(sequence);
+        self.apart.retain(|sequence, _| stays(sequence));
+        self.never_repeated.retain(stays);
     }
 
     /// Returns how long a message waits after it was published `times` times. The time doubles with

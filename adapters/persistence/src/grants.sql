@@ -41,7 +41,7 @@ GRANT SELECT ON seaql_migrations TO messager_processor;
 GRANT SELECT, INSERT, UPDATE ON write_probe TO messager_processor;
 GRANT SELECT, UPDATE, DELETE ON outbox TO messager_processor;
 GRANT SELECT ON SEQUENCE outbox_sequence_seq TO messager_processor;
-GRANT SELECT, UPDATE ON relay TO messager_processor;
+GRANT SELECT, INSERT, UPDATE ON relay TO messager_processor;
 GRANT SELECT, INSERT, UPDATE, DELETE ON delivery TO messager_processor;
 GRANT SELECT, UPDATE, DELETE ON dead_letter TO messager_processor;
 GRANT SELECT, UPDATE, DELETE ON partition_lease TO messager_processor;

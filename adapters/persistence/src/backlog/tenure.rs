@@ -12,6 +12,33 @@ pub(super) async fn acquire(
     owner: &str,
     lease: Duration,
 ) -> Result<Option<Tenure>, DatabaseError> {
+    let tenure = try_acquire(database, owner, lease).await?;
+    if tenure.is_none() && restore(database).await? {
+        return try_acquire(database, owner, lease).await;
+    }
+    Ok(tenure)
+}
+
+/// Inserts the row of `relay` if it is missing, and returns whether it was. Without it no process
+/// would ever relay.
+async fn restore(database: &Database) -> Result<bool, DatabaseError> {
+    if database.finds(&ROW, database.parameters()).await?
+        || database.execute(&RESTORE, database.parameters()).await? == 0
+    {
+        return Ok(false);
+    }
+    tracing::error!(
+        "the row of the table relay was missing and is restored; all messages in the outbox are published again, and \
+         consumers ignore the duplicates"
+    );
+    Ok(true)
+}
+
+async fn try_acquire(
+    database: &Database,
+    owner: &str,
+    lease: Duration,
+) -> Result<Option<Tenure>, DatabaseError> {
     #[derive(FromQueryResult)]
     struct Row {
         epoch: i64,
@@ -95,6 +122,17 @@ WHERE owner IS NULL OR owner = :owner OR expires_at <= {now}
 RETURNING epoch, published, {server} AS server";
 
 static ACQUIRE: Sql = Sql::with(&[SERVER, READ_BY_OTHERS], ACQUIRE_TEXT, ACQUIRE_TEXT);
+
+static ROW: Sql = Sql::new("SELECT 1 FROM relay");
+
+// The relay begins at the first message. Any number that was drawn may have been published.
+static RESTORE: Sql = Sql::pair(
+    "
+INSERT INTO relay (read_up_to)
+VALUES (coalesce(pg_sequence_last_value('outbox_sequence_seq'), 0))
+ON CONFLICT DO NOTHING",
+    "INSERT INTO relay (read_up_to) VALUES (0) ON CONFLICT DO NOTHING",
+);
 
 const RENEW_TEXT: &str = "
 UPDATE relay

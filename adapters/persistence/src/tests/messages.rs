@@ -22,6 +22,7 @@ on_both_databases!(
     unreadable_rows_are_passed,
     one_relay_works_at_a_time,
     released_outbox_is_acquired_at_once,
+    missing_row_of_the_relay_is_restored,
     relay_whose_lease_has_ended_stays_until_another_begins,
     refused_message_draws_no_number,
     backlog_says_how_old_its_oldest_messages_are,
@@ -135,6 +136,23 @@ async fn released_outbox_is_acquired_at_once(database: Database) {
 
     assert_eq!(count(&database, "relay WHERE owner IS NULL AND read_up_to = 4").await, 1);
     assert_eq!(b.acquire(LONG).await.unwrap().unwrap().published, 3);
+}
+
+async fn missing_row_of_the_relay_is_restored(database: Database) {
+    let all = numbers(&database, 3).await;
+    reach(&database, all[1]).await;
+    database.connection().execute_unprepared("DELETE FROM relay").await.unwrap();
+    let (a, b) = (of(&database, "a"), of(&database, "b"));
+
+    let tenure = a.acquire(LONG).await.unwrap().unwrap();
+
+    let again = a.look(&tenure, &[], tenure.published, limit(9)).await.unwrap();
+    assert_eq!(again.messages.len(), 3);
+    if database.is_postgres() {
+        assert_eq!(count(&database, &format!("relay WHERE read_up_to = {}", all[2])).await, 1);
+    }
+    assert_eq!(b.acquire(LONG).await.unwrap(), None);
+    assert_eq!(count(&database, "relay").await, 1);
 }
 
 async fn relay_whose_lease_has_ended_stays_until_another_begins(database: Database) {

@@ -121,7 +121,11 @@ fn note_relayed(relayed: &Relayed, metrics: &RelayMetrics) {
 }
 
 /// Ends expired messages, and counts the backlog. Repeats this every five seconds until a stop.
-pub(crate) async fn sweep<B: Backlog>(backlog: B, metrics: RelayMetrics, stop: CancellationToken) {
+pub(crate) async fn end_expired<B: Backlog>(
+    backlog: B,
+    metrics: RelayMetrics,
+    stop: CancellationToken,
+) {
     const PAUSE: Duration = Duration::from_secs(5);
     every(PAUSE, &stop, || async {
         match backlog.end_expired().await {

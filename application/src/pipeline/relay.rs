@@ -234,19 +234,15 @@ impl<B: Backlog, M: MessageBroker> RelayBatch<B, M> {
             let untaken = self.backlog.untaken(from..=until, OVERDUE).await?;
             let overdue = untaken.iter().filter(|it| progress.is_overdue(**it, read));
             let overdue: Vec<i64> = overdue.copied().take(most - reopened).collect();
-            for sequence in &overdue {
-                progress.reopen(*sequence);
-            }
+            progress.reopen(&overdue);
             reopened += overdue.len();
-            match untaken.last() {
-                Some(last) if untaken.len() == most => from = last + 1,
-                _ => {
-                    there.extend(untaken);
-                    progress.forget_taken(until, &there);
-                    break;
-                }
-            }
+            let is_all = untaken.len() < most;
+            from = untaken.last().map_or(from, |last| last + 1);
             there.extend(untaken);
+            if is_all {
+                progress.forget_taken(until, &there);
+                break;
+            }
         }
         Ok(reopened)
     }

@@ -16,7 +16,7 @@ use crate::{
     metrics::{EventMetrics, RelayMetrics},
     periodic::{every, repeat},
     random::seeded,
-    relay::{Pauses, relay, sweep},
+    relay::{Pauses, end_expired, relay},
 };
 
 /// Publishes the messages of the outbox to the broker, and posts events. `stored` is notified of
@@ -67,7 +67,7 @@ pub fn processor(
         &stop,
         relay(batch, size, pauses, stored, metrics.clone(), readiness, stop.clone()),
     );
-    process.spawn_when(&usable, &stop, sweep(backlog, metrics, stop.clone()));
+    process.spawn_when(&usable, &stop, end_expired(backlog, metrics, stop.clone()));
     Ok(())
 }
 

@@ -147,11 +147,13 @@ impl Progress {
         self.never_repeated.extend(sequences);
     }
 
-    /// Makes a published message a gap again.
-    pub(super) fn reopen(&mut self, sequence: i64) {
+    /// Makes published messages gaps again. Neighbours become one gap.
+    pub(super) fn reopen(&mut self, sequences: &[i64]) {
         let now = Instant::now();
-        self.apart.entry(sequence).or_insert(Publication { times: 1, at: now }).at = now;
-        self.open(sequence, now);
+        for sequence in sequences.iter().copied() {
+            self.apart.entry(sequence).or_insert(Publication { times: 1, at: now }).at = now;
+            self.open(sequence, now);
+        }
     }
 
     /// Forgets what is known of messages up to `until` that are no longer in `there`.
@@ -303,11 +305,22 @@ mod tests {
             assert_eq!(progress.overdue_until(read), Some(1));
             assert!(progress.is_overdue(1, read));
 
-            progress.reopen(1);
+            progress.reopen(&[1]);
             assert!(!progress.is_overdue(1, read), "it is a gap");
             assert_eq!(progress.reached().published, 0);
             look(&mut progress, &[(1, true)]);
         }
+    }
+
+    /// The clock is not paused: each look at it gives another time.
+    #[tokio::test]
+    async fn neighbours_that_are_reopened_are_one_gap() {
+        let mut progress = progress();
+        look(&mut progress, &[(1, true), (2, true), (3, true), (4, true), (5, true)]);
+
+        progress.reopen(&[1, 2, 3, 5]);
+
+        assert_eq!(gaps(&progress), [(1, 3), (5, 5)]);
     }
 
     #[tokio::test(start_paused = true)]

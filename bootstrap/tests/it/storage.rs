@@ -118,7 +118,8 @@ async fn messages_accepted_by_postgresql_on_a_full_disk_are_stored() {
         (batch.len() < 50).then_some(())
     })
     .await;
-    is_not_ready(&api, "No space left").await;
+    // "No space left on device", or, if half a block is free, "wrote only 4096 of 8192 bytes".
+    is_not_ready(&api, "could not extend file").await;
     disk.free();
     api.is_ready().await;
     let afterwards = starts(&client, next..next + 50).await;
@@ -127,7 +128,6 @@ async fn messages_accepted_by_postgresql_on_a_full_disk_are_stored() {
 
     let stored = postgres.number("SELECT count(*) FROM verification").await;
     assert_eq!(usize::try_from(stored).unwrap(), accepted.iter().collect::<HashSet<_>>().len());
-    postgres.drop_tablespace(api).await;
 }
 
 #[tokio::test]

@@ -1,12 +1,13 @@
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Binary, Gateway, Running, SmallDisk, Topic};
+use super::{Binary, Gateway, SmallDisk, Topic};
 
 /// The most privileges that each part of the service has in these tests.
 const GRANTS: &str = include_str!("../../../../adapters/persistence/src/grants.sql");
@@ -67,6 +68,30 @@ pub(crate) struct Postgres {
     pub(crate) name: String,
     pub(crate) user: String,
     pub(crate) password: String,
+    tablespace: Option<Tablespace>,
+}
+
+/// The tablespace of one database. Both are dropped with this value, also if the test fails: without
+/// the disk below them, no checkpoint of the server succeeds.
+#[derive(Debug)]
+struct Tablespace {
+    name: String,
+    database: String,
+}
+
+impl Drop for Tablespace {
+    fn drop(&mut self) {
+        let Self { name, database } = self;
+        let psql = format!("{}/psql", environment("TEST_PG_BIN").unwrap());
+        let dropped = Command::new(psql)
+            .args(["-Xq", "-v", "ON_ERROR_STOP=1", &environment("TEST_POSTGRES_URL").unwrap()])
+            .args(["-c", &format!("DROP DATABASE {database} WITH (FORCE)")])
+            .args(["-c", &format!("DROP TABLESPACE {name}")])
+            .status();
+        if !std::thread::panicking() {
+            assert!(dropped.unwrap().success());
+        }
+    }
 }
 
 impl Postgres {
@@ -88,27 +113,9 @@ impl Postgres {
         std::os::unix::fs::chown(&folder, Some(owner.uid()), Some(owner.gid())).unwrap();
         let name = format!("space_{}", unique());
         let create = format!("CREATE TABLESPACE {name} LOCATION '{}'", folder.display());
-        Self::with(&create, &format!("TABLESPACE {name}")).await
-    }
-
-    /// Drops the tablespace on the disk before the disk is unmounted.
-    pub(crate) async fn drop_tablespace(self, process: Running) {
-        process.stop("TERM").await;
-        let Self { connection, name, .. } = self;
-        connection.close().await.unwrap();
-        let admin = Database::connect(environment("TEST_POSTGRES_URL").unwrap()).await.unwrap();
-        let space = format!(
-            "SELECT spcname FROM pg_database JOIN pg_tablespace s ON s.oid = dattablespace
-             WHERE datname = '{name}'"
-        );
-        let space = Statement::from_string(sea_orm::DbBackend::Postgres, space);
-        let space = admin.query_one_raw(space).await.unwrap().unwrap();
-        let space: String = space.try_get_by_index(0).unwrap();
-        for drop in
-            [format!("DROP DATABASE {name} WITH (FORCE)"), format!("DROP TABLESPACE {space}")]
-        {
-            admin.execute_unprepared(&drop).await.unwrap();
-        }
+        let mut postgres = Self::with(&create, &format!("TABLESPACE {name}")).await?;
+        postgres.tablespace = Some(Tablespace { name, database: postgres.name.clone() });
+        Some(postgres)
     }
 
     async fn with(before: &str, options: &str) -> Option<Self> {
@@ -135,6 +142,7 @@ impl Postgres {
             name,
             user: user.to_owned(),
             password: password.to_owned(),
+            tablespace: None,
         })
     }
 

@@ -7,13 +7,16 @@ use application::{
     ports::{Backlog, GivingBack, GoRow, GoTable, Ids, Reached, Taking},
 };
 use domain::{Message, MessageId};
+use migration::{Migrator, MigratorTrait};
 use sea_orm::{
     ConnectionTrait,
     sqlx::{self, Connection as _, PgConnection, Row as _, postgres::PgConnectOptions},
 };
 
-use super::support::{backlog, count, in_time, look, number, phone, postgres, rng, sqlite};
-use crate::{Database, DatabaseSettings, NoGoTable, SqlGoTable};
+use super::support::{
+    backlog, count, in_time, look, new_postgres, number, phone, postgres, rng, sqlite,
+};
+use crate::{Database, DatabaseSettings, NoGoTable, PostgresSettings, SqlGoTable};
 
 /// The only migration of the Go service.
 const SCHEMA: &str = include_str!("go_table.sql");
@@ -304,6 +307,33 @@ async fn only_messages_that_were_never_published_are_given_back() {
     assert_eq!(waiting(&table).await.len(), 1, "as if never claimed");
     let mut go = session(&database).await;
     assert_eq!(claim(&mut go, 1, 10).await.len(), 1);
+}
+
+/// The user of the Go service is no superuser. It owns the table `message`, and all that `migrate up`
+/// makes.
+#[tokio::test]
+async fn user_of_the_go_service_may_take_rows_over_and_give_them_back() {
+    let Some(settings) = new_postgres().await else { return };
+    let server = Database::connect_lazily(&DatabaseSettings::Postgres(settings.clone()), "test", 1);
+    let name = &settings.database;
+    let (user, password) = (format!("go_{name}"), settings.password.as_deref().unwrap());
+    run(&server, &format!("CREATE ROLE {user} LOGIN PASSWORD '{password}'")).await;
+    run(&server, &format!("ALTER DATABASE {name} OWNER TO {user}")).await;
+    let settings = DatabaseSettings::Postgres(PostgresSettings { user, ..settings.clone() });
+    let database = Database::connect_lazily(&settings, "test", 2);
+    run(&database, SCHEMA).await;
+    Migrator::up(&database.connection(), None).await.unwrap();
+    accept(&database, 0..2).await;
+    let table = open(&database).await;
+
+    assert_eq!(table.take(&taking(waiting(&table).await)).await.unwrap(), 2);
+    let stored = table.unpublished(0, 10).await.unwrap().unwrap();
+    let done = table.done(ALL).await.unwrap();
+    let back = stored.iter().zip(done);
+    let back: Vec<_> =
+        back.map(|(it, (row, _))| GivingBack { row, sequence: it.sequence }).collect();
+
+    assert_eq!(table.give_back(&back).await.unwrap(), Some(2));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! The data and the actions of the operator's page. They are those of the commands of `messager`.
 //!
-//! The page has one connection, and runs one read or one action at a time. Each has its own task,
-//! and so continues if the client disconnects.
+//! The page has one connection, and runs one read or one action at a time. Each read has its own
+//! task, and so continues if the client disconnects. `adapters_http` does the same for an action.
 
 mod tables;
 
@@ -30,9 +30,8 @@ use crate::{
     config::{Config, GatewaysConfig},
 };
 
-/// How long a request waits for its data, and for the end of an action.
+/// How long a request waits for its data.
 const PATIENCE: Duration = Duration::from_secs(5);
-const ACTION: Duration = Duration::from_secs(15);
 
 /// How long the data of a view is reused.
 const KEPT: Duration = Duration::from_secs(1);
@@ -224,23 +223,10 @@ impl Operator for Desk {
     async fn act(&self, action: Action) -> Answer<String> {
         let views = Arc::clone(&self.views).lock_owned();
         let Ok(mut views) = timeout(PATIENCE, views).await else { return Err(too_late()) };
-        let source = Arc::clone(&self.source);
-        let task = tokio::spawn(async move {
-            let done = source.act(action).await;
-            // The next view must show the result.
-            *views = Views::default();
-            done
-        });
-        match timeout(ACTION, task).await {
-            Ok(done) => done
-                .map_err(anyhow::Error::from)
-                .flatten()
-                .map_err(|error| OperatorError::Refused(format!("{error:#}"))),
-            Err(_) => Err(OperatorError::Unfinished(format!(
-                "it is still running after {} s: check again later",
-                ACTION.as_secs()
-            ))),
-        }
+        let done = self.source.act(action).await;
+        // The next view must show the result.
+        *views = Views::default();
+        done.map_err(|error| OperatorError::Refused(format!("{error:#}")))
     }
 }
 

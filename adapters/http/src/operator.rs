@@ -3,7 +3,7 @@
 //!
 //! `access` decides who may see it, and `html` writes it. [`Operator`] supplies its data.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -19,6 +19,7 @@ use axum::{
 };
 use domain::{GatewayName, MessageId, VerificationId};
 use maud::Markup;
+use tokio::time::timeout;
 
 use self::{
     access::{Access, guard},
@@ -42,10 +43,13 @@ const MAX_BODY: usize = 4 * 1024;
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a request waits for the end of its action. The action itself has no limit.
+const ACTION: Duration = Duration::from_secs(15);
+
 /// Supplies the data of the page, and carries out its actions.
 ///
-/// An answer contains no code, no full phone number and no secret. Each call ends within seconds,
-/// even if the database does not answer.
+/// An answer contains no code, no full phone number and no secret. Each call except `act` ends
+/// within seconds, even if the database does not answer.
 pub trait Operator: Send + Sync + 'static {
     /// Returns the state of the service.
     fn status(&self) -> impl Future<Output = Result<Status, OperatorError>> + Send;
@@ -220,21 +224,49 @@ fn ask<O: Operator>(parse: fn(&str) -> Option<Action>) -> MethodRouter<Arc<Desk<
     let act = async move |State(desk): Shared<O>, Path(of): Path<String>, request: Request| {
         let Some(action) = parse(&of) else { return ApiError::NotFound.into_response() };
         let here = Here::of(&action);
-        let caller = Caller::of(&request).map(tracing::field::display);
-        let what = action.to_string();
-        match desk.operator.act(action).await {
-            Ok(done) => {
-                tracing::info!(client.address = caller, %what, done, "acted for the operator");
-                page(html::done(here, &done))
+        // A separate task goes on, and logs the result, if the client disconnects.
+        let acted = tokio::spawn(carry_out(desk, action, Caller::of(&request)));
+        match timeout(ACTION, acted).await {
+            Ok(Ok(Ok(done))) => page(html::done(here, &done)),
+            Ok(Ok(Err(error))) => failure(here, &error),
+            Ok(Err(error)) => {
+                if error.is_panic() {
+                    tracing::error!("an action of the operator panicked");
+                }
+                ApiError::Internal.into_response()
             }
-            Err(error) => {
-                let reason = error.text();
-                tracing::warn!(client.address = caller, %what, reason, "did not act for the operator");
-                failure(here, &error)
-            }
+            Err(_) => failure(here, &unfinished()),
         }
     };
     get(confirm).post(act)
+}
+
+/// Carries out an action, and logs its result.
+async fn carry_out<O: Operator>(
+    desk: Arc<Desk<O>>,
+    action: Action,
+    caller: Option<IpAddr>,
+) -> Result<String, OperatorError> {
+    let caller = caller.map(tracing::field::display);
+    let what = action.to_string();
+    let acted = desk.operator.act(action).await;
+    match &acted {
+        Ok(done) => {
+            tracing::info!(client.address = caller, %what, done, "acted for the operator");
+        }
+        Err(error) => {
+            let reason = error.text();
+            tracing::warn!(client.address = caller, %what, reason, "did not act for the operator");
+        }
+    }
+    acted
+}
+
+fn unfinished() -> OperatorError {
+    OperatorError::Unfinished(format!(
+        "it is still running after {} s: check again later",
+        ACTION.as_secs()
+    ))
 }
 
 async fn status<O: Operator>(State(desk): Shared<O>) -> Response {

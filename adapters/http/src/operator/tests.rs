@@ -13,10 +13,11 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http_body_util::BodyExt;
 use prometheus::Registry;
+use tokio::{sync::Notify, task::yield_now};
 use tower::ServiceExt;
 
 use super::*;
-use crate::{Exemplars, metrics_router, page::hash_of, server::NoCredentials};
+use crate::{Exemplars, metrics_router, page::hash_of, server::NoCredentials, testing::Log};
 
 const PASSWORD: &str = "operator-password-1";
 const EVIL: &str = "<script>alert(\"1\")</script>";
@@ -27,6 +28,8 @@ const ID: &str = "ver_0193ad2f6c4e7b5f8e2a4d1c9b8a7f00";
 struct Told {
     asked: Arc<Mutex<Vec<String>>>,
     error: Option<OperatorError>,
+    /// An action ends after this.
+    end: Option<Arc<Notify>>,
 }
 
 impl Told {
@@ -86,7 +89,11 @@ impl Operator for Told {
     }
 
     async fn act(&self, action: Action) -> Result<String, OperatorError> {
-        self.note(action.to_string(), EVIL.to_owned())
+        let done = self.note(action.to_string(), EVIL.to_owned());
+        if let Some(end) = &self.end {
+            end.notified().await;
+        }
+        done
     }
 }
 
@@ -279,6 +286,53 @@ async fn action_is_confirmed_and_then_carried_out() {
         assert_eq!(done.status, StatusCode::OK);
         assert_eq!(told.asked(), [format!("before {action}"), action.to_owned()]);
     }
+}
+
+/// Lets other tasks run until the log has `text`.
+async fn logged(log: &Log, text: &str) {
+    for _ in 0..1_000 {
+        if log.text().contains(text) {
+            return;
+        }
+        yield_now().await;
+    }
+    panic!("{text} is not in the log: {}", log.text());
+}
+
+#[tokio::test]
+async fn action_goes_on_and_is_logged_if_the_client_disconnects() {
+    let (log, _guard) = Log::capture();
+    let told = Told { end: Some(Arc::default()), ..Told::default() };
+    let (path, action) = ACTIONS[2];
+
+    let begins = async {
+        while told.asked().is_empty() {
+            yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = post(&told, path, "") => panic!("the action has not ended"),
+        () = begins => {}
+    }
+    assert!(!log.text().contains("acted for the operator"), "{}", log.text());
+    told.end.unwrap().notify_one();
+
+    logged(&log, "acted for the operator").await;
+    assert!(log.text().contains(&format!("what={action}")), "{}", log.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn action_that_takes_longer_than_its_request_goes_on_and_is_logged() {
+    let (log, _guard) = Log::capture();
+    let told = Told { end: Some(Arc::default()), ..Told::default() };
+
+    let answer = post(&told, ACTIONS[0].0, "").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.body.contains("still running after 15 s"), "{}", answer.body);
+    assert!(!log.text().contains("act for the operator"), "{}", log.text());
+    told.end.unwrap().notify_one();
+
+    logged(&log, "acted for the operator").await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use adapters_persistence::{Database, Overview, SqlDeadLetters, SqlStories, overv
 use anyhow::Context;
 use application::ports::DeadLetters;
 use tokio::{
-    sync::{Mutex, watch},
+    sync::{Mutex, OwnedMutexGuard, watch},
     time::{Instant, sleep, timeout},
 };
 
@@ -30,7 +30,7 @@ use crate::{
     config::{Config, GatewaysConfig},
 };
 
-/// How long a request waits for its data.
+/// How long a request waits for its turn, and then for its data.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long the data of a view is reused.
@@ -100,6 +100,12 @@ impl Desk {
         Self { source, views: Arc::default() }
     }
 
+    /// Waits until no other read or action runs.
+    async fn lock(&self) -> Answer<OwnedMutexGuard<Views>> {
+        let views = Arc::clone(&self.views).lock_owned();
+        timeout(PATIENCE, views).await.map_err(|_| busy())
+    }
+
     /// Reads a view, unless it was read a moment ago.
     async fn view<T, F>(
         &self,
@@ -110,21 +116,17 @@ impl Desk {
         T: Clone + Send + 'static,
         F: Future<Output = anyhow::Result<T>> + Send + 'static,
     {
+        let mut views = self.lock().await?;
+        if let Some(answer) = slot(&mut views).fresh() {
+            return answer;
+        }
         let read = read(Arc::clone(&self.source));
-        let views = Arc::clone(&self.views);
-        let answer = async {
-            let mut views = views.lock_owned().await;
-            if let Some(answer) = slot(&mut views).fresh() {
-                return answer;
-            }
-            let task = tokio::spawn(async move {
-                let answer = read.await.map_err(unavailable);
-                slot(&mut views).0 = Some((Instant::now(), answer.clone()));
-                answer
-            });
-            task.await.unwrap_or_else(|panic| Err(unavailable(panic)))
-        };
-        timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(too_late()))
+        in_time(async move {
+            let answer = read.await.map_err(unavailable);
+            slot(&mut views).0 = Some((Instant::now(), answer.clone()));
+            answer
+        })
+        .await
     }
 
     /// Reads data that is not reused.
@@ -133,18 +135,24 @@ impl Desk {
         T: Send + 'static,
         F: Future<Output = anyhow::Result<T>> + Send + 'static,
     {
+        let views = self.lock().await?;
         let read = read(Arc::clone(&self.source));
-        let views = Arc::clone(&self.views);
-        let answer = async {
-            let views = views.lock_owned().await;
-            let task = tokio::spawn(async move {
-                let answer = read.await;
-                drop(views);
-                answer
-            });
-            task.await.map_err(anyhow::Error::from).flatten().map_err(unavailable)
-        };
-        timeout(PATIENCE, answer).await.unwrap_or_else(|_| Err(too_late()))
+        in_time(async move {
+            let answer = read.await.map_err(unavailable);
+            drop(views);
+            answer
+        })
+        .await
+    }
+}
+
+/// Waits for a read, which has its own task and so goes on if the client disconnects.
+async fn in_time<T: Send + 'static>(
+    read: impl Future<Output = Answer<T>> + Send + 'static,
+) -> Answer<T> {
+    match timeout(PATIENCE, tokio::spawn(read)).await {
+        Ok(done) => done.unwrap_or_else(|panic| Err(unavailable(panic))),
+        Err(_) => Err(too_late()),
     }
 }
 
@@ -221,8 +229,7 @@ impl Operator for Desk {
     }
 
     async fn act(&self, action: Action) -> Answer<String> {
-        let views = Arc::clone(&self.views).lock_owned();
-        let Ok(mut views) = timeout(PATIENCE, views).await else { return Err(too_late()) };
+        let mut views = self.lock().await?;
         let done = self.source.act(action).await;
         // The next view must show the result.
         *views = Views::default();
@@ -283,9 +290,59 @@ fn unavailable(error: impl Into<anyhow::Error>) -> OperatorError {
     OperatorError::Unavailable(format!("{:#}", error.into()))
 }
 
-fn too_late() -> OperatorError {
-    OperatorError::Unavailable(format!(
-        "the database did not answer within {} s; nothing was changed",
+fn busy() -> OperatorError {
+    OperatorError::Busy(format!(
+        "another read or action of this page has been running for {} s; nothing was read or \
+         changed: try again",
         PATIENCE.as_secs()
     ))
+}
+
+fn too_late() -> OperatorError {
+    OperatorError::Unavailable(format!(
+        "the database did not answer within {} s",
+        PATIENCE.as_secs()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desk() -> Desk {
+        let config = Config::from_lookup(&|_| None).unwrap();
+        let (_, gateways) = watch::channel(Arc::new(config.gateways.clone()));
+        let database = Database::connect_lazily(&config.database, "test", 1);
+        Desk::new(config, gateways, database)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn request_that_waits_for_another_one_does_not_blame_the_database() {
+        let desk = desk();
+        let _other = desk.views.lock().await;
+
+        let busy = busy();
+        assert_eq!(desk.status().await.unwrap_err(), busy);
+        assert_eq!(desk.messages_to("79991234567").await.unwrap_err(), busy);
+        assert_eq!(desk.act(Action::Discard(1)).await.unwrap_err(), busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn wait_for_another_request_does_not_shorten_the_time_of_a_read() {
+        let desk = desk();
+        let other = Arc::clone(&desk.views).lock_owned().await;
+        tokio::spawn(async move {
+            sleep(PATIENCE * 2 / 3).await;
+            drop(other);
+        });
+
+        let read = desk.look(async |_| {
+            sleep(PATIENCE * 2 / 3).await;
+            Ok(())
+        });
+        assert_eq!(read.await, Ok(()));
+
+        let endless = desk.look(async |_| std::future::pending::<anyhow::Result<()>>().await);
+        assert_eq!(endless.await, Err(too_late()));
+    }
 }

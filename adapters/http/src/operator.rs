@@ -88,6 +88,8 @@ pub enum OperatorError {
     Refused(String),
     /// The action is still running.
     Unfinished(String),
+    /// Other reads or actions took too long. Nothing was read or changed.
+    Busy(String),
     /// The database could not be read, or not in time.
     Unavailable(String),
 }
@@ -337,7 +339,9 @@ impl OperatorError {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::Refused(_) => StatusCode::CONFLICT,
-            Self::Unfinished(_) | Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unfinished(_) | Self::Busy(_) | Self::Unavailable(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -347,6 +351,7 @@ impl OperatorError {
             | Self::Unknown(text)
             | Self::Refused(text)
             | Self::Unfinished(text)
+            | Self::Busy(text)
             | Self::Unavailable(text) => text,
         }
     }

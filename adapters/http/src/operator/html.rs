@@ -194,6 +194,7 @@ fn problem(error: &OperatorError) -> Markup {
         OperatorError::Unknown(_) => "Nothing found",
         OperatorError::Refused(_) => "The action failed",
         OperatorError::Unfinished(_) => "The action is still running",
+        OperatorError::Busy(_) => "The page is busy",
         OperatorError::Unavailable(_) => "The database cannot be read",
     };
     html! { div.note.bad role="alert" { b { (title) } p { (error.text()) } } }

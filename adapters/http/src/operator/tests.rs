@@ -414,6 +414,7 @@ async fn each_failure_has_its_own_status() {
         (OperatorError::Unknown, StatusCode::NOT_FOUND),
         (OperatorError::Refused, StatusCode::CONFLICT),
         (OperatorError::Unfinished, StatusCode::SERVICE_UNAVAILABLE),
+        (OperatorError::Busy, StatusCode::SERVICE_UNAVAILABLE),
     ] {
         let answer = post(&error(kind), ACTIONS[0].0, "").await;
         assert_eq!(answer.status, status);

@@ -159,7 +159,8 @@ impl Process {
         let config = &process.config;
         let port = config.process.metrics_port.unwrap_or(metrics_port);
         let mut listeners = listen_from(&config.process.metrics_hosts, port, config.api.port)
-            .context("open the metrics port")?;
+            .context("open the metrics port")?
+            .behind(config.api.proxies.clone());
         process.metrics_port = listeners.addresses().first().map_or(port, SocketAddr::port);
         if !has_banner {
             tracing::info!(address = %listeners, "listening for metrics and health checks");

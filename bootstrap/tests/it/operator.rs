@@ -241,6 +241,36 @@ async fn page_works_without_a_database_and_exists_only_with_a_password() {
 }
 
 #[tokio::test]
+async fn wrong_passwords_count_for_the_caller_behind_a_trusted_proxy() {
+    let folder = Folder::new();
+    let messager = Binary::new("messager", folder.path())
+        .env(SHOWN.0, SHOWN.1)
+        .env("TRUSTED_PROXIES", "127.0.0.0/8")
+        .ready()
+        .await;
+    let ask = async |caller: &str, password: &str| {
+        let (port, password) =
+            (messager.metrics_port, STANDARD.encode(format!("anyone:{password}")));
+        let request = format!(
+            "GET /operator/messages HTTP/1.1\r\nHost: localhost:{port}\r\n\
+             X-Forwarded-For: {caller}\r\nAuthorization: Basic {password}\r\n\
+             Connection: close\r\n\r\n"
+        );
+        raw(port, request.as_bytes()).await[9..12].to_owned()
+    };
+
+    for _ in 0..10 {
+        assert_eq!(ask("203.0.113.7", "wrong").await, "401");
+    }
+
+    assert_eq!(ask("203.0.113.7", PASSWORD).await, "429");
+    assert_eq!(ask("203.0.113.8", PASSWORD).await, "200");
+    let log = messager.stderr();
+    let warning = log.lines().find(|line| line.contains("10 wrong passwords")).expect(&log);
+    assert!(warning.contains("203.0.113.7") && !log.contains(PASSWORD), "{log}");
+}
+
+#[tokio::test]
 async fn page_refreshes_finds_and_drains_in_a_browser_and_fits_a_phone() {
     let Some(chromium) = environment("TEST_CHROMIUM") else { return };
     let folder = Folder::new();

@@ -104,7 +104,15 @@ impl Access {
             return Ok(());
         }
         let first = Wrong { count: 0, since: Instant::now() };
-        wrong.entry(caller).or_insert(first).count += 1;
+        let entry = wrong.entry(caller).or_insert(first);
+        entry.count += 1;
+        if entry.count == WRONG {
+            tracing::warn!(
+                client.address = %caller,
+                "{WRONG} wrong passwords for the operator's page came from this address; no \
+                 further one from there is compared for the rest of a minute"
+            );
+        }
         Err(Refusal::WrongPassword)
     }
 }
@@ -185,6 +193,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::testing::Log;
 
     const PASSWORD: &str = "operator-password-1";
 
@@ -220,6 +229,30 @@ mod tests {
 
         assert_eq!(access.compare(peer(1), b"wrong"), Err(Refusal::WrongPassword));
         assert_eq!(access.compare(peer(1), b"wrong"), Err(Refusal::TooManyWrong));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn log_warns_once_of_a_caller_with_ten_wrong_passwords() {
+        let (log, _guard) = Log::capture();
+        let access = access();
+        let warnings = || log.text().matches("wrong passwords for the operator's page").count();
+
+        for _ in 1..WRONG {
+            let _ = access.compare(peer(1), b"wrong");
+        }
+        assert_eq!(warnings(), 0);
+        for _ in 0..WRONG {
+            let _ = access.compare(peer(1), b"wrong");
+        }
+        assert_eq!(warnings(), 1);
+        assert!(log.text().contains("client.address=10.0.0.1"), "{}", log.text());
+        assert!(!log.text().contains("operator-password"), "{}", log.text());
+
+        advance(PERIOD).await;
+        for _ in 0..WRONG {
+            let _ = access.compare(peer(1), b"wrong");
+        }
+        assert_eq!(warnings(), 2);
     }
 
     #[tokio::test(start_paused = true)]

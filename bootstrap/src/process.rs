@@ -121,6 +121,9 @@ impl Process {
         let exemplars =
             if config.traces.is_some() { Exemplars::kept(clock) } else { Exemplars::default() };
         let steps = StepMetrics::register(&registry)?.with_exemplars(exemplars.clone());
+        if let Some(warning) = config.warning_of_collector() {
+            tracing::warn!("{warning}");
+        }
         let started = config.traces.as_ref().map(|it| spans::start(name, it, &registry));
         let (tracer, export) = started.transpose()?.unzip();
         let mut process = Self {

@@ -133,6 +133,12 @@ fn traces_of(endpoint: &Uri) -> Option<Uri> {
     Uri::from_parts(parts).ok()
 }
 
+impl CollectorHeaders {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl FromStr for CollectorHeaders {
     type Err = InvalidCollectorHeaders;
 

@@ -1,11 +1,13 @@
 //! Warnings about settings that are allowed and unsafe.
 
+use std::net::IpAddr;
+
 use adapters_http::{ApiAuth, Hosts};
 use adapters_persistence::DatabaseSettings;
 use application::DrawnKeys;
 use domain::Regions;
 
-use super::{ApiConfig, Config, Mode};
+use super::{ApiConfig, Config, Mode, TracesConfig};
 
 impl Config {
     /// Returns the warnings for the operator of an API, which are logged at each start.
@@ -60,6 +62,18 @@ impl Config {
             "OPERATOR_PASSWORD crosses the network in clear text: reach the page through an SSH \
              tunnel, `kubectl port-forward` or a proxy with TLS, and set \
              PROMETHEUS_SERVER_HOST=localhost if nothing else needs the metrics port",
+        )
+    }
+
+    /// Returns the warning for the operator of a process that sends a secret to a collector on
+    /// another machine.
+    pub(crate) fn warning_of_collector(&self) -> Option<&'static str> {
+        let TracesConfig { endpoint, headers, .. } = self.traces.as_ref()?;
+        let has_password = endpoint.authority().is_some_and(|it| it.as_str().contains('@'));
+        let is_clear = endpoint.scheme_str() == Some("http") && !is_of_this_machine(endpoint);
+        (is_clear && (has_password || !headers.is_empty())).then_some(
+            "OTEL_EXPORTER_OTLP_HEADERS, or the password in OTEL_EXPORTER_OTLP_ENDPOINT, crosses \
+             the network in clear text: use an https:// endpoint, or a collector on this machine",
         )
     }
 
@@ -132,4 +146,11 @@ impl Config {
             DatabaseSettings::Postgres(_) => "the table secret".to_owned(),
         }
     }
+}
+
+/// Returns whether the host of a URL is certainly this machine.
+fn is_of_this_machine(url: &http::Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|it| it.is_loopback())
 }

@@ -172,6 +172,19 @@ async fn messages_go_out_while_no_collector_runs() {
 }
 
 #[tokio::test]
+async fn start_warns_of_a_secret_that_crosses_the_network_in_clear_text() {
+    let (folder, gateway) = (Folder::new(), Gateway::start().await);
+    let messager = embedded(&folder, &gateway, "http://collector.invalid:4318")
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20hush")
+        .ready()
+        .await;
+
+    let log = messager.stderr();
+    assert!(log.contains("crosses the network in clear text: use an https://"), "{log}");
+    assert!(!log.contains("hush"), "{log}");
+}
+
+#[tokio::test]
 async fn stop_is_clean_while_the_collector_does_not_answer() {
     let (folder, gateway) = (Folder::new(), Gateway::start().await);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

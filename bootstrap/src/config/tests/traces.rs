@@ -63,3 +63,27 @@ fn what_is_not_supported_is_refused_together() {
     }
     assert!(problems.iter().all(|problem| !problem.contains("hush")), "{problems:#?}");
 }
+
+#[test]
+fn secret_that_crosses_the_network_in_clear_text_is_warned_of() {
+    #[track_caller]
+    fn check(endpoint: &str, headers: &str, expected: bool) {
+        let settings =
+            [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint), ("OTEL_EXPORTER_OTLP_HEADERS", headers)];
+        let warning = read(&settings).unwrap().warning_of_collector();
+        assert_eq!(warning.is_some(), expected, "{endpoint} {headers}");
+    }
+    let headers = "authorization=Bearer%20hush";
+
+    for host in ["collector:4318", "192.0.2.1", "[2001:db8::1]:4318", "localhost.example"] {
+        check(&format!("http://{host}"), headers, true);
+        check(&format!("http://user:hush@{host}"), "", true);
+        check(&format!("http://{host}"), "", false);
+        check(&format!("https://{host}"), headers, false);
+    }
+    for host in ["localhost:4318", "LOCALHOST", "127.0.0.1:4318", "127.1.2.3", "[::1]:4318"] {
+        check(&format!("http://{host}"), headers, false);
+        check(&format!("http://user:hush@{host}"), "", false);
+    }
+    assert!(read(&[]).unwrap().warning_of_collector().is_none());
+}

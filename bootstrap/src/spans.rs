@@ -1,10 +1,11 @@
 //! The export of spans to an OpenTelemetry collector.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use adapters_gateway::{NotCollected, SpanCollector, SpanCollectorSettings};
 use anyhow::Context;
 use application::{Span, Spans, Tracer};
+use bytes::Bytes;
 use prometheus::Registry;
 use rand_core::Rng;
 use tokio::{
@@ -22,8 +23,16 @@ pub(crate) struct SpanExport {
     stop: CancellationToken,
 }
 
-struct Exporter {
-    collector: SpanCollector,
+/// Takes batches of spans. Tests have a collector of their own.
+trait Collector: Send + Sync + 'static {
+    fn encode(&self, spans: Vec<Span>) -> Bytes;
+
+    /// Posts a batch. Returns the number of spans that the collector rejected.
+    fn post(&self, batch: Bytes) -> impl Future<Output = Result<u64, NotCollected>> + Send;
+}
+
+struct Exporter<C> {
+    collector: C,
     metrics: SpanMetrics,
     warned: Option<Instant>,
 }
@@ -63,22 +72,39 @@ pub(crate) fn start(
     .context("OTEL_EXPORTER_OTLP_ENDPOINT")?;
     let exporter = Exporter { collector, metrics: SpanMetrics::register(registry)?, warned: None };
     let (tracer, spans) = Tracer::start(config.sampler, clock, rng, QUEUE);
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(exporter.run(spans, stop.clone()));
-    Ok((tracer, SpanExport { task, stop }))
+    Ok((tracer, SpanExport::start(exporter, spans)))
+}
+
+impl Collector for SpanCollector {
+    fn encode(&self, spans: Vec<Span>) -> Bytes {
+        self.encode(spans)
+    }
+
+    async fn post(&self, batch: Bytes) -> Result<u64, NotCollected> {
+        self.post(batch).await
+    }
 }
 
 impl SpanExport {
+    fn start(exporter: Exporter<impl Collector>, spans: Spans) -> Self {
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(exporter.run(spans, stop.clone())), stop }
+    }
+
     /// Exports what is left, before `deadline`. Called when nothing else runs.
     pub(crate) async fn finish(self, deadline: Instant) {
         self.stop.cancel();
-        if timeout_at(deadline.min(Instant::now() + LAST), self.task).await.is_err() {
-            tracing::warn!("the last spans were not exported in time");
+        match timeout_at(deadline.min(Instant::now() + LAST), self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the export of spans panicked; later spans were lost");
+            }
+            Err(_) => tracing::warn!("the last spans were not exported in time"),
         }
     }
 }
 
-impl Exporter {
+impl<C: Collector> Exporter<C> {
     async fn run(mut self, mut spans: Spans, stop: CancellationToken) {
         let mut batch = Vec::new();
         while stop.run_until_cancelled(spans.recv_many(&mut batch, BATCH)).await.is_some() {
@@ -87,7 +113,7 @@ impl Exporter {
                 spans.take(&mut batch, BATCH);
             }
             self.export(std::mem::take(&mut batch), &stop).await;
-            self.metrics.dropped(spans.take_dropped());
+            self.note_overflow(&spans);
         }
         loop {
             spans.take(&mut batch, BATCH);
@@ -96,7 +122,14 @@ impl Exporter {
             }
             self.export(std::mem::take(&mut batch), &stop).await;
         }
-        self.metrics.dropped(spans.take_dropped());
+        self.note_overflow(&spans);
+    }
+
+    fn note_overflow(&mut self, spans: &Spans) {
+        let dropped = spans.take_dropped();
+        if dropped > 0 {
+            self.note_dropped(dropped, &"the queue was full");
+        }
     }
 
     /// Exports a batch, or drops it after some tries. A stop allows one try.
@@ -109,30 +142,36 @@ impl Exporter {
                 Ok(rejected) => {
                     let rejected = rejected.min(count);
                     self.metrics.exported(count - rejected);
-                    return self.metrics.dropped(rejected);
+                    if rejected > 0 {
+                        self.note_dropped(rejected, &"the collector rejected them");
+                    }
+                    return;
                 }
                 Err(error) => error,
             };
             let pause = match (&error, pauses.next()) {
                 (NotCollected::Unavailable(_), Some(pause)) if !stop.is_cancelled() => *pause,
-                _ => {
-                    self.warn(&error);
-                    return self.metrics.dropped(count);
-                }
+                _ => return self.note_dropped(count, &error),
             };
             stop.run_until_cancelled(sleep(pause)).await;
         }
     }
 
-    fn warn(&mut self, error: &NotCollected) {
+    /// Counts dropped spans, and logs the first ones within a minute.
+    fn note_dropped(&mut self, count: u64, reason: &dyn fmt::Display) {
+        self.metrics.dropped(count);
         if self.warned.is_some_and(|at| at.elapsed() < WARNING) {
             return;
         }
         self.warned = Some(Instant::now());
         tracing::warn!(
-            %error,
-            "spans were dropped, because the collector did not accept them; messages are not \
-             affected; further drops within a minute are not logged"
+            count,
+            %reason,
+            "spans were dropped; messages are not affected; further drops within a minute are not \
+             logged"
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -189,11 +189,14 @@ async fn stop_is_clean_while_the_collector_does_not_answer() {
     let (folder, gateway) = (Folder::new(), Gateway::start().await);
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    let messager = embedded(&folder, &gateway, &url).ready().await;
+    let mut messager = embedded(&folder, &gateway, &url).ready().await;
 
     go_out(&messager, &gateway).await;
 
-    assert_eq!(messager.stop("TERM").await.0.code(), Some(0));
+    messager.signal("TERM").await;
+    assert_eq!(messager.ended().await.code(), Some(0));
+    let log = messager.stderr();
+    assert!(log.contains("the last spans were not exported in time"), "{log}");
 }
 
 fn embedded(folder: &Folder, gateway: &Gateway, collector: &str) -> Binary {

@@ -49,6 +49,16 @@ impl TraceParent {
         &self.0[36..52]
     }
 
+    /// The id of the trace as a number, which is never 0.
+    pub fn trace_number(&self) -> u128 {
+        u128::from_str_radix(self.trace_id(), 16).expect("a trace id is 32 hex digits")
+    }
+
+    /// The id of the span as a number, which is never 0.
+    pub fn span_number(&self) -> u64 {
+        u64::from_str_radix(self.span_id(), 16).expect("a span id is 16 hex digits")
+    }
+
     /// Whether the sender may have recorded spans of the trace.
     pub fn is_sampled(&self) -> bool {
         self.flags() & SAMPLED != 0
@@ -147,6 +157,8 @@ mod tests {
 
         assert_eq!(trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(trace.span_id(), "b7ad6b7169203331");
+        assert_eq!(trace.trace_number(), 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
+        assert_eq!(trace.span_number(), 0xb7ad_6b71_6920_3331);
         assert!(trace.is_sampled());
         let unsampled = trace.unsampled();
         assert_eq!(unsampled.as_str(), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02");

@@ -26,8 +26,7 @@ impl Sampler {
         if self.follows_parent {
             return parent.is_sampled();
         }
-        let id = u128::from_str_radix(parent.trace_id(), 16).expect("an id is 32 hex digits");
-        self.is_below(id)
+        self.is_below(parent.trace_number())
     }
 
     /// The rule of the OpenTelemetry SDKs, so that all processes choose the same traces.

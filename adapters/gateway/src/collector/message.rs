@@ -145,9 +145,9 @@ impl Span {
         };
         let attributes = span.attributes.into_iter();
         Self {
-            trace_id: bytes(span.context.trace_id()),
-            id: bytes(span.context.span_id()),
-            parent_id: span.parent.map_or_else(Vec::new, |it| bytes(it.span_id())),
+            trace_id: trace_id(&span.context),
+            id: span_id(&span.context),
+            parent_id: span.parent.as_ref().map_or_else(Vec::new, span_id),
             name: span.name,
             kind,
             start_time_unix_nano: nanos(span.start),
@@ -161,7 +161,7 @@ impl Span {
 
 impl Link {
     fn of(other: &TraceParent) -> Self {
-        Self { trace_id: bytes(other.trace_id()), span_id: bytes(other.span_id()) }
+        Self { trace_id: trace_id(other), span_id: span_id(other) }
     }
 }
 
@@ -175,11 +175,12 @@ impl KeyValue {
     }
 }
 
-/// Decodes an id of a [`TraceParent`]. That type guarantees an even number of hex digits.
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits = hex.as_bytes().chunks_exact(2).map(|pair| str::from_utf8(pair).ok());
-    let bytes = digits.map(|pair| u8::from_str_radix(pair?, 16).ok());
-    bytes.map(|byte| byte.expect("an id of a trace is hex digits")).collect()
+fn trace_id(context: &TraceParent) -> Vec<u8> {
+    context.trace_number().to_be_bytes().to_vec()
+}
+
+fn span_id(context: &TraceParent) -> Vec<u8> {
+    context.span_number().to_be_bytes().to_vec()
 }
 
 fn nanos(time: SystemTime) -> u64 {

@@ -7,8 +7,11 @@ use std::{fmt, str::FromStr, time::Duration};
 use application::{BoxError, Chain, Span};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri,
-    header::{CONTENT_TYPE, USER_AGENT},
+    HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri,
+    header::{
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRAILER,
+        TRANSFER_ENCODING, UPGRADE, USER_AGENT,
+    },
 };
 use hyper_util::client::legacy::connect::dns::GaiResolver;
 use percent_encoding::percent_decode_str;
@@ -45,12 +48,15 @@ pub struct CollectorHeaders(HeaderMap);
 
 /// The error of a text that is not a list of headers. It does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("headers are name=value pairs, separated by commas, with percent-encoded values")]
+#[error(
+    "headers are name=value pairs, separated by commas, with percent-encoded values, without \
+     those that each request has by itself, such as host and content-length"
+)]
 pub struct InvalidCollectorHeaders;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidSpanCollector {
-    #[error("the address of the collector does not begin with http:// or https:// and a host")]
+    #[error("the address of the collector is not http:// or https:// with a host and no query")]
     Url,
     #[error("TLS could not be set up")]
     Tls(#[source] BoxError),
@@ -69,6 +75,20 @@ pub enum NotCollected {
 
 /// The limit for one request. It is the default of `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Headers that each request has by itself, or that would break it.
+const RESERVED: [HeaderName; 10] = [
+    CONNECTION,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    HOST,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    USER_AGENT,
+];
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
@@ -99,11 +119,9 @@ impl SpanCollector {
 
     fn request(&self, batch: Bytes) -> Request<Bytes> {
         let mut request = self.target.post(batch);
-        *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
-        for (name, value) in &self.headers {
-            headers.insert(name, value.clone());
-        }
+        // Replaces `authorization` of the URL, and keeps repeated headers.
+        headers.extend(self.headers.clone());
         headers.insert(CONTENT_TYPE, PROTOBUF);
         headers.insert(USER_AGENT, AGENT);
         request
@@ -113,20 +131,24 @@ impl SpanCollector {
 /// Reads the answer of the collector. Returns the number of spans that it rejected.
 fn judge(status: StatusCode, body: Bytes) -> Result<u64, NotCollected> {
     let detail = || format!("status {}", status.as_u16());
+    if status.is_success() {
+        let answer = Answer::decode(body).unwrap_or_default();
+        let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
+        return Ok(rejected.try_into().unwrap_or_default());
+    }
     match status.as_u16() {
-        200..=299 => {
-            let answer = Answer::decode(body).unwrap_or_default();
-            let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);
-            Ok(rejected.try_into().unwrap_or_default())
-        }
         // OTLP allows a retry after these.
         429 | 502..=504 => Err(NotCollected::Unavailable(detail())),
         _ => Err(NotCollected::Refused(detail())),
     }
 }
 
-/// Appends the path of traces to the endpoint of a collector.
+/// Appends the path of traces to the endpoint of a collector. Returns none if a query follows the
+/// path.
 fn traces_of(endpoint: &Uri) -> Option<Uri> {
+    if endpoint.query().is_some() {
+        return None;
+    }
     let mut parts = endpoint.clone().into_parts();
     let path = format!("{}/v1/traces", endpoint.path().trim_end_matches('/'));
     parts.path_and_query = Some(path.parse().ok()?);
@@ -147,6 +169,9 @@ impl FromStr for CollectorHeaders {
         for pair in text.split(',').filter(|pair| !pair.trim().is_empty()) {
             let (name, value) = pair.split_once('=').ok_or(InvalidCollectorHeaders)?;
             let name: HeaderName = name.trim().parse().map_err(|_| InvalidCollectorHeaders)?;
+            if RESERVED.contains(&name) {
+                return Err(InvalidCollectorHeaders);
+            }
             let value: Vec<u8> = percent_decode_str(value.trim()).collect();
             let mut value = HeaderValue::from_bytes(&value).map_err(|_| InvalidCollectorHeaders)?;
             value.set_sensitive(true);

@@ -112,7 +112,7 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<TracesConfig> {
         (1..=255).contains(&name.len()).then(|| name.to_owned())
     });
     let sampler = read_sampler(env);
-    let endpoint = env.url("OTEL_EXPORTER_OTLP_ENDPOINT");
+    let endpoint = read_endpoint(env);
     let authorities = read_authorities(env, endpoint.as_ref());
     Some(TracesConfig {
         endpoint: endpoint?,
@@ -121,6 +121,16 @@ pub(super) fn read(env: &mut Reader<'_>) -> Option<TracesConfig> {
         service_name,
         sampler: sampler?,
     })
+}
+
+fn read_endpoint(env: &mut Reader<'_>) -> Option<http::Uri> {
+    const NAME: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    // A parsed URL has no fragment.
+    if env.text(NAME).is_some_and(|url| url.contains(['?', '#'])) {
+        env.problem(NAME, "must have no query and no fragment: /v1/traces is added to its path");
+        return None;
+    }
+    env.url(NAME)
 }
 
 fn read_sampler(env: &mut Reader<'_>) -> Option<Sampler> {

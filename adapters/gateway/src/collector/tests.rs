@@ -41,7 +41,7 @@ fn span() -> Span {
 fn collector(endpoint: &str) -> SpanCollector {
     SpanCollector::new(SpanCollectorSettings {
         endpoint: endpoint.parse().unwrap(),
-        headers: "authorization=Bearer%20token, x-tenant=a".parse().unwrap(),
+        headers: "authorization=Bearer%20token, x-tenant=a, x-tenant=b".parse().unwrap(),
         authorities: Authorities::Public,
         resource: vec![("service.name", "messager-api".to_owned())],
     })
@@ -134,11 +134,15 @@ async fn batch_is_posted_below_the_endpoint_with_the_headers() {
     assert_eq!(posted.unwrap(), 0);
     let request = request.to_ascii_lowercase();
     assert!(request.starts_with("post /otlp/v1/traces http/1.1\r\n"), "{request}");
-    for header in
-        ["content-type: application/x-protobuf", "authorization: bearer token", "x-tenant: a"]
-    {
+    for header in [
+        "content-type: application/x-protobuf",
+        "authorization: bearer token",
+        "x-tenant: a",
+        "x-tenant: b",
+    ] {
         assert_eq!(request.matches(&format!("\r\n{header}\r\n")).count(), 1, "{request}");
     }
+    assert_eq!(request.matches("\r\nauthorization: ").count(), 1, "{request}");
 }
 
 #[tokio::test]
@@ -179,11 +183,29 @@ fn headers_are_pairs_and_are_not_shown() {
     assert_eq!(headers.0["api-key"], "a,b");
     assert_eq!(headers.0["x-two"], "2");
     assert_eq!(format!("{headers:?}"), r#"{"api-key", "x-two"}"#);
-    for bad in ["api-key", "=b", "a b=c", "a=%0A"] {
+    let reserved = ["Host=a", "content-length=1", "Transfer-Encoding=chunked", "connection=close"];
+    for bad in ["api-key", "=b", "a b=c", "a=%0A"].into_iter().chain(reserved) {
         assert_eq!(bad.parse::<CollectorHeaders>().unwrap_err(), InvalidCollectorHeaders, "{bad}");
     }
     let shown = format!("{:?}", collector("http://user:hush@127.0.0.1:1/key"));
     assert_eq!(shown, r#"SpanCollector { host: "127.0.0.1", .. }"#);
+}
+
+#[test]
+fn endpoint_has_no_query() {
+    for (endpoint, is_good) in [
+        ("https://127.0.0.1:4318/otlp", true),
+        ("https://127.0.0.1:4318/otlp?key=hush", false),
+        ("https://127.0.0.1:4318?", false),
+    ] {
+        let made = SpanCollector::new(SpanCollectorSettings {
+            endpoint: endpoint.parse().unwrap(),
+            headers: CollectorHeaders::default(),
+            authorities: Authorities::Public,
+            resource: Vec::new(),
+        });
+        assert_eq!(made.is_ok(), is_good, "{endpoint}");
+    }
 }
 
 #[test]

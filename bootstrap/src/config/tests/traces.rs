@@ -65,6 +65,17 @@ fn what_is_not_supported_is_refused_together() {
 }
 
 #[test]
+fn endpoint_has_no_query_and_no_fragment() {
+    for end in ["?key=hush", "/otlp?", "#hush"] {
+        let endpoint = format!("http://collector:4318{end}");
+        let error = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).unwrap_err();
+        let expected = "OTEL_EXPORTER_OTLP_ENDPOINT must have no query and no fragment: \
+                        /v1/traces is added to its path";
+        assert_eq!(error.0, [expected], "{end}");
+    }
+}
+
+#[test]
 fn secret_that_crosses_the_network_in_clear_text_is_warned_of() {
     #[track_caller]
     fn check(endpoint: &str, headers: &str, expected: bool) {

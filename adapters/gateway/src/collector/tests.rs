@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::Certificates;
+use crate::testing::{Certificates, serve_tls};
 
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01";
@@ -208,17 +208,29 @@ fn endpoint_has_no_query() {
     }
 }
 
-#[test]
-fn collector_of_a_private_authority_can_be_set() {
+#[tokio::test]
+async fn private_authority_is_trusted_only_if_it_is_set() {
     let certificates = Certificates::make("collector");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("https://{}", listener.local_addr().unwrap());
+    tokio::spawn(serve_tls(
+        listener,
+        certificates.read("server.crt"),
+        certificates.read("server.key"),
+    ));
+    let post = async |authorities| {
+        let collector = SpanCollector::new(SpanCollectorSettings {
+            endpoint: endpoint.parse().unwrap(),
+            headers: CollectorHeaders::default(),
+            authorities,
+            resource: Vec::new(),
+        });
+        collector.unwrap().post(Bytes::from_static(b"BATCH")).await
+    };
 
-    let authorities = Authorities::read(&certificates.path("ca.crt")).unwrap();
+    let trusted = post(Authorities::read(&certificates.path("ca.crt")).unwrap()).await;
+    let unknown = post(Authorities::Public).await;
 
-    SpanCollector::new(SpanCollectorSettings {
-        endpoint: "https://127.0.0.1:4318".parse().unwrap(),
-        headers: CollectorHeaders::default(),
-        authorities,
-        resource: Vec::new(),
-    })
-    .unwrap();
+    assert!(matches!(trusted, Ok(0)), "{trusted:?}");
+    assert!(matches!(unknown, Err(NotCollected::Unavailable(_))), "{unknown:?}");
 }

@@ -3,7 +3,7 @@
 use adapters_broker::{KafkaBroker, KafkaStream};
 use adapters_persistence::EmbeddedQueue;
 use application::{
-    OpenSpan, TracedMessages,
+    TracedMessages,
     ports::{BrokerError, Fetched, MessageBroker, MessageStream, Outgoing, StartFrom, StreamError},
 };
 use tokio::time::Instant;
@@ -65,8 +65,8 @@ impl<B: MessageBroker> MessageBroker for TracedBroker<B> {
         let mut spans = Vec::with_capacity(messages.len());
         for message in &mut messages {
             let span = self.traced.publish(&message.trace, message.message.id);
-            if let Some(context) = span.as_ref().and_then(OpenSpan::context) {
-                message.trace = context.clone();
+            if let Some(span) = &span {
+                message.trace = span.context().clone();
             }
             spans.push(span);
         }
@@ -77,7 +77,7 @@ impl<B: MessageBroker> MessageBroker for TracedBroker<B> {
             match answer {
                 Ok(()) => {
                     let age = message.age + begun.elapsed();
-                    self.steps.note(Step::Published, age, span.context());
+                    self.steps.note(Step::Published, age, Some(span.context()));
                 }
                 // It was not tried.
                 Err(BrokerError::Held) => span.discard(),

@@ -295,7 +295,7 @@ impl Observed {
     /// Ends the span. Returns how long the request took, and the span.
     fn end(self, status: StatusCode) -> (Duration, Option<TraceParent>) {
         let took = self.started.elapsed();
-        let trace = self.span.as_ref().and_then(OpenSpan::context).cloned();
+        let trace = self.span.as_ref().map(|it| it.context().clone());
         if let Some(mut span) = self.span {
             span.set("http.response.status_code", status.as_u16());
             // As the semantic conventions require, only a server error fails the span of a server.

@@ -132,7 +132,7 @@ impl Tracer {
             None => recorder.new_trace().map(|it| recorder.open(it, None, kind, name.to_string())),
         };
         let trace = match &span {
-            Some(span) => span.context().cloned(),
+            Some(span) => Some(span.context().clone()),
             None => caller.map(|it| it.unsampled()),
         };
         (trace, span)
@@ -174,9 +174,9 @@ impl Recorder {
 }
 
 impl OpenSpan {
-    /// The context to pass to what this span causes. `None` after [`discard`](Self::discard).
-    pub fn context(&self) -> Option<&TraceParent> {
-        self.span.as_ref().map(|span| &span.context)
+    /// The context to pass to what this span causes.
+    pub fn context(&self) -> &TraceParent {
+        &self.span.as_ref().expect("only `discard` and `drop` take the span").context
     }
 
     pub fn set(&mut self, name: &'static str, value: impl Into<Attribute>) {

@@ -71,7 +71,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         );
         let mut sms = self.sms(call, &permit, &message);
         if let (Ok(sms), Some(span)) = (&mut sms, &span) {
-            sms.trace = span.context().cloned();
+            sms.trace = Some(span.context().clone());
         }
         let gateway = Arc::clone(permit.gateway());
         let handle = self.calls.spawn(async move {
@@ -177,7 +177,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         if let Some(error) = made.error() {
             tracing::warn!(message.id = %id, attempt, %gateway, %error, "message not accepted by the gateway");
         }
-        let trace = span.as_ref().and_then(OpenSpan::context).cloned();
+        let trace = span.as_ref().map(|it| it.context().clone());
         if let Some(span) = span {
             end_span(span, &made);
         }

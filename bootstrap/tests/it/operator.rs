@@ -189,18 +189,25 @@ async fn process_without_the_rights_for_its_page_says_so_and_is_ready() {
     let Some(stack) = Stack::new().await else { return };
     let processor = stack.start("processor", &[SHOWN]).ready().await;
     let operator = Operator::of(&processor);
+    let downs = || processor.stderr().matches("check is down").count();
+    let before = downs();
 
     let (status, page) = operator.get("/operator/gateways").await;
 
     assert_eq!(status, 503, "{page}");
     assert!(page.contains("permission denied for table gateway_control"), "{page}");
-    // Longer than a failed statement would count.
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_secs(3) {
-        let (ready, checks) = crate::support::get(processor.metrics_port, "/readyz").await.unwrap();
-        assert_eq!(ready, 200, "{checks}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    // The second check from here began after the failure, and would report it.
+    let probed = "SELECT coalesce(max(written_at), 0) FROM write_probe";
+    for _ in 0..2 {
+        let last = stack.postgres.number(probed).await;
+        eventually("a check of the database", PATIENCE, async || {
+            (stack.postgres.number(probed).await > last).then_some(())
+        })
+        .await;
     }
+    let (ready, checks) = crate::support::get(processor.metrics_port, "/readyz").await.unwrap();
+    assert_eq!(ready, 200, "{checks}");
+    assert_eq!(downs(), before, "{}", processor.stderr());
 }
 
 #[tokio::test]

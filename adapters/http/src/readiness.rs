@@ -1,5 +1,5 @@
 use std::{
-    fmt::Display,
+    fmt::{self, Display},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -82,17 +82,21 @@ impl Check {
     }
 }
 
+impl Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("starting"),
+            Self::Up => f.write_str("up"),
+            Self::Down(reason) => write!(f, "down: {reason}"),
+        }
+    }
+}
+
 /// As `{"database":"up","broker":"down: connection refused"}`.
 impl Serialize for Readiness {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.checks.iter().map(|check| {
-            let state = match &*check.state() {
-                Standing::Starting => "starting".to_owned(),
-                Standing::Up => "up".to_owned(),
-                Standing::Down(reason) => format!("down: {reason}"),
-            };
-            (check.name, state)
-        }))
+        let states = self.checks.iter().map(|check| (check.name, check.state().to_string()));
+        serializer.collect_map(states)
     }
 }
 

@@ -78,12 +78,12 @@ fn checks(readiness: &Readiness) -> Markup {
     html! {
         ul.checks aria-label="Checks of this process" {
             @for (name, standing) in readiness.standings() {
-                @let (class, text) = match standing {
-                    Standing::Up => ("good", "up".to_owned()),
-                    Standing::Starting => ("wait", "starting".to_owned()),
-                    Standing::Down(reason) => ("bad", format!("down: {reason}")),
+                @let class = match standing {
+                    Standing::Up => "good",
+                    Standing::Starting => "wait",
+                    Standing::Down(_) => "bad",
                 };
-                li class=(class) { b { (name) } " " (text) }
+                li class=(class) { b { (name) } " " (standing.to_string()) }
             }
         }
     }

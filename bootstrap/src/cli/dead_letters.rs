@@ -123,7 +123,7 @@ pub(crate) async fn discard(letters: &SqlDeadLetters, id: i64) -> anyhow::Result
     if letters.discard(id).await? { Ok("discarded") } else { bail!("there is no such dead letter") }
 }
 
-pub(crate) async fn find(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<DeadLetter> {
+async fn find(letters: &SqlDeadLetters, id: i64) -> anyhow::Result<DeadLetter> {
     letters.find(id).await?.context("there is no such dead letter")
 }
 

@@ -167,16 +167,20 @@ pub fn router<O: Operator>(
     readiness: Readiness,
     password: OperatorPassword,
 ) -> Router {
+    let retry = ask::<O>(|id| id.parse().ok().map(Action::Retry));
+    let discard = ask::<O>(|id| id.parse().ok().map(Action::Discard));
+    let drain = ask::<O>(|name| name.parse().ok().map(Action::Drain));
+    let undrain = ask::<O>(|name| name.parse().ok().map(Action::Undrain));
     Router::new()
         .route("/operator", get(status::<O>))
         .route("/operator/messages", get(search).post(find::<O>))
         .route("/operator/messages/{id}", get(message::<O>))
         .route("/operator/dead-letters", get(dead_letters::<O>))
-        .route("/operator/dead-letters/{id}/retry", ask::<O>(retry))
-        .route("/operator/dead-letters/{id}/discard", ask::<O>(discard))
+        .route("/operator/dead-letters/{id}/retry", retry)
+        .route("/operator/dead-letters/{id}/discard", discard)
         .route("/operator/gateways", get(gateways::<O>))
-        .route("/operator/gateways/{name}/drain", ask::<O>(drain))
-        .route("/operator/gateways/{name}/undrain", ask::<O>(undrain))
+        .route("/operator/gateways/{name}/drain", drain)
+        .route("/operator/gateways/{name}/undrain", undrain)
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .route_layer(from_fn_with_state(Arc::new(Access::new(password)), guard))
         .with_state(Arc::new(Desk { operator, readiness }))
@@ -191,26 +195,6 @@ impl Action {
             Self::Undrain(name) => format!("/operator/gateways/{name}/undrain"),
         }
     }
-
-    fn is_of_gateways(&self) -> bool {
-        matches!(self, Self::Drain(_) | Self::Undrain(_))
-    }
-}
-
-fn retry(id: &str) -> Option<Action> {
-    id.parse().ok().map(Action::Retry)
-}
-
-fn discard(id: &str) -> Option<Action> {
-    id.parse().ok().map(Action::Discard)
-}
-
-fn drain(name: &str) -> Option<Action> {
-    name.parse().ok().map(Action::Drain)
-}
-
-fn undrain(name: &str) -> Option<Action> {
-    name.parse().ok().map(Action::Undrain)
 }
 
 /// `GET` asks the operator to confirm the action, and `POST` carries it out.

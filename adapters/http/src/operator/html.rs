@@ -25,7 +25,10 @@ impl Here {
     const ALL: [Self; 4] = [Self::Status, Self::Messages, Self::DeadLetters, Self::Gateways];
 
     pub(super) fn of(action: &Action) -> Self {
-        if action.is_of_gateways() { Self::Gateways } else { Self::DeadLetters }
+        match action {
+            Action::Retry(_) | Action::Discard(_) => Self::DeadLetters,
+            Action::Drain(_) | Action::Undrain(_) => Self::Gateways,
+        }
     }
 
     fn path(self) -> &'static str {

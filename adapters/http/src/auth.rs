@@ -46,7 +46,7 @@ impl FromStr for MetricsToken {
     type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        long_enough(text).map(Self)
+        checked(text).map(Self)
     }
 }
 
@@ -54,11 +54,11 @@ impl FromStr for OperatorPassword {
     type Err = InvalidToken;
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
-        long_enough(text).map(Self)
+        checked(text).map(Self)
     }
 }
 
-fn long_enough(text: &str) -> Result<String, InvalidToken> {
+fn checked(text: &str) -> Result<String, InvalidToken> {
     let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
     let is_valid = is_visible && (16..=256).contains(&text.len());
     is_valid.then(|| text.to_owned()).ok_or(InvalidToken)

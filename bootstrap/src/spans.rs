@@ -42,7 +42,8 @@ const QUEUE: usize = 4_096;
 const BATCH: usize = 512;
 /// How long the first span of a batch waits for others.
 const DELAY: Duration = Duration::from_secs(1);
-/// The pauses before a batch is posted again.
+/// The pauses before a batch is posted again. A `Retry-After` of the collector is ignored: after a
+/// longer pause, the queue would be full.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
 /// How long the last spans may take at a stop.
 const LAST: Duration = Duration::from_secs(5);
@@ -57,7 +58,7 @@ pub(crate) fn start(
 ) -> anyhow::Result<(Tracer, SpanExport)> {
     let mut rng = seeded()?;
     let instance = format!("{:016x}", rng.next_u64());
-    let name = format!("messager-{binary}").replace("messager-messager", "messager");
+    let name = if binary == "messager" { binary.to_owned() } else { format!("messager-{binary}") };
     let collector = SpanCollector::new(SpanCollectorSettings {
         endpoint: config.endpoint.clone(),
         headers: config.headers.clone(),

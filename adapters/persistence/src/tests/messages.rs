@@ -387,8 +387,8 @@ async fn storing_has_begun_while_a_message_may_be_stored(database: Database) {
     };
     tokio::select! {
         biased;
-        answer = call => panic!("{answer:?}"),
         () = storing => {}
+        answer = call => panic!("{answer:?}"),
     }
     // The writers end after what is queued.
     drop(outbox);

@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use rskafka::{
     chrono::DateTime,
@@ -8,11 +13,14 @@ use rskafka::{
     },
     record::{Record, RecordAndOffset},
 };
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, Command},
+};
 
 use super::{
-    eventually,
-    services::{environment, unique},
+    eventually, free_port,
+    services::{Folder, environment, unique},
 };
 
 /// A topic on the broker of the tests.
@@ -25,11 +33,15 @@ pub(crate) struct Topic {
 
 impl Topic {
     pub(crate) async fn new(partitions: i32) -> Option<Self> {
-        let server = environment("TEST_KAFKA")?;
+        Some(Self::on(environment("TEST_KAFKA")?, partitions).await)
+    }
+
+    /// Creates a topic on another broker.
+    pub(crate) async fn on(server: String, partitions: i32) -> Self {
         let topic = Self { server, name: format!("it_{}", unique()), partitions };
         let controller = topic.client().await.controller_client().unwrap();
         controller.create_topic(&topic.name, partitions, 1, 5_000).await.unwrap();
-        Some(topic)
+        topic
     }
 
     async fn client(&self) -> Client {
@@ -74,14 +86,9 @@ impl Topic {
 
     /// Writes lines as records without key and headers, with the console producer of Kafka.
     pub(crate) async fn console_produce(&self, lines: &str) {
-        let libs = environment("TEST_KAFKA_LIBS").unwrap();
-        let mut producer = Command::new(environment("TEST_JAVA").unwrap())
-            .args(["-Xmx128m", "-cp", &format!("{libs}/*")])
-            .arg("org.apache.kafka.tools.ConsoleProducer")
+        let mut producer = java("org.apache.kafka.tools.ConsoleProducer")
             .args(["--bootstrap-server", &self.server, "--topic", &self.name])
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         producer.stdin.take().unwrap().write_all(lines.as_bytes()).await.unwrap();
@@ -89,40 +96,57 @@ impl Topic {
     }
 }
 
-/// The broker of the tests.
+/// A broker of a test that stops it.
 #[derive(Debug)]
 pub(crate) struct Kafka {
-    server: String,
+    pub(crate) server: String,
+    running: Option<Child>,
+    folder: Folder,
 }
 
 impl Kafka {
-    pub(crate) fn new() -> Option<Self> {
-        Some(Self { server: environment("TEST_KAFKA")? })
+    /// Starts a broker with the settings of the shared one.
+    pub(crate) async fn start() -> Option<Self> {
+        let shared = std::fs::read_to_string(environment("TEST_KAFKA_CONFIG")?).unwrap();
+        let (server, controller) =
+            (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+        let folder = Folder::new();
+        let own = [
+            ("listeners", format!("PLAINTEXT://{server},CONTROLLER://{controller}")),
+            ("advertised.listeners", format!("PLAINTEXT://{server}")),
+            ("controller.quorum.voters", format!("1@{controller}")),
+            ("log.dirs", folder.path().join("data").display().to_string()),
+        ];
+        let mut config: HashMap<&str, &str> =
+            shared.lines().filter_map(|line| line.split_once('=')).collect();
+        config.extend(own.iter().map(|(name, value)| (*name, &**value)));
+        let lines: Vec<String> =
+            config.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut kafka = Self { server, running: None, folder };
+        std::fs::write(kafka.config(), lines.join("\n")).unwrap();
+
+        let mut format = java("kafka.tools.StorageTool");
+        format.args(["format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"]).arg(kafka.config());
+        assert!(format.status().await.unwrap().success());
+        kafka.start_again().await;
+        Some(kafka)
+    }
+
+    fn config(&self) -> PathBuf {
+        self.folder.path().join("server.properties")
     }
 
     /// Stops the broker and waits for it.
-    pub(crate) async fn stop(&self) {
-        let config = environment("TEST_KAFKA_CONFIG").unwrap();
-        let running = format!("kafka.Kafka {config}");
-        let status = Command::new("pkill").args(["-f", &running]).status().await.unwrap();
-        assert!(status.success());
-        eventually("broker stopped", Duration::from_secs(30), async || {
-            tokio::net::TcpStream::connect(&self.server).await.is_err().then_some(())
-        })
-        .await;
+    pub(crate) async fn stop(&mut self) {
+        let mut running = self.running.take().unwrap();
+        let pid = running.id().unwrap().to_string();
+        assert!(Command::new("kill").arg(pid).status().await.unwrap().success());
+        running.wait().await.unwrap();
     }
 
-    /// Starts the broker again on its data.
-    pub(crate) async fn start(&self) {
-        let libs = environment("TEST_KAFKA_LIBS").unwrap();
-        Command::new(environment("TEST_JAVA").unwrap())
-            .args(["-Xmx512m", "-cp", &format!("{libs}/*"), "kafka.Kafka"])
-            .arg(environment("TEST_KAFKA_CONFIG").unwrap())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+    /// Starts the broker on its data.
+    pub(crate) async fn start_again(&mut self) {
+        self.running = Some(java("kafka.Kafka").arg(self.config()).spawn().unwrap());
         eventually("broker started", Duration::from_secs(60), async || {
             let client = ClientBuilder::new(vec![self.server.clone()]).build();
             let client = tokio::time::timeout(Duration::from_secs(2), client).await.ok()?.ok()?;
@@ -130,4 +154,17 @@ impl Kafka {
         })
         .await;
     }
+}
+
+/// Returns a program of Kafka. It runs for a short time, so compiling it well would cost more.
+fn java(class: &str) -> Command {
+    let libs = environment("TEST_KAFKA_LIBS").unwrap();
+    let mut java = Command::new(environment("TEST_JAVA").unwrap());
+    java.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+        .args(["-cp", &format!("{libs}/*"), class])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    java
 }

@@ -5,9 +5,9 @@ use std::{
 };
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
-use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::OnceCell;
 
-use super::{Binary, Gateway, SmallDisk, Topic};
+use super::{Binary, Gateway, Kafka, SmallDisk, Topic};
 
 /// The most privileges that each part of the service has in these tests.
 const GRANTS: &str = include_str!("../../../../adapters/persistence/src/grants.sql");
@@ -198,15 +198,6 @@ fn create_roles(password: &str) -> String {
     sql
 }
 
-/// The lock of the test servers. Tests share it, and a test that stops servers takes it alone.
-static SERVERS: RwLock<()> = RwLock::const_new(());
-
-#[derive(Debug)]
-enum Servers {
-    Shared { _guard: RwLockReadGuard<'static, ()> },
-    Alone { _guard: RwLockWriteGuard<'static, ()> },
-}
-
 /// Returns the name of a migrated database. Its copies take a fraction of the time of `migrate`.
 async fn migrated() -> Option<&'static str> {
     static MIGRATED: OnceCell<Option<String>> = OnceCell::const_new();
@@ -229,7 +220,6 @@ async fn migrated() -> Option<&'static str> {
 /// The neighbours of the three binaries: a migrated database, a topic, a gateway.
 #[derive(Debug)]
 pub(crate) struct Stack {
-    _servers: Servers,
     pub(crate) postgres: Postgres,
     pub(crate) topic: Topic,
     pub(crate) gateway: Gateway,
@@ -239,17 +229,16 @@ pub(crate) struct Stack {
 
 impl Stack {
     pub(crate) async fn new() -> Option<Self> {
-        Self::on(Servers::Shared { _guard: SERVERS.read().await }).await
+        Self::with_topic(Topic::new(4).await?).await
     }
 
-    /// Starts with servers that no other test uses at the same time.
-    pub(crate) async fn alone() -> Option<Self> {
-        Self::on(Servers::Alone { _guard: SERVERS.write().await }).await
+    /// Starts with a topic on a broker of the test.
+    pub(crate) async fn on(kafka: &Kafka) -> Option<Self> {
+        Self::with_topic(Topic::on(kafka.server.clone(), 4).await).await
     }
 
-    async fn on(servers: Servers) -> Option<Self> {
+    async fn with_topic(topic: Topic) -> Option<Self> {
         let postgres = Postgres::made(&format!("TEMPLATE {}", migrated().await?)).await?;
-        let topic = Topic::new(4).await?;
         let gateway = Gateway::start().await;
         let mut env = postgres.env();
         env.extend(
@@ -263,8 +252,7 @@ impl Stack {
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );
-        let stack =
-            Self { _servers: servers, postgres, topic, gateway, folder: Folder::new(), env };
+        let stack = Self { postgres, topic, gateway, folder: Folder::new(), env };
         stack.postgres.execute(GRANTS).await;
         Some(stack)
     }

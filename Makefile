@@ -35,8 +35,11 @@ image: sbom ## the image with its bill of materials and provenance, as an OCI ar
 
 # No doc comment has an example, and looking for some takes as long as many tests.
 test: ## all tests on a real PostgreSQL and a real Kafka; then backups, dashboards, the API's description and three minutes of faults, side by side
-	scripts/services run sh -c 'cargo test --workspace --tests && scripts/side-by-side "$$1" "$$2" "$$3" && \
-		scripts/side-by-side "$$4" "$$5" "$$6"' - \
+	cargo test --workspace --tests --no-run
+	scripts/services run sh -c 'scripts/side-by-side "$$1" "$$2" && scripts/side-by-side "$$3" "$$4" "$$5" && \
+		scripts/side-by-side "$$6" "$$7" "$$8"' - \
+		'cargo test --workspace --lib --bins' \
+		'cargo test --workspace --test "*"' \
 		'deploy/try-backup $(TARGET)/debug/messager' \
 		'deploy/try-dashboards $(TARGET)/debug' \
 		'$(TARGET)/debug/chaos gateways --minutes 1 --seed 1' \

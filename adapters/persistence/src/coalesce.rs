@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{sync::oneshot, task, time::timeout};
 
 /// Requests of many callers, served together: one statement and one commit for all that wait.
 ///
@@ -25,6 +25,11 @@ pub(crate) trait Batch: Sized + Send + Sync + 'static {
     /// Whether one batch may have both requests.
     fn go_together(_one: &Self::Request, _other: &Self::Request) -> bool {
         true
+    }
+
+    /// How much a request counts against [`Limits::batch`].
+    fn size(_request: &Self::Request) -> usize {
+        1
     }
 
     /// Serves a batch: answers each request, or puts it back into `queue`.
@@ -52,7 +57,7 @@ pub(crate) struct Limits {
     pub(crate) queue: usize,
     /// Batches at a time.
     pub(crate) batches: usize,
-    /// Requests in a batch.
+    /// The size of a batch. A request that alone is larger is a batch of its own.
     pub(crate) batch: usize,
     /// How long a caller waits for its answer.
     pub(crate) patience: Duration,
@@ -135,6 +140,8 @@ impl<B: Batch> Coalescer<B> {
     /// Serves batches until no job waits.
     async fn run(self) {
         loop {
+            // Callers that are ready to run may ask before the batch begins.
+            task::yield_now().await;
             let Some(jobs) = self.waiting().next(self.0.limits.batch) else { return };
             let queue = self.clone();
             // In a task of its own: a panic ends only this batch.
@@ -175,12 +182,18 @@ impl<B: Batch> Waiting<B> {
             self.running -= 1;
             return None;
         };
-        let batch = if first.alone { 1 } else { batch };
-        let goes = |job: &&Job<B>| {
-            job.alone == first.alone && B::go_together(&job.request, &first.request)
+        let mut room = batch.saturating_sub(B::size(&first.request));
+        let joins = |job: &&Job<B>| {
+            let size = B::size(&job.request);
+            let joins = !first.alone
+                && !job.alone
+                && size <= room
+                && B::go_together(&job.request, &first.request);
+            room = room.saturating_sub(size);
+            joins
         };
-        let jobs = self.jobs.iter().take(batch).take_while(goes).count();
-        Some(self.jobs.drain(..jobs).collect())
+        let others = self.jobs.iter().skip(1).take_while(joins).count();
+        Some(self.jobs.drain(..=others).collect())
     }
 }
 

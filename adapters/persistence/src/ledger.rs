@@ -1,4 +1,5 @@
 mod buy;
+mod entries;
 mod entry;
 pub(crate) mod gateways;
 mod open;
@@ -8,48 +9,39 @@ mod postgres;
 mod spending;
 mod sqlite;
 mod starts;
+mod together;
 
 use std::{
     collections::HashMap,
-    ops::Range,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
-    },
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use application::ports::{
-    Admitted, Batch, CallOutcome, DeliveryLedger, DeliveryState, Due, Lease, LedgerError, Record,
-    Recorded, Start, Started,
+    Admitted, Batch, CallOutcome, DeliveryLedger, Due, Lease, LedgerError, Recorded, Start, Started,
 };
 use autometrics::autometrics;
 use domain::{GatewayName, MessageId, PhoneNumber};
 
 pub(crate) use self::gateways::{CALLED, INTERRUPTED, WITH_CALLED};
 use self::{
-    entry::{EntryRow, RecordedRow},
-    outcomes::Manner,
-    part::{Part, buried},
-    starts::{Starts, Step},
+    entries::Entries,
+    entry::EntryRow,
+    together::{Admission, Admissions, Outcomes},
 };
-use crate::{
-    awaited_receipts,
-    database::{Database, DatabaseError, Events, Parameters, millis},
-    refusal::{code, first_taken, in_parts},
-};
+#[cfg(test)]
+use crate::database::Events;
+use crate::{awaited_receipts, coalesce::Coalescer, database::Database};
 
 /// What one consumer group knows of the delivery of each message of one topic.
+///
+/// In PostgreSQL, partitions of a process that take messages over or record outcomes at the same time
+/// share a statement and a commit (ADR 84).
 #[derive(Debug, Clone)]
 pub struct SqlDeliveryLedger {
-    database: Database,
-    group: String,
-    topic: String,
-    member: String,
-    /// Numbers the statements that begin calls.
-    turns: Arc<AtomicI64>,
-    /// Whether a call had to reserve its cost.
-    buys: Arc<AtomicBool>,
+    entries: Entries,
+    admissions: Coalescer<Admissions>,
+    outcomes: Coalescer<Outcomes>,
 }
 
 /// The entries that a fenced statement returns; none if the lease belongs to another consumer.
@@ -58,200 +50,31 @@ type Fenced = Option<Vec<EntryRow>>;
 impl SqlDeliveryLedger {
     /// `member` is the name under which the partition leases are held.
     pub fn new(database: Database, group: String, topic: String, member: String) -> Self {
-        Self { database, group, topic, member, turns: Arc::default(), buys: Arc::default() }
+        Self::of(Entries::new(database, group, topic, member))
+    }
+
+    fn of(entries: Entries) -> Self {
+        Self {
+            admissions: together::admissions(entries.clone()),
+            outcomes: together::outcomes(entries.clone()),
+            entries,
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn with_events(self, events: Events) -> Self {
-        Self { database: self.database.with_events(events), ..self }
-    }
-
-    /// The parameters of a partition.
-    fn partition(&self, lease: &Lease) -> Parameters {
-        self.database
-            .parameters()
-            .with("group", self.group.as_str())
-            .with("topic", self.topic.as_str())
-            .with("partition", lease.partition)
-    }
-
-    /// The parameters of a statement that is fenced by a lease.
-    fn fence(&self, lease: &Lease) -> Parameters {
-        self.partition(lease).with("owner", self.member.as_str()).with("epoch", lease.epoch)
-    }
-
-    /// The parameters of a fenced statement that takes a turn.
-    fn turn(&self, lease: &Lease) -> Parameters {
-        self.fence(lease).with("turn", self.turns.fetch_add(1, Ordering::Relaxed) + 1)
-    }
-
-    /// The parameters of a fenced statement that begins calls.
-    fn call(&self, lease: &Lease, call_limit: Duration) -> Parameters {
-        self.turn(lease).with("call_limit", millis(call_limit))
-    }
-
-    /// The ledger in SQLite.
-    fn sqlite(&self, lease: &Lease, events: Events) -> sqlite::Ledger<'_> {
-        sqlite::Ledger {
-            database: &self.database,
-            group: &self.group,
-            fence: self.fence(lease),
-            events,
-        }
-    }
-
-    /// Takes a part of a batch over, in one commit.
-    async fn admit_part(
-        &self,
-        lease: &Lease,
-        part: Part<'_>,
-        events: Events,
-    ) -> Result<Fenced, DatabaseError> {
-        let parameters = self
-            .call(lease, part.batch.call_limit)
-            .with("next_offset", part.next_offset)
-            .with("default_ttl", millis(part.batch.default_ttl));
-        if self.database.is_postgres() {
-            return postgres::admit(&self.database, parameters, part, events).await;
-        }
-        let ledger = self.sqlite(lease, events);
-        self.database.step(async |it| ledger.admit(&it, parameters, part).await).await
-    }
-
-    /// Buries a record that the database refuses, and goes on.
-    async fn admit_refused(
-        &self,
-        lease: &Lease,
-        part: Part<'_>,
-        error: DatabaseError,
-    ) -> Result<Fenced, DatabaseError> {
-        let buried: Vec<Record> = part.records.iter().map(buried).collect();
-        let ways = [part, Part { records: &buried, ..part }, Part { records: &[], ..part }];
-        let (partition, offset) = (lease.partition, part.records.first().map(|it| it.offset));
-        let sqlstate = code(&error);
-        tracing::error!(
-            partition,
-            offset,
-            sqlstate,
-            "the database refuses a record; it becomes a dead letter if that can be stored"
-        );
-        let step = |part| self.admit_part(lease, part, Events::Off);
-        first_taken(ways, step).await?.ok_or(error)
-    }
-
-    /// Does a step with entries, in one commit.
-    async fn start_part(
-        &self,
-        lease: &Lease,
-        step: Step,
-        starts: Starts<'_>,
-        call_limit: Duration,
-    ) -> Result<Fenced, DatabaseError> {
-        let events = self.database.events();
-        let parameters = match step {
-            Step::Buy | Step::Call => self.call(lease, call_limit),
-            Step::Wait | Step::Fail | Step::Unknown => self.turn(lease),
-        };
-        let parameters = starts.with(step, parameters);
-        if self.database.is_postgres() {
-            return postgres::start(&self.database, step, parameters, events).await;
-        }
-        let ledger = self.sqlite(lease, events);
-        self.database.step(async |it| ledger.start(&it, step, parameters).await).await
-    }
-
-    /// Ends an entry whose next call cannot be recorded.
-    async fn start_refused(
-        &self,
-        lease: &Lease,
-        id: MessageId,
-        error: &DatabaseError,
-    ) -> Result<Fenced, DatabaseError> {
-        let sqlstate = code(error);
-        tracing::error!(message.id = %id, sqlstate, "the database refuses a call; the message ends");
-        let give_up = |(id, events): (Option<MessageId>, Events)| async move {
-            let ids = id.iter().map(|id| id.as_uuid());
-            let parameters = self.fence(lease).list("ids", ids);
-            if self.database.is_postgres() {
-                return postgres::give_up(&self.database, parameters, events).await;
-            }
-            let ledger = self.sqlite(lease, events);
-            self.database.step(async |it| ledger.give_up(&it, parameters).await).await
-        };
-        // If the database refuses even that, the entry stays as it is, and the others go on.
-        let ways =
-            [(Some(id), self.database.events()), (Some(id), Events::Off), (None, Events::Off)];
-        Ok(first_taken(ways, give_up).await?.unwrap_or_default())
-    }
-
-    /// Records outcomes, in one commit.
-    async fn finish_part(
-        &self,
-        outcomes: &[CallOutcome],
-        manner: Manner,
-    ) -> Result<Vec<RecordedRow>, DatabaseError> {
-        let database = &self.database;
-        let finished = if database.is_postgres() {
-            postgres::finish(database, &self.group, outcomes, manner).await?
-        } else {
-            let step =
-                async |it| sqlite::finish(database, &it, &self.group, outcomes, manner).await;
-            database.step(step).await?
-        };
-        Ok(finished.settle(database).await)
-    }
-
-    /// Records what can be stored of an outcome that the database refuses. It must count: otherwise
-    /// the call would be taken for interrupted and repeated.
-    async fn finish_refused(
-        &self,
-        outcome: &CallOutcome,
-        error: &DatabaseError,
-    ) -> Result<Vec<RecordedRow>, DatabaseError> {
-        let sqlstate = code(error);
-        tracing::error!(
-            message.id = %outcome.id,
-            sqlstate,
-            "the database refuses an outcome; it is recorded without its texts"
-        );
-        let bare = Manner { texts: false, events: self.database.events(), unknown: false };
-        let silent = Manner { events: Events::Off, ..bare };
-        let ways = [bare, silent, Manner { unknown: true, ..silent }];
-        let step = |manner| self.finish_part(std::slice::from_ref(outcome), manner);
-        Ok(first_taken(ways, step).await?.unwrap_or_default())
+        Self::of(self.entries.with_events(events))
     }
 }
 
 impl DeliveryLedger for SqlDeliveryLedger {
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn admit(&self, lease: &Lease, batch: &Batch) -> Result<Admitted, LedgerError> {
-        let refused = &AtomicUsize::new(0);
-        let events = self.database.events();
-        let admit = |places| self.admit_part(lease, Part::of(batch, places), events);
-        let bury = |place, error| async move {
-            let part = Part::of(batch, place..place + 1);
-            let entries = self.admit_refused(lease, part, error).await?;
-            let is_buried = entries.as_ref().is_none_or(Vec::is_empty);
-            if part.messages().next().is_some() && is_buried {
-                refused.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(entries)
-        };
-        let parts = in_parts(batch.records.len(), admit, bury).await?;
-        let mut admitted =
-            Admitted { refused: refused.load(Ordering::Relaxed), ..Admitted::default() };
-        for entry in fenced(lease, parts)? {
-            let recorded = entry.recorded.recorded()?;
-            if !entry.recorded.has_ended() {
-                admitted.ages.push(recorded.age);
-            }
-            match recorded.state {
-                DeliveryState::Calling => admitted.calls.push(entry.call()?),
-                DeliveryState::Pending => admitted.fresh.push(recorded.id),
-                _ => admitted.expired.push(recorded),
-            }
+        if self.entries.database.is_postgres() {
+            let admission = Admission { lease: lease.clone(), batch: batch.clone() };
+            return self.admissions.ask(admission).await;
         }
-        Ok(admitted)
+        self.entries.admit(lease, batch).await
     }
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
@@ -261,66 +84,27 @@ impl DeliveryLedger for SqlDeliveryLedger {
         starts: &[Start],
         call_limit: Duration,
     ) -> Result<Started, LedgerError> {
-        let mut parts = Vec::new();
-        let unaffordable = &Mutex::new(Vec::new());
-        for step in Step::ALL {
-            let ours: Vec<&Start> = starts.iter().filter(|it| Step::of(it) == step).collect();
-            // Without any entry, one statement says whether the lease is held.
-            if ours.is_empty() && (step != Step::Call || !starts.is_empty()) {
-                continue;
-            }
-            let ours = &ours[..];
-            let start = |places: Range<usize>| {
-                self.start_part(lease, step, Starts(&ours[places]), call_limit)
-            };
-            let give_up = |place: usize, error| async move {
-                self.start_refused(lease, ours[place].id, &error).await
-            };
-            let begun = if step == Step::Buy {
-                let buy = |places: Range<usize>| {
-                    self.buy_part(lease, Starts(&ours[places]), call_limit, unaffordable)
-                };
-                in_parts(ours.len(), buy, give_up).await?
-            } else {
-                in_parts(ours.len(), start, give_up).await?
-            };
-            parts.extend(begun);
-        }
-
-        let unaffordable = std::mem::take(&mut *lock(unaffordable));
-        let mut started = Started { unaffordable, ..Started::default() };
-        for entry in fenced(lease, parts)? {
-            let recorded = entry.recorded.recorded()?;
-            match recorded.state {
-                DeliveryState::Calling => started.calls.push(entry.call()?),
-                DeliveryState::Pending => {}
-                _ => started.ended.push(recorded),
-            }
-        }
-        Ok(started)
+        self.entries.start(lease, starts, call_limit).await
     }
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn finish(&self, outcomes: &[CallOutcome]) -> Result<Vec<Recorded>, LedgerError> {
-        let whole = Manner { texts: true, events: self.database.events(), unknown: false };
-        let finish = |places: Range<usize>| self.finish_part(&outcomes[places], whole);
-        let without_texts = |place: usize, error| async move {
-            self.finish_refused(&outcomes[place], &error).await
-        };
-        let parts = in_parts(outcomes.len(), finish, without_texts).await?;
-        self.give_back(outcomes).await;
-        Ok(parts.iter().flatten().map(RecordedRow::recorded).collect::<Result<_, _>>()?)
+        if self.entries.database.is_postgres() {
+            return self.outcomes.ask(outcomes.to_vec()).await;
+        }
+        Ok(self.entries.finish(outcomes).await?)
     }
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn open(&self, lease: &Lease) -> Result<Vec<(PhoneNumber, usize)>, LedgerError> {
-        Ok(open::phones(&self.database, self.partition(lease)).await?)
+        Ok(open::phones(&self.entries.database, self.entries.partition(lease)).await?)
     }
 
     #[autometrics(struct_name = "SqlDeliveryLedger")]
     async fn due(&self, lease: &Lease, limit: usize) -> Result<Vec<Due>, LedgerError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let due = open::due(&self.database, self.fence(lease).with("limit", limit)).await?;
+        let parameters = self.entries.fence(lease).with("limit", limit);
+        let due = open::due(&self.entries.database, parameters).await?;
         due.ok_or(LedgerError::Fenced { partition: lease.partition })
     }
 
@@ -329,20 +113,10 @@ impl DeliveryLedger for SqlDeliveryLedger {
         &self,
         messages: &[MessageId],
     ) -> Result<HashMap<MessageId, Vec<GatewayName>>, LedgerError> {
-        Ok(awaited_receipts::passed_over(&self.database, messages).await?)
+        Ok(awaited_receipts::passed_over(&self.entries.database, messages).await?)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Returns the entries of all parts, or an error if a part found that the lease is lost.
-fn fenced(
-    lease: &Lease,
-    parts: Vec<Fenced>,
-) -> Result<impl Iterator<Item = EntryRow> + use<>, LedgerError> {
-    let parts: Option<Vec<Vec<EntryRow>>> = parts.into_iter().collect();
-    let parts = parts.ok_or(LedgerError::Fenced { partition: lease.partition })?;
-    Ok(parts.into_iter().flatten())
 }

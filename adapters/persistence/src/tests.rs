@@ -31,6 +31,7 @@ mod receipts;
 mod refusals;
 mod resends;
 mod schemas;
+mod shared_commits;
 mod silence;
 mod spending;
 mod starts;

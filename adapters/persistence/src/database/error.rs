@@ -58,6 +58,12 @@ impl From<Unserved> for StoreError {
     }
 }
 
+impl From<Unserved> for LedgerError {
+    fn from(unserved: Unserved) -> Self {
+        Self::Unavailable(unserved.into())
+    }
+}
+
 impl From<DatabaseError> for LedgerError {
     fn from(error: DatabaseError) -> Self {
         Self::Unavailable(error.into())

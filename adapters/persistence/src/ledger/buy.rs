@@ -13,7 +13,8 @@ use domain::MessageId;
 use sea_orm::DatabaseConnection;
 
 use super::{
-    Fenced, SqlDeliveryLedger,
+    Fenced,
+    entries::Entries,
     entry::EntryRow,
     lock, postgres, spending,
     starts::{Starts, Step},
@@ -26,7 +27,7 @@ struct Bought {
     refused: Vec<MessageId>,
 }
 
-impl SqlDeliveryLedger {
+impl Entries {
     /// Begins the calls that the limits have room for, in one commit. Adds the others to `refused`.
     pub(super) async fn buy_part(
         &self,

@@ -1,12 +1,13 @@
 use std::ops::Range;
 
-use application::ports::{Batch, Incoming, Record, Unreadable};
+use application::ports::{Batch, Incoming, Lease, Record, Unreadable};
 
 use crate::database::{Parameters, since_1970};
 
-/// What one statement takes over of a batch.
+/// What one statement takes over of the batch of a partition.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
+    pub(super) lease: &'a Lease,
     pub(super) batch: &'a Batch,
     pub(super) records: &'a [Record],
     pub(super) next_offset: i64,
@@ -19,10 +20,10 @@ const REFUSED: Unreadable = Unreadable("the database cannot store the message");
 const ABSENT: i64 = -1;
 
 impl<'a> Part<'a> {
-    pub(super) fn of(batch: &'a Batch, places: Range<usize>) -> Self {
+    pub(super) fn of(lease: &'a Lease, batch: &'a Batch, places: Range<usize>) -> Self {
         let next = batch.records.get(places.end);
         let next_offset = next.map_or(batch.next_offset, |record| record.offset);
-        Self { batch, records: &batch.records[places], next_offset }
+        Self { lease, batch, records: &batch.records[places], next_offset }
     }
 
     pub(super) fn messages(self) -> impl Iterator<Item = &'a Incoming> + Clone {
@@ -34,38 +35,52 @@ impl<'a> Part<'a> {
             .iter()
             .filter_map(|record| Some((record.offset, record.content.as_ref().err()?)))
     }
+}
 
-    /// Adds the table `new` of its messages.
-    pub(super) fn message_rows(self, parameters: Parameters) -> Parameters {
-        parameters.rows("new", self.messages(), |new| {
-            new.column("id", |it| it.message.id.as_uuid())
-                .column("phone", |it| it.message.phone.as_str().to_owned())
-                .column("code", |it| it.message.code.as_text().into_owned())
-                .column("trace", |it| {
-                    it.trace.as_ref().map(|trace| trace.as_str().to_owned()).unwrap_or_default()
-                })
-                .column("accepted_at", |it| {
-                    it.validity.map_or(ABSENT, |validity| since_1970(validity.accepted_at))
-                })
-                .column("expires_at", |it| {
-                    it.validity.map_or(ABSENT, |validity| since_1970(validity.expires_at))
-                })
-                .column("sequence", |it| it.sequence.unwrap_or(ABSENT))
-                // Empty if the message waits for its call.
-                .column("gateway", |it| {
-                    let gateway = self.batch.call_now.get(&it.message.id);
-                    gateway.map(|gateway| gateway.as_str().to_owned()).unwrap_or_default()
-                })
-        })
-    }
+/// Adds the table `new` of the messages of all parts.
+pub(super) fn message_rows(parameters: Parameters, parts: &[Part<'_>]) -> Parameters {
+    let messages = parts.iter().flat_map(|part| part.messages().map(move |it| (part, it)));
+    parameters.rows("new", messages, |new| {
+        new.column("partition", |(part, _)| part.lease.partition)
+            .column("id", |(_, it)| it.message.id.as_uuid())
+            .column("phone", |(_, it)| it.message.phone.as_str().to_owned())
+            .column("code", |(_, it)| it.message.code.as_text().into_owned())
+            .column("trace", |(_, it)| {
+                it.trace.as_ref().map(|trace| trace.as_str().to_owned()).unwrap_or_default()
+            })
+            .column("accepted_at", |(_, it)| {
+                it.validity.map_or(ABSENT, |validity| since_1970(validity.accepted_at))
+            })
+            .column("expires_at", |(_, it)| {
+                it.validity.map_or(ABSENT, |validity| since_1970(validity.expires_at))
+            })
+            .column("sequence", |(_, it)| it.sequence.unwrap_or(ABSENT))
+            // Empty if the message waits for its call.
+            .column("gateway", |(part, it)| {
+                let gateway = part.batch.call_now.get(&it.message.id);
+                gateway.map(|gateway| gateway.as_str().to_owned()).unwrap_or_default()
+            })
+    })
+}
 
-    /// Adds the table `dead` of its records that cannot be read.
-    pub(super) fn dead_rows(self, parameters: Parameters) -> Parameters {
-        parameters.rows("dead", self.unreadable(), |dead| {
-            dead.column("record_offset", |(offset, _)| offset)
-                .column("reason", |(_, reason)| reason.0.to_owned())
-        })
-    }
+/// Adds the table `dead` of the records of all parts that cannot be read.
+pub(super) fn dead_rows(parameters: Parameters, parts: &[Part<'_>]) -> Parameters {
+    let unreadable = parts.iter().flat_map(|part| part.unreadable().map(move |it| (part, it)));
+    parameters.rows("dead", unreadable, |dead| {
+        dead.column("partition", |(part, _)| part.lease.partition)
+            .column("record_offset", |(_, (offset, _))| offset)
+            .column("reason", |(_, (_, reason))| reason.0.to_owned())
+    })
+}
+
+/// Adds the table `asked` of the leases of all parts.
+pub(super) fn lease_rows(parameters: Parameters, parts: &[Part<'_>]) -> Parameters {
+    parameters.rows("asked", parts.iter(), |asked| {
+        asked
+            .column("partition", |part| part.lease.partition)
+            .column("epoch", |part| part.lease.epoch)
+            .column("next_offset", |part| part.next_offset)
+    })
 }
 
 /// Returns the same record without its message.

@@ -9,7 +9,7 @@ pub(super) use self::finish::finish;
 use super::{
     entry::{ENTRY_COLUMNS, EntryRow, RecordedRow},
     gateways::{CALLED, IN_DOUBT, INTERRUPTED, NAMED, WITH_CALLED},
-    part::Part,
+    part::{Part, dead_rows, message_rows},
     starts::Step,
 };
 use crate::{
@@ -34,12 +34,12 @@ impl Ledger<'_> {
         parameters: Parameters,
         part: Part<'_>,
     ) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
-        let take = part.message_rows(parameters.clone());
+        let take = message_rows(parameters.clone(), &[part]);
         let transaction = begin(connection).await?;
         if transaction.execute(&MOVE_ON, parameters).await? == 0 {
             return Ok(None);
         }
-        transaction.execute(&BURY, part.dead_rows(self.fence.clone())).await?;
+        transaction.execute(&BURY, dead_rows(self.fence.clone(), &[part])).await?;
         let rows: Vec<EntryRow> = transaction.rows(&TAKE, take.clone()).await?;
         transaction.execute(&LEAVE_OUTBOX, take).await?;
         self.record(&transaction, &rows).await?;

@@ -1,8 +1,13 @@
-//! The admission of a batch.
+//! The admission of batches of several partitions, each under its lease.
+
+use std::collections::HashMap;
 
 use sea_orm::FromQueryResult;
 
-use super::super::{entry::EntryRow, part::Part};
+use super::super::{
+    entry::EntryRow,
+    part::{Part, dead_rows, lease_rows, message_rows},
+};
 use crate::{
     database::{Database, DatabaseError, EventSql, Events, Fragment, Parameters},
     events::RECORD_ENDED,
@@ -10,26 +15,32 @@ use crate::{
 
 #[derive(FromQueryResult)]
 struct Admitted {
+    partition: i32,
     /// Messages that left the outbox while the statement waited for them.
     missed: i64,
     #[sea_orm(nested)]
     entry: Option<EntryRow>,
 }
 
-/// Takes a part of a batch over.
+/// Takes parts of batches over, each of a partition of its own. Returns the entries of each partition.
+/// A partition whose lease belongs to another consumer has none.
 pub(in crate::ledger) async fn admit(
     database: &Database,
     parameters: Parameters,
-    part: Part<'_>,
+    parts: &[Part<'_>],
     events: Events,
-) -> Result<Option<Vec<EntryRow>>, DatabaseError> {
-    let parameters = part.dead_rows(part.message_rows(parameters));
+) -> Result<HashMap<i32, Vec<EntryRow>>, DatabaseError> {
+    let parameters = dead_rows(message_rows(lease_rows(parameters, parts), parts), parts);
     loop {
         let rows: Vec<Admitted> = database.rows(ADMIT.of(events), parameters.clone()).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        if first.missed == 0 {
-            return Ok(Some(rows.into_iter().filter_map(|row| row.entry).collect()));
+        if rows.first().is_some_and(|row| row.missed > 0) {
+            continue;
         }
+        let mut admitted: HashMap<i32, Vec<EntryRow>> = HashMap::new();
+        for row in rows {
+            admitted.entry(row.partition).or_default().extend(row.entry);
+        }
+        return Ok(admitted);
     }
 }
 
@@ -39,17 +50,25 @@ pub(in crate::ledger) async fn admit(
 // statement sees: then it does nothing, and is repeated.
 static ADMIT: EventSql = EventSql::postgres(
     "
-WITH lease AS (
-    SELECT 1
-    FROM partition_lease
-    WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
-      AND epoch = :epoch
-    FOR NO KEY UPDATE
-), named AS MATERIALIZED (
+WITH lease AS MATERIALIZED (
     -- in the order in which all statements lock these rows
+    SELECT held.partition, held.epoch, asked.next_offset
+    FROM (SELECT * FROM :asked ORDER BY partition) AS asked
+        CROSS JOIN LATERAL (
+            SELECT partition, epoch
+            FROM partition_lease
+            WHERE group_id = :group AND topic = :topic AND partition = asked.partition
+              AND owner = :owner AND epoch = asked.epoch
+            FOR NO KEY UPDATE
+        ) AS held
+), named AS MATERIALIZED (
+    -- these, too
     SELECT new.*, stored.sequence AS stored, stored.expires_at AS ends_at
-    FROM (SELECT * FROM :new#place ORDER BY sequence) AS new
-        CROSS JOIN lease
+    FROM (
+            SELECT new.*, lease.epoch
+            FROM :new#place JOIN lease USING (partition)
+            ORDER BY sequence
+        ) AS new
         LEFT JOIN LATERAL (
             SELECT sequence, expires_at
             FROM outbox
@@ -64,19 +83,22 @@ WITH lease AS (
     )
 ), moved_on AS (
     UPDATE partition_lease
-    SET next_offset = :next_offset
-    WHERE group_id = :group AND topic = :topic AND partition = :partition AND owner = :owner
-      AND epoch = :epoch AND (SELECT messages FROM missed) = 0
-    RETURNING 1
+    SET next_offset = lease.next_offset
+    FROM lease
+    WHERE group_id = :group AND topic = :topic AND partition_lease.partition = lease.partition
+      AND owner = :owner AND partition_lease.epoch = lease.epoch
+      AND (SELECT messages FROM missed) = 0
+    RETURNING lease.partition
 ), incoming AS (
     -- The times of a record are bounded: an entry must expire, and leave the ledger, one day.
-    SELECT named.id, phone, code, nullif(trace, '') AS trace, place, nullif(gateway, '') AS gateway,
+    SELECT partition, epoch, named.id, phone, code, nullif(trace, '') AS trace, place,
+        nullif(gateway, '') AS gateway,
         CASE WHEN accepted_at < 0 THEN now()
              ELSE least(to_timestamp(accepted_at / 1000.0), now()) END AS accepted_at,
         CASE WHEN expires_at < 0 THEN least(now() + {duration(:default_ttl)}, ends_at)
              ELSE least(to_timestamp(expires_at / 1000.0), now() + interval '1 day', ends_at)
              END AS expires_at
-    FROM moved_on, named
+    FROM moved_on JOIN named USING (partition)
     WHERE stored IS NOT NULL OR NOT EXISTS (
         SELECT 1 FROM delivery AS ended WHERE ended.message_id = named.id AND ended.group_id = ''
     )
@@ -90,12 +112,12 @@ WITH lease AS (
     INSERT INTO delivery
         (group_id, topic, partition, message_id, phone, code, trace, state, accepted_at,
          expires_at, ended_at, attempt, epoch, turn, due_at, called_at, gateway)
-    SELECT :group, :topic, :partition, id, phone,
+    SELECT :group, :topic, partition, id, phone,
         CASE WHEN state <> 'expired' THEN code END,
         trace, state, accepted_at, expires_at,
         CASE WHEN state = 'expired' THEN now() END,
         CASE WHEN state = 'calling' THEN 1 ELSE 0 END,
-        CASE WHEN state = 'calling' THEN :epoch END,
+        CASE WHEN state = 'calling' THEN epoch END,
         CASE WHEN state = 'calling' THEN :turn ELSE 0 END,
         CASE WHEN state = 'calling' THEN now() + {duration(:call_limit)} ELSE now() END,
         CASE WHEN state = 'calling' THEN now() END,
@@ -103,25 +125,25 @@ WITH lease AS (
     FROM judged
     ORDER BY place
     ON CONFLICT DO NOTHING
-    RETURNING message_id, state, attempt, expires_at, accepted_at
+    RETURNING partition, message_id, state, attempt, expires_at, accepted_at
 ), left_outbox AS (
-    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT stored FROM moved_on, named))
+    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT stored FROM moved_on JOIN named USING (partition)))
 ), buried AS (
     INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
-    SELECT :group, :topic, :partition, dead.record_offset, dead.reason
-    FROM moved_on, :dead
+    SELECT :group, :topic, partition, dead.record_offset, dead.reason
+    FROM moved_on JOIN :dead USING (partition)
     -- this may be a retry of a commit whose answer was lost
     WHERE NOT EXISTS (
         SELECT 1
         FROM dead_letter AS known
-        WHERE known.group_id = :group AND known.topic = :topic AND known.partition = :partition
+        WHERE known.group_id = :group AND known.topic = :topic AND known.partition = dead.partition
           AND known.record_offset = dead.record_offset
     )
 ){events}
-SELECT message_id::text AS id, state, attempt, {millis(expires_at)} AS expires_at,
-    {millis(expires_at - now())} AS good_for, {millis(now() - accepted_at)} AS age,
-    (SELECT messages FROM missed) AS missed
-FROM lease LEFT JOIN taken ON true",
+SELECT lease.partition, message_id::text AS id, state, attempt,
+    {millis(expires_at)} AS expires_at, {millis(expires_at - now())} AS good_for,
+    {millis(now() - accepted_at)} AS age, (SELECT messages FROM missed) AS missed
+FROM lease LEFT JOIN taken USING (partition)",
     &[
         Fragment::new(
             "events",

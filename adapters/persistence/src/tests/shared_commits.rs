@@ -1,0 +1,149 @@
+//! Partitions of a process that write to the ledger at the same time (ADR 84).
+
+use std::time::Duration;
+
+use application::ports::{
+    Admitted, Batch, CallOutcome, DeliveryLedger, Incoming, Lease, LedgerError, OutcomeClass,
+    PartitionLeases, Recorded, Verdict,
+};
+
+use super::{
+    on_both_databases,
+    refusals::refuse,
+    support::{LONG, batch, call_now, count, incoming, phone},
+};
+use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases};
+
+on_both_databases!(
+    partitions_that_ask_together_get_their_own_answers,
+    lost_lease_of_one_partition_does_not_stop_another,
+    earlier_and_present_epoch_of_a_partition_get_their_own_answers,
+    message_in_two_partitions_is_taken_over_once,
+    refused_message_of_one_partition_does_not_stop_another,
+);
+
+/// The ledger of a consumer, and its leases of partitions 0 and 1.
+async fn two_partitions(database: &Database, member: &str) -> (SqlDeliveryLedger, [Lease; 2]) {
+    let leases =
+        SqlPartitionLeases::new(database.clone(), "1".into(), "message".into(), member.into());
+    leases.register(&[0, 1]).await.unwrap();
+    let mut held = leases.acquire(2, Duration::ZERO).await.unwrap();
+    held.sort_unstable_by_key(|lease| lease.partition);
+    let ledger =
+        SqlDeliveryLedger::new(database.clone(), "1".into(), "message".into(), member.into());
+    (ledger, held.try_into().unwrap())
+}
+
+fn calling(message: &Incoming) -> Batch {
+    let call_now = call_now([message.message.id]);
+    Batch { call_now, call_limit: LONG, ..batch(std::slice::from_ref(message)) }
+}
+
+/// Takes a message of each partition over at the same time.
+async fn admit(
+    ledger: &SqlDeliveryLedger,
+    leases: &[Lease; 2],
+    messages: [&Incoming; 2],
+) -> (Result<Admitted, LedgerError>, Result<Admitted, LedgerError>) {
+    let [first, second] = messages.map(calling);
+    tokio::join!(ledger.admit(&leases[0], &first), ledger.admit(&leases[1], &second))
+}
+
+/// Records that the first call of a message was accepted.
+async fn finish(ledger: &SqlDeliveryLedger, message: &Incoming) -> Vec<Recorded> {
+    let outcome = CallOutcome {
+        id: message.message.id,
+        attempt: 1,
+        class: OutcomeClass::Accepted,
+        verdict: Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None },
+        detail: String::new(),
+    };
+    ledger.finish(&[outcome]).await.unwrap()
+}
+
+fn called(admitted: Result<Admitted, LedgerError>) -> Vec<domain::MessageId> {
+    admitted.unwrap().calls.iter().map(|call| call.id).collect()
+}
+
+async fn partitions_that_ask_together_get_their_own_answers(database: Database) {
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    let [one, two] = [1, 2].map(|number| incoming(&phone(number)));
+    let [one_id, two_id] = [one.message.id, two.message.id];
+
+    let (first, second) = admit(&ledger, &leases, [&one, &two]).await;
+    assert_eq!((called(first), called(second)), (vec![one_id], vec![two_id]));
+    for partition in [0, 1] {
+        assert_eq!(count(&database, &format!("delivery WHERE partition = {partition}")).await, 1);
+    }
+
+    let (first, second) = tokio::join!(finish(&ledger, &one), finish(&ledger, &two));
+    assert_eq!((first.len(), first[0].id), (1, one_id));
+    assert_eq!((second.len(), second[0].id), (1, two_id));
+}
+
+#[tokio::test]
+async fn partitions_that_ask_together_share_a_commit() {
+    let Some(database) = super::support::postgres().await else { return };
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    let [one, two] = [1, 2].map(|number| incoming(&phone(number)));
+
+    let (first, second) = admit(&ledger, &leases, [&one, &two]).await;
+    assert!(first.is_ok() && second.is_ok());
+    tokio::join!(finish(&ledger, &one), finish(&ledger, &two));
+
+    for time in ["called_at", "ended_at"] {
+        // All times of a transaction are the time of its beginning.
+        let times = format!("(SELECT DISTINCT {time} FROM delivery) AS times");
+        assert_eq!(count(&database, &times).await, 1, "{time}");
+    }
+}
+
+async fn lost_lease_of_one_partition_does_not_stop_another(database: Database) {
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    let other = SqlPartitionLeases::new(database.clone(), "1".into(), "message".into(), "b".into());
+    assert_eq!(other.acquire(1, LONG).await.unwrap()[0].partition, 0);
+    let [one, two] = [1, 2].map(|number| incoming(&phone(number)));
+
+    let (first, second) = admit(&ledger, &leases, [&one, &two]).await;
+
+    assert!(matches!(first, Err(LedgerError::Fenced { partition: 0 })), "{first:?}");
+    assert_eq!(called(second), [two.message.id]);
+    assert_eq!(count(&database, "delivery").await, 1);
+    assert_eq!(count(&database, "partition_lease WHERE next_offset IS NOT NULL").await, 1);
+}
+
+async fn earlier_and_present_epoch_of_a_partition_get_their_own_answers(database: Database) {
+    let (ledger, [earlier, _]) = two_partitions(&database, "a").await;
+    let (_, [present, _]) = two_partitions(&database, "a").await;
+    let [one, two] = [1, 2].map(|number| incoming(&phone(number)));
+
+    let (first, second) = admit(&ledger, &[earlier, present], [&one, &two]).await;
+
+    assert!(matches!(first, Err(LedgerError::Fenced { partition: 0 })), "{first:?}");
+    assert_eq!(called(second), [two.message.id]);
+}
+
+async fn message_in_two_partitions_is_taken_over_once(database: Database) {
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    let one = incoming(&phone(1));
+
+    let (first, second) = admit(&ledger, &leases, [&one, &one]).await;
+
+    assert_eq!(called(first).len() + called(second).len(), 1);
+    assert_eq!(count(&database, "delivery").await, 1);
+}
+
+async fn refused_message_of_one_partition_does_not_stop_another(database: Database) {
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    let [one, two] = [1, 2].map(|number| incoming(&phone(number)));
+    refuse(&database, "delivery", &format!("NEW.phone = '{}'", one.message.phone.as_str())).await;
+
+    let (first, second) = admit(&ledger, &leases, [&one, &two]).await;
+
+    let first = first.unwrap();
+    assert_eq!((first.refused, first.calls.len()), (1, 0));
+    assert_eq!(called(second), [two.message.id]);
+    assert_eq!(count(&database, "dead_letter WHERE partition = 0").await, 1);
+    assert_eq!(count(&database, "dead_letter").await, 1);
+    assert_eq!(count(&database, "partition_lease WHERE next_offset = 1").await, 2);
+}

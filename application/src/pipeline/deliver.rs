@@ -105,6 +105,9 @@ pub struct DeliverSettings {
     pub receipt_urls: ReceiptUrls,
     /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,
+    /// Rounds of busy partitions begin 20 ms after each other, counted from this time. All partitions of a
+    /// process have the same time, so that they share commits of the ledger (ADR 84).
+    pub beat: Instant,
     /// The maximum number of concurrent calls of each gateway for one partition.
     pub concurrency: usize,
     /// The number of messages that wait in memory for one partition at which reading pauses.
@@ -234,7 +237,8 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let about = self.delivered.admitted + self.delivered.outcomes.len();
         let further = u32::try_from(about.saturating_sub(1)).unwrap_or(u32::MAX);
         let pause = ROUND.saturating_add(FURTHER.saturating_mul(further));
-        self.next_round = begun + pause.min(LONGEST_ROUND);
+        self.next_round =
+            if pause < LONGEST_ROUND { begun + pause } else { self.settings.next_beat(begun) };
         if result.is_err() {
             // The change may have been committed. Entries of the ledger come before messages that are
             // admitted next.
@@ -427,6 +431,16 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     fn next_sync(&self) -> Option<Instant> {
         let pause = if self.lanes.parked() > 0 { SYNC } else { REST };
         self.synced.map(|synced| synced + pause)
+    }
+}
+
+impl DeliverSettings {
+    /// Returns when the next round of a busy partition begins.
+    fn next_beat(&self, now: Instant) -> Instant {
+        let round = LONGEST_ROUND.as_nanos();
+        let since = now.saturating_duration_since(self.beat).as_nanos() % round;
+        let left = u64::try_from(round - since).unwrap_or(u64::MAX);
+        now + Duration::from_nanos(left)
     }
 }
 

@@ -302,6 +302,7 @@ async fn work(
         traced: TracedMessages::default(),
         receipt_urls: ReceiptUrls::default(),
         default_ttl: TTL,
+        beat: tokio::time::Instant::now(),
         concurrency: 2,
         in_hand: 6,
     };

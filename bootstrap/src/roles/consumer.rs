@@ -9,6 +9,7 @@ use application::{
     AskStatus, DeliverSettings, Messaging, ReceiptUrls, RoutedGateway, Router, TracedMessages,
     Vault,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -144,6 +145,7 @@ fn settings(config: &Config, is_embedded: bool, stream: &Stream, vault: Vault) -
             vault,
             traced: TracedMessages::default(),
             default_ttl: config.codes.ttl,
+            beat: Instant::now(),
             concurrency,
             in_hand: 1_000.max(2 * concurrency),
         },

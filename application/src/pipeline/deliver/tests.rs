@@ -16,7 +16,7 @@ use std::{
 
 use domain::{Message, PhoneNumber};
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::time::timeout;
+use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::ports::{
@@ -131,6 +131,7 @@ fn deliver<G: SmsGateway>(
         traced: TracedMessages::default(),
         receipt_urls: ReceiptUrls::default(),
         default_ttl: TTL,
+        beat: Instant::now(),
         concurrency: 3,
         in_hand: 100,
     };
@@ -197,6 +198,24 @@ async fn a_round_follows_soon_after_a_message_and_later_after_an_outcome() {
 
         assert_eq!(begun.elapsed(), pause);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rounds_of_busy_partitions_begin_together() {
+    let mut ledger = ledger();
+    starts(&mut ledger);
+    let gateway = gateway_that(Ok(Accepted::default()), true);
+    let batch = fetched((1..=9).map(record).collect());
+    let (mut deliver, _inbox) = deliver(ledger, gateway, vec![batch]);
+    deliver.load = PartitionLoad::new(10);
+    let beat = deliver.settings.beat;
+    advance(Duration::from_millis(47)).await;
+    while deliver.arrived.is_none() {
+        deliver.wait().await;
+    }
+    deliver.act().await.unwrap();
+
+    assert_eq!(deliver.next_round - beat, 3 * LONGEST_ROUND);
 }
 
 /// A message behind an expired one is ready, although no call is in progress that would end.

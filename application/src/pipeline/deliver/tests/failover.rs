@@ -312,6 +312,7 @@ impl Service {
             traced: TracedMessages::default(),
             receipt_urls: ReceiptUrls::default(),
             default_ttl: TTL,
+            beat: Instant::now(),
             concurrency: 64,
             in_hand: 100,
         };

@@ -42,7 +42,14 @@ impl SqlPartitionLeases {
         let transaction = begin(connection).await?;
         let member = || self.member().with("ttl", millis(ttl));
         transaction.execute(&ANNOUNCE, member()).await?;
+        let counts: Option<Counts> = transaction.row(&COUNT, self.group()).await?;
+        let Counts { members, partitions } =
+            counts.ok_or_else(|| DatabaseError::missing("counts"))?;
 
+        // Last, because messages that are taken over wait for these locks. In the order in which
+        // admissions lock the leases, too.
+        let mut leases: Vec<&Lease> = leases.iter().collect();
+        leases.sort_unstable_by_key(|lease| lease.partition);
         let mut held = Vec::with_capacity(leases.len());
         for lease in leases {
             let parameters = member()
@@ -54,9 +61,6 @@ impl SqlPartitionLeases {
             }
         }
 
-        let counts: Option<Counts> = transaction.row(&COUNT, self.group()).await?;
-        let Counts { members, partitions } =
-            counts.ok_or_else(|| DatabaseError::missing("counts"))?;
         transaction.commit().await?;
         let count = |count| usize::try_from(count).unwrap_or(0);
         Ok(Renewed { held, members: count(members), partitions: count(partitions) })

@@ -67,7 +67,7 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let rows = vec![
         Row::new("embedded", "accepted to console, all done", "/s", Spread::of(ours))
             .against("SQLite, one insert a commit", Spread::of(inserts))
-            .at_least(3.0, 10.0),
+            .at_least(2.0, 3.0),
         Row::new("embedded", "memory of messager", "MiB", Spread::of(memory)).at_most(48.0, 24.0),
     ];
     Ok(rows.into())

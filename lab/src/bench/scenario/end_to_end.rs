@@ -74,20 +74,20 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let each = |part: fn(&Sustained) -> f64| Spread::of(found.iter().map(part).collect());
     let row = |name: &str, unit, part| Row::new(SCENARIO, name, unit, each(part));
     let rows = vec![
-        row(figure::RATE, "/s", |it| it.rate).at_least(4_000.0, 8_000.0),
+        row(figure::RATE, "/s", |it| it.rate).at_least(9_000.0, 12_000.0),
         row("CPU a message, ours and PostgreSQL's", "µs", |it| {
             it.usage.ours() + it.usage.postgres
         })
-        .at_most(300.0, 150.0),
+        .at_most(170.0, 120.0),
         row(figure::API, "µs", |it| it.usage.api),
         row(figure::PROCESSOR, "µs", |it| it.usage.processor),
         row(figure::CONSUMER, "µs", |it| it.usage.consumer),
         row(figure::POSTGRES, "µs", |it| it.usage.postgres),
         row(figure::KAFKA, "µs", |it| it.usage.kafka),
         row(figure::LAB, "µs", |it| it.usage.lab),
-        row(figure::WAL, "bytes", |it| it.usage.wal_bytes),
+        row(figure::WAL, "bytes", |it| it.usage.wal_bytes).at_most(1_700.0, 1_200.0),
         row(figure::COMMITS, "", |it| it.usage.commits),
-        row(figure::DEAD_TUPLES, "", |it| it.usage.dead_tuples),
+        row(figure::DEAD_TUPLES, "", |it| it.usage.dead_tuples).at_most(2.0, 1.0),
         row("memory of api", "MiB", |it| it.memory_of(Role::Api)).at_most(48.0, 24.0),
         row("memory of processor", "MiB", |it| it.memory_of(Role::Processor)).at_most(48.0, 24.0),
         row("memory of consumer", "MiB", |it| it.memory_of(Role::Consumer)).at_most(48.0, 24.0),

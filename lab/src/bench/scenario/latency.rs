@@ -59,9 +59,9 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     let rows = vec![
         row("answer to call, p50 at 200/s", p50.clone())
             .against("commit + produce + fetch + commit + call", Spread::of(floors))
-            .at_most(2.5, 2.5),
+            .at_most(2.5, 2.0),
         row("answer to call, p50 at 200/s", p50).wanted(Bar::AtMost(5.0)),
-        row("answer to call, p99 at 200/s", p99).at_most(50.0, 15.0),
+        row("answer to call, p99 at 200/s", p99).at_most(10.0, 5.0),
         row("POST /api, p99 at 2,000/s, all parts running", accepting)
             .against("pgbench, one insert per commit, p99 at 2,000/s", Spread::of(pgbench))
             .at_most(5.0, 2.0),

@@ -82,7 +82,8 @@ pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
         Row::new("relay", "relay without a broker", "/s", alone),
         Row::new("relay", "ProducerPerformance, acks=all", "/s", kafka),
         Row::new("relay", "CPU of processor a message", "µs", each(Usage::ours)),
-        Row::new("relay", "CPU of PostgreSQL a message", "µs", each(|it| it.postgres)),
+        Row::new("relay", "CPU of PostgreSQL a message", "µs", each(|it| it.postgres))
+            .at_most(10.0, 3.0),
         Row::new("relay", "WAL a message", "bytes", each(|it| it.wal_bytes)),
         Row::new("relay", "commits a message", "", each(|it| it.commits)),
     ];

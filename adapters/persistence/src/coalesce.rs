@@ -59,8 +59,8 @@ pub(crate) struct Limits {
     pub(crate) batches: usize,
     /// The size of a batch. A request that alone is larger is a batch of its own.
     pub(crate) batch: usize,
-    /// How long a caller waits for its answer.
-    pub(crate) patience: Duration,
+    /// How long a caller waits for its answer. `None`: until it is served.
+    pub(crate) patience: Option<Duration>,
 }
 
 struct Shared<B: Batch> {
@@ -94,7 +94,8 @@ impl<B: Batch> Coalescer<B> {
         let (answer, answered) = oneshot::channel();
         let job = Job { request, alone: false, answer };
         self.try_put(job).map_err(|_| Unserved::QueueFull)?;
-        match timeout(self.0.limits.patience, answered).await {
+        let patience = self.0.limits.patience.unwrap_or(Duration::MAX);
+        match timeout(patience, answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(Unserved::Stopped.into()),
             Err(_) => Err(Unserved::TooLate.into()),
@@ -140,7 +141,7 @@ impl<B: Batch> Coalescer<B> {
     /// Serves batches until no job waits.
     async fn run(self) {
         loop {
-            // Callers that are ready to run may ask before the batch begins.
+            // Callers that are ready to run usually ask before the batch begins.
             task::yield_now().await;
             let Some(jobs) = self.waiting().next(self.0.limits.batch) else { return };
             let queue = self.clone();

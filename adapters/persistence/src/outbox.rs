@@ -85,7 +85,7 @@ impl CoalescingOutbox {
             queue: settings.queue,
             batches: settings.writers,
             batch: settings.batch,
-            patience: settings.patience,
+            patience: Some(settings.patience),
         };
         let mut writers = JoinSet::new();
         writers.spawn(async move {

@@ -105,7 +105,7 @@ pub struct DeliverSettings {
     pub receipt_urls: ReceiptUrls,
     /// The time to live of a message whose record has no time.
     pub default_ttl: Duration,
-    /// Rounds of busy partitions begin 20 ms after each other, counted from this time. All partitions of a
+    /// Rounds of busy partitions begin 20 ms after each other, counted from this time, if they take less. All partitions of a
     /// process have the same time, so that they share commits of the ledger (ADR 84).
     pub beat: Instant,
     /// The maximum number of concurrent calls of each gateway for one partition.

@@ -114,21 +114,14 @@ impl Entries {
         self.database.step(async |it| ledger.admit(&it, parameters, part).await).await
     }
 
-    /// Takes parts of batches of several partitions over, in one commit in PostgreSQL. Their batches have
-    /// the same limits. Returns the entries of each partition. A partition whose lease belongs to another
-    /// consumer has none.
+    /// Takes parts of batches of several partitions over, in one commit in PostgreSQL. Returns the entries
+    /// of each partition. A partition whose lease belongs to another consumer has none.
     pub(super) async fn admit_parts(
         &self,
         parts: &[Part<'_>],
         events: Events,
     ) -> Result<HashMap<i32, Vec<EntryRow>>, DatabaseError> {
-        let batch =
-            parts.first().map(|part| part.batch).ok_or_else(|| DatabaseError::missing("a part"))?;
-        let parameters = self
-            .member()
-            .with("turn", self.next_turn())
-            .with("call_limit", millis(batch.call_limit))
-            .with("default_ttl", millis(batch.default_ttl));
+        let parameters = self.member().with("turn", self.next_turn());
         postgres::admit(&self.database, parameters, parts, events).await
     }
 

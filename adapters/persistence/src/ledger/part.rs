@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use application::ports::{Batch, Incoming, Lease, Record, Unreadable};
 
-use crate::database::{Parameters, since_1970};
+use crate::database::{Parameters, millis, since_1970};
 
 /// What one statement takes over of the batch of a partition.
 #[derive(Clone, Copy)]
@@ -80,6 +80,8 @@ pub(super) fn lease_rows(parameters: Parameters, parts: &[Part<'_>]) -> Paramete
             .column("partition", |part| part.lease.partition)
             .column("epoch", |part| part.lease.epoch)
             .column("next_offset", |part| part.next_offset)
+            .column("call_limit", |part| millis(part.batch.call_limit))
+            .column("default_ttl", |part| millis(part.batch.default_ttl))
     })
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::Hash,
-    time::Duration,
+    sync::Mutex,
 };
 
 use application::ports::{Admitted, Batch, CallOutcome, Lease, LedgerError, Recorded};
@@ -11,19 +11,21 @@ use domain::MessageId;
 
 use super::{
     entries::{Entries, admitted},
+    lock,
     part::Part,
 };
 use crate::{
     coalesce::{self, Coalescer, Job, Limits},
-    database::{DatabaseError, LIMIT},
-    refusal::{is_about_a_lock, is_about_a_row},
+    database::DatabaseError,
+    refusal::{code, is_about_a_lock, is_about_a_row},
 };
 
 /// While one statement waits for the disk, or for a lock, another one goes on. A statement has as many
-/// rows as a large fetch, so that no partition waits much longer than alone. Each caller waits for
-/// two statements at most, as far as statements end in time.
-const LIMITS: Limits =
-    Limits { queue: usize::MAX, batches: 2, batch: 1_000, patience: LIMIT.saturating_mul(3) };
+/// rows as a large fetch, so that no partition waits much longer than alone.
+///
+/// A caller waits until it is served, because each statement has a limit of its own. If it asked again
+/// beside its own statement, that might store an offset after a higher one.
+const LIMITS: Limits = Limits { queue: usize::MAX, batches: 2, batch: 1_000, patience: None };
 
 /// A batch to take over, and the lease of its partition.
 #[derive(Debug)]
@@ -34,14 +36,19 @@ pub(super) struct Admission {
 
 /// Takes batches over.
 #[derive(Debug)]
-pub(super) struct Admissions(Entries);
+pub(super) struct Admissions {
+    entries: Entries,
+    /// Partitions whose statement was refused, and that have had no success since. They are served alone,
+    /// so that one that waits for a lock again and again does not stop the others.
+    suspects: Mutex<HashSet<i32>>,
+}
 
 /// Records outcomes.
 #[derive(Debug)]
 pub(super) struct Outcomes(Entries);
 
 pub(super) fn admissions(entries: Entries) -> Coalescer<Admissions> {
-    Coalescer::new(Admissions(entries), LIMITS)
+    Coalescer::new(Admissions { entries, suspects: Mutex::default() }, LIMITS)
 }
 
 pub(super) fn outcomes(entries: Entries) -> Coalescer<Outcomes> {
@@ -53,25 +60,44 @@ impl coalesce::Batch for Admissions {
     type Answer = Admitted;
     type Error = LedgerError;
 
-    fn go_together(one: &Admission, other: &Admission) -> bool {
-        let limits =
-            |it: &Admission| -> [Duration; 2] { [it.batch.call_limit, it.batch.default_ttl] };
-        limits(one) == limits(other)
-    }
-
     fn size(admission: &Admission) -> usize {
         admission.batch.records.len()
     }
 
     async fn serve(&self, jobs: Vec<Job<Self>>, queue: &Coalescer<Self>) {
         let jobs = distinct(jobs, queue, |it| vec![it.lease.partition]);
-        if let [job] = &jobs[..] {
-            // A record that the database refuses is found and buried.
-            let answer = self.0.admit(&job.request.lease, &job.request.batch).await;
-            return answer_all(jobs, [answer]);
+        let jobs = self.without_suspects(jobs, queue);
+        match &jobs[..] {
+            [] => {}
+            [job] => {
+                // A record that the database refuses is found and buried.
+                let answer = self.entries.admit(&job.request.lease, &job.request.batch).await;
+                if answer.is_ok() {
+                    lock(&self.suspects).remove(&job.request.lease.partition);
+                }
+                answer_all(jobs, [answer]);
+            }
+            _ => self.serve_together(jobs, queue).await,
         }
+    }
+}
+
+impl Admissions {
+    /// Puts the jobs of suspects back, to be served alone, unless there is only one job.
+    fn without_suspects(&self, jobs: Vec<Job<Self>>, queue: &Coalescer<Self>) -> Vec<Job<Self>> {
+        if jobs.len() == 1 {
+            return jobs;
+        }
+        let suspects = lock(&self.suspects).clone();
+        let (alone, together): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| suspects.contains(&job.request.lease.partition));
+        put_back_alone(alone, queue);
+        together
+    }
+
+    async fn serve_together(&self, jobs: Vec<Job<Self>>, queue: &Coalescer<Self>) {
         let parts: Vec<Part<'_>> = jobs.iter().map(|job| job.request.whole()).collect();
-        match self.0.admit_parts(&parts, self.0.database.events()).await {
+        match self.entries.admit_parts(&parts, self.entries.database.events()).await {
             Ok(mut entries) => {
                 let answers = jobs.iter().map(|job| {
                     let partition = job.request.lease.partition;
@@ -82,10 +108,9 @@ impl coalesce::Batch for Admissions {
                 let answers: Vec<_> = answers.collect();
                 answer_all(jobs, answers);
             }
-            Err(error) if is_about_a_row(&error) || is_about_a_lock(&error) => {
-                for job in jobs {
-                    queue.put_back_alone(job);
-                }
+            Err(error) if is_about_a_row(&error) || is_about_waiting(&error) => {
+                lock(&self.suspects).extend(jobs.iter().map(|job| job.request.lease.partition));
+                put_back_alone(jobs, queue);
             }
             Err(error) => fail(jobs, &error),
         }
@@ -115,14 +140,17 @@ impl coalesce::Batch for Outcomes {
                 let answers: Vec<_> = answers.collect();
                 answer_all(jobs, answers);
             }
-            Err(error) if jobs.len() > 1 && is_about_a_lock(&error) => {
-                for job in jobs {
-                    queue.put_back_alone(job);
-                }
+            Err(error) if jobs.len() > 1 && is_about_waiting(&error) => {
+                put_back_alone(jobs, queue);
             }
             Err(error) => fail(jobs, &error),
         }
     }
+}
+
+/// Whether PostgreSQL rolled a statement back because it waited for a lock, or took too long.
+fn is_about_waiting(error: &DatabaseError) -> bool {
+    is_about_a_lock(error) || code(error).is_some_and(|code| code == "57014")
 }
 
 impl Admission {
@@ -149,6 +177,12 @@ fn distinct<B: coalesce::Batch, K: Eq + Hash>(
         }
     }
     distinct
+}
+
+fn put_back_alone<B: coalesce::Batch>(jobs: Vec<Job<B>>, queue: &Coalescer<B>) {
+    for job in jobs {
+        queue.put_back_alone(job);
+    }
 }
 
 fn answer_all<B: coalesce::Batch>(

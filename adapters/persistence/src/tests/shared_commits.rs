@@ -10,9 +10,14 @@ use application::ports::{
 use super::{
     on_both_databases,
     refusals::refuse,
-    support::{LONG, batch, call_now, count, incoming, phone},
+    support::{
+        LONG, accepted, batch, call_now, count, enqueue, incoming, new_message, phone, published,
+    },
 };
-use crate::{Database, SqlDeliveryLedger, SqlPartitionLeases};
+use crate::{
+    Database, SqlDeliveryLedger, SqlPartitionLeases,
+    database::{Sql, begin},
+};
 
 on_both_databases!(
     partitions_that_ask_together_get_their_own_answers,
@@ -87,15 +92,57 @@ async fn partitions_that_ask_together_share_a_commit() {
     let (ledger, leases) = two_partitions(&database, "a").await;
     let [one, two] = [1, 2].map(|number| incoming(&phone(number)));
 
-    let (first, second) = admit(&ledger, &leases, [&one, &two]).await;
-    assert!(first.is_ok() && second.is_ok());
-    tokio::join!(finish(&ledger, &one), finish(&ledger, &two));
+    // All times of a transaction are the time of its beginning.
+    let distinct = async |time: &str| {
+        let times = "SELECT DISTINCT {time} FROM delivery WHERE {time} IS NOT NULL";
+        count(&database, &format!("({}) AS times", times.replace("{time}", time))).await
+    };
 
-    for time in ["called_at", "ended_at"] {
-        // All times of a transaction are the time of its beginning.
-        let times = format!("(SELECT DISTINCT {time} FROM delivery) AS times");
-        assert_eq!(count(&database, &times).await, 1, "{time}");
-    }
+    let (first, second) = admit(&ledger, &leases, [&one, &two]).await;
+    assert_eq!((called(first), called(second)), (vec![one.message.id], vec![two.message.id]));
+    assert_eq!(distinct("called_at").await, 1);
+
+    let (first, second) = tokio::join!(finish(&ledger, &one), finish(&ledger, &two));
+    assert_eq!((first.len(), second.len()), (1, 1));
+    assert_eq!(distinct("ended_at").await, 1);
+}
+
+/// The limit is zero if no gateway has room.
+#[tokio::test]
+async fn partitions_with_different_limits_of_calls_share_a_commit() {
+    let Some(database) = super::support::postgres().await else { return };
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    let [one, two] = [1, 2].map(|number| incoming(&phone(number)));
+    let (calling, waiting) = (calling(&one), batch(std::slice::from_ref(&two)));
+
+    let (first, second) =
+        tokio::join!(ledger.admit(&leases[0], &calling), ledger.admit(&leases[1], &waiting));
+
+    assert_eq!(called(first), [one.message.id]);
+    assert_eq!(second.unwrap().fresh, [two.message.id]);
+    let times = "(SELECT DISTINCT coalesce(called_at, due_at) FROM delivery) AS times";
+    assert_eq!(count(&database, times).await, 1);
+    let limits = "delivery WHERE due_at = called_at + interval '60 seconds'";
+    assert_eq!(count(&database, limits).await, 1);
+}
+
+#[tokio::test]
+async fn partition_that_waits_for_a_lock_does_not_fail_another() {
+    static LOCK: Sql = Sql::new("SELECT 1 FROM outbox WHERE sequence = :sequence FOR UPDATE");
+
+    let Some(database) = super::support::postgres().await else { return };
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    accepted(&enqueue(&database, &new_message(&phone(1))).await);
+    let locked = published(&database).await.remove(0);
+    let free = incoming(&phone(2));
+    let other = begin(&database.connection()).await.unwrap();
+    let sequence = database.parameters().with("sequence", locked.sequence.unwrap());
+    assert!(other.finds(&LOCK, sequence).await.unwrap());
+
+    // PostgreSQL refuses the statement of both for the lock.
+    let (_, second) = admit(&ledger, &leases, [&locked, &free]).await;
+
+    assert_eq!(called(second), [free.message.id]);
 }
 
 async fn lost_lease_of_one_partition_does_not_stop_another(database: Database) {

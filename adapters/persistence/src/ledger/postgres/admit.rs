@@ -52,7 +52,7 @@ static ADMIT: EventSql = EventSql::postgres(
     "
 WITH lease AS MATERIALIZED (
     -- in the order in which all statements lock these rows
-    SELECT held.partition, held.epoch, asked.next_offset
+    SELECT held.partition, held.epoch, asked.next_offset, asked.call_limit, asked.default_ttl
     FROM (SELECT * FROM :asked ORDER BY partition) AS asked
         CROSS JOIN LATERAL (
             SELECT partition, epoch
@@ -62,10 +62,10 @@ WITH lease AS MATERIALIZED (
             FOR NO KEY UPDATE
         ) AS held
 ), named AS MATERIALIZED (
-    -- these, too
+    -- in the order in which all statements lock rows of the outbox
     SELECT new.*, stored.sequence AS stored, stored.expires_at AS ends_at
     FROM (
-            SELECT new.*, lease.epoch
+            SELECT new.*, lease.epoch, lease.call_limit, lease.default_ttl
             FROM :new#place JOIN lease USING (partition)
             ORDER BY sequence
         ) AS new
@@ -91,11 +91,11 @@ WITH lease AS MATERIALIZED (
     RETURNING lease.partition
 ), incoming AS (
     -- The times of a record are bounded: an entry must expire, and leave the ledger, one day.
-    SELECT partition, epoch, named.id, phone, code, nullif(trace, '') AS trace, place,
+    SELECT partition, epoch, call_limit, named.id, phone, code, nullif(trace, '') AS trace, place,
         nullif(gateway, '') AS gateway,
         CASE WHEN accepted_at < 0 THEN now()
              ELSE least(to_timestamp(accepted_at / 1000.0), now()) END AS accepted_at,
-        CASE WHEN expires_at < 0 THEN least(now() + {duration(:default_ttl)}, ends_at)
+        CASE WHEN expires_at < 0 THEN least(now() + {duration(default_ttl)}, ends_at)
              ELSE least(to_timestamp(expires_at / 1000.0), now() + interval '1 day', ends_at)
              END AS expires_at
     FROM moved_on JOIN named USING (partition)
@@ -119,7 +119,7 @@ WITH lease AS MATERIALIZED (
         CASE WHEN state = 'calling' THEN 1 ELSE 0 END,
         CASE WHEN state = 'calling' THEN epoch END,
         CASE WHEN state = 'calling' THEN :turn ELSE 0 END,
-        CASE WHEN state = 'calling' THEN now() + {duration(:call_limit)} ELSE now() END,
+        CASE WHEN state = 'calling' THEN now() + {duration(call_limit)} ELSE now() END,
         CASE WHEN state = 'calling' THEN now() END,
         CASE WHEN state = 'calling' THEN gateway END
     FROM judged
@@ -127,7 +127,8 @@ WITH lease AS MATERIALIZED (
     ON CONFLICT DO NOTHING
     RETURNING partition, message_id, state, attempt, expires_at, accepted_at
 ), left_outbox AS (
-    DELETE FROM outbox WHERE sequence = ANY (ARRAY(SELECT stored FROM moved_on JOIN named USING (partition)))
+    DELETE FROM outbox
+    WHERE sequence = ANY (ARRAY(SELECT stored FROM moved_on JOIN named USING (partition)))
 ), buried AS (
     INSERT INTO dead_letter (group_id, topic, partition, record_offset, reason)
     SELECT :group, :topic, partition, dead.record_offset, dead.reason

@@ -62,6 +62,8 @@ impl DeadLetters for SqlDeadLetters {
             if transaction.finds(&IS_LATE, expiry).await?
                 || transaction.finds(&HAS_ENDED, named).await?
             {
+                // At once: a dropped transaction locks the row until its connection is used again.
+                transaction.rollback().await?;
                 return Ok(Revived::Expired);
             }
             let taken = transaction.execute(&TAKE, take.with("expires_at", expires_at)).await?;

@@ -236,6 +236,14 @@ mod tests {
             one.1 == other.1
         }
 
+        fn size((_, kind): &Self::Request) -> usize {
+            match kind {
+                'm' => BATCH / 2,
+                'l' => BATCH + 1,
+                _ => 1,
+            }
+        }
+
         async fn serve(&self, _: Vec<Job<Self>>, _: &Coalescer<Self>) {}
     }
 
@@ -267,6 +275,14 @@ mod tests {
         assert_eq!(next(&mut waiting).unwrap().len(), BATCH);
         assert_eq!(next(&mut waiting).unwrap().len(), 1);
         assert_eq!(next(&mut waiting), None);
+    }
+
+    #[test]
+    fn sizes_of_the_requests_fill_a_batch() {
+        let (mut waiting, _answers) = waiting(['m', 'm', 'm', 'l', 'l']);
+
+        let batches = std::iter::from_fn(|| next(&mut waiting)).collect::<Vec<_>>();
+        assert_eq!(batches, [vec![0, 1], vec![2], vec![3], vec![4]]);
     }
 
     #[test]

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use application::ports::{
-    Admitted, Batch, CallOutcome, DeliveryLedger, Incoming, Lease, LedgerError, OutcomeClass,
-    PartitionLeases, Recorded, Verdict,
+    Admitted, Batch, CallOutcome, DeliveryLedger, DeliveryState, Incoming, Lease, LedgerError,
+    OutcomeClass, PartitionLeases, Recorded, Verdict,
 };
 
 use super::{
     on_both_databases,
     refusals::refuse,
     support::{
-        LONG, accepted, batch, call_now, count, enqueue, incoming, new_message, phone, published,
+        LONG, accepted, batch, call_now, calls, count, enqueue, incoming, new_message, phone,
+        published,
     },
 };
 use crate::{
@@ -25,6 +26,7 @@ on_both_databases!(
     earlier_and_present_epoch_of_a_partition_get_their_own_answers,
     message_in_two_partitions_is_taken_over_once,
     refused_message_of_one_partition_does_not_stop_another,
+    outcomes_of_two_attempts_get_their_own_answers,
 );
 
 /// The ledger of a consumer, and its leases of partitions 0 and 1.
@@ -56,14 +58,18 @@ async fn admit(
 
 /// Records that the first call of a message was accepted.
 async fn finish(ledger: &SqlDeliveryLedger, message: &Incoming) -> Vec<Recorded> {
-    let outcome = CallOutcome {
-        id: message.message.id,
-        attempt: 1,
-        class: OutcomeClass::Accepted,
-        verdict: Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None },
-        detail: String::new(),
-    };
-    ledger.finish(&[outcome]).await.unwrap()
+    let sent = Verdict::Sent { reference: None, receipts_by_reference: false, awaited: None };
+    finish_attempt(ledger, message, 1, sent).await
+}
+
+async fn finish_attempt(
+    ledger: &SqlDeliveryLedger,
+    message: &Incoming,
+    attempt: u32,
+    verdict: Verdict,
+) -> Vec<Recorded> {
+    let (id, class, detail) = (message.message.id, OutcomeClass::Accepted, String::new());
+    ledger.finish(&[CallOutcome { id, attempt, class, verdict, detail }]).await.unwrap()
 }
 
 fn called(admitted: Result<Admitted, LedgerError>) -> Vec<domain::MessageId> {
@@ -193,4 +199,22 @@ async fn refused_message_of_one_partition_does_not_stop_another(database: Databa
     assert_eq!(count(&database, "dead_letter WHERE partition = 0").await, 1);
     assert_eq!(count(&database, "dead_letter").await, 1);
     assert_eq!(count(&database, "partition_lease WHERE next_offset = 1").await, 2);
+}
+
+async fn outcomes_of_two_attempts_get_their_own_answers(database: Database) {
+    let (ledger, leases) = two_partitions(&database, "a").await;
+    let message = incoming(&phone(1));
+    ledger.admit(&leases[0], &calling(&message)).await.unwrap();
+    let retry = Verdict::Retry { after: Duration::ZERO };
+    finish_attempt(&ledger, &message, 1, retry).await;
+    let again = calls(&[message.message.id]);
+    assert_eq!(ledger.start(&leases[0], &again, LONG).await.unwrap().calls[0].attempt, 2);
+
+    let (early, present) = tokio::join!(
+        finish_attempt(&ledger, &message, 1, Verdict::Failed),
+        finish_attempt(&ledger, &message, 2, Verdict::Unknown),
+    );
+
+    assert_eq!(early, []);
+    assert_eq!(present[0].state, DeliveryState::Unknown);
 }

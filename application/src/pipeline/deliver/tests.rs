@@ -201,7 +201,7 @@ async fn a_round_follows_soon_after_a_message_and_later_after_an_outcome() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn rounds_of_busy_partitions_begin_together() {
+async fn a_busy_partition_begins_its_next_round_at_the_beat() {
     let mut ledger = ledger();
     starts(&mut ledger);
     let gateway = gateway_that(Ok(Accepted::default()), true);

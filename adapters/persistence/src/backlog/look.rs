@@ -35,7 +35,7 @@ pub(super) async fn look(
 fn found(rows: &[QueryResult]) -> Result<Found, DatabaseError> {
     let mut found = Found::default();
     for row in rows {
-        let sequence = row.try_get("", "sequence")?;
+        let Numbered { sequence } = Numbered::from_query_result(row, "")?;
         let read = Row::from_query_result(row, "").map_err(DatabaseError::from);
         match read.and_then(Row::outgoing) {
             Ok(message) => found.messages.push(message),
@@ -50,6 +50,12 @@ fn found(rows: &[QueryResult]) -> Result<Found, DatabaseError> {
         }
     }
     Ok(found)
+}
+
+/// The number of a row, which can be read even if the rest cannot.
+#[derive(FromQueryResult)]
+struct Numbered {
+    sequence: i64,
 }
 
 #[derive(FromQueryResult)]

@@ -113,6 +113,16 @@ fn batch(messages: &[Incoming], next_offset: i64) -> Batch {
     }
 }
 
+/// Stores two messages, and returns them as the API and as a consumer has them.
+async fn two_published(database: &Database) -> ([NewSend; 2], Vec<Incoming>) {
+    let sends = [1, 2].map(|number| start(&phone(number)));
+    for send in &sends {
+        accepted(&enqueue(database, send).await);
+    }
+    let records = published(database).await;
+    (sends, records)
+}
+
 fn unreadable(offset: i64, reason: &'static str) -> Record {
     Record { offset, content: Err(Unreadable(reason)) }
 }
@@ -170,11 +180,7 @@ async fn admission_removes_the_message_from_the_outbox(database: Database) {
 
 async fn message_that_ended_under_no_group_is_never_taken_over(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
-    let sends = [1, 2].map(|number| start(&phone(number)));
-    for send in &sends {
-        accepted(&enqueue(&database, send).await);
-    }
-    let records = published(&database).await;
+    let (sends, records) = two_published(&database).await;
     let consumer = consumer(&database, "1", "a", LONG).await;
 
     verifications.cancel(id_of(&sends[0])).await.unwrap().unwrap();
@@ -197,11 +203,7 @@ VALUES ('', '', -1, :id, '0', 'expired', now(), now(), now())",
     );
 
     let Some(database) = super::support::postgres().await else { return };
-    let sends = [1, 2].map(|number| start(&phone(number)));
-    for send in &sends {
-        accepted(&enqueue(&database, send).await);
-    }
-    let records = published(&database).await;
+    let (_, records) = two_published(&database).await;
     let consumer = consumer(&database, "1", "a", LONG).await;
     let other = begin(&database.connection()).await.unwrap();
     let first = database.parameters().with("sequence", records[0].sequence.unwrap());
@@ -633,11 +635,7 @@ async fn dead_letter_is_retried_or_discarded(database: Database) {
 
 async fn dead_letter_of_a_canceled_message_is_not_retried(database: Database) {
     let verifications = SqlVerifications::new(database.clone());
-    let sends = [1, 2].map(|number| start(&phone(number)));
-    for send in &sends {
-        accepted(&enqueue(&database, send).await);
-    }
-    let records = published(&database).await;
+    let (sends, records) = two_published(&database).await;
     let consumer = consumer(&database, "1", "a", LONG).await;
     let mut batch = batch(&[], 2);
     batch.records = (0..2).map(|offset| unreadable(offset, "the key is missing")).collect();

@@ -43,8 +43,8 @@ pub trait GoTable: Sync + 'static {
     /// Returns up to `limit` messages of the outbox that were never published, in the order of their
     /// place, which is after `after`.
     ///
-    /// Returns `None` while a processor has the outbox, even if it was killed: nobody knows which
-    /// messages it has published.
+    /// Returns `None` while a processor has the outbox, even if it was killed, because the database does
+    /// not show which messages it has published.
     async fn unpublished(
         &self,
         after: i64,

@@ -12,7 +12,7 @@ use tracing::subscriber::DefaultGuard;
 
 use super::*;
 
-/// What a collector does with a batch.
+/// The answer of a collector to a batch.
 #[derive(Debug, Clone, Copy)]
 enum Answer {
     Rejects(u64),

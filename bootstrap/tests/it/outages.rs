@@ -24,6 +24,7 @@ async fn load_until(port: u16, first: usize, until: Instant) -> super::support::
         all.accepted.extend(answers.accepted);
         all.without_retry_after += answers.without_retry_after;
         all.slowest = all.slowest.max(answers.slowest);
+        // The pace of the load. No condition is waited for.
         sleep(Duration::from_millis(200)).await;
     }
     all

@@ -309,8 +309,8 @@ async fn only_messages_that_were_never_published_are_given_back() {
     assert_eq!(claim(&mut go, 1, 10).await.len(), 1);
 }
 
-/// The user of the Go service is no superuser. It owns the table `message`, and all that `migrate up`
-/// makes.
+/// The user of the Go service is not a superuser. It owns the table `message` and the objects that
+/// `migrate up` creates.
 #[tokio::test]
 async fn user_of_the_go_service_may_take_rows_over_and_give_them_back() {
     let Some(settings) = new_postgres().await else { return };

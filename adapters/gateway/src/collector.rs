@@ -50,7 +50,7 @@ pub struct CollectorHeaders(HeaderMap);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "headers are name=value pairs, separated by commas, with percent-encoded values, without \
-     those that each request has by itself, such as host and content-length"
+     those that the exporter sets itself, such as host and content-length"
 )]
 pub struct InvalidCollectorHeaders;
 
@@ -76,7 +76,7 @@ pub enum NotCollected {
 /// The limit for one request. It is the default of `OTEL_EXPORTER_OTLP_TIMEOUT`.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Headers that each request has by itself, or that would break it.
+/// Headers that the exporter sets itself, or that would break a request.
 const RESERVED: [HeaderName; 10] = [
     CONNECTION,
     CONTENT_ENCODING,
@@ -143,7 +143,7 @@ fn judge(status: StatusCode, body: Bytes) -> Result<u64, NotCollected> {
     }
 }
 
-/// Appends the path of traces to the endpoint of a collector. Returns none if a query follows the
+/// Appends the path of traces to the endpoint of a collector. Returns `None` if a query follows the
 /// path.
 fn traces_of(endpoint: &Uri) -> Option<Uri> {
     if endpoint.query().is_some() {

@@ -110,7 +110,7 @@ impl Access {
             tracing::warn!(
                 client.address = %caller,
                 "{WRONG} wrong passwords for the operator's page came from this address; no \
-                 further one from there is compared for the rest of a minute"
+                 more passwords from it are checked for the rest of the minute"
             );
         }
         Err(Refusal::WrongPassword)

@@ -12,12 +12,10 @@ use super::{
     on_both_databases,
     support::{
         LONG, accepted, approve, backlog, batch, calls, count, enqueue, id_of, in_time, incoming,
-        ledger, new_id, phone, published, reach, right, start, try_by_id,
+        ledger, new_id, one_writer, phone, published, reach, right, start, try_by_id,
     },
 };
-use crate::{
-    CoalescingOutbox, Database, Events, OutboxSettings, SqlEventOutbox, SqlGuard, SqlVerifications,
-};
+use crate::{CoalescingOutbox, Database, Events, SqlEventOutbox, SqlGuard, SqlVerifications};
 
 on_both_databases!(
     event_is_stored_in_the_commit_that_it_reports,
@@ -36,9 +34,8 @@ const NONE: Duration = Duration::ZERO;
 
 /// Stores a send alone, with its event.
 async fn tell_start(database: &Database, send: &NewSend) {
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
     let database = database.clone().with_events(Events::Recorded);
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
     accepted(&outbox.enqueue(send.clone()).await.unwrap());
 }
 
@@ -105,9 +102,8 @@ async fn event_is_stored_in_the_commit_that_it_reports(database: Database) {
     };
     database.connection().execute_unprepared(refuse).await.unwrap();
     let before = count(&database, "outbox").await;
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
     let recording = database.clone().with_events(Events::Recorded);
-    let (outbox, _writers) = CoalescingOutbox::start(&recording, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&recording, one_writer());
     outbox.enqueue(start(&super::support::phone(5))).await.unwrap_err();
     assert_eq!(count(&database, "outbox").await, before);
     assert_eq!(kinds(&told(&events).await), []);

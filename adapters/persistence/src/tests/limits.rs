@@ -6,7 +6,8 @@ use tokio::task::JoinSet;
 use super::{
     on_both_databases,
     support::{
-        accepted, count, counters, enqueue, in_time, limited, names, new_message, phone, start,
+        accepted, count, counters, enqueue, in_time, limited, names, new_message, one_writer,
+        phone, start,
     },
 };
 use crate::{CoalescingOutbox, Database, OutboxSettings};
@@ -28,11 +29,6 @@ fn refused(answer: Enqueued) -> Vec<Violation> {
         Enqueued::Limited(violations) => violations,
         answer => panic!("{answer:?}"),
     }
-}
-
-fn one_writer(database: &Database) -> (CoalescingOutbox, JoinSet<()>) {
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    CoalescingOutbox::start(database, settings)
 }
 
 /// Sends all at once, and returns how many were accepted.
@@ -83,7 +79,7 @@ async fn ended_window_begins_again(database: Database) {
 }
 
 async fn batch_with_one_phone_many_times_respects_its_windows(database: Database) {
-    let (outbox, _writers) = one_writer(&database);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
     let sends = || (0..30).map(|_| limited("20/1h", new_message(&phone(1)))).collect();
     accepted(&outbox.enqueue(limited("20/1h", new_message(&phone(1)))).await.unwrap());
 
@@ -136,7 +132,7 @@ async fn refused_send_moves_no_counter(database: Database) {
 }
 
 async fn send_that_its_phone_refuses_takes_no_room_of_a_counter(database: Database) {
-    let (outbox, _writers) = one_writer(&database);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
     for _ in 0..3 {
         accepted(&outbox.enqueue(limited("3/1h", new_message(&phone(1)))).await.unwrap());
     }
@@ -153,7 +149,7 @@ async fn send_that_its_phone_refuses_takes_no_room_of_a_counter(database: Databa
 }
 
 async fn every_send_of_a_flood_without_room_is_refused(database: Database) {
-    let (outbox, _writers) = one_writer(&database);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
     let of = |number| NewSend {
         extra: counters("ip", "1/1h", "192.0.2.1"),
         ..limited("3/1h", start(&phone(number)))
@@ -174,7 +170,7 @@ async fn every_send_of_a_flood_without_room_is_refused(database: Database) {
 }
 
 async fn concurrent_writers_never_exceed_a_quota(database: Database) {
-    let settings = OutboxSettings { writers: 2, batch: 8, ..OutboxSettings::default() };
+    let settings = OutboxSettings { writers: 2, batch: 8, ..one_writer() };
     let outboxes: Vec<_> = (0..3).map(|_| CoalescingOutbox::start(&database, settings)).collect();
     let mut requests = JoinSet::new();
     for number in 0..240 {
@@ -207,7 +203,7 @@ async fn concurrent_writers_never_exceed_a_quota(database: Database) {
 }
 
 async fn send_without_limits_is_never_refused(database: Database) {
-    let (outbox, _writers) = one_writer(&database);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
 
     let sends = (0..100).map(|_| new_message(&phone(1))).collect();
     assert_eq!(accepted_of(&outbox, sends).await, 100);

@@ -9,7 +9,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{
     on_both_databases,
-    support::{backlog, count, ledger, limited, look, new_message, phone, reach},
+    support::{backlog, count, ledger, limited, look, new_message, one_writer, phone, reach},
 };
 use crate::{
     CoalescingOutbox, Database, OutboxSettings, SqlBacklog, SqlPartitionLeases,
@@ -315,8 +315,7 @@ async fn refused_row_fails_only_its_own_caller(database: Database) {
     };
     database.connection().execute_unprepared(refuse).await.unwrap();
     // One writer, so that all but the first wait together.
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
 
     let mut requests = JoinSet::new();
     for number in 0..20 {
@@ -400,8 +399,7 @@ async fn storing_has_begun_while_a_message_may_be_stored(database: Database) {
 
 async fn storing_has_not_begun_for_a_message_outside_the_failed_statement(database: Database) {
     database.connection().execute_unprepared("ALTER TABLE outbox RENAME TO gone").await.unwrap();
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
     let first = limited("1/1h", new_message(&phone(1)));
     let second = limited("1/1h", new_message(&phone(1)));
 

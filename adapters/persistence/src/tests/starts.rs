@@ -6,9 +6,9 @@ use tokio::{sync::Barrier, task::JoinSet};
 
 use super::{
     on_both_databases,
-    support::{accepted, count, counters, enqueue, id_of, new_message, phone, start},
+    support::{accepted, count, counters, enqueue, id_of, new_message, one_writer, phone, start},
 };
-use crate::{CoalescingOutbox, Database, OutboxSettings, SqlVerifications};
+use crate::{CoalescingOutbox, Database, SqlVerifications};
 
 on_both_databases!(
     start_stores_the_whole_verification,
@@ -58,8 +58,7 @@ async fn two_concurrent_starts_create_one_verification(database: Database) {
     let mut starts = JoinSet::new();
     for _ in 0..STARTS {
         // Each outbox has writers of its own.
-        let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-        let (outbox, writers) = CoalescingOutbox::start(&database, settings);
+        let (outbox, writers) = CoalescingOutbox::start(&database, one_writer());
         let (at_once, send) = (Arc::clone(&at_once), start(&phone(1)));
         starts.spawn(async move {
             at_once.wait().await;
@@ -75,8 +74,7 @@ async fn two_concurrent_starts_create_one_verification(database: Database) {
 }
 
 async fn starts_in_one_batch_create_one_verification(database: Database) {
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
     let mut starts = JoinSet::new();
     for number in 0..40 {
         let (outbox, mut send) = (outbox.clone(), start(&phone(1)));
@@ -135,8 +133,7 @@ async fn refused_row_loses_only_its_own_verification(database: Database) {
          BEGIN SELECT RAISE(ABORT, 'refused'); END"
     };
     sea_orm::ConnectionTrait::execute_unprepared(&database.connection(), refuse).await.unwrap();
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
 
     let mut requests = JoinSet::new();
     for send in (2..10).map(|number| start(&phone(number))).chain([refused.clone()]) {
@@ -156,8 +153,7 @@ async fn duplicate_id_fails_only_its_own_caller(database: Database) {
     let mut twin = start(&phone(2));
     twin.message.id = first.message.id;
     accepted(&enqueue(&database, &first).await);
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
 
     let mut requests = JoinSet::new();
     for send in [start(&phone(3)), twin, start(&phone(4))] {

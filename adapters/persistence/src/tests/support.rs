@@ -214,10 +214,14 @@ pub(super) fn id_of(send: &NewSend) -> VerificationId {
     VerificationId::of(send.message.id)
 }
 
+/// One writer, with a patience that a busy machine does not exhaust.
+pub(super) fn one_writer() -> OutboxSettings {
+    OutboxSettings { writers: 1, patience: Duration::from_secs(60), ..OutboxSettings::default() }
+}
+
 /// Stores a send alone.
 pub(super) async fn enqueue(database: &Database, send: &NewSend) -> Enqueued {
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(database, one_writer());
     outbox.enqueue(send.clone()).await.unwrap()
 }
 

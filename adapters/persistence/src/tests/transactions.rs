@@ -10,11 +10,11 @@ use super::{
     on_both_databases,
     support::{
         Folder, LONG, backlog, batch, empty_sqlite, enqueue, ledger, new_message, new_postgres,
-        phone, published, sqlite, statement,
+        one_writer, phone, published, sqlite, statement,
     },
 };
 use crate::{
-    CoalescingOutbox, Database, DatabaseSettings, Evidence, OutboxSettings,
+    CoalescingOutbox, Database, DatabaseSettings, Evidence,
     database::{Sql, begin},
 };
 use migration::{Migrator, MigratorTrait};
@@ -83,8 +83,7 @@ async fn acknowledged_messages_are_stored_after_sqlite_rolled_back_by_itself() {
         );
         database.connection().execute_unprepared(&trigger).await.unwrap();
     }
-    let settings = OutboxSettings { writers: 1, ..OutboxSettings::default() };
-    let (outbox, _writers) = CoalescingOutbox::start(&database, settings);
+    let (outbox, _writers) = CoalescingOutbox::start(&database, one_writer());
 
     for number in 1..=2 {
         let refused = outbox.enqueue(new_message(&phone(number))).await;

@@ -95,18 +95,19 @@ async fn reference_shows_every_operation() {
     let origin = format!("http://127.0.0.1:{}", messager.port);
     let mut page = Page::open(&chromium, &format!("{origin}/docs")).await;
 
-    page.until("document.querySelector('.opblock-body') !== null").await;
+    page.until("document.querySelector('.opblock') !== null").await;
 
-    // Not `innerText`, which lays out the whole page.
-    let shown = page.text("reference").await;
     // Swagger UI allows line breaks at the slashes of a path.
-    let shown = shown.replace('\u{200b}', "");
+    let shown = page.text("reference").await.replace('\u{200b}', "");
     let (_, description) = get(messager.port, "/openapi.json").await.unwrap();
     let description: Value = serde_json::from_str(&description).unwrap();
     for path in description["paths"].as_object().unwrap().keys() {
         assert!(shown.contains(path.as_str()), "{path} is not shown");
     }
-    // The page shows the target instead of the reference.
+    // An operation shows the target instead of the reference.
+    page.follow(".opblock-post button").await;
+    page.until("document.querySelector('.opblock-body .model-example') !== null").await;
+    let shown = page.text("reference").await;
     assert!(!shown.contains("$ref") && shown.contains("attempts_left"), "{shown}");
     page.picture("docs.png").await;
     page.close(&origin).await;

@@ -82,8 +82,9 @@ fmt: ## the format
 lint: ## clippy, warnings as errors
 	cargo clippy --workspace --all-targets -- --deny warnings
 
+# With the examples, dependencies have the features that they have for clippy, and are not checked again.
 docs: ## the API documentation builds
-	RUSTDOCFLAGS="--deny warnings" AUTOMETRICS_DISABLE_DOCS=1 cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="--deny warnings" AUTOMETRICS_DISABLE_DOCS=1 cargo doc --workspace --no-deps --lib --bins --examples
 
 pages: ## links of the documents, and the paths and names in ARCHITECTURE.md and CONTRIBUTING.md
 	scripts/pages check

@@ -3,14 +3,14 @@
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    Connection, FromRow, PgPool, SqliteConnection,
+    Connection, PgPool, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode},
 };
 
 use super::clock::Moment;
 
 /// A row of `delivery`. Times are in milliseconds since 1970.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     pub id: String,
     pub group_id: String,
@@ -25,7 +25,7 @@ pub struct Entry {
 }
 
 /// A write that no owner of a partition or of a call may make. A trigger records it.
-#[derive(Debug, Clone, FromRow)]
+#[derive(Debug, Clone)]
 pub struct IllegalWrite {
     pub at: Moment,
     /// `offset` or `epoch`.
@@ -35,7 +35,7 @@ pub struct IllegalWrite {
 }
 
 /// How many rows are not done yet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
     pub outbox: i64,
     pub open: i64,
@@ -47,6 +47,30 @@ pub struct Ledger {
     pub entries: Vec<Entry>,
     pub illegal_writes: Vec<IllegalWrite>,
 }
+
+/// Reads rows into a type whose fields have the names of the columns. The derive macro of sqlx does the
+/// same, but compiles the drivers and SQLite a second time.
+macro_rules! read_from_rows {
+    ($name:ident: $($field:ident),+) => {
+        impl<'row, R> sqlx::FromRow<'row, R> for $name
+        where
+            R: sqlx::Row,
+            for<'name> &'name str: sqlx::ColumnIndex<R>,
+            i32: sqlx::Decode<'row, R::Database> + sqlx::Type<R::Database>,
+            i64: sqlx::Decode<'row, R::Database> + sqlx::Type<R::Database>,
+            String: sqlx::Decode<'row, R::Database> + sqlx::Type<R::Database>,
+        {
+            fn from_row(row: &'row R) -> sqlx::Result<Self> {
+                Ok(Self { $($field: row.try_get(stringify!($field))?),+ })
+            }
+        }
+    };
+}
+pub(crate) use read_from_rows;
+
+read_from_rows!(Entry: id, group_id, phone, state, attempt, accepted_at, expires_at, called_at, ended_at, detail);
+read_from_rows!(IllegalWrite: at, kind, subject, detail);
+read_from_rows!(Backlog: outbox, open);
 
 impl Entry {
     pub fn has_ended(&self) -> bool {

@@ -15,7 +15,12 @@ use crate::{
         report::{Found, Row, Spread},
         statements::{Log, Statements},
     },
-    kit::{http::post, tables, tally::Tally, testbed::Testbed},
+    kit::{
+        http::post,
+        tables::{self, read_from_rows},
+        tally::Tally,
+        testbed::Testbed,
+    },
 };
 
 const CONNECTIONS: usize = 256;
@@ -26,12 +31,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOGGED: Duration = Duration::from_millis(500);
 
 /// A pending verification.
-#[derive(Debug, Clone, sqlx::FromRow)]
+#[derive(Debug, Clone)]
 struct Begun {
     id: String,
     phone: String,
     code: String,
 }
+
+read_from_rows!(Begun: id, phone, code);
 
 pub async fn measure(setting: &Setting) -> anyhow::Result<Found> {
     // So many sends without a check look like pumping. In shadow mode the guard does the same work

@@ -43,8 +43,8 @@ test: ## all tests on a real PostgreSQL and a real Kafka; then backups, dashboar
 		'deploy/try-backup $(TARGET)/debug/messager' \
 		'deploy/try-dashboards $(TARGET)/debug' \
 		'$(TARGET)/debug/chaos gateways --minutes 1 --seed 1' \
-		'$(TARGET)/debug/chaos run --minutes 2 --seed 1' \
-		'$(TARGET)/debug/chaos embedded --minutes 2 --seed 1' \
+		'$(TARGET)/debug/chaos run --minutes 1 --seed 1' \
+		'$(TARGET)/debug/chaos embedded --minutes 1 --seed 1' \
 		'scripts/schemathesis $(TARGET)/debug/messager'
 
 clients: ## clients made of /openapi.json by seven generators; each starts and checks a verification

@@ -47,7 +47,9 @@ pub use self::{
     },
     notes::{CallNotes, Noting},
     outbox::{Enqueued, NewSend, Outbox, Storing, Violation},
-    stream::{Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable},
+    stream::{
+        Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable, messages,
+    },
 };
 
 // Verifications.

@@ -38,7 +38,7 @@ use crate::{
     ReceiptUrls, TraceParent, TracedMessages, Vault,
     ports::{
         Batch, Call, DeliveryLedger, DeliveryState, Due, Fetched, Incoming, Lease, LedgerError,
-        OutcomeClass, Recorded, SmsGateway,
+        OutcomeClass, Record, Recorded, SmsGateway, messages,
     },
 };
 
@@ -152,6 +152,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const ROUND: Duration = Duration::from_millis(1);
 const FURTHER: Duration = Duration::from_millis(5);
 const LONGEST_ROUND: Duration = Duration::from_millis(20);
+/// The number of calls of one round after which messages without room may wait for the next round.
+const MANY_CALLS: usize = 32;
 /// How much longer outcomes wait for a round with new messages, if no message in memory waits for
 /// them.
 const OUTCOME: Duration = Duration::from_millis(5);
@@ -337,17 +339,20 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let Some(fetched) = &self.arrived else { return Ok(()) };
 
         let begun = Instant::now();
-        let lag = fetched.lag;
+        let messages = fetched.messages().map(|it| it.message.id).collect();
+        let passed_over = choosing::passed_over(&*self.ledger, messages).await?;
+        let Some(fetched) = self.arrived.take() else { return Ok(()) };
+        let (mut permits, first_busy) = self.callable(fetched.messages(), &passed_over);
+        let places = taken_now(&fetched, &mut permits, first_busy);
+        let lag = fetched.lag + i64::try_from(fetched.records.len() - places).unwrap_or(i64::MAX);
         let mut batch = Batch {
-            records: fetched.records.clone(),
-            next_offset: fetched.next_offset,
+            records: fetched.records[..places].to_vec(),
+            next_offset: fetched.records.get(places).map_or(fetched.next_offset, |it| it.offset),
             default_ttl: self.settings.default_ttl,
             ..Batch::default()
         };
+        self.arrived = Some(fetched);
         let mut spans = TakeOvers::begin(&self.settings.traced, &mut batch, self.lease.partition);
-        let messages = batch.messages().map(|it| it.message.id).collect();
-        let passed_over = choosing::passed_over(&*self.ledger, messages).await?;
-        let mut permits = self.callable(batch.messages(), &passed_over);
         batch.call_now = permits.iter().map(|(id, permit)| (*id, permit.name().clone())).collect();
         batch.call_limit = choosing::call_limit(permits.values());
         let admitted = self.ledger.admit(&self.lease, &batch).await?;
@@ -375,7 +380,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         }
         spans.end_expired(&admitted.expired);
         self.delivered.ended.extend(admitted.expired);
-        self.arrived = None;
+        self.arrived = self.arrived.take().and_then(|fetched| fetched.rest_from(places));
         let messages = batch.records.into_iter().filter_map(|record| record.content.ok());
         for Incoming { message, trace, .. } in messages {
             let route = self.router.route_of(&message.phone);
@@ -432,6 +437,30 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         let pause = if self.lanes.parked() > 0 { SYNC } else { REST };
         self.synced.map(|synced| synced + pause)
     }
+}
+
+/// Returns how many records of a fetch are to be taken over in this round, and drops the permits of the
+/// rest.
+///
+/// If a gateway has no room after many calls, messages wait in the stream rather than in the ledger: their
+/// calls then begin with their admission, which is one commit less. After few calls all are taken over, so
+/// that messages whose gateway is slow hold up no others.
+fn taken_now<P>(
+    fetched: &Fetched,
+    permits: &mut HashMap<MessageId, P>,
+    first_busy: Option<MessageId>,
+) -> usize {
+    let is_busy =
+        |record: &Record| record.content.as_ref().is_ok_and(|it| Some(it.message.id) == first_busy);
+    let place = fetched.records.iter().position(is_busy).unwrap_or(fetched.records.len());
+    let ids: HashSet<MessageId> =
+        messages(&fetched.records[..place]).map(|it| it.message.id).collect();
+    let calls = ids.iter().filter(|id| permits.contains_key(id)).count();
+    if calls < MANY_CALLS {
+        return fetched.records.len();
+    }
+    permits.retain(|id, _| ids.contains(id));
+    place
 }
 
 impl DeliverSettings {

@@ -41,6 +41,24 @@ pub struct Fetched {
     pub lag: i64,
 }
 
+impl Fetched {
+    pub fn messages(&self) -> impl Iterator<Item = &Incoming> + Clone {
+        messages(&self.records)
+    }
+
+    /// Returns the records from a place on, or `None` if there are none.
+    #[must_use]
+    pub fn rest_from(mut self, place: usize) -> Option<Self> {
+        self.records.drain(..place);
+        (!self.records.is_empty()).then_some(self)
+    }
+}
+
+/// Returns the messages in records.
+pub fn messages(records: &[Record]) -> impl Iterator<Item = &Incoming> + Clone {
+    records.iter().filter_map(|record| record.content.as_ref().ok())
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub offset: i64,

@@ -101,15 +101,17 @@ const SPREAD: Duration = Duration::from_millis(1);
 
 impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<L, G, R> {
     /// Selects messages whose calls may start with their admission: their phones have no open message,
-    /// no other message of their route waits for room, and a gateway has room.
+    /// no other message of their route waits for room, and a gateway has room. Also returns the first
+    /// message whose gateway works and has no room.
     pub(super) fn callable<'a>(
         &mut self,
         messages: impl Iterator<Item = &'a Incoming>,
         passed_over: &PassedOver,
-    ) -> HashMap<MessageId, Permit<G>> {
+    ) -> (HashMap<MessageId, Permit<G>>, Option<MessageId>) {
         let mut phones = HashSet::new();
         let mut without_room = HashSet::new();
         let mut permits = HashMap::new();
+        let mut first_busy = None;
         for Incoming { message, .. } in messages {
             let route = self.router.route_of(&message.phone);
             let may_call = phones.insert(&message.phone) && self.lanes.is_free(&message.phone);
@@ -124,14 +126,19 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                     self.load.begin(permit.name());
                     permits.insert(message.id, permit);
                 }
-                _ => drop(without_room.insert(route)),
+                choice => {
+                    if matches!(choice, Choice::Busy(_)) {
+                        first_busy.get_or_insert(message.id);
+                    }
+                    without_room.insert(route);
+                }
             }
         }
         // `call` begins those that are granted again.
         for permit in permits.values() {
             self.load.end(permit.name());
         }
-        permits
+        (permits, first_busy)
     }
 
     /// Starts calls for messages that are ready, and parks those for which no gateway can be used.

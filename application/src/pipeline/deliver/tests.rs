@@ -167,6 +167,34 @@ async fn run<G: SmsGateway + Send>(deliver: &mut Deliver<G>, calls: usize) -> De
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_without_room_after_many_calls_are_taken_over_in_the_next_round() {
+    for (room, offsets) in [(40, vec![40, 80, 100]), (MANY_CALLS - 1, vec![100])] {
+        let mut ledger = MockDeliveryLedger::new();
+        ledger.expect_open().returning(|_| Ok(Vec::new()));
+        starts(&mut ledger);
+        finishes(&mut ledger);
+        let next_offsets = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&next_offsets);
+        ledger.expect_admit().returning(move |_, batch| {
+            seen.lock().unwrap().push(batch.next_offset);
+            let ids = batch.messages().map(|it| it.message.id);
+            let (now, later): (Vec<_>, Vec<_>) =
+                ids.partition(|id| batch.call_now.contains_key(id));
+            Ok(Admitted { calls: started(&now).calls, ..admitted(later) })
+        });
+        let gateway = gateway_that(Ok(Accepted::default()), true);
+        let records = (0..100).map(record).collect();
+        let (mut deliver, _inbox) = deliver(ledger, gateway, vec![fetched(records)]);
+        deliver.load = PartitionLoad::new(room);
+
+        let delivered = run(&mut deliver, 100).await;
+
+        assert_eq!((delivered.admitted, delivered.calls), (100, 100));
+        assert_eq!(*next_offsets.lock().unwrap(), offsets);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_round_follows_soon_after_a_message_and_later_after_an_outcome() {
     let behind = |number| {
         let mut behind = record(number + 10);

@@ -5,11 +5,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::oneshot, task, time::timeout};
+use tokio::{
+    sync::oneshot,
+    task,
+    time::{sleep, timeout},
+};
 
 /// Requests of many callers, served together: one statement and one commit for all that wait.
 ///
-/// There is no timer. While batches are being served, new requests gather for the next one. A
+/// While a batch is being served, new requests gather for the next one. Another batch begins beside it
+/// only if it is large, or if the first takes long: two small batches would cost more than one. A
 /// request to a full queue is refused at once.
 ///
 /// A request whose caller left before its batch began is not served. Once it has begun, it is
@@ -59,6 +64,8 @@ pub(crate) struct Limits {
     pub(crate) batches: usize,
     /// The size of a batch. A request that alone is larger is a batch of its own.
     pub(crate) batch: usize,
+    /// The size from which a batch begins at once beside another one.
+    pub(crate) beside: usize,
     /// How long a caller waits for its answer. `None`: until it is served.
     pub(crate) patience: Option<Duration>,
 }
@@ -73,7 +80,13 @@ struct Waiting<B: Batch> {
     jobs: VecDeque<Job<B>>,
     /// Tasks that serve batches.
     running: usize,
+    /// Batches that are being served.
+    served: usize,
 }
+
+/// How long a small batch waits for another one to end. It is longer than most statements, and short for
+/// callers if one waits for a lock.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// A request and its caller.
 pub(crate) struct Job<B: Batch> {
@@ -85,7 +98,7 @@ pub(crate) struct Job<B: Batch> {
 
 impl<B: Batch> Coalescer<B> {
     pub(crate) fn new(batch: B, limits: Limits) -> Self {
-        let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), running: 0 });
+        let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), running: 0, served: 0 });
         Self(Arc::new(Shared { batch, limits, waiting }))
     }
 
@@ -143,10 +156,14 @@ impl<B: Batch> Coalescer<B> {
         loop {
             // Callers that are ready to run usually ask before the batch begins.
             task::yield_now().await;
+            if self.waiting().is_small_beside_another(self.0.limits.beside) {
+                sleep(GATHER).await;
+            }
             let Some(jobs) = self.waiting().next(self.0.limits.batch) else { return };
             let queue = self.clone();
             // In a task of its own: a panic ends only this batch.
             let _ = tokio::spawn(async move { queue.0.batch.serve(jobs, &queue).await }).await;
+            self.waiting().served -= 1;
         }
     }
 
@@ -176,6 +193,11 @@ impl<B: Batch> Waiting<B> {
         has_room
     }
 
+    /// Whether another batch is being served, and less than this waits.
+    fn is_small_beside_another(&self, size: usize) -> bool {
+        self.served > 0 && self.jobs.iter().map(|job| B::size(&job.request)).sum::<usize>() < size
+    }
+
     /// Returns the next batch. If there is none, the task that asks must end.
     fn next(&mut self, batch: usize) -> Option<Vec<Job<B>>> {
         self.jobs.retain(|job| !job.has_left());
@@ -194,6 +216,7 @@ impl<B: Batch> Waiting<B> {
             joins
         };
         let others = self.jobs.iter().skip(1).take_while(joins).count();
+        self.served += 1;
         Some(self.jobs.drain(..=others).collect())
     }
 }
@@ -251,7 +274,7 @@ mod tests {
 
     /// Requests of these kinds, numbered from 0 on, and their callers.
     fn waiting(kinds: impl IntoIterator<Item = char>) -> (Waiting<Idle>, Vec<Answer>) {
-        let mut waiting = Waiting { jobs: VecDeque::new(), running: 0 };
+        let mut waiting = Waiting { jobs: VecDeque::new(), running: 0, served: 0 };
         let answers = (0..).zip(kinds).map(|request| {
             let (answer, answered) = oneshot::channel();
             waiting.add(Job { request, alone: false, answer }, BATCHES);
@@ -302,6 +325,73 @@ mod tests {
 
         let batches = std::iter::from_fn(|| next(&mut waiting)).take(4).collect::<Vec<_>>();
         assert_eq!(batches, [vec![0], vec![1], vec![2], vec![3, 4]]);
+    }
+
+    /// Serves no batch before it is told to, and tells the size of each.
+    #[derive(Debug)]
+    struct Slow(tokio::sync::mpsc::UnboundedSender<usize>, tokio::sync::Semaphore);
+
+    impl Batch for Slow {
+        type Request = ();
+        type Answer = ();
+        type Error = ();
+
+        async fn serve(&self, jobs: Vec<Job<Self>>, _: &Coalescer<Self>) {
+            self.0.send(jobs.len()).unwrap();
+            self.1.acquire().await.unwrap().forget();
+            for job in jobs {
+                job.answer(Ok(()));
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_batch_waits_for_another_one_but_not_for_long() {
+        let (sender, mut sizes) = tokio::sync::mpsc::unbounded_channel();
+        let slow = Slow(sender, tokio::sync::Semaphore::new(0));
+        let limits = Limits { queue: 100, batches: 2, batch: 32, beside: 16, patience: None };
+        let coalescer = Coalescer::new(slow, limits);
+        let ask = |count| {
+            for _ in 0..count {
+                let coalescer = coalescer.clone();
+                tokio::spawn(async move { coalescer.ask(()).await });
+            }
+        };
+        ask(1);
+        assert_eq!(sizes.recv().await, Some(1));
+
+        // Those that come while the first is served are one batch, and it begins when the first ends.
+        let begun = tokio::time::Instant::now();
+        ask(2);
+        sleep(GATHER / 4).await;
+        ask(3);
+        sleep(GATHER / 4).await;
+        coalescer.0.batch.1.add_permits(1);
+        assert_eq!(sizes.recv().await, Some(5));
+        assert_eq!(begun.elapsed(), GATHER / 2);
+
+        // The second does not end: a small one goes on beside it after a while.
+        ask(1);
+        assert_eq!(sizes.recv().await, Some(1));
+        assert!(begun.elapsed() <= 2 * GATHER, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_batch_begins_at_once_beside_another_one() {
+        let (sender, mut sizes) = tokio::sync::mpsc::unbounded_channel();
+        let slow = Slow(sender, tokio::sync::Semaphore::new(0));
+        let limits = Limits { queue: 100, batches: 2, batch: 32, beside: 16, patience: None };
+        let coalescer = Coalescer::new(slow, limits);
+        let begun = tokio::time::Instant::now();
+        for count in [1, 16] {
+            for _ in 0..count {
+                let coalescer = coalescer.clone();
+                tokio::spawn(async move { coalescer.ask(()).await });
+            }
+            assert_eq!(sizes.recv().await, Some(count));
+        }
+
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub struct CoalescingOutbox {
 pub struct OutboxSettings {
     /// Messages that may wait to be stored.
     pub queue: usize,
-    /// The maximum number of concurrent inserts: one commits while another is filled.
+    /// The maximum number of concurrent inserts. The second one begins if half of a batch waits, or if the
+    /// first takes long.
     pub writers: usize,
     /// Messages in one insert.
     pub batch: usize,
@@ -85,6 +86,7 @@ impl CoalescingOutbox {
             queue: settings.queue,
             batches: settings.writers,
             batch: settings.batch,
+            beside: settings.batch / 2,
             patience: Some(settings.patience),
         };
         let mut writers = JoinSet::new();

@@ -23,7 +23,8 @@ pub(super) struct Checks {
 /// More attempts may wait than an API serves connections. While one statement waits for the disk, or
 /// for a lock on a phone, others go on. A batch is so small that the plan of its statement may
 /// compare each attempt with each.
-const LIMITS: Limits = Limits { queue: 1_024, batches: 4, batch: 32, patience: Some(LIMIT) };
+const LIMITS: Limits =
+    Limits { queue: 1_024, batches: 4, batch: 32, beside: 1, patience: Some(LIMIT) };
 
 impl Checks {
     pub(super) fn new(database: Database) -> Self {

@@ -20,7 +20,12 @@ pub(crate) struct Pauses {
     pub(crate) longest: Duration,
     /// How long the pauses stay at the shortest after a message.
     pub(crate) lively: Duration,
+    /// The longest pause after a batch: the more messages come, the more are published together.
+    pub(crate) busy: Duration,
 }
+
+/// How much each message but the first of a batch adds to the pause.
+const FURTHER: Duration = Duration::from_micros(500);
 
 /// Chooses the next pause.
 #[derive(Debug)]
@@ -46,11 +51,14 @@ impl PollPause {
 
     /// Returns the pause after a poll that found `found` messages.
     fn after(&mut self, found: usize) -> Duration {
-        let Pauses { shortest, longest, lively } = self.pauses;
+        let Pauses { shortest, longest, lively, busy } = self.pauses;
         if found > 0 {
             self.latest = Instant::now();
+            self.pause = shortest;
+            let further = u32::try_from(found - 1).unwrap_or(u32::MAX);
+            return shortest.saturating_add(FURTHER.saturating_mul(further)).min(busy);
         }
-        let is_lively = found > 0 || self.latest.elapsed() < lively;
+        let is_lively = self.latest.elapsed() < lively;
         self.pause = if is_lively { shortest } else { (2 * self.pause).min(longest) };
         self.pause
     }
@@ -159,9 +167,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_while_no_message_comes() {
         let ms = Duration::from_millis;
-        let mut pacing = PollPause::new(Pauses { shortest: ms(1), longest: ms(6), lively: ms(50) });
+        let mut pacing = PollPause::new(pauses(ms(50)));
 
-        assert_eq!([pacing.after(3), pacing.after(0)], [ms(1), ms(1)]);
+        assert_eq!([pacing.after(1), pacing.after(0)], [ms(1), ms(1)]);
         advance(ms(50)).await;
         assert_eq!([pacing.after(0), pacing.after(0), pacing.after(0)], [ms(2), ms(4), ms(6)]);
         assert_eq!([pacing.after(1), pacing.after(0)], [ms(1), ms(1)]);
@@ -170,10 +178,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn notified_relay_pauses_briefly_only_after_a_message() {
         let ms = Duration::from_millis;
-        let pauses = Pauses { shortest: ms(1), longest: ms(6), lively: Duration::ZERO };
-        let mut pacing = PollPause::new(pauses);
+        let mut pacing = PollPause::new(pauses(Duration::ZERO));
 
         assert_eq!([pacing.after(0), pacing.after(0)], [ms(2), ms(4)]);
         assert_eq!([pacing.after(1), pacing.after(0)], [ms(1), ms(2)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_messages_gather_for_longer() {
+        let ms = Duration::from_millis;
+        let mut pacing = PollPause::new(pauses(ms(50)));
+
+        assert_eq!([pacing.after(3), pacing.after(11)], [ms(2), ms(6)]);
+        assert_eq!([pacing.after(500), pacing.after(0)], [ms(10), ms(1)]);
+    }
+
+    fn pauses(lively: Duration) -> Pauses {
+        let ms = Duration::from_millis;
+        Pauses { shortest: ms(1), longest: ms(6), lively, busy: ms(10) }
     }
 }

@@ -54,6 +54,7 @@ pub fn processor(
         longest: config.relay.reservation.min(Duration::from_millis(50)),
         // In the process that stores messages, the relay is notified of them.
         lively: Duration::from_millis(if process.is_embedded() { 0 } else { 50 }),
+        busy: Duration::from_millis(10),
     };
     let size = usize::try_from(config.relay.batch.get())?;
     let metrics =

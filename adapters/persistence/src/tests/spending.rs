@@ -312,8 +312,9 @@ async fn budget_is_exact_under_concurrency_and_crashes(database: Database) {
             if place % 3 == 0 {
                 let moment = Duration::from_micros(u64::try_from(place * 97 % 4_000).unwrap());
                 let _ = tokio::time::timeout(moment, start).await;
-            } else {
-                start.await.unwrap();
+            } else if let Err(error) = start.await {
+                // On a busy machine it gets no connection in time. It is repeated below, too.
+                assert!(matches!(error, LedgerError::Unavailable(_)), "{error}");
             }
         });
     }

@@ -19,8 +19,8 @@ pub trait Backlog: Sync + 'static {
     /// Renews the lease and stores the progress. Returns whether the caller is still the relay.
     ///
     /// The caller stays the relay after the end of its lease, until another process acquires the
-    /// outbox. If another server answers, the caller is no longer the relay, because that server may
-    /// have lost commits.
+    /// outbox. After a failover to another database server, the caller is no longer the relay,
+    /// because that server may lack its last commits.
     async fn renew(
         &self,
         tenure: &Tenure,

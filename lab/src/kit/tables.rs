@@ -68,7 +68,9 @@ macro_rules! read_from_rows {
 }
 pub(crate) use read_from_rows;
 
-read_from_rows!(Entry: id, group_id, phone, state, attempt, accepted_at, expires_at, called_at, ended_at, detail);
+read_from_rows!(
+    Entry: id, group_id, phone, state, attempt, accepted_at, expires_at, called_at, ended_at, detail
+);
 read_from_rows!(IllegalWrite: at, kind, subject, detail);
 read_from_rows!(Backlog: outbox, open);
 

@@ -6,16 +6,16 @@ use std::{
 };
 
 use tokio::{
-    sync::oneshot,
+    sync::{Notify, oneshot},
     task,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 /// Requests of many callers, served together: one statement and one commit for all that wait.
 ///
 /// While a batch is being served, new requests gather for the next one. Another batch begins beside it
-/// only if it is large, or if the first takes long: two small batches would cost more than one. A
-/// request to a full queue is refused at once.
+/// only if it is large, or after [`GATHER`]: two small batches would cost more than one. A request to a
+/// full queue is refused at once.
 ///
 /// A request whose caller left before its batch began is not served. Once it has begun, it is
 /// served for the other callers in the batch, too.
@@ -64,7 +64,7 @@ pub(crate) struct Limits {
     pub(crate) batches: usize,
     /// The size of a batch. A request that alone is larger is a batch of its own.
     pub(crate) batch: usize,
-    /// The size from which a batch begins at once beside another one.
+    /// The size from which a batch begins at once beside another one. 0: every batch does.
     pub(crate) beside: usize,
     /// How long a caller waits for its answer. `None`: until it is served.
     pub(crate) patience: Option<Duration>,
@@ -74,6 +74,8 @@ struct Shared<B: Batch> {
     batch: B,
     limits: Limits,
     waiting: Mutex<Waiting<B>>,
+    /// Notified when the requests that wait are a large batch.
+    large: Notify,
 }
 
 struct Waiting<B: Batch> {
@@ -84,8 +86,8 @@ struct Waiting<B: Batch> {
     served: usize,
 }
 
-/// How long a small batch waits for another one to end. It is longer than most statements, and short for
-/// callers if one waits for a lock.
+/// How long a small batch waits for another one to end. Most statements take less. If one waits for a
+/// lock, the callers of other batches wait this much longer.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// A request and its caller.
@@ -99,7 +101,7 @@ pub(crate) struct Job<B: Batch> {
 impl<B: Batch> Coalescer<B> {
     pub(crate) fn new(batch: B, limits: Limits) -> Self {
         let waiting = Mutex::new(Waiting { jobs: VecDeque::new(), running: 0, served: 0 });
-        Self(Arc::new(Shared { batch, limits, waiting }))
+        Self(Arc::new(Shared { batch, limits, waiting, large: Notify::new() }))
     }
 
     /// Puts a request into the queue, and waits for its answer.
@@ -149,6 +151,10 @@ impl<B: Batch> Coalescer<B> {
         if waiting.add(job, self.0.limits.batches) {
             tokio::spawn(self.clone().run());
         }
+        let beside = self.0.limits.beside;
+        if beside > 0 && waiting.size() >= beside {
+            self.0.large.notify_waiters();
+        }
     }
 
     /// Serves batches until no job waits.
@@ -156,8 +162,9 @@ impl<B: Batch> Coalescer<B> {
         loop {
             // Callers that are ready to run usually ask before the batch begins.
             task::yield_now().await;
+            let large = self.0.large.notified();
             if self.waiting().is_small_beside_another(self.0.limits.beside) {
-                sleep(GATHER).await;
+                let _ = timeout(GATHER, large).await;
             }
             let Some(jobs) = self.waiting().next(self.0.limits.batch) else { return };
             let queue = self.clone();
@@ -193,9 +200,13 @@ impl<B: Batch> Waiting<B> {
         has_room
     }
 
-    /// Whether another batch is being served, and less than this waits.
+    /// Whether requests wait that are smaller than this, while another batch is being served.
     fn is_small_beside_another(&self, size: usize) -> bool {
-        self.served > 0 && self.jobs.iter().map(|job| B::size(&job.request)).sum::<usize>() < size
+        self.served > 0 && !self.jobs.is_empty() && self.size() < size
+    }
+
+    fn size(&self) -> usize {
+        self.jobs.iter().map(|job| B::size(&job.request)).sum()
     }
 
     /// Returns the next batch. If there is none, the task that asks must end.
@@ -236,6 +247,14 @@ impl<B: Batch> Job<B> {
 #[cfg(test)]
 mod tests {
     use std::iter::repeat_n;
+
+    use tokio::{
+        sync::{
+            Semaphore,
+            mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        },
+        time::{Instant, sleep},
+    };
 
     use super::*;
 
@@ -327,9 +346,12 @@ mod tests {
         assert_eq!(batches, [vec![0], vec![1], vec![2], vec![3, 4]]);
     }
 
-    /// Serves no batch before it is told to, and tells the size of each.
+    /// Reports the size of each batch, and ends it when the test allows it.
     #[derive(Debug)]
-    struct Slow(tokio::sync::mpsc::UnboundedSender<usize>, tokio::sync::Semaphore);
+    struct Slow {
+        sizes: UnboundedSender<usize>,
+        ends: Semaphore,
+    }
 
     impl Batch for Slow {
         type Request = ();
@@ -337,61 +359,75 @@ mod tests {
         type Error = ();
 
         async fn serve(&self, jobs: Vec<Job<Self>>, _: &Coalescer<Self>) {
-            self.0.send(jobs.len()).unwrap();
-            self.1.acquire().await.unwrap().forget();
+            self.sizes.send(jobs.len()).expect("the test reads the sizes");
+            self.ends.acquire().await.expect("the semaphore is never closed").forget();
             for job in jobs {
                 job.answer(Ok(()));
             }
         }
     }
 
+    /// A batch of 16 is large.
+    fn slow() -> (Coalescer<Slow>, UnboundedReceiver<usize>) {
+        let (sizes, received) = unbounded_channel();
+        let limits = Limits { queue: 100, batches: 2, batch: 32, beside: 16, patience: None };
+        (Coalescer::new(Slow { sizes, ends: Semaphore::new(0) }, limits), received)
+    }
+
+    fn ask(coalescer: &Coalescer<Slow>, requests: usize) {
+        for _ in 0..requests {
+            let coalescer = coalescer.clone();
+            tokio::spawn(async move { coalescer.ask(()).await });
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn small_batch_waits_for_another_one_but_not_for_long() {
-        let (sender, mut sizes) = tokio::sync::mpsc::unbounded_channel();
-        let slow = Slow(sender, tokio::sync::Semaphore::new(0));
-        let limits = Limits { queue: 100, batches: 2, batch: 32, beside: 16, patience: None };
-        let coalescer = Coalescer::new(slow, limits);
-        let ask = |count| {
-            for _ in 0..count {
-                let coalescer = coalescer.clone();
-                tokio::spawn(async move { coalescer.ask(()).await });
-            }
-        };
-        ask(1);
+        let (coalescer, mut sizes) = slow();
+        ask(&coalescer, 1);
         assert_eq!(sizes.recv().await, Some(1));
 
-        // Those that come while the first is served are one batch, and it begins when the first ends.
-        let begun = tokio::time::Instant::now();
-        ask(2);
+        let begun = Instant::now();
+        ask(&coalescer, 2);
         sleep(GATHER / 4).await;
-        ask(3);
+        ask(&coalescer, 3);
         sleep(GATHER / 4).await;
-        coalescer.0.batch.1.add_permits(1);
-        assert_eq!(sizes.recv().await, Some(5));
+        coalescer.0.batch.ends.add_permits(1);
+        assert_eq!(sizes.recv().await, Some(5), "one batch for all that came meanwhile");
         assert_eq!(begun.elapsed(), GATHER / 2);
 
-        // The second does not end: a small one goes on beside it after a while.
-        ask(1);
+        // The second batch does not end.
+        ask(&coalescer, 1);
         assert_eq!(sizes.recv().await, Some(1));
         assert!(begun.elapsed() <= 2 * GATHER, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn large_batch_begins_at_once_beside_another_one() {
-        let (sender, mut sizes) = tokio::sync::mpsc::unbounded_channel();
-        let slow = Slow(sender, tokio::sync::Semaphore::new(0));
-        let limits = Limits { queue: 100, batches: 2, batch: 32, beside: 16, patience: None };
-        let coalescer = Coalescer::new(slow, limits);
-        let begun = tokio::time::Instant::now();
-        for count in [1, 16] {
-            for _ in 0..count {
-                let coalescer = coalescer.clone();
-                tokio::spawn(async move { coalescer.ask(()).await });
-            }
-            assert_eq!(sizes.recv().await, Some(count));
+        let (coalescer, mut sizes) = slow();
+        ask(&coalescer, 1);
+        assert_eq!(sizes.recv().await, Some(1));
+
+        let begun = Instant::now();
+        ask(&coalescer, 1);
+        sleep(GATHER / 4).await;
+        ask(&coalescer, 15);
+        assert_eq!(sizes.recv().await, Some(16));
+        assert_eq!(begun.elapsed(), GATHER / 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn task_without_requests_ends_at_once_beside_another_batch() {
+        let (coalescer, mut sizes) = slow();
+        for size in [1, 16] {
+            ask(&coalescer, size);
+            assert_eq!(sizes.recv().await, Some(size));
         }
 
-        assert_eq!(begun.elapsed(), Duration::ZERO);
+        coalescer.0.batch.ends.add_permits(1);
+        sleep(GATHER / 4).await;
+
+        assert_eq!(coalescer.waiting().running, 1);
     }
 
     #[test]

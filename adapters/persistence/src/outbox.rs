@@ -47,8 +47,8 @@ pub struct CoalescingOutbox {
 pub struct OutboxSettings {
     /// Messages that may wait to be stored.
     pub queue: usize,
-    /// The maximum number of concurrent inserts. The second one begins if half of a batch waits, or if the
-    /// first takes long.
+    /// The maximum number of concurrent inserts. A second one begins when half of a batch waits, or 20 ms
+    /// after a message came while the first is in progress.
     pub writers: usize,
     /// Messages in one insert.
     pub batch: usize,

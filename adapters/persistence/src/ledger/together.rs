@@ -26,7 +26,7 @@ use crate::{
 /// A caller waits until it is served, because each statement has a limit of its own. If it asked again
 /// beside its own statement, that might store an offset after a higher one.
 const LIMITS: Limits =
-    Limits { queue: usize::MAX, batches: 2, batch: 1_000, beside: 1, patience: None };
+    Limits { queue: usize::MAX, batches: 2, batch: 1_000, beside: 0, patience: None };
 
 /// A batch to take over, and the lease of its partition.
 #[derive(Debug)]

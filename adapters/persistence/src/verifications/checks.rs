@@ -24,7 +24,7 @@ pub(super) struct Checks {
 /// for a lock on a phone, others go on. A batch is so small that the plan of its statement may
 /// compare each attempt with each.
 const LIMITS: Limits =
-    Limits { queue: 1_024, batches: 4, batch: 32, beside: 1, patience: Some(LIMIT) };
+    Limits { queue: 1_024, batches: 4, batch: 32, beside: 0, patience: Some(LIMIT) };
 
 impl Checks {
     pub(super) fn new(database: Database) -> Self {

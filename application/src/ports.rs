@@ -47,9 +47,7 @@ pub use self::{
     },
     notes::{CallNotes, Noting},
     outbox::{Enqueued, NewSend, Outbox, Storing, Violation},
-    stream::{
-        Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable, messages,
-    },
+    stream::{Fetched, Incoming, MessageStream, Record, StartFrom, StreamError, Unreadable},
 };
 
 // Verifications.

@@ -38,7 +38,7 @@ use crate::{
     ReceiptUrls, TraceParent, TracedMessages, Vault,
     ports::{
         Batch, Call, DeliveryLedger, DeliveryState, Due, Fetched, Incoming, Lease, LedgerError,
-        OutcomeClass, Record, Recorded, SmsGateway, messages,
+        OutcomeClass, Record, Recorded, SmsGateway,
     },
 };
 
@@ -336,14 +336,23 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
     }
 
     async fn admit(&mut self) -> Result<(), LedgerError> {
-        let Some(fetched) = &self.arrived else { return Ok(()) };
+        let Some(fetched) = self.arrived.take() else { return Ok(()) };
 
+        let taken = self.take_over(&fetched).await;
+        self.arrived = match taken {
+            Ok(places) => fetched.rest_from(places),
+            Err(_) => Some(fetched),
+        };
+        taken.map(drop)
+    }
+
+    /// Takes the first records of a fetch over, and returns how many.
+    async fn take_over(&mut self, fetched: &Fetched) -> Result<usize, LedgerError> {
         let begun = Instant::now();
         let messages = fetched.messages().map(|it| it.message.id).collect();
         let passed_over = choosing::passed_over(&*self.ledger, messages).await?;
-        let Some(fetched) = self.arrived.take() else { return Ok(()) };
         let (mut permits, first_busy) = self.callable(fetched.messages(), &passed_over);
-        let places = taken_now(&fetched, &mut permits, first_busy);
+        let places = taken_now(fetched, &mut permits, first_busy);
         let lag = fetched.lag + i64::try_from(fetched.records.len() - places).unwrap_or(i64::MAX);
         let mut batch = Batch {
             records: fetched.records[..places].to_vec(),
@@ -351,7 +360,6 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
             default_ttl: self.settings.default_ttl,
             ..Batch::default()
         };
-        self.arrived = Some(fetched);
         let mut spans = TakeOvers::begin(&self.settings.traced, &mut batch, self.lease.partition);
         batch.call_now = permits.iter().map(|(id, permit)| (*id, permit.name().clone())).collect();
         batch.call_limit = choosing::call_limit(permits.values());
@@ -380,7 +388,6 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
         }
         spans.end_expired(&admitted.expired);
         self.delivered.ended.extend(admitted.expired);
-        self.arrived = self.arrived.take().and_then(|fetched| fetched.rest_from(places));
         let messages = batch.records.into_iter().filter_map(|record| record.content.ok());
         for Incoming { message, trace, .. } in messages {
             let route = self.router.route_of(&message.phone);
@@ -398,7 +405,7 @@ impl<L: DeliveryLedger, G: SmsGateway, R: Rng + Send + 'static> DeliverMessages<
                 self.lanes.push(queued, route);
             }
         }
-        Ok(())
+        Ok(places)
     }
 
     /// Brings due parked messages back into their lanes.
@@ -450,13 +457,13 @@ fn taken_now<P>(
     permits: &mut HashMap<MessageId, P>,
     first_busy: Option<MessageId>,
 ) -> usize {
-    let is_busy =
-        |record: &Record| record.content.as_ref().is_ok_and(|it| Some(it.message.id) == first_busy);
-    let place = fetched.records.iter().position(is_busy).unwrap_or(fetched.records.len());
-    let ids: HashSet<MessageId> =
-        messages(&fetched.records[..place]).map(|it| it.message.id).collect();
-    let calls = ids.iter().filter(|id| permits.contains_key(id)).count();
-    if calls < MANY_CALLS {
+    let id = |record: &Record| Some(record.message()?.message.id);
+    let is_busy = |record| first_busy.is_some() && id(record) == first_busy;
+    let Some(place) = fetched.records.iter().position(is_busy) else {
+        return fetched.records.len();
+    };
+    let ids: HashSet<MessageId> = fetched.records[..place].iter().filter_map(id).collect();
+    if ids.iter().filter(|id| permits.contains_key(id)).count() < MANY_CALLS {
         return fetched.records.len();
     }
     permits.retain(|id, _| ids.contains(id));

@@ -7,7 +7,7 @@ use domain::{GatewayName, Message, MessageId, PhoneNumber};
 
 use crate::{
     BoxError, TraceParent,
-    ports::{Incoming, Lease, Record, Unreadable, messages},
+    ports::{Incoming, Lease, Record, Unreadable},
 };
 
 /// The delivery ledger of a group: an entry for each message that a consumer of the group has taken
@@ -101,7 +101,7 @@ pub struct Batch {
 
 impl Batch {
     pub fn messages(&self) -> impl Iterator<Item = &Incoming> + Clone {
-        messages(&self.records)
+        self.records.iter().filter_map(Record::message)
     }
 
     pub fn unreadable(&self) -> impl Iterator<Item = (i64, &Unreadable)> {

@@ -43,10 +43,10 @@ pub struct Fetched {
 
 impl Fetched {
     pub fn messages(&self) -> impl Iterator<Item = &Incoming> + Clone {
-        messages(&self.records)
+        self.records.iter().filter_map(Record::message)
     }
 
-    /// Returns the records from a place on, or `None` if there are none.
+    /// Returns the fetch without its first `place` records, or `None` if no other records are in it.
     #[must_use]
     pub fn rest_from(mut self, place: usize) -> Option<Self> {
         self.records.drain(..place);
@@ -54,15 +54,17 @@ impl Fetched {
     }
 }
 
-/// Returns the messages in records.
-pub fn messages(records: &[Record]) -> impl Iterator<Item = &Incoming> + Clone {
-    records.iter().filter_map(|record| record.content.as_ref().ok())
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub offset: i64,
     pub content: Result<Incoming, Unreadable>,
+}
+
+impl Record {
+    /// Returns the message, or `None` if the record is unreadable.
+    pub fn message(&self) -> Option<&Incoming> {
+        self.content.as_ref().ok()
+    }
 }
 
 /// A message in a record.

@@ -64,8 +64,8 @@ impl PollPause {
     }
 }
 
-/// Relays batches until a stop. The next batch follows a full batch at once. While there are no
-/// messages, the pause grows. It ends as soon as `stored` announces a message.
+/// Relays batches until a stop. The next batch follows a full batch at once. Otherwise, the more
+/// messages a batch had, the longer is the pause after it. While there are no messages, the pause grows. It ends as soon as `stored` announces a message.
 pub(crate) async fn relay<B: Backlog, M: MessageBroker>(
     mut relay: RelayBatch<B, M>,
     batch: usize,
